@@ -1,0 +1,60 @@
+# Everything a newcomer needs: `make demo` and `make test`. The rest is for daily work.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3)
+UV := .tools/bin/uv
+UV_VERSION := 0.13.9
+export UV_PYTHON_DOWNLOADS := never
+# No byte of the installation depends on a cache outside of the checkout being writable.
+export UV_LINK_MODE := copy
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+.PHONY: setup
+setup: .venv/.ready node_modules/.ready ## Install everything into the checkout
+
+$(UV):
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.ready: requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml local/pyproject.toml cli/pyproject.toml) | $(UV)
+	test -x .venv/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --python .venv/bin/python requirements.lock
+	touch $@
+
+node_modules/.ready: package-lock.json
+	npm ci --silent --ignore-scripts
+	touch $@
+
+.PHONY: lock
+lock: | $(UV) ## Resolve the Python dependencies again and pin them, with hashes
+	$(UV) lock --quiet --upgrade --python $(PYTHON)
+	$(UV) export --quiet --no-header --no-annotate --no-emit-project --all-groups \
+		--format requirements-txt --output-file requirements.lock
+	rm -f uv.lock
+
+.PHONY: demo
+demo: setup ## Run an agent's whole life on this machine, on real parts
+	.venv/bin/webhost demo
+
+.PHONY: up
+up: setup ## Start the whole stack in the foreground
+	.venv/bin/webhost up
+
+.PHONY: test
+test: setup ## Run every test
+	.venv/bin/python -m pytest
+
+.PHONY: check
+check: setup ## Lint, types, import rules, generated documents
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	npx --no-install pyright
+	.venv/bin/lint-imports
+
+.PHONY: bench
+bench: setup ## Measure the hot paths as ratios to limits of this machine
+	.venv/bin/python -m bench

@@ -1,0 +1,1 @@
+"""The webhost command."""

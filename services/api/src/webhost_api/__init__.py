@@ -1,0 +1,1 @@
+"""Users, agents, their pointer, and the decision to deploy."""

@@ -1,0 +1,1 @@
+"""Usage as a fold of the USAGE stream; tiers and totals."""

@@ -1,0 +1,1 @@
+"""A deployment's life on Cloudflare, from command to teardown."""

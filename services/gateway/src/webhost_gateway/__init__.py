@@ -1,0 +1,1 @@
+"""Admission, the call to the Worker, and the fact that it happened."""

@@ -1,0 +1,1 @@
+"""The decision whether a Worker's telemetry is accepted."""
