@@ -1,0 +1,52 @@
+"""What a tier allows: a file that the operator owns, validated when a service starts.
+
+`null` means unlimited. The file of the product's own tiers is beside this module.
+"""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+DEFAULT_TIER = "free"
+
+
+class Entitlements(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
+):
+    """The limits of one tier. Times in days, compute in milliseconds, rates per minute."""
+
+    requests: int | None = None
+    tokens: int | None = None
+    compute_ms: int | None = None
+    agents: int | None = None
+    concurrency: int | None = None
+    requests_per_minute: int
+    agentcore_enabled: bool = False
+    telemetry_days: int
+    log_days: int
+
+
+class TiersError(ValueError):
+    """The tiers file cannot be used; the message says where and why."""
+
+
+def load_tiers(path: Path | None = None) -> dict[str, Entitlements]:
+    """Return the tiers by name from this file, or the product's own.
+
+    Raises TiersError where the file is missing, is not TOML, has an unknown or missing field,
+    or lacks the tier `free`.
+    """
+    try:
+        text = (
+            resources.files("webhost_contracts").joinpath("tiers.toml").read_text("utf-8")
+            if path is None
+            else path.read_text("utf-8")
+        )
+        tiers = msgspec.convert(tomllib.loads(text), dict[str, Entitlements])
+    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise TiersError(f"tiers file {path or '(built in)'}: {error}") from error
+    if DEFAULT_TIER not in tiers:
+        raise TiersError(f"tiers file {path or '(built in)'}: tier '{DEFAULT_TIER}' is missing")
+    return tiers

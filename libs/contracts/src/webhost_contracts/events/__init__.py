@@ -1,0 +1,86 @@
+"""The facts. Each is past tense, versioned, and stated by the one service that owns its kind.
+
+| kind       | owner            | stream |
+|------------|------------------|--------|
+| user       | api              | EVENTS |
+| agent      | api              | EVENTS |
+| deployment | deployer         | EVENTS |
+| account    | billing          | EVENTS |
+| invocation | gateway          | USAGE  |
+| telemetry  | telemetry-ingest | USAGE  |
+
+A contract changes by adding fields with defaults, or by a new version with an upcaster. The
+golden examples of every version decode for ever.
+"""
+
+from webhost_contracts.events.account import TierChanged
+from webhost_contracts.events.agent import (
+    AgentCreated,
+    AgentDeleted,
+    AgentDisabled,
+    AgentEnabled,
+    AgentUpdated,
+    DeploymentActivated,
+    DeploymentEnded,
+    DeploymentRequested,
+    DeploymentRetired,
+)
+from webhost_contracts.events.base import Envelope, Event
+from webhost_contracts.events.deployment import (
+    DeploymentFailed,
+    DeploymentStarted,
+    DeploymentStepFailed,
+    DeploymentStepSucceeded,
+    DeploymentSucceeded,
+    DeploymentTornDown,
+)
+from webhost_contracts.events.invocation import InvocationFinished
+from webhost_contracts.events.telemetry import TelemetryAccepted
+from webhost_contracts.events.user import UserRegistered
+
+EVENT_TYPES: tuple[type[Event], ...] = (
+    UserRegistered,
+    AgentCreated,
+    AgentUpdated,
+    AgentDisabled,
+    AgentEnabled,
+    AgentDeleted,
+    DeploymentRequested,
+    DeploymentEnded,
+    DeploymentActivated,
+    DeploymentRetired,
+    DeploymentStarted,
+    DeploymentStepSucceeded,
+    DeploymentStepFailed,
+    DeploymentSucceeded,
+    DeploymentFailed,
+    DeploymentTornDown,
+    TierChanged,
+    InvocationFinished,
+    TelemetryAccepted,
+)
+
+__all__ = [
+    "EVENT_TYPES",
+    "AgentCreated",
+    "AgentDeleted",
+    "AgentDisabled",
+    "AgentEnabled",
+    "AgentUpdated",
+    "DeploymentActivated",
+    "DeploymentEnded",
+    "DeploymentFailed",
+    "DeploymentRequested",
+    "DeploymentRetired",
+    "DeploymentStarted",
+    "DeploymentStepFailed",
+    "DeploymentStepSucceeded",
+    "DeploymentSucceeded",
+    "DeploymentTornDown",
+    "Envelope",
+    "Event",
+    "InvocationFinished",
+    "TelemetryAccepted",
+    "TierChanged",
+    "UserRegistered",
+]

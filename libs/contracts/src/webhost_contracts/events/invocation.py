@@ -1,0 +1,23 @@
+"""The gateway's own record of a call, on the USAGE stream."""
+
+from typing import Literal
+
+from webhost_contracts.events.base import Event
+
+
+class InvocationFinished(Event, frozen=True, kw_only=True, tag="invocation.finished.v1"):
+    """An admitted call ended. It counts as one request, whatever the runtime answered.
+
+    The aggregate is the invocation. `wall_ms` is absent where the gateway died under the call
+    (`outcome` is then `unknown`). No content of the call is in here.
+    """
+
+    agent_id: str
+    deployment_id: str
+    runtime_provider: str
+    trace_id: str
+    admitted_at_ms: int
+    outcome: Literal["succeeded", "failed", "unknown"]
+    errors: int = 0
+    error_class: str | None = None
+    wall_ms: int | None = None

@@ -1,0 +1,36 @@
+"""What a Worker said of a call, once it was accepted, on the USAGE stream."""
+
+from webhost_contracts.events.base import Event, Json
+
+
+class TelemetryAccepted(Event, frozen=True, kw_only=True, tag="telemetry.accepted.v1"):
+    """A report signed with its deployment's key and attributed to exactly its owner.
+
+    `dedupe_key` tells one report of a deployment from another: the reported event id, else the
+    trace id, else the body's hash, each under a prefix of its own. `reported_cost_usd` is kept
+    as it was said and never billed.
+    """
+
+    agent_id: str
+    deployment_id: str
+    runtime_provider: str
+    dedupe_key: str
+    timestamp_ms: int
+    requests: int
+    llm_tokens: int
+    compute_ms: int
+    errors: int
+    tool_calls: int = 0
+    error_class: str | None = None
+    trace_id: str | None = None
+    reported_cost_usd: str | None = None
+    provider: Json | None = None
+
+
+def dedupe_key(event_id: str | None, trace_id: str | None, body_sha256: str) -> str:
+    """Return what makes a report of one deployment the same report as another."""
+    if event_id is not None:
+        return f"event:{event_id}"
+    if trace_id is not None:
+        return f"trace:{trace_id}"
+    return f"body:{body_sha256}"

@@ -1,0 +1,98 @@
+"""invoke/v1: what a caller sends, what a Worker gets, and what comes back."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+PROTOCOL = "invoke/v1"
+MAX_MESSAGES = 256
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+TRACE_ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$"
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Either a prompt or messages, never both."""
+
+    messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = (
+        None
+    )
+    prompt: str | None = None
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Hints for the agent's own loop."""
+
+    max_steps: Annotated[int, Meta(ge=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+
+
+class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Correlation, and nothing more."""
+
+    trace_id: str | None = None
+    client: Any = None
+
+
+class InvokeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The body of an invocation as the caller sends it."""
+
+    input: Input
+    protocol: Literal["invoke/v1"] | None = None
+    session_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    options: Options | None = None
+    metadata: Metadata | None = None
+    trace_id: str | None = None
+
+
+class WorkerInput(msgspec.Struct, frozen=True):
+    """A prompt has become one user message here."""
+
+    messages: tuple[Message, ...]
+
+
+class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The normalized request that the gateway signs and a Worker gets."""
+
+    protocol: str
+    invocation_id: str
+    trace_id: str
+    admitted_at_ms: int
+    input: WorkerInput
+    session_id: str | None = None
+    options: Options | None = None
+    metadata: Metadata | None = None
+
+
+Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+
+
+class Usage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What a call used, in a Worker's own words."""
+
+    tokens: Count | None = None
+    compute_ms: Count | None = None
+    tool_calls: Count | None = None
+
+
+class Output(msgspec.Struct, frozen=True):
+    """The agent's answer."""
+
+    text: str
+
+
+class InvokeResponse(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The body of a successful invocation."""
+
+    protocol: Literal["invoke/v1"]
+    trace_id: str
+    session_id: str
+    output: Output
+    usage: Usage = Usage()

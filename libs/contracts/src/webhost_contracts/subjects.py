@@ -1,0 +1,61 @@
+"""Names on the bus: one literal subject per aggregate, the user first.
+
+One tenant is one prefix, which can be replayed, exported or purged alone. The type of a message
+is a header, never a part of its subject.
+"""
+
+EVENTS = "EVENTS"
+USAGE = "USAGE"
+COMMANDS = "COMMANDS"
+DEAD_LETTERS = "DEADLETTERS"
+TOTALS_BUCKET = "TOTALS"
+ARTIFACTS_BUCKET = "ARTIFACTS"
+
+ALL_EVENTS = "evt.>"
+ALL_USAGE = "usage.>"
+ALL_COMMANDS = "cmd.>"
+ALL_DEAD_LETTERS = "dead.>"
+
+TYPE_HEADER = "Webhost-Type"
+MESSAGE_ID_HEADER = "Nats-Msg-Id"
+DEAD_REASON_HEADER = "Webhost-Dead-Reason"
+DEAD_SUBJECT_HEADER = "Webhost-Dead-Subject"
+
+ASK_USAGE = "ask.billing.usage"
+ASK_RECENT_EVENTS = "ask.billing.recent-events"
+ASK_REBUILD = "ask.billing.rebuild"
+
+
+def event(user_id: str, kind: str, aggregate_id: str) -> str:
+    """Return the subject of one aggregate's events."""
+    return f"evt.{user_id}.{kind}.{aggregate_id}"
+
+
+def events_of_kind(kind: str) -> str:
+    """Return the filter that selects one kind of aggregate of all users."""
+    return f"evt.*.{kind}.*"
+
+
+def usage(user_id: str, agent_id: str) -> str:
+    """Return the subject of one agent's usage facts."""
+    return f"usage.{user_id}.{agent_id}"
+
+
+def command(service: str, verb: str, aggregate_id: str) -> str:
+    """Return the subject of a command to `service`."""
+    return f"cmd.{service}.{verb}.{aggregate_id}"
+
+
+def commands_to(service: str, verb: str) -> str:
+    """Return the filter that selects all commands of one verb to `service`."""
+    return f"cmd.{service}.{verb}.*"
+
+
+def dead_letter(subject: str) -> str:
+    """Return where a message that nobody could handle is parked."""
+    return f"dead.{subject}"
+
+
+def totals_key(user_id: str, period_key: str) -> str:
+    """Return the key of one user's totals of one period in the totals bucket."""
+    return f"{user_id}.{period_key}"

@@ -1,0 +1,23 @@
+"""A user's totals of one period, as billing keeps them in the totals bucket for the gateways.
+
+Absolute numbers, never differences. `generation` and `position` say which fold they are from:
+a reader never replaces totals by older ones.
+"""
+
+from webhost_contracts.wire import Wire
+
+
+class Totals(Wire, frozen=True, kw_only=True):
+    """What counts against the budgets of one user and period."""
+
+    tokens: int
+    compute_ms: int
+    generation: int
+    position: int
+
+    def newer_than(self, other: "Totals | None") -> bool:
+        """Say whether these totals are from a later fold than `other`."""
+        return other is None or (self.generation, self.position) > (
+            other.generation,
+            other.position,
+        )
