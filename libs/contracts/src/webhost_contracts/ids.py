@@ -53,4 +53,4 @@ def has_prefix(identifier: str, prefix: str) -> bool:
 
 
 def _typed(prefix: str, value: int) -> str:
-    return str(TypeID.from_uuid(UUID(int=value), prefix))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    return str(TypeID.from_uuid(UUID(int=value), prefix))  # pyright: ignore[reportUnknownArgumentType]

@@ -1,0 +1,126 @@
+"""One service's Postgres: its engine, its schema's migrations, and transactions that retry."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import TypeVar
+
+import psycopg
+import structlog
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from webhost_kit.errors import Unavailable, VersionConflict
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 5
+_MIGRATION_LOCK = 0x7765_6268
+
+
+def sqlalchemy_url(dsn: str) -> str:
+    """Return a `postgresql://` address in the form that names the driver."""
+    return dsn.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+class Database:
+    """The service's own schema. Nobody else reads it."""
+
+    def __init__(self, dsn: str, *, pool_size: int = 8) -> None:
+        self.dsn = dsn
+        self.engine: AsyncEngine = create_async_engine(
+            sqlalchemy_url(dsn),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=CONNECT_TIMEOUT_S,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+        )
+        self._problem: str | None = "not asked yet"
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
+        """Begin, then commit or roll back. Raises Unavailable when Postgres is away."""
+        try:
+            async with self.engine.begin() as connection:
+                yield connection
+        except (OperationalError, psycopg.OperationalError, TimeoutError) as error:
+            log.warning("database unavailable", error=str(error).partition("\n")[0])
+            raise Unavailable("The database is away; try again shortly.") from error
+
+    async def decide(self, work: Callable[[AsyncConnection], Awaitable[T]], *, tries: int = 5) -> T:
+        """Run `work` in a transaction; when another decision came first, reload and run again.
+
+        Raises VersionConflict when that happened `tries` times in a row.
+        """
+        for _ in range(tries - 1):
+            try:
+                async with self.transaction() as connection:
+                    return await work(connection)
+            except VersionConflict:
+                await asyncio.sleep(0)
+        async with self.transaction() as connection:
+            return await work(connection)
+
+    def check(self) -> str | None:
+        """Say what is wrong with the database, as of the last look."""
+        return self._problem
+
+    async def watch(self, *, every_s: float = 1.0) -> None:
+        """Look at the database for ever, so that readiness is known without waiting for it."""
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S), self.engine.connect() as connection:
+                    await connection.execute(text("SELECT 1"))
+                self._problem = None
+            except (DBAPIError, psycopg.Error, OSError, TimeoutError) as error:
+                self._problem = f"away: {type(error).__name__}"
+            await asyncio.sleep(every_s)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+def is_unique_violation(error: IntegrityError) -> bool:
+    """Say whether a row with this key was there already."""
+    return isinstance(error.orig, psycopg.errors.UniqueViolation)
+
+
+def migrate(dsn: str, package: str) -> None:
+    """Bring the schema to this program's version; one process at a time, waiting for its turn.
+
+    `package` holds the migrations in its folder `migrations`.
+    """
+    with resources.as_file(resources.files(package).joinpath("migrations")) as folder:
+        config = Config()
+        config.set_main_option("script_location", str(folder))
+        engine = create_engine(
+            sqlalchemy_url(dsn), connect_args={"connect_timeout": CONNECT_TIMEOUT_S}
+        )
+        try:
+            with engine.connect() as connection:
+                connection.execute(
+                    text("SELECT pg_advisory_lock(:key, hashtext(current_schema()))"),
+                    {"key": _MIGRATION_LOCK},
+                )
+                connection.commit()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                connection.commit()
+        finally:
+            engine.dispose()
+
+
+def run_migrations() -> None:
+    """Run from a service's `migrations/env.py`: one transaction, on the connection given."""
+    from alembic import context
+
+    context.configure(connection=context.config.attributes["connection"])
+    with context.begin_transaction():
+        context.run_migrations()

@@ -1,0 +1,136 @@
+"""Every way in which a request or a message can fail, in one tree.
+
+- `Problem`: what a caller is told; becomes the error envelope.
+- `HandlingError`: what a bus handler tells the machinery about its message.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from webhost_contracts.errors import HTTP_STATUS, ErrorCode
+
+
+class Problem(Exception):
+    """A failure that the caller is told about. The message is safe, for display."""
+
+    code: ErrorCode = ErrorCode.INTERNAL
+    retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        retryable: bool | None = None,
+        status: int | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = dict(details or {})
+        self.retryable = self.retryable if retryable is None else retryable
+        self.status = HTTP_STATUS[self.code] if status is None else status
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(Problem):
+    """The request is not of the required shape; `details.issues` says where."""
+
+    code = ErrorCode.INVALID_REQUEST
+
+    @classmethod
+    def at(cls, path: Sequence[str | int], message: str) -> "InvalidRequest":
+        """Return the problem with one issue."""
+        return cls(message, details={"issues": [{"path": list(path), "message": message}]})
+
+
+class Unauthenticated(Problem):
+    """Missing, expired or bad credentials; all of them look the same."""
+
+    code = ErrorCode.UNAUTHENTICATED
+
+
+class LimitExceeded(Problem):
+    """A plan limit or a tier gate."""
+
+    code = ErrorCode.LIMIT_EXCEEDED
+
+
+class Unauthorized(Problem):
+    """Known, and not allowed; `details.reason` says why."""
+
+    code = ErrorCode.UNAUTHORIZED
+
+
+class NotFound(Problem):
+    """Does not exist, or belongs to someone else: indistinguishable."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class MethodNotAllowed(Problem):
+    """The path exists, the method does not."""
+
+    code = ErrorCode.METHOD_NOT_ALLOWED
+
+
+class Conflict(Problem):
+    """The wrong state for this request."""
+
+    code = ErrorCode.CONFLICT
+
+
+class PayloadTooLarge(Problem):
+    """The body is over its bound, which was checked before it was parsed."""
+
+    code = ErrorCode.PAYLOAD_TOO_LARGE
+
+
+class RateLimited(Problem):
+    """Too many requests; `Retry-After` says when to come back."""
+
+    code = ErrorCode.RATE_LIMITED
+    retryable = True
+
+
+class RuntimeFailed(Problem):
+    """The data plane failed; `details.failure` says how."""
+
+    code = ErrorCode.RUNTIME_ERROR
+
+
+class Unavailable(Problem):
+    """A dependency is away. The same request may later succeed."""
+
+    code = ErrorCode.UNAVAILABLE
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+
+
+class HandlingError(Exception):
+    """How a message's handler failed."""
+
+
+class Permanent(HandlingError):
+    """No further try can succeed: the message becomes a dead letter."""
+
+
+class Retryable(HandlingError):
+    """A later try may succeed, after `delay_s` seconds."""
+
+    def __init__(self, reason: str, *, delay_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.delay_s = delay_s
+
+
+class StreamDiverged(Exception):
+    """A stream is not the one that a position was taken on: it was restored or lost its tail.
+
+    Nothing is folded until an operator has decided what is true.
+    """
+
+
+class VersionConflict(Exception):
+    """Another decision about the same aggregate was recorded first: reload, and decide again."""

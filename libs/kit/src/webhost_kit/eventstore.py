@@ -1,0 +1,206 @@
+"""The event table and its outbox: how a service states facts.
+
+Guarantees: a fact, the state row that was made of it and its outbox entry are one transaction;
+`(aggregate_id, version)` is unique and versions have no gaps; the table is append-only.
+On replay: the event table can be published again from the start, with the same event ids.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import ids, subjects, wire
+from webhost_contracts.commands import Command
+from webhost_contracts.events.base import Envelope, Event, data_of
+
+from webhost_kit.clock import now_ms
+from webhost_kit.database import is_unique_violation
+from webhost_kit.errors import VersionConflict
+
+
+def event_tables(metadata: sa.MetaData) -> None:
+    """Add the event table, the outbox and the projections' positions to a service's metadata."""
+    sa.Table(
+        "events",
+        metadata,
+        sa.Column("aggregate_id", sa.Text, primary_key=True),
+        sa.Column("version", sa.Integer, primary_key=True),
+        sa.Column("event_id", sa.Text, nullable=False, unique=True),
+        sa.Column("type", sa.Text, nullable=False),
+        sa.Column("user_id", sa.Text, nullable=False),
+        sa.Column("occurred_at_ms", sa.BigInteger, nullable=False),
+        sa.Column("envelope", sa.LargeBinary, nullable=False),
+    )
+    sa.Table(
+        "outbox",
+        metadata,
+        sa.Column("serial", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("ordering_key", sa.Text, nullable=False),
+        sa.Column("subject", sa.Text, nullable=False),
+        sa.Column("message_id", sa.Text, nullable=False),
+        sa.Column("headers", JSONB, nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+    )
+    sa.Table(
+        "positions",
+        metadata,
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("stream", sa.Text, nullable=False),
+        sa.Column("stream_created_at", sa.Text, nullable=False),
+        sa.Column("sequence", sa.BigInteger, nullable=False),
+        sa.Column("message_id", sa.Text),
+    )
+
+
+EVENT_TABLES_SQL = """
+CREATE TABLE events (
+    aggregate_id text NOT NULL,
+    version integer NOT NULL,
+    event_id text NOT NULL UNIQUE,
+    type text NOT NULL,
+    user_id text NOT NULL,
+    occurred_at_ms bigint NOT NULL,
+    envelope bytea NOT NULL,
+    PRIMARY KEY (aggregate_id, version)
+);
+CREATE TABLE outbox (
+    serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    ordering_key text NOT NULL,
+    subject text NOT NULL,
+    message_id text NOT NULL,
+    headers jsonb NOT NULL,
+    body bytea NOT NULL
+);
+CREATE TABLE positions (
+    name text PRIMARY KEY,
+    stream text NOT NULL,
+    stream_created_at text NOT NULL,
+    sequence bigint NOT NULL,
+    message_id text
+);
+CREATE FUNCTION wake_relay() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(TG_TABLE_SCHEMA || '.outbox', '');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER outbox_written AFTER INSERT ON outbox
+    FOR EACH STATEMENT EXECUTE FUNCTION wake_relay();
+"""
+"""What a service's first migration runs; a later version is a new constant beside it."""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Who causes a fact, and on what occasion."""
+
+    actor: str
+    request_id: str | None = None
+    traceparent: str | None = None
+    causation_id: str | None = None
+    at_ms: int = field(default_factory=now_ms)
+
+
+async def append(
+    connection: AsyncConnection,
+    aggregate_id: str,
+    user_id: str,
+    after_version: int,
+    events: Sequence[Event],
+    circumstances: Circumstances,
+    *,
+    subject: str | None = None,
+) -> list[Envelope]:
+    """Append facts about one aggregate behind `after_version`, and put them into the outbox.
+
+    Raises VersionConflict when another decision was recorded first; the transaction is then of
+    no more use.
+    """
+    envelopes = [
+        Envelope(
+            event_id=new_id(ids.EVENT, circumstances.at_ms),
+            aggregate_id=aggregate_id,
+            version=after_version + number,
+            user_id=user_id,
+            occurred_at_ms=circumstances.at_ms,
+            actor=circumstances.actor,
+            request_id=circumstances.request_id,
+            traceparent=circumstances.traceparent,
+            causation_id=circumstances.causation_id,
+            data=data_of(event),
+        )
+        for number, event in enumerate(events, start=1)
+    ]
+    if not envelopes:
+        return []
+    try:
+        await connection.execute(
+            _INSERT_EVENTS,
+            [
+                {
+                    "aggregate_id": envelope.aggregate_id,
+                    "version": envelope.version,
+                    "event_id": envelope.event_id,
+                    "type": event.type_name(),
+                    "user_id": user_id,
+                    "occurred_at_ms": envelope.occurred_at_ms,
+                    "envelope": wire.encode(envelope),
+                }
+                for envelope, event in zip(envelopes, events, strict=True)
+            ],
+        )
+    except IntegrityError as error:
+        if is_unique_violation(error):
+            raise VersionConflict(aggregate_id) from error
+        raise
+    await connection.execute(
+        _INSERT_OUTBOX,
+        [
+            {
+                "ordering_key": aggregate_id,
+                "subject": subject or subjects.event(user_id, event.kind(), aggregate_id),
+                "message_id": envelope.event_id,
+                "headers": msgspec.json.encode({subjects.TYPE_HEADER: event.type_name()}).decode(),
+                "body": wire.encode(envelope),
+            }
+            for envelope, event in zip(envelopes, events, strict=True)
+        ],
+    )
+    return envelopes
+
+
+async def send(connection: AsyncConnection, subject: str, command: Command) -> None:
+    """Put a command into the outbox, in the transaction of the fact that caused it."""
+    await connection.execute(
+        _INSERT_OUTBOX,
+        {
+            "ordering_key": subject,
+            "subject": subject,
+            "message_id": command.command_id,
+            "headers": msgspec.json.encode({subjects.TYPE_HEADER: command.type_name()}).decode(),
+            "body": wire.encode(command),
+        },
+    )
+
+
+def new_id(prefix: str, at_ms: int) -> str:
+    """Return a fresh id of this kind."""
+    return ids.new_id(prefix, at_ms, secrets.token_bytes(ids.ENTROPY_BYTES))
+
+
+_INSERT_EVENTS = sa.text(
+    """
+    INSERT INTO events (aggregate_id, version, event_id, type, user_id, occurred_at_ms, envelope)
+    VALUES (:aggregate_id, :version, :event_id, :type, :user_id, :occurred_at_ms, :envelope)
+    """
+)
+_INSERT_OUTBOX = sa.text(
+    """
+    INSERT INTO outbox (ordering_key, subject, message_id, headers, body)
+    VALUES (:ordering_key, :subject, :message_id, CAST(:headers AS jsonb), :body)
+    """
+)

@@ -1,0 +1,49 @@
+"""Follows a stream into memory, for services that answer from memory.
+
+Consumes: one stream, from a position that the service's own table was read at.
+Guarantees: the fold sees every fact behind that position once, in order; `check` complains
+until it has caught up, and again whenever the stream falls silent.
+On replay: the fold must accept a version above the last one seen and skip the rest.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from webhost_contracts.events.base import Event
+
+from webhost_kit.bus import Bus
+from webhost_kit.errors import StreamDiverged
+from webhost_kit.facts import Fact, facts
+from webhost_kit.reader import Position, StreamReader
+
+log = structlog.get_logger(__name__)
+
+
+class Follower:
+    """Keeps one in-memory table up to date for as long as it runs."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        stream: str,
+        subjects: Sequence[str],
+        types: Mapping[str, type[Event]],
+        fold: Callable[[Fact], None],
+    ) -> None:
+        self._types = types
+        self._fold = fold
+        self._stream = stream
+        self._reader = StreamReader(bus, stream, subjects)
+
+    def check(self) -> str | None:
+        """Say what keeps the memory from being current."""
+        return self._reader.check()
+
+    async def run(self, after: Position | None) -> None:
+        """Fold for ever. Returns only when the stream is not the one of the position."""
+        try:
+            async for batch in self._reader.batches(after):
+                for fact in facts(batch.messages, self._types):
+                    self._fold(fact)
+        except StreamDiverged as error:
+            log.error("follower halted", stream=self._stream, reason=str(error))

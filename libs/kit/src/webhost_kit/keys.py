@@ -1,0 +1,100 @@
+"""Keys: how each is written in the environment, and what is derived from them.
+
+Nothing derived is ever stored.
+"""
+
+import base64
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from webhost_contracts.signatures import signature_header, signed_bytes
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class MasterKeys:
+    """Versioned telemetry master keys; the highest version is the one for new deployments."""
+
+    by_version: dict[int, bytes] = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "MasterKeys":
+        """Read `1:<base64url>,2:<base64url>`, 32 bytes each. Raises ValueError."""
+        keys: dict[int, bytes] = {}
+        for version, key in _named_keys(text, "TELEMETRY_MASTER_KEYS"):
+            if not version.isdigit():
+                raise ValueError("TELEMETRY_MASTER_KEYS: a version must be a number")
+            keys[int(version)] = key
+        return cls(keys)
+
+    @property
+    def newest(self) -> int:
+        """Return the version that new deployments get."""
+        return max(self.by_version)
+
+    def telemetry_key(self, version: int, deployment_id: str, generation: int) -> bytes | None:
+        """Return a deployment's 32-byte key (HKDF-SHA256), None for a version not held here."""
+        master = self.by_version.get(version)
+        if master is None:
+            return None
+        info = f"webhost telemetry/1 {deployment_id} {generation}".encode()
+        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(master)
+
+
+@dataclass(frozen=True)
+class Signer:
+    """An Ed25519 private key and the name under which Workers know its public half."""
+
+    key_id: str
+    private_key: Ed25519PrivateKey = field(repr=False)
+
+    def header(self, timestamp_ms: int, audience: str, body: bytes) -> str:
+        """Return the signature header for this body to this audience."""
+        signature = self.private_key.sign(signed_bytes(timestamp_ms, audience, body))
+        return signature_header(timestamp_ms, self.key_id, signature)
+
+
+def parse_signers(text: str, name: str) -> tuple[Signer, ...]:
+    """Read `<kid>:<base64url seed>,…`; the first one signs. Raises ValueError."""
+    return tuple(
+        Signer(key_id, Ed25519PrivateKey.from_private_bytes(seed))
+        for key_id, seed in _named_keys(text, name)
+    )
+
+
+def parse_public_keys(text: str, name: str) -> dict[str, str]:
+    """Read `<kid>:<base64url>,…` into what a Worker is given. Raises ValueError."""
+    return {key_id: base64url(key) for key_id, key in _named_keys(text, name)}
+
+
+def public_keys(signers: tuple[Signer, ...]) -> dict[str, str]:
+    """Return the public halves by key id, base64url, as a Worker is given them."""
+    return {
+        signer.key_id: base64url(
+            signer.private_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        )
+        for signer in signers
+    }
+
+
+def base64url(value: bytes) -> str:
+    """Encode without padding."""
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+def _named_keys(text: str, name: str) -> list[tuple[str, bytes]]:
+    keys: list[tuple[str, bytes]] = []
+    for part in text.split(","):
+        key_id, _, encoded = part.strip().partition(":")
+        try:
+            key = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+        except ValueError:
+            key = b""
+        if not key_id or len(key) != KEY_BYTES:
+            raise ValueError(f"{name} must be <name>:<base64url of {KEY_BYTES} bytes>, …")
+        keys.append((key_id, key))
+    return keys

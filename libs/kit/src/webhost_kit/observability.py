@@ -1,0 +1,95 @@
+"""Logs and metrics: one redactor for whatever is logged, one set of names."""
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+REDACTED = "[redacted]"
+
+_SECRET_NAMES = re.compile(
+    r"(authorization|cookie|password|secret|token|api_?key|private_?key|signature|master_?key)",
+    re.IGNORECASE,
+)
+_SECRET_VALUES = re.compile(
+    r"""
+      (?:Bearer|Basic)\s+[A-Za-z0-9._~+/=-]+
+    | \bsk-[A-Za-z0-9_-]{8,}
+    | \beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*
+    | \bv1=[0-9a-f]{32,}
+    | (?<=://)[^/\s:@]+:[^/\s@]+(?=@)
+    """,
+    re.VERBOSE,
+)
+
+
+def redact_text(text: str) -> str:
+    """Return the text with everything that looks like a credential taken out."""
+    return _SECRET_VALUES.sub(REDACTED, text)
+
+
+def redact(value: Any) -> Any:
+    """Return the value with credentials taken out, by key name and by look, at any depth."""
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, Mapping):
+        mapping = cast(Mapping[Any, Any], value)
+        return {
+            key: REDACTED if _SECRET_NAMES.search(str(key)) else redact(inner)
+            for key, inner in mapping.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact(inner) for inner in cast(list[Any], value)]
+    return value
+
+
+def configure_logging(service: str, *, log_format: str, level: str) -> None:
+    """Send this process's logs, redacted, to standard error as JSON or as lines for a person."""
+
+    def redactor(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        return cast(EventDict, redact(event))
+
+    def named(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event.setdefault("service", service)
+        return event
+
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[structlog.typing.Processor]
+    if log_format == "console":
+        last = [
+            structlog.processors.format_exc_info,
+            redactor,
+            structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
+        ]
+    else:
+        last = [
+            named,
+            structlog.processors.format_exc_info,
+            redactor,
+            structlog.processors.JSONRenderer(),
+        ]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[_ThroughStructlog()], force=True)
+
+
+class _ThroughStructlog(logging.Handler):
+    """Sends what libraries log through the same redactor."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger = structlog.get_logger(record.name)
+        logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info)

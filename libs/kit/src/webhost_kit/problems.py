@@ -1,0 +1,54 @@
+"""From a Problem to the error envelope, one way for every door."""
+
+import re
+import secrets
+
+import msgspec
+from prometheus_client import Counter
+from webhost_contracts.errors import ErrorBody, ErrorEnvelope
+
+from webhost_kit.errors import Problem
+
+REQUEST_ID_HEADER = "X-Request-Id"
+JSON_TYPE = "application/json"
+
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9_.:-]{1,128}$")
+_answered = Counter("webhost_problems_total", "Errors answered", ["code"])
+
+
+def request_id_from(value: str | None) -> str:
+    """Keep a valid request id of the caller's, or make one."""
+    if value is not None and _REQUEST_ID.match(value):
+        return value
+    return f"req_{secrets.token_hex(12)}"
+
+
+def envelope(problem: Problem, request_id: str) -> ErrorEnvelope:
+    """Return what the caller gets to read."""
+    _answered.labels(problem.code).inc()
+    return ErrorEnvelope(
+        error=ErrorBody(
+            code=problem.code,
+            message=problem.message,
+            retryable=problem.retryable,
+            details=problem.details,
+            request_id=request_id,
+        )
+    )
+
+
+def body(problem: Problem, request_id: str) -> bytes:
+    """Return the error envelope as JSON."""
+    return msgspec.json.encode(envelope(problem, request_id))
+
+
+def headers(problem: Problem) -> dict[str, str]:
+    """Return the headers that go with the problem, the request id aside."""
+    if problem.retry_after_s is None:
+        return {}
+    return {"Retry-After": str(problem.retry_after_s)}
+
+
+def internal() -> Problem:
+    """Return the problem for what nobody foresaw; it tells nothing of the inside."""
+    return Problem("Something went wrong on our side.")

@@ -1,0 +1,163 @@
+"""The one projector: folds a stream into the service's own Postgres.
+
+Consumes: one stream, from the position in the table `positions`.
+Guarantees: the fold's rows and the position are one transaction, so each message is folded
+exactly once however often the process dies; a second replica waits on the position's lock.
+A fold that also appends facts or commands through the outbox is a reactor: its decisions are in
+the same transaction. An event of unknown type moves the position and changes nothing.
+On replay (no position): from the start of the stream.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import structlog
+from prometheus_client import Counter
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts.events.base import Event
+
+from webhost_kit.bus import Bus
+from webhost_kit.database import Database
+from webhost_kit.errors import StreamDiverged, VersionConflict
+from webhost_kit.facts import Fact, facts
+from webhost_kit.reader import Batch, Position, StreamReader
+
+log = structlog.get_logger(__name__)
+
+RETRY_S = 0.5
+
+Fold = Callable[[AsyncConnection, Sequence[Fact], Position], Awaitable[None]]
+"""Writes what the facts mean, on the given connection. Gets the position behind the batch."""
+
+Committed = Callable[[], Awaitable[None]]
+"""Runs after a batch was committed, before the next is folded."""
+
+_folded = Counter("webhost_projector_folded_total", "Messages folded", ["projection"])
+
+
+class Projector:
+    """Keeps one projection up to date for as long as it runs."""
+
+    def __init__(
+        self,
+        name: str,
+        database: Database,
+        bus: Bus,
+        stream: str,
+        subjects: Sequence[str],
+        types: Mapping[str, type[Event]],
+        fold: Fold,
+        *,
+        committed: Committed | None = None,
+        batch_size: int = 500,
+    ) -> None:
+        self._name = name
+        self._database = database
+        self._stream = stream
+        self._types = types
+        self._fold = fold
+        self._committed = committed
+        self._reader = StreamReader(bus, stream, subjects, batch_size=batch_size)
+        self._active = False
+        self._problem: str | None = "starting"
+
+    def check(self) -> str | None:
+        """Say what keeps the projection from being current. A waiting replica is well."""
+        return self._problem or (self._reader.check() if self._active else None)
+
+    async def run(self) -> None:
+        """Project for ever; broken dependencies are waited for, a diverged stream is not."""
+        while True:
+            try:
+                await self._hold_lock_and_project()
+            except StreamDiverged as error:
+                self._problem = f"halted: {error}"
+                log.error("projection halted", projection=self._name, reason=str(error))
+                return
+            except VersionConflict as error:
+                log.info("decided elsewhere first; folding again", aggregate=str(error))
+            except (OperationalError, DBAPIError, OSError, TimeoutError) as error:
+                if isinstance(error, DBAPIError) and not _is_away(error):
+                    raise
+                self._problem = f"database away: {type(error).__name__}"
+                log.warning("projection interrupted", projection=self._name, error=repr(error))
+                await asyncio.sleep(RETRY_S)
+            finally:
+                self._active = False
+
+    async def _hold_lock_and_project(self) -> None:
+        async with self._database.engine.connect() as connection:
+            try:
+                while not await self._lock(connection):
+                    self._problem = None
+                    await asyncio.sleep(RETRY_S)
+                self._active = True
+                self._problem = None
+                async for batch in self._reader.batches(await self._position(connection)):
+                    await self._apply(connection, batch)
+            finally:
+                # The lock goes with its connection, which must not return to the pool.
+                await connection.invalidate()
+
+    async def _apply(self, connection: AsyncConnection, batch: Batch) -> None:
+        async with connection.begin():
+            known = facts(batch.messages, self._types)
+            if known:
+                await self._fold(connection, known, batch.position)
+            await connection.execute(
+                _SAVE_POSITION,
+                {
+                    "name": self._name,
+                    "stream": self._stream,
+                    "created": batch.position.stream_created_at,
+                    "sequence": batch.position.sequence,
+                    "message_id": batch.position.message_id,
+                },
+            )
+        if self._committed is not None:
+            await self._committed()
+        _folded.labels(self._name).inc(len(batch.messages))
+
+    async def _lock(self, connection: AsyncConnection) -> bool:
+        async with connection.begin():
+            result = await connection.execute(
+                text(
+                    "SELECT pg_try_advisory_lock("
+                    "hashtext('projection ' || :name), hashtext(current_schema()))"
+                ),
+                {"name": self._name},
+            )
+            return bool(result.scalar_one())
+
+    async def _position(self, connection: AsyncConnection) -> Position | None:
+        async with connection.begin():
+            return await read_position(connection, self._name)
+
+
+async def read_position(connection: AsyncConnection, name: str) -> Position | None:
+    """Return where the projection of this name stands, None before its first batch."""
+    result = await connection.execute(
+        text("SELECT stream_created_at, sequence, message_id FROM positions WHERE name = :name"),
+        {"name": name},
+    )
+    row = result.one_or_none()
+    return None if row is None else Position(row[0], row[1], row[2])
+
+
+def _is_away(error: DBAPIError) -> bool:
+    return error.connection_invalidated or isinstance(error, OperationalError)
+
+
+_SAVE_POSITION = text(
+    """
+    INSERT INTO positions (name, stream, stream_created_at, sequence, message_id)
+    VALUES (:name, :stream, :created, :sequence, :message_id)
+    ON CONFLICT (name) DO UPDATE SET
+        stream = excluded.stream,
+        stream_created_at = excluded.stream_created_at,
+        sequence = excluded.sequence,
+        message_id = excluded.message_id
+    """
+)

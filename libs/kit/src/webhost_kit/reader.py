@@ -1,0 +1,243 @@
+"""Reads a stream in order from a position, without gaps, for as long as it is asked to.
+
+Consumes: one stream, through an ephemeral consumer that costs nothing to lose.
+Guarantees: every message behind the position once, in the stream's order; a hole in the
+deliveries, a missed heartbeat or a lost consumer starts a new consumer where this one stopped.
+A stream that is not the one the position was taken on raises StreamDiverged.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import cast
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
+from nats.js.errors import NotFoundError
+from webhost_contracts.subjects import MESSAGE_ID_HEADER, TYPE_HEADER
+
+from webhost_kit.bus import Bus
+from webhost_kit.errors import StreamDiverged
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_S = 1.0
+SILENCE_S = 3.5
+"""After so long without a message or a heartbeat the consumer is taken to be lost."""
+EXPIRES_S = 30.0
+INACTIVE_S = 60.0
+RETRY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place on one incarnation of a stream: everything up to `sequence` has been folded."""
+
+    stream_created_at: str
+    sequence: int
+    message_id: str | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One message as a stream holds it. The type is None where the publisher named none."""
+
+    sequence: int
+    recorded_at_ms: int
+    type_name: str | None
+    message_id: str | None
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Messages in order, the position behind the last, and how many more wait on the stream."""
+
+    messages: Sequence[Recorded]
+    position: Position
+    pending: int
+
+
+class StreamReader:
+    """Follows one stream. `check` is for readiness: it complains until the reader caught up."""
+
+    def __init__(
+        self, bus: Bus, stream: str, subjects: Sequence[str], *, batch_size: int = 500
+    ) -> None:
+        self._bus = bus
+        self._stream = stream
+        self._subjects = list(subjects)
+        self._batch_size = batch_size
+        self._heard_at = 0.0
+        self._problem: str | None = "starting"
+
+    def check(self) -> str | None:
+        """Say what is wrong: away, silent, diverged, or still catching up."""
+        if self._problem is None and monotonic() - self._heard_at > SILENCE_S:
+            return "silent"
+        return self._problem
+
+    async def batches(self, after: Position | None) -> AsyncIterator[Batch]:
+        """Yield batches behind `after` (None: from the start) for ever.
+
+        An empty batch comes first and says how much is waiting. Raises StreamDiverged.
+        """
+        position = after
+        while True:
+            try:
+                position = await self._verified(position)
+                async for batch in self._consume(position):
+                    yield batch
+                    position = batch.position
+                    self._problem = None if batch.pending == 0 else f"behind by {batch.pending}"
+            except StreamDiverged as error:
+                self._problem = f"halted: {error}"
+                raise
+            except (NatsError, TimeoutError, OSError) as error:
+                self._problem = f"away: {error!r}"
+                log.warning("reader interrupted", stream=self._stream, error=repr(error))
+                await asyncio.sleep(RETRY_S)
+
+    async def _verified(self, position: Position | None) -> Position:
+        info = await self._bus.js.stream_info(self._stream)
+        created_at = str(info.created)
+        if position is None:
+            return Position(created_at, 0, None)
+        if position.stream_created_at != created_at:
+            raise StreamDiverged(
+                f"stream {self._stream} was created at {created_at}, the position was taken on "
+                f"one created at {position.stream_created_at}"
+            )
+        if info.state.last_seq < position.sequence:
+            raise StreamDiverged(
+                f"stream {self._stream} ends at {info.state.last_seq}, the position is "
+                f"{position.sequence}: its tail is lost"
+            )
+        await self._verify_message(info, position)
+        return position
+
+    async def _verify_message(self, info: StreamInfo, position: Position) -> None:
+        if position.sequence < max(info.state.first_seq, 1):
+            return
+        try:
+            message = await self._bus.js.get_msg(self._stream, position.sequence)
+        except NotFoundError:
+            return
+        headers = cast(dict[str, str], message.headers or {})
+        found = headers.get(MESSAGE_ID_HEADER)
+        if position.message_id is not None and found != position.message_id:
+            raise StreamDiverged(
+                f"stream {self._stream} holds {found} at {position.sequence}, the position "
+                f"was taken at {position.message_id}"
+            )
+
+    async def _consume(self, position: Position) -> AsyncIterator[Batch]:
+        consumer = await self._bus.js.add_consumer(
+            self._stream,
+            ConsumerConfig(
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=position.sequence + 1,
+                ack_policy=AckPolicy.NONE,
+                filter_subjects=self._subjects,
+                inactive_threshold=INACTIVE_S,
+                mem_storage=True,
+                num_replicas=1,
+            ),
+        )
+        self._heard_at = monotonic()
+        yield Batch((), position, consumer.num_pending or 0)
+        pull = _Pull(self._bus, self._stream, consumer.name, self._batch_size)
+        await pull.start()
+        try:
+            delivered = 0
+            while True:
+                messages = await pull.next(self._batch_size)
+                self._heard_at = pull.heard_at
+                if not messages:
+                    continue
+                recorded: list[Recorded] = []
+                for message in messages:
+                    delivered += 1
+                    if message.metadata.sequence.consumer != delivered:
+                        raise NatsError("a delivery is missing")
+                    recorded.append(_recorded(message))
+                last = recorded[-1]
+                position = Position(position.stream_created_at, last.sequence, last.message_id)
+                yield Batch(recorded, position, messages[-1].metadata.num_pending)
+        finally:
+            await pull.stop()
+
+
+class _Pull:
+    """One pull request under way at any time; the next is sent when the last is used up."""
+
+    def __init__(self, bus: Bus, stream: str, consumer: str, batch_size: int) -> None:
+        self._client = bus.client
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._request = msgspec.json.encode(
+            {
+                "batch": batch_size,
+                "expires": int(EXPIRES_S * 1e9),
+                "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+            }
+        )
+        self._batch_size = batch_size
+        self._left = 0
+        self._inbox = self._client.new_inbox()
+        self._arrived: deque[Msg] = deque()
+        self._wake = asyncio.Event()
+        self._failure: str | None = None
+        self.heard_at = monotonic()
+
+    async def start(self) -> None:
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
+        await self._ask()
+
+    async def stop(self) -> None:
+        if self._client.is_connected:
+            await self._subscription.unsubscribe()
+
+    async def next(self, most: int) -> list[Msg]:
+        """Return what has arrived, at most this many; empty after a heartbeat. Raises NatsError."""
+        if not self._arrived:
+            self._wake.clear()
+            async with asyncio.timeout(SILENCE_S):
+                await self._wake.wait()
+        if not self._arrived and self._failure is not None:
+            raise NatsError(self._failure)
+        return [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
+
+    async def _ask(self) -> None:
+        self._left = self._batch_size
+        await self._client.publish(self._subject, self._request, reply=self._inbox)
+
+    async def _on_message(self, message: Msg) -> None:
+        self.heard_at = monotonic()
+        status = message.headers.get("Status") if message.headers and not message.data else None
+        if status is None:
+            self._arrived.append(message)
+            self._left -= 1
+            if self._left == 0:
+                await self._ask()
+        elif status in ("404", "408"):
+            await self._ask()
+        elif status != "100":
+            self._failure = f"consumer: {status} {(message.headers or {}).get('Description', '')}"
+        self._wake.set()
+
+
+def _recorded(message: Msg) -> Recorded:
+    headers = message.headers or {}
+    metadata = message.metadata
+    return Recorded(
+        sequence=metadata.sequence.stream,
+        recorded_at_ms=int(metadata.timestamp.timestamp() * 1000),
+        type_name=headers.get(TYPE_HEADER),
+        message_id=headers.get(MESSAGE_ID_HEADER),
+        body=message.data,
+    )

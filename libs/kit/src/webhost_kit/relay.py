@@ -1,0 +1,150 @@
+"""The relay: carries the outbox to the streams.
+
+Consumes: the service's own outbox. Emits: its rows, to the subject each names.
+Guarantees: at least once, and one aggregate's rows in their order: two rows of one ordering key
+are never under way at once, and a row that was not acknowledged holds back those behind it.
+One relay of a service is active; the others wait on its lock.
+On replay (a crash between publish and mark): the row is published again with the same message
+id; whoever folds skips versions that it has seen.
+"""
+
+import asyncio
+from collections import Counter as Tally
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import psycopg
+import structlog
+from nats.errors import Error as NatsError
+from prometheus_client import Counter, Gauge
+from psycopg import sql
+from psycopg.rows import TupleRow, class_row
+from webhost_contracts.subjects import MESSAGE_ID_HEADER
+
+from webhost_kit.bus import Bus
+from webhost_kit.crashpoints import crash_point
+from webhost_kit.database import CONNECT_TIMEOUT_S
+
+log = structlog.get_logger(__name__)
+
+BATCH = 500
+IDLE_S = 5.0
+RETRY_S = 0.5
+PUBLISH_TIMEOUT_S = 5.0
+
+_published = Counter("webhost_relay_published_total", "Outbox rows that a stream acknowledged")
+_waiting = Gauge("webhost_relay_waiting", "Outbox rows seen at the last look")
+
+
+@dataclass(frozen=True)
+class OutboxRow:
+    """One message that waits to be published."""
+
+    serial: int
+    ordering_key: str
+    subject: str
+    message_id: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Relay:
+    """Publishes a service's outbox for as long as it runs."""
+
+    def __init__(self, dsn: str, bus: Bus) -> None:
+        self._dsn = dsn
+        self._bus = bus
+        self._problem: str | None = "starting"
+
+    def check(self) -> str | None:
+        """Say what keeps the relay from publishing. Waiting behind another relay is well."""
+        return self._problem
+
+    async def run(self) -> None:
+        """Relay for ever; a broken dependency is waited for."""
+        while True:
+            try:
+                await self._relay()
+            except (psycopg.OperationalError, OSError) as error:
+                self._problem = f"database away: {type(error).__name__}"
+                log.warning("relay interrupted", error=str(error).partition("\n")[0])
+                await asyncio.sleep(RETRY_S)
+
+    async def _relay(self) -> None:
+        connection = await psycopg.AsyncConnection.connect(
+            self._dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+        )
+        async with connection:
+            self._problem = None
+            while not await _is_active(connection):  # noqa: ASYNC110 - held by another process
+                await asyncio.sleep(RETRY_S)
+            await _listen(connection)
+            while True:
+                if await self._publish_waiting(connection):
+                    continue
+                async for _ in connection.notifies(timeout=IDLE_S, stop_after=1):
+                    pass
+
+    async def _publish_waiting(self, connection: psycopg.AsyncConnection[TupleRow]) -> bool:
+        """Publish up to one batch; say whether there may be more to do at once."""
+        async with connection.cursor(row_factory=class_row(OutboxRow)) as cursor:
+            await cursor.execute(
+                "SELECT serial, ordering_key, subject, message_id, headers, body"
+                " FROM outbox ORDER BY serial LIMIT %s",
+                (BATCH,),
+            )
+            rows = await cursor.fetchall()
+        _waiting.set(len(rows))
+        for wave in in_waves(rows):
+            results = await asyncio.gather(*(self._publish(row) for row in wave))
+            done = [
+                row.serial for row, acknowledged in zip(wave, results, strict=True) if acknowledged
+            ]
+            crash_point("relay.published")
+            await connection.execute("DELETE FROM outbox WHERE serial = ANY(%s)", (done,))
+            _published.inc(len(done))
+            if len(done) < len(wave):
+                self._problem = "bus away: publish not acknowledged"
+                await asyncio.sleep(RETRY_S)
+                return True
+        self._problem = None
+        return bool(rows)
+
+    async def _publish(self, row: OutboxRow) -> bool:
+        headers = {**row.headers, MESSAGE_ID_HEADER: row.message_id}
+        try:
+            await self._bus.js.publish(
+                row.subject, row.body, timeout=PUBLISH_TIMEOUT_S, headers=headers
+            )
+        except (NatsError, TimeoutError, OSError) as error:
+            log.warning("publish failed", subject=row.subject, error=repr(error))
+            return False
+        return True
+
+
+def in_waves(rows: Iterable[OutboxRow]) -> list[list[OutboxRow]]:
+    """Split rows so that each wave holds at most one of a key, and order within a key stays."""
+    waves: list[list[OutboxRow]] = []
+    seen: Tally[str] = Tally()
+    for row in rows:
+        number = seen[row.ordering_key]
+        if number == len(waves):
+            waves.append([])
+        waves[number].append(row)
+        seen[row.ordering_key] += 1
+    return waves
+
+
+async def _is_active(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
+    cursor = await connection.execute(
+        "SELECT pg_try_advisory_lock(hashtext('relay'), hashtext(current_schema()))"
+    )
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
+
+
+async def _listen(connection: psycopg.AsyncConnection[TupleRow]) -> None:
+    cursor = await connection.execute("SELECT current_schema() || '.outbox'")
+    row = await cursor.fetchone()
+    channel = sql.Identifier(str(row[0] if row else "outbox"))
+    await connection.execute(sql.SQL("LISTEN {}").format(channel))

@@ -1,0 +1,88 @@
+"""The streams, buckets and their settings, declared once and applied idempotently.
+
+A difference between this declaration and the server is logged, never overwritten in silence.
+"""
+
+import structlog
+from nats.js import JetStreamContext
+from nats.js.api import (
+    DiscardPolicy,
+    KeyValueConfig,
+    ObjectStoreConfig,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import BucketNotFoundError, NotFoundError
+from webhost_contracts import subjects
+
+log = structlog.get_logger(__name__)
+
+USAGE_DAYS = 400
+"""A period can be rebuilt for at least 13 months."""
+
+STREAMS = (
+    StreamConfig(
+        name=subjects.EVENTS,
+        subjects=[subjects.ALL_EVENTS],
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.NEW,
+        allow_direct=True,
+        duplicate_window=120,
+    ),
+    StreamConfig(
+        name=subjects.USAGE,
+        subjects=[subjects.ALL_USAGE],
+        storage=StorageType.FILE,
+        max_age=USAGE_DAYS * 24 * 3600,
+        allow_direct=True,
+        allow_atomic=True,
+        duplicate_window=120,
+    ),
+    StreamConfig(
+        name=subjects.COMMANDS,
+        subjects=[subjects.ALL_COMMANDS],
+        storage=StorageType.FILE,
+        retention=RetentionPolicy.WORK_QUEUE,
+        duplicate_window=120,
+    ),
+    StreamConfig(
+        name=subjects.DEAD_LETTERS,
+        subjects=[subjects.ALL_DEAD_LETTERS],
+        storage=StorageType.FILE,
+        allow_direct=True,
+        duplicate_window=120,
+    ),
+)
+
+
+async def declare(js: JetStreamContext) -> None:
+    """Make what is missing. Differences to what is there are logged."""
+    for config in STREAMS:
+        try:
+            info = await js.stream_info(str(config.name))
+        except NotFoundError:
+            await js.add_stream(config)
+        else:
+            _show_differences(config, info.config)
+    try:
+        await js.key_value(subjects.TOTALS_BUCKET)
+    except BucketNotFoundError:
+        await js.create_key_value(KeyValueConfig(bucket=subjects.TOTALS_BUCKET, history=1))
+    try:
+        await js.object_store(subjects.ARTIFACTS_BUCKET)
+    except (BucketNotFoundError, NotFoundError):
+        await js.create_object_store(
+            subjects.ARTIFACTS_BUCKET, ObjectStoreConfig(bucket=subjects.ARTIFACTS_BUCKET)
+        )
+
+
+def _show_differences(declared: StreamConfig, found: StreamConfig) -> None:
+    wanted, there = declared.as_dict(), found.as_dict()
+    differences = {
+        key: {"declared": value, "found": there.get(key)}
+        for key, value in wanted.items()
+        if value is not None and there.get(key) != value
+    }
+    if differences:
+        log.warning("stream differs from its declaration", stream=declared.name, **differences)
