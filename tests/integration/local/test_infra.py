@@ -1,0 +1,53 @@
+"""The servers that all other tests stand on: isolated per test, and alive again after a kill."""
+
+import nats
+import psycopg
+import pytest
+from nats.js.errors import NotFoundError
+
+from tests.support.infra import Nats, Postgres
+
+
+async def test_an_account_starts_empty(nats_server: Nats) -> None:
+    first = await nats.connect(nats_server.new_account())
+    await first.jetstream().add_stream(name="S", subjects=["s.>"])
+    second = await nats.connect(nats_server.new_account())
+    with pytest.raises(NotFoundError):
+        await second.jetstream().stream_info("S")
+    await first.close()
+    await second.close()
+
+
+async def test_nats_keeps_what_it_acknowledged_across_a_kill(
+    nats_server: Nats, nats_account: str
+) -> None:
+    client = await nats.connect(nats_account)
+    await client.jetstream().add_stream(name="S", subjects=["s.>"])
+    ack = await client.jetstream().publish("s.1", b"kept")
+    await client.close()
+    nats_server.kill()
+    nats_server.start()
+    client = await nats.connect(nats_account)
+    assert (await client.jetstream().get_msg("S", ack.seq)).data == b"kept"
+    await client.close()
+
+
+def test_postgres_keeps_what_it_committed_across_a_kill(
+    postgres_server: Postgres, database_url: str
+) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 7 AS value")
+        connection.commit()
+        postgres_server.kill()
+    postgres_server.start()
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT value FROM kept").fetchone() == (7,)
+
+
+def test_a_copy_of_a_database_has_its_tables(postgres_server: Postgres, database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("CREATE TABLE copied ()")
+    copy = postgres_server.create_database(template=database_url.rpartition("/")[2])
+    with psycopg.connect(copy) as connection:
+        connection.execute("SELECT * FROM copied")
+    postgres_server.drop_database(copy)
