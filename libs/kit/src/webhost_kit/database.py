@@ -1,6 +1,7 @@
 """One service's Postgres: its engine, its schema's migrations, and transactions that retry."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -10,7 +11,7 @@ import psycopg
 import structlog
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -95,26 +96,36 @@ def is_unique_violation(error: IntegrityError) -> bool:
 def migrate(dsn: str, package: str) -> None:
     """Bring the schema to this program's version; one process at a time, waiting for its turn.
 
-    `package` holds the migrations in its folder `migrations`.
+    `package` holds the migrations in its folder `migrations`. While Postgres is away, waits.
     """
-    with resources.as_file(resources.files(package).joinpath("migrations")) as folder:
+    engine = create_engine(sqlalchemy_url(dsn), connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+    try:
+        while True:
+            try:
+                _upgrade(engine, package)
+                return
+            except OperationalError as error:
+                log.warning("waiting for the database", error=str(error).partition("\n")[0])
+                time.sleep(1)
+    finally:
+        engine.dispose()
+
+
+def _upgrade(engine: Engine, package: str) -> None:
+    with (
+        resources.as_file(resources.files(package).joinpath("migrations")) as folder,
+        engine.connect() as connection,
+    ):
+        connection.execute(
+            text("SELECT pg_advisory_lock(:key, hashtext(current_schema()))"),
+            {"key": _MIGRATION_LOCK},
+        )
+        connection.commit()
         config = Config()
         config.set_main_option("script_location", str(folder))
-        engine = create_engine(
-            sqlalchemy_url(dsn), connect_args={"connect_timeout": CONNECT_TIMEOUT_S}
-        )
-        try:
-            with engine.connect() as connection:
-                connection.execute(
-                    text("SELECT pg_advisory_lock(:key, hashtext(current_schema()))"),
-                    {"key": _MIGRATION_LOCK},
-                )
-                connection.commit()
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-                connection.commit()
-        finally:
-            engine.dispose()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
 
 
 def run_migrations() -> None:

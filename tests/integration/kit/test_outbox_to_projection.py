@@ -1,0 +1,135 @@
+"""A fact's way: appended with its outbox entry, relayed to the stream, folded once."""
+
+from collections.abc import Sequence
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import subjects
+from webhost_contracts.events import AgentCreated, AgentUpdated
+from webhost_contracts.events.base import by_name
+from webhost_kit.errors import VersionConflict
+from webhost_kit.eventstore import Circumstances, append
+from webhost_kit.facts import Fact
+from webhost_kit.projector import Projector
+from webhost_kit.reader import Position
+from webhost_kit.relay import Relay
+
+from tests.integration.kit.conftest import House, in_background
+from tests.support.deadline import eventually
+
+TYPES = by_name(AgentCreated, AgentUpdated)
+WHO = Circumstances(actor="test")
+
+
+async def fold_names(
+    connection: AsyncConnection, facts: Sequence[Fact], position: Position
+) -> None:
+    for fact in facts:
+        assert isinstance(fact.event, AgentCreated | AgentUpdated)
+        await connection.execute(
+            text(
+                "INSERT INTO names VALUES (:id, :name, 1)"
+                " ON CONFLICT (id) DO UPDATE SET name = :name, seen = names.seen + 1"
+            ),
+            {"id": fact.envelope.aggregate_id, "name": fact.event.name},
+        )
+
+
+def projector(house: House) -> Projector:
+    return Projector(
+        "names", house.database, house.bus, subjects.EVENTS, ["evt.>"], TYPES, fold_names
+    )
+
+
+async def create(house: House, agent: str, *names: str) -> None:
+    async with house.database.transaction() as connection:
+        await append(connection, agent, "usr_1", 0, [AgentCreated(name=n) for n in names], WHO)
+
+
+async def test_a_fact_reaches_the_projection(house: House) -> None:
+    relay, names = Relay(house.dsn, house.bus), projector(house)
+    async with in_background(relay.run(), names.run()):
+        await create(house, "agt_1", "first", "second")
+
+        async def arrived() -> bool:
+            return await house.scalar("SELECT name FROM names") == "second"
+
+        await eventually(arrived, "the fact in the projection")
+        assert await house.scalar("SELECT seen FROM names") == 2
+        assert await house.scalar("SELECT count(*) FROM outbox") == 0
+        assert names.check() is None
+        assert relay.check() is None
+
+
+async def test_many_facts_fold_in_order_across_restarts(house: House) -> None:
+    async with in_background(Relay(house.dsn, house.bus).run()):
+        for number in range(30):
+            await create(house, f"agt_{number}", *[f"{n}" for n in range(40)])
+
+        async def relayed() -> bool:
+            return await house.scalar("SELECT count(*) FROM outbox") == 0
+
+        await eventually(relayed, "an empty outbox")
+
+    async def folded_some() -> bool:
+        return (await house.scalar("SELECT coalesce(sum(seen), 0) FROM names")) > 0
+
+    async with in_background(projector(house).run()):
+        await eventually(folded_some, "a first batch")
+
+    async def folded_all() -> bool:
+        return (await house.scalar("SELECT sum(seen) FROM names")) == 1200
+
+    async with in_background(projector(house).run()):
+        await eventually(folded_all, "every fact, once")
+    assert await house.scalar("SELECT count(*) FROM names WHERE name = '39'") == 30
+
+
+async def test_the_second_of_two_decisions_loses(house: House) -> None:
+    await create(house, "agt_1", "first")
+    with pytest.raises(VersionConflict):
+        await create(house, "agt_1", "also first")
+    assert await house.scalar("SELECT count(*) FROM events") == 1
+    assert await house.scalar("SELECT count(*) FROM outbox") == 1
+
+
+async def test_a_second_projector_waits_for_the_first(house: House) -> None:
+    first, second = projector(house), projector(house)
+    async with in_background(Relay(house.dsn, house.bus).run(), second.run()):
+        async with in_background(first.run()):
+            await create(house, "agt_1", "one")
+
+            async def folded() -> bool:
+                return await house.scalar("SELECT count(*) FROM names") == 1
+
+            await eventually(folded, "the fold")
+        await create(house, "agt_2", "two")
+
+        async def took_over() -> bool:
+            return await house.scalar("SELECT count(*) FROM names WHERE seen = 1") == 2
+
+        await eventually(took_over, "exactly one fold by whoever holds the lock")
+
+
+async def test_a_recreated_stream_halts_the_projector(house: House) -> None:
+    async with in_background(Relay(house.dsn, house.bus).run()):
+        await create(house, "agt_1", "one")
+
+        async def relayed() -> bool:
+            return await house.scalar("SELECT count(*) FROM outbox") == 0
+
+        await eventually(relayed, "an empty outbox")
+
+    async def folded() -> bool:
+        return await house.scalar("SELECT sequence FROM positions") == 1
+
+    async with in_background(projector(house).run()):
+        await eventually(folded, "the first fold")
+    info = await house.bus.js.stream_info(subjects.EVENTS)
+    await house.bus.js.delete_stream(subjects.EVENTS)
+    await house.bus.js.add_stream(info.config)
+
+    halted = projector(house)
+    await halted.run()
+    assert "halted" in (halted.check() or "")
