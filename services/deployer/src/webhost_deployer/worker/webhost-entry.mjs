@@ -1,0 +1,82 @@
+// The Worker that runs: the platform's door in front of the customer's module.
+//
+// Consumes, under `/dep/<deploymentId>` (a route of the installation's host) or under `/` (a host
+// of its own):
+//   POST invoke            from the gateway; X-Webhost-Invoke-Signature over
+//                          <t>.<deploymentId>.<body>
+//   POST __webhost/probe   from the deployer; X-Webhost-Platform-Signature over the same
+// Emits: invoke/v1 answers as JSON or SSE; one telemetry report per call.
+// Guarantees: customer code runs only for a call that the gateway signed for this deployment in
+// the last minute. Errors are {"error": {code, message, retryable, details}}: 400 INVALID_REQUEST,
+// 401 UNAUTHENTICATED, 404 NOT_FOUND, 405 METHOD_NOT_ALLOWED, 410 SESSION_EXPIRED and
+// 503 UNAVAILABLE (both before customer code), 500 RUNTIME_ERROR (the customer's).
+//
+// The import order matters: the platform's primitives are captured before the customer's module,
+// which webhost-agent.mjs imports, is evaluated.
+
+import { now } from "./webhost-platform.mjs";
+import { readSignature, verifySignature } from "./webhost-signature.mjs";
+import "./webhost-telemetry.mjs";
+import {
+  methodNotAllowed,
+  notFound,
+  PlatformError,
+  runtimeError,
+  unauthenticated,
+} from "./webhost-errors.mjs";
+import { parseCall, PROTOCOL } from "./webhost-protocol.mjs";
+import { answerTurn } from "./webhost-answer.mjs";
+import { isCallable } from "./webhost-agent.mjs";
+import { Turn } from "./webhost-turn.mjs";
+
+const DOORS = { __proto__: null, "/invoke": invoke, "/__webhost/probe": probe };
+
+export default {
+  async fetch(request, env, ctx) {
+    try {
+      const door = DOORS[pathOf(request, env)];
+      if (door === undefined) throw notFound();
+      if (request.method !== "POST") throw methodNotAllowed();
+      return await door(request, env, ctx);
+    } catch (error) {
+      if (error instanceof PlatformError) return error.toResponse();
+      console.error("The entry module failed.", error?.name);
+      return new PlatformError(500, "INTERNAL", "The platform failed.").toResponse();
+    }
+  },
+};
+
+function pathOf(request, env) {
+  const { pathname } = new URL(request.url);
+  const base = `/dep/${env.DEPLOYMENT_ID}/`;
+  return pathname.startsWith(base) ? pathname.slice(base.length - 1) : pathname;
+}
+
+async function invoke(request, env, ctx) {
+  const startedAtMs = now();
+  const header = request.headers.get("X-Webhost-Invoke-Signature");
+  const body = await signedBody(request, header, env.WEBHOST_INVOKE_PUBLIC_KEYS, env);
+  const turn = new Turn(parseCall(body), env, ctx, startedAtMs);
+  const answer = answerTurn(turn, request, ctx);
+  // A caller that goes away before the answer must not cut the turn short of its report.
+  ctx.waitUntil(answer);
+  return await answer;
+}
+
+/** Shows that this deployment's code is what answers here. Customer code is not called. */
+async function probe(request, env) {
+  const header = request.headers.get("X-Webhost-Platform-Signature");
+  await signedBody(request, header, env.WEBHOST_PLATFORM_PUBLIC_KEYS, env);
+  if (!isCallable()) {
+    throw runtimeError("The module's default export has neither invoke() nor fetch().");
+  }
+  return Response.json({ protocol: PROTOCOL, deploymentId: env.DEPLOYMENT_ID });
+}
+
+async function signedBody(request, header, publicKeys, env) {
+  const signature = readSignature(header);
+  if (signature === null) throw unauthenticated();
+  const body = new Uint8Array(await request.arrayBuffer());
+  if (await verifySignature(signature, publicKeys, env.DEPLOYMENT_ID, body)) return body;
+  throw unauthenticated();
+}

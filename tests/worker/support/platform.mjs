@@ -1,0 +1,261 @@
+// The data plane around an agent, as tests need it: keys, the session Worker, agents' Workers, and
+// an HTTP server that takes telemetry and holds gates.
+
+import { generateKeyPairSync, randomBytes, sign } from "node:crypto";
+import { createServer } from "node:http";
+import { join } from "node:path";
+
+import {
+  platformModules,
+  startWorkerd,
+  temporaryFolder,
+  textBindings,
+  worker,
+} from "./workerd.mjs";
+
+const AGENT_HEADER = "x-webhost-agent";
+const DEADLINE_MS = 10_000;
+
+class SigningKey {
+  #pair = generateKeyPairSync("ed25519");
+  kid = `k${randomBytes(4).toString("hex")}`;
+
+  get publicKeys() {
+    return JSON.stringify({ [this.kid]: this.#pair.publicKey.export({ format: "jwk" }).x });
+  }
+
+  header(audience, body, atMs = Date.now()) {
+    const bytes = sign(null, Buffer.from(`${atMs}.${audience}.${body}`), this.#pair.privateKey);
+    return `t=${atMs},kid=${this.kid},v1=${bytes.toString("hex")}`;
+  }
+}
+
+export const invokeKey = new SigningKey();
+export const platformKey = new SigningKey();
+export const strangerKey = new SigningKey();
+
+/** Polls until `probe` gives something truthy. */
+export async function eventually(probe, what) {
+  const deadline = Date.now() + DEADLINE_MS;
+  for (;;) {
+    const value = await probe();
+    if (value) return value;
+    if (Date.now() > deadline) throw new Error(`never: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** Takes telemetry reports; `/gate/<name>` answers only once `open(name)` was called. */
+export class Outside {
+  reports = [];
+  requested = [];
+  refuse = [];
+  #gates = new Map();
+  #server = createServer((request, response) => this.#answer(request, response));
+
+  static async start() {
+    const outside = new Outside();
+    await new Promise((resolve) => outside.#server.listen(0, "127.0.0.1", resolve));
+    outside.url = `http://127.0.0.1:${outside.#server.address().port}`;
+    return outside;
+  }
+
+  open(name) {
+    this.#gate(name).resolve();
+  }
+
+  async reportOf(invocationId) {
+    const its = () => this.reports.find(({ body }) => body.includes(`"${invocationId}"`));
+    return await eventually(its, `telemetry of ${invocationId}`);
+  }
+
+  async stop() {
+    this.#server.closeAllConnections();
+    await new Promise((resolve) => this.#server.close(resolve));
+  }
+
+  #gate(name) {
+    if (!this.#gates.has(name)) {
+      const gate = {};
+      gate.opened = new Promise((resolve) => (gate.resolve = resolve));
+      this.#gates.set(name, gate);
+    }
+    return this.#gates.get(name);
+  }
+
+  async #answer(request, response) {
+    const parts = [];
+    for await (const part of request) parts.push(part);
+    this.requested.push(request.url);
+    if (request.url === "/telemetry") {
+      const status = this.refuse.shift() ?? 202;
+      this.reports.push({ headers: request.headers, body: Buffer.concat(parts).toString(), status });
+      response.writeHead(status).end();
+      return;
+    }
+    if (request.url.startsWith("/gate/")) await this.#gate(request.url.slice(6)).opened;
+    response.writeHead(200).end("open");
+  }
+}
+
+// What the local edge adds on the callee's side: the caller's process injects a header that its
+// code cannot reach; this entrypoint, bound to the private socket alone, makes props of it.
+const SESSIONS_WRAPPER = `
+import sessions from "./webhost-sessions.mjs";
+export { AgentSessions, default } from "./webhost-sessions.mjs";
+export const internal = {
+  fetch(request, env, ctx) {
+    const props = { agentId: request.headers.get("${AGENT_HEADER}") };
+    return sessions.fetch(request, env, { props, waitUntil: (promise) => ctx.waitUntil(promise) });
+  },
+};`;
+
+/** The session Worker's parts: for a process of its own, or beside an agent's. */
+function sessionsWorker(folder, disk, idleDays) {
+  const modules = { "wrapper.mjs": SESSIONS_WRAPPER, ...platformModules("webhost-sessions.mjs") };
+  const bindings = textBindings({
+    WEBHOST_PLATFORM_PUBLIC_KEYS: platformKey.publicKeys,
+    SESSION_IDLE_DAYS: String(idleDays),
+  });
+  const text = worker(folder, modules, `
+    bindings = [${bindings}, (name = "SESSIONS", durableObjectNamespace = "AgentSessions")],
+    durableObjectNamespaces = [
+      (className = "AgentSessions", uniqueKey = "sessions", enableSql = true)],
+    durableObjectStorage = (localDisk = "disk")`);
+  return `(name = "sessions", worker = ${text}),
+    (name = "disk", disk = (path = "${disk}", writable = true))`;
+}
+
+/** The session Worker in a process of its own: public on a port, private on a unix socket. */
+export async function startSessions({ disk, idleDays = 30 }) {
+  const folder = temporaryFolder();
+  const socket = join(folder.path, "private.sock");
+  const workerd = await startWorkerd(folder.path, `(
+    services = [${sessionsWorker(folder.path, disk, idleDays)}],
+    sockets = [
+      (name = "public", address = "127.0.0.1:0", http = (), service = "sessions"),
+      (name = "private", address = "unix:${socket}", http = (),
+        service = (name = "sessions", entrypoint = "internal"))])`);
+  const url = `http://127.0.0.1:${workerd.ports.public}`;
+  return {
+    socket,
+    url,
+    /** Asks a public operation of the deployer's. */
+    async ask(operation, body, header = platformKey.header("sessions", JSON.stringify(body))) {
+      const headers = { "X-Webhost-Platform-Signature": header };
+      const path = `/any/prefix/__webhost/sessions/${operation}`;
+      return await fetch(url + path, { method: "POST", body: JSON.stringify(body), headers });
+    },
+    async stop() {
+      await workerd.stop();
+      folder.remove();
+    },
+  };
+}
+
+/** One agent's Worker with this customer module, its session store over `sessions.socket`, or, when
+ *  `sessions` is absent, in the same process with the props in the configuration. */
+export async function startAgent(source, { outside, sessions, disk, env = {}, ...ids } = {}) {
+  const folder = temporaryFolder();
+  const agentId = ids.agentId ?? "agt_1";
+  const deploymentId = ids.deploymentId ?? "dep_1";
+  const secret = randomBytes(32);
+  const modules = {
+    ...platformModules("webhost-entry.mjs"),
+    "webhost-customer.mjs": 'export { default } from "./main.mjs";',
+    "main.mjs": source,
+  };
+  const bindings = textBindings({
+    TELEMETRY_SECRET: secret.toString("base64url"),
+    TELEMETRY_REPORT_URL: `${outside.url}/telemetry`,
+    USER_ID: "usr_1",
+    AGENT_ID: agentId,
+    DEPLOYMENT_ID: deploymentId,
+    RUNTIME_PROVIDER: "cloudflare",
+    WEBHOST_INVOKE_PUBLIC_KEYS: invokeKey.publicKeys,
+    WEBHOST_PLATFORM_PUBLIC_KEYS: platformKey.publicKeys,
+    WEBHOST_INVOKE_PATH: "/talk",
+    OUTSIDE: outside.url,
+    ...env,
+  });
+  const header = `(name = "${AGENT_HEADER}", value = "${agentId}")`;
+  const props = `props = (json = ${JSON.stringify(JSON.stringify({ agentId }))})`;
+  const store = sessions
+    ? `(name = "sessions", external = (address = "unix:${sessions.socket}",
+        http = (injectRequestHeaders = [${header}])))`
+    : sessionsWorker(folder.path, disk, 30);
+  const binding = sessions ? `"sessions"` : `(name = "sessions", ${props})`;
+  const agent = worker(folder.path, modules, `
+    bindings = [${bindings}, (name = "WEBHOST_SESSIONS", service = ${binding})]`);
+  const workerd = await startWorkerd(folder.path, `(
+    services = [(name = "agent", worker = ${agent}), ${store},
+      (name = "internet", network = (allow = ["public", "private"]))],
+    sockets = [(name = "public", address = "127.0.0.1:0", http = (), service = "agent")])`);
+  const url = `http://127.0.0.1:${workerd.ports.public}`;
+  return new Agent({ url, deploymentId, agentId, secret, log: workerd.log, stop: async () => {
+    await workerd.stop();
+    folder.remove();
+  } });
+}
+
+class Agent {
+  constructor(parts) {
+    Object.assign(this, parts);
+  }
+
+  /** A call as the gateway makes it. */
+  async invoke(text, { stream = false, signal, ...fields } = {}) {
+    const body = JSON.stringify({ ...callOf(text), ...fields });
+    return await this.post("/invoke", body, {
+      "X-Webhost-Invoke-Signature": invokeKey.header(this.deploymentId, body),
+      Accept: stream ? "text/event-stream" : "application/json",
+    }, signal);
+  }
+
+  async post(path, body, headers, signal) {
+    const url = `${this.url}/dep/${this.deploymentId}${path}`;
+    return await fetch(url, { method: "POST", body, headers, signal });
+  }
+
+  async answer(text, fields) {
+    const response = await this.invoke(text, fields);
+    const body = await response.json();
+    if (response.status !== 200) throw new Error(JSON.stringify(body));
+    return body;
+  }
+
+  async events(text, fields) {
+    const events = [];
+    for await (const event of readEvents(await this.invoke(text, { stream: true, ...fields }))) {
+      events.push(event);
+    }
+    return events;
+  }
+}
+
+export function callOf(text) {
+  return {
+    protocol: "invoke/v1",
+    invocationId: `inv_${randomBytes(6).toString("hex")}`,
+    traceId: "trace-1",
+    admittedAtMs: Date.now(),
+    input: { messages: [{ role: "user", content: text }] },
+  };
+}
+
+/** The SSE events of a response as they arrive. */
+export async function* readEvents(response) {
+  let rest = "";
+  for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
+    const frames = (rest + text).split("\n\n");
+    rest = frames.pop();
+    for (const frame of frames) {
+      const match = /^event: (\w+)\ndata: (.*)$/.exec(frame);
+      if (match) yield { name: match[1], data: JSON.parse(match[2]) };
+      else if (frame !== ":") throw new Error(`not an event: ${frame}`);
+    }
+  }
+}
+
+export const joined = (events) =>
+  events.filter(({ name }) => name === "delta").map(({ data }) => data.text).join("");
