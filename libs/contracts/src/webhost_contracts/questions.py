@@ -67,6 +67,21 @@ class RecentEventsAnswer(Wire, frozen=True, kw_only=True):
     events: tuple[UsageEvent, ...]
 
 
+class SetTierQuestion(Wire, frozen=True, kw_only=True):
+    """An operator puts a user on a tier. `user` is a user id."""
+
+    user_id: str
+    tier: str
+    operator: str
+
+
+class SetTierAnswer(Wire, frozen=True, kw_only=True):
+    """The tier that the user is on now, or why it was refused."""
+
+    tier: str | None = None
+    refused: str | None = None
+
+
 class RebuildQuestion(Wire, frozen=True, kw_only=True):
     """An operator asks billing to rebuild usage from the stream; where absent, all of it.
 

@@ -24,6 +24,7 @@ DEAD_SUBJECT_HEADER = "Webhost-Dead-Subject"
 ASK_USAGE = "ask.billing.usage"
 ASK_RECENT_EVENTS = "ask.billing.recent-events"
 ASK_REBUILD = "ask.billing.rebuild"
+ASK_SET_TIER = "ask.billing.set-tier"
 
 
 def event(user_id: str, kind: str, aggregate_id: str) -> str:
