@@ -1,0 +1,59 @@
+"""What was written once decodes for ever, field by field."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+import pytest
+from webhost_contracts import wire
+from webhost_contracts.catalogue import OWNERS, catalogue, example_of
+from webhost_contracts.commands import COMMAND_TYPES, Command
+from webhost_contracts.events import EVENT_TYPES, Envelope, Event
+from webhost_contracts.events.base import by_name
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("kind", EVENT_TYPES, ids=lambda kind: kind.type_name())
+def test_an_event_decodes_and_encodes_to_the_same(kind: type[Event]) -> None:
+    stored = example_of(kind.type_name())
+    envelope = wire.decode(stored, Envelope)
+    event = envelope.event(by_name(kind))
+    assert isinstance(event, kind)
+    again = msgspec.structs.replace(envelope, data=msgspec.Raw(wire.encode(event)))
+    assert json.loads(wire.encode(again)) == json.loads(stored)
+
+
+@pytest.mark.parametrize("kind", COMMAND_TYPES, ids=lambda kind: kind.type_name())
+def test_a_command_decodes_and_encodes_to_the_same(kind: type[Command]) -> None:
+    stored = example_of(kind.type_name())
+    assert json.loads(wire.encode(wire.decode(stored, kind))) == json.loads(stored)
+
+
+def test_every_example_is_of_a_known_type() -> None:
+    folder = resources.files("webhost_contracts").joinpath("examples")
+    stored = {Path(file.name).stem for file in folder.iterdir()}
+    assert stored == {kind.type_name() for kind in (*EVENT_TYPES, *COMMAND_TYPES)}
+
+
+def test_every_kind_has_an_owner() -> None:
+    assert {kind.kind() for kind in EVENT_TYPES} == set(OWNERS)
+
+
+def test_an_unknown_field_is_dropped() -> None:
+    stored = json.loads(example_of("agent.created.v1"))
+    stored["data"]["fromTheFuture"] = 1
+    envelope = wire.decode(json.dumps(stored).encode(), Envelope)
+    assert envelope.event(by_name(*EVENT_TYPES)) is not None
+
+
+def test_an_unknown_type_is_no_event() -> None:
+    stored = json.loads(example_of("agent.created.v1"))
+    stored["data"]["type"] = "agent.painted.v1"
+    envelope = wire.decode(json.dumps(stored).encode(), Envelope)
+    assert envelope.event(by_name(*EVENT_TYPES)) is None
+
+
+def test_the_catalogue_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "events.md").read_text("utf-8") == catalogue()
