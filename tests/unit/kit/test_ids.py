@@ -1,0 +1,34 @@
+"""Ids: sortable by time, derived where they must be."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from webhost_contracts import ids
+from webhost_contracts.periods import period_key
+
+times = st.integers(0, 2**47)
+entropy = st.binary(min_size=10, max_size=10)
+
+
+@given(times, times, entropy, entropy)
+def test_ids_sort_by_time(first: int, second: int, a: bytes, b: bytes) -> None:
+    if first < second:
+        assert ids.new_id(ids.AGENT, first, a) < ids.new_id(ids.AGENT, second, b)
+
+
+@given(times, entropy)
+def test_the_same_time_and_entropy_make_the_same_id(at: int, random: bytes) -> None:
+    made = ids.new_id(ids.DEPLOYMENT, at, random)
+    assert made == ids.new_id(ids.DEPLOYMENT, at, random)
+    assert ids.has_prefix(made, ids.DEPLOYMENT)
+    assert not ids.has_prefix(made, ids.AGENT)
+
+
+def test_a_user_is_who_the_issuer_says() -> None:
+    assert ids.user_id("https://a", "bob") == ids.user_id("https://a", "bob")
+    assert ids.user_id("https://a", "bob") != ids.user_id("https://ab", "ob")
+    assert ids.user_id("https://a", "bob") == "usr_220gz5hqdeptkm7y9pmw73f2fw"
+
+
+def test_a_period_is_a_calendar_month_in_utc() -> None:
+    assert period_key(1_764_547_199_999) == "2025-11"
+    assert period_key(1_764_547_200_000) == "2025-12"

@@ -1,0 +1,37 @@
+"""What must never stand in a log or an error."""
+
+import pytest
+from webhost_kit.observability import REDACTED, redact, redact_text
+
+SECRET = "sk-live-0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"key {SECRET} refused",
+        "Authorization: Bearer abc.def-ghi",
+        "token eyJhbGciOi.eyJzdWIi.c2ln in query",
+        "v1=" + "0f" * 32,
+        "nats://user:hunter2@127.0.0.1:4222",
+    ],
+)
+def test_credentials_are_taken_out_of_text(text: str) -> None:
+    cleaned = redact_text(text)
+    assert REDACTED in cleaned
+    for part in (SECRET, "abc.def-ghi", "eyJzdWIi", "0f0f", "hunter2"):
+        assert part not in cleaned
+
+
+def test_values_under_secret_names_are_taken_out_at_any_depth() -> None:
+    cleaned = redact({"a": [{"apiKey": "x1"}, {"telemetry_secret": "x2"}], "password": "x3"})
+    assert cleaned == {
+        "a": [{"apiKey": REDACTED}, {"telemetry_secret": REDACTED}],
+        "password": REDACTED,
+    }
+
+
+def test_plain_text_stays() -> None:
+    assert redact_text("Uncaught SyntaxError: Unexpected token") == (
+        "Uncaught SyntaxError: Unexpected token"
+    )

@@ -1,0 +1,57 @@
+"""A wrong environment ends the process with one clear line."""
+
+import pytest
+from webhost_kit.settings import EXIT_MISCONFIGURED, ServiceSettings, load
+
+GOOD = {
+    "WEBHOST_INSTALLATION_ID": "ins_1",
+    "NATS_URL": "nats://u:hidden@127.0.0.1:4222",
+    "DATABASE_URL": "postgresql://u:hidden@127.0.0.1/webhost",
+    "OPS_LISTEN": "127.0.0.1:9000",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def refusal(capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        load(ServiceSettings, "webhost-test")
+    assert ended.value.code == EXIT_MISCONFIGURED
+    return capsys.readouterr().err
+
+
+@pytest.mark.accept("10")
+@pytest.mark.parametrize("name", GOOD)
+def test_a_missing_variable_is_named(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    environment.delenv(name)
+    line = refusal(capsys)
+    assert line == f"webhost-test: cannot start: missing {name}\n"
+
+
+def test_an_invalid_variable_is_named_and_not_printed(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("OPS_LISTEN", "nowhere")
+    line = refusal(capsys)
+    assert "OPS_LISTEN" in line
+    assert line.count("\n") == 1
+
+
+def test_crash_points_are_refused_outside_of_the_local_stack(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("WEBHOST_CRASH_FILE", "/nowhere")
+    assert "WEBHOST_CRASH_FILE is for the local stack only" in refusal(capsys)
+    environment.setenv("WEBHOST_LOCAL_STACK", "true")
+    assert load(ServiceSettings, "webhost-test").webhost_local_stack
+
+
+def test_settings_print_no_secret(environment: pytest.MonkeyPatch) -> None:
+    assert "hidden" not in repr(load(ServiceSettings, "webhost-test"))
