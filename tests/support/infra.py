@@ -11,7 +11,7 @@ With WEBHOST_TEST_INFRA=containers the servers run in testcontainers instead.
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -106,7 +106,7 @@ class Postgres:
 
 
 @contextmanager
-def running_nats() -> Iterator[Nats]:
+def running_nats() -> Generator[Nats]:
     """A nats-server with an empty store. To be called from the main thread."""
     names = [f"t{number}" for number in range(_ACCOUNTS)]
     accounts = {name.upper(): [NatsUser(name, _PASSWORD)] for name in names}
@@ -120,7 +120,7 @@ def running_nats() -> Iterator[Nats]:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
+def running_postgres() -> Generator[Postgres]:
     """A Postgres with an empty cluster. To be called from the main thread."""
     with tempfile.TemporaryDirectory(prefix="webhost-postgres-") as directory:
         start = containers.postgres if _in_containers() else processes.postgres

@@ -62,8 +62,6 @@ def write_config(
     config: dict[str, Any] = {
         "host": host,
         "port": port,
-        # Room for a module of the largest deploy body in one message.
-        "max_payload": 2 * 1024 * 1024,
         "jetstream": {"store_dir": str(store_dir), "sync_interval": "always"},
     }
     if users:

@@ -1,0 +1,47 @@
+"""`webhost up` and `webhost status`: the local stack."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from webhost_local.data_dir import DEFAULT, DataDir
+
+from webhost_cli.options import DataDirOption, JsonOption
+
+DEFAULT_PORT = 8787
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(up)
+    app.command()(status)
+
+
+def up(
+    data_dir: DataDirOption = DEFAULT,
+    port: Annotated[int, typer.Option(help="Port of the public origin.")] = DEFAULT_PORT,
+    gateways: Annotated[int, typer.Option(min=1, max=9, help="Gateway replicas.")] = 1,
+) -> None:
+    """Run the whole stack on this machine until Ctrl-C."""
+    from webhost_local import stack
+
+    stack.up(data_dir, port=port, gateways=gateways)
+
+
+def status(data_dir: DataDirOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """Show what runs, and where. Ends with 1 when nothing does."""
+    import msgspec
+    from webhost_local import state
+
+    running = state.read(DataDir.at(data_dir))
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(running)).decode())
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("process", "pid", "url"):
+        table.add_column(column)
+    for process in running.processes:
+        table.add_row(process.name, str(process.pid), process.url or "")
+    console = Console()
+    console.print(f"origin  [bold]{running.origin}[/bold]\n")
+    console.print(table)

@@ -1,0 +1,138 @@
+"""The directory that holds everything of one local stack.
+
+lock           held by the `webhost up` that runs here
+secrets.json   identities and keys, made at the first start (0600)
+issuer.json    the development issuer's address and signing key (0600)
+ports.json     which port each process had last
+stack.json     what runs now, for `webhost status` (0600)
+nats/ postgres/ edge/
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from webhost_local.ports import free_port, is_free
+
+DEFAULT = Path(".webhost")
+
+
+class StackError(Exception):
+    """Something about a local stack that its user has to know; the message is one line."""
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """Paths below a data directory. It need not exist yet."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, path: Path) -> "DataDir":
+        return cls(path.absolute())
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets.json"
+
+    @property
+    def issuer(self) -> Path:
+        return self.root / "issuer.json"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "stack.json"
+
+    @property
+    def nats(self) -> Path:
+        return self.root / "nats"
+
+    @property
+    def postgres(self) -> Path:
+        return self.root / "postgres"
+
+    @property
+    def edge(self) -> Path:
+        return self.root / "edge"
+
+    def make(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Generator[None]:
+        """Hold the directory for one stack. Raises StackError when another one runs here."""
+        self.make()
+        # Open files are not inherited, so the lock ends with this process and no later.
+        with (self.root / "lock").open("w") as file:
+            deadline = time.monotonic() + 1  # a `status` holds it for a moment
+            while not _try_lock(file, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise StackError(f"a stack already runs in {self.root}")
+                time.sleep(0.05)
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a stack runs here."""
+        try:
+            with (self.root / "lock").open() as file:
+                return not _try_lock(file, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
+
+    def choose_ports(self, names: list[str], taken: tuple[int, ...]) -> dict[str, int]:
+        """Give each name the port it had last time if that is still free, else a new one.
+
+        `taken` are ports that others of the stack are about to use.
+        """
+        file = self.root / "ports.json"
+        before: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+        chosen: dict[str, int] = {}
+        for name in names:
+            port = before.get(name, 0)
+            while not port or port in (*taken, *chosen.values()) or not is_free(port):
+                port = free_port()
+            chosen[name] = port
+        write_whole(file, json.dumps(before | chosen, indent=2))
+        return chosen
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file at once, readable by its owner only: readers see all of it or the old."""
+    _write_beside(path, text).replace(path)
+
+
+def write_once(path: Path, text: str) -> str:
+    """Make a file, readable by its owner only, unless it exists; return what it then holds."""
+    unfinished = _write_beside(path, text)
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(unfinished)
+    unfinished.unlink()
+    return path.read_text()
+
+
+def _write_beside(path: Path, text: str) -> Path:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    descriptor = os.open(
+        unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR
+    )
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return unfinished
+
+
+def _try_lock(file: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

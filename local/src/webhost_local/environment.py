@@ -1,0 +1,134 @@
+"""The environment of every process of the stack: each gets what it needs and nothing else."""
+
+import os
+from dataclasses import dataclass
+
+from webhost_local.data_dir import DataDir
+from webhost_local.identities import Identities, role
+from webhost_local.ports import LOOPBACK
+from webhost_local.postgres_server import Cluster
+from webhost_local.provision import DATABASE
+from webhost_local.supervisor import mark
+
+WORKERS_DOMAIN = "workers.localhost"
+WORKERS_DEV_SUBDOMAIN = "local"
+
+# What passes from the shell that runs `webhost up`: no credential of its user.
+_INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+_DASHBOARD_DEV_PORT = 5173
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Everything the processes' settings are made of. `ports` by process, `<name>-ops` beside."""
+
+    data_dir: DataDir
+    identities: Identities
+    cluster: Cluster
+    issuer: str
+    origin_port: int
+    ports: dict[str, int]
+    gateways: list[str]
+    coloured: bool
+
+    @property
+    def origin(self) -> str:
+        return f"http://{LOOPBACK}:{self.origin_port}"
+
+    @property
+    def cloudflare_api(self) -> str:
+        return f"{self.url('edge')}/client/v4"
+
+    @property
+    def base(self) -> dict[str, str]:
+        """For processes of any kind."""
+        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        return inherited | {"PYTHONUNBUFFERED": "1"} | mark(self.data_dir)
+
+    def listen(self, name: str) -> str:
+        return f"{LOOPBACK}:{self.ports[name]}"
+
+    def url(self, name: str) -> str:
+        return f"http://{self.listen(name)}"
+
+    def nats_url(self, user: str) -> str:
+        return f"nats://{user}:{self.identities.nats_users[user]}@{self.listen('nats')}"
+
+    def edge(self) -> dict[str, str]:
+        return self.base | {
+            "EDGE_DATA_DIR": str(self.data_dir.edge),
+            "EDGE_LISTEN": f"{LOOPBACK}:{self.origin_port}",
+            "EDGE_API_LISTEN": self.listen("edge"),
+            "EDGE_ACCOUNT_ID": self.identities.cloudflare_account_id,
+            "EDGE_ZONE_ID": self.identities.cloudflare_zone_id,
+            "EDGE_API_TOKEN": self.identities.cloudflare_api_token,
+            "EDGE_WORKERS_DEV_SUBDOMAIN": WORKERS_DEV_SUBDOMAIN,
+            "EDGE_UPSTREAM_API": self.url("api"),
+            "EDGE_UPSTREAM_GATEWAY": ",".join(map(self.url, self.gateways)),
+            "EDGE_UPSTREAM_TELEMETRY": self.url("telemetry-ingest"),
+        }
+
+    def issuer_process(self) -> dict[str, str]:
+        return self.base | {
+            "ISSUER_DATA_DIR": str(self.data_dir.root),
+            "CORS_ALLOWED_ORIGINS": self._browser_origins,
+        }
+
+    def service(self, kind: str, name: str) -> dict[str, str]:
+        """For the replica `name` of the service `kind`."""
+        return self.base | self._every_service(kind, name) | self._own(kind, name)
+
+    def _every_service(self, kind: str, name: str) -> dict[str, str]:
+        # Named crash points belong to the stack that a test starts with this variable.
+        crash = {k: v for k, v in os.environ.items() if k == "WEBHOST_CRASH_FILE"}
+        return crash | {
+            "WEBHOST_LOCAL_STACK": "true",
+            "WEBHOST_INSTALLATION_ID": self.identities.installation_id,
+            "NATS_URL": self.nats_url(kind),
+            "DATABASE_URL": self.cluster.dsn(
+                DATABASE, user=role(kind), password=self.identities.postgres_roles[kind]
+            ),
+            "OPS_LISTEN": self.listen(f"{name}-ops"),
+            "LOG_FORMAT": "console" if self.coloured else "json",
+        }
+
+    def _own(self, kind: str, name: str) -> dict[str, str]:
+        keys = self.identities
+        connect_to = f"{LOOPBACK}:{self.origin_port}"
+        users = {"JWT_ISSUER": self.issuer, "CORS_ALLOWED_ORIGINS": self._browser_origins}
+        match kind:
+            case "api":
+                return users | {"LISTEN": self.listen(name)}
+            case "gateway":
+                return users | {
+                    "LISTEN": self.listen(name),
+                    "INVOKE_PRIVATE_KEYS": keys.invoke_private_keys,
+                    "WORKERS_CONNECT_TO": connect_to,
+                }
+            case "telemetry-ingest":
+                return {
+                    "LISTEN": self.listen(name),
+                    "TELEMETRY_MASTER_KEYS": keys.telemetry_master_keys,
+                }
+            case "billing":
+                return {"PUBLIC_URL": self.origin}
+            case "deployer":
+                return {
+                    "CLOUDFLARE_ACCOUNT_ID": keys.cloudflare_account_id,
+                    "CLOUDFLARE_API_TOKEN": keys.cloudflare_api_token,
+                    "CLOUDFLARE_API_BASE_URL": self.cloudflare_api,
+                    "CLOUDFLARE_ZONE_ID": keys.cloudflare_zone_id,
+                    "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": WORKERS_DOMAIN,
+                    "CONTROL_PLANE_TELEMETRY_REPORT_URL": f"{self.origin}/v1/telemetry/report",
+                    "TELEMETRY_MASTER_KEYS": keys.telemetry_master_keys,
+                    "INVOKE_PUBLIC_KEYS": keys.invoke_public_keys,
+                    "PLATFORM_PRIVATE_KEYS": keys.platform_private_keys,
+                    "WORKERS_CONNECT_TO": connect_to,
+                }
+            case _:
+                raise ValueError(f"no such service: {kind}")
+
+    @property
+    def _browser_origins(self) -> str:
+        ports = (self.origin_port, _DASHBOARD_DEV_PORT)
+        return ",".join(f"http://{host}:{p}" for p in ports for host in (LOOPBACK, "localhost"))

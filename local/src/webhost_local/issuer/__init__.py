@@ -1,0 +1,1 @@
+"""The development issuer: OIDC for one machine. No passwords, loopback only."""

@@ -1,0 +1,54 @@
+"""The stack's database: one role per service, each alone with the schema it owns.
+
+Idempotent, and applied at every start: a role that is missing is made, passwords and rights
+are brought to what they should be.
+"""
+
+import psycopg
+from psycopg import sql
+
+from webhost_local.identities import role, schema
+
+DATABASE = "webhost"
+
+
+def provision(superuser_dsn: str, database_dsn: str, passwords: dict[str, str]) -> None:
+    """Bring database, roles and schemas into being; `passwords` by service name.
+
+    `superuser_dsn` is of a database that exists, `database_dsn` of the one to be made.
+    """
+    with psycopg.connect(superuser_dsn, autocommit=True) as connection:
+        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
+        if known.fetchone() is None:
+            connection.execute(_q("CREATE DATABASE {}", DATABASE))
+    with psycopg.connect(database_dsn) as connection:
+        connection.execute(_q("REVOKE ALL ON DATABASE {} FROM PUBLIC", DATABASE))
+        connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        for service, password in passwords.items():
+            _provision_service(connection, role(service), schema(service), password)
+
+
+def _provision_service(
+    connection: psycopg.Connection, name: str, owned: str, password: str
+) -> None:
+    known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name])
+    if known.fetchone() is None:
+        connection.execute(_q("CREATE ROLE {}", name))
+    # The verifier is computed here, so that no statement carries the password.
+    verifier = connection.pgconn.encrypt_password(
+        password.encode(), name.encode(), b"scram-sha-256"
+    )
+    connection.execute(
+        sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(
+            sql.Identifier(name), sql.Literal(verifier.decode())
+        )
+    )
+    connection.execute(_q("GRANT CONNECT ON DATABASE {} TO {}", DATABASE, name))
+    connection.execute(_q("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}", owned, name))
+    connection.execute(
+        _q("ALTER ROLE {} IN DATABASE {} SET search_path = {}", name, DATABASE, owned)
+    )
+
+
+def _q(statement: str, *names: str) -> sql.Composed:
+    return sql.SQL(statement).format(*map(sql.Identifier, names))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,216 @@
+"""The local stack: which processes it has, in which order they start, how each is ready."""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from webhost_local import identities, nats_permissions, nats_server, provision, state, supervisor
+from webhost_local.data_dir import DataDir, StackError
+from webhost_local.environment import Environment
+from webhost_local.issuer.identity import IssuerIdentity
+from webhost_local.ports import LOOPBACK, is_free
+from webhost_local.postgres_server import Cluster, run_as
+from webhost_local.process import Process, ProcessSpec
+from webhost_local.state import Cloudflare, RunningProcess, State, Status
+
+_PROBE_TIMEOUT_S = 2.0
+
+
+def up(root: Path, *, port: int, gateways: int = 1) -> None:
+    """Run the stack of a data directory until a signal comes; its origin is on `port`.
+
+    Raises StackError when it cannot start: another one runs there, or a port is taken.
+    """
+    data_dir = DataDir.at(root)
+    with data_dir.locked():
+        supervisor.clear_leftovers(data_dir)
+        environment = _environment(data_dir, port, gateways)
+
+        def write_state(processes: Sequence[Process], ready: bool) -> None:
+            state.write(data_dir, State(ready, _status(environment, processes)))
+
+        supervisor.run(
+            _groups(environment),
+            on_change=write_state,
+            welcome=lambda seconds: _welcome(environment, root, seconds),
+        )
+
+
+def _environment(data_dir: DataDir, origin_port: int, gateways: int) -> Environment:
+    issuer = IssuerIdentity.load_or_make(data_dir)
+    if not is_free(origin_port):
+        raise StackError(f"port {origin_port} is taken; choose another one with --port")
+    if not is_free(issuer.port):
+        raise StackError(
+            f"port {issuer.port} is taken: the development issuer of {data_dir.root} needs it, "
+            "since its address is a part of every user's identity"
+        )
+    gateway_names = ["gateway", *(f"gateway-{n}" for n in range(2, gateways + 1))]
+    doors = ["api", *gateway_names, "telemetry-ingest"]
+    ops = [f"{name}-ops" for name in (*doors, "deployer", "billing")]
+    names = ["nats", "postgres", "edge", *doors, *ops]
+    ports = data_dir.choose_ports(names, taken=(origin_port, issuer.port))
+    known = identities.load_or_make(data_dir)
+    return Environment(
+        data_dir=data_dir,
+        identities=known,
+        cluster=Cluster(data_dir.postgres, ports["postgres"], known.postgres_superuser),
+        issuer=issuer.url,
+        origin_port=origin_port,
+        ports=ports | {"issuer": issuer.port},
+        gateways=gateway_names,
+        coloured=sys.stdout.isatty(),
+    )
+
+
+def _groups(environment: Environment) -> list[list[ProcessSpec]]:
+    return [
+        [_nats(environment), _postgres(environment)],
+        [
+            _python(environment, "edge", "webhost_local.edge", environment.edge(), "edge"),
+            _python(
+                environment,
+                "issuer",
+                "webhost_local.issuer",
+                environment.issuer_process(),
+                "issuer",
+            ),
+        ],
+        [
+            *(_service(environment, "gateway", name) for name in environment.gateways),
+            *(
+                _service(environment, name, name)
+                for name in ("api", "deployer", "telemetry-ingest", "billing")
+            ),
+        ],
+    ]
+
+
+def _nats(environment: Environment) -> ProcessSpec:
+    directory = environment.data_dir.nats
+    port = environment.ports["nats"]
+    config = directory / "nats.conf"
+
+    def prepare() -> None:
+        nats_server.write_config(
+            config,
+            port=port,
+            store_dir=directory / "store",
+            users=nats_permissions.users(environment.identities.nats_users),
+        )
+
+    return ProcessSpec(
+        name="nats",
+        command=nats_server.command(config),
+        env=environment.base,
+        cwd=environment.data_dir.root,
+        prepare=prepare,
+        is_ready=lambda: nats_server.is_ready(port),
+        url=f"nats://{LOOPBACK}:{port}",
+    )
+
+
+def _postgres(environment: Environment) -> ProcessSpec:
+    cluster = environment.cluster
+
+    def on_ready() -> None:
+        passwords = environment.identities.postgres_roles
+        provision.provision(cluster.dsn(), cluster.dsn(provision.DATABASE), passwords)
+
+    return ProcessSpec(
+        name="postgres",
+        command=cluster.command(),
+        env=environment.base,
+        cwd=environment.data_dir.root,
+        prepare=cluster.prepare,
+        is_ready=cluster.is_ready,
+        on_ready=on_ready,
+        user=run_as(),
+        # A fast shutdown (SIGTERM's would wait for clients); without a parent, an immediate one
+        # (after SIGKILL its backends would stay a while).
+        stop_signal=signal.SIGINT,
+        death_signal=signal.SIGQUIT,
+    )
+
+
+def _service(environment: Environment, kind: str, name: str) -> ProcessSpec:
+    module = f"webhost_{identities.schema(kind)}"
+    ops = f"{name}-ops"
+    return _python(environment, name, module, environment.service(kind, name), ops)
+
+
+def _python(
+    environment: Environment, name: str, module: str, env: dict[str, str], probed: str
+) -> ProcessSpec:
+    return ProcessSpec(
+        name=name,
+        # -P: what lies in the working directory is data, not modules.
+        command=[sys.executable, "-P", "-m", module],
+        env=env,
+        cwd=environment.data_dir.root,
+        is_ready=_answers(environment.ports[probed]),
+        url=environment.url(name if name in environment.ports else probed),
+    )
+
+
+def _answers(port: int) -> Callable[[], bool]:
+    """Whether /readyz on this port says yes."""
+
+    def is_ready() -> bool:
+        connection = HTTPConnection(LOOPBACK, port, timeout=_PROBE_TIMEOUT_S)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    return is_ready
+
+
+def _status(environment: Environment, processes: Sequence[Process]) -> Status:
+    keys = environment.identities
+    running = [
+        RunningProcess(
+            process.spec.name,
+            process.pid,
+            process.spec.url,
+            environment.url(ops)
+            if (ops := f"{process.spec.name}-ops") in environment.ports
+            else None,
+        )
+        for process in processes
+        if process.pid is not None
+    ]
+    return Status(
+        origin=environment.origin,
+        processes=running,
+        nats_url=environment.nats_url(nats_permissions.OPERATOR),
+        postgres_dsn=environment.cluster.dsn(provision.DATABASE),
+        cloudflare=Cloudflare(
+            api_base_url=environment.cloudflare_api,
+            api_token=keys.cloudflare_api_token,
+            account_id=keys.cloudflare_account_id,
+            zone_id=keys.cloudflare_zone_id,
+        ),
+    )
+
+
+def _welcome(environment: Environment, root: Path, seconds: float) -> str:
+    return "\n".join(
+        [
+            "",
+            f"  webhost is ready at {environment.origin} (after {seconds:.1f} s)",
+            "",
+            f"  export WEBHOST_DATA_DIR={root}",
+            f"  export WEBHOST_URL={environment.origin}",
+            "  export WEBHOST_TOKEN=$(webhost token alice)",
+            "  webhost agents create my-agent",
+            "",
+            f"  sign-in page: {environment.issuer}    stop: Ctrl-C",
+            "",
+        ]
+    )
