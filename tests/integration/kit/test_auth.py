@@ -1,0 +1,167 @@
+"""Tokens against a real issuer's published keys, also when the issuer is away."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from webhost_contracts import ids
+from webhost_kit.auth import TokenVerifier
+from webhost_kit.errors import Unauthenticated, Unavailable
+
+from tests.integration.kit.conftest import in_background
+from tests.support.deadline import eventually
+from tests.support.serving import serving
+
+
+@dataclass
+class Issuer:
+    """A published key set that a test can change, and how often it was fetched."""
+
+    url: str = ""
+    keys: dict[str, Any] = field(default_factory=dict)
+    fetched: int = 0
+    away: bool = False
+
+    def discovery(self, _request: Request) -> JSONResponse:
+        return JSONResponse({"issuer": self.url, "jwks_uri": f"{self.url}/jwks"})
+
+    def jwks(self, _request: Request) -> JSONResponse:
+        self.fetched += 1
+        if self.away:
+            return JSONResponse({}, status_code=503)
+        published = []
+        for key_id, key in self.keys.items():
+            rs = isinstance(key, rsa.RSAPrivateKey)
+            algorithm = RSAAlgorithm if rs else ECAlgorithm
+            published.append(
+                {
+                    **algorithm.to_jwk(key.public_key(), as_dict=True),
+                    "kid": key_id,
+                    "alg": "RS256" if rs else "ES256",
+                }
+            )
+        return JSONResponse({"keys": published})
+
+    def token(self, key_id: str = "k1", algorithm: str = "RS256", **claims: Any) -> str:
+        now = int(time.time())
+        payload = {"iss": self.url, "sub": "alice", "exp": now + 60, **claims}
+        payload = {name: value for name, value in payload.items() if value is not None}
+        token = jwt.encode(payload, self.keys[key_id], algorithm, headers={"kid": key_id})
+        return f"Bearer {token}"
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    it = Issuer(keys={"k1": rsa.generate_private_key(65537, 2048)})
+    app = Starlette(
+        routes=[
+            Route("/.well-known/openid-configuration", it.discovery),
+            Route("/jwks", it.jwks),
+        ]
+    )
+    async with serving(app) as it.url:
+        yield it
+
+
+async def watched(verifier: TokenVerifier) -> None:
+    async def knows_keys() -> bool:
+        return verifier.check() is None
+
+    await eventually(knows_keys, "the issuer's keys")
+
+
+async def test_a_valid_token_names_its_user(issuer: Issuer) -> None:
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.watch()):
+        await watched(verifier)
+        token = issuer.token(email="a@example.com", aud="anything")
+        principal = await verifier.verify(token)
+        assert principal.user_id == ids.user_id(issuer.url, "alice")
+        assert principal.email == "a@example.com"
+        assert verifier.remembered(token) == principal
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"exp": 1},
+        {"exp": None},
+        {"nbf": 2**33},
+        {"iss": "https://someone.else"},
+        {"sub": None},
+        {"sub": ""},
+        {"sub": "x" * 256},
+    ],
+    ids=str,
+)
+async def test_bad_claims_are_refused(issuer: Issuer, claims: dict[str, Any]) -> None:
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.watch()):
+        await watched(verifier)
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(issuer.token(**claims))
+
+
+async def test_audience_and_party_are_checked_where_configured(issuer: Issuer) -> None:
+    verifier = TokenVerifier(issuer.url, audience="webhost", authorized_parties=("https://app",))
+    async with in_background(verifier.watch()):
+        await watched(verifier)
+        await verifier.verify(issuer.token(aud="webhost", azp="https://app"))
+        for claims in ({}, {"aud": "webhost"}, {"aud": "other", "azp": "https://app"}):
+            with pytest.raises(Unauthenticated):
+                await verifier.verify(issuer.token(**claims))
+
+
+async def test_the_algorithm_is_never_the_tokens_choice(issuer: Issuer) -> None:
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.watch()):
+        await watched(verifier)
+        claims = {"iss": issuer.url, "sub": "alice", "exp": 2**33}
+        unsigned = jwt.encode(claims, None, "none", headers={"kid": "k1"})
+        symmetric = jwt.encode(claims, "k" * 32, "HS256", headers={"kid": "k1"})
+        for forged in (unsigned, symmetric, "garbage", "", "a.b.c"):
+            with pytest.raises(Unauthenticated):
+                await verifier.verify(f"Bearer {forged}")
+
+
+async def test_a_new_key_is_fetched_once_and_a_flood_of_unknown_ones_is_not(
+    issuer: Issuer,
+) -> None:
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.watch()):
+        await watched(verifier)
+        before = issuer.fetched
+        issuer.keys["k2"] = ec.generate_private_key(ec.SECP256R1())
+        await verifier.verify(issuer.token("k2", "ES256"))
+        issuer.keys["unpublished"] = issuer.keys["k1"]
+        token = issuer.token("unpublished")
+        del issuer.keys["unpublished"]
+        for _ in range(20):
+            with pytest.raises(Unauthenticated):
+                await verifier.verify(token)
+        assert issuer.fetched == before + 1
+
+
+async def test_without_any_key_nobody_is_refused_for_good(issuer: Issuer) -> None:
+    issuer.away = True
+    verifier = TokenVerifier(issuer.url)
+    with pytest.raises(Unavailable):
+        await verifier.verify(issuer.token())
+    assert verifier.check() is not None
+
+
+async def test_the_last_good_keys_outlive_the_issuer(issuer: Issuer) -> None:
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.watch()):
+        await watched(verifier)
+        issuer.away = True
+        assert (await verifier.verify(issuer.token())).subject == "alice"
