@@ -250,7 +250,7 @@ export async function* readEvents(response) {
     const frames = (rest + text).split("\n\n");
     rest = frames.pop();
     for (const frame of frames) {
-      const match = /^event: (\w+)\ndata: (.*)$/.exec(frame);
+      const match = /^event: (\w+)\ndata: (.*)$/s.exec(frame);
       if (match) yield { name: match[1], data: JSON.parse(match[2]) };
       else if (frame !== ":") throw new Error(`not an event: ${frame}`);
     }

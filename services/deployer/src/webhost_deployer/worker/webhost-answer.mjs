@@ -9,7 +9,7 @@ import { encode } from "./webhost-platform.mjs";
 import { EVENT_STREAM, SSE_COMMENT, sseEvent } from "./webhost-protocol.mjs";
 
 // A caller that has gone shows only when something is written.
-const PULSE_MS = 3_000;
+const PULSE_MS = 1_000;
 
 const STREAM_HEADERS = {
   "Content-Type": EVENT_STREAM,
