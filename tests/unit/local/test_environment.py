@@ -1,0 +1,63 @@
+"""Each process of the stack is told what it needs, and no one else's secrets."""
+
+from pathlib import Path
+
+import pytest
+from webhost_local.data_dir import DataDir
+from webhost_local.environment import Environment
+from webhost_local.identities import Identities
+from webhost_local.nats_permissions import SERVICES
+from webhost_local.postgres_server import Cluster
+
+PORTS = {"nats": 1, "edge": 2, "api": 3, "gateway": 4, "gateway-2": 5, "telemetry-ingest": 6} | {
+    f"{name}-ops": 10 + i for i, name in enumerate([*SERVICES, "gateway-2"])
+}
+
+
+@pytest.fixture
+def environment() -> Environment:
+    return Environment(
+        data_dir=DataDir(Path("/data")),
+        identities=Identities(),
+        cluster=Cluster(Path("/data/postgres"), 7, "superuser"),
+        issuer="http://127.0.0.1:8",
+        origin_port=8787,
+        ports=PORTS,
+        gateways=["gateway", "gateway-2"],
+        coloured=False,
+    )
+
+
+def holders(environment: Environment, secret: str) -> set[str]:
+    return {
+        name for name in SERVICES if secret in "\n".join(environment.service(name, name).values())
+    }
+
+
+def test_a_key_is_with_those_who_use_it(environment: Environment) -> None:
+    keys = environment.identities
+    assert holders(environment, keys.telemetry_master_key) == {"deployer", "telemetry-ingest"}
+    assert holders(environment, keys.invoke_seed) == {"gateway"}
+    assert holders(environment, keys.platform_seed) == {"deployer"}
+    assert holders(environment, keys.cloudflare_api_token) == {"deployer"}
+    assert holders(environment, "superuser") == set()
+    for name in SERVICES:
+        assert holders(environment, keys.nats_users[name]) == {name}
+        assert holders(environment, keys.postgres_roles[name]) == {name}
+
+
+def test_the_shell_keeps_its_credentials(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "of-the-person")
+    assert "of-the-person" not in environment.edge().values()
+    assert holders(environment, "of-the-person") == set()
+
+
+def test_a_replica_has_its_own_door_and_its_service_s_identity(environment: Environment) -> None:
+    first = environment.service("gateway", "gateway")
+    second = environment.service("gateway", "gateway-2")
+    assert (first["LISTEN"], second["LISTEN"]) == ("127.0.0.1:4", "127.0.0.1:5")
+    assert first["OPS_LISTEN"] != second["OPS_LISTEN"]
+    assert first["DATABASE_URL"] == second["DATABASE_URL"]
+    assert environment.edge()["EDGE_UPSTREAM_GATEWAY"] == "http://127.0.0.1:4,http://127.0.0.1:5"
