@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { callOf, eventually, joined, Outside, readEvents, startAgent, startSessions } from "./support/platform.mjs";
+import {
+  callOf,
+  eventually,
+  joined,
+  Outside,
+  readEvents,
+  startAgent,
+  startSessions,
+} from "./support/platform.mjs";
 import { temporaryFolder } from "./support/workerd.mjs";
 
 // One module for all: what is said picks the kind of answer.
@@ -184,7 +192,10 @@ test("what fails midway ends the stream with an error event", async () => {
     ["badChunk", "fine ", "The agent's stream gave something not text."],
   ]) {
     const events = await agent.events(kind);
-    assert.deepEqual(events.map(({ name }) => name), ["meta", "delta", "error"]);
+    assert.deepEqual(
+      events.map(({ name }) => name),
+      ["meta", "delta", "error"],
+    );
     assert.equal(joined(events), text);
     assert.deepEqual(events.at(-1).data, {
       error: { code: "RUNTIME_ERROR", message, retryable: false, details: {} },

@@ -6,6 +6,7 @@ import {
   invokeKey,
   Outside,
   platformKey,
+  retiringInvokeKey,
   startAgent,
   startSessions,
   strangerKey,
@@ -90,6 +91,21 @@ test("a signed body that is not an invoke/v1 request gets 400", async () => {
     assert.equal(response.status, 400);
     assert.equal((await response.json()).error.code, "INVALID_REQUEST");
   }
+});
+
+test("while keys rotate either one's signature is good", async () => {
+  for (const key of [invokeKey, retiringInvokeKey]) {
+    const headers = { "X-Webhost-Invoke-Signature": key.header("dep_1", body) };
+    assert.equal((await agent.post("/invoke", body, headers)).status, 200);
+  }
+});
+
+test("a body over 2 MiB is refused", async () => {
+  const large = "x".repeat(2 * 1024 * 1024 + 1);
+  const headers = { "X-Webhost-Invoke-Signature": invokeKey.header("dep_1", large) };
+  const response = await agent.post("/invoke", large, headers);
+  assert.equal(response.status, 413);
+  assert.equal((await response.json()).error.code, "PAYLOAD_TOO_LARGE");
 });
 
 test("other paths are 404 and other methods 405, as JSON", async () => {

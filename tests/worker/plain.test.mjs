@@ -85,7 +85,10 @@ test("its JSON answer is normalized: the session is the platform's, its usage is
 
 test("its SSE answer is normalized, with either line end", async () => {
   const events = await agent.events("events");
-  assert.deepEqual(events.map(({ name }) => name), ["meta", "delta", "delta", "usage", "done"]);
+  assert.deepEqual(
+    events.map(({ name }) => name),
+    ["meta", "delta", "delta", "usage", "done"],
+  );
   assert.match(events[0].data.sessionId, /^ses_/);
   assert.equal(joined(events), "a\u2028 b");
   assert.equal(events[3].data.tokens, 9);
@@ -117,9 +120,12 @@ test("its stream is passed on chunk by chunk", async () => {
 test("when the caller goes away its stream is cancelled", async () => {
   const caller = new AbortController();
   const response = await agent.invoke("endless", { stream: true, signal: caller.signal });
-  await assert.rejects(async () => {
-    for await (const { name } of readEvents(response)) if (name === "delta") caller.abort();
-  }, { name: "AbortError" });
+  await assert.rejects(
+    async () => {
+      for await (const { name } of readEvents(response)) if (name === "delta") caller.abort();
+    },
+    { name: "AbortError" },
+  );
   await eventually(() => outside.requested.includes("/cancelled"), "cancel");
 });
 
@@ -134,14 +140,20 @@ test("its failures are the agent's, and carry no secret", async () => {
     const response = await agent.invoke(kind, { stream: true });
     assert.equal(response.status, 500, kind);
     const { error } = await response.json();
-    assert.deepEqual({ code: error.code, message: error.message }, { code: "RUNTIME_ERROR", message });
+    assert.deepEqual(
+      { code: error.code, message: error.message },
+      { code: "RUNTIME_ERROR", message },
+    );
   }
   for (const [kind, message] of [
     ["failing", "inner"],
     ["cut", "The agent's stream ended without done."],
   ]) {
     const events = await agent.events(kind);
-    assert.deepEqual(events.map(({ name }) => name), ["meta", "delta", "error"]);
+    assert.deepEqual(
+      events.map(({ name }) => name),
+      ["meta", "delta", "error"],
+    );
     assert.equal(events.at(-1).data.error.message, message);
   }
 });

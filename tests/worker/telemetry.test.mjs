@@ -12,6 +12,7 @@ const kinds = {
   nonsense: () => ({ output: { text: "1234" }, usage: { tokens: -1, toolCalls: "2" } }),
   huge: () => ({ output: { text: "" }, usage: { tokens: 1e300, toolCalls: Infinity } }),
   slow: async (env) => { await fetch(env.OUTSIDE + "/gate/slow"); return "slow"; },
+  patient: async (env) => { await fetch(env.OUTSIDE + "/gate/patient"); return "slow"; },
   fails: () => { throw new Error("secret prompt"); },
   async *midway() { yield "12345678"; throw new Error("late"); },
 };
@@ -102,6 +103,19 @@ test("a failed call is reported as an error, without its message", async () => {
   const midway = (await reportOf("midway", { stream: true })).event;
   assert.equal(midway.errors, 1);
   assert.equal(midway.llmTokens, Math.ceil(("midway".length + 8) / 4));
+});
+
+test("a caller that goes away before the answer leaves a report all the same", async () => {
+  const call = callOf("patient");
+  const caller = new AbortController();
+  const answering = agent.invoke("patient", { ...call, signal: caller.signal });
+  await eventually(() => outside.requested.includes("/gate/patient"), "the call waits");
+  caller.abort();
+  await assert.rejects(answering, { name: "AbortError" });
+  outside.open("patient");
+  const event = JSON.parse((await outside.reportOf(call.invocationId)).body);
+  assert.equal(event.errors, 0);
+  assert.equal(event.llmTokens, Math.ceil(("patient".length + "slow".length) / 4));
 });
 
 const triesOf = (invocationId) =>

@@ -21,7 +21,7 @@ class SigningKey {
   kid = `k${randomBytes(4).toString("hex")}`;
 
   get publicKeys() {
-    return JSON.stringify({ [this.kid]: this.#pair.publicKey.export({ format: "jwk" }).x });
+    return { [this.kid]: this.#pair.publicKey.export({ format: "jwk" }).x };
   }
 
   header(audience, body, atMs = Date.now()) {
@@ -31,6 +31,7 @@ class SigningKey {
 }
 
 export const invokeKey = new SigningKey();
+export const retiringInvokeKey = new SigningKey();
 export const platformKey = new SigningKey();
 export const strangerKey = new SigningKey();
 
@@ -89,7 +90,11 @@ export class Outside {
     this.requested.push(request.url);
     if (request.url === "/telemetry") {
       const status = this.refuse.shift() ?? 202;
-      this.reports.push({ headers: request.headers, body: Buffer.concat(parts).toString(), status });
+      this.reports.push({
+        headers: request.headers,
+        body: Buffer.concat(parts).toString(),
+        status,
+      });
       response.writeHead(status).end();
       return;
     }
@@ -114,14 +119,18 @@ export const internal = {
 function sessionsWorker(folder, disk, idleDays) {
   const modules = { "wrapper.mjs": SESSIONS_WRAPPER, ...platformModules("webhost-sessions.mjs") };
   const bindings = textBindings({
-    WEBHOST_PLATFORM_PUBLIC_KEYS: platformKey.publicKeys,
+    WEBHOST_PLATFORM_PUBLIC_KEYS: JSON.stringify(platformKey.publicKeys),
     SESSION_IDLE_DAYS: String(idleDays),
   });
-  const text = worker(folder, modules, `
+  const text = worker(
+    folder,
+    modules,
+    `
     bindings = [${bindings}, (name = "SESSIONS", durableObjectNamespace = "AgentSessions")],
     durableObjectNamespaces = [
       (className = "AgentSessions", uniqueKey = "sessions", enableSql = true)],
-    durableObjectStorage = (localDisk = "disk")`);
+    durableObjectStorage = (localDisk = "disk")`,
+  );
   return `(name = "sessions", worker = ${text}),
     (name = "disk", disk = (path = "${disk}", writable = true))`;
 }
@@ -130,12 +139,15 @@ function sessionsWorker(folder, disk, idleDays) {
 export async function startSessions({ disk, idleDays = 30 }) {
   const folder = temporaryFolder();
   const socket = join(folder.path, "private.sock");
-  const workerd = await startWorkerd(folder.path, `(
+  const workerd = await startWorkerd(
+    folder.path,
+    `(
     services = [${sessionsWorker(folder.path, disk, idleDays)}],
     sockets = [
       (name = "public", address = "127.0.0.1:0", http = (), service = "sessions"),
       (name = "private", address = "unix:${socket}", http = (),
-        service = (name = "sessions", entrypoint = "internal"))])`);
+        service = (name = "sessions", entrypoint = "internal"))])`,
+  );
   const url = `http://127.0.0.1:${workerd.ports.public}`;
   return {
     socket,
@@ -172,8 +184,11 @@ export async function startAgent(source, { outside, sessions, disk, env = {}, ..
     AGENT_ID: agentId,
     DEPLOYMENT_ID: deploymentId,
     RUNTIME_PROVIDER: "cloudflare",
-    WEBHOST_INVOKE_PUBLIC_KEYS: invokeKey.publicKeys,
-    WEBHOST_PLATFORM_PUBLIC_KEYS: platformKey.publicKeys,
+    WEBHOST_INVOKE_PUBLIC_KEYS: JSON.stringify({
+      ...retiringInvokeKey.publicKeys,
+      ...invokeKey.publicKeys,
+    }),
+    WEBHOST_PLATFORM_PUBLIC_KEYS: JSON.stringify(platformKey.publicKeys),
     WEBHOST_INVOKE_PATH: "/talk",
     OUTSIDE: outside.url,
     ...env,
@@ -185,17 +200,31 @@ export async function startAgent(source, { outside, sessions, disk, env = {}, ..
         http = (injectRequestHeaders = [${header}])))`
     : sessionsWorker(folder.path, disk, 30);
   const binding = sessions ? `"sessions"` : `(name = "sessions", ${props})`;
-  const agent = worker(folder.path, modules, `
-    bindings = [${bindings}, (name = "WEBHOST_SESSIONS", service = ${binding})]`);
-  const workerd = await startWorkerd(folder.path, `(
+  const agent = worker(
+    folder.path,
+    modules,
+    `
+    bindings = [${bindings}, (name = "WEBHOST_SESSIONS", service = ${binding})]`,
+  );
+  const workerd = await startWorkerd(
+    folder.path,
+    `(
     services = [(name = "agent", worker = ${agent}), ${store},
       (name = "internet", network = (allow = ["public", "private"]))],
-    sockets = [(name = "public", address = "127.0.0.1:0", http = (), service = "agent")])`);
+    sockets = [(name = "public", address = "127.0.0.1:0", http = (), service = "agent")])`,
+  );
   const url = `http://127.0.0.1:${workerd.ports.public}`;
-  return new Agent({ url, deploymentId, agentId, secret, log: workerd.log, stop: async () => {
-    await workerd.stop();
-    folder.remove();
-  } });
+  return new Agent({
+    url,
+    deploymentId,
+    agentId,
+    secret,
+    log: workerd.log,
+    stop: async () => {
+      await workerd.stop();
+      folder.remove();
+    },
+  });
 }
 
 class Agent {
@@ -206,10 +235,15 @@ class Agent {
   /** A call as the gateway makes it. */
   async invoke(text, { stream = false, signal, ...fields } = {}) {
     const body = JSON.stringify({ ...callOf(text), ...fields });
-    return await this.post("/invoke", body, {
-      "X-Webhost-Invoke-Signature": invokeKey.header(this.deploymentId, body),
-      Accept: stream ? "text/event-stream" : "application/json",
-    }, signal);
+    return await this.post(
+      "/invoke",
+      body,
+      {
+        "X-Webhost-Invoke-Signature": invokeKey.header(this.deploymentId, body),
+        Accept: stream ? "text/event-stream" : "application/json",
+      },
+      signal,
+    );
   }
 
   async post(path, body, headers, signal) {
@@ -258,4 +292,7 @@ export async function* readEvents(response) {
 }
 
 export const joined = (events) =>
-  events.filter(({ name }) => name === "delta").map(({ data }) => data.text).join("");
+  events
+    .filter(({ name }) => name === "delta")
+    .map(({ data }) => data.text)
+    .join("");

@@ -39,13 +39,18 @@ export function worker(folder, modules, rest) {
 }
 
 export const textBindings = (values) =>
-  Object.entries(values).map(([name, text]) => `(name = "${name}", text = ${JSON.stringify(text)})`);
+  Object.entries(values).map(
+    ([name, text]) => `(name = "${name}", text = ${JSON.stringify(text)})`,
+  );
 
 /** Starts workerd with this configuration; `ports` by the names of its sockets. */
 export async function startWorkerd(folder, config) {
   const file = join(folder, "config.capnp");
-  writeFileSync(file, `using Workerd = import "/workerd/workerd.capnp";
-const config :Workerd.Config = ${config};`);
+  writeFileSync(
+    file,
+    `using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = ${config};`,
+  );
   const child = spawn(WORKERD, ["serve", file, "--control-fd=3"], {
     stdio: ["ignore", "pipe", "pipe", "pipe"],
   });
@@ -63,7 +68,9 @@ const config :Workerd.Config = ${config};`);
     }
     return "closed";
   })();
-  const timeout = new Promise((resolve) => setTimeout(resolve, START_TIMEOUT_MS, "timeout").unref());
+  const timeout = new Promise((resolve) =>
+    setTimeout(resolve, START_TIMEOUT_MS, "timeout").unref(),
+  );
   const state = await Promise.race([listening, timeout]);
   const stop = async () => {
     child.kill("SIGTERM");

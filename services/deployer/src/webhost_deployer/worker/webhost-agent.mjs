@@ -5,7 +5,7 @@
 import customer from "./webhost-customer.mjs";
 import { ownKeys } from "./webhost-platform.mjs";
 import { runtimeError } from "./webhost-errors.mjs";
-import { runPlainHandler } from "./webhost-plain.mjs";
+import { runPlain } from "./webhost-plain.mjs";
 import { wholeAnswer } from "./webhost-protocol.mjs";
 
 const RESERVED = {
@@ -42,7 +42,7 @@ export function isCallable() {
  */
 export async function runAgent(call, surroundings) {
   if (typeof customer?.invoke === "function") return await runInvoke(call, surroundings);
-  if (typeof customer?.fetch === "function") return await runPlainHandler(customer, call, surroundings);
+  if (typeof customer?.fetch === "function") return await runPlain(customer, call, surroundings);
   throw runtimeError("The module's default export has neither invoke() nor fetch().");
 }
 
@@ -50,8 +50,8 @@ async function runInvoke(call, { userEnv, session, signal }) {
   const { input, options, metadata, traceId, sessionId, invocationId } = call;
   const request = { input, options, metadata, traceId, sessionId, invocationId };
   const answer = await customer.invoke(request, { env: userEnv, session, traceId, signal });
-  if (typeof answer === "string") return wholeAnswer(answer);
-  if (typeof answer?.output?.text === "string") return wholeAnswer(answer.output.text, answer.usage);
+  const text = typeof answer === "string" ? answer : answer?.output?.text;
+  if (typeof text === "string") return wholeAnswer(text, answer.usage);
   const iterate = answer?.[Symbol.asyncIterator] ?? answer?.[Symbol.iterator];
   if (typeof iterate === "function") return streamedAnswer(iterate.call(answer));
   throw runtimeError("invoke() gave neither text, an invoke/v1 response nor an iterable of text.");

@@ -8,22 +8,17 @@
 // Emits: invoke/v1 answers as JSON or SSE; one telemetry report per call.
 // Guarantees: customer code runs only for a call that the gateway signed for this deployment in
 // the last minute. Errors are {"error": {code, message, retryable, details}}: 400 INVALID_REQUEST,
-// 401 UNAUTHENTICATED, 404 NOT_FOUND, 405 METHOD_NOT_ALLOWED, 410 SESSION_EXPIRED and
-// 503 UNAVAILABLE (both before customer code), 500 RUNTIME_ERROR (the customer's).
+// 401 UNAUTHENTICATED, 404 NOT_FOUND, 405 METHOD_NOT_ALLOWED, 413 PAYLOAD_TOO_LARGE,
+// 503 UNAVAILABLE (the session store, before customer code), 410 SESSION_EXPIRED (before customer
+// code, or the agent was purged while it ran), 500 RUNTIME_ERROR (the customer's).
 //
-// The import order matters: the platform's primitives are captured before the customer's module,
-// which webhost-agent.mjs imports, is evaluated.
+// The import order matters: what captures primitives (platform, signature, telemetry) is evaluated
+// before the customer's module, which webhost-agent.mjs imports.
 
 import { now } from "./webhost-platform.mjs";
-import { readSignature, verifySignature } from "./webhost-signature.mjs";
+import { signedBody } from "./webhost-signature.mjs";
 import "./webhost-telemetry.mjs";
-import {
-  methodNotAllowed,
-  notFound,
-  PlatformError,
-  runtimeError,
-  unauthenticated,
-} from "./webhost-errors.mjs";
+import { methodNotAllowed, notFound, PlatformError, runtimeError } from "./webhost-errors.mjs";
 import { parseCall, PROTOCOL } from "./webhost-protocol.mjs";
 import { answerTurn } from "./webhost-answer.mjs";
 import { isCallable } from "./webhost-agent.mjs";
@@ -54,8 +49,8 @@ function pathOf(request, env) {
 
 async function invoke(request, env, ctx) {
   const startedAtMs = now();
-  const header = request.headers.get("X-Webhost-Invoke-Signature");
-  const body = await signedBody(request, header, env.WEBHOST_INVOKE_PUBLIC_KEYS, env);
+  const { WEBHOST_INVOKE_PUBLIC_KEYS: keys, DEPLOYMENT_ID: audience } = env;
+  const body = await signedBody(request, "X-Webhost-Invoke-Signature", keys, audience);
   const turn = new Turn(parseCall(body), env, ctx, startedAtMs);
   const answer = answerTurn(turn, request, ctx);
   // A caller that goes away before the answer must not cut the turn short of its report.
@@ -65,18 +60,10 @@ async function invoke(request, env, ctx) {
 
 /** Shows that this deployment's code is what answers here. Customer code is not called. */
 async function probe(request, env) {
-  const header = request.headers.get("X-Webhost-Platform-Signature");
-  await signedBody(request, header, env.WEBHOST_PLATFORM_PUBLIC_KEYS, env);
+  const { WEBHOST_PLATFORM_PUBLIC_KEYS: keys, DEPLOYMENT_ID: deploymentId } = env;
+  await signedBody(request, "X-Webhost-Platform-Signature", keys, deploymentId);
   if (!isCallable()) {
     throw runtimeError("The module's default export has neither invoke() nor fetch().");
   }
-  return Response.json({ protocol: PROTOCOL, deploymentId: env.DEPLOYMENT_ID });
-}
-
-async function signedBody(request, header, publicKeys, env) {
-  const signature = readSignature(header);
-  if (signature === null) throw unauthenticated();
-  const body = new Uint8Array(await request.arrayBuffer());
-  if (await verifySignature(signature, publicKeys, env.DEPLOYMENT_ID, body)) return body;
-  throw unauthenticated();
+  return Response.json({ protocol: PROTOCOL, deploymentId });
 }

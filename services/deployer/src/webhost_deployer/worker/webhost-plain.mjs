@@ -5,7 +5,7 @@ import { runtimeError } from "./webhost-errors.mjs";
 import { EVENT_STREAM, PROTOCOL, wholeAnswer } from "./webhost-protocol.mjs";
 
 /** Same contract as `runAgent`. */
-export async function runPlainHandler(customer, call, surroundings) {
+export async function runPlain(customer, call, surroundings) {
   const { userEnv, ctx } = surroundings;
   const itsCtx = {
     waitUntil: (promise) => ctx.waitUntil(promise),
@@ -45,7 +45,8 @@ async function failureOf(response) {
 async function documentOf(response) {
   const body = await response.json().catch(() => null);
   const text = body?.output?.text;
-  if (typeof text !== "string") throw runtimeError("The agent's answer is not an invoke/v1 response.");
+  if (typeof text !== "string")
+    throw runtimeError("The agent's answer is not an invoke/v1 response.");
   return wholeAnswer(text, body.usage);
 }
 

@@ -67,7 +67,8 @@ export class AnswerText {
   text = "";
 
   add(chunk) {
-    if (typeof chunk !== "string") throw runtimeError("The agent's stream gave something not text.");
+    if (typeof chunk !== "string")
+      throw runtimeError("The agent's stream gave something not text.");
     this.text += chunk;
     if (this.text.length > TEXT_LIMIT) throw runtimeError("The agent's answer is over 4 MiB.");
   }

@@ -47,14 +47,12 @@ class Session {
 
 const SILENT = "The session store does not answer.";
 
-async function ask(store, operation, body) {
+async function ask(store, operation, question) {
+  const body = JSON.stringify(question);
   let response;
   let answer;
   try {
-    response = await store.fetch(`https://sessions/v1/${operation}`, {
-      method: "POST",
-      body: JSON.stringify(body),
-    });
+    response = await store.fetch(`https://sessions/v1/${operation}`, { method: "POST", body });
     answer = await response.json();
   } catch {
     throw new SessionError("UNAVAILABLE", SILENT);

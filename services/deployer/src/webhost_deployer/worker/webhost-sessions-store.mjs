@@ -78,7 +78,7 @@ export class AgentSessions extends DurableObject {
   }
 
   /** One operation of the protocol: its answer with `status`, refusals included. */
-  async call(operation, shard, body) {
+  async perform(operation, shard, body) {
     try {
       const answer = this.ctx.storage.transactionSync(() => {
         if (this.#first("SELECT 1 FROM tombstone") !== undefined) throw expired();
@@ -126,7 +126,8 @@ export class AgentSessions extends DurableObject {
       return { sessionId };
     }
     const random = crypto.getRandomValues(new Uint8Array(16));
-    const id = "ses_" + [shard, ...random].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    const id =
+      "ses_" + [shard, ...random].map((byte) => byte.toString(16).padStart(2, "0")).join("");
     this.#sql("INSERT INTO sessions VALUES (?, ?)", id, Date.now());
     return { sessionId: id };
   }
@@ -134,7 +135,8 @@ export class AgentSessions extends DurableObject {
   #append({ sessionId, messages }) {
     this.#touch(sessionId);
     const valid = (m) => typeof m?.role === "string" && typeof m.content === "string";
-    if (!Array.isArray(messages) || !messages.every(valid)) throw invalid("messages are not valid.");
+    if (!Array.isArray(messages) || !messages.every(valid))
+      throw invalid("messages are not valid.");
     const last = "SELECT max(position) AS position FROM messages WHERE session_id = ?";
     let position = this.#first(last, sessionId).position ?? 0;
     for (const { role, content } of messages.slice(-HISTORY_MESSAGES)) {

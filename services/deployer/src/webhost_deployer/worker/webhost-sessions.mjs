@@ -22,14 +22,8 @@
 // left and no call that is still running can make a session again.
 
 import { AgentSessions, SHARDS, shardOf } from "./webhost-sessions-store.mjs";
-import {
-  invalidRequest,
-  methodNotAllowed,
-  notFound,
-  PlatformError,
-  unauthenticated,
-} from "./webhost-errors.mjs";
-import { readSignature, verifySignature } from "./webhost-signature.mjs";
+import { invalidRequest, methodNotAllowed, notFound, PlatformError } from "./webhost-errors.mjs";
+import { signedBody } from "./webhost-signature.mjs";
 
 export { AgentSessions };
 
@@ -41,7 +35,8 @@ export default {
   async fetch(request, env, ctx) {
     try {
       const agentId = ctx.props?.agentId;
-      if (typeof agentId === "string" && agentId !== "") return await forAgent(request, env, agentId);
+      if (typeof agentId === "string" && agentId !== "")
+        return await forAgent(request, env, agentId);
       return await forDeployer(request, env);
     } catch (error) {
       if (error instanceof PlatformError) return error.toResponse();
@@ -58,7 +53,7 @@ async function forAgent(request, env, agentId) {
   const body = parseObject(await request.text());
   const shard = shardOf(body.sessionId);
   if (shard === null) throw new PlatformError(410, "SESSION_EXPIRED", "There is no such session.");
-  const { status, ...answer } = await storeOf(env, agentId, shard).call(operation, shard, body);
+  const { status, ...answer } = await storeOf(env, agentId, shard).perform(operation, shard, body);
   return Response.json(answer, { status });
 }
 
@@ -67,11 +62,8 @@ async function forDeployer(request, env) {
   const answer = PUBLIC[name];
   if (answer === undefined) throw notFound();
   if (request.method !== "POST") throw methodNotAllowed();
-  const signature = readSignature(request.headers.get("X-Webhost-Platform-Signature"));
-  if (signature === null) throw unauthenticated();
-  const body = new Uint8Array(await request.arrayBuffer());
   const keys = env.WEBHOST_PLATFORM_PUBLIC_KEYS;
-  if (!(await verifySignature(signature, keys, "sessions", body))) throw unauthenticated();
+  const body = await signedBody(request, "X-Webhost-Platform-Signature", keys, "sessions");
   return Response.json(await answer(env, parseObject(new TextDecoder().decode(body))));
 }
 
@@ -97,6 +89,7 @@ function parseObject(text) {
   } catch {
     value = null;
   }
-  if (typeof value !== "object" || value === null) throw invalidRequest("The body is not an object.");
+  if (typeof value !== "object" || value === null)
+    throw invalidRequest("The body is not an object.");
   return value;
 }

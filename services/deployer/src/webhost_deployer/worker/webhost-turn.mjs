@@ -56,8 +56,16 @@ export class Turn {
   abandon() {
     if (this.abandoned) return;
     this.#controller.abort();
-    // Not awaited: a generator that waits for something else returns only after that.
-    Promise.resolve(this.#answer?.chunks.return?.()).catch(() => {});
+    this.#closeChunks();
+  }
+
+  // Nobody awaits it: a generator that waits for something else returns only after that.
+  async #closeChunks() {
+    try {
+      await this.#answer?.chunks.return?.();
+    } catch {
+      // The turn is over; how its iterator took it changes nothing.
+    }
   }
 
   get abandoned() {
