@@ -26,22 +26,26 @@ def up(root: Path, *, port: int, gateways: int = 1) -> None:
     data_dir = DataDir.at(root)
     with data_dir.locked():
         supervisor.clear_leftovers(data_dir)
-        environment = _environment(data_dir, port, gateways)
+        environment = prepare(data_dir, port=port, gateways=gateways)
 
         def write_state(processes: Sequence[Process], ready: bool) -> None:
             state.write(data_dir, State(ready, _status(environment, processes)))
 
         supervisor.run(
-            _groups(environment),
+            groups(environment),
             on_change=write_state,
             welcome=lambda seconds: _welcome(environment, root, seconds),
         )
 
 
-def _environment(data_dir: DataDir, origin_port: int, gateways: int) -> Environment:
+def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
+    """Read or make the stack's identities and choose its ports; the directory is locked.
+
+    Raises StackError when a port that cannot be another one is taken.
+    """
     issuer = IssuerIdentity.load_or_make(data_dir)
-    if not is_free(origin_port):
-        raise StackError(f"port {origin_port} is taken; choose another one with --port")
+    if not is_free(port):
+        raise StackError(f"port {port} is taken; choose another one with --port")
     if not is_free(issuer.port):
         raise StackError(
             f"port {issuer.port} is taken: the development issuer of {data_dir.root} needs it, "
@@ -51,21 +55,22 @@ def _environment(data_dir: DataDir, origin_port: int, gateways: int) -> Environm
     doors = ["api", *gateway_names, "telemetry-ingest"]
     ops = [f"{name}-ops" for name in (*doors, "deployer", "billing")]
     names = ["nats", "postgres", "edge", *doors, *ops]
-    ports = data_dir.choose_ports(names, taken=(origin_port, issuer.port))
+    ports = data_dir.choose_ports(names, taken=(port, issuer.port))
     known = identities.load_or_make(data_dir)
     return Environment(
         data_dir=data_dir,
         identities=known,
         cluster=Cluster(data_dir.postgres, ports["postgres"], known.postgres_superuser),
         issuer=issuer.url,
-        origin_port=origin_port,
+        origin_port=port,
         ports=ports | {"issuer": issuer.port},
         gateways=gateway_names,
         coloured=sys.stdout.isatty(),
     )
 
 
-def _groups(environment: Environment) -> list[list[ProcessSpec]]:
+def groups(environment: Environment) -> list[list[ProcessSpec]]:
+    """The stack's processes, in the order in which they start."""
     return [
         [_nats(environment), _postgres(environment)],
         [
