@@ -1,0 +1,186 @@
+"""The whole local stack for end-to-end tests: real processes on a temporary directory.
+
+Fixture (session): `stack`, one stack that tests share: use a subject of your own in each test.
+Context manager: `running_stack()`, a stack of your own, for tests that change how it runs.
+Fault tests: `stack.kill(name)`, or `stack.crash_at(point)` for a named crash point.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from webhost_local.child import tied_to_parent
+from webhost_local.ports import free_port
+
+from tests.support.caller import Caller
+from tests.support.deadline import until
+
+START_S = 90
+RESTART_S = 60
+STOP_S = 40
+
+
+class Stack:
+    """A running `webhost up`. Its processes are found anew at every look."""
+
+    def __init__(self, data_dir: Path, origin: str) -> None:
+        self.data_dir = data_dir
+        self.origin = origin
+        self.crash_file = data_dir / "crash"
+        self._callers: list[Caller] = []
+
+    def webhost(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a `webhost` command against this stack, with its operator's credentials."""
+        return subprocess.run(
+            [sys.executable, "-m", "webhost_cli", *arguments],
+            env={**_environment(), "WEBHOST_DATA_DIR": str(self.data_dir)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=check,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What `webhost status --json` prints."""
+        return json.loads((self.data_dir / "stack.json").read_text())["status"]
+
+    def token(self, subject: str, *options: str) -> str:
+        """A JWT that the development issuer signed."""
+        return self.webhost("token", subject, *options).stdout.strip()
+
+    def caller(self, subject: str | None = None) -> Caller:
+        """A signed-in user, by default one whom nobody has seen before."""
+        caller = Caller(self.origin, self.token(subject or f"user-{secrets.token_hex(6)}"))
+        self._callers.append(caller)
+        return caller
+
+    def close(self) -> None:
+        """Close the callers' connections."""
+        for caller in self._callers:
+            caller.http.close()
+
+    def pid(self, name: str) -> int:
+        """The process's id now."""
+        return self._process(name)["pid"]
+
+    def crash_at(self, point: str) -> None:
+        """Let the first service that reaches this crash point die there, once."""
+        self.crash_file.write_text(point)
+
+    def crashed(self) -> bool:
+        """Whether a service has died at the point that was asked for."""
+        return not self.crash_file.exists()
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one process; returns when the supervisor has restarted it and all are ready."""
+        before = self.pid(name)
+        os.kill(before, signal.SIGKILL)
+        until(lambda: self.pid(name) != before, f"{name} to be restarted", seconds=RESTART_S)
+        self.until_ready()
+
+    def until_ready(self) -> None:
+        """Return when every process answers that it is ready."""
+        for process in self.status()["processes"]:
+            name = process["name"]
+            until(lambda name=name: self._is_ready(name), f"{name} to be ready", seconds=RESTART_S)
+
+    def _process(self, name: str) -> dict[str, Any]:
+        [found] = [p for p in self.status()["processes"] if p["name"] == name]
+        return found
+
+    def _is_ready(self, name: str) -> bool:
+        process = self._process(name)
+        if name == "postgres":
+            with contextlib.suppress(psycopg.Error):
+                psycopg.connect(self.status()["postgresDsn"], connect_timeout=2).close()
+                return True
+            return False
+        url = httpx.URL(process.get("opsUrl") or process["url"])
+        if name == "nats":
+            with contextlib.suppress(OSError):
+                socket.create_connection((url.host, url.port or 0), timeout=2).close()
+                return True
+            return False
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(url.join("/readyz"), timeout=2).status_code == 200
+        return False
+
+
+@contextmanager
+def running_stack(*options: str) -> Generator[Stack]:
+    """A stack on an empty directory and free ports; `options` go to `webhost up`.
+
+    Everything is gone when the block ends. To be called from the main thread.
+    """
+    with tempfile.TemporaryDirectory(prefix="webhost-stack-") as directory:
+        # Postgres runs as a user of its own, and has to get there.
+        Path(directory).chmod(0o755)
+        data_dir, log = Path(directory) / "data", Path(directory) / "log"
+        data_dir.mkdir()
+        port = free_port()
+        stack = Stack(data_dir, f"http://127.0.0.1:{port}")
+        command = ["up", "--data-dir", str(data_dir), "--port", str(port), *options]
+        with log.open("wb") as output:
+            supervisor = subprocess.Popen(
+                [sys.executable, "-m", "webhost_cli", *command],
+                env={**_environment(), "WEBHOST_CRASH_FILE": str(stack.crash_file)},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=tied_to_parent(signal.SIGTERM),
+            )
+        try:
+            until(
+                lambda: supervisor.poll() is not None or _all_ready(data_dir),
+                "the stack to be ready",
+                seconds=START_S,
+            )
+            assert supervisor.poll() is None, "the stack ended at once"
+            yield stack
+        except BaseException:
+            sys.stderr.write(f"\nthe stack's last words:\n{_tail(log)}\n")
+            raise
+        finally:
+            stack.close()
+            supervisor.terminate()
+            try:
+                supervisor.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                supervisor.kill()
+                supervisor.wait()
+                raise
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    with running_stack() as running:
+        yield running
+
+
+def _all_ready(data_dir: Path) -> bool:
+    try:
+        return json.loads((data_dir / "stack.json").read_text())["ready"]
+    except FileNotFoundError:
+        return False
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would lead a command to another stack."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("WEBHOST_", "NATS_"))}
+
+
+def _tail(log: Path, lines: int = 80) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
