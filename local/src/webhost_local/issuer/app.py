@@ -91,8 +91,8 @@ class Issuer:
         if isinstance(checked, Response):
             return checked
         subject = form.get("subject", "").strip()
-        if not subject:
-            return HTMLResponse(pages.sign_in({k: form[k] for k in _CARRIED if k in form}), 400)
+        if not subject:  # the form asks for one; this is not a browser with the form
+            return HTMLResponse(pages.refused("no user given"), 400, headers=_PAGE_HEADERS)
         grant = Grant(
             request=checked,
             subject=subject,
