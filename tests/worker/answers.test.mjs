@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 
 import {
   callOf,
@@ -54,15 +54,8 @@ let disk, outside, sessions, agent;
 before(async () => {
   disk = temporaryFolder();
   outside = await Outside.start();
-  sessions = await startSessions({ disk: disk.path });
+  sessions = await startSessions({ disk });
   agent = await startAgent(INVOKE, { outside, sessions, env: { API_KEY: "s3cret-value" } });
-});
-
-after(async () => {
-  await agent.stop();
-  await sessions.stop();
-  await outside.stop();
-  disk.remove();
 });
 
 const kinds = {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 
 import {
   callOf,
@@ -20,15 +20,8 @@ let disk, outside, sessions, agent;
 before(async () => {
   disk = temporaryFolder();
   outside = await Outside.start();
-  sessions = await startSessions({ disk: disk.path });
+  sessions = await startSessions({ disk });
   agent = await startAgent(MODULE, { outside, sessions });
-});
-
-after(async () => {
-  await agent.stop();
-  await sessions.stop();
-  await outside.stop();
-  disk.remove();
 });
 
 const body = JSON.stringify(callOf("hi"));
@@ -129,20 +122,16 @@ test("the probe names the deployment, runs nothing of the customer's and reports
     `export default { async invoke(_, { env }) { await fetch(env.OUTSIDE + "/ran"); return ""; } };`,
     { outside, sessions, deploymentId: "dep_probed" },
   );
-  try {
-    const response = await probe(counting, platformKey.header("dep_probed", "{}"));
-    assert.equal(response.status, 200);
-    assert.deepEqual(await response.json(), { protocol: "invoke/v1", deploymentId: "dep_probed" });
-    // The call after it is the first thing that is seen of this deployment outside.
-    const call = callOf("x");
-    await counting.answer("x", call);
-    await outside.reportOf(call.invocationId);
-    assert.equal(outside.requested.filter((path) => path === "/ran").length, 1);
-    const its = outside.reports.filter((report) => report.body.includes("dep_probed"));
-    assert.equal(its.length, 1);
-  } finally {
-    await counting.stop();
-  }
+  const response = await probe(counting, platformKey.header("dep_probed", "{}"));
+  assert.equal(response.status, 200);
+  assert.deepEqual(await response.json(), { protocol: "invoke/v1", deploymentId: "dep_probed" });
+  // The call after it is the first thing that is seen of this deployment outside.
+  const call = callOf("x");
+  await counting.answer("x", call);
+  await outside.reportOf(call.invocationId);
+  assert.equal(outside.requested.filter((path) => path === "/ran").length, 1);
+  const its = outside.reports.filter((report) => report.body.includes("dep_probed"));
+  assert.equal(its.length, 1);
 });
 
 test("a probe that the platform did not sign for this deployment gets 401", async () => {
@@ -157,15 +146,11 @@ test("a probe that the platform did not sign for this deployment gets 401", asyn
 
 test("the probe of a module that cannot be called says so", async () => {
   const broken = await startAgent(`export default {};`, { outside, sessions });
-  try {
-    const response = await probe(broken, platformKey.header("dep_1", "{}"));
-    assert.equal(response.status, 500);
-    const { error } = await response.json();
-    assert.equal(error.code, "RUNTIME_ERROR");
-    assert.match(error.message, /neither invoke\(\) nor fetch\(\)/);
-  } finally {
-    await broken.stop();
-  }
+  const response = await probe(broken, platformKey.header("dep_1", "{}"));
+  assert.equal(response.status, 500);
+  const { error } = await response.json();
+  assert.equal(error.code, "RUNTIME_ERROR");
+  assert.match(error.message, /neither invoke\(\) nor fetch\(\)/);
 });
 
 test("a module that throws while it is evaluated never serves a call", async () => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 
 import { callOf, Outside, startAgent, startSessions } from "./support/platform.mjs";
 import { temporaryFolder } from "./support/workerd.mjs";
@@ -10,27 +10,17 @@ let disk, outside, sessions;
 before(async () => {
   disk = temporaryFolder();
   outside = await Outside.start();
-  sessions = await startSessions({ disk: disk.path });
-});
-
-after(async () => {
-  await sessions.stop();
-  await outside.stop();
-  disk.remove();
+  sessions = await startSessions({ disk });
 });
 
 async function answerOf(source, options = {}) {
   const agent = await startAgent(source, { outside, sessions, ...options });
-  try {
-    const call = callOf("x");
-    const first = JSON.parse((await agent.answer("x", call)).output.text);
-    const { headers, body } = await outside.reportOf(call.invocationId);
-    const mac = createHmac("sha256", agent.secret).update(body).digest("hex");
-    const reported = { signature: headers["x-telemetry-signature"], expected: `v1=${mac}` };
-    return { reported, first, second: JSON.parse((await agent.answer("x")).output.text) };
-  } finally {
-    await agent.stop();
-  }
+  const call = callOf("x");
+  const first = JSON.parse((await agent.answer("x", call)).output.text);
+  const { headers, body } = await outside.reportOf(call.invocationId);
+  const mac = createHmac("sha256", agent.secret).update(body).digest("hex");
+  const reported = { signature: headers["x-telemetry-signature"], expected: `v1=${mac}` };
+  return { reported, first, second: JSON.parse((await agent.answer("x")).output.text) };
 }
 
 test("customer code gets the user's own variables and none of the platform's", async () => {

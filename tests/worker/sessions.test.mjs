@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 
 import {
   callOf,
@@ -51,15 +51,8 @@ let disk, outside, sessions, agent;
 before(async () => {
   disk = temporaryFolder();
   outside = await Outside.start();
-  sessions = await startSessions({ disk: disk.path });
+  sessions = await startSessions({ disk });
   agent = await startAgent(KEEPER, { outside, sessions });
-});
-
-after(async () => {
-  await agent.stop();
-  await sessions.stop();
-  await outside.stop();
-  disk.remove();
 });
 
 /** Runs one operation in a session (a new one without `sessionId`). */
@@ -158,13 +151,9 @@ test("a session that is not one of the agent's is expired, before customer code 
 
 test("another agent's session with the same id stays apart", async () => {
   const other = await startAgent(KEEPER, { outside, sessions, agentId: "agt_2" });
-  try {
-    const { sessionId } = await run(agent, undefined, "put", "mine", 1);
-    assert.deepEqual(await statusOf(other, sessionId), EXPIRED);
-    assert.equal((await run(agent, sessionId, "get", "mine")).value, 1);
-  } finally {
-    await other.stop();
-  }
+  const { sessionId } = await run(agent, undefined, "put", "mine", 1);
+  assert.deepEqual(await statusOf(other, sessionId), EXPIRED);
+  assert.equal((await run(agent, sessionId, "get", "mine")).value, 1);
 });
 
 test("the agent's code cannot name another agent to the store", async () => {
@@ -174,30 +163,21 @@ test("the agent's code cannot name another agent to the store", async () => {
        return JSON.stringify([Object.keys(all), Object.keys(env), Object.keys(session)]); } };`,
     { outside, sessions, agentId: "agt_2" },
   );
-  try {
-    const [exported, env, session] = JSON.parse((await forging.answer("x")).output.text);
-    assert.deepEqual(exported, ["openSession"]);
-    assert.deepEqual(env, ["OUTSIDE"]);
-    assert.deepEqual(session, ["id", "get", "put", "delete", "list", "history"]);
-  } finally {
-    await forging.stop();
-  }
+  const [exported, env, session] = JSON.parse((await forging.answer("x")).output.text);
+  assert.deepEqual(exported, ["openSession"]);
+  assert.deepEqual(env, ["OUTSIDE"]);
+  assert.deepEqual(session, ["id", "get", "put", "delete", "list", "history"]);
 });
 
 test("props in the configuration of one process say the same as the header between two", async () => {
   const near = temporaryFolder();
-  const both = await startAgent(KEEPER, { outside, disk: near.path });
-  try {
-    const { sessionId } = await run(both, undefined, "put", "k", "v");
-    assert.equal((await run(both, sessionId, "get", "k")).value, "v");
-  } finally {
-    await both.stop();
-    near.remove();
-  }
+  const both = await startAgent(KEEPER, { outside, disk: near });
+  const { sessionId } = await run(both, undefined, "put", "k", "v");
+  assert.equal((await run(both, sessionId, "get", "k")).value, "v");
 });
 
 test("without its session store a call is refused for now, before customer code runs", async () => {
-  const nowhere = { socket: `${disk.path}/nobody.sock` };
+  const nowhere = { socket: `${disk}/nobody.sock` };
   const alone = await startAgent(KEEPER, { outside, sessions: nowhere });
   const response = await alone.invoke(`["id"]`);
   await alone.stop();
@@ -208,7 +188,7 @@ test("without its session store a call is refused for now, before customer code 
 
 test("a session outlives the deployment, and the session Worker's own restart", async () => {
   const own = temporaryFolder();
-  let store = await startSessions({ disk: own.path });
+  let store = await startSessions({ disk: own });
   let version = await startAgent(KEEPER, { outside, sessions: store });
   const { sessionId } = await run(version, undefined, "put", "kept", "yes");
   await version.stop();
@@ -220,17 +200,16 @@ test("a session outlives the deployment, and the session Worker's own restart", 
   assert.equal((await run(version, sessionId, "get", "kept")).value, "yes");
   await version.stop();
   await store.stop();
-  store = await startSessions({ disk: own.path });
+  store = await startSessions({ disk: own });
   version = await startAgent(KEEPER, { outside, sessions: store, deploymentId: "dep_3" });
   assert.equal((await run(version, sessionId, "get", "kept")).value, "yes");
   await version.stop();
   await store.stop();
-  own.remove();
 });
 
 test("a session that idled too long is expired, then removed", async () => {
   const own = temporaryFolder();
-  let store = await startSessions({ disk: own.path, idleDays: 1.5 / 86_400 });
+  let store = await startSessions({ disk: own, idleDays: 1.5 / 86_400 });
   let idle = await startAgent(KEEPER, { outside, sessions: store });
   const { sessionId } = await run(idle, undefined, "id");
   assert.equal((await run(idle, sessionId, "id")).value, sessionId);
@@ -241,12 +220,11 @@ test("a session that idled too long is expired, then removed", async () => {
   await eventually(() => Date.now() > idledAtMs + 1_500, "time passes");
   await idle.stop();
   await store.stop();
-  store = await startSessions({ disk: own.path, idleDays: 30 });
+  store = await startSessions({ disk: own, idleDays: 30 });
   idle = await startAgent(KEEPER, { outside, sessions: store });
   assert.deepEqual(await statusOf(idle, sessionId), EXPIRED);
   await idle.stop();
   await store.stop();
-  own.remove();
 });
 
 test("a purge leaves nothing, ends what is running, and lets no session be made again", async () => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 
 import { joined, Outside, startAgent, startSessions } from "./support/platform.mjs";
 import { temporaryFolder } from "./support/workerd.mjs";
@@ -13,15 +13,8 @@ let disk, outside, sessions, agent;
 before(async () => {
   disk = temporaryFolder();
   outside = await Outside.start();
-  sessions = await startSessions({ disk: disk.path });
+  sessions = await startSessions({ disk });
   agent = await startAgent(ECHO, { outside, sessions });
-});
-
-after(async () => {
-  await agent.stop();
-  await sessions.stop();
-  await outside.stop();
-  disk.remove();
 });
 
 test("it says back what it was told and counts a session's turns", async () => {

@@ -57,6 +57,7 @@ export class Outside {
   static async start() {
     const outside = new Outside();
     await new Promise((resolve) => outside.#server.listen(0, "127.0.0.1", resolve));
+    outside.#server.unref().on("connection", (socket) => socket.unref());
     outside.url = `http://127.0.0.1:${outside.#server.address().port}`;
     return outside;
   }
@@ -68,11 +69,6 @@ export class Outside {
   async reportOf(invocationId) {
     const its = () => this.reports.find(({ body }) => body.includes(`"${invocationId}"`));
     return await eventually(its, `telemetry of ${invocationId}`);
-  }
-
-  async stop() {
-    this.#server.closeAllConnections();
-    await new Promise((resolve) => this.#server.close(resolve));
   }
 
   #gate(name) {
@@ -138,11 +134,11 @@ function sessionsWorker(folder, disk, idleDays) {
 /** The session Worker in a process of its own: public on a port, private on a unix socket. */
 export async function startSessions({ disk, idleDays = 30 }) {
   const folder = temporaryFolder();
-  const socket = join(folder.path, "private.sock");
+  const socket = join(folder, "private.sock");
   const workerd = await startWorkerd(
-    folder.path,
+    folder,
     `(
-    services = [${sessionsWorker(folder.path, disk, idleDays)}],
+    services = [${sessionsWorker(folder, disk, idleDays)}],
     sockets = [
       (name = "public", address = "127.0.0.1:0", http = (), service = "sessions"),
       (name = "private", address = "unix:${socket}", http = (),
@@ -158,10 +154,7 @@ export async function startSessions({ disk, idleDays = 30 }) {
       const path = `/any/prefix/__webhost/sessions/${operation}`;
       return await fetch(url + path, { method: "POST", body: JSON.stringify(body), headers });
     },
-    async stop() {
-      await workerd.stop();
-      folder.remove();
-    },
+    stop: workerd.stop,
   };
 }
 
@@ -198,16 +191,16 @@ export async function startAgent(source, { outside, sessions, disk, env = {}, ..
   const store = sessions
     ? `(name = "sessions", external = (address = "unix:${sessions.socket}",
         http = (injectRequestHeaders = [${header}])))`
-    : sessionsWorker(folder.path, disk, 30);
+    : sessionsWorker(folder, disk, 30);
   const binding = sessions ? `"sessions"` : `(name = "sessions", ${props})`;
   const agent = worker(
-    folder.path,
+    folder,
     modules,
     `
     bindings = [${bindings}, (name = "WEBHOST_SESSIONS", service = ${binding})]`,
   );
   const workerd = await startWorkerd(
-    folder.path,
+    folder,
     `(
     services = [(name = "agent", worker = ${agent}), ${store},
       (name = "internet", network = (allow = ["public", "private"]))],
@@ -220,10 +213,7 @@ export async function startAgent(source, { outside, sessions, disk, env = {}, ..
     agentId,
     secret,
     log: workerd.log,
-    stop: async () => {
-      await workerd.stop();
-      folder.remove();
-    },
+    stop: workerd.stop,
   });
 }
 

@@ -1,4 +1,5 @@
-// Real workerd processes for these tests: temporary folders, free ports, stopped by their own id.
+// Real workerd processes for these tests, on free ports, with temporary folders. They keep no test
+// process alive, and end with it at the latest, whatever became of its tests.
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -24,9 +25,18 @@ export function platformModules(main) {
   return modules;
 }
 
+const running = new Set();
+const folders = [];
+
+process.once("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
 export function temporaryFolder() {
-  const path = mkdtempSync(join(tmpdir(), "webhost-worker-"));
-  return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
+  const folder = mkdtempSync(join(tmpdir(), "webhost-worker-"));
+  folders.push(folder);
+  return folder;
 }
 
 /** A Cap'n Proto worker: `modules` by name (the first is the main one), `rest` of its fields. */
@@ -54,11 +64,13 @@ const config :Workerd.Config = ${config};`,
   const child = spawn(WORKERD, ["serve", file, "--control-fd=3"], {
     stdio: ["ignore", "pipe", "pipe", "pipe"],
   });
+  running.add(child);
   const exited = new Promise((resolve) => child.once("exit", resolve));
+  exited.then(() => running.delete(child));
   let log = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (data) => (log += data));
 
-  const expected = [...config.matchAll(/socketName = "([a-z]+)"|\(name = "([a-z]+)", address = /g)];
+  const expected = [...config.matchAll(/\(name = "([a-z]+)", address = /g)];
   const ports = {};
   const listening = (async () => {
     for await (const line of createInterface({ input: child.stdio[3] })) {
@@ -68,11 +80,15 @@ const config :Workerd.Config = ${config};`,
     }
     return "closed";
   })();
-  const timeout = new Promise((resolve) =>
-    setTimeout(resolve, START_TIMEOUT_MS, "timeout").unref(),
-  );
+  let timer;
+  const timeout = new Promise((resolve) => {
+    timer = setTimeout(resolve, START_TIMEOUT_MS, "not listening in time");
+  });
   const state = await Promise.race([listening, timeout]);
+  clearTimeout(timer);
+  for (const part of [child, ...child.stdio.slice(1)]) part.unref();
   const stop = async () => {
+    child.ref();
     child.kill("SIGTERM");
     await exited;
   };
