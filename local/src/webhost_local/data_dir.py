@@ -37,7 +37,7 @@ class DataDir:
 
     @classmethod
     def at(cls, path: Path) -> "DataDir":
-        return cls(path.absolute())
+        return cls(path.resolve())
 
     @property
     def secrets(self) -> Path:
@@ -64,7 +64,8 @@ class DataDir:
         return self.root / "edge"
 
     def make(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
+        # Run by root, Postgres is another user, who has to get through.
+        self.root.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
 
     @contextmanager
     def locked(self) -> Generator[None]:

@@ -71,7 +71,7 @@ def write_config(
             name: {"jetstream": "enabled", "users": [user.declaration() for user in members]}
             for name, members in accounts.items()
         }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.touch(mode=0o600)
     path.write_text(json.dumps(config, indent=2))  # the server reads JSON too
 

@@ -49,8 +49,10 @@ class Supervisor:
     async def run(self, on_ready: Callable[[float], None]) -> None:
         """Run until a signal comes. `on_ready` hears how many seconds the start took."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._asked_to_stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` sets it
+            loop.add_signal_handler(signal.SIGHUP, self._asked_to_stop)
         starting = asyncio.create_task(self._start(on_ready))
         try:
             await self._stop.wait()
@@ -103,7 +105,10 @@ def run(
 
     async def main() -> None:
         def changed(processes: Sequence[Process]) -> None:
-            on_change(processes, ready)
+            try:
+                on_change(processes, ready)
+            except OSError as error:  # a full disk ends no process
+                log.plain(f"cannot write down what runs: {error}")
 
         supervisor = Supervisor(groups, log, changed)
 
