@@ -1,0 +1,63 @@
+"""Names at Cloudflare and addresses of what runs there. Pure."""
+
+import re
+from dataclasses import dataclass
+
+from webhost_contracts import ids
+
+PROBE_PATH = "/__webhost/probe"
+PURGE_PATH = "/__webhost/sessions/purge"
+
+
+def worker_name(agent_id: str, deployment_id: str) -> str:
+    """Return the script name of a deployment: 57 characters of `[a-z0-9-]`."""
+    return f"whs-{ids.suffix(agent_id)}-{ids.suffix(deployment_id)}"
+
+
+def sessions_name(installation_id: str) -> str:
+    """Return the script name of the installation's session Worker, at most 63 characters."""
+    suffix = re.sub(r"[^a-z0-9-]", "-", ids.suffix(installation_id).lower())
+    return f"whs-sessions-{suffix}"[:63]
+
+
+@dataclass(frozen=True)
+class CustomDomain:
+    """All Workers behind one host of a zone, each by a route of its own."""
+
+    host: str
+    zone_id: str
+
+    def deployment_url(self, agent_id: str, deployment_id: str) -> str:
+        """Return what a deployment's paths are appended to."""
+        return f"https://{self.host}/dep/{deployment_id}"
+
+    def deployment_pattern(self, deployment_id: str) -> str:
+        """Return the pattern of a deployment's route."""
+        return f"{self.host}/dep/{deployment_id}/*"
+
+    def sessions_url(self, installation_id: str) -> str:
+        """Return what the session Worker's paths are appended to."""
+        return f"https://{self.host}"
+
+    @property
+    def sessions_pattern(self) -> str:
+        """Return the pattern of the session Worker's route."""
+        return f"{self.host}/__webhost/sessions/*"
+
+
+@dataclass(frozen=True)
+class WorkersDev:
+    """Every Worker at a host of its own below the account's workers.dev subdomain."""
+
+    subdomain: str
+
+    def deployment_url(self, agent_id: str, deployment_id: str) -> str:
+        """Return what a deployment's paths are appended to."""
+        return f"https://{worker_name(agent_id, deployment_id)}.{self.subdomain}.workers.dev"
+
+    def sessions_url(self, installation_id: str) -> str:
+        """Return what the session Worker's paths are appended to."""
+        return f"https://{sessions_name(installation_id)}.{self.subdomain}.workers.dev"
+
+
+Routing = CustomDomain | WorkersDev

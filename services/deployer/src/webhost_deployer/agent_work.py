@@ -1,0 +1,123 @@
+"""All that is due for one agent, one thing after the other, by whoever holds its lock.
+
+Consumes: the deployer's own rows. Emits: the outcome of every step as a fact, with its state
+row, in one transaction; then `deployment.succeeded`, `.failed` or `.torn_down`.
+On replay (a kill between a step and its outcome): the step is done again.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts.events import DeploymentSucceeded
+from webhost_contracts.events.base import Event
+from webhost_kit.clock import now_ms
+from webhost_kit.crashpoints import crash_point
+from webhost_kit.database import Database
+from webhost_kit.errors import VersionConflict
+
+from webhost_deployer import queries, saga
+from webhost_deployer.locks import Lock
+from webhost_deployer.model import Deployment
+from webhost_deployer.provider import ProviderError
+from webhost_deployer.queries import AgentTeardown
+from webhost_deployer.steps import StepFailed, Steps
+
+log = structlog.get_logger(__name__)
+
+
+class AgentWork:
+    """Works an agent's sagas off."""
+
+    def __init__(
+        self, database: Database, steps: Steps, jitter: Callable[[], float] = random.random
+    ) -> None:
+        self._database = database
+        self._steps = steps
+        self._jitter = jitter
+
+    async def work_off(self, agent_id: str, lock: Lock) -> None:
+        """Do what is due. Raises Unavailable or psycopg.OperationalError when Postgres is away."""
+        while True:
+            await lock.confirm()
+            async with self._database.transaction() as connection:
+                now = now_ms()
+                deployment = await queries.due_deployment(connection, agent_id, now)
+                teardown = await queries.due_teardown(connection, agent_id, now)
+            if deployment is not None:
+                await self._advance(deployment)
+            elif teardown is not None:
+                await self._purge(teardown)
+            else:
+                return
+
+    async def _advance(self, deployment: Deployment) -> None:
+        match saga.next_action(deployment, now_ms()):
+            case saga.Run() as run:
+                await self._run(deployment, run)
+            case saga.Succeed():
+                provider = self._steps.provider_of(deployment)
+                event = DeploymentSucceeded(
+                    agent_id=deployment.order.agent_id,
+                    worker_name=provider.worker_name(deployment),
+                    invoke_url=provider.invoke_url(deployment),
+                )
+                await self._record(deployment, event)
+            case saga.Record(event):
+                await self._record(deployment, event)
+            case saga.Wait():
+                # Due by its row, but not by the clock that looked next: put the row right.
+                await self._record(deployment)
+
+    async def _run(self, deployment: Deployment, run: saga.Run) -> None:
+        started = now_ms()
+        try:
+            await self._steps.perform(run.step, deployment)
+        except StepFailed as failure:
+            event: Event = saga.failed(
+                deployment,
+                run,
+                failure.error,
+                transient=failure.transient,
+                started_at_ms=started,
+                now_ms=now_ms(),
+                jitter=self._jitter(),
+            )
+            log.warning(
+                "step failed",
+                deployment=deployment.id,
+                step=run.step,
+                attempt=run.attempt,
+                error=failure.error.provider_message or failure.error.message,
+            )
+        else:
+            event = saga.succeeded(deployment, run, started)
+        crash_point(f"deployer.{run.step}.done")
+        await self._record(deployment, event)
+        crash_point(f"deployer.{run.step}.recorded")
+
+    async def _record(self, deployment: Deployment, *events: Event) -> None:
+        try:
+            async with self._database.transaction() as connection:
+                await queries.record(connection, deployment, events, now_ms())
+        except VersionConflict:
+            log.info("decided elsewhere first; looking again", deployment=deployment.id)
+
+    async def _purge(self, teardown: AgentTeardown) -> None:
+        try:
+            await self._steps.purge_sessions(teardown.agent_id)
+        except ProviderError as error:
+            log.warning("purge failed", agent=teardown.agent_id, error=str(error))
+            tries = teardown.tries + 1
+            due = now_ms() + saga.delay_ms(tries, self._jitter())
+            await self._note(replace(teardown, tries=tries), due)
+            return
+        crash_point("deployer.purge.done")
+        await self._note(teardown, None)
+
+    async def _note(self, teardown: AgentTeardown, due_at_ms: int | None) -> None:
+        connection: AsyncConnection
+        async with self._database.transaction() as connection:
+            await queries.save_teardown(connection, teardown, due_at_ms)

@@ -1,0 +1,49 @@
+"""The artifact store: content-addressed bundles in a JetStream object store."""
+
+import hashlib
+
+import msgspec
+from nats.errors import Error as NatsError
+from nats.js.errors import ObjectNotFoundError
+from webhost_contracts import subjects, wire
+from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle
+from webhost_kit.bus import Bus
+
+TIMEOUT_S = 10.0
+
+
+class ArtifactAway(Exception):
+    """The store does not answer; it may later."""
+
+
+class ArtifactInvalid(Exception):
+    """What is stored is not what was ordered, and never will be."""
+
+
+class Artifacts:
+    """Reads bundles, each verified by its checksum."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def read(self, artifact: Artifact) -> Bundle:
+        """Return the bundle. Raises ArtifactAway or ArtifactInvalid."""
+        if artifact.type != MODULES_TYPE:
+            raise ArtifactInvalid(f"Artifacts of type {artifact.type} can not be deployed.")
+        body = await self._bytes(artifact.checksum)
+        if f"sha256:{hashlib.sha256(body).hexdigest()}" != artifact.checksum:
+            raise ArtifactInvalid("The stored artifact does not have its checksum.")
+        try:
+            return wire.decode(body, Bundle)
+        except msgspec.DecodeError as error:
+            raise ArtifactInvalid("The stored artifact is not a bundle.") from error
+
+    async def _bytes(self, name: str) -> bytes:
+        try:
+            store = await self._bus.js.object_store(subjects.ARTIFACTS_BUCKET)
+            result = await store.get(name)
+        except ObjectNotFoundError as error:
+            raise ArtifactInvalid("The artifact is not in the store.") from error
+        except (NatsError, TimeoutError, OSError) as error:
+            raise ArtifactAway(f"The artifact store is away: {type(error).__name__}") from error
+        return result.data or b""

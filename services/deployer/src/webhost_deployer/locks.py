@@ -1,0 +1,34 @@
+"""Session-level advisory locks: held by a connection of its own, free the moment it ends."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg.rows import TupleRow
+from webhost_kit.database import CONNECT_TIMEOUT_S
+
+
+class Lock:
+    """A lock that is held."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
+        self._connection = connection
+
+    async def confirm(self) -> None:
+        """Raise psycopg.OperationalError when the lock was lost with its connection."""
+        await self._connection.execute("SELECT 1")
+
+
+@asynccontextmanager
+async def held(dsn: str, name: str) -> AsyncGenerator[Lock | None]:
+    """Hold the lock of this name, in this schema, or give None when another holds it."""
+    connection = await psycopg.AsyncConnection.connect(
+        dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+    )
+    async with connection:
+        cursor = await connection.execute(
+            "SELECT pg_try_advisory_lock(hashtextextended(current_schema() || ' ' || %s, 0))",
+            (name,),
+        )
+        row = await cursor.fetchone()
+        yield Lock(connection) if row is not None and row[0] else None

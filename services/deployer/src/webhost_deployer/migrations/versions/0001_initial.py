@@ -1,0 +1,38 @@
+"""The event table, the deployments, the tombstones and the shared call limit."""
+
+from alembic import op
+from webhost_kit.eventstore import EVENT_TABLES_SQL
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Make the tables."""
+    op.execute(EVENT_TABLES_SQL)
+    op.execute(
+        """
+        CREATE TABLE deployments (
+            deployment_id text PRIMARY KEY,
+            agent_id text NOT NULL,
+            phase text NOT NULL,
+            due_at_ms bigint,
+            state jsonb NOT NULL
+        );
+        CREATE INDEX deployments_by_agent ON deployments (agent_id);
+        CREATE INDEX deployments_due ON deployments (due_at_ms) WHERE due_at_ms IS NOT NULL;
+        CREATE TABLE agent_teardowns (
+            agent_id text PRIMARY KEY,
+            deleted_at_ms bigint NOT NULL,
+            tries integer NOT NULL,
+            due_at_ms bigint
+        );
+        CREATE INDEX agent_teardowns_due ON agent_teardowns (due_at_ms)
+            WHERE due_at_ms IS NOT NULL;
+        CREATE TABLE call_limits (
+            name text PRIMARY KEY,
+            tokens double precision NOT NULL,
+            at timestamptz NOT NULL
+        );
+        """
+    )

@@ -1,0 +1,81 @@
+"""The runner: finds agents that something is due for, and lets their work be done.
+
+Guarantees: work on one agent is serial across all deployers, by a lock that a kill frees at
+once; at most CONCURRENCY agents at a time per process; a broken dependency is waited for.
+"""
+
+import asyncio
+
+import psycopg
+import structlog
+from prometheus_client import Gauge
+from webhost_kit.clock import now_ms
+from webhost_kit.database import Database
+from webhost_kit.errors import Unavailable
+
+from webhost_deployer import queries
+from webhost_deployer.agent_work import AgentWork
+from webhost_deployer.locks import held
+
+log = structlog.get_logger(__name__)
+
+CONCURRENCY = 8
+POLL_S = 1.0
+
+_active = Gauge("webhost_deployer_active_agents", "Agents that this process works for")
+
+
+class Runner:
+    """Works what is due off for as long as it runs."""
+
+    def __init__(self, database: Database, work: AgentWork) -> None:
+        self._database = database
+        self._work = work
+        self._wake = asyncio.Event()
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def wake(self) -> None:
+        """Look for due work now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Run for ever; on cancellation, what is under way stops where it is."""
+        try:
+            while True:
+                self._wake.clear()
+                await self._start_due()
+                try:
+                    async with asyncio.timeout(POLL_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _start_due(self) -> None:
+        try:
+            async with self._database.transaction() as connection:
+                agents = await queries.due_agents(connection, now_ms())
+        except Unavailable:
+            return
+        for agent_id in agents:
+            if agent_id not in self._tasks:
+                task = asyncio.create_task(self._for_agent(agent_id), name=f"agent {agent_id}")
+                self._tasks[agent_id] = task
+                task.add_done_callback(lambda _, done=agent_id: self._tasks.pop(done, None))
+
+    async def _for_agent(self, agent_id: str) -> None:
+        async with self._slots:
+            try:
+                with _active.track_inprogress():
+                    async with held(self._database.dsn, f"agent {agent_id}") as lock:
+                        if lock is not None:
+                            await self._work.work_off(agent_id, lock)
+            except (Unavailable, psycopg.OperationalError, OSError) as error:
+                log.warning("work interrupted", agent=agent_id, error=str(error))
+            except Exception:
+                log.exception("work failed; it is taken up again", agent=agent_id)

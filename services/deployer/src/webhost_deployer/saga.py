@@ -1,0 +1,184 @@
+"""The saga of a deployment: from what happened to what is done next. Pure.
+
+Order: validate, session_store, upload, route, probe, then `deployment.succeeded`. What can not
+succeed is compensated: route and script are removed, then `deployment.failed`. A deployment that
+is to be torn down stops at the next step, or, when it is live, is removed the same way and ends
+as `deployment.torn_down`.
+"""
+
+from dataclasses import dataclass
+
+from webhost_contracts.errors import DeploymentError
+from webhost_contracts.events import (
+    DeploymentFailed,
+    DeploymentStepFailed,
+    DeploymentStepSucceeded,
+    DeploymentTornDown,
+)
+
+from webhost_deployer.decisions import AGENT_DELETED
+from webhost_deployer.model import Deployment, Phase, Step
+
+FORWARD = (Step.VALIDATE, Step.SESSION_STORE, Step.UPLOAD, Step.ROUTE, Step.PROBE)
+REMOVAL = (Step.REMOVE_ROUTE, Step.REMOVE_SCRIPT)
+
+MAX_TRIES = 8
+FIRST_DELAY_MS = 500
+LONGEST_DELAY_MS = 60_000
+NO_PROGRESS_MS = 15 * 60_000
+"""A deployment that got nowhere for so long is failed."""
+
+LONGEST_COMPENSATION_MS = 5 * 60_000
+"""After this the deployment is failed all the same; reconciliation removes what is left."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Do this step at the provider; it is try number `attempt`, from 1."""
+
+    step: Step
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Succeed:
+    """Record that the deployment answers."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Record this fact; nothing is to be done at the provider."""
+
+    event: DeploymentStepFailed | DeploymentFailed | DeploymentTornDown
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do before `until_ms`, or at all where None."""
+
+    until_ms: int | None
+
+
+Action = Run | Succeed | Record | Wait
+
+
+def next_action(state: Deployment, now_ms: int) -> Action:
+    """Return what is to be done now."""
+    match state.phase:
+        case Phase.DEPLOYING:
+            return _forward(state, now_ms)
+        case Phase.COMPENSATING:
+            return _compensate(state, now_ms)
+        case Phase.LIVE:
+            return _tear_down(state, now_ms)
+        case Phase.FAILED | Phase.TORN_DOWN:
+            return Wait(None)
+
+
+def due_at(state: Deployment) -> int | None:
+    """Return when the deployment needs attention next, None for not at all."""
+    match state.phase:
+        case Phase.DEPLOYING if state.tear_down_at_ms is not None:
+            return min(state.retry_at_ms, state.tear_down_at_ms)
+        case Phase.DEPLOYING | Phase.COMPENSATING:
+            return state.retry_at_ms
+        case Phase.LIVE if state.tear_down_at_ms is not None:
+            return max(state.retry_at_ms, state.tear_down_at_ms)
+        case _:
+            return None
+
+
+def succeeded(state: Deployment, run: Run, started_at_ms: int) -> DeploymentStepSucceeded:
+    """Return the fact that the step is done."""
+    return DeploymentStepSucceeded(
+        agent_id=state.order.agent_id,
+        step=run.step,
+        attempt=run.attempt,
+        started_at_ms=started_at_ms,
+    )
+
+
+def failed(
+    state: Deployment,
+    run: Run,
+    error: DeploymentError,
+    *,
+    transient: bool,
+    started_at_ms: int,
+    now_ms: int,
+    jitter: float,
+) -> DeploymentStepFailed:
+    """Return the fact that this try failed, and when the next one is.
+
+    `jitter` is a random number from 0 to 1. A removal is tried until it succeeds: what is left
+    behind at a provider costs somebody money.
+    """
+    again = run.step in REMOVAL or (transient and run.attempt < MAX_TRIES)
+    return DeploymentStepFailed(
+        agent_id=state.order.agent_id,
+        step=run.step,
+        attempt=run.attempt,
+        started_at_ms=started_at_ms,
+        error=error,
+        retry_at_ms=now_ms + delay_ms(run.attempt, jitter) if again else None,
+    )
+
+
+def delay_ms(failed_tries: int, jitter: float) -> int:
+    """Return how long to wait after so many failed tries: exponential, half of it random."""
+    longest = min(FIRST_DELAY_MS * 2 ** (failed_tries - 1), LONGEST_DELAY_MS)
+    return round(longest * (0.5 + jitter / 2))
+
+
+def _forward(state: Deployment, now_ms: int) -> Action:
+    step = next((step for step in FORWARD if step not in state.done), None)
+    if state.tear_down_at_ms is not None and state.tear_down_at_ms <= now_ms:
+        return _give_up(state, step or FORWARD[-1], AGENT_DELETED, now_ms)
+    if step is None:
+        return Succeed()
+    if state.progress_at_ms is not None and now_ms - state.progress_at_ms >= NO_PROGRESS_MS:
+        return _give_up(state, step, "No progress for 15 minutes.", now_ms)
+    if state.retry_at_ms > now_ms:
+        return Wait(state.retry_at_ms)
+    return Run(step, state.tries + 1)
+
+
+def _compensate(state: Deployment, now_ms: int) -> Action:
+    if state.failure is None:
+        raise ValueError(f"{state.id} is compensated and has no failure")
+    began = state.progress_at_ms or 0
+    step = _next_removal(state) if Step.SESSION_STORE in state.done else None
+    if step is None or now_ms - began >= LONGEST_COMPENSATION_MS:
+        return Record(DeploymentFailed(agent_id=state.order.agent_id, error=state.failure))
+    return _removal(state, step, now_ms)
+
+
+def _tear_down(state: Deployment, now_ms: int) -> Action:
+    if state.tear_down_at_ms is None or state.tear_down_at_ms > now_ms:
+        return Wait(state.tear_down_at_ms)
+    step = _next_removal(state)
+    if step is None:
+        return Record(DeploymentTornDown(agent_id=state.order.agent_id))
+    return _removal(state, step, now_ms)
+
+
+def _removal(state: Deployment, step: Step, now_ms: int) -> Action:
+    if state.retry_at_ms > now_ms:
+        return Wait(state.retry_at_ms)
+    return Run(step, state.tries + 1)
+
+
+def _next_removal(state: Deployment) -> Step | None:
+    return next((step for step in REMOVAL if step not in state.removed), None)
+
+
+def _give_up(state: Deployment, step: Step, message: str, now_ms: int) -> Record:
+    return Record(
+        DeploymentStepFailed(
+            agent_id=state.order.agent_id,
+            step=step,
+            attempt=state.tries + 1,
+            started_at_ms=now_ms,
+            error=DeploymentError(step=step, message=message),
+        )
+    )

@@ -1,0 +1,81 @@
+"""The deployer's environment."""
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from webhost_kit.keys import MasterKeys, Signer, parse_public_keys, parse_signers
+from webhost_kit.settings import Address, ServiceSettings
+
+from webhost_deployer.addresses import CustomDomain, Routing, WorkersDev
+
+
+class Settings(ServiceSettings):
+    """What the deployer needs to know; SPEC section 8 says what each is for."""
+
+    cloudflare_account_id: str
+    cloudflare_api_token: SecretStr
+    cloudflare_api_base_url: str | None = None
+    cloudflare_zone_id: str | None = None
+    cloudflare_workers_custom_domain: str | None = None
+    cloudflare_workers_dev_subdomain: str | None = None
+    control_plane_telemetry_report_url: str
+    telemetry_master_keys: SecretStr
+    invoke_public_keys: str
+    platform_private_keys: SecretStr
+    workers_connect_to: Address | None = None
+    session_idle_days: int = Field(default=30, ge=1)
+
+    @field_validator(
+        "cloudflare_api_base_url",
+        "cloudflare_zone_id",
+        "cloudflare_workers_custom_domain",
+        "cloudflare_workers_dev_subdomain",
+        "workers_connect_to",
+        mode="before",
+    )
+    @classmethod
+    def _empty_is_absent(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "Settings":
+        self.require_https(
+            "CONTROL_PLANE_TELEMETRY_REPORT_URL", self.control_plane_telemetry_report_url
+        )
+        if self.cloudflare_api_base_url is not None:
+            self.require_https("CLOUDFLARE_API_BASE_URL", self.cloudflare_api_base_url)
+        if self.workers_connect_to is not None and not self.webhost_local_stack:
+            raise ValueError("WORKERS_CONNECT_TO is for the local stack only")
+        _ = self.routing, self.master_keys, self.signers, self.public_invoke_keys
+        return self
+
+    @property
+    def routing(self) -> Routing:
+        """Return how Workers are reached. Raises ValueError when that is half configured."""
+        host, zone_id = self.cloudflare_workers_custom_domain, self.cloudflare_zone_id
+        if host is not None and zone_id is not None:
+            return CustomDomain(host, zone_id)
+        if host is not None or zone_id is not None:
+            raise ValueError(
+                "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN and CLOUDFLARE_ZONE_ID go together: set both"
+                " or neither"
+            )
+        if self.cloudflare_workers_dev_subdomain is None:
+            raise ValueError(
+                "CLOUDFLARE_WORKERS_DEV_SUBDOMAIN is needed where there is no"
+                " CLOUDFLARE_WORKERS_CUSTOM_DOMAIN"
+            )
+        return WorkersDev(self.cloudflare_workers_dev_subdomain)
+
+    @property
+    def master_keys(self) -> MasterKeys:
+        """Return what deployments' telemetry keys are derived from."""
+        return MasterKeys.parse(self.telemetry_master_keys.get_secret_value())
+
+    @property
+    def signers(self) -> tuple[Signer, ...]:
+        """Return the platform's keys; the first one signs."""
+        return parse_signers(self.platform_private_keys.get_secret_value(), "PLATFORM_PRIVATE_KEYS")
+
+    @property
+    def public_invoke_keys(self) -> dict[str, str]:
+        """Return the gateway's public keys, base64url by key id."""
+        return parse_public_keys(self.invoke_public_keys, "INVOKE_PUBLIC_KEYS")

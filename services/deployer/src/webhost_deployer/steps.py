@@ -1,0 +1,115 @@
+"""Does one step of the saga, at whichever provider the deployment is for."""
+
+import asyncio
+from collections.abc import Mapping
+
+import psycopg
+import structlog
+from webhost_contracts.artifacts import Bundle
+from webhost_contracts.errors import DeploymentError
+from webhost_kit.errors import Unavailable
+from webhost_kit.observability import redact_text
+
+from webhost_deployer import scripts
+from webhost_deployer.artifacts import ArtifactAway, ArtifactInvalid, Artifacts
+from webhost_deployer.model import Deployment, Step
+from webhost_deployer.provider import Provider, ProviderError
+
+log = structlog.get_logger(__name__)
+
+STEP_TIMEOUT_S = 90.0
+LONGEST_TEXT = 500
+
+
+class StepFailed(Exception):
+    """A step could not be done; `error` is safe to show."""
+
+    def __init__(self, error: DeploymentError, *, transient: bool) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.transient = transient
+
+
+class Steps:
+    """The steps, by provider name."""
+
+    def __init__(self, providers: Mapping[str, Provider], artifacts: Artifacts) -> None:
+        self._providers = providers
+        self._artifacts = artifacts
+
+    def provider_of(self, deployment: Deployment) -> Provider:
+        """Return where the deployment runs. Raises KeyError when it can run nowhere."""
+        return self._providers[deployment.order.runtime_provider]
+
+    async def perform(self, step: Step, deployment: Deployment) -> None:
+        """Do the step; raises StepFailed, or Unavailable when our own Postgres is away."""
+        try:
+            async with asyncio.timeout(STEP_TIMEOUT_S):
+                await self._perform(step, deployment)
+        except ProviderError as error:
+            raise StepFailed(_from_provider(step, error), transient=error.transient) from error
+        except ArtifactInvalid as error:
+            raise _failed(step, str(error), transient=False) from error
+        except (ArtifactAway, TimeoutError) as error:
+            raise _failed(step, str(error) or "Timed out.", transient=True) from error
+        except (StepFailed, Unavailable, psycopg.OperationalError):
+            raise
+        except Exception as error:
+            log.exception("step failed in an unforeseen way", step=step)
+            raise _failed(step, "The platform failed.", transient=True) from error
+
+    async def purge_sessions(self, agent_id: str) -> None:
+        """Remove the agent's sessions at every provider. Raises ProviderError."""
+        for provider in self._providers.values():
+            await provider.purge_sessions(agent_id)
+
+    async def _perform(self, step: Step, deployment: Deployment) -> None:
+        if step is Step.VALIDATE:
+            await self._validate(deployment)
+            return
+        provider = self.provider_of(deployment)
+        match step:
+            case Step.SESSION_STORE:
+                await provider.ensure_session_store()
+            case Step.UPLOAD:
+                await provider.upload(deployment, await self._bundle(deployment))
+            case Step.ROUTE:
+                await provider.route(deployment)
+            case Step.PROBE:
+                await provider.probe(deployment)
+            case Step.REMOVE_ROUTE:
+                await provider.remove_route(deployment)
+            case Step.REMOVE_SCRIPT:
+                await provider.remove_script(deployment)
+
+    async def _validate(self, deployment: Deployment) -> None:
+        name = deployment.order.runtime_provider
+        if name not in self._providers:
+            raise _failed(
+                Step.VALIDATE, f"The runtime provider {name} is not supported.", transient=False
+            )
+        bundle = await self._bundle(deployment)
+        problem = scripts.bundle_problem(deployment.order.main_module_name, bundle)
+        if problem is not None:
+            raise _failed(Step.VALIDATE, problem, transient=False)
+
+    async def _bundle(self, deployment: Deployment) -> Bundle:
+        return await self._artifacts.read(deployment.order.artifact)
+
+
+def _failed(step: Step, message: str, *, transient: bool) -> StepFailed:
+    return StepFailed(DeploymentError(step=step, message=_safe(message)), transient=transient)
+
+
+def _from_provider(step: Step, error: ProviderError) -> DeploymentError:
+    return DeploymentError(
+        step=step,
+        message=f"The runtime provider failed at {step}.",
+        endpoint=_safe(error.endpoint),
+        provider_code=error.code,
+        provider_message=_safe(error.message),
+    )
+
+
+def _safe(text: str) -> str:
+    return redact_text(text)[:LONGEST_TEXT]

@@ -1,0 +1,39 @@
+"""The deployer's tables. The migrations make them; a test compares the two."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from webhost_kit.eventstore import event_tables
+
+metadata = sa.MetaData()
+event_tables(metadata)
+
+deployments = sa.Table(
+    "deployments",
+    metadata,
+    sa.Column("deployment_id", sa.Text, primary_key=True),
+    sa.Column("agent_id", sa.Text, nullable=False),
+    sa.Column("phase", sa.Text, nullable=False),
+    sa.Column("due_at_ms", sa.BigInteger),
+    sa.Column("state", JSONB, nullable=False),
+    sa.Index("deployments_by_agent", "agent_id"),
+    sa.Index("deployments_due", "due_at_ms", postgresql_where=sa.text("due_at_ms IS NOT NULL")),
+)
+
+agent_teardowns = sa.Table(
+    "agent_teardowns",
+    metadata,
+    sa.Column("agent_id", sa.Text, primary_key=True),
+    sa.Column("deleted_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("due_at_ms", sa.BigInteger),
+    sa.Index("agent_teardowns_due", "due_at_ms", postgresql_where=sa.text("due_at_ms IS NOT NULL")),
+)
+"""The tombstones of deleted agents. `due_at_ms` is null once the sessions are purged."""
+
+call_limits = sa.Table(
+    "call_limits",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("tokens", sa.Double, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+)
