@@ -14,14 +14,13 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import psycopg
 import pytest
 from psycopg import sql
 from webhost_local.nats_server import NatsUser
-
-from tests.support import containers, processes
 
 _ACCOUNTS = 1000
 _PASSWORD = "for-tests"
@@ -111,8 +110,7 @@ def running_nats() -> Generator[Nats]:
     names = [f"t{number}" for number in range(_ACCOUNTS)]
     accounts = {name.upper(): [NatsUser(name, _PASSWORD)] for name in names}
     with tempfile.TemporaryDirectory(prefix="webhost-nats-") as directory:
-        start = containers.nats if _in_containers() else processes.nats
-        server = start(Path(directory), accounts)
+        server = _servers().nats(Path(directory), accounts)
         try:
             yield Nats(server, {name: accounts[name.upper()] for name in names})
         finally:
@@ -123,8 +121,7 @@ def running_nats() -> Generator[Nats]:
 def running_postgres() -> Generator[Postgres]:
     """A Postgres with an empty cluster. To be called from the main thread."""
     with tempfile.TemporaryDirectory(prefix="webhost-postgres-") as directory:
-        start = containers.postgres if _in_containers() else processes.postgres
-        server = start(Path(directory), _PASSWORD)
+        server = _servers().postgres(Path(directory), _PASSWORD)
         try:
             yield Postgres(server, _PASSWORD)
         finally:
@@ -157,5 +154,11 @@ def database_url(postgres_server: Postgres) -> Iterator[str]:
     postgres_server.drop_database(dsn)
 
 
-def _in_containers() -> bool:
-    return os.environ.get("WEBHOST_TEST_INFRA") == "containers"
+def _servers() -> ModuleType:
+    if os.environ.get("WEBHOST_TEST_INFRA") == "containers":
+        from tests.support import containers
+
+        return containers
+    from tests.support import processes
+
+    return processes
