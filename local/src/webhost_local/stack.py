@@ -215,7 +215,7 @@ def _welcome(environment: Environment, root: Path, seconds: float) -> str:
             "  export WEBHOST_TOKEN=$(webhost token alice)",
             "  webhost agents create my-agent",
             "",
-            f"  sign-in page: {environment.issuer}    stop: Ctrl-C",
+            f"  users sign in at {environment.issuer} (development only); Ctrl-C stops everything",
             "",
         ]
     )
