@@ -1,0 +1,221 @@
+"""Given what happened to a deployment, what is done next."""
+
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+from webhost_contracts.errors import DeploymentError
+from webhost_contracts.events import DeploymentFailed, DeploymentStarted, DeploymentSucceeded
+from webhost_contracts.events.base import Event
+from webhost_deployer import saga
+from webhost_deployer.decisions import AGENT_DELETED, begin
+from webhost_deployer.model import Deployment, Phase, Step, evolve
+from webhost_deployer.saga import FORWARD, Record, Run, Succeed, Wait
+
+from tests.unit.deployer.samples import AGENT, ORDER, START_MS, begun
+
+Outcome = Callable[[Run], bool | None]
+"""What a try comes to: True, None for a transient failure, False for a permanent one."""
+
+
+class Saga:
+    """Plays a deployment against outcomes; the clock jumps to whatever is waited for."""
+
+    def __init__(self) -> None:
+        self.state = begun()
+        self.now_ms = START_MS
+        self.tried: list[str] = []
+        self.events: list[Event] = []
+
+    def delete(self) -> None:
+        self.state = replace(self.state, tear_down_at_ms=self.now_ms)
+
+    def step(self, outcome: Outcome) -> bool:
+        """Do what is next; say whether there was anything."""
+        due = saga.due_at(self.state)
+        if due is None:
+            assert saga.next_action(self.state, self.now_ms) == Wait(None)
+            return False
+        self.now_ms = max(self.now_ms, due)
+        match saga.next_action(self.state, self.now_ms):
+            case Run() as run:
+                self.tried.append(run.step)
+                self._record(self._outcome(run, outcome(run)))
+            case Succeed():
+                self._record(
+                    DeploymentSucceeded(agent_id=AGENT, worker_name="w", invoke_url="https://w")
+                )
+            case Record(event):
+                self._record(event)
+            case Wait() as wait:
+                raise AssertionError(f"due, and yet told to {wait}")
+        return True
+
+    def play(self, outcome: Outcome) -> None:
+        while self.step(outcome):
+            assert len(self.events) < 1_000
+
+    def _outcome(self, run: Run, good: bool | None) -> Event:
+        if good:
+            return saga.succeeded(self.state, run, self.now_ms)
+        return saga.failed(
+            self.state,
+            run,
+            DeploymentError(step=run.step, message="no"),
+            transient=good is None,
+            started_at_ms=self.now_ms,
+            now_ms=self.now_ms,
+            jitter=1.0,
+        )
+
+    def _record(self, event: Event) -> None:
+        self.events.append(event)
+        self.state = evolve(self.state, event, self.now_ms)
+
+
+def well(run: Run) -> bool:
+    return True
+
+
+def failing(step: Step, *, permanent: bool) -> Outcome:
+    return lambda run: True if run.step != step else (False if permanent else None)
+
+
+def names(events: list[Event]) -> list[str]:
+    return [event.type_name().removeprefix("deployment.") for event in events]
+
+
+def test_a_deployment_goes_through_the_steps_in_order() -> None:
+    played = Saga()
+    played.play(well)
+    assert played.tried == ["validate", "session_store", "upload", "route", "probe"]
+    assert names(played.events) == ["step_succeeded.v1"] * 5 + ["succeeded.v1"]
+    assert played.state.phase is Phase.LIVE
+    assert played.state.version == 7
+
+
+UNDONE = {
+    Step.VALIDATE: [],
+    Step.SESSION_STORE: [],
+    Step.UPLOAD: ["remove_route", "remove_script"],
+    Step.ROUTE: ["remove_route", "remove_script"],
+    Step.PROBE: ["remove_route", "remove_script"],
+}
+
+
+@pytest.mark.parametrize("step", FORWARD)
+def test_a_permanent_failure_is_compensated_once(step: Step) -> None:
+    played = Saga()
+    played.play(failing(step, permanent=True))
+    assert played.tried == [*FORWARD[: FORWARD.index(step) + 1], *UNDONE[step]]
+    assert played.state.phase is Phase.FAILED
+    assert played.events[-1] == DeploymentFailed(
+        agent_id=AGENT, error=DeploymentError(step=step, message="no")
+    )
+
+
+@pytest.mark.parametrize("step", FORWARD)
+def test_a_step_that_never_succeeds_is_tried_so_often_and_no_more(step: Step) -> None:
+    played = Saga()
+    played.play(failing(step, permanent=False))
+    assert played.tried.count(step) == saga.MAX_TRIES
+    assert played.state.phase is Phase.FAILED
+    assert played.now_ms - START_MS < saga.NO_PROGRESS_MS
+
+
+@pytest.mark.parametrize("step", FORWARD)
+def test_a_transient_failure_costs_one_more_try(step: Step) -> None:
+    played = Saga()
+    played.play(lambda run: True if run.attempt > 1 or run.step != step else None)
+    assert played.tried.count(step) == 2
+    assert played.state.phase is Phase.LIVE
+    assert played.now_ms == START_MS + saga.FIRST_DELAY_MS
+
+
+@pytest.mark.parametrize("done", range(len(FORWARD) + 1))
+def test_a_deletion_stops_a_deployment_at_the_next_step(done: int) -> None:
+    played = Saga()
+    for _ in range(done):
+        played.step(well)
+    played.delete()
+    played.play(well)
+    reached = FORWARD[min(done, len(FORWARD) - 1)]
+    assert played.tried == [*FORWARD[:done], *UNDONE[reached]]
+    assert played.state.phase is Phase.FAILED
+    assert played.state.failure == DeploymentError(step=reached, message=AGENT_DELETED)
+
+
+@pytest.mark.parametrize("step", FORWARD)
+def test_a_deletion_does_not_wait_for_the_next_try(step: Step) -> None:
+    played = Saga()
+    while played.state.tries == 0:
+        played.step(failing(step, permanent=False))
+    before = played.now_ms
+    played.delete()
+    played.play(well)
+    assert played.now_ms == before
+    assert played.state.phase is Phase.FAILED
+
+
+def test_a_live_deployment_is_removed_and_says_so() -> None:
+    played = Saga()
+    played.play(well)
+    played.delete()
+    played.play(well)
+    assert played.tried[-2:] == ["remove_route", "remove_script"]
+    assert played.state.phase is Phase.TORN_DOWN
+
+
+def test_a_retired_deployment_stays_until_its_time() -> None:
+    played = Saga()
+    played.play(well)
+    later = played.now_ms + 70_000
+    played.state = replace(played.state, tear_down_at_ms=later)
+    assert saga.next_action(played.state, later - 1) == Wait(later)
+    assert saga.next_action(played.state, later) == Run(Step.REMOVE_ROUTE, 1)
+
+
+def test_a_teardown_is_tried_until_it_succeeds() -> None:
+    played = Saga()
+    played.play(well)
+    played.delete()
+    played.play(lambda run: run.attempt > 50)
+    assert played.tried.count("remove_script") == 51
+    assert played.state.phase is Phase.TORN_DOWN
+
+
+def test_a_compensation_that_gets_nowhere_does_not_keep_the_deployment_deploying() -> None:
+    played = Saga()
+    played.play(lambda run: run.step in (Step.VALIDATE, Step.SESSION_STORE))
+    assert played.state.phase is Phase.FAILED
+    assert played.state.failure == DeploymentError(step="upload", message="no")
+    assert played.now_ms - START_MS < saga.NO_PROGRESS_MS
+
+
+def test_fifteen_minutes_without_progress_are_the_end() -> None:
+    state = replace(begun(), done=(Step.VALIDATE,), progress_at_ms=START_MS)
+    last = START_MS + saga.NO_PROGRESS_MS
+    assert saga.next_action(state, last - 1) == Run(Step.SESSION_STORE, 1)
+    action = saga.next_action(state, last)
+    assert isinstance(action, Record)
+    assert evolve(state, action.event, last).phase is Phase.COMPENSATING
+
+
+def test_waiting_for_a_first_try_is_not_lack_of_progress() -> None:
+    late = START_MS + 10 * saga.NO_PROGRESS_MS
+    assert saga.next_action(begun(), late) == Run(Step.VALIDATE, 1)
+
+
+@pytest.mark.parametrize(("tries", "longest_ms"), [(1, 500), (2, 1000), (5, 8000), (30, 60_000)])
+def test_tries_are_further_and_further_apart(tries: int, longest_ms: int) -> None:
+    assert saga.delay_ms(tries, 0.0) == longest_ms / 2
+    assert saga.delay_ms(tries, 1.0) == longest_ms
+
+
+def test_a_deployment_that_is_refused_has_begun_and_failed() -> None:
+    started, failed = begin(ORDER, key_version=2, refusal="Not now.")
+    assert isinstance(started, DeploymentStarted)
+    state = evolve(evolve(Deployment(order=ORDER), started, 1), failed, 1)
+    assert state.phase is Phase.FAILED
+    assert (state.key_version, state.key_generation) == (2, 1)
+    assert saga.due_at(state) is None

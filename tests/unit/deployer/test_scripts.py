@@ -1,0 +1,85 @@
+"""What is uploaded: names, tags, bindings, and which session Worker is left as it is."""
+
+import re
+
+import pytest
+from webhost_contracts.artifacts import Bundle, Module
+from webhost_contracts.bindings import is_reserved
+from webhost_deployer import addresses, scripts, worker
+from webhost_deployer.addresses import CustomDomain, WorkersDev
+from webhost_deployer.scripts import Surroundings
+
+from tests.unit.deployer.samples import AGENT, DEPLOYMENT, begun
+
+AROUND = Surroundings(
+    installation_id="ins_0123456789abcdef",
+    telemetry_report_url="https://webhost.example/v1/telemetry/report",
+    invoke_public_keys={"i1": "aaaa"},
+    platform_public_keys={"p1": "bbbb"},
+    session_idle_days=30,
+)
+
+
+def bundle(*names: str) -> Bundle:
+    return Bundle(modules=tuple(Module(name=name, content="export default {}") for name in names))
+
+
+def test_an_agents_script() -> None:
+    script = scripts.agent_script(begun(), bundle("index.mjs"), b"k" * 32, AROUND)
+    assert re.fullmatch(r"[a-z0-9-]{1,63}", script.name)
+    assert script.main_module in script.modules
+    assert script.modules["index.mjs"] == b"export default {}"
+    shim = script.modules[worker.CUSTOMER_MODULE]
+    assert shim == b'export { default } from "./index.mjs";\n'
+    assert len(script.tags) <= 8
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", tag) for tag in script.tags)
+    assert scripts.deployment_of(script.tags) == DEPLOYMENT
+    named = {binding["name"]: binding for binding in script.bindings}
+    assert all(map(is_reserved, named))
+    assert named["WEBHOST_SESSIONS"]["props"] == {"agentId": AGENT}
+    assert "secret_text" not in repr(script)
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["index.mjs"], None),
+        (["index.mjs", "lib/words.js"], None),
+        (["other.mjs"], "The main module index.mjs is not in the bundle."),
+        (["index.mjs", "data.exe"], "The module data.exe is not JavaScript."),
+        (["index.mjs", "index.mjs"], "Two modules have the same name."),
+        (
+            ["index.mjs", "webhost-entry.mjs"],
+            "The module webhost-entry.mjs has a name that the platform keeps for itself.",
+        ),
+    ],
+)
+def test_what_can_be_deployed(names: list[str], problem: str | None) -> None:
+    assert scripts.bundle_problem("index.mjs", bundle(*names)) == problem
+
+
+def test_the_session_worker_is_replaced_by_other_content_and_never_by_an_older_protocol() -> None:
+    wanted = scripts.sessions_script(AROUND)
+    assert len(wanted.name) <= 63
+    version = worker.SESSIONS_PROTOCOL_VERSION
+    assert scripts.is_current(wanted.tags, wanted)
+    assert not scripts.is_current(["webhost"], wanted)
+    assert not scripts.is_current([f"sessions-v{version}-0000000000000000"], wanted)
+    assert not scripts.is_current([f"sessions-v{version - 1}-0000000000000000"], wanted)
+    assert scripts.is_current([f"sessions-v{version + 1}-0000000000000000"], wanted)
+
+
+def test_new_platform_keys_reach_the_session_worker() -> None:
+    rotated = Surroundings(**{**vars(AROUND), "platform_public_keys": {"p2": "cccc"}})
+    assert not scripts.is_current(
+        scripts.sessions_script(AROUND).tags, scripts.sessions_script(rotated)
+    )
+
+
+def test_addresses() -> None:
+    domain, dev = CustomDomain("w.example", "z"), WorkersDev("me")
+    assert domain.deployment_url(AGENT, DEPLOYMENT) == f"https://w.example/dep/{DEPLOYMENT}"
+    assert domain.deployment_pattern(DEPLOYMENT) == f"w.example/dep/{DEPLOYMENT}/*"
+    name = addresses.worker_name(AGENT, DEPLOYMENT)
+    assert dev.deployment_url(AGENT, DEPLOYMENT) == f"https://{name}.me.workers.dev"
+    assert dev.sessions_url("ins_7") == "https://whs-sessions-7.me.workers.dev"

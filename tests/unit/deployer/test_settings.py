@@ -1,0 +1,70 @@
+"""The deployer refuses to start on an environment that can not work, and says why."""
+
+import base64
+
+import pytest
+from webhost_deployer.addresses import CustomDomain, WorkersDev
+from webhost_deployer.settings import Settings
+from webhost_kit.settings import load
+
+KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
+GOOD = {
+    "WEBHOST_INSTALLATION_ID": "ins_1",
+    "NATS_URL": "nats://127.0.0.1:4222",
+    "DATABASE_URL": "postgresql://127.0.0.1/deployer",
+    "OPS_LISTEN": "127.0.0.1:9000",
+    "CLOUDFLARE_ACCOUNT_ID": "acc",
+    "CLOUDFLARE_API_TOKEN": "token-to-hide",
+    "CLOUDFLARE_WORKERS_DEV_SUBDOMAIN": "me",
+    "CONTROL_PLANE_TELEMETRY_REPORT_URL": "https://webhost.example/v1/telemetry/report",
+    "TELEMETRY_MASTER_KEYS": f"1:{KEY}",
+    "INVOKE_PUBLIC_KEYS": f"i1:{KEY}",
+    "PLATFORM_PRIVATE_KEYS": f"p1:{KEY}",
+}
+ROUTED = {"CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": "w.example", "CLOUDFLARE_ZONE_ID": "zone"}
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, **changes: str) -> Settings:
+    for name, value in (GOOD | changes).items():
+        monkeypatch.setenv(name, value)
+    return load(Settings, "webhost-deployer")
+
+
+def test_both_ways_of_routing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded(monkeypatch).routing == WorkersDev("me")
+    assert loaded(monkeypatch, **ROUTED).routing == CustomDomain("w.example", "zone")
+    assert "token-to-hide" not in repr(loaded(monkeypatch))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"CLOUDFLARE_API_TOKEN": None}, "missing CLOUDFLARE_API_TOKEN"),
+        ({"CLOUDFLARE_ZONE_ID": "zone"}, "set both or neither"),
+        ({"CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": "w.example"}, "set both or neither"),
+        ({"CLOUDFLARE_WORKERS_DEV_SUBDOMAIN": None}, "CLOUDFLARE_WORKERS_DEV_SUBDOMAIN is needed"),
+        (
+            {"CONTROL_PLANE_TELEMETRY_REPORT_URL": "http://webhost.example"},
+            "CONTROL_PLANE_TELEMETRY_REPORT_URL must be an https address",
+        ),
+        ({"WORKERS_CONNECT_TO": "127.0.0.1:8787"}, "WORKERS_CONNECT_TO"),
+        ({"TELEMETRY_MASTER_KEYS": "1:short"}, "TELEMETRY_MASTER_KEYS must be"),
+    ],
+)
+@pytest.mark.accept("10")
+def test_what_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str | None],
+    named: str,
+) -> None:
+    for name in changes:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (GOOD | changes).items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        load(Settings, "webhost-deployer")
+    line = capsys.readouterr().err
+    assert named in line
+    assert line.count("\n") == 1
