@@ -1,0 +1,214 @@
+"""One workerd process.
+
+Guarantees: it never outlives this process (the kernel kills it, even after `kill -9`), and it
+holds the lock of the data directory open, so that a new edge cannot start beside a workerd of the
+old one.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import re
+import signal
+import socket
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+
+from webhost_local.edge.errors import WorkerFailedToStart
+
+START_SECONDS = 10.0
+STOP_SECONDS = 5.0
+PR_SET_PDEATHSIG = 1
+# workerd closes idle connections after 5 s: ours go first, so that none is found dead.
+KEEPALIVE_SECONDS = 3.0
+
+log = logging.getLogger("webhost.edge.worker")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Process:
+    """A running workerd. Make one with `start`."""
+
+    def __init__(self, name: str, child: asyncio.subprocess.Process, http_socket: Path) -> None:
+        self.name = name
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(
+                str(http_socket), limit=0, keepalive_timeout=KEEPALIVE_SECONDS
+            ),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+        self._child = child
+        self._http_socket = http_socket
+        self._last_lines: deque[str] = deque(maxlen=50)
+        self._log_lines = False
+        self._output = [
+            asyncio.create_task(self._read(stream))
+            for stream in (child.stdout, child.stderr)
+            if stream is not None
+        ]
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def enter(self) -> None:
+        """A request begins."""
+        self.in_flight += 1
+        self.idle.clear()
+
+    def leave(self) -> None:
+        """A request has ended."""
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self.idle.set()
+
+    async def exited(self) -> None:
+        """Return once the process has ended and all it wrote is read."""
+        await self._child.wait()
+        await asyncio.gather(*self._output)
+
+    async def stop(self) -> None:
+        """Let workerd finish what it answers, then make sure that it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            self._child.terminate()
+        try:
+            await asyncio.wait_for(self.exited(), STOP_SECONDS)
+        except TimeoutError:
+            await self.kill()
+        await self._close()
+
+    async def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._child.kill()
+        await self.exited()
+        await self._close()
+
+    async def _close(self) -> None:
+        await self.session.close()
+        self._http_socket.unlink(missing_ok=True)
+
+    async def ready(self, control: asyncio.StreamReader) -> None:
+        """Wait until both sockets listen. Raises WorkerFailedToStart with workerd's words."""
+        waiting = {"http", "bindings"}
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while waiting:
+                    line = await control.readline()
+                    if not line:
+                        break
+                    waiting.discard(json.loads(line).get("socket"))
+        except TimeoutError:
+            await self.kill()
+            raise WorkerFailedToStart("Script startup exceeded the time limit.") from None
+        if waiting:
+            await self.stop()
+            raise WorkerFailedToStart(self.message())
+        self._log_lines = True
+
+    def message(self) -> str:
+        """What workerd said, without this machine's paths and what our own entry adds to it."""
+        lines = [
+            re.sub(r"^service main: ", "", line)
+            for line in self._last_lines
+            if not line.startswith('Socket "')
+        ]
+        cleaned = re.sub(r"(?<![\w:/])/[^\s\"']+/", "", "\n".join(lines)).strip()
+        return cleaned or "The Worker could not be started."
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:  # longer than the reader's limit: that part is skipped
+                continue
+            if not line:
+                return
+            decoded = line.decode(errors="replace").rstrip()
+            self._last_lines.append(decoded)
+            if self._log_lines:
+                log.info("%s: %s", self.name, decoded)
+
+
+async def start(
+    name: str,
+    workerd: Path,
+    config: str,
+    run_path: Path,
+    bindings: socket.socket,
+    inherited: tuple[int, ...],
+) -> Process:
+    """Start workerd and wait until it listens.
+
+    `run_path` is the stem, relative to the working directory, of the configuration and the public
+    socket. `bindings` is the listening socket for service bindings. Raises WorkerFailedToStart.
+    """
+    config_file = run_path.with_suffix(".capnp")
+    http_path = run_path.with_suffix(".sock")
+    config_file.touch(mode=0o600)
+    config_file.write_text(config)
+    read_end, write_end = os.pipe()
+    try:
+        with listen(http_path) as http:
+            arguments: Mapping[str, int] = {
+                "--socket-fd=http=": http.fileno(),
+                "--socket-fd=bindings=": bindings.fileno(),
+                "--control-fd=": write_end,
+            }
+            child = await asyncio.create_subprocess_exec(
+                str(workerd),
+                "serve",
+                str(config_file),
+                *(f"{option}{fd}" for option, fd in arguments.items()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=(*arguments.values(), *inherited),
+                preexec_fn=_die_with_parent,
+                env={"TZ": "UTC"},
+            )
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    process = Process(name, child, http_path)
+    control = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(control), os.fdopen(read_end, "rb")
+    )
+    try:
+        await process.ready(control)
+    except asyncio.CancelledError:
+        await process.kill()
+        raise
+    finally:
+        transport.close()
+        config_file.unlink(missing_ok=True)
+    return process
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening unix socket at this path, which must be short (108 bytes)."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        sock.listen(1024)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,245 @@
+"""The Cloudflare API's doors to scripts: upload, read, secrets, subdomain, delete."""
+
+import asyncio
+import time
+from collections import defaultdict
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route as Door
+
+from webhost_local.edge import shapes, upload
+from webhost_local.edge.errors import (
+    WorkerFailedToStart,
+    bad_request,
+    binding_not_found,
+    script_not_found,
+    script_refused,
+    script_too_large,
+    service_not_found,
+)
+from webhost_local.edge.model import Script
+from webhost_local.edge.store import Store
+from webhost_local.edge.workers import Workers
+
+MAX_FILES = 1000
+MAX_METADATA_BYTES = 4 * 1024 * 1024
+
+
+Shape = TypeVar("Shape")
+
+
+class ScriptDoors:
+    """Changes to one script are serial; every change is on disk before it is answered."""
+
+    def __init__(self, store: Store, workers: Workers, account_subdomain: str) -> None:
+        self._store = store
+        self._workers = workers
+        self._account_subdomain = account_subdomain
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def doors(self, account: str) -> list[Door]:
+        workers = f"{account}/workers"
+        script = f"{workers}/scripts/{{name}}"
+        return [
+            Door(f"{workers}/scripts", self.listing, methods=["GET"]),
+            Door(script, self.put, methods=["PUT"]),
+            Door(script, self.content, methods=["GET"]),
+            Door(script, self.delete, methods=["DELETE"]),
+            Door(f"{script}/settings", self.settings, methods=["GET"]),
+            Door(f"{script}/deployments", self.deployments, methods=["GET"]),
+            Door(f"{script}/references", self.references, methods=["GET"]),
+            Door(f"{script}/subdomain", self.subdomain, methods=["GET", "POST"]),
+            Door(f"{script}/secrets", self.secrets, methods=["GET"]),
+            Door(f"{script}/secrets", self.put_secret, methods=["PUT"]),
+            Door(f"{script}/secrets/{{secret:path}}", self.secret, methods=["GET", "DELETE"]),
+            Door(f"{workers}/services/{{name}}", self.service, methods=["GET"]),
+            Door(f"{workers}/services/{{name}}", self.delete, methods=["DELETE"]),
+            Door(f"{workers}/tails/by-consumer/{{name}}", self.tails, methods=["GET"]),
+            Door(f"{workers}/subdomain", self.account_subdomain, methods=["GET"]),
+        ]
+
+    def _script(self, request: Request) -> Script:
+        script = self._store.scripts.get(request.path_params["name"])
+        if script is None:
+            raise script_not_found()
+        return script
+
+    async def listing(self, request: Request) -> JSONResponse:
+        wanted = request.query_params.get("tags")
+        found = [
+            shapes.script(script)
+            for script in sorted(self._store.scripts.values(), key=lambda s: s.name)
+            if not wanted or shapes.has_tags(script, wanted)
+        ]
+        return shapes.success(found)
+
+    async def put(self, request: Request) -> JSONResponse:
+        name = request.path_params["name"]
+        metadata, parts = await _read_upload(request)
+        strict = request.query_params.get("bindings_inherit") == "strict"
+        async with self._locks[name]:
+            current = self._store.scripts.get(name)
+            script, files = await asyncio.to_thread(
+                upload.plan,
+                name,
+                metadata,
+                parts,
+                current,
+                set(self._store.scripts),
+                inherit_strictly=strict,
+            )
+            await asyncio.to_thread(self._store.write_version, script, files)
+            began = time.monotonic()
+            try:
+                await self._workers.trial(script)
+            except BaseException as error:
+                self._store.discard(script, known=current is not None)
+                if isinstance(error, WorkerFailedToStart):
+                    raise script_refused(str(error)) from None
+                raise
+            startup_ms = round((time.monotonic() - began) * 1000)
+            self._store.save(script)
+            await self._workers.replace(script)
+            self._store.forget_versions(script)
+        return shapes.success(shapes.upload(script, startup_ms))
+
+    async def content(self, request: Request) -> Response:
+        script = self._script(request)
+        boundary = script.version.id
+        body = bytearray()
+        for module in script.version.modules:
+            file_name = quote(module.name, safe="/._-")
+            body += (
+                f'--{boundary}\r\nContent-Disposition: form-data; name="{file_name}"; '
+                f'filename="{file_name}"\r\n\r\n'
+            ).encode()
+            body += (self._store.version_dir(script) / module.file).read_bytes() + b"\r\n"
+        body += f"--{boundary}--\r\n".encode()
+        return Response(bytes(body), media_type=f"multipart/form-data; boundary={boundary}")
+
+    async def delete(self, request: Request) -> JSONResponse:
+        name = request.path_params["name"]
+        async with self._locks[name]:
+            script = self._script(request)
+            callers = shapes.references(name, self._store.scripts.values())["services"]["incoming"]
+            if callers and request.query_params.get("force") != "true":
+                raise bad_request(
+                    f"Worker '{name}' is used by other Workers' service bindings: "
+                    "delete those first, or use force.",
+                    10064,
+                )
+            await self._workers.remove(name)
+            self._store.delete(script)
+        return shapes.success(None)
+
+    async def settings(self, request: Request) -> JSONResponse:
+        return shapes.success(shapes.settings(self._script(request)))
+
+    async def deployments(self, request: Request) -> JSONResponse:
+        return shapes.success(shapes.deployments(self._script(request)))
+
+    async def references(self, request: Request) -> JSONResponse:
+        script = self._script(request)
+        return shapes.success(shapes.references(script.name, self._store.scripts.values()))
+
+    async def service(self, request: Request) -> JSONResponse:
+        script = self._store.scripts.get(request.path_params["name"])
+        if script is None:
+            raise service_not_found()
+        return shapes.success(shapes.service(script))
+
+    async def tails(self, request: Request) -> JSONResponse:
+        self._script(request)
+        return shapes.success([])
+
+    async def account_subdomain(self, _request: Request) -> JSONResponse:
+        return shapes.success({"subdomain": self._account_subdomain})
+
+    async def subdomain(self, request: Request) -> JSONResponse:
+        if request.method == "GET":
+            return shapes.success(shapes.subdomain(self._script(request)))
+        body = await read_json(request, SubdomainBody)
+        async with self._locks[request.path_params["name"]]:
+            script = msgspec.structs.replace(
+                self._script(request),
+                subdomain_enabled=body.enabled,
+                previews_enabled=bool(body.previews_enabled),
+            )
+            self._store.save(script)
+        return shapes.success(shapes.subdomain(script))
+
+    async def secrets(self, request: Request) -> JSONResponse:
+        script = self._script(request)
+        return shapes.success([b.public() for b in script.bindings if upload.is_secret(b)])
+
+    async def put_secret(self, request: Request) -> JSONResponse:
+        body = await read_json(request, SecretBody)
+        async with self._locks[request.path_params["name"]]:
+            script = upload.with_secret(self._script(request), body.name, body.text)
+            self._store.save(script)
+            await self._workers.replace(script)
+        return shapes.success({"name": body.name, "type": "secret_text"})
+
+    async def secret(self, request: Request) -> JSONResponse:
+        name = request.path_params["secret"]
+        async with self._locks[request.path_params["name"]]:
+            script = self._script(request)
+            found = next((b for b in script.bindings if b.name == name), None)
+            if found is None or not upload.is_secret(found):
+                raise binding_not_found(name)
+            if request.method == "GET":
+                return shapes.success(found.public())
+            kept = [b for b in script.bindings if b is not found]
+            script = msgspec.structs.replace(script, bindings=kept, modified_at_ms=upload.now_ms())
+            self._store.save(script)
+            await self._workers.replace(script)
+        return shapes.success(None)
+
+
+class SubdomainBody(msgspec.Struct):
+    enabled: bool
+    previews_enabled: bool | None = None
+
+
+class SecretBody(msgspec.Struct):
+    name: str
+    text: str
+
+
+async def read_json(request: Request, shape: type[Shape]) -> Shape:
+    try:
+        return msgspec.json.decode(await request.body(), type=shape)
+    except msgspec.DecodeError as error:
+        raise bad_request(f"Invalid request body: {error}") from None
+
+
+async def _read_upload(request: Request) -> tuple[str | bytes, list[upload.Part]]:
+    too_large = script_too_large("Your Worker exceeded the size limit of 64 MiB.")
+    limit = upload.MAX_UNPACKED_BYTES + MAX_METADATA_BYTES
+    if int(request.headers.get("content-length", "0")) > limit:
+        raise too_large
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise script_refused("Expected a multipart/form-data body.")
+    metadata: str | bytes | None = None
+    parts: list[upload.Part] = []
+    try:
+        async with request.form(
+            max_files=MAX_FILES, max_fields=MAX_FILES, max_part_size=MAX_METADATA_BYTES
+        ) as form:
+            for field, value in form.multi_items():
+                if field == "metadata":
+                    metadata = await value.read() if isinstance(value, UploadFile) else value
+                elif isinstance(value, UploadFile):
+                    kind = (value.content_type or "").partition(";")[0].strip()
+                    parts.append(upload.Part(value.filename or field, kind, await value.read()))
+    except MultiPartException as error:
+        raise script_refused(f"Invalid multipart body: {error.message}") from None
+    if metadata is None:
+        raise script_refused("The part 'metadata' is missing.")
+    return metadata, parts

@@ -1,0 +1,51 @@
+"""The local edge's environment, typed and validated before anything starts."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, FilePath, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from webhost_local.edge.errors import WorkerdMissing
+
+
+def _host_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("expected host:port")
+    return value
+
+
+Listen = Annotated[str, AfterValidator(_host_and_port)]
+
+
+class EdgeSettings(BaseSettings):
+    """Every variable begins with `EDGE_`; an upstream that is not set answers UNAVAILABLE."""
+
+    model_config = SettingsConfigDict(env_prefix="EDGE_", env_ignore_empty=True)
+
+    data_dir: Path
+    listen: Listen
+    api_listen: Listen
+    account_id: str = Field(min_length=1)
+    zone_id: str = Field(min_length=1)
+    api_token: SecretStr = Field(min_length=1)
+    workers_dev_subdomain: str = "local"
+    upstream_api: str | None = None
+    upstream_gateway: str | None = None
+    upstream_telemetry: str | None = None
+    workerd: FilePath | None = None
+    idle_seconds: float = Field(default=60, gt=0)
+    api_rate_limit: int = Field(default=1200, gt=0)
+
+    def workerd_path(self) -> Path:
+        """The configured binary, else the one that npm installed in this checkout.
+
+        Raises WorkerdMissing when there is neither.
+        """
+        if self.workerd is not None:
+            return self.workerd.resolve()
+        for parent in Path(__file__).resolve().parents:
+            for found in sorted(parent.glob("node_modules/@cloudflare/workerd-*/bin/workerd")):
+                return found
+        raise WorkerdMissing("no workerd binary found: run npm ci, or set EDGE_WORKERD")

@@ -1,0 +1,123 @@
+"""Scripts and routes on disk.
+
+Guarantees: a script or the routes change by one rename, after the new files have reached the disk;
+whoever is killed midway leaves the old state. Manifests hold secrets and are readable by their
+owner only. What no manifest names is removed when the store opens.
+
+    <data>/scripts/<name>/manifest.json    the Script
+    <data>/scripts/<name>/<version>/<n>    one file per module
+    <data>/objects/<script id>/            Durable Objects of the script
+    <data>/routes.json                     the routes of the zone
+    <data>/run/                            sockets and configurations of this run
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from webhost_local.edge.model import Route, Script
+
+
+class Store:
+    """Everything the edge remembers. Methods that write are blocking and short."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.run_dir = data_dir / "run"
+        self._scripts_dir = data_dir / "scripts"
+        self._routes_file = data_dir / "routes.json"
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        for directory in (self.run_dir, self._scripts_dir, data_dir / "objects"):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.scripts: dict[str, Script] = {}
+        for directory in self._scripts_dir.iterdir():
+            self._open_script(directory)
+        self.routes: dict[str, Route] = {}
+        if self._routes_file.exists():
+            stored = msgspec.json.decode(self._routes_file.read_bytes(), type=list[Route])
+            self.routes = {route.id: route for route in stored}
+
+    def _open_script(self, directory: Path) -> None:
+        manifest = directory / "manifest.json"
+        if not manifest.exists():
+            shutil.rmtree(directory)
+            return
+        script = msgspec.json.decode(manifest.read_bytes(), type=Script)
+        self.scripts[script.name] = script
+        self.forget_versions(script)
+
+    def version_dir(self, script: Script) -> Path:
+        return self._scripts_dir / script.name / script.version.id
+
+    def objects_dir(self, script: Script) -> Path:
+        """Where the script's Durable Objects live: the same for all its versions."""
+        return self.data_dir / "objects" / script.id
+
+    def write_version(self, script: Script, files: Mapping[str, bytes]) -> None:
+        """Put the modules of a version on disk; nothing points at them yet."""
+        directory = self.version_dir(script)
+        directory.mkdir(mode=0o700, parents=True)
+        for name, content in files.items():
+            _write(directory / name, content)
+        _sync_directory(directory)
+
+    def save(self, script: Script) -> None:
+        """Make this the script of its name."""
+        self.objects_dir(script).mkdir(mode=0o700, exist_ok=True)
+        _replace(self._scripts_dir / script.name / "manifest.json", msgspec.json.encode(script))
+        self.scripts[script.name] = script
+
+    def forget_versions(self, script: Script) -> None:
+        """Remove every version of this script but the current one."""
+        for entry in (self._scripts_dir / script.name).iterdir():
+            if entry.is_dir() and entry.name != script.version.id:
+                shutil.rmtree(entry)
+        objects = self.objects_dir(script)
+        keys = {namespace.key for namespace in script.namespaces.values()}
+        for entry in objects.iterdir() if objects.exists() else ():
+            if entry.name not in keys:
+                shutil.rmtree(entry)
+
+    def discard(self, script: Script, *, known: bool) -> None:
+        """Remove an uploaded version that was refused; with a name nobody has, all of it."""
+        directory = self.version_dir(script)
+        shutil.rmtree(directory if known else directory.parent, ignore_errors=True)
+
+    def delete(self, script: Script) -> None:
+        """Remove the script and its Durable Objects."""
+        del self.scripts[script.name]
+        directory = self._scripts_dir / script.name
+        (directory / "manifest.json").unlink()
+        _sync_directory(directory)
+        shutil.rmtree(directory)
+        shutil.rmtree(self.objects_dir(script), ignore_errors=True)
+
+    def save_routes(self, routes: Mapping[str, Route]) -> None:
+        _replace(self._routes_file, msgspec.json.encode(list(routes.values())))
+        self.routes = dict(routes)
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".new")
+    _write(temporary, content)
+    temporary.replace(path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

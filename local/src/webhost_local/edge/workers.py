@@ -1,0 +1,291 @@
+"""The workerd processes: one per script, from first use until idle.
+
+A script's bindings socket listens for as long as the script exists, whether or not a process runs:
+the edge holds it and hands it to each process, so a caller's connection waits in its queue while
+the callee starts, and starts it. A script that others call is not idle while a caller runs.
+
+A new version replaces the old one at once for requests that come after; the old process finishes
+what it has. A script with Durable Objects never has two processes: its old one is gone before the
+new one starts.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+import subprocess
+import time
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from webhost_local.edge import config, process
+from webhost_local.edge.errors import ScriptGone, WorkerFailedToStart
+from webhost_local.edge.model import Script
+from webhost_local.edge.process import Process
+from webhost_local.edge.store import Store
+
+# What a Worker does after its answer (waitUntil) may go on for this long after it was replaced.
+LINGER_SECONDS = 5.0
+DRAIN_SECONDS = 90.0
+# A script with Durable Objects is away while it drains, so its requests get less time.
+OBJECTS_DRAIN_SECONDS = 10.0
+
+log = logging.getLogger("webhost.edge")
+
+
+class Worker:
+    """One script's place: its bindings socket and, while it is in use, its process."""
+
+    def __init__(self, script: Script, bindings: socket.socket) -> None:
+        self.script = script
+        self.bindings = bindings
+        self.process: Process | None = None
+        self.lock = asyncio.Lock()
+        self.last_used = time.monotonic()
+        self.gone = False
+
+
+class Workers:
+    """All scripts' processes. Relative paths: the working directory is the data directory."""
+
+    def __init__(
+        self, store: Store, workerd: Path, idle_seconds: float, lock_descriptor: int
+    ) -> None:
+        self._store = store
+        self._workerd = workerd
+        self._idle_seconds = idle_seconds
+        self._inherited = (lock_descriptor,)
+        self._newest_date = newest_compatibility_date(workerd)
+        self._numbers = itertools.count(1)
+        self._workers: dict[str, Worker] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._retiring: set[Process] = set()
+
+    async def open(self) -> None:
+        """Listen for service bindings of every stored script, and stop idle ones from now on."""
+        for script in self._store.scripts.values():
+            self.put(script)
+        self._spawn(self._stop_idle())
+
+    async def close(self) -> None:
+        """Stop every process."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        running = [w.process for w in self._workers.values() if w.process is not None]
+        for worker in self._workers.values():
+            worker.gone = True
+            self._unwatch(worker)
+        await asyncio.gather(*(p.stop() for p in {*running, *self._retiring}))
+        for worker in self._workers.values():
+            worker.bindings.close()
+
+    async def trial(self, script: Script) -> None:
+        """Start this version aside, on empty storage. Raises WorkerFailedToStart."""
+        path = self._new_path()
+        bindings_path = path.with_suffix(".trial")
+        with process.listen(bindings_path) as bindings:
+            try:
+                started = await self._start(script, path, bindings, None)
+            finally:
+                bindings_path.unlink()
+        said = started.message()
+        await started.kill()
+        for name in script.namespaces:
+            if f'"{name}", but no such Durable Object class is exported' in said:
+                raise WorkerFailedToStart(
+                    f"Cannot apply migration to class '{name}' that is not exported by script."
+                )
+
+    def put(self, script: Script) -> Worker:
+        """Make room for a script that is new or was just opened."""
+        self._unlink_socket(script.name)
+        worker = Worker(script, process.listen(Path(self._binding_socket(script.name))))
+        self._workers[script.name] = worker
+        self._watch(worker)
+        return worker
+
+    async def replace(self, script: Script) -> None:
+        """From now on this is the script: later requests reach it and nothing older."""
+        worker = self._workers.get(script.name)
+        if worker is None:
+            self.put(script)
+            return
+        async with worker.lock:
+            had_objects = bool(worker.script.namespaces)
+            worker.script = script
+            old = self._detach(worker)
+            if old is None:
+                return
+            if had_objects or script.namespaces:
+                await self._retire(old, OBJECTS_DRAIN_SECONDS, 0)
+            else:
+                self._spawn(self._retire(old, DRAIN_SECONDS, LINGER_SECONDS))
+
+    async def remove(self, name: str) -> None:
+        """Take the script away; what its process still answers is finished first."""
+        worker = self._workers.pop(name, None)
+        if worker is None:
+            return
+        async with worker.lock:
+            worker.gone = True
+            old = self._detach(worker)
+            self._unwatch(worker)
+            worker.bindings.close()
+            self._unlink_socket(name)
+            if old is not None and worker.script.namespaces:
+                await self._retire(old, OBJECTS_DRAIN_SECONDS, 0)
+            elif old is not None:
+                self._spawn(self._retire(old, DRAIN_SECONDS, LINGER_SECONDS))
+
+    @asynccontextmanager
+    async def use(self, name: str) -> AsyncGenerator[Process]:
+        """The script's process for one request, started if need be.
+
+        Raises ScriptGone, or WorkerFailedToStart.
+        """
+        worker = self._workers.get(name)
+        if worker is None:
+            raise ScriptGone(name)
+        running = worker.process or await self._ensure(worker)
+        running.enter()
+        try:
+            yield running
+        finally:
+            running.leave()
+            worker.last_used = time.monotonic()
+
+    async def died(self, name: str, process: Process) -> None:
+        """Someone could not connect to this process: the next use starts another."""
+        worker = self._workers.get(name)
+        if worker is not None and worker.process is process:
+            self._detach(worker)
+            await process.kill()
+
+    def running(self) -> Mapping[str, int]:
+        """Process ids by script name."""
+        return {n: w.process.pid for n, w in self._workers.items() if w.process is not None}
+
+    async def _ensure(self, worker: Worker) -> Process:
+        async with worker.lock:
+            if worker.gone:
+                raise ScriptGone(worker.script.name)
+            if worker.process is not None:
+                return worker.process
+            self._unwatch(worker)
+            storage = self._store.objects_dir(worker.script)
+            try:
+                started = await self._start(
+                    worker.script, self._new_path(), worker.bindings, storage
+                )
+            except BaseException:
+                self._watch(worker)
+                raise
+            worker.last_used = time.monotonic()
+            worker.process = started
+            self._spawn(self._notice_exit(worker, started))
+            return started
+
+    async def _start(
+        self, script: Script, path: Path, bindings: socket.socket, storage: Path | None
+    ) -> Process:
+        text = config.render(
+            script,
+            version_path=f"../{self._store.version_dir(script).relative_to(self._store.data_dir)}",
+            binding_socket=self._binding_socket,
+            storage=storage,
+            newest_date=self._newest_date,
+        )
+        return await process.start(
+            script.name, self._workerd, text, path, bindings, self._inherited
+        )
+
+    async def _notice_exit(self, worker: Worker, started: Process) -> None:
+        await started.exited()
+        if worker.process is started:
+            log.warning("worker %s ended by itself: it starts again on next use", started.name)
+            self._detach(worker)
+            await started.stop()
+
+    def _detach(self, worker: Worker) -> Process | None:
+        old, worker.process = worker.process, None
+        if old is not None:
+            self._watch(worker)
+        return old
+
+    async def _retire(self, old: Process, drain: float, linger: float) -> None:
+        self._retiring.add(old)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(old.idle.wait(), drain)
+        await asyncio.sleep(linger)
+        await old.stop()
+        self._retiring.discard(old)
+
+    def _watch(self, worker: Worker) -> None:
+        if not worker.gone:
+            asyncio.get_running_loop().add_reader(
+                worker.bindings.fileno(), self._called_through_binding, worker
+            )
+
+    def _unwatch(self, worker: Worker) -> None:
+        asyncio.get_running_loop().remove_reader(worker.bindings.fileno())
+
+    def _called_through_binding(self, worker: Worker) -> None:
+        self._unwatch(worker)
+        self._spawn(self._start_for_caller(worker))
+
+    async def _start_for_caller(self, worker: Worker) -> None:
+        try:
+            await self._ensure(worker)
+        except (WorkerFailedToStart, ScriptGone) as error:
+            log.error("worker %s did not start for its caller: %s", worker.script.name, error)
+
+    async def _stop_idle(self) -> None:
+        while True:
+            await asyncio.sleep(min(self._idle_seconds / 4, 5.0))
+            for worker in list(self._workers.values()):
+                if not worker.lock.locked() and self._is_idle(worker):
+                    async with worker.lock:
+                        old = self._detach(worker) if self._is_idle(worker) else None
+                        if old is not None:
+                            await self._retire(old, 0, 0)
+
+    def _is_idle(self, worker: Worker) -> bool:
+        if worker.process is None or worker.process.in_flight:
+            return False
+        called = any(
+            worker.script.name in other.script.services()
+            for other in self._workers.values()
+            if other.process is not None and other is not worker
+        )
+        if called:
+            worker.last_used = time.monotonic()
+        return time.monotonic() - worker.last_used > self._idle_seconds
+
+    def _binding_socket(self, name: str) -> str:
+        return f"run/{name}.bindings"
+
+    def _unlink_socket(self, name: str) -> None:
+        Path(self._binding_socket(name)).unlink(missing_ok=True)
+
+    def _new_path(self) -> Path:
+        return Path(f"run/{next(self._numbers)}.capnp")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def newest_compatibility_date(workerd: Path) -> str:
+    """The date in `workerd --version`, as YYYY-MM-DD: the binary knows every flag up to it."""
+    output = subprocess.run(  # noqa: S603
+        [workerd, "--version"], capture_output=True, text=True, check=True
+    )
+    date = output.stdout.split()[-1]
+    datetime.strptime(date, "%Y-%m-%d")  # noqa: DTZ007
+    return date

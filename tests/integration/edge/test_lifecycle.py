@@ -1,0 +1,249 @@
+"""Processes, storage and streams of the edge: what survives, what ends, what waits for nothing."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from tests.integration.edge.conftest import Client
+from tests.support.edge import Edge, free_port, start_edge
+
+Connect = Callable[[Edge], Client]
+
+COUNTER = """
+import { DurableObject } from "cloudflare:workers";
+export class Counter extends DurableObject {
+  async fetch() {
+    const count = 1 + (await this.ctx.storage.get("count") ?? 0);
+    await this.ctx.storage.put("count", count);
+    return new Response(`VERSION ${count} ${this.ctx.id.name ?? ""}`.trim());
+  }
+}
+export default { fetch(request, env, ctx) {
+  const owner = ctx.props?.agentId ?? "public";
+  return env.COUNTERS.get(env.COUNTERS.idFromName(owner)).fetch(request);
+} };
+"""
+COUNTERS = {"type": "durable_object_namespace", "name": "COUNTERS", "class_name": "Counter"}
+MIGRATIONS = {"new_tag": "v1", "new_sqlite_classes": ["Counter"]}
+CALLER = """
+export default { async fetch(request, env) {
+  return env.STORE.fetch("http://store/", { headers: request.headers });
+} };
+"""
+PROPS_HEADER = "x-webhost-edge-binding-props"
+
+
+def children(pid: int) -> list[int]:
+    """Process ids below this one, whatever thread started them."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += map(int, (task / "children").read_text().split())
+    return found
+
+
+async def becomes(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not condition():  # noqa: ASYNC110 (another process's state has no event)
+            await asyncio.sleep(0.02)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def bound(props: dict[str, str]) -> dict[str, object]:
+    return {"type": "service", "name": "STORE", "service": "store", "props": props}
+
+
+async def test_durable_objects_survive_redeploy_and_restart(
+    tmp_path: Path, connect: Connect
+) -> None:
+    async with start_edge(tmp_path / "data") as edge:
+        client = connect(edge)
+        await client.upload("counter", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
+        await client.publish("counter")
+        assert (await client.get("counter"))[1].startswith("VERSION 1")
+        await client.upload("counter", COUNTER.replace("VERSION", "NEW"), bindings=[COUNTERS])
+        assert (await client.get("counter"))[1].startswith("NEW 2")
+    async with start_edge(tmp_path / "data") as edge:
+        assert (await connect(edge).get("counter"))[1].startswith("NEW 3")
+
+
+async def test_props_reach_the_callee_and_cannot_be_forged(
+    tmp_path: Path, connect: Connect
+) -> None:
+    async with start_edge(tmp_path / "data") as edge:
+        client = connect(edge)
+        await client.upload("store", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
+        await client.upload("one", CALLER, bindings=[bound({"agentId": "äg-1"})])
+        await client.upload("two", CALLER, bindings=[bound({"agentId": "ag-2"})])
+        for name in ("store", "one", "two"):
+            await client.publish(name)
+        forged = {PROPS_HEADER: '{"agentId": "ag-2"}'}
+        assert [(await client.get("one", **forged))[1] for _ in range(2)] == [
+            "VERSION 1 äg-1",
+            "VERSION 2 äg-1",
+        ]
+        assert (await client.get("two"))[1] == "VERSION 1 ag-2"
+        assert (await client.get("store", **forged))[1] == "VERSION 1 public"
+
+        # The callee changes under its running callers, and its objects go on.
+        await client.upload("store", COUNTER.replace("VERSION", "NEW"), bindings=[COUNTERS])
+        assert (await client.get("one"))[1] == "NEW 3 äg-1"
+
+
+async def test_a_killed_edge_leaves_no_worker_and_a_killed_worker_restarts(
+    tmp_path: Path, connect: Connect
+) -> None:
+    async with start_edge(tmp_path / "data") as edge:
+        client = connect(edge)
+        await client.upload("counter", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
+        await client.publish("counter")
+        assert (await client.get("counter"))[1].startswith("VERSION 1")
+        (worker,) = children(edge.process.pid)
+        os.kill(worker, signal.SIGKILL)
+        await becomes(lambda pid=worker: not _alive(pid))
+        assert (await client.get("counter"))[1].startswith("VERSION 2")
+        (worker,) = children(edge.process.pid)
+        edge.process.kill()
+        await edge.process.wait()
+        await becomes(lambda pid=worker: not _alive(pid))
+    async with start_edge(tmp_path / "data") as edge:
+        assert (await connect(edge).get("counter"))[1].startswith("VERSION 3")
+        (worker,) = children(edge.process.pid)
+    assert edge.process.returncode == 0
+    await becomes(lambda pid=worker: not _alive(pid))
+
+
+async def test_idle_workers_stop_and_start_again(tmp_path: Path, connect: Connect) -> None:
+    async with start_edge(tmp_path / "data", EDGE_IDLE_SECONDS="0.4") as edge:
+        client = connect(edge)
+        await client.upload("store", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
+        await client.upload("one", CALLER, bindings=[bound({"agentId": "a"})])
+        await client.publish("one")
+        assert (await client.get("one"))[1] == "VERSION 1 a"
+        assert len(children(edge.process.pid)) == 2
+        await becomes(lambda: not children(edge.process.pid))
+        assert (await client.get("one"))[1] == "VERSION 2 a"
+
+
+async def test_a_chunk_leaves_when_it_is_written(tmp_path: Path, connect: Connect) -> None:
+    """Chunk k+1 is written only after the test has received chunk k."""
+    gate: asyncio.Queue[None] = asyncio.Queue()
+
+    async def wait(_request: web.Request) -> web.Response:
+        await gate.get()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/", wait)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    code = """
+    export default { fetch(request, env, ctx) {
+      const { readable, writable } = new TransformStream();
+      const write = async () => {
+        const writer = writable.getWriter();
+        for (let k = 0; k < 4; k++) {
+          await fetch(env.GATE);
+          await writer.write(new TextEncoder().encode(`chunk ${k};`));
+        }
+        await writer.close();
+      };
+      ctx.waitUntil(write());
+      return new Response(readable);
+    } };
+    """
+    gate_url = {"type": "plain_text", "name": "GATE", "text": f"http://127.0.0.1:{port}/"}
+    try:
+        async with start_edge(tmp_path / "data") as edge, asyncio.timeout(30):
+            client = connect(edge)
+            await client.upload("gated", code, bindings=[gate_url])
+            await client.publish("gated")
+            async with client.http.get(edge.origin, headers=client.host("gated")) as response:
+                for k in range(4):
+                    gate.put_nowait(None)
+                    assert await response.content.readuntil(b";") == f"chunk {k};".encode()
+                assert await response.content.read() == b""
+    finally:
+        await runner.cleanup()
+
+
+async def test_services_stream_both_ways_and_their_absence_is_said(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    cancelled = asyncio.Event()
+
+    async def echo(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"X-Path": request.raw_path})
+        await response.prepare(request)
+        try:
+            async for chunk in request.content.iter_any():
+                await response.write(chunk)
+            await asyncio.sleep(60)
+        except (asyncio.CancelledError, ConnectionError):
+            cancelled.set()
+            raise
+        return response
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", echo)
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    received: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def body():
+        yield b"first"
+        assert await received.get() == b"first"
+        yield b"second"
+
+    gateway = f"http://127.0.0.1:{port}"
+    try:
+        async with (
+            start_edge(
+                tmp_path / "data",
+                EDGE_UPSTREAM_GATEWAY=gateway,
+                EDGE_UPSTREAM_API=f"http://127.0.0.1:{free_port()}",
+            ) as edge,
+            asyncio.timeout(30),
+        ):
+            url = f"{edge.origin}/v1/invoke/agt%2F1/stream?a=%20b"
+            async with http.post(url, data=body()) as response:
+                assert response.headers["X-Path"] == "/v1/invoke/agt%2F1/stream?a=%20b"
+                received.put_nowait(await response.content.readany())
+                assert await response.content.readany() == b"second"
+                response.close()
+            await cancelled.wait()
+            for path in ("/v1/agents", "/v1/telemetry/report"):
+                async with http.get(edge.origin + path, headers={"X-Request-Id": "r-1"}) as away:
+                    assert away.status == 503
+                    assert away.headers["Retry-After"]
+                    assert away.headers["X-Request-Id"] == "r-1"
+                    error = (await away.json())["error"]
+                    assert (error["code"], error["retryable"]) == ("UNAVAILABLE", True)
+    finally:
+        await runner.cleanup()
+
+
+async def test_the_api_blocks_a_token_that_passes_the_limit(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    async with start_edge(tmp_path / "data", EDGE_API_RATE_LIMIT="3") as edge:
+        headers = {"Authorization": f"Bearer {edge.api_token}"}
+        statuses = []
+        for _ in range(5):
+            async with http.get(f"{edge.api_base_url}/user", headers=headers) as response:
+                statuses.append(response.status)
+        assert statuses == [200, 200, 200, 429, 429]

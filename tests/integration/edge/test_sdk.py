@@ -1,0 +1,133 @@
+"""The official Python SDK, unmodified, against the local edge."""
+
+import cloudflare
+import pytest
+
+from tests.integration.edge.conftest import Client
+
+SECRET_ECHO = """
+export default { fetch(request, env) {
+  return new Response(`VERSION ${env.TOKEN} ${new URL(request.url).pathname}`);
+} };
+"""
+
+
+async def test_a_script_lives_from_upload_to_delete(client: Client) -> None:
+    scripts, account = client.sdk.workers.scripts, client.edge.account_id
+    secret = {"type": "secret_text", "name": "TOKEN", "text": 'q"\\\n\té'}
+    tags = ["installation:one", "agent:a"]
+    await client.upload("life", SECRET_ECHO, bindings=[secret], tags=tags)
+    await client.publish("life")
+
+    assert await client.get("life", "/x") == (200, 'VERSION q"\\\n\té /x')
+    async with client.http.get(f"{client.edge.origin}/v1/x", headers=client.host("life")) as own:
+        assert (await own.text()).endswith("/v1/x"), "the script's own host is all the script's"
+
+    listed = await scripts.list(account_id=account, tags="installation:one:yes")
+    assert [script.id for script in listed.result] == ["life"]
+    assert not (
+        await scripts.list(account_id=account, tags="installation:one:no,agent:a:yes")
+    ).result
+    settings = await scripts.script_and_version_settings.get("life", account_id=account)
+    assert settings.tags == tags
+    assert settings.bindings is not None
+    assert "text" not in settings.bindings[0].to_dict()
+
+    await client.upload("life", SECRET_ECHO.replace("VERSION", "SECOND"), bindings=[secret])
+    assert (await client.get("life"))[1].startswith("SECOND")
+
+    await scripts.delete("life", account_id=account, force=True)
+    assert (await client.get("life"))[0] == 404
+    with pytest.raises(cloudflare.NotFoundError, match="10007"):
+        await scripts.delete("life", account_id=account)
+
+
+async def test_a_secret_set_later_is_visible_inside(client: Client) -> None:
+    secrets, account = client.sdk.workers.scripts.secrets, client.edge.account_id
+    await client.upload("secretive", SECRET_ECHO)
+    await client.publish("secretive")
+    assert (await client.get("secretive"))[1] == "VERSION undefined /"
+    await secrets.update(
+        "secretive", account_id=account, name="TOKEN", text="hush", type="secret_text"
+    )
+    assert (await client.get("secretive"))[1] == "VERSION hush /"
+    listed = await secrets.list("secretive", account_id=account)
+    assert [secret.name for secret in listed.result] == ["TOKEN"]
+    await secrets.delete("TOKEN", account_id=account, script_name="secretive")
+    assert (await client.get("secretive"))[1] == "VERSION undefined /"
+    with pytest.raises(cloudflare.BadRequestError, match="5 KiB"):
+        await secrets.update(
+            "secretive", account_id=account, name="BIG", text="x" * 5121, type="secret_text"
+        )
+
+
+async def test_a_route_leads_to_its_script(client: Client) -> None:
+    routes, zone = client.sdk.workers.routes, client.edge.zone_id
+    await client.upload("routed", SECRET_ECHO)
+    url = f"{client.edge.origin}/dep/dep_1/invoke"
+    pattern = "agents.example.com/dep/dep_1/*"
+    route = await routes.create(zone_id=zone, pattern=pattern, script="routed")
+    with pytest.raises(cloudflare.ConflictError, match="10020"):
+        await routes.create(zone_id=zone, pattern=pattern, script="routed")
+    for host, status in (
+        (None, 200),
+        ("agents.example.com", 200),
+        ("other.example.com", 404),
+    ):
+        async with client.http.get(url, headers={"Host": host} if host else {}) as response:
+            assert response.status == status, host
+    assert [r.pattern for r in (await routes.list(zone_id=zone)).result] == [pattern]
+    assert (await client.get("routed"))[0] == 404, "its own host was never enabled"
+
+    await routes.delete(route.id, zone_id=zone)
+    async with client.http.get(url) as response:
+        assert response.status == 404
+        assert (await response.json())["error"]["code"] == "NOT_FOUND"
+
+
+async def test_a_bad_token_is_refused_as_cloudflare_does(client: Client) -> None:
+    stranger = cloudflare.AsyncCloudflare(
+        api_token="wrong", base_url=client.edge.api_base_url, max_retries=0
+    )
+    async with stranger:
+        with pytest.raises(cloudflare.AuthenticationError, match="10000"):
+            await stranger.workers.scripts.list(account_id=client.edge.account_id)
+    with pytest.raises(cloudflare.PermissionDeniedError, match="10000"):
+        await client.sdk.workers.scripts.list(account_id="another-account")
+    with pytest.raises(cloudflare.NotFoundError, match="7003"):
+        await client.sdk.workers.routes.list(zone_id="another-zone")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("export default { fetch( { };", "SyntaxError"),
+        ('import "./missing.mjs"; export default {};', "missing.mjs"),
+        ('throw new Error("boom at /top"); export default {};', "boom"),
+    ],
+)
+async def test_broken_code_is_refused_and_the_old_version_serves(
+    client: Client, code: str, said: str
+) -> None:
+    await client.upload("fragile", SECRET_ECHO)
+    await client.publish("fragile")
+    with pytest.raises(cloudflare.BadRequestError) as refused:
+        await client.upload("fragile", code)
+    assert refused.value.errors[0].code == 10021
+    assert said in str(refused.value)
+    assert "/work" not in str(refused.value)
+    assert (await client.get("fragile"))[1].startswith("VERSION")
+
+
+async def test_what_cloudflare_refuses_is_refused(client: Client) -> None:
+    with pytest.raises(cloudflare.BadRequestError, match="tags"):
+        await client.upload("tagged", SECRET_ECHO, tags=[f"t{i}" for i in range(9)])
+    with pytest.raises(cloudflare.BadRequestError, match="name"):
+        await client.upload("Upper", SECRET_ECHO)
+    binding = {"type": "service", "name": "OTHER", "service": "nowhere"}
+    with pytest.raises(cloudflare.BadRequestError, match="10143"):
+        await client.upload("caller", SECRET_ECHO, bindings=[binding])
+    with pytest.raises(cloudflare.BadRequestError, match="future"):
+        await client.upload("early", SECRET_ECHO, compatibility_date="2999-01-01")
+    with pytest.raises(cloudflare.NotFoundError):
+        await client.sdk.workers.scripts.delete("tagged", account_id=client.edge.account_id)

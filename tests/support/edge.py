@@ -1,0 +1,92 @@
+"""A local edge for tests: a real process on free ports.
+
+`start_edge(data_dir, **env)` yields once it is ready and ends it cleanly, unless the test already
+did. `env` adds variables (`EDGE_UPSTREAM_API="http://127.0.0.1:1"`); a value of None leaves the
+default.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+READY_SECONDS = 20.0
+STOP_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A running edge. `origin` and `api_base_url` are base URLs without a slash at the end."""
+
+    origin: str
+    api_base_url: str
+    api_token: str
+    account_id: str
+    zone_id: str
+    subdomain: str
+    process: asyncio.subprocess.Process
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@asynccontextmanager
+async def start_edge(data_dir: Path, **env: str) -> AsyncIterator[Edge]:
+    origin, api = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    variables = {
+        "EDGE_DATA_DIR": str(data_dir),
+        "EDGE_LISTEN": origin,
+        "EDGE_API_LISTEN": api,
+        "EDGE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
+        "EDGE_ZONE_ID": "fedcba9876543210fedcba9876543210",
+        "EDGE_API_TOKEN": "local-edge-token-for-tests",
+        "EDGE_WORKERS_DEV_SUBDOMAIN": "local",
+        **env,
+    }
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("EDGE_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "webhost_local.edge", env={**inherited, **variables}
+    )
+    try:
+        await _ready(f"http://{api}/readyz", process)
+        yield Edge(
+            origin=f"http://{origin}",
+            api_base_url=f"http://{api}/client/v4",
+            api_token=variables["EDGE_API_TOKEN"],
+            account_id=variables["EDGE_ACCOUNT_ID"],
+            zone_id=variables["EDGE_ZONE_ID"],
+            subdomain=variables["EDGE_WORKERS_DEV_SUBDOMAIN"],
+            process=process,
+        )
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+                raise
+
+
+async def _ready(url: str, process: asyncio.subprocess.Process) -> None:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(READY_SECONDS):
+        while True:
+            if process.returncode is not None:
+                raise RuntimeError(f"the edge ended with {process.returncode} before it was ready")
+            try:
+                async with session.get(url) as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                pass
+            await asyncio.sleep(0.05)
