@@ -1,0 +1,112 @@
+"""What a command leaves in the deployer's tables, whatever else is away."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import text
+from webhost_contracts.commands import TearDown, TearDownAgent
+from webhost_deployer import queries
+from webhost_deployer.handlers import Handlers
+from webhost_deployer.model import Deployment, Phase
+from webhost_kit.clock import now_ms
+from webhost_kit.database import Database, migrate
+from webhost_kit.errors import Permanent
+
+from tests.unit.deployer.samples import AGENT, DEPLOYMENT, ORDER
+
+WHO = {"command_id": "cmd_2", "causation_id": "evt_2", "user_id": "usr_1", "agent_id": AGENT}
+RETIRE = TearDown(**WHO, deployment_id=DEPLOYMENT, not_before_ms=5)
+DELETE = TearDownAgent(**WHO)
+
+
+class Desk:
+    """The handlers on a database of their own, and how often they woke the runner."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.woken = 0
+        self.handlers = Handlers(database, 7, self._wake)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    async def state(self) -> Deployment | None:
+        async with self.database.transaction() as connection:
+            return await queries.load(connection, DEPLOYMENT)
+
+    async def due_agents(self) -> list[str]:
+        async with self.database.transaction() as connection:
+            return await queries.due_agents(connection, now_ms())
+
+    async def event_types(self) -> list[str]:
+        async with self.database.transaction() as connection:
+            result = await connection.execute(text("SELECT type FROM events ORDER BY version"))
+            return list(result.scalars())
+
+
+@pytest.fixture
+async def desk(database_url: str) -> AsyncIterator[Desk]:
+    migrate(database_url, "webhost_deployer")
+    database = Database(database_url)
+    yield Desk(database)
+    await database.close()
+
+
+async def test_a_deployment_is_taken_on_once(desk: Desk) -> None:
+    await desk.handlers.deploy(ORDER)
+    await desk.handlers.deploy(ORDER)
+    state = await desk.state()
+    assert state is not None
+    assert (state.phase, state.version, state.key_version) == (Phase.DEPLOYING, 1, 7)
+    assert await desk.event_types() == ["deployment.started.v1"]
+    assert await desk.due_agents() == [AGENT]
+    assert desk.woken == 2
+
+
+async def test_a_dead_command_fails_its_deployment(desk: Desk) -> None:
+    await desk.handlers.deploy_died(ORDER, "poison")
+    state = await desk.state()
+    assert state is not None
+    assert state.phase is Phase.FAILED
+    assert await desk.event_types() == ["deployment.started.v1", "deployment.failed.v1"]
+    assert await desk.due_agents() == []
+
+
+async def test_a_command_that_dies_later_leaves_the_deployment_alone(desk: Desk) -> None:
+    await desk.handlers.deploy(ORDER)
+    await desk.handlers.deploy_died(ORDER, "poison")
+    assert await desk.event_types() == ["deployment.started.v1"]
+
+
+async def test_no_deployment_of_a_deleted_agent(desk: Desk) -> None:
+    await desk.handlers.tear_down_agent(DELETE)
+    await desk.handlers.deploy(ORDER)
+    state = await desk.state()
+    assert state is not None
+    assert state.phase is Phase.FAILED
+
+
+async def test_an_instruction_is_kept_while_a_step_is_under_way(desk: Desk) -> None:
+    await desk.handlers.deploy(ORDER)
+    before = await desk.state()
+    assert before is not None
+    await desk.handlers.tear_down_agent(DELETE)
+    async with desk.database.transaction() as connection:
+        after = await queries.record(connection, before, [], now_ms())
+    assert after.tear_down_at_ms is not None
+    assert await desk.due_agents() == [AGENT]
+
+
+async def test_an_earlier_teardown_stands(desk: Desk) -> None:
+    await desk.handlers.deploy(ORDER)
+    await desk.handlers.tear_down(RETIRE)
+    await desk.handlers.tear_down(replace(RETIRE, not_before_ms=10**15))
+    state = await desk.state()
+    assert state is not None
+    assert state.tear_down_at_ms == 5
+
+
+async def test_a_teardown_of_nothing_known_is_a_dead_letter(desk: Desk) -> None:
+    with pytest.raises(Permanent):
+        await desk.handlers.tear_down(RETIRE)
