@@ -39,6 +39,11 @@ class Follower:
         """Say what keeps the memory from being current."""
         return self._reader.check()
 
+    @property
+    def usable(self) -> bool:
+        """Say whether the memory caught up once and still hears from the stream."""
+        return self._reader.usable
+
     async def run(self, after: Position | None) -> None:
         """Fold for ever. Returns only when the stream is not the one of the position."""
         try:

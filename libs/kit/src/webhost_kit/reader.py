@@ -49,6 +49,7 @@ class Recorded:
 
     sequence: int
     recorded_at_ms: int
+    subject: str
     type_name: str | None
     message_id: str | None
     body: bytes
@@ -75,6 +76,15 @@ class StreamReader:
         self._batch_size = batch_size
         self._heard_at = 0.0
         self._problem: str | None = "starting"
+        self._caught_up = False
+
+    @property
+    def usable(self) -> bool:
+        """Say whether it caught up once and still hears from the stream.
+
+        A backlog of a moment makes `check` complain; it does not make what was read unusable.
+        """
+        return self._caught_up and monotonic() - self._heard_at <= SILENCE_S
 
     def check(self) -> str | None:
         """Say what is wrong: away, silent, diverged, or still catching up."""
@@ -95,6 +105,7 @@ class StreamReader:
                     yield batch
                     position = batch.position
                     self._problem = None if batch.pending == 0 else f"behind by {batch.pending}"
+                    self._caught_up = self._caught_up or batch.pending == 0
             except StreamDiverged as error:
                 self._problem = f"halted: {error}"
                 raise
@@ -237,6 +248,7 @@ def _recorded(message: Msg) -> Recorded:
     return Recorded(
         sequence=metadata.sequence.stream,
         recorded_at_ms=int(metadata.timestamp.timestamp() * 1000),
+        subject=message.subject,
         type_name=headers.get(TYPE_HEADER),
         message_id=headers.get(MESSAGE_ID_HEADER),
         body=message.data,

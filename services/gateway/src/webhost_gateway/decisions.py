@@ -1,0 +1,159 @@
+"""Pure checks of an invocation, in the order in which the gateway makes them."""
+
+import re
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import msgspec
+from webhost_contracts.entitlements import Entitlements
+from webhost_contracts.invoke import (
+    PROTOCOL,
+    TRACE_ID_PATTERN,
+    InvokeRequest,
+    Message,
+    WorkerInput,
+    WorkerRequest,
+)
+from webhost_contracts.totals import Totals
+from webhost_kit.errors import (
+    Conflict,
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+)
+
+from webhost_gateway.model import RouteTable
+
+AGENTCORE = "agentcore"
+BUILT_PROVIDERS = frozenset({"cloudflare"})
+
+_TRACE_ID = re.compile(TRACE_ID_PATTERN)
+_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_FIELD = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+_request = msgspec.json.Decoder(InvokeRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an agent's invocations go now."""
+
+    deployment_id: str
+    runtime_provider: str
+    invoke_url: str
+
+
+def parse(body: bytes) -> InvokeRequest:
+    """Return the request in this body. Raises InvalidRequest, with the field at fault."""
+    try:
+        request = _request.decode(body)
+    except msgspec.ValidationError as error:
+        raise _issue(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest.at([], "The body must be a JSON object.") from error
+    if (request.input.prompt is None) == (request.input.messages is None):
+        raise InvalidRequest.at(["input"], "Send either a prompt or messages.")
+    return request
+
+
+def trace_id_of(request: InvokeRequest) -> str | None:
+    """Return the caller's trace id where it is an acceptable one."""
+    given = request.trace_id
+    if given is None and request.metadata is not None:
+        given = request.metadata.trace_id
+    return given if given is not None and _TRACE_ID.fullmatch(given) else None
+
+
+def for_worker(
+    request: InvokeRequest, invocation_id: str, trace_id: str, admitted_at_ms: int
+) -> WorkerRequest:
+    """Return the normalized request; a prompt becomes one user message."""
+    messages = request.input.messages
+    if messages is None:
+        messages = (Message("user", request.input.prompt or ""),)
+    metadata = request.metadata
+    return WorkerRequest(
+        protocol=PROTOCOL,
+        invocation_id=invocation_id,
+        trace_id=trace_id,
+        admitted_at_ms=admitted_at_ms,
+        input=WorkerInput(messages),
+        session_id=request.session_id,
+        options=request.options,
+        metadata=metadata and msgspec.structs.replace(metadata, trace_id=trace_id),
+    )
+
+
+def target_of(routes: RouteTable, user_id: str, agent_id: str) -> Target:
+    """Return where this user's agent answers.
+
+    Raises NotFound (not there, deleted, or another user's), Unauthorized (disabled), Conflict
+    (no active deployment) or Unavailable (its address is not known here yet).
+    """
+    agent = routes.agents.get(agent_id)
+    if agent is None or agent.user_id != user_id or agent.deleted:
+        raise NotFound("There is no such agent.")
+    if agent.disabled:
+        raise Unauthorized("The agent is disabled.", details={"reason": "agent_disabled"})
+    if agent.deployment_id is None:
+        raise Conflict("The agent has no active deployment.")
+    deployment = routes.deployments.get(agent.deployment_id)
+    if deployment is None or deployment.invoke_url is None:
+        raise Unavailable("The active deployment has no address yet; try again shortly.")
+    return Target(agent.deployment_id, deployment.runtime_provider, deployment.invoke_url)
+
+
+def check_tier(provider: str, entitlements: Entitlements) -> None:
+    """Raise where the tier, or the product, does not have this runtime provider."""
+    if provider == AGENTCORE and not entitlements.agentcore_enabled:
+        raise LimitExceeded(
+            "The plan does not include this runtime provider.",
+            details={"limitType": "agentcoreEnabled", "suggestedAction": "upgrade"},
+        )
+    if provider not in BUILT_PROVIDERS:
+        raise InvalidRequest.at([], f"The runtime provider {provider} is not available.")
+
+
+def check_budgets(entitlements: Entitlements, totals: Totals | None, period_key: str) -> None:
+    """Raise LimitExceeded where what was charged has reached the tokens or the compute."""
+    if totals is None:
+        return
+    if entitlements.tokens is not None and totals.tokens >= entitlements.tokens:
+        raise over_limit("tokens", period_key, totals.tokens, entitlements.tokens)
+    if entitlements.compute_ms is not None and totals.compute_ms >= entitlements.compute_ms:
+        raise over_limit("computeMs", period_key, totals.compute_ms, entitlements.compute_ms)
+
+
+def over_limit(limit_type: str, period_key: str, current: int, limit: int) -> LimitExceeded:
+    """Return the refusal of a call over one of the plan's limits."""
+    passing = limit_type == "concurrency"
+    return LimitExceeded(
+        "Too many invocations are running." if passing else "The plan's limit is reached.",
+        details={
+            "limitType": limit_type,
+            "periodKey": period_key,
+            "current": current,
+            "limit": limit,
+            "suggestedAction": "retry" if passing else "upgrade",
+        },
+        retryable=passing,
+        retry_after_s=1 if passing else None,
+    )
+
+
+def previous_period(period_key: str) -> str:
+    """Return the period before: calls that began in it may still be open."""
+    return (date.fromisoformat(f"{period_key}-01") - timedelta(days=1)).strftime("%Y-%m")
+
+
+def _issue(message: str) -> InvalidRequest:
+    path: list[str | int] = []
+    if (found := _PATH.search(message)) is not None:
+        message = message[: found.start()]
+        for name, index in _STEP.findall(found["path"]):
+            path.append(int(index) if index else name)
+    if (field := _FIELD.search(message)) is not None:
+        path.append(field["name"])
+    return InvalidRequest.at(path, message)

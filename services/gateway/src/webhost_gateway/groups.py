@@ -1,0 +1,44 @@
+"""Groups what is asked for at once: one group under way, the next one collects behind it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+MOST = 500
+"""Items of one group."""
+
+
+class Groups(Generic[T]):
+    """Hands items over in groups, in their order, one group at a time.
+
+    The first item of an idle moment waits for one turn of the event loop, so that requests
+    which arrived together share a group; while a group is under way, the next one grows.
+    """
+
+    def __init__(self, handle: Callable[[list[T]], Awaitable[None]]) -> None:
+        self._handle = handle
+        self._waiting: list[T] = []
+        self._wake = asyncio.Event()
+        self._handling = asyncio.Lock()
+
+    def add(self, item: T) -> None:
+        """Put an item into the next group."""
+        self._waiting.append(item)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Hand groups over for ever. `handle` deals with its own failures."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(0)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Hand over all that waits; returns when it has been handled."""
+        async with self._handling:
+            while self._waiting:
+                group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+                await self._handle(group)
+            self._wake.clear()

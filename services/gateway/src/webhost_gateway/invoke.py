@@ -1,0 +1,218 @@
+"""An invocation, from the request to the answer, in the order of the contract.
+
+Consumes: requests of the HTTP door. Emits: calls to Workers, and one outcome per admitted call.
+Guarantees: no byte goes to a Worker before the invocation is on record; whatever happens to an
+admitted call, its outcome is recorded, and no answer waits for that.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
+
+import msgspec
+from webhost_contracts import ids
+from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
+from webhost_contracts.invoke import PROTOCOL
+from webhost_contracts.periods import period_key
+from webhost_kit.auth import Principal, TokenVerifier
+from webhost_kit.clock import now_ms
+from webhost_kit.crashpoints import crash_point
+from webhost_kit.errors import RuntimeFailed, Unauthenticated, Unavailable
+from webhost_kit.eventstore import new_id
+from webhost_kit.follower import Follower
+
+from webhost_gateway import decisions
+from webhost_gateway.admission import Admission
+from webhost_gateway.http import Request
+from webhost_gateway.model import RouteTable
+from webhost_gateway.outcomes import Outcomes
+from webhost_gateway.ratelimit import RateLimit
+from webhost_gateway.records import Invocation, Outcome
+from webhost_gateway.stream import ClientStream
+from webhost_gateway.totals import TotalsWatch
+from webhost_gateway.upstream import Call, NotSent, Upstream
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds every call. Times are seconds; rates are requests per minute."""
+
+    tiers: dict[str, Entitlements]
+    timeout_s: float
+    heartbeat_s: float
+    agent_requests_per_minute: int | None
+
+
+class Invoker:
+    """Answers the two invoke endpoints."""
+
+    def __init__(
+        self,
+        *,
+        verifier: TokenVerifier,
+        routes: RouteTable,
+        follower: Follower,
+        totals: TotalsWatch,
+        admission: Admission,
+        outcomes: Outcomes,
+        upstream: Upstream,
+        limits: Limits,
+    ) -> None:
+        self._verifier = verifier
+        self._routes = routes
+        self._follower = follower
+        self._totals = totals
+        self._admission = admission
+        self._outcomes = outcomes
+        self._upstream = upstream
+        self._limits = limits
+        self._user_rate = RateLimit("user")
+        self._agent_rate = RateLimit("agent")
+
+    async def answer(self, request: Request) -> None:
+        """POST /v1/invoke/{agentId}: the whole answer as JSON."""
+        invocation, call = await self._admit(request, streamed=False)
+        async with (
+            self._on_record(request, invocation, call),
+            self._upstream.answer(call) as answer,
+        ):
+            document = await answer.document()
+        document = msgspec.structs.replace(document, trace_id=invocation.trace_id)
+        await request.answer(msgspec.json.encode(document))
+
+    async def stream(self, request: Request) -> None:
+        """POST /v1/invoke/{agentId}/stream: the answer as it comes; ends with its client."""
+        invocation, call = await self._admit(request, streamed=True)
+        streaming = asyncio.create_task(self._stream(request, invocation, call))
+        gone = asyncio.create_task(request.gone())
+        try:
+            await asyncio.wait({streaming, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (streaming, gone):
+                task.cancel()
+            await asyncio.gather(streaming, gone, return_exceptions=True)
+        if not streaming.cancelled():
+            streaming.result()
+
+    async def _stream(self, request: Request, invocation: Invocation, call: Call) -> None:
+        meta = {
+            "protocol": PROTOCOL,
+            "traceId": invocation.trace_id,
+            "invocationId": invocation.id,
+            "agentId": invocation.agent_id,
+            "deploymentId": invocation.deployment_id,
+        }
+        client = ClientStream(request, meta, self._limits.heartbeat_s)
+        try:
+            async with (
+                self._on_record(request, invocation, call),
+                self._upstream.answer(call) as answer,
+            ):
+                await client.pass_on(answer)
+        except RuntimeFailed as problem:
+            if not request.started:
+                raise
+            await client.fail(problem)
+        await client.end()
+
+    async def _admit(self, request: Request, *, streamed: bool) -> tuple[Invocation, Call]:
+        """Check and admit the request. Raises the Problem of the first check that it fails."""
+        principal = await self._authenticated(request)
+        user_id = principal.user_id
+        entitlements = self._entitlements_of(user_id)
+        self._check_rate(user_id, request.agent_id, entitlements)
+        asked = decisions.parse(await request.body())
+        if not self._follower.usable:
+            raise Unavailable("The gateway is catching up; try again shortly.")
+        target = decisions.target_of(self._routes, user_id, request.agent_id)
+        decisions.check_tier(target.runtime_provider, entitlements)
+        at_ms = now_ms()
+        period = period_key(at_ms)
+        if not self._totals.loaded:
+            raise Unavailable("The gateway is not ready; try again shortly.")
+        decisions.check_budgets(entitlements, self._totals.of(user_id, period), period)
+        invocation = Invocation(
+            id=new_id(ids.INVOCATION, at_ms),
+            user_id=user_id,
+            agent_id=request.agent_id,
+            deployment_id=target.deployment_id,
+            runtime_provider=target.runtime_provider,
+            trace_id=decisions.trace_id_of(asked) or secrets.token_hex(16),
+            period_key=period,
+            admitted_at_ms=at_ms,
+        )
+        await self._admission.admit(invocation, entitlements)
+        crash_point("gateway.admitted")
+        body = decisions.for_worker(asked, invocation.id, invocation.trace_id, at_ms)
+        return invocation, Call(
+            deployment_id=target.deployment_id,
+            invoke_url=target.invoke_url,
+            body=msgspec.json.encode(body),
+            streamed=streamed,
+            traceparent=request.traceparent,
+        )
+
+    async def _authenticated(self, request: Request) -> Principal:
+        if request.authorization is None:
+            raise Unauthenticated("Send a bearer token in the Authorization header.")
+        remembered = self._verifier.remembered(request.authorization)
+        return remembered or await self._verifier.verify(request.authorization)
+
+    def _entitlements_of(self, user_id: str) -> Entitlements:
+        account = self._routes.accounts.get(user_id)
+        tiers = self._limits.tiers
+        return tiers.get(account.tier if account else DEFAULT_TIER, tiers[DEFAULT_TIER])
+
+    def _check_rate(self, user_id: str, agent_id: str, entitlements: Entitlements) -> None:
+        now_s = monotonic()
+        limit = entitlements.requests_per_minute
+        self._user_rate.take(user_id, limit, now_s)
+        agent = self._routes.agents.get(agent_id)
+        # Only of a user's own agents: others must not use up its rate.
+        if agent is not None and agent.user_id == user_id:
+            limit = min(limit, self._limits.agent_requests_per_minute or limit)
+            self._agent_rate.take(agent_id, limit, now_s)
+
+    @asynccontextmanager
+    async def _on_record(
+        self, request: Request, invocation: Invocation, call: Call
+    ) -> AsyncGenerator[None]:
+        """Bound the call in time; record its outcome, or give it back if nothing was sent."""
+        started_s = monotonic()
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                yield
+        except NotSent:
+            self._outcomes.give_back(invocation)
+            raise
+        except asyncio.CancelledError:
+            # The client went away: no error of the agent's.
+            self._record(request, invocation, started_s, None)
+            raise
+        except TimeoutError as error:
+            self._record(request, invocation, started_s, "runtime")
+            raise self._upstream.timed_out(call) from error
+        except Exception:
+            self._record(request, invocation, started_s, "runtime")
+            raise
+        crash_point("gateway.answered")
+        self._record(request, invocation, started_s, None)
+
+    def _record(
+        self, request: Request, invocation: Invocation, started_s: float, error_class: str | None
+    ) -> None:
+        outcome = Outcome(
+            outcome="succeeded" if error_class is None else "failed",
+            error_class=error_class,
+            wall_ms=round((monotonic() - started_s) * 1000),
+        )
+        self._outcomes.record(
+            invocation,
+            outcome,
+            now_ms(),
+            request_id=request.request_id,
+            traceparent=request.traceparent,
+        )

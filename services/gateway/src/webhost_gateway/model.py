@@ -1,0 +1,118 @@
+"""Where invocations go: the facts about agents, deployments and tiers, folded.
+
+Pure. A fact is accepted when its version is above the last one seen of its aggregate, and
+skipped otherwise, so the table never goes back, in whatever order facts arrive.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from webhost_contracts import subjects
+from webhost_contracts.events import (
+    AgentCreated,
+    AgentDeleted,
+    AgentDisabled,
+    AgentEnabled,
+    DeploymentActivated,
+    DeploymentStarted,
+    DeploymentSucceeded,
+    DeploymentTornDown,
+    Envelope,
+    Event,
+    TierChanged,
+)
+from webhost_contracts.events.base import by_name
+
+TYPES = by_name(
+    AgentCreated,
+    AgentDisabled,
+    AgentEnabled,
+    AgentDeleted,
+    DeploymentActivated,
+    DeploymentStarted,
+    DeploymentSucceeded,
+    DeploymentTornDown,
+    TierChanged,
+)
+SUBJECTS = tuple(subjects.events_of_kind(kind) for kind in ("agent", "deployment", "account"))
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Whose it is, whether it may be called, and which deployment its pointer names."""
+
+    version: int
+    user_id: str
+    disabled: bool = False
+    deleted: bool = False
+    deployment_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Where a deployment answers; no address before it succeeded and after its teardown."""
+
+    version: int
+    runtime_provider: str
+    invoke_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The tier of a user whose tier was ever changed."""
+
+    version: int
+    tier: str
+
+
+@dataclass(slots=True)
+class RouteTable:
+    """Agents and deployments by their id, accounts by the user's."""
+
+    agents: dict[str, Agent] = field(default_factory=dict[str, Agent])
+    deployments: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
+    accounts: dict[str, Account] = field(default_factory=dict[str, Account])
+
+    def evolve(self, envelope: Envelope, event: Event) -> None:
+        """Take note of one fact."""
+        version, key = envelope.version, envelope.aggregate_id
+        match event.kind():
+            case "agent":
+                agent = self.agents.get(key) or Agent(0, envelope.user_id)
+                if version > agent.version:
+                    self.agents[key] = _agent(agent, version, event)
+            case "deployment":
+                deployment = self.deployments.get(key) or Deployment(0, "")
+                if version > deployment.version:
+                    self.deployments[key] = _deployment(deployment, version, event)
+            case _:
+                account = self.accounts.get(envelope.user_id)
+                if isinstance(event, TierChanged) and (
+                    account is None or version > account.version
+                ):
+                    self.accounts[envelope.user_id] = Account(version, event.tier)
+
+
+def _agent(agent: Agent, version: int, event: Event) -> Agent:
+    match event:
+        case AgentDisabled():
+            return replace(agent, version=version, disabled=True)
+        case AgentEnabled():
+            return replace(agent, version=version, disabled=False)
+        case AgentDeleted():
+            return replace(agent, version=version, deleted=True)
+        case DeploymentActivated():
+            return replace(agent, version=version, deployment_id=event.deployment_id)
+        case _:
+            return replace(agent, version=version)
+
+
+def _deployment(deployment: Deployment, version: int, event: Event) -> Deployment:
+    match event:
+        case DeploymentStarted():
+            return replace(deployment, version=version, runtime_provider=event.runtime_provider)
+        case DeploymentSucceeded():
+            return replace(deployment, version=version, invoke_url=event.invoke_url)
+        case DeploymentTornDown():
+            return replace(deployment, version=version, invoke_url=None)
+        case _:
+            return replace(deployment, version=version)

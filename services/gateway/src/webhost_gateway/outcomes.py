@@ -1,0 +1,133 @@
+"""Outcomes: what became of an admitted call, recorded once and stated as a fact.
+
+Emits: `invocation.finished.v1` on USAGE, one per invocation, through the outbox, in the
+statement that closes the invocation's row and frees its place in the concurrency limit.
+Guarantees: only an open row gets an outcome, so a second try changes nothing; a call of which
+no byte was written leaves no row, no count and no fact. Outcomes of a moment share a statement,
+and are kept until the database has taken them.
+"""
+
+import asyncio
+
+import msgspec
+from prometheus_client import Counter
+from webhost_contracts import subjects
+from webhost_contracts.events import InvocationFinished
+from webhost_kit.errors import Unavailable
+
+from webhost_gateway.groups import Groups
+from webhost_gateway.records import Closing, Invocation, Outcome, closing
+from webhost_gateway.statements import Statements
+
+RETRY_S = 0.5
+
+_finished = Counter("webhost_gateway_invocations_total", "Invocations recorded", ["outcome"])
+
+
+def finish(group: list[Closing]) -> tuple[str, dict[str, object]]:
+    """Return the statement that closes these, and its parameters."""
+    return FINISH, {
+        "closing": msgspec.json.encode(group).decode(),
+        "headers": msgspec.json.encode(
+            {subjects.TYPE_HEADER: InvocationFinished.type_name()}
+        ).decode(),
+        "ids": [item.id for item in group],
+        "users": list({item.user_id for item in group}),
+        "periods": list({item.period_key for item in group}),
+    }
+
+
+class Outcomes:
+    """Records outcomes, grouped, behind the answers: nobody waits for them."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+        self._groups: Groups[Closing | Invocation] = Groups(self._handle)
+        self.run = self._groups.run
+
+    def record(
+        self,
+        invocation: Invocation,
+        outcome: Outcome,
+        at_ms: int,
+        *,
+        request_id: str | None,
+        traceparent: str | None,
+    ) -> None:
+        """Close the invocation with this outcome, soon."""
+        _finished.labels(outcome.outcome).inc()
+        self._groups.add(
+            closing(invocation, outcome, at_ms, request_id=request_id, traceparent=traceparent)
+        )
+
+    def give_back(self, invocation: Invocation) -> None:
+        """Undo an admission, which may not have happened: the call was not made."""
+        _finished.labels("given_back").inc()
+        self._groups.add(invocation)
+
+    async def drain(self) -> None:
+        """Record what waits. For the end of the process, when nothing is added any more."""
+        await self._groups.flush()
+
+    async def _handle(self, group: list[Closing | Invocation]) -> None:
+        ended = [item for item in group if isinstance(item, Closing)]
+        undone = [item.id for item in group if isinstance(item, Invocation)]
+        if ended:
+            await self._until_done(finish(ended))
+        if undone:
+            users = [item.user_id for item in group if isinstance(item, Invocation)]
+            # Locked first: an admission of unknown outcome may still be on its way.
+            await self._until_done((LOCK_QUOTAS, {"users": users}), (GIVE_BACK, {"ids": undone}))
+
+    async def _until_done(self, *steps: tuple[str, dict[str, object]]) -> None:
+        while True:
+            try:
+                await self._statements.execute(*steps)
+                return
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+
+
+LOCK_QUOTAS = """
+SELECT FROM quotas WHERE user_id = ANY(%(users)s::text[])
+ORDER BY user_id, period_key FOR UPDATE
+"""
+
+# `locked` comes before `closed` touches a row: whoever closes holds the quota's lock.
+FINISH = """
+WITH closing AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(closing)s::json) AS c(
+        id text, finished_at_ms bigint, subject text, message_id text, body text
+    )
+),
+locked AS MATERIALIZED (
+    SELECT user_id, period_key FROM quotas
+    WHERE user_id = ANY(%(users)s::text[]) AND period_key = ANY(%(periods)s::text[])
+    ORDER BY user_id, period_key
+    FOR UPDATE
+),
+closed AS (
+    UPDATE invocations i SET finished_at_ms = c.finished_at_ms
+    FROM closing c CROSS JOIN (SELECT count(*) FROM locked) AS held
+    WHERE i.id = ANY(%(ids)s::text[]) AND i.id = c.id AND i.finished_at_ms IS NULL
+    RETURNING i.id, i.user_id, i.period_key, c.subject, c.message_id, c.body
+),
+freed AS (
+    UPDATE quotas q SET in_flight = q.in_flight - c.n
+    FROM (SELECT user_id, period_key, count(*) AS n FROM closed GROUP BY user_id, period_key) c
+    WHERE q.user_id = ANY(%(users)s::text[])
+        AND (q.user_id, q.period_key) = (c.user_id, c.period_key)
+)
+INSERT INTO outbox (ordering_key, subject, message_id, headers, body)
+SELECT id, subject, message_id, %(headers)s::jsonb, convert_to(body, 'UTF8') FROM closed
+"""
+
+GIVE_BACK = """
+WITH gone AS (
+    DELETE FROM invocations WHERE id = ANY(%(ids)s::text[]) AND finished_at_ms IS NULL
+    RETURNING user_id, period_key
+)
+UPDATE quotas q SET requests = q.requests - g.n, in_flight = q.in_flight - g.n
+FROM (SELECT user_id, period_key, count(*) AS n FROM gone GROUP BY user_id, period_key) g
+WHERE (q.user_id, q.period_key) = (g.user_id, g.period_key)
+"""

@@ -1,0 +1,85 @@
+"""What the gateway has on record of a call, and the fact that is made of it. Pure."""
+
+from typing import Literal
+
+import msgspec
+from webhost_contracts import ids, subjects, wire
+from webhost_contracts.events import Envelope, InvocationFinished
+from webhost_contracts.events.base import data_of
+
+ACTOR = "service:gateway"
+
+
+class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+    """One admitted call, as it is on record."""
+
+    id: str
+    user_id: str
+    agent_id: str
+    deployment_id: str
+    runtime_provider: str
+    trace_id: str
+    period_key: str
+    admitted_at_ms: int
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call ended. `wall_ms` is None where the gateway died under it."""
+
+    outcome: Literal["succeeded", "failed", "unknown"]
+    error_class: str | None = None
+    wall_ms: int | None = None
+
+
+class Closing(msgspec.Struct, frozen=True):
+    """A row of the statement FINISH: what to close, and the outbox entry that says so."""
+
+    id: str
+    user_id: str
+    period_key: str
+    finished_at_ms: int
+    subject: str
+    message_id: str
+    body: str
+
+
+def closing(
+    invocation: Invocation,
+    outcome: Outcome,
+    at_ms: int,
+    *,
+    request_id: str | None = None,
+    traceparent: str | None = None,
+) -> Closing:
+    """Return what closes this invocation. Its event id follows from its own id."""
+    fact = InvocationFinished(
+        agent_id=invocation.agent_id,
+        deployment_id=invocation.deployment_id,
+        runtime_provider=invocation.runtime_provider,
+        trace_id=invocation.trace_id,
+        admitted_at_ms=invocation.admitted_at_ms,
+        outcome=outcome.outcome,
+        errors=1 if outcome.outcome == "failed" else 0,
+        error_class=outcome.error_class,
+        wall_ms=outcome.wall_ms,
+    )
+    envelope = Envelope(
+        event_id=f"{ids.EVENT}_{ids.suffix(invocation.id)}",
+        aggregate_id=invocation.id,
+        version=1,
+        user_id=invocation.user_id,
+        occurred_at_ms=at_ms,
+        actor=ACTOR,
+        data=data_of(fact),
+        request_id=request_id,
+        traceparent=traceparent,
+    )
+    return Closing(
+        id=invocation.id,
+        user_id=invocation.user_id,
+        period_key=invocation.period_key,
+        finished_at_ms=at_ms,
+        subject=subjects.usage(invocation.user_id, invocation.agent_id),
+        message_id=envelope.event_id,
+        body=wire.encode(envelope).decode(),
+    )

@@ -1,0 +1,76 @@
+"""Server-sent events: an incremental reader of the Worker's, a writer of our own."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+HEARTBEAT = b":\n\n"
+CONTENT_TYPE = "text/event-stream"
+
+_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class SseEvent:
+    """One event as it was sent."""
+
+    name: str
+    data: bytes
+
+
+class SseReader:
+    """Takes bytes as they come, gives events as soon as their blank line has arrived.
+
+    Lines end in LF, CR or CRLF, wherever the bytes were split.
+    """
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []
+        self._after_cr = False
+        self._name = ""
+        self._data: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        """Return the events that these bytes complete."""
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+            self._after_cr = False
+        events: list[SseEvent] = []
+        for part in chunk.splitlines(keepends=True):
+            self._after_cr = part.endswith(b"\r")
+            self._line.append(part)
+            if self._after_cr or part.endswith(b"\n"):
+                line = b"".join(self._line).rstrip(b"\r\n")
+                self._line.clear()
+                if (event := self._take(line)) is not None:
+                    events.append(event)
+        return events
+
+    def _take(self, line: bytes) -> SseEvent | None:
+        if not line:
+            name, data = self._name, self._data
+            self._name, self._data = "", []
+            return SseEvent(name, b"\n".join(data)) if data else None
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._name = value.decode("utf-8", "replace")
+        elif field == b"data":
+            self._data.append(value)
+        return None
+
+
+class SseWriter:
+    """Writes events with consecutive ids; JSON keeps line breaks inside the data escaped."""
+
+    def __init__(self) -> None:
+        self._last_id = 0
+
+    def event(self, name: str, data: object) -> bytes:
+        """Return one event."""
+        self._last_id += 1
+        return b"event: %b\nid: %d\ndata: %b\n\n" % (
+            name.encode(),
+            self._last_id,
+            _encoder.encode(data),
+        )
