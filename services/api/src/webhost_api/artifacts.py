@@ -1,0 +1,66 @@
+"""The artifact store: bundles by the checksum of their bytes, in JetStream's object store.
+
+Guarantees: what `put` returned is stored; a bundle that is there already is not written again;
+what `read` returns has its checksum.
+"""
+
+import asyncio
+import hashlib
+
+from nats.errors import Error as NatsError
+from nats.js.errors import ObjectNotFoundError
+from nats.js.object_store import ObjectStore
+from webhost_contracts import subjects, wire
+from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle
+from webhost_kit.bus import Bus
+from webhost_kit.errors import Unavailable
+
+TIMEOUT_S = 10.0
+_AWAY = "The artifact store is away; try again shortly."
+
+
+class Artifacts:
+    """Puts and reads bundles. Both raise Unavailable while the store is away."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def put(self, bundle: Bundle) -> Artifact:
+        """Store a bundle and return what names it."""
+        body = wire.encode(bundle)
+        artifact = Artifact(type=MODULES_TYPE, checksum=_checksum(body), size_bytes=len(body))
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                store = await self._store()
+                if not await _holds(store, artifact):
+                    await store.put(artifact.checksum, body)
+        except (NatsError, TimeoutError, OSError) as error:
+            raise Unavailable(_AWAY) from error
+        return artifact
+
+    async def read(self, artifact: Artifact) -> Bundle:
+        """Return a stored bundle. Raises RuntimeError when it is not what was stored."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                store = await self._store()
+                body = (await store.get(artifact.checksum)).data or b""
+        except (NatsError, TimeoutError, OSError) as error:
+            raise Unavailable(_AWAY) from error
+        if _checksum(body) != artifact.checksum:
+            raise RuntimeError(f"the artifact {artifact.checksum} is not what was stored")
+        return wire.decode(body, Bundle)
+
+    async def _store(self) -> ObjectStore:
+        return await self._bus.js.object_store(subjects.ARTIFACTS_BUCKET)
+
+
+async def _holds(store: ObjectStore, artifact: Artifact) -> bool:
+    try:
+        info = await store.get_info(artifact.checksum)
+    except ObjectNotFoundError:
+        return False
+    return info.size == artifact.size_bytes
+
+
+def _checksum(body: bytes) -> str:
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"

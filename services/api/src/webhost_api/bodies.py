@@ -1,0 +1,126 @@
+"""What the doors take: camelCase JSON.
+
+Unknown fields are refused, and so is a value of another type than the one that is asked for.
+"""
+
+from datetime import date
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+from webhost_contracts.bindings import is_reserved
+
+MAX_ENV_VARS = 50
+MAX_MODULE_CHARS = 1024 * 1024
+
+
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not contain the character NUL")
+    return value
+
+
+def _not_reserved(value: str) -> str:
+    if is_reserved(value):
+        raise ValueError("is a name that the platform keeps for itself")
+    return value
+
+
+def _without_repeats(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise ValueError("must not name a variable twice")
+    return value
+
+
+def _no_dot_dot(value: str) -> str:
+    if ".." in value:
+        raise ValueError("must not contain '..'")
+    return value
+
+
+def _not_the_platforms(value: str) -> str:
+    if value.startswith("webhost-"):
+        raise ValueError("must not begin with 'webhost-'")
+    return value
+
+
+def _not_the_platforms_path(value: str) -> str:
+    if value.startswith("/__webhost"):
+        raise ValueError("must not begin with '/__webhost'")
+    return value
+
+
+def _a_date(value: str) -> str:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("must be a day, written YYYY-MM-DD") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+Name = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
+Description = Annotated[Text, StringConstraints(max_length=4000)]
+EnvVarKey = Annotated[
+    str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}$"), AfterValidator(_not_reserved)
+]
+EnvVarKeys = Annotated[
+    list[EnvVarKey], Field(max_length=MAX_ENV_VARS), AfterValidator(_without_repeats)
+]
+Provider = Annotated[Text, StringConstraints(min_length=1, max_length=32)]
+ModuleName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}\.(js|mjs)$"),
+    AfterValidator(_no_dot_dot),
+    AfterValidator(_not_the_platforms),
+]
+InvokePath = Annotated[
+    str,
+    StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]{0,127}$"),
+    AfterValidator(_not_the_platforms_path),
+]
+CompatibilityDate = Annotated[
+    str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_a_date)
+]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True, frozen=True)
+
+
+class CreateAgentBody(_Request):
+    """A new agent."""
+
+    name: Name
+    description: Description | None = None
+    env_var_keys: EnvVarKeys | None = None
+    preferred_runtime_provider: Provider | None = None
+
+
+class UpdateAgentBody(_Request):
+    """What to change; a field that is absent or null stays, an empty description is cleared."""
+
+    name: Name | None = None
+    description: Description | None = None
+    env_var_keys: EnvVarKeys | None = None
+    preferred_runtime_provider: Provider | None = None
+
+
+class DeployBody(_Request):
+    """What to deploy: this module, or without one the built-in template."""
+
+    module_code: (
+        Annotated[str, StringConstraints(min_length=1, max_length=MAX_MODULE_CHARS)] | None
+    ) = None
+    main_module_name: ModuleName | None = None
+    compatibility_date: CompatibilityDate | None = None
+    invoke_path: InvokePath | None = None
+    runtime_provider: Provider | None = None
+    commit_hash: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,100}$")] | None = None
+    set_as_active: bool | None = None
+
+
+class ActivateBody(_Request):
+    """Why the pointer is set by hand."""
+
+    reason: Annotated[Text, StringConstraints(max_length=500)] | None = None

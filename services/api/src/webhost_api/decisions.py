@@ -1,0 +1,231 @@
+"""The rules: command + state → facts. Pure; what is not allowed is raised as a Problem.
+
+An agent that is deleted never comes here: it is not found.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from webhost_contracts.artifacts import Artifact
+from webhost_contracts.entitlements import Entitlements
+from webhost_contracts.errors import DeploymentError
+from webhost_contracts.events import (
+    AgentCreated,
+    AgentDeleted,
+    AgentDisabled,
+    AgentEnabled,
+    AgentUpdated,
+    DeploymentActivated,
+    DeploymentEnded,
+    DeploymentRequested,
+    DeploymentRetired,
+    Event,
+)
+from webhost_kit.errors import Conflict, InvalidRequest, LimitExceeded
+
+from webhost_api.model import Agent, Deployment, DeploymentStatus
+
+CLOUDFLARE = "cloudflare"
+AGENTCORE = "agentcore"
+
+DELETED_MEANWHILE = DeploymentError(
+    step="delete", message="The agent was deleted while its deploy was running."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateAgent:
+    """A user wants a new agent."""
+
+    name: str
+    description: str | None = None
+    env_var_keys: tuple[str, ...] = ()
+    preferred_runtime_provider: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateAgent:
+    """A user wants an agent changed. None leaves a field as it is; "" clears the description."""
+
+    name: str | None = None
+    description: str | None = None
+    env_var_keys: tuple[str, ...] | None = None
+    preferred_runtime_provider: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestDeployment:
+    """A user wants this stored artifact deployed; no provider means the agent's preferred one."""
+
+    deployment_id: str
+    artifact: Artifact
+    main_module_name: str
+    invoke_path: str
+    compatibility_date: str
+    set_as_active: bool
+    runtime_provider: str | None = None
+    commit_hash: str | None = None
+
+
+def create(command: CreateAgent, existing: int, entitlements: Entitlements) -> AgentCreated:
+    """Decide on a new agent of a user who has `existing` ones. LIMIT_EXCEEDED at the tier's end."""
+    _require_provider(command.preferred_runtime_provider, entitlements, "preferredRuntimeProvider")
+    if entitlements.agents is not None and existing >= entitlements.agents:
+        raise LimitExceeded(
+            "Your plan does not include more agents.",
+            details={
+                "limitType": "agents",
+                "current": existing,
+                "limit": entitlements.agents,
+                "suggestedAction": "upgrade",
+            },
+        )
+    return AgentCreated(
+        name=command.name,
+        description=command.description or None,
+        env_var_keys=command.env_var_keys,
+        preferred_runtime_provider=command.preferred_runtime_provider,
+    )
+
+
+def update(agent: Agent, command: UpdateAgent, entitlements: Entitlements) -> list[Event]:
+    """Decide on a change. Nothing to change is no fact."""
+    _require_provider(command.preferred_runtime_provider, entitlements, "preferredRuntimeProvider")
+    before = AgentUpdated(
+        name=agent.name,
+        description=agent.description,
+        env_var_keys=agent.env_var_keys,
+        preferred_runtime_provider=agent.preferred_runtime_provider,
+    )
+    after = AgentUpdated(
+        name=agent.name if command.name is None else command.name,
+        description=(
+            agent.description if command.description is None else command.description or None
+        ),
+        env_var_keys=agent.env_var_keys if command.env_var_keys is None else command.env_var_keys,
+        preferred_runtime_provider=(
+            command.preferred_runtime_provider or agent.preferred_runtime_provider
+        ),
+    )
+    return [] if after == before else [after]
+
+
+def disable(agent: Agent) -> list[Event]:
+    """Decide to refuse invocations."""
+    return [] if agent.disabled_at_ms is not None else [AgentDisabled()]
+
+
+def enable(agent: Agent) -> list[Event]:
+    """Decide to let invocations in again."""
+    return [] if agent.disabled_at_ms is None else [AgentEnabled()]
+
+
+def delete(_agent: Agent) -> list[Event]:
+    """Decide to delete; allowed in every state."""
+    return [AgentDeleted()]
+
+
+def request_deployment(
+    agent: Agent, command: RequestDeployment, entitlements: Entitlements
+) -> list[Event]:
+    """Decide to deploy. CONFLICT while disabled or while a deploy runs."""
+    _require_changeable(agent)
+    provider = command.runtime_provider or agent.preferred_runtime_provider or CLOUDFLARE
+    _require_provider(provider, entitlements, "runtimeProvider")
+    return [
+        DeploymentRequested(
+            deployment_id=command.deployment_id,
+            deployment_version=agent.newest_deployment_version + 1,
+            runtime_provider=provider,
+            artifact=command.artifact,
+            main_module_name=command.main_module_name,
+            invoke_path=command.invoke_path,
+            set_as_active=command.set_as_active,
+            pointer_revision=agent.pointer_revision,
+            compatibility_date=command.compatibility_date,
+            commit_hash=command.commit_hash,
+        )
+    ]
+
+
+def activate(agent: Agent, deployment: Deployment, reason: str | None) -> list[Event]:
+    """Decide to point at a finished good deployment. What is active already needs no decision."""
+    _require_changeable(agent)
+    if not deployment.is_kept:
+        raise Conflict("Only a deployment that succeeded and is still kept can be activated.")
+    if agent.active_deployment_id == deployment.id:
+        return []
+    return [_pointed_at(agent, deployment, "activate", reason)]
+
+
+def conclude_succeeded(agent: Agent, deployment_id: str, keep: int) -> list[Event]:
+    """Decide what follows from a success: the end, the pointer, and what need not be kept.
+
+    The pointer flips only if no other pointer decision was made since the request. Of a deleted
+    agent every running deploy has failed. A deployment that has ended needs no decision.
+    """
+    deployment = agent.deployments.get(deployment_id)
+    if deployment is None or deployment.status is not DeploymentStatus.DEPLOYING:
+        return []
+    if agent.deleted_at_ms is not None:
+        return [_failed(deployment, DELETED_MEANWHILE)]
+    events: list[Event] = [DeploymentEnded(deployment_id=deployment_id, outcome="succeeded")]
+    active = agent.active_deployment_id
+    if deployment.set_as_active and deployment.pointer_revision == agent.pointer_revision:
+        events.append(_pointed_at(agent, deployment, "deploy", None))
+        active = deployment_id
+    good = [d for d in agent.deployments.values() if d.is_kept or d.id == deployment_id]
+    return events + _retire(good, active, keep)
+
+
+def conclude_failed(agent: Agent, deployment_id: str, error: DeploymentError) -> list[Event]:
+    """Decide what follows from a failure: the end, and never anything about the pointer."""
+    deployment = agent.deployments.get(deployment_id)
+    if deployment is None or deployment.status is not DeploymentStatus.DEPLOYING:
+        return []
+    return [_failed(deployment, error)]
+
+
+def _retire(good: Sequence[Deployment], active: str | None, keep: int) -> list[Event]:
+    newest_first = sorted(good, key=lambda d: d.version, reverse=True)
+    return [DeploymentRetired(deployment_id=d.id) for d in newest_first[keep:] if d.id != active]
+
+
+def _pointed_at(
+    agent: Agent,
+    deployment: Deployment,
+    cause: Literal["deploy", "activate"],
+    reason: str | None,
+) -> DeploymentActivated:
+    return DeploymentActivated(
+        deployment_id=deployment.id,
+        pointer_revision=agent.pointer_revision + 1,
+        cause=cause,
+        previous_deployment_id=agent.active_deployment_id,
+        reason=reason,
+    )
+
+
+def _failed(deployment: Deployment, error: DeploymentError) -> DeploymentEnded:
+    return DeploymentEnded(deployment_id=deployment.id, outcome="failed", error=error)
+
+
+def _require_changeable(agent: Agent) -> None:
+    if agent.disabled_at_ms is not None:
+        raise Conflict("The agent is disabled; enable it first.")
+    if agent.running_deployment_id is not None:
+        raise Conflict("A deploy of this agent is running; wait until it has ended.")
+
+
+def _require_provider(provider: str | None, entitlements: Entitlements, field: str) -> None:
+    if provider is None or provider == CLOUDFLARE:
+        return
+    if provider != AGENTCORE:
+        raise InvalidRequest.at([field], f"Must be one of: {CLOUDFLARE}, {AGENTCORE}.")
+    if not entitlements.agentcore_enabled:
+        raise LimitExceeded(
+            "Your plan does not include this runtime provider.",
+            details={"limitType": "agentcoreEnabled", "suggestedAction": "upgrade"},
+        )
+    raise InvalidRequest.at([field], "This runtime provider is not available yet.")

@@ -1,0 +1,202 @@
+"""How a request becomes an answer: who asks, how much is read, once per key, one error envelope."""
+
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
+from webhost_kit import problems
+from webhost_kit.auth import TokenVerifier
+from webhost_kit.bus import Bus
+from webhost_kit.database import Database
+from webhost_kit.errors import (
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    Problem,
+)
+from webhost_kit.eventstore import Circumstances
+
+from webhost_api.artifacts import Artifacts
+from webhost_api.handlers import Caller, Tiers
+from webhost_api.idempotency import Answer, IdempotencyKey, once
+from webhost_api.middleware import problem_response
+from webhost_api.users import Users
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_DEPLOY_BYTES = 1024 * 1024
+MAX_ISSUES = 20
+
+_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+
+
+@dataclass(frozen=True)
+class House:
+    """What the doors work with."""
+
+    database: Database
+    bus: Bus
+    verifier: TokenVerifier
+    users: Users
+    artifacts: Artifacts
+    tiers: Tiers
+
+
+class UserRoute(APIRoute):
+    """A route for users: who asks is known, and the body bounded, before anything is parsed."""
+
+    max_body_bytes = MAX_BODY_BYTES
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler with the checks before it."""
+        handle = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            request.state.caller = await _authenticated(request)
+            body = await _bounded_body(request, self.max_body_bytes)
+            return await handle(Request(request.scope, _receiving(body)))
+
+        return checked
+
+
+class DeployRoute(UserRoute):
+    """A route whose body carries code."""
+
+    max_body_bytes = MAX_DEPLOY_BYTES
+
+
+def house(request: Request) -> House:
+    """Return what the doors work with."""
+    return cast(House, request.app.state.house)
+
+
+def caller(request: Request) -> Caller:
+    """Return who asks, which the route found out."""
+    return cast(Caller, request.state.caller)
+
+
+TheHouse = Annotated[House, Depends(house)]
+TheCaller = Annotated[Caller, Depends(caller)]
+
+
+async def key_of(
+    request: Request,
+    caller: TheCaller,
+    idempotency_key: Annotated[
+        str | None, Header(description="Makes a repeated request give the first answer again.")
+    ] = None,
+) -> IdempotencyKey | None:
+    """Return the request's idempotency key. Raises InvalidRequest."""
+    if idempotency_key is None:
+        return None
+    return IdempotencyKey.of(
+        idempotency_key,
+        user_id=caller.user_id,
+        route=f"{request.method} {request.scope['route'].path}",
+        method=request.method,
+        path=request.url.path,
+        body=await request.body(),
+    )
+
+
+TheKey = Annotated[IdempotencyKey | None, Depends(key_of)]
+
+
+async def decide(
+    house: House,
+    key: IdempotencyKey | None,
+    work: Callable[[AsyncConnection], Awaitable[BaseModel]],
+    *,
+    status: int = 200,
+) -> Response:
+    """Do the work in one transaction, once per key, and return its answer."""
+
+    async def attempt(connection: AsyncConnection) -> Answer:
+        async def answer() -> Answer:
+            return Answer(status, as_json(await work(connection)))
+
+        return await answer() if key is None else await once(connection, key, answer)
+
+    answer = await house.database.decide(attempt)
+    return Response(answer.body, answer.status, media_type=problems.JSON_TYPE)
+
+
+def answered(shape: BaseModel) -> Response:
+    """Return a read's answer."""
+    return Response(as_json(shape), media_type=problems.JSON_TYPE)
+
+
+def as_json(shape: BaseModel) -> bytes:
+    """Return an answer's body."""
+    return shape.model_dump_json(by_alias=True).encode()
+
+
+def handle_problems(app: FastAPI) -> None:
+    """Let every failure, the framework's own included, be answered with the error envelope."""
+
+    async def on_problem(request: Request, error: Exception) -> Response:
+        return problem_response(_problem_of(error), request.headers[problems.REQUEST_ID_HEADER])
+
+    for kind in (Problem, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, on_problem)
+
+
+def _problem_of(error: Exception) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            issues = [
+                {"path": list(issue["loc"][1:]), "message": issue["msg"]}
+                for issue in error.errors()[:MAX_ISSUES]
+            ]
+            return InvalidRequest("The request is not valid.", details={"issues": issues})
+        case HTTPException(status_code=404):
+            return NotFound("There is nothing at this address.")
+        case HTTPException(status_code=405):
+            return MethodNotAllowed("This address does not know this method.")
+        case HTTPException(status_code=400):
+            return InvalidRequest.at([], "The body can not be read.")
+        case _:
+            return problems.internal()
+
+
+async def _authenticated(request: Request) -> Caller:
+    house = cast(House, request.app.state.house)
+    principal = await house.verifier.verify(request.headers.get("Authorization"))
+    traceparent = request.headers.get("traceparent", "")
+    circumstances = Circumstances(
+        actor=f"user:{principal.user_id}",
+        request_id=request.headers[problems.REQUEST_ID_HEADER],
+        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
+    )
+    await house.users.ensure(principal, circumstances)
+    return Caller(principal.user_id, circumstances)
+
+
+async def _bounded_body(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("Content-Length", "")
+    body = bytearray()
+    if not declared.isdigit() or int(declared) <= limit:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                break
+        else:
+            return bytes(body)
+    raise PayloadTooLarge(f"The body is over {limit} bytes.")
+
+
+def _receiving(body: bytes) -> Receive:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive

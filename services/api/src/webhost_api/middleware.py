@@ -1,0 +1,86 @@
+"""What every request passes first, as plain ASGI: its id, CORS, and the last net."""
+
+from collections.abc import Sequence
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from webhost_kit import problems
+from webhost_kit.errors import InvalidRequest, Problem
+
+log = structlog.get_logger(__name__)
+
+ALLOWED_METHODS = ("GET", "POST", "PATCH", "DELETE")
+ALLOWED_HEADERS = (
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "traceparent",
+    "last-event-id",
+)
+EXPOSED_HEADERS = ("X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy")
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
+    """Return the error envelope as an answer."""
+    return Response(
+        problems.body(problem, request_id),
+        status_code=problem.status,
+        headers=problems.headers(problem),
+        media_type=problems.JSON_TYPE,
+    )
+
+
+class RequestId:
+    """Gives each request an id, in its own headers, its answer's and the logs.
+
+    What failed in a way nobody foresaw has been answered by then; it ends here, in the log.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if scope["type"] != "http":
+            return
+        headers = MutableHeaders(scope=scope)
+        request_id = problems.request_id_from(headers.get(problems.REQUEST_ID_HEADER))
+        headers[problems.REQUEST_ID_HEADER] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[problems.REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                log.info("client went away", method=scope["method"], path=scope["path"])
+            except Exception:
+                log.exception("request failed", method=scope["method"], path=scope["path"])
+
+
+class Cors(CORSMiddleware):
+    """CORS for the allowed origins; a refused preflight gets the error envelope."""
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=ALLOWED_METHODS,
+            allow_headers=ALLOWED_HEADERS,
+            expose_headers=EXPOSED_HEADERS,
+        )
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer a preflight."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        refusal = InvalidRequest("This origin, method or header is not allowed.")
+        return problem_response(refusal, request_headers[problems.REQUEST_ID_HEADER])

@@ -1,0 +1,5 @@
+"""Alembic runs this to bring the schema up to date."""
+
+from webhost_kit.database import run_migrations
+
+run_migrations()

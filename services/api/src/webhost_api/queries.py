@@ -1,0 +1,118 @@
+"""Reads. Each takes the user whose rows it may see; what is someone else's is not found."""
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_kit.errors import InvalidRequest
+
+from webhost_api.handlers import agent_not_found, deployment_not_found
+from webhost_api.model import Agent, AgentStatus, Deployment, DeploymentStatus
+from webhost_api.store import agent_of, deployment_of
+from webhost_api.tables import agents, deployments, users
+
+DEFAULT_LIMIT = 25
+MAX_LIMIT = 100
+
+_ID = re.compile(r"^[a-z]{3}_[0-9a-z]{26}$")
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which part of a list: at most `limit` rows behind the id `after`, newest first."""
+
+    limit: int
+    after: str | None
+
+    @classmethod
+    def asked(cls, limit: int, cursor: str | None) -> "Page":
+        """Return the page that a caller asked for. Raises InvalidRequest for a made-up cursor."""
+        after = None if cursor is None else _decoded(cursor)
+        return cls(max(1, min(limit, MAX_LIMIT)), after)
+
+    def of(self, query: sa.Select[Any], key: sa.Column[str]) -> sa.Select[Any]:
+        """Return the query for this page, and for one row more: it says whether more follow."""
+        if self.after is not None:
+            query = query.where(key < self.after)
+        return query.order_by(key.desc()).limit(self.limit + 1)
+
+    def next_cursor(self, found: Sequence[Agent | Deployment]) -> str | None:
+        """Return what leads to the next page, None behind the last."""
+        if len(found) <= self.limit:
+            return None
+        return base64.urlsafe_b64encode(found[self.limit - 1].id.encode()).decode().rstrip("=")
+
+
+async def user(connection: AsyncConnection, user_id: str) -> sa.Row[Any]:
+    """Return a registered user's row."""
+    return (await connection.execute(sa.select(users).where(users.c.user_id == user_id))).one()
+
+
+async def agent(
+    connection: AsyncConnection, user_id: str, agent_id: str, *, or_tombstone: bool = False
+) -> Agent:
+    """Return an agent without its deployments; a deleted one only where asked for.
+
+    Raises NotFound.
+    """
+    query = sa.select(agents).where(agents.c.agent_id == agent_id, agents.c.user_id == user_id)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None or (row["deleted_at_ms"] is not None and not or_tombstone):
+        raise agent_not_found()
+    return agent_of(row)
+
+
+async def list_agents(
+    connection: AsyncConnection,
+    user_id: str,
+    page: Page,
+    *,
+    status: AgentStatus | None,
+    include_deleted: bool,
+) -> tuple[list[Agent], str | None]:
+    """Return a page of a user's agents. The filter `deleted` finds tombstones by itself."""
+    query = sa.select(agents).where(agents.c.user_id == user_id)
+    if status is not None:
+        query = query.where(agents.c.status == status)
+    elif not include_deleted:
+        query = query.where(agents.c.deleted_at_ms.is_(None))
+    rows = (await connection.execute(page.of(query, agents.c.agent_id))).mappings()
+    found = [agent_of(row) for row in rows]
+    return found[: page.limit], page.next_cursor(found)
+
+
+async def deployment(connection: AsyncConnection, user_id: str, deployment_id: str) -> Deployment:
+    """Return a deployment, also of a deleted agent. Raises NotFound."""
+    query = sa.select(deployments).where(
+        deployments.c.deployment_id == deployment_id, deployments.c.user_id == user_id
+    )
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise deployment_not_found()
+    return deployment_of(row)
+
+
+async def list_deployments(
+    connection: AsyncConnection, agent_id: str, page: Page, *, status: DeploymentStatus | None
+) -> tuple[list[Deployment], str | None]:
+    """Return a page of an agent's deployments; whose agent it is was checked."""
+    query = sa.select(deployments).where(deployments.c.agent_id == agent_id)
+    if status is not None:
+        query = query.where(deployments.c.status == status)
+    rows = (await connection.execute(page.of(query, deployments.c.deployment_id))).mappings()
+    found = [deployment_of(row) for row in rows]
+    return found[: page.limit], page.next_cursor(found)
+
+
+def _decoded(cursor: str) -> str:
+    try:
+        after = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+    except ValueError:
+        after = ""
+    if not _ID.fullmatch(after):
+        raise InvalidRequest.at(["cursor"], "This is not a cursor of this list.")
+    return after

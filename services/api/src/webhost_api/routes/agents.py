@@ -1,0 +1,119 @@
+"""The doors to agents."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import ids
+from webhost_kit.eventstore import new_id
+
+from webhost_api import decisions, handlers, queries
+from webhost_api.bodies import CreateAgentBody, UpdateAgentBody
+from webhost_api.decisions import CreateAgent, UpdateAgent
+from webhost_api.http import TheCaller, TheHouse, TheKey, UserRoute, answered, decide
+from webhost_api.model import AgentStatus
+from webhost_api.shapes import AgentAnswer, AgentsAnswer, agent_shape
+
+router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=UserRoute)
+
+Limit = Annotated[int, Query(description="1 to 100; what is beyond is clamped.")]
+Cursor = Annotated[str | None, Query(description="The `nextCursor` of the page before.")]
+
+
+@router.get("", response_model=AgentsAnswer)
+async def list_agents(
+    house: TheHouse,
+    caller: TheCaller,
+    limit: Limit = queries.DEFAULT_LIMIT,
+    cursor: Cursor = None,
+    status: AgentStatus | None = None,
+    include_deleted: Annotated[bool, Query(alias="includeDeleted")] = False,
+) -> Response:
+    """The caller's agents, newest first."""
+    page = queries.Page.asked(limit, cursor)
+    async with house.database.transaction() as connection:
+        agents, following = await queries.list_agents(
+            connection, caller.user_id, page, status=status, include_deleted=include_deleted
+        )
+    return answered(AgentsAnswer(agents=[*map(agent_shape, agents)], next_cursor=following))
+
+
+@router.post("", status_code=201, response_model=AgentAnswer)
+async def create_agent(
+    house: TheHouse, caller: TheCaller, key: TheKey, body: CreateAgentBody
+) -> Response:
+    """Make an agent."""
+    at_ms = caller.circumstances.at_ms
+    agent_id = new_id(ids.AGENT, at_ms) if key is None else key.new_id(ids.AGENT, at_ms)
+    command = CreateAgent(
+        name=body.name,
+        description=body.description,
+        env_var_keys=tuple(body.env_var_keys or ()),
+        preferred_runtime_provider=body.preferred_runtime_provider,
+    )
+
+    async def work(connection: AsyncConnection) -> AgentAnswer:
+        agent = await handlers.create_agent(connection, caller, house.tiers, agent_id, command)
+        return AgentAnswer(agent=agent_shape(agent))
+
+    return await decide(house, key, work, status=201)
+
+
+@router.get("/{agent_id}", response_model=AgentAnswer)
+async def get_agent(house: TheHouse, caller: TheCaller, agent_id: str) -> Response:
+    """One agent."""
+    async with house.database.transaction() as connection:
+        agent = await queries.agent(connection, caller.user_id, agent_id)
+    return answered(AgentAnswer(agent=agent_shape(agent)))
+
+
+@router.patch("/{agent_id}", response_model=AgentAnswer)
+async def update_agent(
+    house: TheHouse, caller: TheCaller, agent_id: str, body: UpdateAgentBody
+) -> Response:
+    """Change what an agent says of itself."""
+    command = UpdateAgent(
+        name=body.name,
+        description=body.description,
+        env_var_keys=None if body.env_var_keys is None else tuple(body.env_var_keys),
+        preferred_runtime_provider=body.preferred_runtime_provider,
+    )
+
+    async def work(connection: AsyncConnection) -> AgentAnswer:
+        agent = await handlers.update_agent(connection, caller, house.tiers, agent_id, command)
+        return AgentAnswer(agent=agent_shape(agent))
+
+    return await decide(house, None, work)
+
+
+@router.delete("/{agent_id}", response_model=AgentAnswer)
+async def delete_agent(house: TheHouse, caller: TheCaller, agent_id: str) -> Response:
+    """Make the agent a tombstone, refuse its invocations, and remove what it has."""
+
+    async def work(connection: AsyncConnection) -> AgentAnswer:
+        agent = await handlers.delete_agent(connection, caller, agent_id)
+        return AgentAnswer(agent=agent_shape(agent))
+
+    return await decide(house, None, work)
+
+
+@router.post("/{agent_id}/disable", response_model=AgentAnswer)
+async def disable_agent(house: TheHouse, caller: TheCaller, key: TheKey, agent_id: str) -> Response:
+    """Refuse invocations from now on."""
+
+    async def work(connection: AsyncConnection) -> AgentAnswer:
+        agent = await handlers.switch_agent(connection, caller, agent_id, decisions.disable)
+        return AgentAnswer(agent=agent_shape(agent))
+
+    return await decide(house, key, work)
+
+
+@router.post("/{agent_id}/enable", response_model=AgentAnswer)
+async def enable_agent(house: TheHouse, caller: TheCaller, key: TheKey, agent_id: str) -> Response:
+    """Let invocations in again."""
+
+    async def work(connection: AsyncConnection) -> AgentAnswer:
+        agent = await handlers.switch_agent(connection, caller, agent_id, decisions.enable)
+        return AgentAnswer(agent=agent_shape(agent))
+
+    return await decide(house, key, work)

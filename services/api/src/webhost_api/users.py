@@ -1,0 +1,53 @@
+"""Registration: the first valid request of a new subject makes the user.
+
+Emits: `user.registered.v1`. Guarantees: once per user, however many first requests come at once.
+"""
+
+from sqlalchemy.dialects.postgresql import insert
+from webhost_contracts.events import UserRegistered
+from webhost_kit.auth import Principal
+from webhost_kit.database import Database
+from webhost_kit.eventstore import Circumstances, append
+
+from webhost_api.tables import users
+
+REMEMBERED_USERS = 100_000
+
+
+class Users:
+    """Registers who is new, and remembers who is not."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, None] = {}
+
+    async def ensure(self, principal: Principal, who: Circumstances) -> None:
+        """Register this caller, unless it was done before. Raises Unavailable."""
+        if principal.user_id in self._known:
+            return
+        await self._register(principal, who)
+        while len(self._known) >= REMEMBERED_USERS:
+            del self._known[next(iter(self._known))]
+        self._known[principal.user_id] = None
+
+    async def _register(self, principal: Principal, who: Circumstances) -> None:
+        row = {
+            "user_id": principal.user_id,
+            "issuer": principal.issuer,
+            "subject": principal.subject,
+            "email": principal.email,
+            "name": principal.name,
+            "created_at_ms": who.at_ms,
+        }
+        event = UserRegistered(
+            issuer=principal.issuer,
+            subject=principal.subject,
+            email=principal.email,
+            name=principal.name,
+        )
+        async with self._database.transaction() as connection:
+            inserted = await connection.execute(
+                insert(users).values(row).on_conflict_do_nothing().returning(users.c.user_id)
+            )
+            if inserted.one_or_none() is not None:
+                await append(connection, principal.user_id, principal.user_id, 0, [event], who)
