@@ -1,5 +1,75 @@
-"""What a command tells its user when it cannot do what was asked."""
+"""What a command tells its user when it cannot do what was asked, and how it ends then."""
+
+from enum import IntEnum
+from http import HTTPStatus
+
+import msgspec
+from webhost_contracts.errors import ErrorBody, ErrorCode, ErrorEnvelope
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command. 130 is Ctrl-C."""
+
+    FAILURE = 1
+    USAGE = 2
+    NOT_SIGNED_IN = 3
+    NOT_FOUND = 4
+    CONFLICT = 5
+    LIMIT = 6
+    UNAVAILABLE = 7
+    AGENT_FAILED = 8
+
+
+EXIT_CODES_HELP = (
+    "Exit codes: 1 failure, 2 wrong usage or request, 3 not signed in, 4 not found, 5 conflict, "
+    "6 a limit, 7 unavailable, 8 the agent's code or its deployment failed."
+)
+
+_EXIT_CODES: dict[str, ExitCode] = {
+    ErrorCode.INVALID_REQUEST: ExitCode.USAGE,
+    ErrorCode.PAYLOAD_TOO_LARGE: ExitCode.USAGE,
+    ErrorCode.UNAUTHENTICATED: ExitCode.NOT_SIGNED_IN,
+    ErrorCode.NOT_FOUND: ExitCode.NOT_FOUND,
+    ErrorCode.CONFLICT: ExitCode.CONFLICT,
+    ErrorCode.LIMIT_EXCEEDED: ExitCode.LIMIT,
+    ErrorCode.RATE_LIMITED: ExitCode.LIMIT,
+    ErrorCode.UNAVAILABLE: ExitCode.UNAVAILABLE,
+    ErrorCode.RUNTIME_ERROR: ExitCode.AGENT_FAILED,
+    ErrorCode.DEPLOYMENT_FAILED: ExitCode.AGENT_FAILED,
+}
 
 
 class CommandError(Exception):
-    """The message is one line, for display; the command ends with exit code 1."""
+    """The message is for display; the command ends with the exit code."""
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAILURE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class ApiError(CommandError):
+    """The API's error envelope."""
+
+    def __init__(self, body: ErrorBody) -> None:
+        super().__init__(_text(body), _EXIT_CODES.get(body.code, ExitCode.FAILURE))
+        self.body = body
+
+    @classmethod
+    def from_response(cls, status: int, content: bytes) -> "CommandError":
+        """Make the error of a non-2xx answer, also of one that is not ours."""
+        try:
+            return cls(msgspec.json.decode(content, type=ErrorEnvelope).error)
+        except msgspec.DecodeError:
+            phrase = HTTPStatus(status).phrase if status in HTTPStatus else ""
+            code = ExitCode.UNAVAILABLE if status in (502, 503, 504) else ExitCode.FAILURE
+            return CommandError(f"unexpected answer: HTTP {status} {phrase}".rstrip(), code)
+
+
+def _text(body: ErrorBody) -> str:
+    lines = [f"{body.message} [{body.code}, request {body.request_id}]"]
+    for issue in body.details.get("issues", ()):
+        place = ".".join(str(part) for part in issue.get("path", ()))
+        lines.append(f"  {place or 'body'}: {issue.get('message')}")
+    known = {k: v for k, v in body.details.items() if k != "issues" and v is not None}
+    lines += [f"  {name}: {value}" for name, value in known.items()]
+    return "\n".join(lines)

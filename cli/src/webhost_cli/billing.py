@@ -1,0 +1,97 @@
+"""`webhost billing …`, for operators."""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from webhost_contracts.questions import (
+    Counters,
+    Difference,
+    RebuildProgress,
+    RebuildQuestion,
+)
+
+from webhost_cli import bus, output
+from webhost_cli.connection import StackOption
+from webhost_cli.options import JsonOption
+from webhost_cli.rebuild import rebuild as ask_to_rebuild
+
+_COUNTERS = Counters.__struct_fields__
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(name="billing", help="Operators: usage.", no_args_is_help=True)
+    group.command()(rebuild)
+    # A group of a single command would lose its name.
+    group.callback()(_group)
+    app.add_typer(group)
+
+
+def _group() -> None:
+    """Operators: usage."""
+
+
+def rebuild(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, and change nothing.")] = False,
+    user: Annotated[str | None, typer.Option(metavar="USER_ID", help="This user only.")] = None,
+    period: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="This period only.")] = None,
+    data_dir: StackOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rebuild usage from the event stream, and show what was different."""
+    question = RebuildQuestion(dry_run=dry_run, user_id=user, period_key=period)
+    url = bus.nats_url_of(data_dir)
+    with Progress(
+        TextColumn("replaying"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=output.errors(),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(line: RebuildProgress) -> None:
+            bar.update(task, completed=line.processed, total=line.total)
+
+        result = bus.run(_rebuild(url, question, tell))
+    if as_json:
+        output.print_json(result)
+    else:
+        _show(result)
+
+
+async def _rebuild(
+    url: str, question: RebuildQuestion, tell: Callable[[RebuildProgress], None]
+) -> RebuildProgress:
+    async with bus.connected(url) as client:
+        return await ask_to_rebuild(client, question, tell)
+
+
+def _show(result: RebuildProgress) -> None:
+    if result.differences:
+        output.print_table(
+            ("user", "period", "runtime", "counter", "live", "rebuilt"),
+            [row for difference in result.differences for row in _rows(difference)],
+        )
+    count = len(result.differences)
+    found = f"rows that differ: {count}" if count else "no difference"
+    swapped = "the rebuilt usage is in force" if result.swapped else "nothing was changed"
+    typer.echo(f"{result.processed} events replayed: {found}; {swapped}")
+
+
+def _rows(difference: Difference) -> list[tuple[object, ...]]:
+    """One line per counter that is not the same."""
+    where = (difference.user_id, difference.period_key, difference.runtime_provider)
+    live, rebuilt = (
+        {name: getattr(side, name) for name in _COUNTERS} if side else dict[str, int]()
+        for side in (difference.live, difference.rebuilt)
+    )
+    return [
+        (*where, name, live.get(name, "no row"), rebuilt.get(name, "no row"))
+        for name in _COUNTERS
+        if live.get(name) != rebuilt.get(name)
+    ]

@@ -1,0 +1,65 @@
+"""The bus, for operators' commands: they ask the services, never their tables.
+
+Address: the stack of `--data-dir`, else NATS_URL (with an operator's credentials), else the
+local stack of WEBHOST_DATA_DIR or of the default directory.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nats
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+
+from webhost_cli.connection import data_dir_of
+from webhost_cli.errors import CommandError, ExitCode
+
+T = TypeVar("T")
+
+
+def nats_url_of(data_dir: Path | None) -> str:
+    """Where the bus is. Raises StackError when it is a local stack that does not run."""
+    if data_dir is None and (url := os.environ.get("NATS_URL")):
+        return url
+    from webhost_local import state
+
+    return state.read(data_dir_of(data_dir)).nats_url
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work on the bus, with errors that its user understands."""
+    try:
+        return asyncio.run(work)
+    except NoRespondersError as error:
+        message = "nobody answers this on the bus: is billing running?"
+        raise CommandError(message, ExitCode.UNAVAILABLE) from error
+    except (NatsError, TimeoutError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise CommandError(f"the bus: {reason}", ExitCode.UNAVAILABLE) from error
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncGenerator[Client]:
+    """A connection that does not wait for a server that is away."""
+    refusals: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        refusals.append(str(error))
+
+    client = await nats.connect(
+        url, name="webhost-cli", allow_reconnect=False, connect_timeout=5, error_cb=on_error
+    )
+    try:
+        yield client
+    except (NatsError, TimeoutError) as error:
+        # A denied subject only shows here; the caller itself just waits.
+        if refusals:
+            raise CommandError(f"the bus: {refusals[-1]}") from error
+        raise
+    finally:
+        await client.close()

@@ -1,0 +1,116 @@
+"""The API as the command line calls it.
+
+Errors: ApiError with the envelope of a non-2xx answer; CommandError (unavailable) when nobody
+answers. Reads, and writes with an idempotency key, are tried again while the API says that it is
+unavailable: the key makes a repeated create or deploy the same one.
+"""
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from webhost_cli.errors import ApiError, CommandError, ExitCode
+from webhost_cli.sse import Decoder, Event
+
+Json = dict[str, Any]
+
+# A little longer than the gateway's own limits on a call, so that its answer is the one seen.
+_TIMEOUT = httpx.Timeout(65.0, connect=5.0)
+_TRIES = 3
+_LONGEST_WAIT_S = 5.0
+
+
+class Api:
+    """One user's calls at one origin. To be closed."""
+
+    def __init__(
+        self, origin: str, token: str, *, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self.origin = origin
+        self._http = httpx.Client(
+            base_url=origin,
+            headers={"Authorization": f"Bearer {token}", "User-Agent": "webhost-cli"},
+            timeout=_TIMEOUT,
+            transport=transport,
+        )
+
+    def __enter__(self) -> "Api":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **parameters: Any) -> Json:
+        """GET; parameters that are None are left out."""
+        known = {name: value for name, value in parameters.items() if value is not None}
+        return self._send("GET", path, params=known, repeatable=True)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Json:
+        """POST once, whatever happens."""
+        return self._send("POST", path, json=body or {})
+
+    def start(self, path: str, body: Mapping[str, Any]) -> Json:
+        """POST what creates or starts something, under an idempotency key of its own."""
+        key = {"Idempotency-Key": secrets.token_urlsafe(18)}
+        return self._send("POST", path, json=body, headers=key, repeatable=True)
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> Json:
+        return self._send("PATCH", path, json=body)
+
+    def delete(self, path: str) -> Json:
+        return self._send("DELETE", path)
+
+    def pages(self, path: str, resource: str, **parameters: Any) -> Iterator[Json]:
+        """Every item of a list, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self.get(path, limit=100, cursor=cursor, **parameters)
+            yield from page[resource]
+            if (cursor := page["nextCursor"]) is None:
+                return
+
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Event]:
+        """POST, and give each event of the answer the moment it arrives."""
+        headers = {"Accept": "text/event-stream"}
+        try:
+            with self._http.stream("POST", path, json=body, headers=headers) as response:
+                if not response.is_success:
+                    raise ApiError.from_response(response.status_code, response.read())
+                decoder = Decoder()
+                for chunk in response.iter_raw():
+                    yield from decoder.feed(chunk)
+        except httpx.TransportError as error:
+            raise self._nobody_answers(error) from error
+
+    def _send(self, method: str, path: str, *, repeatable: bool = False, **rest: Any) -> Json:
+        tries = _TRIES if repeatable else 1
+        while True:
+            tries -= 1
+            try:
+                response = self._http.request(method, path, **rest)
+            except httpx.TransportError as error:
+                if not tries:
+                    raise self._nobody_answers(error) from error
+                time.sleep(1)
+                continue
+            if response.status_code != 503 or not tries:
+                return _answer(response)
+            time.sleep(_retry_after_s(response))
+
+    def _nobody_answers(self, error: httpx.TransportError) -> CommandError:
+        reason = str(error) or type(error).__name__
+        return CommandError(f"no answer from {self.origin}: {reason}", ExitCode.UNAVAILABLE)
+
+
+def _answer(response: httpx.Response) -> Json:
+    if not response.is_success:
+        raise ApiError.from_response(response.status_code, response.content)
+    return response.json() if response.content else {}
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    value = response.headers.get("Retry-After", "1")
+    return min(float(value), _LONGEST_WAIT_S) if value.isdigit() else 1.0

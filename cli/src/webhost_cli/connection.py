@@ -1,0 +1,101 @@
+"""Which origin a command talks to, and as whom.
+
+Origin: `--url`, else the local stack of `--data-dir`, else WEBHOST_URL, else the local stack of
+WEBHOST_DATA_DIR or of the default directory. User: `--as` (the local stack's issuer signs), else
+WEBHOST_TOKEN, else the login that is stored for the origin.
+"""
+
+import inspect
+import os
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, ParamSpec
+
+import typer
+from webhost_local.data_dir import DEFAULT, DataDir
+
+from webhost_cli import credentials
+from webhost_cli.client import Api
+from webhost_cli.errors import CommandError, ExitCode
+
+P = ParamSpec("P")
+
+_TOKEN_LIFETIME_S = 3600
+
+UrlOption = Annotated[
+    str | None, typer.Option("--url", help="The origin of the API (or WEBHOST_URL).")
+]
+StackOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="A local stack's directory (or WEBHOST_DATA_DIR)."),
+]
+AsOption = Annotated[
+    str | None,
+    typer.Option("--as", metavar="SUBJECT", help="Be this user of the local stack."),
+]
+
+
+def data_dir_of(chosen: Path | None) -> DataDir:
+    """The local stack's directory: the one given, WEBHOST_DATA_DIR's, or the default one."""
+    return DataDir.at(chosen or Path(os.environ.get("WEBHOST_DATA_DIR") or DEFAULT))
+
+
+def origin_of(url: str | None, data_dir: Path | None) -> str:
+    """The public origin. Raises StackError when it is a local stack that does not run."""
+    from webhost_local import state
+
+    if url is None and data_dir is None:
+        url = os.environ.get("WEBHOST_URL")
+    if url:
+        if not url.startswith(("http://", "https://")):
+            raise CommandError(f"not an http(s) address: {url}", ExitCode.USAGE)
+        return url.rstrip("/")
+    return state.read(data_dir_of(data_dir)).origin
+
+
+def token_of(origin: str, data_dir: Path | None, subject: str | None) -> str:
+    """The bearer token to use. Raises CommandError when there is none."""
+    if subject is not None:
+        from webhost_local.issuer.identity import IssuerIdentity
+
+        issuer = IssuerIdentity.load_or_make(data_dir_of(data_dir))
+        return issuer.token(subject, expires_in_s=_TOKEN_LIFETIME_S)
+    if token := os.environ.get("WEBHOST_TOKEN"):
+        return token.strip()
+    login = credentials.load(origin)
+    if login is None:
+        raise CommandError(
+            f"not signed in at {origin}: run `webhost login`, set WEBHOST_TOKEN, "
+            "or use --as SUBJECT with a local stack",
+            ExitCode.NOT_SIGNED_IN,
+        )
+    if login.expired(time.time()):
+        raise CommandError(
+            f"the login for {origin} has expired: run `webhost login` again",
+            ExitCode.NOT_SIGNED_IN,
+        )
+    return login.token
+
+
+def with_api(command: Callable[Concatenate[Api, P], None]) -> Callable[..., None]:
+    """Give a command its `api`, and the three options that say which one."""
+
+    @wraps(command)
+    def connected(
+        *, url: str | None, data_dir: Path | None, subject: str | None, **rest: Any
+    ) -> None:
+        origin = origin_of(url, data_dir)
+        with Api(origin, token_of(origin, data_dir, subject)) as api:
+            command(api, **rest)  # pyright: ignore[reportCallIssue]
+
+    _, *own = inspect.signature(command).parameters.values()
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in (("url", UrlOption), ("data_dir", StackOption), ("subject", AsOption))
+    ]
+    # Typer reads the signature; what it sees is the command's without `api`, and these options.
+    connected.__signature__ = inspect.Signature([*own, *options])  # pyright: ignore[reportAttributeAccessIssue]
+    connected.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
+    return connected

@@ -1,0 +1,1 @@
+"""`webhost demo`: the whole life of one agent, on real parts, every step checked."""

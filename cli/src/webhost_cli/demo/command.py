@@ -1,0 +1,87 @@
+"""`webhost demo`: starts a stack, tells the story on it, stops it."""
+
+import secrets
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from webhost_local.data_dir import DataDir
+from webhost_local.issuer.identity import IssuerIdentity
+from webhost_local.state import Status
+
+from webhost_cli import oidc, output
+from webhost_cli.client import Api
+from webhost_cli.demo import books, life
+from webhost_cli.demo.calls import Calls
+from webhost_cli.demo.narrator import DemoFailed, Narrator
+from webhost_cli.demo.own_stack import OwnStack
+from webhost_cli.login import CLIENT_ID
+
+DEFAULT_DATA_DIR = Path(".webhost-demo")
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", help="Where the demo's stack keeps its data.")
+    ] = DEFAULT_DATA_DIR,
+) -> None:
+    """Run an agent's whole life on this machine, on real parts, and check every step."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    narrator = Narrator(output.console())
+    stack = OwnStack(data_dir)
+    try:
+        _tell(narrator, stack)
+    except DemoFailed:
+        output.errors().print(
+            f"\nThe end of the stack's log, {stack.log}:\n{stack.last_words()}\n",
+            style="dim",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise
+    typer.echo(
+        f"\nThe demo is done: {narrator.steps} steps, {narrator.checks} checks hold, "
+        f"{narrator.elapsed_s:.1f} s. Its data is kept in {data_dir}."
+    )
+
+
+def _tell(narrator: Narrator, stack: OwnStack) -> None:
+    with ExitStack() as ending:
+        with narrator.step("Start the stack: NATS, Postgres, the edge, the issuer, five services"):
+            status = ending.enter_context(stack.running())
+            names = [process.name for process in status.processes]
+            narrator.note(f"processes: {', '.join(names)}")
+            narrator.holds(f"it is ready at {status.origin}", True)
+        api = _sign_in(narrator, stack.data_dir, status)
+        calls = Calls(ending.enter_context(api), narrator)
+        agent = life.live(narrator, calls)
+        books.check_books(narrator, calls, status)
+        books.delete(narrator, calls, agent, status)
+        with narrator.step("Stop the stack"):
+            ending.close()
+            narrator.check("processes left behind", expected=[], actual=stack.left_behind())
+
+
+def _sign_in(narrator: Narrator, data_dir: DataDir, status: Status) -> Api:
+    # A user of its own for every run: what is counted is this run's.
+    subject = f"demo-{secrets.token_hex(4)}"
+    with narrator.step("Sign in: authorization code with PKCE, at the development issuer"):
+        issuer = IssuerIdentity.load_or_make(data_dir).url
+        narrator.sent(f"GET {issuer}/authorize, POST the page's form as {subject}, POST /token")
+        tokens = oidc.sign_in_as(issuer, CLIENT_ID, subject)
+        narrator.got(f"an access token of {len(tokens.access_token)} characters")
+        api = Api(status.origin, tokens.access_token)
+        narrator.sent("GET /v1/me")
+        user = api.get("/v1/me")["user"]
+        narrator.got("", user)
+        narrator.check("subject", expected=subject, actual=user["subject"])
+        narrator.check("tier", expected="free", actual=user["tier"])
+    return api

@@ -1,0 +1,163 @@
+"""`webhost deploy`, `webhost deployments …`, `webhost activate`"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from webhost_cli import output, waiting
+from webhost_cli.client import Api, Json
+from webhost_cli.connection import with_api
+from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.lookup import agent_id, deployment_id, deployment_path
+from webhost_cli.options import AgentArgument, CursorOption, JsonOption, LimitOption
+
+DeploymentArgument = Annotated[str, typer.Argument(help="The deployment's id, or AGENT/VERSION.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(with_api(deploy))
+    app.command()(with_api(activate))
+    group = typer.Typer(name="deployments", help="Look at what was deployed.", no_args_is_help=True)
+    group.command("list")(with_api(list_deployments))
+    group.command()(with_api(get))
+    group.command()(with_api(source))
+    app.add_typer(group)
+
+
+def deploy(
+    api: Api,
+    agent: AgentArgument,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="The JavaScript module; the template without it."
+        ),
+    ] = None,
+    activate: Annotated[bool, typer.Option(help="Let calls go to it as soon as it stands.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until it stands, or has failed.")] = True,
+    commit: Annotated[str | None, typer.Option(help="The commit it was made from.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Deploy a new version of an agent."""
+    body: dict[str, Any] = {"setAsActive": activate}
+    if file is not None:
+        body |= {"moduleCode": _read(file), "mainModuleName": file.name}
+    if commit is not None:
+        body["commitHash"] = commit
+    answer = api.start(f"/v1/agents/{agent_id(api, agent)}/deploy", body)
+    if wait:
+        answer = {"deployment": _wait(api, answer["deployment"])}
+    _show(answer, as_json)
+    if reason := waiting.failure(answer["deployment"]):
+        raise CommandError(reason, ExitCode.AGENT_FAILED)
+
+
+def activate(
+    api: Api,
+    agent: AgentArgument,
+    deployment: Annotated[str, typer.Argument(help="The deployment's id or version.")],
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let calls go to another deployment, for instance back to an older one."""
+    at = agent_id(api, agent)
+    body = {} if reason is None else {"reason": reason}
+    path = f"/v1/agents/{at}/deployments/{deployment_id(api, at, deployment)}/activate"
+    _show(api.post(path, body), as_json)
+
+
+def list_deployments(
+    api: Api,
+    agent: AgentArgument,
+    status: Annotated[str | None, typer.Option(help="Only those in this status.")] = None,
+    limit: LimitOption = 25,
+    cursor: CursorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List an agent's deployments, newest first."""
+    path = f"/v1/agents/{agent_id(api, agent)}/deployments"
+    answer = api.get(path, status=status, limit=limit, cursor=cursor)
+    if as_json:
+        output.print_json(answer)
+        return
+    output.print_table(
+        ("version", "id", "status", "created", "commit", "error"),
+        [
+            (
+                d["version"],
+                d["id"],
+                d["status"],
+                output.when(d["createdAtMs"]),
+                d.get("commitHash"),
+                d.get("errorMessage"),
+            )
+            for d in answer["deployments"]
+        ],
+    )
+    output.print_more(answer)
+
+
+def get(api: Api, deployment: DeploymentArgument, as_json: JsonOption = False) -> None:
+    """Show one deployment."""
+    _show(api.get(deployment_path(api, deployment)), as_json)
+
+
+def source(api: Api, deployment: DeploymentArgument, as_json: JsonOption = False) -> None:
+    """Print the code of a deployment."""
+    answer = api.get(f"{deployment_path(api, deployment)}/source")
+    if as_json:
+        output.print_json(answer)
+        return
+    modules = answer["modules"]
+    for module in modules:
+        if len(modules) > 1:
+            typer.echo(f"// {module['name']}")
+        typer.echo(module["content"])
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{file} is not UTF-8 text", ExitCode.USAGE) from error
+
+
+def _wait(api: Api, deployment: Json) -> Json:
+    name = f"{deployment['id']} (version {deployment['version']})"
+    progress = output.errors()
+    try:
+        if not sys.stderr.isatty():
+            progress.print(f"deploying {name}", markup=False)
+            return waiting.until_ended(api, deployment, lambda _: None)
+        with progress.status("") as line:
+            return waiting.until_ended(
+                api, deployment, lambda passed_s: line.update(f"deploying {name}  {passed_s:.0f} s")
+            )
+    except KeyboardInterrupt:
+        progress.print(f"no longer waiting; {name} goes on without us", markup=False)
+        raise
+
+
+def _show(answer: Json, as_json: bool) -> None:
+    if as_json:
+        output.print_json(answer)
+        return
+    deployment = answer["deployment"]
+    artifact = deployment["artifact"]
+    output.print_fields(
+        [
+            ("id", deployment["id"]),
+            ("agent", deployment["agentId"]),
+            ("version", deployment["version"]),
+            ("status", deployment["status"]),
+            ("runtime", deployment["runtimeProvider"]),
+            ("artifact", f"{artifact['type']}, {artifact['sizeBytes']} bytes"),
+            ("checksum", artifact["checksum"]),
+            ("commit", deployment.get("commitHash")),
+            ("created", output.when(deployment["createdAtMs"])),
+            ("deployed", output.when(deployment.get("deployedAtMs"))),
+            ("error", deployment.get("errorMessage")),
+        ]
+    )

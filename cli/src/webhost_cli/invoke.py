@@ -1,0 +1,83 @@
+"""`webhost invoke`"""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from webhost_contracts.errors import ErrorBody
+
+from webhost_cli import output
+from webhost_cli.client import Api
+from webhost_cli.connection import with_api
+from webhost_cli.errors import ApiError, CommandError, ExitCode
+from webhost_cli.lookup import agent_id
+from webhost_cli.options import AgentArgument, JsonOption
+from webhost_cli.sse import Event
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(with_api(invoke))
+
+
+def invoke(
+    api: Api,
+    agent: AgentArgument,
+    prompt: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
+    stream: Annotated[bool, typer.Option("--stream", help="Show the answer as it comes.")] = False,
+    session: Annotated[str | None, typer.Option(help="Go on in this session.")] = None,
+    trace_id: Annotated[str | None, typer.Option(help="An id to correlate by.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Call an agent and print its answer. With --stream --json: one event per line."""
+    said = sys.stdin.read() if prompt == "-" else prompt
+    body: dict[str, Any] = {"input": {"prompt": said}}
+    body |= {k: v for k, v in (("sessionId", session), ("traceId", trace_id)) if v is not None}
+    path = f"/v1/invoke/{agent_id(api, agent)}"
+    if stream:
+        _stream(api.stream(f"{path}/stream", body), as_json)
+        return
+    answer = api.post(path, body)
+    if as_json:
+        output.print_json(answer)
+        return
+    typer.echo(answer["output"]["text"])
+    _aside(answer["sessionId"], answer["usage"])
+
+
+def _stream(events: Iterator[Event], as_json: bool) -> None:
+    session = ""
+    usage: dict[str, Any] = {}
+    ended = False
+    for event in events:
+        data = json.loads(event.data)
+        if as_json:
+            typer.echo(json.dumps({"id": event.id, "event": event.name, "data": data}))
+        elif event.name == "delta":
+            sys.stdout.write(data["text"])
+        sys.stdout.flush()
+        match event.name:
+            case "meta":
+                session = data["sessionId"]
+            case "usage":
+                usage = data
+            case "done":
+                ended = True
+            case "error":
+                if not as_json:
+                    typer.echo()
+                raise ApiError(msgspec.convert(data["error"], ErrorBody))
+            case _:
+                pass
+    if not ended:
+        raise CommandError("the stream was cut before its end", ExitCode.UNAVAILABLE)
+    if not as_json:
+        typer.echo()
+        _aside(session, usage)
+
+
+def _aside(session: str, usage: dict[str, Any]) -> None:
+    used = ", ".join(f"{name} {value}" for name, value in usage.items())
+    output.errors().print(f"session {session}  {used}".rstrip(), style="dim", markup=False)

@@ -1,0 +1,62 @@
+"""How results look: JSON as the API gave it, or tables and plain lines for people."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_PIPE_WIDTH = 240
+
+
+def console() -> Console:
+    """Standard output. Nothing is cut to fit when it is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+
+
+def errors() -> Console:
+    """Standard error, for progress and asides."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table without lines; None is shown as nothing."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    console().print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """One `name  value` line per field that has a value."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in fields:
+        if value is not None:
+            table.add_row(name, Text(str(value)))
+    console().print(table)
+
+
+def when(at_ms: int | None) -> str | None:
+    """Unix milliseconds as local time, to the second."""
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def print_more(page: dict[str, Any]) -> None:
+    """Say how to see the rest of a list, if there is any."""
+    if page["nextCursor"] is not None:
+        errors().print(f"more: --cursor {page['nextCursor']}", style="dim", markup=False)

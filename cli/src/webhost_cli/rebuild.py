@@ -1,0 +1,44 @@
+"""Asking billing to rebuild usage: one question, a line of progress at a time, one end."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+from nats.aio.client import Client
+from nats.errors import NoRespondersError
+from webhost_contracts import subjects, wire
+from webhost_contracts.questions import RebuildProgress, RebuildQuestion
+
+from webhost_cli.errors import CommandError, ExitCode
+
+SILENCE_S = 60.0
+"""How long billing may say nothing before we take it to be gone."""
+
+
+async def rebuild(
+    client: Client, question: RebuildQuestion, tell: Callable[[RebuildProgress], None]
+) -> RebuildProgress:
+    """Return the last line, with the differences of all lines in it; `tell` hears every line.
+
+    Raises CommandError when billing refuses, or goes silent.
+    """
+    inbox = client.new_inbox()
+    replies = await client.subscribe(inbox)
+    await client.publish(subjects.ASK_REBUILD, wire.encode(question), reply=inbox)
+    seen: RebuildProgress | None = None
+    while seen is None or not seen.done:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                reply = await replies.next_msg(timeout=SILENCE_S)
+        except TimeoutError as error:
+            message = "billing says nothing any more; the dry run tells what it has done"
+            raise CommandError(message, ExitCode.UNAVAILABLE) from error
+        if reply.headers and reply.headers.get("Status") == "503":
+            raise NoRespondersError
+        line = wire.decode(reply.data, RebuildProgress)
+        if line.refused is not None:
+            raise CommandError(f"refused: {line.refused}")
+        tell(line)
+        before = () if seen is None else seen.differences
+        seen = msgspec.structs.replace(line, differences=before + line.differences)
+    return seen

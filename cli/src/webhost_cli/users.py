@@ -1,0 +1,51 @@
+"""`webhost users …`, for operators."""
+
+import getpass
+from typing import Annotated
+
+import typer
+from webhost_contracts import subjects, wire
+from webhost_contracts.questions import SetTierAnswer, SetTierQuestion
+
+from webhost_cli import bus, output
+from webhost_cli.connection import StackOption
+from webhost_cli.errors import CommandError
+from webhost_cli.options import JsonOption
+
+_TIMEOUT_S = 5.0
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(name="users", help="Operators: users.", no_args_is_help=True)
+    group.command()(set_tier)
+    group.callback()(_group)
+    app.add_typer(group)
+
+
+def _group() -> None:
+    """Operators: users."""
+
+
+def set_tier(
+    user: Annotated[str, typer.Argument(metavar="USER_ID", help="As `webhost me` shows it.")],
+    tier: Annotated[str, typer.Argument(help="free, starter, pro or enterprise.")],
+    data_dir: StackOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a user on another tier."""
+    question = SetTierQuestion(user_id=user, tier=tier, operator=getpass.getuser())
+    answer = bus.run(_ask(bus.nats_url_of(data_dir), question))
+    if answer.refused is not None:
+        raise CommandError(f"refused: {answer.refused}")
+    if as_json:
+        output.print_json(answer)
+    else:
+        typer.echo(f"{user} is on {answer.tier}")
+
+
+async def _ask(url: str, question: SetTierQuestion) -> SetTierAnswer:
+    async with bus.connected(url) as client:
+        reply = await client.request(
+            subjects.ASK_SET_TIER, wire.encode(question), timeout=_TIMEOUT_S
+        )
+        return wire.decode(reply.data, SetTierAnswer)
