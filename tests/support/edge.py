@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def start_edge(data_dir: Path, **env: str) -> AsyncIterator[Edge]:
+async def start_edge(data_dir: Path, **env: str) -> AsyncGenerator[Edge]:
     origin, api = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     variables = {
         "EDGE_DATA_DIR": str(data_dir),

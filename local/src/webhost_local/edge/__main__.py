@@ -13,6 +13,7 @@ from webhost_local.edge.settings import EdgeSettings
 
 def main() -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         settings = EdgeSettings()  # type: ignore[call-arg]
         uvloop.run(run(settings))

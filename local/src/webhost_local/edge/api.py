@@ -18,6 +18,7 @@ from starlette.routing import Route as Door
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from webhost_local.edge import shapes
+from webhost_local.edge.bodies import read_json
 from webhost_local.edge.errors import (
     ApiError,
     authentication_failed,
@@ -29,7 +30,7 @@ from webhost_local.edge.errors import (
 )
 from webhost_local.edge.model import Route
 from webhost_local.edge.ratelimit import ApiRateLimit
-from webhost_local.edge.scripts_api import ScriptDoors, read_json
+from webhost_local.edge.scripts_api import ScriptDoors
 from webhost_local.edge.settings import EdgeSettings
 from webhost_local.edge.store import Store
 from webhost_local.edge.workers import Workers

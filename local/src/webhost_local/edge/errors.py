@@ -72,6 +72,10 @@ def service_not_found() -> ApiError:
     return ApiError(404, 10090, "This service does not exist on your account.")
 
 
+def version_not_found() -> ApiError:
+    return ApiError(404, 10092, "This version does not exist.")
+
+
 def script_refused(message: str) -> ApiError:
     return ApiError(400, 10021, message)
 

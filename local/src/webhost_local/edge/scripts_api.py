@@ -3,35 +3,27 @@
 import asyncio
 import time
 from collections import defaultdict
-from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Door
 
 from webhost_local.edge import shapes, upload
+from webhost_local.edge.bodies import read_json, read_upload
 from webhost_local.edge.errors import (
     WorkerFailedToStart,
     bad_request,
     binding_not_found,
     script_not_found,
     script_refused,
-    script_too_large,
     service_not_found,
+    version_not_found,
 )
 from webhost_local.edge.model import Script
 from webhost_local.edge.store import Store
 from webhost_local.edge.workers import Workers
-
-MAX_FILES = 1000
-MAX_METADATA_BYTES = 4 * 1024 * 1024
-
-
-Shape = TypeVar("Shape")
 
 
 class ScriptDoors:
@@ -53,6 +45,9 @@ class ScriptDoors:
             Door(script, self.delete, methods=["DELETE"]),
             Door(f"{script}/settings", self.settings, methods=["GET"]),
             Door(f"{script}/deployments", self.deployments, methods=["GET"]),
+            Door(f"{script}/deployments", self.deploy_version, methods=["POST"]),
+            Door(f"{script}/versions", self.put_version, methods=["POST"]),
+            Door(f"{script}/script-settings", self.script_settings, methods=["GET", "PATCH"]),
             Door(f"{script}/references", self.references, methods=["GET"]),
             Door(f"{script}/subdomain", self.subdomain, methods=["GET", "POST"]),
             Door(f"{script}/secrets", self.secrets, methods=["GET"]),
@@ -80,34 +75,67 @@ class ScriptDoors:
         return shapes.success(found)
 
     async def put(self, request: Request) -> JSONResponse:
-        name = request.path_params["name"]
-        metadata, parts = await _read_upload(request)
-        strict = request.query_params.get("bindings_inherit") == "strict"
-        async with self._locks[name]:
-            current = self._store.scripts.get(name)
-            script, files = await asyncio.to_thread(
-                upload.plan,
-                name,
-                metadata,
-                parts,
-                current,
-                set(self._store.scripts),
-                inherit_strictly=strict,
-            )
-            await asyncio.to_thread(self._store.write_version, script, files)
-            began = time.monotonic()
-            try:
-                await self._workers.trial(script)
-            except BaseException as error:
-                self._store.discard(script, known=current is not None)
-                if isinstance(error, WorkerFailedToStart):
-                    raise script_refused(str(error)) from None
-                raise
-            startup_ms = round((time.monotonic() - began) * 1000)
-            self._store.save(script)
-            await self._workers.replace(script)
-            self._store.forget_versions(script)
+        async with self._locks[request.path_params["name"]]:
+            script, startup_ms = await self._accept(request)
+            await self._deploy(script)
         return shapes.success(shapes.upload(script, startup_ms))
+
+    async def put_version(self, request: Request) -> JSONResponse:
+        async with self._locks[request.path_params["name"]]:
+            self._script(request)
+            script, startup_ms = await self._accept(request)
+        return shapes.success(shapes.version(script, startup_ms))
+
+    async def deploy_version(self, request: Request) -> JSONResponse:
+        body = await read_json(request, DeploymentBody)
+        if len(body.versions) != 1 or body.versions[0].percentage != 100:
+            raise bad_request("Only one version with all of the traffic can be deployed here.")
+        version_id = body.versions[0].version_id
+        async with self._locks[request.path_params["name"]]:
+            current = self._script(request)
+            if version_id != current.version.id:
+                uploaded = self._store.uploaded_version(current.name, version_id)
+                if uploaded is None:
+                    raise version_not_found()
+                await self._deploy(
+                    msgspec.structs.replace(
+                        current,
+                        version=uploaded.version,
+                        bindings=uploaded.bindings,
+                        modified_at_ms=upload.now_ms(),
+                    )
+                )
+        return shapes.success(shapes.deployment(self._script(request)))
+
+    async def _accept(self, request: Request) -> tuple[Script, int]:
+        """The uploaded version, tried and on disk but not in use, and how long it took to start."""
+        name = request.path_params["name"]
+        metadata, parts = await read_upload(request)
+        current = self._store.scripts.get(name)
+        script, files = await asyncio.to_thread(
+            upload.plan,
+            name,
+            metadata,
+            parts,
+            current,
+            set(self._store.scripts),
+            inherit_strictly=request.query_params.get("bindings_inherit") == "strict",
+        )
+        await asyncio.to_thread(self._store.write_version, script, files)
+        began = time.monotonic()
+        try:
+            await self._workers.trial(script)
+        except BaseException as error:
+            self._store.discard(script, known=current is not None)
+            if isinstance(error, WorkerFailedToStart):
+                raise script_refused(str(error)) from None
+            raise
+        return script, round((time.monotonic() - began) * 1000)
+
+    async def _deploy(self, script: Script) -> None:
+        self._store.save(script)
+        await self._workers.replace(script)
+        self._store.forget_versions(script)
 
     async def content(self, request: Request) -> Response:
         script = self._script(request)
@@ -141,8 +169,20 @@ class ScriptDoors:
     async def settings(self, request: Request) -> JSONResponse:
         return shapes.success(shapes.settings(self._script(request)))
 
+    async def script_settings(self, request: Request) -> JSONResponse:
+        script = self._script(request)
+        if request.method == "PATCH":
+            body = await read_json(request, ScriptSettingsBody)
+            async with self._locks[script.name]:
+                script = self._script(request)
+                if body.tags is not None:
+                    upload.check_tags(body.tags)
+                    script = msgspec.structs.replace(script, tags=body.tags)
+                    self._store.save(script)
+        return shapes.success({"logpush": False, "tail_consumers": [], "tags": script.tags})
+
     async def deployments(self, request: Request) -> JSONResponse:
-        return shapes.success(shapes.deployments(self._script(request)))
+        return shapes.success({"deployments": [shapes.deployment(self._script(request))]})
 
     async def references(self, request: Request) -> JSONResponse:
         script = self._script(request)
@@ -202,6 +242,19 @@ class ScriptDoors:
         return shapes.success(None)
 
 
+class TrafficBody(msgspec.Struct):
+    version_id: str
+    percentage: float
+
+
+class DeploymentBody(msgspec.Struct):
+    versions: list[TrafficBody]
+
+
+class ScriptSettingsBody(msgspec.Struct):
+    tags: list[str] | None = None
+
+
 class SubdomainBody(msgspec.Struct):
     enabled: bool
     previews_enabled: bool | None = None
@@ -210,36 +263,3 @@ class SubdomainBody(msgspec.Struct):
 class SecretBody(msgspec.Struct):
     name: str
     text: str
-
-
-async def read_json(request: Request, shape: type[Shape]) -> Shape:
-    try:
-        return msgspec.json.decode(await request.body(), type=shape)
-    except msgspec.DecodeError as error:
-        raise bad_request(f"Invalid request body: {error}") from None
-
-
-async def _read_upload(request: Request) -> tuple[str | bytes, list[upload.Part]]:
-    too_large = script_too_large("Your Worker exceeded the size limit of 64 MiB.")
-    limit = upload.MAX_UNPACKED_BYTES + MAX_METADATA_BYTES
-    if int(request.headers.get("content-length", "0")) > limit:
-        raise too_large
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise script_refused("Expected a multipart/form-data body.")
-    metadata: str | bytes | None = None
-    parts: list[upload.Part] = []
-    try:
-        async with request.form(
-            max_files=MAX_FILES, max_fields=MAX_FILES, max_part_size=MAX_METADATA_BYTES
-        ) as form:
-            for field, value in form.multi_items():
-                if field == "metadata":
-                    metadata = await value.read() if isinstance(value, UploadFile) else value
-                elif isinstance(value, UploadFile):
-                    kind = (value.content_type or "").partition(";")[0].strip()
-                    parts.append(upload.Part(value.filename or field, kind, await value.read()))
-    except MultiPartException as error:
-        raise script_refused(f"Invalid multipart body: {error.message}") from None
-    if metadata is None:
-        raise script_refused("The part 'metadata' is missing.")
-    return metadata, parts

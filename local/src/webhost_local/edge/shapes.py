@@ -103,8 +103,21 @@ def service(value: Script) -> dict[str, Any]:
     }
 
 
-def deployments(value: Script) -> dict[str, Any]:
-    latest: dict[str, Any] = {
+def version(value: Script, startup_ms: int) -> dict[str, Any]:
+    """The answer to an upload that is not deployed yet."""
+    created = iso(value.version.created_at_ms)
+    return {
+        "id": value.version.id,
+        "number": 1,
+        "metadata": {"created_on": created, "modified_on": created, "source": "wrangler"},
+        "resources": {"script": {"etag": value.version.id.replace("-", ""), "handlers": ["fetch"]}},
+        "startup_time_ms": startup_ms,
+    }
+
+
+def deployment(value: Script) -> dict[str, Any]:
+    """The one deployment there is: all of the traffic to the current version."""
+    return {
         "id": value.version.id,
         "created_on": iso(value.version.created_at_ms),
         "source": "api",
@@ -113,7 +126,6 @@ def deployments(value: Script) -> dict[str, Any]:
         "annotations": {},
         "author_email": "local@localhost",
     }
-    return {"deployments": [latest]}
 
 
 def subdomain(value: Script) -> dict[str, bool]:

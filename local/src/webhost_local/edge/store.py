@@ -2,10 +2,10 @@
 
 Guarantees: a script or the routes change by one rename, after the new files have reached the disk;
 whoever is killed midway leaves the old state. Manifests hold secrets and are readable by their
-owner only. What no manifest names is removed when the store opens.
+owner only. A version that was uploaded and never deployed goes with the next deployment.
 
     <data>/scripts/<name>/manifest.json    the Script
-    <data>/scripts/<name>/<version>/<n>    one file per module
+    <data>/scripts/<name>/<version>/<n>    one file per module, and version.json
     <data>/objects/<script id>/            Durable Objects of the script
     <data>/routes.json                     the routes of the zone
     <data>/run/                            sockets and configurations of this run
@@ -19,6 +19,8 @@ from pathlib import Path
 import msgspec
 
 from webhost_local.edge.model import Route, Script
+
+VERSION_FILE = "version.json"
 
 
 class Store:
@@ -47,7 +49,6 @@ class Store:
             return
         script = msgspec.json.decode(manifest.read_bytes(), type=Script)
         self.scripts[script.name] = script
-        self.forget_versions(script)
 
     def version_dir(self, script: Script) -> Path:
         return self._scripts_dir / script.name / script.version.id
@@ -62,7 +63,16 @@ class Store:
         directory.mkdir(mode=0o700, parents=True)
         for name, content in files.items():
             _write(directory / name, content)
+        _write(directory / VERSION_FILE, msgspec.json.encode(script))
         _sync_directory(directory)
+
+    def uploaded_version(self, name: str, version_id: str) -> Script | None:
+        """The script as an upload wanted it, while that version waits to be deployed."""
+        for directory in (self._scripts_dir / name).iterdir():
+            if directory.name == version_id:
+                stored = (directory / VERSION_FILE).read_bytes()
+                return msgspec.json.decode(stored, type=Script)
+        return None
 
     def save(self, script: Script) -> None:
         """Make this the script of its name."""

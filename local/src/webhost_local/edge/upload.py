@@ -50,7 +50,8 @@ class Metadata(msgspec.Struct, frozen=True):
     compatibility_flags: list[str] = []
     tags: list[str] | None = None
     bindings: list[dict[str, Any]] = []
-    keep_bindings: list[str] = []
+    # An upload that does not say what it keeps, keeps the secrets.
+    keep_bindings: frozenset[str] = SECRET_TYPES
     migrations: Migrations | None = None
 
 
@@ -82,7 +83,7 @@ def plan(
         raise script_refused(f"Invalid metadata: {error}") from None
     modules, files = _modules(metadata.main_module, parts)
     tags = metadata.tags if metadata.tags is not None else (current.tags if current else [])
-    _check_tags(tags)
+    check_tags(tags)
     namespaces = dict(current.namespaces) if current else {}
     migration_tag = current.migration_tag if current else None
     if metadata.migrations is not None:
@@ -160,7 +161,7 @@ def _check_size(contents: Sequence[bytes]) -> None:
         raise script_too_large("Your Worker exceeded the size limit of 10 MiB.")
 
 
-def _check_tags(tags: Sequence[str]) -> None:
+def check_tags(tags: Sequence[str]) -> None:
     if len(tags) > MAX_TAGS:
         raise bad_request(f"A Worker can have at most {MAX_TAGS} tags.", 10100)
     if any("," in tag or "&" in tag or not tag for tag in tags):
@@ -207,7 +208,7 @@ def _bindings(
 
 def _check_text(binding: Binding) -> None:
     if binding.text is not None and len(binding.text.encode()) > MAX_TEXT_BYTES:
-        raise bad_request(f"Binding '{binding.name}' is larger than 5 KiB.", 10048)
+        raise bad_request(f"Binding '{binding.name}' is larger than 5 KiB.", 10054)
 
 
 def _check_supported(binding: Binding, raw: Mapping[str, Any]) -> None:

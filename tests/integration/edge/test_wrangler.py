@@ -1,0 +1,113 @@
+"""The official wrangler, unmodified, as a subprocess against the local edge."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.edge.conftest import Client
+
+WRANGLER = Path(__file__).resolve().parents[3] / "node_modules" / ".bin" / "wrangler"
+WORKER = """
+import { DurableObject } from "cloudflare:workers";
+import { words } from "./words";
+export class Counter extends DurableObject {
+  async next() {
+    const count = 1 + ((await this.ctx.storage.get("count")) ?? 0);
+    await this.ctx.storage.put("count", count);
+    return count;
+  }
+}
+export default { async fetch(request, env) {
+  const counter = env.COUNTERS.get(env.COUNTERS.idFromName("one"));
+  return Response.json([words, env.PLAIN, env.HUSH ?? null, await counter.next()]);
+} };
+"""
+CONFIG = {
+    "name": "by-wrangler",
+    "main": "worker.js",
+    "compatibility_date": "2026-01-01",
+    "workers_dev": True,
+    "vars": {"PLAIN": "plain"},
+    "durable_objects": {"bindings": [{"name": "COUNTERS", "class_name": "Counter"}]},
+    "migrations": [{"tag": "v1", "new_sqlite_classes": ["Counter"]}],
+}
+
+
+class Wrangler:
+    """Runs commands in a project of its own, with a home of its own."""
+
+    def __init__(self, client: Client, directory: Path) -> None:
+        self.project = directory / "project"
+        home = directory / "home"
+        for path in (self.project, home):
+            path.mkdir()
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / "config"),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "CLOUDFLARE_API_BASE_URL": client.edge.api_base_url,
+            "CLOUDFLARE_API_TOKEN": client.edge.api_token,
+            "CLOUDFLARE_ACCOUNT_ID": client.edge.account_id,
+            "CI": "1",
+            "WRANGLER_SEND_METRICS": "false",
+            "WRANGLER_HIDE_BANNER": "true",
+        }
+
+    async def run(self, *arguments: str, stdin: str = "", **env: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            str(WRANGLER),
+            *arguments,
+            cwd=self.project,
+            env={**self._env, **env},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await asyncio.wait_for(process.communicate(stdin.encode()), 100)
+        return process.returncode, output.decode()
+
+    async def succeed(self, *arguments: str, stdin: str = "") -> None:
+        code, output = await self.run(*arguments, stdin=stdin)
+        assert code == 0, output
+
+
+@pytest.mark.timeout(300)
+async def test_wrangler_deploys_sets_a_secret_and_deletes(client: Client, tmp_path: Path) -> None:
+    wrangler = Wrangler(client, tmp_path)
+    (wrangler.project / "wrangler.json").write_text(json.dumps(CONFIG))
+    (wrangler.project / "worker.js").write_text(WORKER)
+    words = wrangler.project / "words.js"
+    words.write_text('export const words = "first";')
+
+    await wrangler.succeed("deploy")
+    assert await _answer(client) == ["first", "plain", None, 1]
+
+    await wrangler.succeed("secret", "put", "HUSH", stdin="a secret\n")
+    assert await _answer(client) == ["first", "plain", "a secret", 2]
+
+    words.write_text('export const words = "second";')
+    await wrangler.succeed("deploy")
+    assert await _answer(client) == ["second", "plain", "a secret", 3], "the secret is kept"
+
+    words.write_text('export const words = "third"; throw new Error("at the top");')
+    code, output = await wrangler.run("deploy")
+    assert code != 0
+    assert "10021" in output
+    assert "at the top" in output
+
+    code, output = await wrangler.run("deploy", CLOUDFLARE_API_TOKEN="wrong")
+    assert code != 0
+    assert "10000" in output
+
+    await wrangler.succeed("delete", "--force")
+    assert (await client.get("by-wrangler"))[0] == 404
+
+
+async def _answer(client: Client) -> list[object]:
+    status, text = await client.get("by-wrangler")
+    assert status == 200, text
+    return json.loads(text)
