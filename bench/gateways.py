@@ -1,0 +1,148 @@
+"""A real gateway that knows a number of agents, with everything that it stands on.
+
+The tier has a limit of every kind, all of them too high to be reached: each call is counted
+against its quota all the same.
+"""
+
+import asyncio
+import base64
+import itertools
+import secrets
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from webhost_contracts import ids, subjects
+from webhost_contracts.wire import encode
+from webhost_kit.bus import connect
+from webhost_local.data_dir import DataDir
+from webhost_local.issuer.identity import IssuerIdentity
+from webhost_local.ports import LOOPBACK, free_port
+
+from bench import seeding
+from bench.harness import NotMeasured
+from bench.load import post
+from bench.seeding import Agent
+from bench.servers import Infrastructure, answers, process, service
+
+USERS = 10
+CALLED_AGENTS = 1000
+"""Of how many agents, at most, calls are made: every one has its request in a file."""
+
+TOKEN_S = 3600
+DRAINED_S = 120
+TIERS = """
+[free]
+requests = 1_000_000_000
+tokens = 1_000_000_000
+computeMs = 1_000_000_000
+concurrency = 10_000
+requestsPerMinute = 1_000_000_000
+telemetryDays = 1
+logDays = 1
+"""
+
+
+@contextmanager
+def issuer(directory: Path) -> Generator[IssuerIdentity]:
+    """Run the development issuer."""
+    identity = IssuerIdentity.load_or_make(DataDir.at(directory / "issuer"))
+    with process(
+        "issuer",
+        [sys.executable, "-m", "webhost_local.issuer"],
+        directory=directory,
+        env={"ISSUER_DATA_DIR": str(directory / "issuer")},
+        is_ready=lambda: answers(identity.port, "/jwks"),
+    ):
+        yield identity
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A running gateway: where it answers, which agents it knows, and its tables."""
+
+    pid: int
+    port: int
+    agents: Sequence[Agent]
+    nats_url: str
+    dsn: str
+    identity: IssuerIdentity
+
+    def calls(self) -> list[bytes]:
+        """Return one request to each agent, or to an even choice of many, with its user's token."""
+        tokens = {f"user-{n}": "" for n in range(USERS)}
+        by_user = {ids.user_id(self.identity.url, subject): subject for subject in tokens}
+        for subject in tokens:
+            tokens[subject] = self.identity.token(subject, expires_in_s=TOKEN_S)
+        step = max(1, len(self.agents) // CALLED_AGENTS)
+        return [
+            call(f"/v1/invoke/{agent.agent_id}", tokens[by_user[agent.user_id]])
+            for agent in self.agents[::step]
+        ]
+
+    def relay_waits(self) -> int:
+        """Return how many facts are not published yet."""
+        with psycopg.connect(self.dsn) as connection:
+            row = connection.execute("SELECT count(*) FROM outbox").fetchone()
+        return int(row[0]) if row else 0
+
+    def drain(self) -> None:
+        """Return when every fact is published: what is measured next has the machine alone."""
+        deadline = time.monotonic() + DRAINED_S
+        while (waiting := self.relay_waits()) > 0:
+            if time.monotonic() > deadline:
+                raise NotMeasured(f"{waiting} facts not published after {DRAINED_S} s")
+            time.sleep(0.1)
+
+
+def call(path: str, token: str) -> bytes:
+    """Return an invocation as a user sends it."""
+    body = encode({"input": {"prompt": "hello"}, "traceId": "bench-1"})
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+    return post(path, body, headers)
+
+
+@contextmanager
+def gateway(
+    infrastructure: Infrastructure,
+    account: str,
+    identity: IssuerIdentity,
+    worker_port: int,
+    agents: int,
+) -> Generator[Gateway]:
+    """Run a gateway that knows this many agents. Its streams are the account's, and new."""
+    directory = infrastructure.directory / f"gateway-{account}"
+    directory.mkdir()
+    tiers = directory / "tiers.toml"
+    tiers.write_text(TIERS)
+    dsn = infrastructure.new_database(f"gateway_{account}")
+    nats_url = infrastructure.nats_url(account)
+    users = [ids.user_id(identity.url, f"user-{number}") for number in range(USERS)]
+    known = [
+        seeding.new_agent(user_id) for user_id in itertools.islice(itertools.cycle(users), agents)
+    ]
+    asyncio.run(_seed(nats_url, known))
+    port = free_port()
+    seed = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    env = {
+        "LISTEN": f"{LOOPBACK}:{port}",
+        "JWT_ISSUER": identity.url,
+        "INVOKE_PRIVATE_KEYS": f"bench:{seed}",
+        "WORKERS_CONNECT_TO": f"{LOOPBACK}:{worker_port}",
+        "WEBHOST_TIERS_FILE": str(tiers),
+    }
+    with service("webhost_gateway", directory, nats_url, dsn, env) as pid:
+        yield Gateway(pid, port, known, nats_url, dsn, identity)
+
+
+async def _seed(nats_url: str, agents: Sequence[Agent]) -> None:
+    bus = await connect(nats_url, "bench")
+    try:
+        facts = (message for agent in agents for message in seeding.life(agent))
+        await seeding.publish(bus, subjects.EVENTS, facts)
+    finally:
+        await bus.close()

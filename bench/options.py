@@ -1,0 +1,12 @@
+"""How long and how much is measured."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """`runs` of `seconds` each; `full` measures the sizes that take minutes to set up."""
+
+    runs: int
+    seconds: float
+    full: bool

@@ -1,0 +1,122 @@
+"""What was measured, as a table for people and as JSON for programs."""
+
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.harness import Figure
+
+PROBES = 50
+
+
+def progress(line: str) -> None:
+    """Say on stderr what is being done."""
+    sys.stderr.write(f"bench: {line}\n")
+    sys.stderr.flush()
+
+
+def machine(directory: Path) -> dict[str, Any]:
+    """Describe the machine: processor, cores, memory, and what a durable write costs here."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memoryGiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "loadBefore": round(os.getloadavg()[0], 2),
+        "fsyncMs": round(_fsync_ms(directory), 3),
+    }
+
+
+def as_json(
+    figures: list[Figure], about: dict[str, Any], notes: list[str], failures: dict[str, str]
+) -> dict[str, Any]:
+    """Return everything, raw numbers included."""
+    return {
+        "machine": about,
+        "figures": [_figure(figure) for figure in figures],
+        "notMeasured": failures,
+        "notes": notes,
+    }
+
+
+def show(figures: list[Figure], about: dict[str, Any], notes: list[str], out: Console) -> None:
+    """Print the table, the raw numbers below each figure's name."""
+    described = ", ".join(f"{key} {value}" for key, value in about.items())
+    table = Table(title="Ratios to a limit measured in the same run", show_lines=True)
+    for heading in ("figure", "measured", "limit", "ratio", "aim", ""):
+        table.add_column(heading, overflow="fold")
+    for figure in figures:
+        table.add_row(
+            f"[bold]{figure.name}[/bold]\n{figure.path}\nagainst {figure.limit_path}",
+            _series(figure.measured, figure.unit),
+            _series(figure.limit, figure.unit),
+            f"{figure.ratio:.2f}",
+            _aim(figure),
+            {True: "[green]met[/green]", False: "[red]not met[/red]", None: ""}[figure.met],
+        )
+    out.print(table)
+    out.print(f"Machine: {described}", highlight=False)
+    for note in notes:
+        out.print(f"- {note}", highlight=False)
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    aim = figure.aim
+    return {
+        "name": figure.name,
+        "unit": figure.unit,
+        "path": figure.path,
+        "limitPath": figure.limit_path,
+        "measured": figure.measured,
+        "limit": figure.limit,
+        "ratio": figure.ratio,
+        "reading": figure.reading,
+        "value": figure.value,
+        "aim": None if aim is None else {"bound": aim.bound, "value": aim.value},
+        "met": figure.met,
+    }
+
+
+def _series(values: list[float], unit: str) -> str:
+    raw = " ".join(_number(value) for value in values)
+    return f"[bold]{_number(median(values))}[/bold] {unit}\n{raw}"
+
+
+def _aim(figure: Figure) -> str:
+    if figure.aim is None:
+        return ""
+    unit = "" if figure.reading == "ratio" else f" {figure.unit}"
+    what = "" if figure.reading == "measured" else f"{figure.reading} "
+    return f"{what}{_number(figure.value)}{unit}\n{figure.aim.bound} {figure.aim.value:g}{unit}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _fsync_ms(directory: Path) -> float:
+    with tempfile.TemporaryFile(dir=directory) as file:
+        times: list[float] = []
+        for _ in range(PROBES):
+            began = time.perf_counter()
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - began)
+    return median(times) * 1000

@@ -1,0 +1,150 @@
+"""Facts put onto the streams before anything is measured: agents that can be called, and usage."""
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from webhost_contracts import ids, subjects, wire
+from webhost_contracts.events import (
+    AgentCreated,
+    DeploymentActivated,
+    DeploymentStarted,
+    DeploymentSucceeded,
+    Envelope,
+    Event,
+)
+from webhost_contracts.events.base import data_of
+from webhost_kit import streams
+from webhost_kit.bus import Bus
+from webhost_kit.clock import now_ms
+from webhost_kit.eventstore import new_id
+
+BATCH = 1000
+"""Messages of one atomic batch, as many as the server allows."""
+
+COMMIT_TIMEOUT_S = 30
+PROVIDER = "cloudflare"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One fact as it is published."""
+
+    subject: str
+    type_name: str
+    message_id: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent with one deployment, to which its pointer leads."""
+
+    agent_id: str
+    deployment_id: str
+    user_id: str
+
+
+def fact(
+    aggregate_id: str, version: int, user_id: str, event: Event, subject: str | None = None
+) -> Message:
+    """Return a fact as its owner would publish it."""
+    envelope = Envelope(
+        event_id=new_id(ids.EVENT, now_ms()),
+        aggregate_id=aggregate_id,
+        version=version,
+        user_id=user_id,
+        occurred_at_ms=now_ms(),
+        actor="bench",
+        data=data_of(event),
+    )
+    return Message(
+        subject or subjects.event(user_id, event.kind(), aggregate_id),
+        event.type_name(),
+        envelope.event_id,
+        wire.encode(envelope),
+    )
+
+
+def new_agent(user_id: str) -> Agent:
+    """Return an agent that nobody knows yet."""
+    return Agent(new_id(ids.AGENT, now_ms()), new_id(ids.DEPLOYMENT, now_ms()), user_id)
+
+
+def life(agent: Agent) -> list[Message]:
+    """Return what makes an agent callable, and its deployment known to telemetry-ingest."""
+    return [
+        fact(agent.agent_id, 1, agent.user_id, AgentCreated(name=agent.agent_id)),
+        *deployed(agent, agent.deployment_id),
+        pointed(agent, 2, agent.deployment_id),
+    ]
+
+
+def deployed(agent: Agent, deployment_id: str) -> list[Message]:
+    """Return the facts of a deployment that answers."""
+    started = DeploymentStarted(
+        agent_id=agent.agent_id,
+        deployment_version=1,
+        runtime_provider=PROVIDER,
+        key_version=1,
+        key_generation=1,
+    )
+    succeeded = DeploymentSucceeded(
+        agent_id=agent.agent_id,
+        worker_name=f"whs-{ids.suffix(deployment_id)}",
+        invoke_url=f"https://workers.localhost/dep/{deployment_id}/invoke",
+    )
+    return [
+        fact(deployment_id, 1, agent.user_id, started),
+        fact(deployment_id, 2, agent.user_id, succeeded),
+    ]
+
+
+def pointed(agent: Agent, version: int, deployment_id: str) -> Message:
+    """Return the fact that the agent's pointer was set."""
+    activated = DeploymentActivated(
+        deployment_id=deployment_id, pointer_revision=version - 1, cause="activate"
+    )
+    return fact(agent.agent_id, version, agent.user_id, activated)
+
+
+async def publish(bus: Bus, stream: str, messages: Iterable[Message]) -> int:
+    """Put messages onto a stream in atomic batches; return how many there were.
+
+    A stream that is not declared to take batches takes them for the time of this call.
+    """
+    [declared] = [config for config in streams.STREAMS if config.name == stream]
+    if not declared.allow_atomic:
+        await bus.js.update_stream(replace(declared, allow_atomic=True))
+    count = 0
+    batch: list[Message] = []
+    for message in messages:
+        batch.append(message)
+        if len(batch) == BATCH:
+            await _commit(bus, batch)
+            count, batch = count + len(batch), []
+    if batch:
+        await _commit(bus, batch)
+    if not declared.allow_atomic:
+        await bus.js.update_stream(replace(declared, allow_atomic=False))
+    return count + len(batch)
+
+
+async def _commit(bus: Bus, batch: list[Message]) -> None:
+    batch_id = secrets.token_hex(12)
+    for number, message in enumerate(batch, start=1):
+        headers = {
+            subjects.TYPE_HEADER: message.type_name,
+            subjects.MESSAGE_ID_HEADER: message.message_id,
+            "Nats-Batch-Id": batch_id,
+            "Nats-Batch-Sequence": str(number),
+        }
+        if number < len(batch):
+            await bus.client.publish(message.subject, message.body, headers=headers)
+            continue
+        await bus.js.publish(
+            message.subject,
+            message.body,
+            headers=headers | {"Nats-Batch-Commit": "1"},
+            timeout=COMMIT_TIMEOUT_S,
+        )
