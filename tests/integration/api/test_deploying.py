@@ -1,0 +1,241 @@
+"""From a deploy request to the pointer, the tests playing the deployer."""
+
+from typing import Any
+
+import pytest
+from webhost_contracts.commands import (
+    DEPLOY,
+    TEAR_DOWN,
+    TEAR_DOWN_AGENT,
+    Deploy,
+    TearDown,
+    TearDownAgent,
+)
+from webhost_contracts.errors import DeploymentError
+from webhost_contracts.events import (
+    AgentDeleted,
+    DeploymentFailed,
+    DeploymentRequested,
+    DeploymentSucceeded,
+    DeploymentTornDown,
+)
+from webhost_kit.clock import now_ms
+
+from tests.integration.api.stage import Stage, User, ok, problem
+from tests.support.deadline import eventually
+
+MODULE = "export default { async invoke() { return 'hi'; } };"
+
+
+def succeeded(agent_id: str) -> DeploymentSucceeded:
+    return DeploymentSucceeded(agent_id=agent_id, worker_name="whs-a", invoke_url="https://w/i")
+
+
+async def until_status(user: User, deployment_id: str, *statuses: str) -> dict[str, Any]:
+    async def reached() -> bool:
+        return (await user.deployment(deployment_id))["status"] in statuses
+
+    await eventually(reached, f"the deployment to be {statuses}")
+    return await user.deployment(deployment_id)
+
+
+async def deployed(stage: Stage, user: User, agent_id: str, **fields: Any) -> dict[str, Any]:
+    deployment = await user.deploy(agent_id, **fields)
+    await stage.states(user.id, deployment["id"], 4, succeeded(agent_id))
+    return await until_status(user, deployment["id"], "active", "inactive")
+
+
+async def test_a_deploy_sends_a_command_caused_by_its_fact(stage: Stage, user: User) -> None:
+    agent = await user.create()
+    deployment = await user.deploy(
+        agent["id"], moduleCode=MODULE, mainModuleName="main.js", commitHash="0f3a9c2"
+    )
+    assert deployment["status"] == "deploying"
+    assert deployment["version"] == 1
+    assert deployment["protocol"] == "invoke/v1"
+    assert deployment["commitHash"] == "0f3a9c2"
+    assert deployment["deployedByUserId"] == user.id
+    assert (await user.agent(agent["id"]))["status"] == "deploying"
+
+    fact = await stage.fact(user.id, DeploymentRequested, agent["id"])
+    command = await stage.command(DEPLOY, agent["id"], Deploy)
+    assert command.causation_id == fact.event_id
+    assert command.deployment_id == deployment["id"]
+    assert command.artifact.checksum == deployment["artifact"]["checksum"]
+    assert command.tier == "free"
+
+    source = ok(await user.http.get(f"/v1/deployments/{deployment['id']}/source"))
+    assert source == {"modules": [{"name": "main.js", "content": MODULE}]}
+
+
+async def test_without_code_the_template_is_deployed(user: User) -> None:
+    template = ok(await user.http.get("/v1/templates"))["templates"][0]
+    agent = await user.create()
+    answer = await user.http.post(f"/v1/agents/{agent['id']}/deployments")
+    deployment = ok(answer, 202)["deployment"]
+    source = ok(await user.http.get(f"/v1/deployments/{deployment['id']}/source"))
+    assert source["modules"] == [{"name": "agent.mjs", "content": template["moduleCode"]}]
+
+
+async def test_success_flips_the_pointer(stage: Stage, user: User) -> None:
+    agent = await user.create()
+    first = await deployed(stage, user, agent["id"])
+    assert first["status"] == "active"
+    assert first["providerRef"] == {"workerName": "whs-a", "invokeUrl": "https://w/i"}
+    assert first["deployedAtMs"] >= first["createdAtMs"]
+    now = await user.agent(agent["id"])
+    assert now["status"] == "active"
+    assert now["activeDeploymentId"] == first["id"]
+
+    second = await deployed(stage, user, agent["id"])
+    assert second["version"] == 2
+    assert (await user.deployment(first["id"]))["status"] == "inactive"
+    assert (await user.agent(agent["id"]))["activeDeploymentId"] == second["id"]
+
+
+async def test_set_as_active_false_leaves_the_pointer(stage: Stage, user: User) -> None:
+    agent = await user.create()
+    first = await deployed(stage, user, agent["id"])
+    second = await deployed(stage, user, agent["id"], setAsActive=False)
+    assert second["status"] == "inactive"
+    assert (await user.agent(agent["id"]))["activeDeploymentId"] == first["id"]
+
+    path = f"/v1/agents/{agent['id']}/deployments/{second['id']}/activate"
+    activated = ok(await user.http.post(path, json={"reason": "looks good"}))
+    assert activated["deployment"]["status"] == "active"
+    assert activated["agent"]["activeDeploymentId"] == second["id"]
+    path = f"/v1/agents/{agent['id']}/deployments/{first['id']}/activate"
+    assert ok(await user.http.post(path))["agent"]["activeDeploymentId"] == first["id"]
+
+
+async def test_a_failed_deploy_leaves_the_pointer(stage: Stage, user: User) -> None:
+    agent = await user.create()
+    error = DeploymentError(
+        step="upload",
+        message="Cloudflare refused the script.",
+        endpoint="PUT /scripts",
+        provider_code="10021",
+        provider_message="SyntaxError",
+    )
+    failed = await user.deploy(agent["id"])
+    fact = DeploymentFailed(agent_id=agent["id"], error=error)
+    await stage.states(user.id, failed["id"], 3, fact)
+    failed = await until_status(user, failed["id"], "failed")
+    assert failed["errorMessage"] == error.message
+    assert failed["error"] == {
+        "code": "DEPLOYMENT_FAILED",
+        "message": error.message,
+        "retryable": False,
+        "details": {
+            "step": "upload",
+            "endpoint": "PUT /scripts",
+            "providerCode": "10021",
+            "providerMessage": "SyntaxError",
+        },
+    }
+    assert (await user.agent(agent["id"]))["status"] == "error"
+    path = f"/v1/agents/{agent['id']}/deployments/{failed['id']}/activate"
+    problem(await user.http.post(path), 409, "CONFLICT")
+
+    good = await deployed(stage, user, agent["id"])
+    again = await user.deploy(agent["id"])
+    await stage.states(user.id, again["id"], 3, fact)
+    await until_status(user, again["id"], "failed")
+    now = await user.agent(agent["id"])
+    assert (now["status"], now["activeDeploymentId"]) == ("active", good["id"])
+
+
+async def test_one_deploy_at_a_time(user: User) -> None:
+    agent = await user.create()
+    await user.deploy(agent["id"])
+    path = f"/v1/agents/{agent['id']}/deploy"
+    error = problem(await user.http.post(path, json={}), 409, "CONFLICT")
+    assert error["retryable"] is False
+
+
+async def test_old_good_deployments_are_retired_and_torn_down(stage: Stage, user: User) -> None:
+    agent = await user.create()
+    before = now_ms()
+    made = [await deployed(stage, user, agent["id"]) for _ in range(6)]
+    command = await stage.command(TEAR_DOWN, agent["id"], TearDown)
+    assert command.deployment_id == made[0]["id"]
+    assert command.not_before_ms >= before + 120_000
+    path = f"/v1/agents/{agent['id']}/deployments/{made[0]['id']}/activate"
+    problem(await user.http.post(path), 409, "CONFLICT")
+    path = f"/v1/agents/{agent['id']}/deployments/{made[1]['id']}/activate"
+    ok(await user.http.post(path))
+
+    await stage.states(user.id, made[0]["id"], 5, DeploymentTornDown(agent_id=agent["id"]))
+    await until_status(user, made[0]["id"], "deleted")
+
+
+async def test_deleting_ends_a_running_deploy(stage: Stage, user: User) -> None:
+    agent = await user.create()
+    first = await deployed(stage, user, agent["id"])
+    running = await user.deploy(agent["id"])
+    gone = ok(await user.http.delete(f"/v1/agents/{agent['id']}"))["agent"]
+    assert gone["status"] == "deleted"
+    assert "activeDeploymentId" not in gone
+    fact = await stage.fact(user.id, AgentDeleted, agent["id"])
+    command = await stage.command(TEAR_DOWN_AGENT, agent["id"], TearDownAgent)
+    assert command.causation_id == fact.event_id
+
+    # The deployer may have succeeded just before it heard of the deletion.
+    await stage.states(user.id, running["id"], 4, succeeded(agent["id"]))
+    ended = await until_status(user, running["id"], "failed")
+    assert ended["error"]["details"]["step"] == "delete"
+    torn_down = DeploymentTornDown(agent_id=agent["id"])
+    await stage.states(user.id, running["id"], 5, torn_down)
+    await stage.states(user.id, first["id"], 5, torn_down)
+    await until_status(user, first["id"], "deleted")
+    assert (await user.deployment(running["id"]))["status"] == "failed"
+
+
+async def test_an_old_fact_changes_nothing(stage: Stage, user: User) -> None:
+    agent = await user.create()
+    deployment = await deployed(stage, user, agent["id"])
+    error = DeploymentError(step="probe", message="late")
+    await stage.states(
+        user.id, deployment["id"], 3, DeploymentFailed(agent_id=agent["id"], error=error)
+    )
+    marker = await deployed(stage, user, agent["id"])  # folded behind the old fact
+    assert marker["status"] == "active"
+    assert (await user.deployment(deployment["id"]))["status"] == "inactive"
+
+
+@pytest.mark.accept("SPEC-4-kill-before-flip")
+async def test_killed_before_the_pointer_flip_it_flips_after_the_restart(own_stage: Stage) -> None:
+    stage = own_stage
+    user = stage.user()
+    agent = await user.create()
+    deployment = await user.deploy(agent["id"])
+    await user.http.aclose()
+    stage.crash_file.write_text("api.before_pointer_flip")
+    await stage.states(user.id, deployment["id"], 4, succeeded(agent["id"]))
+    await stage.died()
+    assert not stage.crash_file.exists()
+
+    await stage.start()
+    async with stage.client(**dict(user.http.headers)) as user.http:
+        ended = await until_status(user, deployment["id"], "active")
+        assert (await user.agent(agent["id"]))["activeDeploymentId"] == ended["id"]
+
+
+async def test_killed_behind_a_deploy_request_the_command_still_goes_out(own_stage: Stage) -> None:
+    stage = own_stage
+    user = stage.user()
+    agent = await user.create()
+    stage.crash_file.write_text("api.deploy_requested")
+    headers = {"Idempotency-Key": "once"}
+    path = f"/v1/agents/{agent['id']}/deploy"
+    with pytest.raises(Exception, match=r"disconnect|Connection"):
+        await user.http.post(path, json={}, headers=headers)
+    await user.http.aclose()
+    await stage.died()
+
+    await stage.start()
+    async with stage.client(**dict(user.http.headers)) as http:
+        deployment = ok(await http.post(path, json={}, headers=headers), 202)["deployment"]
+    command = await stage.command(DEPLOY, agent["id"], Deploy)
+    assert command.deployment_id == deployment["id"]
+    assert deployment["version"] == 1
