@@ -129,5 +129,11 @@ async def test_what_cloudflare_refuses_is_refused(client: Client) -> None:
         await client.upload("caller", SECRET_ECHO, bindings=[binding])
     with pytest.raises(cloudflare.BadRequestError, match="future"):
         await client.upload("early", SECRET_ECHO, compatibility_date="2999-01-01")
+    migrations = {"new_tag": "v1", "new_sqlite_classes": ["Missing"]}
+    with pytest.raises(cloudflare.BadRequestError, match="not exported"):
+        await client.upload("objects", SECRET_ECHO, migrations=migrations)
+    binding = {"type": "durable_object_namespace", "name": "O", "class_name": "Missing"}
+    with pytest.raises(cloudflare.BadRequestError, match="10061"):
+        await client.upload("objects", SECRET_ECHO, bindings=[binding])
     with pytest.raises(cloudflare.NotFoundError):
         await client.sdk.workers.scripts.delete("tagged", account_id=client.edge.account_id)

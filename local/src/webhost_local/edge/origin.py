@@ -6,6 +6,7 @@ edge itself has to say, it says in the error envelope, with an X-Request-Id.
 """
 
 import json
+import logging
 import re
 import uuid
 from collections.abc import Iterable
@@ -24,6 +25,8 @@ REQUEST_ID = re.compile(rb"^[A-Za-z0-9_.:-]{1,128}$")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 # Shorter than the 5 s after which uvicorn closes idle connections.
 UPSTREAM_KEEPALIVE_SECONDS = 3.0
+
+log = logging.getLogger("webhost.edge.origin")
 
 
 class RouteTable:
@@ -64,6 +67,18 @@ def _of_host(candidates: Iterable[tuple[str, Route]], host: str) -> Route | None
     return None
 
 
+class Replicas:
+    """The replicas of one service, each first in its turn; the others stand in for one away."""
+
+    def __init__(self, bases: tuple[str, ...]) -> None:
+        self._bases = bases
+        self._turn = 0
+
+    def in_turn(self) -> tuple[str, ...]:
+        self._turn = (self._turn + 1) % max(len(self._bases), 1)
+        return self._bases[self._turn :] + self._bases[: self._turn]
+
+
 class Origin:
     """Raw ASGI application; call `open` in the running loop before the first request."""
 
@@ -71,11 +86,12 @@ class Origin:
         self._store = store
         self._workers = workers
         self._workers_dev = f".{settings.workers_dev_subdomain}.workers.dev".lower()
+        gateway = Replicas(settings.replicas(settings.upstream_gateway))
         self._upstreams = (
-            ("/v1/invoke/", settings.upstream_gateway),
-            ("/v1/delegated/", settings.upstream_gateway),
-            ("/v1/telemetry/", settings.upstream_telemetry),
-            ("/v1/", settings.upstream_api),
+            ("/v1/invoke/", gateway),
+            ("/v1/delegated/", gateway),
+            ("/v1/telemetry/", Replicas(settings.replicas(settings.upstream_telemetry))),
+            ("/v1/", Replicas(settings.replicas(settings.upstream_api))),
         )
         self._session: aiohttp.ClientSession
         self.routes_changed()
@@ -119,14 +135,16 @@ class Origin:
         return script.name if script is not None and script.subdomain_enabled else ""
 
     async def _to_service(self, exchange: Exchange, path: str, send: Send) -> None:
-        base = next(base for prefix, base in self._upstreams if path.startswith(prefix))
-        try:
-            if base is None:
-                raise UpstreamAway(sent=False)
-            await exchange.forward(self._session, base.rstrip("/"))
-        except UpstreamAway:
-            message = "The service is away. Try again shortly."
-            await _refuse(exchange.scope, send, 503, "UNAVAILABLE", message, retryable=True)
+        replicas = next(found for prefix, found in self._upstreams if path.startswith(prefix))
+        for base in replicas.in_turn():
+            try:
+                await exchange.forward(self._session, base)
+                return
+            except UpstreamAway as away:
+                if away.sent:
+                    break
+        message = "The service is away. Try again shortly."
+        await _refuse(exchange.scope, send, 503, "UNAVAILABLE", message, retryable=True)
 
     async def _to_script(self, exchange: Exchange, name: str, send: Send) -> None:
         # Once more when the process has just died under us and has not seen the request.
@@ -145,7 +163,8 @@ class Origin:
                 message = "There is no Worker at this address."
                 await _refuse(exchange.scope, send, 404, "NOT_FOUND", message)
                 return
-            except WorkerFailedToStart:
+            except WorkerFailedToStart as error:
+                log.error("worker %s did not start: %s", name, error)
                 break
         await _refuse(exchange.scope, send, 502, "RUNTIME_ERROR", "The Worker gave no answer.")
 

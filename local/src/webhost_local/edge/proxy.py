@@ -126,7 +126,8 @@ class Exchange:
             )
         except aiohttp.ClientConnectorError:
             raise UpstreamAway(sent=False) from None
-        except (aiohttp.ClientError, ConnectionError):
+        except (aiohttp.ClientError, ConnectionError) as error:
+            log.warning("upstream gave no answer: %r", error)
             raise UpstreamAway(sent=True) from None
         try:
             await self._answer(response)

@@ -20,7 +20,11 @@ Listen = Annotated[str, AfterValidator(_host_and_port)]
 
 
 class EdgeSettings(BaseSettings):
-    """Every variable begins with `EDGE_`; an upstream that is not set answers UNAVAILABLE."""
+    """Every variable begins with `EDGE_`.
+
+    An upstream is one base URL, or several with commas between them, which are replicas of one
+    service; one that is not set answers UNAVAILABLE.
+    """
 
     model_config = SettingsConfigDict(env_prefix="EDGE_", env_ignore_empty=True)
 
@@ -37,6 +41,11 @@ class EdgeSettings(BaseSettings):
     workerd: FilePath | None = None
     idle_seconds: float = Field(default=60, gt=0)
     api_rate_limit: int = Field(default=1200, gt=0)
+
+    def replicas(self, upstream: str | None) -> tuple[str, ...]:
+        """The base URLs of an upstream, without a slash at the end."""
+        urls = (url.strip().rstrip("/") for url in (upstream or "").split(","))
+        return tuple(url for url in urls if url)
 
     def workerd_path(self) -> Path:
         """The configured binary, else the one that npm installed in this checkout.

@@ -37,6 +37,10 @@ class Store:
         self.scripts: dict[str, Script] = {}
         for directory in self._scripts_dir.iterdir():
             self._open_script(directory)
+        known = {script.id for script in self.scripts.values()}
+        for directory in (data_dir / "objects").iterdir():
+            if directory.name not in known:  # its script's deletion was cut short
+                shutil.rmtree(directory)
         self.routes: dict[str, Route] = {}
         if self._routes_file.exists():
             stored = msgspec.json.decode(self._routes_file.read_bytes(), type=list[Route])
