@@ -21,6 +21,7 @@ from webhost_contracts.events.base import Envelope, Event, data_of
 from webhost_kit.clock import now_ms
 from webhost_kit.database import is_unique_violation
 from webhost_kit.errors import VersionConflict
+from webhost_kit.positions import POSITIONS_SQL, position_table
 
 
 def event_tables(metadata: sa.MetaData) -> None:
@@ -46,18 +47,11 @@ def event_tables(metadata: sa.MetaData) -> None:
         sa.Column("headers", JSONB, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
     )
-    sa.Table(
-        "positions",
-        metadata,
-        sa.Column("name", sa.Text, primary_key=True),
-        sa.Column("stream", sa.Text, nullable=False),
-        sa.Column("stream_created_at", sa.Text, nullable=False),
-        sa.Column("sequence", sa.BigInteger, nullable=False),
-        sa.Column("message_id", sa.Text),
-    )
+    position_table(metadata)
 
 
-EVENT_TABLES_SQL = """
+EVENT_TABLES_SQL = f"""
+{POSITIONS_SQL}
 CREATE TABLE events (
     aggregate_id text NOT NULL,
     version integer NOT NULL,
@@ -76,13 +70,6 @@ CREATE TABLE outbox (
     headers jsonb NOT NULL,
     body bytea NOT NULL
 );
-CREATE TABLE positions (
-    name text PRIMARY KEY,
-    stream text NOT NULL,
-    stream_created_at text NOT NULL,
-    sequence bigint NOT NULL,
-    message_id text
-);
 CREATE FUNCTION wake_relay() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_notify(TG_TABLE_SCHEMA || '.outbox', '');
@@ -91,7 +78,7 @@ END $$;
 CREATE TRIGGER outbox_written AFTER INSERT ON outbox
     FOR EACH STATEMENT EXECUTE FUNCTION wake_relay();
 """
-"""What a service's first migration runs; a later version is a new constant beside it."""
+"""What the first migration of a service that states facts runs."""
 
 
 @dataclass(frozen=True)

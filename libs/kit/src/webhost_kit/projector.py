@@ -22,6 +22,7 @@ from webhost_kit.bus import Bus
 from webhost_kit.database import Database
 from webhost_kit.errors import StreamDiverged, VersionConflict
 from webhost_kit.facts import Fact, facts
+from webhost_kit.positions import read_position, save_position
 from webhost_kit.reader import Batch, Position, StreamReader
 
 log = structlog.get_logger(__name__)
@@ -106,16 +107,7 @@ class Projector:
             known = facts(batch.messages, self._types)
             if known:
                 await self._fold(connection, known, batch.position)
-            await connection.execute(
-                _SAVE_POSITION,
-                {
-                    "name": self._name,
-                    "stream": self._stream,
-                    "created": batch.position.stream_created_at,
-                    "sequence": batch.position.sequence,
-                    "message_id": batch.position.message_id,
-                },
-            )
+            await save_position(connection, self._name, self._stream, batch.position)
         if self._committed is not None:
             await self._committed()
         _folded.labels(self._name).inc(len(batch.messages))
@@ -136,28 +128,5 @@ class Projector:
             return await read_position(connection, self._name)
 
 
-async def read_position(connection: AsyncConnection, name: str) -> Position | None:
-    """Return where the projection of this name stands, None before its first batch."""
-    result = await connection.execute(
-        text("SELECT stream_created_at, sequence, message_id FROM positions WHERE name = :name"),
-        {"name": name},
-    )
-    row = result.one_or_none()
-    return None if row is None else Position(row[0], row[1], row[2])
-
-
 def _is_away(error: DBAPIError) -> bool:
     return error.connection_invalidated or isinstance(error, OperationalError)
-
-
-_SAVE_POSITION = text(
-    """
-    INSERT INTO positions (name, stream, stream_created_at, sequence, message_id)
-    VALUES (:name, :stream, :created, :sequence, :message_id)
-    ON CONFLICT (name) DO UPDATE SET
-        stream = excluded.stream,
-        stream_created_at = excluded.stream_created_at,
-        sequence = excluded.sequence,
-        message_id = excluded.message_id
-    """
-)

@@ -16,7 +16,8 @@ from webhost_kit.bus import Bus
 from webhost_kit.database import Database
 from webhost_kit.facts import Fact
 from webhost_kit.follower import Follower
-from webhost_kit.projector import Projector, read_position
+from webhost_kit.positions import read_position
+from webhost_kit.projector import Projector
 from webhost_kit.reader import Position
 
 from webhost_gateway.model import SUBJECTS, TYPES, Account, Agent, Deployment, RouteTable
