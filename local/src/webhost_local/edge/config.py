@@ -8,7 +8,7 @@ forged from outside, and customer code cannot reach the bindings socket, which i
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from webhost_local.edge.model import Binding, Script
@@ -20,12 +20,21 @@ ENTRYPOINT = "WebhostEdgeBinding"
 CTX_EXPORTS_DEFAULT_DATE = "2025-11-17"
 
 
-def entry_module(main: str) -> str:
-    """Source of the module that workerd starts: the script's own exports and the bindings' door."""
+def entry_module(main: str, classes: Iterable[str]) -> str:
+    """Source of the module that workerd starts: the script's own exports and the bindings' door.
+
+    It refuses to start when one of the Durable Object `classes` is not exported, which workerd
+    alone would only warn about.
+    """
     name = json.dumps(main)
     return f"""import * as script from {name};
 export * from {name};
 export default script.default ?? {{}};
+for (const name of {json.dumps(list(classes))}) {{
+  if (typeof script[name] !== "function") {{
+    throw new Error(`Durable Object class '${{name}}' is not exported by the script.`);
+  }}
+}}
 export const {ENTRYPOINT} = {{
   fetch(request, env, ctx) {{
     const props = JSON.parse(request.headers.get("{PROPS_HEADER}") ?? "{{}}");
@@ -65,7 +74,9 @@ def render(
     if date < CTX_EXPORTS_DEFAULT_DATE and "enable_ctx_exports" not in flags:
         flags.append("enable_ctx_exports")
     main = script.version.modules[0].name
-    modules = [f"(name = {text(ENTRY_NAME)}, esModule = {text(entry_module(main))})"] + [
+    modules = [
+        f"(name = {text(ENTRY_NAME)}, esModule = {text(entry_module(main, script.namespaces))})"
+    ] + [
         f"(name = {text(m.name)}, {m.kind} = embed {text(f'{version_path}/{m.file}')})"
         for m in script.version.modules
     ]

@@ -93,13 +93,7 @@ class Workers:
                 started = await self._start(script, path, bindings, None)
             finally:
                 bindings_path.unlink()
-        said = started.message()
         await started.kill()
-        for name in script.namespaces:
-            if f'"{name}", but no such Durable Object class is exported' in said:
-                raise WorkerFailedToStart(
-                    f"Cannot apply migration to class '{name}' that is not exported by script."
-                )
 
     def put(self, script: Script) -> Worker:
         """Make room for a script that is new or was just opened."""
