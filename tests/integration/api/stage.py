@@ -92,7 +92,7 @@ class Stage:
             **environment,
         }
         with (self.directory / "api.log").open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - tied to the main thread
                 [sys.executable, "-m", "webhost_api"],
                 env=environment,
                 stderr=log,

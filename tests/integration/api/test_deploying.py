@@ -203,7 +203,7 @@ async def test_an_old_fact_changes_nothing(stage: Stage, user: User) -> None:
     assert (await user.deployment(deployment["id"]))["status"] == "inactive"
 
 
-@pytest.mark.accept("SPEC-4-kill-before-flip")
+@pytest.mark.accept("4")
 async def test_killed_before_the_pointer_flip_it_flips_after_the_restart(own_stage: Stage) -> None:
     stage = own_stage
     user = stage.user()
@@ -221,6 +221,7 @@ async def test_killed_before_the_pointer_flip_it_flips_after_the_restart(own_sta
         assert (await user.agent(agent["id"]))["activeDeploymentId"] == ended["id"]
 
 
+@pytest.mark.accept("4")
 async def test_killed_behind_a_deploy_request_the_command_still_goes_out(own_stage: Stage) -> None:
     stage = own_stage
     user = stage.user()

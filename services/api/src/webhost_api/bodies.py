@@ -58,16 +58,19 @@ def _a_date(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_no_nul)]
-Name = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
-Description = Annotated[Text, StringConstraints(max_length=4000)]
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=80),
+    AfterValidator(_no_nul),
+]
+Description = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_no_nul)]
 EnvVarKey = Annotated[
     str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}$"), AfterValidator(_not_reserved)
 ]
 EnvVarKeys = Annotated[
     list[EnvVarKey], Field(max_length=MAX_ENV_VARS), AfterValidator(_without_repeats)
 ]
-Provider = Annotated[Text, StringConstraints(min_length=1, max_length=32)]
+Provider = Annotated[str, StringConstraints(min_length=1, max_length=32), AfterValidator(_no_nul)]
 ModuleName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}\.(js|mjs)$"),
@@ -123,4 +126,4 @@ class DeployBody(_Request):
 class ActivateBody(_Request):
     """Why the pointer is set by hand."""
 
-    reason: Annotated[Text, StringConstraints(max_length=500)] | None = None
+    reason: Annotated[str, StringConstraints(max_length=500), AfterValidator(_no_nul)] | None = None

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
+from webhost_contracts import ids
 from webhost_kit import problems
 from webhost_kit.auth import TokenVerifier
 from webhost_kit.bus import Bus
@@ -26,7 +27,7 @@ from webhost_kit.errors import (
 from webhost_kit.eventstore import Circumstances
 
 from webhost_api.artifacts import Artifacts
-from webhost_api.handlers import Caller, Tiers
+from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
 from webhost_api.idempotency import Answer, IdempotencyKey, once
 from webhost_api.middleware import problem_response
 from webhost_api.users import Users
@@ -83,8 +84,24 @@ def caller(request: Request) -> Caller:
     return cast(Caller, request.state.caller)
 
 
+def agent_id(agent_id: str) -> str:
+    """Return an agent's id from the path. Raises NotFound for what is no such id."""
+    if not ids.has_prefix(agent_id, ids.AGENT):
+        raise agent_not_found()
+    return agent_id
+
+
+def deployment_id(deployment_id: str) -> str:
+    """Return a deployment's id from the path. Raises NotFound for what is no such id."""
+    if not ids.has_prefix(deployment_id, ids.DEPLOYMENT):
+        raise deployment_not_found()
+    return deployment_id
+
+
 TheHouse = Annotated[House, Depends(house)]
 TheCaller = Annotated[Caller, Depends(caller)]
+AgentId = Annotated[str, Depends(agent_id)]
+DeploymentId = Annotated[str, Depends(deployment_id)]
 
 
 async def key_of(

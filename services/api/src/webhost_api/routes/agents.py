@@ -10,7 +10,7 @@ from webhost_kit.eventstore import new_id
 from webhost_api import decisions, handlers, queries
 from webhost_api.bodies import CreateAgentBody, UpdateAgentBody
 from webhost_api.decisions import CreateAgent, UpdateAgent
-from webhost_api.http import TheCaller, TheHouse, TheKey, UserRoute, answered, decide
+from webhost_api.http import AgentId, TheCaller, TheHouse, TheKey, UserRoute, answered, decide
 from webhost_api.model import AgentStatus
 from webhost_api.shapes import AgentAnswer, AgentsAnswer, agent_shape
 
@@ -60,7 +60,7 @@ async def create_agent(
 
 
 @router.get("/{agent_id}", response_model=AgentAnswer)
-async def get_agent(house: TheHouse, caller: TheCaller, agent_id: str) -> Response:
+async def get_agent(house: TheHouse, caller: TheCaller, agent_id: AgentId) -> Response:
     """One agent."""
     async with house.database.transaction() as connection:
         agent = await queries.agent(connection, caller.user_id, agent_id)
@@ -69,7 +69,7 @@ async def get_agent(house: TheHouse, caller: TheCaller, agent_id: str) -> Respon
 
 @router.patch("/{agent_id}", response_model=AgentAnswer)
 async def update_agent(
-    house: TheHouse, caller: TheCaller, agent_id: str, body: UpdateAgentBody
+    house: TheHouse, caller: TheCaller, agent_id: AgentId, body: UpdateAgentBody
 ) -> Response:
     """Change what an agent says of itself."""
     command = UpdateAgent(
@@ -87,7 +87,7 @@ async def update_agent(
 
 
 @router.delete("/{agent_id}", response_model=AgentAnswer)
-async def delete_agent(house: TheHouse, caller: TheCaller, agent_id: str) -> Response:
+async def delete_agent(house: TheHouse, caller: TheCaller, agent_id: AgentId) -> Response:
     """Make the agent a tombstone, refuse its invocations, and remove what it has."""
 
     async def work(connection: AsyncConnection) -> AgentAnswer:
@@ -98,7 +98,9 @@ async def delete_agent(house: TheHouse, caller: TheCaller, agent_id: str) -> Res
 
 
 @router.post("/{agent_id}/disable", response_model=AgentAnswer)
-async def disable_agent(house: TheHouse, caller: TheCaller, key: TheKey, agent_id: str) -> Response:
+async def disable_agent(
+    house: TheHouse, caller: TheCaller, key: TheKey, agent_id: AgentId
+) -> Response:
     """Refuse invocations from now on."""
 
     async def work(connection: AsyncConnection) -> AgentAnswer:
@@ -109,7 +111,9 @@ async def disable_agent(house: TheHouse, caller: TheCaller, key: TheKey, agent_i
 
 
 @router.post("/{agent_id}/enable", response_model=AgentAnswer)
-async def enable_agent(house: TheHouse, caller: TheCaller, key: TheKey, agent_id: str) -> Response:
+async def enable_agent(
+    house: TheHouse, caller: TheCaller, key: TheKey, agent_id: AgentId
+) -> Response:
     """Let invocations in again."""
 
     async def work(connection: AsyncConnection) -> AgentAnswer:

@@ -13,6 +13,8 @@ from webhost_api import handlers, queries, templates
 from webhost_api.bodies import ActivateBody, DeployBody
 from webhost_api.decisions import RequestDeployment
 from webhost_api.http import (
+    AgentId,
+    DeploymentId,
     DeployRoute,
     TheCaller,
     TheHouse,
@@ -55,7 +57,7 @@ async def deploy(
     house: TheHouse,
     caller: TheCaller,
     key: TheKey,
-    agent_id: str,
+    agent_id: AgentId,
     body: DeployBody | None = None,
 ) -> Response:
     """Deploy the module, or without one the built-in template."""
@@ -98,7 +100,7 @@ async def deploy(
 async def list_deployments(
     house: TheHouse,
     caller: TheCaller,
-    agent_id: str,
+    agent_id: AgentId,
     limit: Limit = queries.DEFAULT_LIMIT,
     cursor: Cursor = None,
     status: DeploymentStatus | None = None,
@@ -120,8 +122,8 @@ async def activate(
     house: TheHouse,
     caller: TheCaller,
     key: TheKey,
-    agent_id: str,
-    deployment_id: str,
+    agent_id: AgentId,
+    deployment_id: DeploymentId,
     body: ActivateBody | None = None,
 ) -> Response:
     """Point the agent at a deployment that is there already: this is rollback."""
@@ -137,7 +139,9 @@ async def activate(
 
 
 @router.get("/v1/deployments/{deployment_id}", response_model=DeploymentAnswer)
-async def get_deployment(house: TheHouse, caller: TheCaller, deployment_id: str) -> Response:
+async def get_deployment(
+    house: TheHouse, caller: TheCaller, deployment_id: DeploymentId
+) -> Response:
     """One deployment, also of an agent that was deleted."""
     async with house.database.transaction() as connection:
         deployment = await queries.deployment(connection, caller.user_id, deployment_id)
@@ -145,7 +149,7 @@ async def get_deployment(house: TheHouse, caller: TheCaller, deployment_id: str)
 
 
 @router.get("/v1/deployments/{deployment_id}/source", response_model=SourceAnswer)
-async def get_source(house: TheHouse, caller: TheCaller, deployment_id: str) -> Response:
+async def get_source(house: TheHouse, caller: TheCaller, deployment_id: DeploymentId) -> Response:
     """The modules that were deployed."""
     async with house.database.transaction() as connection:
         deployment = await queries.deployment(connection, caller.user_id, deployment_id)

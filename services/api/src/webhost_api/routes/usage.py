@@ -15,7 +15,7 @@ from webhost_contracts.questions import (
 from webhost_contracts.questions import UsageAnswer as BillingsAnswer
 from webhost_kit.questions import ask
 
-from webhost_api import handlers, queries
+from webhost_api import handlers, http, queries
 from webhost_api.decisions import CLOUDFLARE
 from webhost_api.handlers import Caller
 from webhost_api.http import House, TheCaller, TheHouse, UserRoute, answered
@@ -67,6 +67,7 @@ async def recent_events(
 ) -> Response:
     """The caller's recent usage events, newest first."""
     if agent_id is not None:
+        http.agent_id(agent_id)
         async with house.database.transaction() as connection:
             await queries.agent(connection, caller.user_id, agent_id, or_tombstone=True)
     question = RecentEventsQuestion(

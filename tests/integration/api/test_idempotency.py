@@ -1,0 +1,92 @@
+"""The same key with the same body gives the first answer again, and nothing is done twice."""
+
+import asyncio
+from typing import Any
+
+import psycopg
+import pytest
+from webhost_api.idempotency import IdempotencyKey
+
+from tests.integration.api.stage import Stage, User, ok, problem
+
+
+def keyed(key: str) -> dict[str, str]:
+    return {"Idempotency-Key": key}
+
+
+async def test_a_replay_gives_the_first_answer(user: User) -> None:
+    first = await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed("k"))
+    again = await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed("k"))
+    assert ok(first, 201) == ok(again, 201)
+    assert len(ok(await user.http.get("/v1/agents"))["agents"]) == 1
+
+    agent_id = first.json()["agent"]["id"]
+    path = f"/v1/agents/{agent_id}/deploy"
+    deployed = await user.http.post(path, json={}, headers=keyed("k"))
+    replayed = await user.http.post(path, json={}, headers=keyed("k"))
+    assert ok(deployed, 202) == ok(replayed, 202)
+    problem(await user.http.post(path, json={}, headers=keyed("k2")), 409, "CONFLICT")
+    ok(await user.http.delete(f"/v1/agents/{agent_id}"))
+    assert ok(await user.http.post(path, json={}, headers=keyed("k")), 202) == replayed.json()
+
+
+async def test_another_body_is_a_conflict(user: User) -> None:
+    ok(await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed("k")), 201)
+    other = await user.http.post("/v1/agents", json={"name": "b"}, headers=keyed("k"))
+    assert problem(other, 409, "CONFLICT")["retryable"] is False
+
+
+async def test_another_agents_request_under_the_key_is_a_conflict(user: User) -> None:
+    one, other = await user.create(), await user.create()
+    headers = keyed("k")
+    ok(await user.http.post(f"/v1/agents/{one['id']}/disable", headers=headers))
+    response = await user.http.post(f"/v1/agents/{other['id']}/disable", headers=headers)
+    problem(response, 409, "CONFLICT")
+
+
+async def test_a_key_belongs_to_its_user(stage: Stage, user: User) -> None:
+    mine = ok(await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed("k")), 201)
+    async with stage.user().http as other:
+        theirs = ok(await other.post("/v1/agents", json={"name": "a"}, headers=keyed("k")), 201)
+    assert mine["agent"]["id"] != theirs["agent"]["id"]
+
+
+async def test_requests_at_once_make_one_agent(user: User) -> None:
+    async def post() -> Any:
+        return await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed("k"))
+
+    answers = await asyncio.gather(*[post() for _ in range(10)])
+    made = {a.json()["agent"]["id"] for a in answers if a.status_code == 201}
+    assert len(made) == 1
+    for answer in answers:
+        if answer.status_code != 201:
+            assert problem(answer, 409, "CONFLICT")["retryable"] is True
+    assert len(ok(await user.http.get("/v1/agents"))["agents"]) == 1
+
+
+async def test_while_the_first_runs_the_key_is_held(stage: Stage, user: User) -> None:
+    body = b'{"name":"a"}'
+    key = IdempotencyKey.of(
+        "k", user_id=user.id, route="POST /v1/agents", method="POST", path="/v1/agents", body=body
+    )
+    headers = {**keyed("k"), "Content-Type": "application/json"}
+    with psycopg.connect(stage.dsn) as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", (key.lock,))
+        held = await user.http.post("/v1/agents", content=body, headers=headers)
+        assert problem(held, 409, "CONFLICT")["retryable"] is True
+    ok(await user.http.post("/v1/agents", content=body, headers=headers), 201)
+
+
+async def test_a_refusal_is_not_kept(user: User) -> None:
+    taken = await user.create(name="a")
+    body = {"name": "a"}
+    problem(await user.http.post("/v1/agents", json=body, headers=keyed("k")), 409, "CONFLICT")
+    ok(await user.http.delete(f"/v1/agents/{taken['id']}"))
+    ok(await user.http.post("/v1/agents", json=body, headers=keyed("k")), 201)
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 201, "a\tb"])
+async def test_a_malformed_key_is_refused(user: User, key: str) -> None:
+    response = await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed(key))
+    details = problem(response, 400, "INVALID_REQUEST")["details"]
+    assert details["issues"][0]["path"] == ["Idempotency-Key"]

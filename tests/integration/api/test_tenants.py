@@ -1,0 +1,62 @@
+"""What is someone else's answers exactly as what does not exist, whatever the door."""
+
+from typing import Any
+
+import pytest
+
+from tests.integration.api.stage import Stage, User, ok, problem
+
+MISSING = "zzzzzzzzzzzzzzzzzzzzzzzzzz"
+DOORS = [
+    ("GET", "/v1/agents/{agent}"),
+    ("PATCH", "/v1/agents/{agent}"),
+    ("DELETE", "/v1/agents/{agent}"),
+    ("POST", "/v1/agents/{agent}/disable"),
+    ("POST", "/v1/agents/{agent}/enable"),
+    ("POST", "/v1/agents/{agent}/deploy"),
+    ("POST", "/v1/agents/{agent}/deployments"),
+    ("GET", "/v1/agents/{agent}/deployments"),
+    ("POST", "/v1/agents/{agent}/deployments/{deployment}/activate"),
+    ("GET", "/v1/deployments/{deployment}"),
+    ("GET", "/v1/deployments/{deployment}/source"),
+    ("GET", "/v1/metrics/recent?agentId={agent}"),
+]
+
+
+async def refused(user: User, method: str, path: str) -> dict[str, Any]:
+    body = {"name": "stolen"} if method == "PATCH" else None
+    error = problem(await user.http.request(method, path, json=body), 404, "NOT_FOUND")
+    del error["requestId"]
+    return error
+
+
+@pytest.mark.accept("5")
+@pytest.mark.parametrize(("method", "path"), DOORS)
+async def test_a_foreign_id_is_not_found(stage: Stage, user: User, method: str, path: str) -> None:
+    agent = await user.create()
+    deployment = await user.deploy(agent["id"])
+    before = await user.agent(agent["id"])
+    async with (other := stage.user()).http:
+        foreign = path.format(agent=agent["id"], deployment=deployment["id"])
+        missing = path.format(agent=f"agt_{MISSING}", deployment=f"dep_{MISSING}")
+        assert await refused(other, method, foreign) == await refused(other, method, missing)
+        assert ok(await other.http.get("/v1/agents"))["agents"] == []
+    assert await user.agent(agent["id"]) == before
+
+
+async def test_every_door_with_an_id_is_in_the_list(user: User) -> None:
+    document = ok(await user.http.get("/v1/openapi.json"))
+    doors = {
+        (method.upper(), path.replace("_id}", "}"))
+        for path, methods in document["paths"].items()
+        for method in methods
+        if "{" in path
+    }
+    assert doors == {(method, path) for method, path in DOORS if "?" not in path}
+
+
+async def test_ones_own_deployment_of_another_agent_is_not_found(user: User) -> None:
+    one, other = await user.create(), await user.create()
+    deployment = await user.deploy(one["id"])
+    path = f"/v1/agents/{other['id']}/deployments/{deployment['id']}/activate"
+    problem(await user.http.post(path), 404, "NOT_FOUND")
