@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,16 @@ def _seed() -> str:
 
 
 class Gate:
-    """A TCP proxy in front of the edge's API, which can be closed and opened."""
+    """A TCP proxy in front of the edge's API, which can be closed and opened.
+
+    `lose` is the number of the answer that never arrives: the edge did what it was asked, and
+    the connection ends before it could say so.
+    """
 
     def __init__(self, target_port: int) -> None:
         self.open = True
+        self.lose = 0
+        self.answers = 0
         self.refused = 0
         self._target_port = target_port
         self._server: asyncio.Server
@@ -94,20 +100,26 @@ class Gate:
             writer.close()
             return
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        for source, sink in ((reader, up_writer), (up_reader, writer)):
-            pump = asyncio.create_task(self._pump(source, sink))
+        for work in (self._ask(reader, up_writer), self._answer(up_reader, writer)):
+            pump = asyncio.create_task(work)
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while self.open and (data := await source.read(65536)):
-                sink.write(data)
-                await sink.drain()
-        except OSError:
-            pass
-        finally:
-            sink.close()
+    async def _ask(self, reader: asyncio.StreamReader, edge: asyncio.StreamWriter) -> None:
+        with closing(edge), suppress(OSError):
+            while self.open and (data := await reader.read(65536)):
+                edge.write(data)
+                await edge.drain()
+
+    async def _answer(self, edge: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(OSError):
+            while self.open and (data := await edge.read(65536)):
+                self.answers += data.startswith(b"HTTP/1.1")
+                if self.answers == self.lose:
+                    self.lose = 0
+                    return
+                writer.write(data)
+                await writer.drain()
 
 
 class House:

@@ -255,7 +255,7 @@ async def put_script(house: House, name: str, **metadata: object) -> None:
     )
 
 
-async def session_peer(house: House, agent: str):  # type: ignore[no-untyped-def]
+async def session_peer(house: House, agent: str):
     """A script of the test's own that may do with the session store what this agent may."""
     (store,) = await house.session_workers()
     name = f"peer-{agent.removeprefix('agt_')}"

@@ -1,11 +1,17 @@
 """A deployer that is killed at any step is followed by one that ends in the right state."""
 
 import pytest
-from webhost_contracts.events import DeploymentFailed, DeploymentSucceeded, DeploymentTornDown
+from webhost_contracts.events import (
+    DeploymentFailed,
+    DeploymentStepSucceeded,
+    DeploymentSucceeded,
+    DeploymentTornDown,
+)
 from webhost_deployer.saga import FORWARD, REMOVAL
 
 from tests.integration.deployer.conftest import House, gated, new_agent
 from tests.support.deadline import eventually
+from tests.support.infra import Nats, Postgres
 
 MOMENTS = ("done", "recorded")
 NOT_AN_AGENT = "export default { hello: 1 };"
@@ -105,3 +111,54 @@ async def test_another_deployer_takes_over_at_once(house: House) -> None:
 
     await eventually(one_died, "the death of one of them")
     assert len(await house.scripts()) == 1
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+async def test_an_answer_that_is_lost_does_nothing_twice(house: House, number: int) -> None:
+    """The first deployment of all asks the API five things; each answer is lost once."""
+    async with gated(house) as gate:
+        gate.lose = number
+        house.start()
+        deployment = await house.deploy(new_agent())
+        event = await house.until_stated(deployment)
+        assert gate.lose == 0, f"only {gate.answers} answers"
+    assert isinstance(event, DeploymentSucceeded), event
+    assert await house.scripts() == [event.worker_name]
+    assert await house.routes() == [f"{house.host}/dep/{deployment}/*"]
+    assert len(await house.session_workers()) == 1
+
+
+@pytest.mark.accept("4")
+async def test_postgres_dies_while_deploying(house: House, postgres_server: Postgres) -> None:
+    house.start()
+    deployment = await house.deploy(new_agent())
+    await house.until_stated(deployment, lambda event: isinstance(event, DeploymentStepSucceeded))
+    postgres_server.kill()
+    postgres_server.start()
+    event = await house.until_stated(deployment)
+    assert isinstance(event, DeploymentSucceeded), event
+    assert await house.scripts() == [event.worker_name]
+    assert await house.routes() == [f"{house.host}/dep/{deployment}/*"]
+
+
+@pytest.mark.accept("4")
+async def test_nats_dies_while_deploying(house: House, nats_server: Nats) -> None:
+    house.start()
+    first = await house.deploy(new_agent())
+    await house.until_stated(first, lambda event: isinstance(event, DeploymentStepSucceeded))
+    nats_server.kill()
+    nats_server.start()
+
+    async def live(deployment: str) -> bool:
+        query = f"SELECT phase = 'live' FROM deployments WHERE deployment_id = '{deployment}'"
+        return house.scalar(query) is True
+
+    await eventually(lambda: live(first), "the first deployment", seconds=40)
+    second = await house.deploy(new_agent())
+    await eventually(lambda: live(second), "a second deployment", seconds=40)
+    assert len(await house.scripts()) == 2
+
+    async def relayed() -> bool:
+        return house.scalar("SELECT count(*) FROM outbox") == 0
+
+    await eventually(relayed, "every fact on the stream", seconds=40)

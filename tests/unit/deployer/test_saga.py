@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import DeploymentFailed, DeploymentStarted, DeploymentSucceeded
@@ -208,8 +210,43 @@ def test_waiting_for_a_first_try_is_not_lack_of_progress() -> None:
 
 @pytest.mark.parametrize(("tries", "longest_ms"), [(1, 500), (2, 1000), (5, 8000), (30, 60_000)])
 def test_tries_are_further_and_further_apart(tries: int, longest_ms: int) -> None:
-    assert saga.delay_ms(tries, 0.0) == longest_ms / 2
-    assert saga.delay_ms(tries, 1.0) == longest_ms
+    assert saga.delay_ms(tries, 0.0, saga.LONGEST_DELAY_MS) == longest_ms / 2
+    assert saga.delay_ms(tries, 1.0, saga.LONGEST_DELAY_MS) == longest_ms
+
+
+@given(
+    outcomes=st.lists(st.sampled_from([True, None, False])),
+    deleted_before=st.none() | st.integers(0, 30),
+)
+def test_whatever_happens_it_ends_and_leaves_nothing_it_does_not_own(
+    outcomes: list[bool | None], deleted_before: int | None
+) -> None:
+    played = Saga()
+    script = iter(outcomes)
+    done: list[str] = []
+
+    def outcome(run: Run) -> bool | None:
+        good = next(script, True)
+        if good:
+            done.append(run.step)
+        return good
+
+    steps = 0
+    while True:
+        if steps == deleted_before:
+            played.delete()
+        if not played.step(outcome):
+            break
+        steps += 1
+
+    assert played.state.phase in (Phase.LIVE, Phase.FAILED, Phase.TORN_DOWN)
+    tried = "upload" in played.tried
+    if played.state.phase is Phase.LIVE:
+        assert done == list(FORWARD)
+    elif tried and "session_store" in done and played.now_ms - START_MS < 60_000:
+        assert done[-2:] == ["remove_route", "remove_script"]
+    if deleted_before is not None and deleted_before <= steps:
+        assert played.state.phase is not Phase.LIVE
 
 
 def test_a_deployment_that_is_refused_has_begun_and_failed() -> None:

@@ -33,7 +33,7 @@ def test_an_agents_script() -> None:
     assert shim == b'export { default } from "./index.mjs";\n'
     assert len(script.tags) <= 8
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", tag) for tag in script.tags)
-    assert scripts.deployment_of(script.tags) == DEPLOYMENT
+    assert scripts.tagged(script.tags, "deployment") == DEPLOYMENT
     named = {binding["name"]: binding for binding in script.bindings}
     assert all(map(is_reserved, named))
     assert named["WEBHOST_SESSIONS"]["props"] == {"agentId": AGENT}

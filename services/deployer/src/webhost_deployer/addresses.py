@@ -20,6 +20,11 @@ def sessions_name(installation_id: str) -> str:
     return f"whs-sessions-{suffix}"[:63]
 
 
+def is_pattern_of(deployment_id: str, pattern: str) -> bool:
+    """Say whether a route's pattern is one that we make for this deployment."""
+    return pattern.endswith(f"/dep/{deployment_id}/*")
+
+
 @dataclass(frozen=True)
 class CustomDomain:
     """All Workers behind one host of a zone, each by a route of its own."""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events import DeploymentSucceeded
 from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
@@ -111,13 +110,13 @@ class AgentWork:
         except ProviderError as error:
             log.warning("purge failed", agent=teardown.agent_id, error=str(error))
             tries = teardown.tries + 1
-            due = now_ms() + saga.delay_ms(tries, self._jitter())
+            longest_ms = saga.LONGEST_TEARDOWN_DELAY_MS
+            due = now_ms() + saga.delay_ms(tries, self._jitter(), longest_ms)
             await self._note(replace(teardown, tries=tries), due)
             return
         crash_point("deployer.purge.done")
         await self._note(teardown, None)
 
     async def _note(self, teardown: AgentTeardown, due_at_ms: int | None) -> None:
-        connection: AsyncConnection
         async with self._database.transaction() as connection:
             await queries.save_teardown(connection, teardown, due_at_ms)

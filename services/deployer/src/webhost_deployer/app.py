@@ -1,5 +1,7 @@
 """The composition root: the one place where adapters meet handlers."""
 
+from contextlib import AsyncExitStack
+
 from webhost_kit.bus import connect
 from webhost_kit.commands import broker, watch_consumers
 from webhost_kit.database import Database
@@ -18,24 +20,18 @@ from webhost_deployer.settings import Settings
 from webhost_deployer.signed_posts import SignedPosts
 from webhost_deployer.steps import Steps
 from webhost_deployer.subscribers import SERVICE, register
+from webhost_deployer.sweep import Sweep
 
 
-async def main(settings: Settings) -> None:
-    """Compose the deployer and run it until it is told to stop."""
-    service = Service(SERVICE)
-    nats_url = settings.nats_url.get_secret_value()
-    bus = await connect(nats_url, SERVICE)
-    service.stack.push_async_callback(bus.close)
-    database = Database(settings.database_url.get_secret_value())
-    service.stack.push_async_callback(database.close)
-
+def provider_of(settings: Settings, database: Database, stack: AsyncExitStack) -> Cloudflare:
+    """Return Cloudflare as these settings describe it; `stack` closes its connections."""
     posts = SignedPosts(settings.signers[0], settings.workers_connect_to)
-    service.stack.push_async_callback(posts.close)
+    stack.push_async_callback(posts.close)
     sdk = cloudflare.client(
         settings.cloudflare_api_token.get_secret_value(), settings.cloudflare_api_base_url
     )
-    service.stack.push_async_callback(sdk.close)
-    provider = Cloudflare(
+    stack.push_async_callback(sdk.close)
+    return Cloudflare(
         sdk,
         settings.cloudflare_account_id,
         settings.routing,
@@ -50,6 +46,18 @@ async def main(settings: Settings) -> None:
         posts,
         database,
     )
+
+
+async def main(settings: Settings) -> None:
+    """Compose the deployer and run it until it is told to stop."""
+    service = Service(SERVICE)
+    nats_url = settings.nats_url.get_secret_value()
+    bus = await connect(nats_url, SERVICE)
+    service.stack.push_async_callback(bus.close)
+    database = Database(settings.database_url.get_secret_value())
+    service.stack.push_async_callback(database.close)
+
+    provider = provider_of(settings, database, service.stack)
     steps = Steps({scripts.PROVIDER: provider}, Artifacts(bus))
     runner = Runner(database, AgentWork(database, steps))
 
@@ -67,5 +75,6 @@ async def main(settings: Settings) -> None:
     service.work("consumer watch", watch_consumers(bus, consumers))
     service.work("relay", relay.run())
     service.work("runner", runner.run())
+    service.work("sweep", Sweep(database, bus, provider).run())
     service.operations_door(settings.ops_listen)
     await service.run()

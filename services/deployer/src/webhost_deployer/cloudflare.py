@@ -19,7 +19,7 @@ from webhost_deployer import addresses, scripts
 from webhost_deployer.addresses import CustomDomain, Routing
 from webhost_deployer.call_limit import CallLimit
 from webhost_deployer.listing import ListedRoute, ListedScript
-from webhost_deployer.locks import held
+from webhost_deployer.locks import waited_for
 from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
 from webhost_deployer.scripts import Script, Surroundings
@@ -84,24 +84,17 @@ class Cloudflare:
         return f"{self._base_url(deployment)}/invoke"
 
     async def ensure_session_store(self) -> None:
-        """Upload the session Worker where there is none or an older one; make it reachable."""
+        """Upload the session Worker where there is none or an older one."""
         wanted = scripts.sessions_script(self._around)
-        async with held(self._database.dsn, f"session store {wanted.name}") as lock:
-            if lock is None:
-                raise ProviderError(
-                    "session store", None, "Another deployer is at it.", transient=True
-                )
+        found = await self._find(wanted.name)
+        if found is not None and scripts.is_current(found.tags, wanted):
+            return
+        async with waited_for(self._database.dsn, f"session store {wanted.name}"):
             found = await self._find(wanted.name)
             if found is None:
                 await self._put(wanted, new_classes=[SESSIONS_CLASS])
             elif not scripts.is_current(found.tags, wanted):
                 await self._put(wanted)
-            if isinstance(self._routing, CustomDomain):
-                await self._add_route(
-                    self._routing.zone_id, self._routing.sessions_pattern, wanted.name
-                )
-            else:
-                await self._enable_subdomain(wanted.name)
 
     async def upload(self, deployment: Deployment, bundle: Bundle) -> None:
         """Upload script, tags, bindings and secrets in one call."""
@@ -134,7 +127,7 @@ class Cloudflare:
         """Remove the deployment's route; a workers.dev host goes with its script."""
         if isinstance(self._routing, CustomDomain):
             pattern = self._routing.deployment_pattern(deployment.id)
-            for route in await self.routes():
+            for route in await self.list_routes():
                 if route.pattern == pattern and route.script == self.worker_name(deployment):
                     await self.delete_route(route)
 
@@ -145,13 +138,21 @@ class Cloudflare:
             await self.delete_script(script)
 
     async def purge_sessions(self, agent_id: str) -> None:
-        """Remove all sessions of the agent; without a session Worker there are none."""
-        if await self._find(addresses.sessions_name(self._around.installation_id)) is not None:
-            await self._posts.purge(
-                self._routing.sessions_url(self._around.installation_id), agent_id
-            )
+        """Remove all sessions of the agent; without a session Worker there are none.
 
-    async def scripts(self) -> list[ListedScript]:
+        This alone needs the session Worker's public address, so it is made here.
+        """
+        installation_id = self._around.installation_id
+        name = addresses.sessions_name(installation_id)
+        if await self._find(name) is None:
+            return
+        if isinstance(self._routing, CustomDomain):
+            await self._add_route(self._routing.zone_id, self._routing.sessions_pattern, name)
+        else:
+            await self._enable_subdomain(name)
+        await self._posts.purge(self._routing.sessions_url(installation_id), agent_id)
+
+    async def list_scripts(self) -> list[ListedScript]:
         """Return all scripts with this installation's tag."""
         tag = scripts.installation_tag(self._around.installation_id)
 
@@ -164,7 +165,7 @@ class Cloudflare:
         found = await self._ask("GET /workers/scripts", ask)
         return [script for script in found if tag in script.tags]
 
-    async def routes(self) -> list[ListedRoute]:
+    async def list_routes(self) -> list[ListedRoute]:
         """Return all routes of the zone, others' too; none where there is no zone."""
         if not isinstance(self._routing, CustomDomain):
             return []
@@ -200,7 +201,7 @@ class Cloudflare:
         return self._routing.deployment_url(deployment.order.agent_id, deployment.id)
 
     async def _find(self, name: str) -> ListedScript | None:
-        return next((script for script in await self.scripts() if script.name == name), None)
+        return next((script for script in await self.list_scripts() if script.name == name), None)
 
     async def _put(self, script: Script, new_classes: list[str] | None = None) -> None:
         metadata: dict[str, Any] = {
@@ -238,7 +239,7 @@ class Cloudflare:
         except ProviderError as error:
             if error.code != DUPLICATE_ROUTE:
                 raise
-            there = [route.script for route in await self.routes() if route.pattern == pattern]
+            there = [route.script for route in await self.list_routes() if route.pattern == pattern]
             if there != [script]:
                 raise
 
@@ -263,6 +264,9 @@ class Cloudflare:
             return await call()
         except CloudflareError as error:
             _raise(endpoint, error)
+        except (AttributeError, TypeError) as error:
+            # The SDK does not check the shape of what it was answered.
+            raise ProviderError(endpoint, None, "Unreadable answer.", transient=True) from error
 
 
 class _NotFound(ProviderError):

@@ -1,4 +1,4 @@
-"""What a provider lists: scripts and routes, as reconciliation and removal see them."""
+"""What a provider lists: scripts and routes, as reconciliation and removal see them. Pure."""
 
 from dataclasses import dataclass
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import LiteralString
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -22,13 +23,27 @@ class Lock:
 @asynccontextmanager
 async def held(dsn: str, name: str) -> AsyncGenerator[Lock | None]:
     """Hold the lock of this name, in this schema, or give None when another holds it."""
+    async with _connected(dsn) as connection:
+        cursor = await connection.execute(f"SELECT pg_try_advisory_lock({_KEY})", (name,))
+        row = await cursor.fetchone()
+        yield Lock(connection) if row is not None and row[0] else None
+
+
+@asynccontextmanager
+async def waited_for(dsn: str, name: str) -> AsyncGenerator[Lock]:
+    """Hold the lock of this name, in this schema, as soon as nobody else does."""
+    async with _connected(dsn) as connection:
+        await connection.execute(f"SELECT pg_advisory_lock({_KEY})", (name,))
+        yield Lock(connection)
+
+
+_KEY: LiteralString = "hashtextextended(current_schema() || ' ' || %s, 0)"
+
+
+@asynccontextmanager
+async def _connected(dsn: str) -> AsyncGenerator[psycopg.AsyncConnection[TupleRow]]:
     connection = await psycopg.AsyncConnection.connect(
         dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
     )
     async with connection:
-        cursor = await connection.execute(
-            "SELECT pg_try_advisory_lock(hashtextextended(current_schema() || ' ' || %s, 0))",
-            (name,),
-        )
-        row = await cursor.fetchone()
-        yield Lock(connection) if row is not None and row[0] else None
+        yield connection

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from webhost_contracts.artifacts import Bundle
 
+from webhost_deployer.listing import ListedRoute, ListedScript
 from webhost_deployer.model import Deployment
 
 
@@ -63,4 +64,24 @@ class Provider(Protocol):
 
     async def purge_sessions(self, agent_id: str) -> None:
         """Remove all sessions of an agent, for good."""
+        ...
+
+
+class Inventory(Protocol):
+    """What a provider holds for this installation. All methods raise ProviderError."""
+
+    async def list_scripts(self) -> list[ListedScript]:
+        """Return the installation's scripts, the session store among them."""
+        ...
+
+    async def list_routes(self) -> list[ListedRoute]:
+        """Return the zone's routes, whoever's they are."""
+        ...
+
+    async def delete_script(self, script: ListedScript) -> None:
+        """Delete a script that was listed; one that is gone is well."""
+        ...
+
+    async def delete_route(self, route: ListedRoute) -> None:
+        """Delete a route that was listed; one that is gone is well."""
         ...

@@ -135,6 +135,17 @@ async def due_deployment(
     return None if state is None else _decoded(state)
 
 
+async def known(connection: AsyncConnection, deployment_ids: Sequence[str]) -> list[Deployment]:
+    """Return these deployments, as far as they are known, and all that are live."""
+    result = await connection.execute(
+        text(
+            "SELECT state::text FROM deployments WHERE phase = 'live' OR deployment_id = ANY(:ids)"
+        ),
+        {"ids": list(deployment_ids)},
+    )
+    return [_decoded(state) for state in result.scalars()]
+
+
 async def put_tombstone(connection: AsyncConnection, agent_id: str, now_ms: int) -> None:
     """Note that the agent is deleted; its sessions are to be purged. A repeat changes nothing."""
     await connection.execute(

@@ -25,6 +25,7 @@ REMOVAL = (Step.REMOVE_ROUTE, Step.REMOVE_SCRIPT)
 MAX_TRIES = 8
 FIRST_DELAY_MS = 500
 LONGEST_DELAY_MS = 60_000
+LONGEST_TEARDOWN_DELAY_MS = 10 * 60_000
 NO_PROGRESS_MS = 15 * 60_000
 """A deployment that got nowhere for so long is failed."""
 
@@ -114,20 +115,21 @@ def failed(
     behind at a provider costs somebody money.
     """
     again = run.step in REMOVAL or (transient and run.attempt < MAX_TRIES)
+    longest_ms = LONGEST_TEARDOWN_DELAY_MS if state.phase is Phase.LIVE else LONGEST_DELAY_MS
     return DeploymentStepFailed(
         agent_id=state.order.agent_id,
         step=run.step,
         attempt=run.attempt,
         started_at_ms=started_at_ms,
         error=error,
-        retry_at_ms=now_ms + delay_ms(run.attempt, jitter) if again else None,
+        retry_at_ms=now_ms + delay_ms(run.attempt, jitter, longest_ms) if again else None,
     )
 
 
-def delay_ms(failed_tries: int, jitter: float) -> int:
+def delay_ms(failed_tries: int, jitter: float, longest_ms: int) -> int:
     """Return how long to wait after so many failed tries: exponential, half of it random."""
-    longest = min(FIRST_DELAY_MS * 2 ** (failed_tries - 1), LONGEST_DELAY_MS)
-    return round(longest * (0.5 + jitter / 2))
+    delay = min(FIRST_DELAY_MS * 2 ** (failed_tries - 1), longest_ms)
+    return round(delay * (0.5 + jitter / 2))
 
 
 def _forward(state: Deployment, now_ms: int) -> Action:

@@ -57,9 +57,9 @@ def installation_tag(installation_id: str) -> str:
     return f"installation-{installation_id}"
 
 
-def deployment_of(tags: Iterable[str]) -> str | None:
-    """Return the deployment that a script's tags name."""
-    prefix = "deployment-"
+def tagged(tags: Iterable[str], what: str) -> str | None:
+    """Return the value that a script's tags give for `what`, such as its deployment."""
+    prefix = f"{what}-"
     return next((tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)), None)
 
 

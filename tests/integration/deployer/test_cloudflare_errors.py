@@ -1,0 +1,100 @@
+"""What is made of Cloudflare's ways to say no, each seen in the wild."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from webhost_deployer.app import provider_of
+from webhost_deployer.cloudflare import Cloudflare
+from webhost_deployer.model import Deployment
+from webhost_deployer.provider import ProviderError
+from webhost_deployer.settings import Settings
+from webhost_kit.database import Database, migrate
+
+from tests.support.serving import serving
+from tests.unit.deployer.samples import ORDER
+from tests.unit.deployer.test_settings import GOOD, ROUTED
+
+PAGE = HTMLResponse("<h1>522</h1>", 522)
+
+
+def refusal(status: int, code: int, message: str) -> Response:
+    errors = [{"code": code, "message": message}]
+    return JSONResponse(
+        {"success": False, "errors": errors, "messages": [], "result": None}, status
+    )
+
+
+class Api:
+    """Answers every call with `answer`."""
+
+    answer: Response = PAGE
+
+    async def __call__(self, scope, receive, send):
+        await Request(scope, receive).body()
+        await self.answer(scope, receive, send)
+
+
+@pytest.fixture
+async def api() -> Api:
+    return Api()
+
+
+@pytest.fixture
+async def provider(
+    api: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Cloudflare]:
+    migrate(database_url, "webhost_deployer")
+    database = Database(database_url)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        base_url = await stack.enter_async_context(serving(api))
+        local = {"WEBHOST_LOCAL_STACK": "true", "CLOUDFLARE_API_BASE_URL": base_url}
+        for name, value in (GOOD | ROUTED | local).items():
+            monkeypatch.setenv(name, value)
+        yield provider_of(Settings(), database, stack)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "transient"),
+    [
+        (PAGE, None, True),
+        (HTMLResponse("<h1>fine</h1>", 200), None, True),
+        (HTMLResponse("<h1>forbidden</h1>", 403), None, True),
+        (refusal(500, 10013, "workers.api.error.unknown"), "10013", True),
+        (refusal(429, 971, "Please wait"), "971", True),
+        (refusal(403, 10000, "Authentication error"), "10000", True),
+        (refusal(401, 10000, "Authentication error"), "10000", False),
+        (refusal(400, 10019, "The script does not exist"), "10019", True),
+        (refusal(400, 10022, "Invalid route pattern"), "10022", False),
+    ],
+)
+async def test_what_may_be_tried_again(
+    provider: Cloudflare, api: Api, answer: Response, code: str | None, transient: bool
+) -> None:
+    api.answer = answer
+    with pytest.raises(ProviderError) as raised:
+        await provider.route(Deployment(order=ORDER))
+    assert (raised.value.code, raised.value.transient) == (code, transient)
+    assert raised.value.endpoint == "POST /workers/routes"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PAGE,
+        Response(status_code=204),
+        JSONResponse({"success": True, "result": None}),
+        JSONResponse({"success": True}),
+        JSONResponse([]),
+    ],
+)
+async def test_an_unreadable_listing_is_not_an_empty_one(
+    provider: Cloudflare, api: Api, answer: Response
+) -> None:
+    api.answer = answer
+    with pytest.raises(ProviderError) as raised:
+        await provider.remove_script(Deployment(order=ORDER))
+    assert raised.value.transient
