@@ -52,7 +52,14 @@ async def connected(url: str) -> AsyncGenerator[Client]:
         refusals.append(str(error))
 
     client = await nats.connect(
-        url, name="webhost-cli", allow_reconnect=False, connect_timeout=5, error_cb=on_error
+        url,
+        name="webhost-cli",
+        error_cb=on_error,
+        allow_reconnect=False,
+        connect_timeout=5,
+        # These two count for the first connection as well.
+        max_reconnect_attempts=1,
+        reconnect_time_wait=0.1,
     )
     try:
         yield client

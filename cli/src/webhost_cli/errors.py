@@ -1,7 +1,6 @@
 """What a command tells its user when it cannot do what was asked, and how it ends then."""
 
 from enum import IntEnum
-from http import HTTPStatus
 
 import msgspec
 from webhost_contracts.errors import ErrorBody, ErrorCode, ErrorEnvelope
@@ -60,9 +59,8 @@ class ApiError(CommandError):
         try:
             return cls(msgspec.json.decode(content, type=ErrorEnvelope).error)
         except msgspec.DecodeError:
-            phrase = HTTPStatus(status).phrase if status in HTTPStatus else ""
             code = ExitCode.UNAVAILABLE if status in (502, 503, 504) else ExitCode.FAILURE
-            return CommandError(f"unexpected answer: HTTP {status} {phrase}".rstrip(), code)
+            return CommandError(f"unexpected answer: HTTP {status}", code)
 
 
 def _text(body: ErrorBody) -> str:

@@ -80,4 +80,6 @@ def _stream(events: Iterator[Event], as_json: bool) -> None:
 
 def _aside(session: str, usage: dict[str, Any]) -> None:
     used = ", ".join(f"{name} {value}" for name, value in usage.items())
-    output.errors().print(f"session {session}  {used}".rstrip(), style="dim", markup=False)
+    output.errors().print(
+        f"session {session}  {used}".rstrip(), style="dim", markup=False, soft_wrap=True
+    )

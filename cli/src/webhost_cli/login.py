@@ -42,7 +42,7 @@ def login(
     entry = credentials.Login(tokens.access_token, tokens.expires_at_s, issuer)
     file = credentials.store(origin, entry)
     typer.echo(f"signed in at {origin} as {user['subject']} ({user['id']})")
-    output.errors().print(f"kept in {file}", style="dim", markup=False)
+    output.errors().print(f"kept in {file}", style="dim", markup=False, soft_wrap=True)
 
 
 def me(api: Api, as_json: JsonOption = False) -> None:

@@ -59,4 +59,6 @@ def when(at_ms: int | None) -> str | None:
 def print_more(page: dict[str, Any]) -> None:
     """Say how to see the rest of a list, if there is any."""
     if page["nextCursor"] is not None:
-        errors().print(f"more: --cursor {page['nextCursor']}", style="dim", markup=False)
+        errors().print(
+            f"more: --cursor {page['nextCursor']}", style="dim", markup=False, soft_wrap=True
+        )

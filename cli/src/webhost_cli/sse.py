@@ -24,6 +24,8 @@ class Decoder:
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that this chunk completes."""
+        if not chunk:
+            return []
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]  # the rest of a CRLF whose CR has ended the line already
         self._after_cr = chunk.endswith(b"\r")

@@ -81,7 +81,7 @@ def _sign_in(narrator: Narrator, data_dir: DataDir, status: Status) -> Api:
         api = Api(status.origin, tokens.access_token)
         narrator.sent("GET /v1/me")
         user = api.get("/v1/me")["user"]
-        narrator.got("", user)
+        narrator.got("the user", user)
         narrator.check("subject", expected=subject, actual=user["subject"])
         narrator.check("tier", expected="free", actual=user["tier"])
     return api

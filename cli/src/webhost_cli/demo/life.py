@@ -100,7 +100,7 @@ def _deploy(
         ended = waiting.until_ended(calls.api, started, lambda _: None)
     except CommandError as error:
         raise DemoFailed(str(error)) from error
-    narrator.got("", ended)
+    narrator.got("the deployment", ended)
     if reason := waiting.failure(ended):
         raise DemoFailed(reason)
     narrator.check("status then", expected="active", actual=ended["status"])

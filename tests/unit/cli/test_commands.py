@@ -1,0 +1,95 @@
+"""The command as a process: exit codes, one line on stderr, never a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def webhost(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WEBHOST_", "NATS_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "webhost_cli", *arguments],
+        env={**kept, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> dict[str, str]:
+    """A user who has signed in nowhere, and a data directory where nothing runs."""
+    return {"XDG_CONFIG_HOME": str(tmp_path), "WEBHOST_DATA_DIR": str(tmp_path / "data")}
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    shown = webhost("--help").stdout
+    commands = ("up", "status", "token", "login", "demo", "agents", "deploy", "deployments")
+    for command in (*commands, "activate", "invoke", "usage", "billing", "deadletters", "users"):
+        assert f" {command} " in shown
+    assert "Exit codes" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "exit_code", "message"),
+    [
+        (("agents", "list"), {}, 1, "no stack runs in"),
+        (("agents", "list", "--url", "https://x.example"), {}, 3, "not signed in"),
+        (("agents", "list", "--url", "x"), {}, 2, "not an http(s) address"),
+        (("me", "--url", "http://127.0.0.1:1"), {"WEBHOST_TOKEN": "t"}, 7, "no answer from"),
+        (("login", "--url", "https://x.example"), {}, 2, "--issuer"),
+        (("billing", "rebuild"), {"NATS_URL": "nats://127.0.0.1:1"}, 7, "the bus"),
+        (("deadletters", "list"), {}, 1, "no stack runs in"),
+        (("deadletters", "replay"), {}, 2, "--all"),
+        (("agents", "update", "a"), {"WEBHOST_URL": "http://127.0.0.1:1"}, 3, "not signed in"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    arguments: tuple[str, ...],
+    variables: dict[str, str],
+    exit_code: int,
+    message: str,
+    here: dict[str, str],
+) -> None:
+    result = webhost(*arguments, **(here | variables))
+    assert result.returncode == exit_code, result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("agents", "list", "--limit", "101"),
+        ("agents", "create"),
+        ("deploy", "a", "--file", "is-not-there.mjs"),
+        ("deadletters", "show", "one"),
+        ("nonsense",),
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], here: dict[str, str]) -> None:
+    result = webhost(*arguments, **here)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_a_reader_that_goes_away_is_no_traceback(here: dict[str, str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody_reads:
+        ended = subprocess.run(
+            [sys.executable, "-m", "webhost_cli", "token", "alice"],
+            env={**os.environ, **here},
+            stdout=nobody_reads,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+        )
+    assert ended.stderr == b""
+    assert ended.returncode == 1

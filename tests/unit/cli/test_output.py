@@ -1,0 +1,65 @@
+"""What people and programs read."""
+
+import json
+
+import pytest
+from webhost_cli import billing, output, waiting
+from webhost_contracts.questions import Counters, Difference, RebuildProgress
+
+
+def test_json_is_the_answer_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = {"agents": [{"name": "Ünï [red]", "activeDeploymentId": None}], "nextCursor": None}
+    output.print_json(answer)
+    assert json.loads(capsys.readouterr().out) == answer
+
+
+def test_a_piped_table_is_neither_cut_nor_interpreted(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "[bold]" + "x" * 120
+    output.print_table(("id", "name"), [("agt_1", name), ("agt_2", None)])
+    header, first, second = capsys.readouterr().out.splitlines()
+    assert header.split() == ["id", "name"]
+    assert first.split() == ["agt_1", name]
+    assert second.split() == ["agt_2"]
+
+
+def test_fields_without_a_value_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_fields([("id", "agt_1"), ("description", None), ("version", 0)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["id", "agt_1"], ["version", "0"]]
+
+
+def test_a_list_with_more_says_where_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_more({"nextCursor": "abc"})
+    output.print_more({"nextCursor": None})
+    captured = capsys.readouterr()
+    assert captured.err == "more: --cursor abc\n"
+    assert captured.out == ""
+
+
+def test_a_difference_names_the_counters_that_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    difference = Difference(
+        user_id="usr_1",
+        period_key="2026-11",
+        runtime_provider="cloudflare",
+        live=Counters(requests=3, llm_tokens=5),
+        rebuilt=Counters(requests=2, llm_tokens=5),
+    )
+    result = RebuildProgress(processed=2, total=2, done=True, differences=(difference,))
+    billing._show(result)
+    _, row, summary = capsys.readouterr().out.splitlines()
+    assert row.split() == ["usr_1", "2026-11", "cloudflare", "requests", "3", "2"]
+    assert summary == "2 events replayed: rows that differ: 1; nothing was changed"
+
+
+def test_a_failed_deployment_names_step_endpoint_and_message() -> None:
+    deployment = {
+        "id": "dep_1",
+        "version": 2,
+        "status": "failed",
+        "errorMessage": "It failed at upload.",
+        "error": {"details": {"step": "upload", "endpoint": "PUT /x", "providerCode": None}},
+    }
+    assert waiting.failure(deployment) == (
+        "dep_1 (version 2) failed: It failed at upload.\n  step: upload\n  endpoint: PUT /x"
+    )
+    assert waiting.failure(deployment | {"status": "active"}) is None
