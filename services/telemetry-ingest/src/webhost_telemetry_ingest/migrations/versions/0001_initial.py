@@ -1,0 +1,24 @@
+"""The first schema: the projection's position, and the deployments that may report."""
+
+from alembic import op
+from webhost_kit.positions import POSITIONS_SQL
+
+revision = "0001"
+down_revision = None
+
+TABLES_SQL = """
+CREATE TABLE deployments (
+    deployment_id text PRIMARY KEY,
+    version integer NOT NULL,
+    user_id text NOT NULL,
+    agent_id text NOT NULL,
+    runtime_provider text NOT NULL,
+    key_version integer NOT NULL,
+    key_generation integer NOT NULL
+);
+"""
+
+
+def upgrade() -> None:
+    op.execute(POSITIONS_SQL)
+    op.execute(TABLES_SQL)

@@ -1,0 +1,67 @@
+"""The deployments: folded into rows of our own, and followed in memory.
+
+Consumes: `deployment.started` of EVENTS.
+Guarantees: the memory starts from rows and position of one snapshot and never goes back.
+On replay: versions that were seen are skipped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import subjects
+from webhost_kit.bus import Bus
+from webhost_kit.database import Database
+from webhost_kit.facts import Fact
+from webhost_kit.follower import Follower
+from webhost_kit.positions import read_position
+from webhost_kit.projector import Projector
+from webhost_kit.reader import Position
+
+from webhost_telemetry_ingest.model import SUBJECTS, TYPES, Deployment, Deployments
+from webhost_telemetry_ingest.tables import deployments
+
+NAME = "deployments"
+
+
+def projector(database: Database, bus: Bus) -> Projector:
+    """Return what keeps the rows."""
+    return Projector(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold)
+
+
+def follower(bus: Bus, memory: Deployments) -> Follower:
+    """Return what keeps the memory."""
+
+    def take(fact: Fact) -> None:
+        memory.evolve(fact.envelope, fact.event)
+
+    return Follower(bus, subjects.EVENTS, SUBJECTS, TYPES, take)
+
+
+async def load(database: Database) -> tuple[Deployments, Position | None]:
+    """Return all rows and the position they were folded to, of one snapshot."""
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        memory = Deployments()
+        async for row in await connection.stream(sa.select(deployments)):
+            memory.by_id[row.deployment_id] = Deployment(*row[1:])
+        return memory, await read_position(connection, NAME)
+
+
+async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Position) -> None:
+    """Write what these facts mean."""
+    news = Deployments()
+    for fact in facts:
+        news.evolve(fact.envelope, fact.event)
+    statement = insert(deployments)
+    changes = {c.name: statement.excluded[c.name] for c in deployments.c if not c.primary_key}
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[deployments.c.deployment_id],
+            set_=changes,
+            where=deployments.c.version < statement.excluded.version,
+        ),
+        [{"deployment_id": key} | asdict(row) for key, row in sorted(news.by_id.items())],
+    )

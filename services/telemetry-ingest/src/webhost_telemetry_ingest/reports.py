@@ -1,0 +1,107 @@
+"""What is done with one report: check it, make the fact durable, answer.
+
+Consumes: headers and raw body. Emits: `telemetry.accepted.v1` to USAGE.
+Guarantees: the answer comes only after the fact is durable.
+On replay (the same report again): recognised here while remembered, in billing always.
+"""
+
+from webhost_contracts import ids, subjects, wire
+from webhost_contracts.events import Envelope, TelemetryAccepted
+from webhost_contracts.events.base import data_of
+from webhost_contracts.telemetry import TelemetryReceipt
+from webhost_kit.clock import now_ms
+from webhost_kit.errors import Problem
+from webhost_kit.eventstore import new_id
+from webhost_kit.keys import MasterKeys
+
+from webhost_telemetry_ingest import decisions
+from webhost_telemetry_ingest.batcher import Batcher, Message
+from webhost_telemetry_ingest.decisions import Credentials
+from webhost_telemetry_ingest.model import Deployment, Deployments
+from webhost_telemetry_ingest.rejections import Rejections
+from webhost_telemetry_ingest.seen import Seen
+
+ACTOR = "worker"
+
+
+class Reports:
+    """Takes reports."""
+
+    def __init__(self, keys: MasterKeys, deployments: Deployments, batcher: Batcher) -> None:
+        self._keys = keys
+        self._deployments = deployments
+        self._batcher = batcher
+        self._seen = Seen()
+        self._rejections = Rejections()
+
+    def credentials(
+        self, deployment_id: str | None, signature: bytes | None, request_id: str
+    ) -> Credentials:
+        """Return what the headers say, before the body is read. Raises Unauthenticated."""
+        try:
+            return decisions.credentials(deployment_id, signature)
+        except Problem as problem:
+            self._rejections.note(problem, request_id, None, now_ms())
+            raise
+
+    async def take(
+        self, given: Credentials, body: bytes, request_id: str, traceparent: str | None
+    ) -> TelemetryReceipt:
+        """Accept a report and make it durable, or raise the Problem that says why not."""
+        at_ms = now_ms()
+        known = self._deployments.by_id.get(given.deployment_id)
+        user_id, fact = self._decide(given, body, known, request_id, at_ms)
+        key = (fact.deployment_id, fact.dedupe_key)
+        deduped = key in self._seen
+        if not deduped:
+            await self._batcher.add(_message(fact, user_id, at_ms, request_id, traceparent))
+            self._seen.add(key)
+        return TelemetryReceipt(
+            accepted=True, event_id=decisions.event_id_of(fact), deduped=deduped
+        )
+
+    def _decide(
+        self,
+        given: Credentials,
+        body: bytes,
+        known: Deployment | None,
+        request_id: str,
+        at_ms: int,
+    ) -> tuple[str, TelemetryAccepted]:
+        authenticated = False
+        try:
+            decisions.authenticate(given, body, known, self._keys)
+            authenticated = True
+            report = decisions.decode(body)
+            fact = decisions.accept(report, body, given.deployment_id, known, at_ms)
+            return report.user_id, fact
+        except Problem as problem:
+            attributed = (given.deployment_id, known) if authenticated and known else None
+            self._rejections.note(problem, request_id, attributed, at_ms)
+            raise
+
+
+def _message(
+    fact: TelemetryAccepted,
+    user_id: str,
+    at_ms: int,
+    request_id: str,
+    traceparent: str | None,
+) -> Message:
+    event_id = new_id(ids.EVENT, at_ms)
+    envelope = Envelope(
+        event_id=event_id,
+        aggregate_id=event_id,
+        version=1,
+        user_id=user_id,
+        occurred_at_ms=at_ms,
+        actor=ACTOR,
+        request_id=request_id,
+        traceparent=traceparent,
+        data=data_of(fact),
+    )
+    return Message(
+        subject=subjects.usage(user_id, fact.agent_id),
+        type_name=fact.type_name(),
+        body=wire.encode(envelope),
+    )

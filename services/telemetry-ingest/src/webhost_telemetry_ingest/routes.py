@@ -1,0 +1,62 @@
+"""The HTTP door: one address, raw ASGI.
+
+Consumes: `POST /v1/telemetry/report`. Emits: 202 with the receipt, or the error envelope.
+Guarantees: headers are checked before the body is read; see `webhost_kit.asgi` for the bounds.
+No CORS headers: no browser posts here.
+On replay: see `reports`.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+from webhost_contracts import signatures
+from webhost_contracts.telemetry import MAX_BODY_BYTES
+from webhost_kit.asgi import ClientGone, Receive, Request, Send
+from webhost_kit.errors import MethodNotAllowed, NotFound, Problem
+
+from webhost_telemetry_ingest.reports import Reports
+
+PATH = "/v1/telemetry/report"
+
+_DEPLOYMENT = signatures.TELEMETRY_DEPLOYMENT_HEADER.lower().encode()
+_SIGNATURE = signatures.TELEMETRY_SIGNATURE_HEADER.lower().encode()
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Door:
+    """The ASGI application."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive, send)
+        try:
+            if scope["path"] != PATH:
+                raise NotFound("There is no such address.")
+            if scope["method"] != "POST":
+                raise MethodNotAllowed("Only POST is allowed here.")
+            await self._take(request)
+        except ClientGone:
+            return
+        except MethodNotAllowed as problem:
+            await request.refuse(problem, {"Allow": "POST"})
+        except Problem as problem:
+            await request.refuse(problem)
+        except Exception as error:
+            await request.refuse_whatever(error)
+
+    async def _take(self, request: Request) -> None:
+        given = self._reports.credentials(
+            request.text_header(_DEPLOYMENT), request.headers.get(_SIGNATURE), request.request_id
+        )
+        body = await request.body(MAX_BODY_BYTES)
+        traceparent = request.text_header(b"traceparent")
+        if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
+            traceparent = None
+        receipt = await self._reports.take(given, body, request.request_id, traceparent)
+        await request.answer(202, msgspec.json.encode(receipt))

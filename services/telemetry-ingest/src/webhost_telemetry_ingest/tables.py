@@ -1,0 +1,19 @@
+"""telemetry-ingest's own tables; `migrations/` makes them, a test holds the two together."""
+
+import sqlalchemy as sa
+from webhost_kit.positions import position_table
+
+metadata = sa.MetaData()
+position_table(metadata)
+
+deployments = sa.Table(
+    "deployments",
+    metadata,
+    sa.Column("deployment_id", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("agent_id", sa.Text, nullable=False),
+    sa.Column("runtime_provider", sa.Text, nullable=False),
+    sa.Column("key_version", sa.Integer, nullable=False),
+    sa.Column("key_generation", sa.Integer, nullable=False),
+)
