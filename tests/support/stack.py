@@ -126,8 +126,6 @@ def running_stack(*options: str) -> Generator[Stack]:
     Everything is gone when the block ends. To be called from the main thread.
     """
     with tempfile.TemporaryDirectory(prefix="webhost-stack-") as directory:
-        # Postgres runs as a user of its own, and has to get there.
-        Path(directory).chmod(0o755)
         data_dir, log = Path(directory) / "data", Path(directory) / "log"
         data_dir.mkdir()
         port = free_port()
