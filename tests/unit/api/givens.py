@@ -1,0 +1,96 @@
+"""Given these events: an agent folded from its facts."""
+
+from collections.abc import Sequence
+
+from webhost_api import model
+from webhost_api.decisions import RequestDeployment
+from webhost_api.model import Agent
+from webhost_contracts.artifacts import Artifact
+from webhost_contracts.entitlements import load_tiers
+from webhost_contracts.errors import DeploymentError
+from webhost_contracts.events import (
+    AgentCreated,
+    AgentDeleted,
+    AgentDisabled,
+    DeploymentActivated,
+    DeploymentEnded,
+    DeploymentRequested,
+    Event,
+)
+
+TIERS = load_tiers()
+FREE = TIERS["free"]
+ARTIFACT = Artifact(type="modules", checksum="sha256:ab", size_bytes=2)
+ERROR = DeploymentError(step="upload", message="no")
+
+CREATED = AgentCreated(name="mine", description="what it is", env_var_keys=("A",))
+DISABLED = AgentDisabled()
+DELETED = AgentDeleted()
+
+
+def requested(number: int, *, revision: int = 0, set_as_active: bool = True) -> DeploymentRequested:
+    return DeploymentRequested(
+        deployment_id=f"dep_{number}",
+        deployment_version=number,
+        runtime_provider="cloudflare",
+        artifact=ARTIFACT,
+        main_module_name="agent.mjs",
+        invoke_path="/invoke",
+        set_as_active=set_as_active,
+        pointer_revision=revision,
+        compatibility_date="2026-01-01",
+    )
+
+
+def succeeded(number: int) -> DeploymentEnded:
+    return DeploymentEnded(deployment_id=f"dep_{number}", outcome="succeeded")
+
+
+def failed(number: int) -> DeploymentEnded:
+    return DeploymentEnded(deployment_id=f"dep_{number}", outcome="failed", error=ERROR)
+
+
+def activated(
+    number: int, revision: int, previous: int | None = None, cause: str = "deploy"
+) -> DeploymentActivated:
+    return DeploymentActivated(
+        deployment_id=f"dep_{number}",
+        pointer_revision=revision,
+        cause="deploy" if cause == "deploy" else "activate",
+        previous_deployment_id=None if previous is None else f"dep_{previous}",
+    )
+
+
+def agent(*events: Event) -> Agent:
+    """The agent after CREATED and these facts, one per millisecond from 1,000 on."""
+    it = model.created("agt_1", "usr_1", CREATED, 1000)
+    for at_ms, event in enumerate(events, start=1001):
+        it = model.evolve(it, event, at_ms)
+    return it
+
+
+def live(count: int) -> Sequence[Event]:
+    """The facts of this many deploys that succeeded one after the other."""
+    facts: list[Event] = []
+    for number in range(1, count + 1):
+        facts += [
+            requested(number, revision=number - 1),
+            succeeded(number),
+            activated(number, number, number - 1 or None),
+        ]
+    return facts
+
+
+def wish(number: int, **fields: object) -> RequestDeployment:
+    """What a user asks for when deploying."""
+    return RequestDeployment(
+        **{
+            "deployment_id": f"dep_{number}",
+            "artifact": ARTIFACT,
+            "main_module_name": "agent.mjs",
+            "invoke_path": "/invoke",
+            "compatibility_date": "2026-01-01",
+            "set_as_active": True,
+            **fields,
+        }
+    )
