@@ -9,32 +9,44 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from rich.console import Console
+from webhost_kit.observability import configure_logging
 
-from bench import gateway
+from bench import agents, gateway, pointer
 from bench.harness import Figure, NotMeasured
 from bench.options import Options
 from bench.report import as_json, machine, progress, show
-from bench.servers import infrastructure
+from bench.servers import Infrastructure, infrastructure
 
-BENCHES = {"gateway": gateway}
 WIDTH = 150
+
+
+class Bench(Protocol):
+    """One module of this package: what it measures, and what has to be said about it."""
+
+    NOTES: list[str]
+
+    def measure(self, infrastructure: Infrastructure, options: Options, /) -> list[Figure]: ...
+
+
+BENCHES: dict[str, Bench] = {"gateway": gateway, "agents": agents, "pointer": pointer}
 
 
 def main() -> int:
     """Measure what is asked for, print it, and return the exit code."""
     arguments = _arguments()
     options = Options(arguments.runs, arguments.seconds, arguments.full)
+    configure_logging("bench", log_format="console", level="error")
     signal.signal(signal.SIGTERM, _stop)
     figures: list[Figure] = []
     notes: list[str] = []
     failures: dict[str, str] = {}
+    about = machine(Path(tempfile.gettempdir()))
     for name in arguments.names or BENCHES:
         # Each has servers of its own, so that none measures what another left behind.
         with tempfile.TemporaryDirectory(prefix="webhost-bench-") as directory:
-            about = machine(Path(directory))
             progress(f"{name}: starting NATS and Postgres")
             try:
                 with infrastructure(Path(directory)) as servers:

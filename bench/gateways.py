@@ -17,7 +17,6 @@ from pathlib import Path
 
 import psycopg
 from webhost_contracts import ids, subjects
-from webhost_contracts.wire import encode
 from webhost_kit.bus import connect
 from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
@@ -34,6 +33,7 @@ CALLED_AGENTS = 1000
 """Of how many agents, at most, calls are made: every one has its request in a file."""
 
 TOKEN_S = 3600
+CALL = b'{"input":{"prompt":"hello"},"traceId":"bench-1"}'
 DRAINED_S = 120
 TIERS = """
 [free]
@@ -70,19 +70,20 @@ class Gateway:
     agents: Sequence[Agent]
     nats_url: str
     dsn: str
-    identity: IssuerIdentity
+    tokens: dict[str, str]
+    """By user id."""
 
     def calls(self) -> list[bytes]:
         """Return one request to each agent, or to an even choice of many, with its user's token."""
-        tokens = {f"user-{n}": "" for n in range(USERS)}
-        by_user = {ids.user_id(self.identity.url, subject): subject for subject in tokens}
-        for subject in tokens:
-            tokens[subject] = self.identity.token(subject, expires_in_s=TOKEN_S)
         step = max(1, len(self.agents) // CALLED_AGENTS)
         return [
-            call(f"/v1/invoke/{agent.agent_id}", tokens[by_user[agent.user_id]])
-            for agent in self.agents[::step]
+            post(invoke_path(agent), CALL, self.headers(agent)) for agent in self.agents[::step]
         ]
+
+    def headers(self, agent: Agent) -> dict[str, str]:
+        """Return the headers of a call by the agent's user."""
+        token = self.tokens[agent.user_id]
+        return {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
 
     def relay_waits(self) -> int:
         """Return how many facts are not published yet."""
@@ -99,11 +100,9 @@ class Gateway:
             time.sleep(0.1)
 
 
-def call(path: str, token: str) -> bytes:
-    """Return an invocation as a user sends it."""
-    body = encode({"input": {"prompt": "hello"}, "traceId": "bench-1"})
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-    return post(path, body, headers)
+def invoke_path(agent: Agent) -> str:
+    """Return where an agent is called."""
+    return f"/v1/invoke/{agent.agent_id}"
 
 
 @contextmanager
@@ -121,9 +120,12 @@ def gateway(
     tiers.write_text(TIERS)
     dsn = infrastructure.new_database(f"gateway_{account}")
     nats_url = infrastructure.nats_url(account)
-    users = [ids.user_id(identity.url, f"user-{number}") for number in range(USERS)]
+    tokens = {
+        ids.user_id(identity.url, subject): identity.token(subject, expires_in_s=TOKEN_S)
+        for subject in (f"user-{number}" for number in range(USERS))
+    }
     known = [
-        seeding.new_agent(user_id) for user_id in itertools.islice(itertools.cycle(users), agents)
+        seeding.new_agent(user_id) for user_id in itertools.islice(itertools.cycle(tokens), agents)
     ]
     asyncio.run(_seed(nats_url, known))
     port = free_port()
@@ -136,7 +138,7 @@ def gateway(
         "WEBHOST_TIERS_FILE": str(tiers),
     }
     with service("webhost_gateway", directory, nats_url, dsn, env) as pid:
-        yield Gateway(pid, port, known, nats_url, dsn, identity)
+        yield Gateway(pid, port, known, nats_url, dsn, tokens)
 
 
 async def _seed(nats_url: str, agents: Sequence[Agent]) -> None:

@@ -21,7 +21,7 @@ from webhost_local.postgres_server import Cluster, run_as
 
 from bench.harness import NotMeasured
 
-READY_S = 60.0
+READY_S = 300.0
 STOP_S = 20.0
 PASSWORD = "for-benchmarks"
 ROOT = Path(__file__).resolve().parents[1]

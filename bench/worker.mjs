@@ -1,4 +1,4 @@
-// A Worker that costs next to nothing: it answers invoke/v1 and does nothing else.
+// A Worker that costs next to nothing: it answers invoke/v1 with the path that was called.
 
 export default {
   async fetch(request) {
@@ -7,7 +7,7 @@ export default {
       protocol: "invoke/v1",
       traceId,
       sessionId: sessionId ?? "bench",
-      output: { text: "You said: hello" },
+      output: { text: new URL(request.url).pathname },
       usage: { tokens: 7, computeMs: 1, toolCalls: 0 },
     });
   },
