@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 from rich.console import Console
 from webhost_kit.observability import configure_logging
 
-from bench import agents, gateway, pointer
+from bench import agents, gateway, ingest, pointer
 from bench.harness import Figure, NotMeasured
 from bench.options import Options
 from bench.report import as_json, machine, progress, show
@@ -31,7 +31,12 @@ class Bench(Protocol):
     def measure(self, infrastructure: Infrastructure, options: Options, /) -> list[Figure]: ...
 
 
-BENCHES: dict[str, Bench] = {"gateway": gateway, "agents": agents, "pointer": pointer}
+BENCHES: dict[str, Bench] = {
+    "gateway": gateway,
+    "agents": agents,
+    "pointer": pointer,
+    "ingest": ingest,
+}
 
 
 def main() -> int:
