@@ -1,6 +1,7 @@
-"""The stage of each test, and a gateway on it."""
+"""A stage for the tests that only ask, and one of its own for each test that breaks things."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -10,29 +11,34 @@ from webhost_kit.bus import connect
 
 from tests.integration.gateway.issuer import Issuer
 from tests.integration.gateway.stage import Gateway, Stage, ended
-from tests.integration.gateway.worker import Worker
+from tests.integration.gateway.worker import Worker, echo
+from tests.support.infra import Nats, Postgres
 from tests.support.serving import serving
 
+FIRST_BYTE_S = 1.5
+OVERALL_S = 3.0
+HEARTBEAT_S = 0.3
 
-@pytest.fixture
-async def stage(database_url: str, nats_account: str, tmp_path: Path) -> AsyncIterator[Stage]:
+
+@asynccontextmanager
+async def a_stage(dsn: str, nats_url: str, directory: Path) -> AsyncGenerator[Stage]:
     key = Ed25519PrivateKey.generate()
     issuer, worker = Issuer(), Worker(key.public_key())
-    bus = await connect(nats_account, "test")
+    bus = await connect(nats_url, "test")
     async with (
         serving(issuer) as issuer.url,
         serving(worker) as worker_url,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client,
         ended(
             Stage(
-                dsn=database_url,
-                nats_url=nats_account,
+                dsn=dsn,
+                nats_url=nats_url,
                 bus=bus,
                 issuer=issuer,
                 worker=worker,
                 worker_url=worker_url,
                 key=key,
-                directory=tmp_path,
+                directory=directory,
                 client=client,
             )
         ) as stage,
@@ -42,5 +48,36 @@ async def stage(database_url: str, nats_account: str, tmp_path: Path) -> AsyncIt
 
 
 @pytest.fixture
-async def gateway(stage: Stage) -> Gateway:
-    return await stage.start()
+async def own_stage(database_url: str, nats_account: str, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with a_stage(database_url, nats_account, tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="session")
+async def shared_stage(
+    postgres_server: Postgres, nats_server: Nats, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stage]:
+    dsn = postgres_server.create_database()
+    directory = tmp_path_factory.mktemp("gateway")
+    async with a_stage(dsn, nats_server.new_account(), directory) as stage:
+        await stage.start(
+            FIRST_BYTE_TIMEOUT_S=str(FIRST_BYTE_S),
+            INVOKE_TIMEOUT_S=str(OVERALL_S),
+            HEARTBEAT_S=str(HEARTBEAT_S),
+        )
+        yield stage
+    postgres_server.drop_database(dsn)
+
+
+@pytest.fixture
+def stage(shared_stage: Stage) -> Stage:
+    """The shared stage, its Worker answering as the template does."""
+    shared_stage.worker.behaviour = echo
+    shared_stage.worker.calls.clear()
+    return shared_stage
+
+
+@pytest.fixture
+def gateway(stage: Stage) -> Gateway:
+    """The gateway on the shared stage; it has short timeouts."""
+    return stage.gateways[0]

@@ -1,6 +1,7 @@
 """What a gateway stands between: bus, database, issuer, a Worker; and the gateway processes."""
 
 import asyncio
+import io
 import os
 import secrets
 import signal
@@ -243,10 +244,9 @@ class Stage:
     ):
         """Invoke; a context manager of the response."""
         path = f"/v1/invoke/{agent.agent_id}" + ("/stream" if stream else "")
-        raw = body if isinstance(body, bytes) else None
         return self.client.post(
             gateway.url + path,
-            data=raw or msgspec.json.encode(body or {"input": {"prompt": "hi"}}),
+            data=io.BytesIO(msgspec.json.encode(body or {"input": {"prompt": "hi"}})),
             headers={"Authorization": f"Bearer {agent.token}"} | (headers or {}),
         )
 
@@ -270,6 +270,10 @@ class Stage:
     def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
         with psycopg.connect(self.dsn, row_factory=dict_row) as connection:
             return connection.execute(query, parameters).fetchall()
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute(statement)
 
     async def facts(self, agent: Agent) -> list[InvocationFinished]:
         """Everything on USAGE about this agent, in order."""

@@ -41,7 +41,7 @@ async def main(settings: Settings) -> None:
         audience=settings.jwt_audience,
         authorized_parties=settings.jwt_authorized_parties,
     )
-    lease = Lease(database)
+    lease = Lease(database, ttl_s=settings.lease_ttl_s)
     service.stack.push_async_callback(lease.release)
     admitting, recording = Statements(dsn), Statements(dsn)
     service.stack.push_async_callback(admitting.close)

@@ -23,16 +23,17 @@ from webhost_gateway.records import Invocation, Outcome, closing
 
 log = structlog.get_logger(__name__)
 
-TTL_S = 8
-RENEW_S = 2.0
 BATCH = 500
+RENEWALS = 4
+"""Tries to renew before the lease ends."""
 
 
 class Lease:
     """This gateway's name, for as long as the database agrees that it is alive."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, ttl_s: float) -> None:
         self._database = database
+        self._ttl_s = ttl_s
         self._problem: str | None = "starting"
         self.gateway_id = _new_name()
 
@@ -44,7 +45,7 @@ class Lease:
         """Renew the lease, and finish what dead gateways left, for ever."""
         while True:
             try:
-                async with asyncio.timeout(TTL_S):
+                async with asyncio.timeout(self._ttl_s):
                     await self._renew()
                     self._problem = None
                     while await self._reap_one():
@@ -52,7 +53,7 @@ class Lease:
             except (Unavailable, DBAPIError, TimeoutError) as error:
                 self._problem = f"not renewed: {type(error).__name__}"
                 log.warning("lease not renewed", error=str(error).partition("\n")[0])
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(self._ttl_s / RENEWALS)
 
     async def release(self) -> None:
         """Give the lease up at an orderly end."""
@@ -63,12 +64,14 @@ class Lease:
     async def _renew(self) -> None:
         async with self._database.transaction() as connection:
             renewed = await connection.execute(
-                RENEW, {"gateway_id": self.gateway_id, "ttl_s": TTL_S}
+                RENEW, {"gateway_id": self.gateway_id, "ttl_s": self._ttl_s}
             )
             if renewed.rowcount == 0:
                 # Under the old name everything is finished by now: nothing may be added to it.
                 self.gateway_id = _new_name()
-                await connection.execute(TAKE, {"gateway_id": self.gateway_id, "ttl_s": TTL_S})
+                await connection.execute(
+                    TAKE, {"gateway_id": self.gateway_id, "ttl_s": self._ttl_s}
+                )
                 log.info("lease taken", gateway_id=self.gateway_id)
 
     async def _reap_one(self) -> bool:

@@ -20,6 +20,7 @@ class Settings(ServiceSettings):
     invoke_timeout_s: float = 60.0
     first_byte_timeout_s: float = 30.0
     heartbeat_s: float = 15.0
+    lease_ttl_s: float = 8.0
     agent_requests_per_minute: int | None = None
     cors_allowed_origins: CommaList = ()
     webhost_tiers_file: Path | None = None

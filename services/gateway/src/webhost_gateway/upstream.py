@@ -188,7 +188,7 @@ class Upstream:
 
     def _address_of(self, invoke_url: str) -> _Address:
         url = URL(invoke_url)
-        host = url.authority
+        host = url.host_port_subcomponent or ""
         if self._connect_to is not None:
             name, _, port = self._connect_to.rpartition(":")
             url = url.with_scheme("http").with_host(name).with_port(int(port))

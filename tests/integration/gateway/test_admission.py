@@ -1,0 +1,171 @@
+"""The limits are exact, and every admitted call is stated once, whoever dies when."""
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+
+import aiohttp
+import pytest
+from webhost_contracts.events import TierChanged
+
+from tests.integration.gateway.stage import Agent, Gateway, Stage
+from tests.integration.gateway.worker import Call, echo
+from tests.support.deadline import eventually
+
+
+async def at_once(stage: Stage, gateways: list[Gateway], agent: Agent, number: int) -> Counter[str]:
+    """Invoke with this many callers at once; count the answers by code or limit."""
+    calls = [stage.invoke(gateways[i % len(gateways)], agent) for i in range(number)]
+    answers: Counter[str] = Counter()
+    for status, body in await asyncio.gather(*calls):
+        error = body.get("error", {})
+        answers[str(error["details"].get("limitType", error["code"]) if error else status)] += 1
+    return answers
+
+
+async def quota(stage: Stage, agent: Agent) -> tuple[int, int]:
+    rows = stage.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+    return (sum(row["requests"] for row in rows), sum(row["in_flight"] for row in rows))
+
+
+async def until_quota(stage: Stage, agent: Agent, requests: int, in_flight: int) -> None:
+    async def there() -> bool:
+        return await quota(stage, agent) == (requests, in_flight)
+
+    await eventually(there, f"{requests} requests, {in_flight} in flight", seconds=15)
+
+
+async def knows_tier(stage: Stage, gateway: Gateway, agent: Agent, tier: str) -> None:
+    """Wait until the gateway has folded everything told before."""
+    marker = await stage.agent()
+    await stage.until_answers(gateway, marker)
+
+
+async def test_exactly_the_plans_requests_reach_the_worker(own_stage: Stage) -> None:
+    """200 callers at two gateways, a plan of 20: 20 calls, 180 refusals, 20 facts."""
+    stage = own_stage
+    gateways = list(await asyncio.gather(stage.start(), stage.start()))
+    agent = await stage.agent("small")
+    for gateway in gateways:
+        await knows_tier(stage, gateway, agent, "small")
+    stage.worker.calls.clear()
+    answers = await at_once(stage, gateways, agent, 200)
+    assert answers == {"200": 20, "requests": 180}
+    assert len(stage.worker.calls) == 20
+    await stage.until_facts(agent, 20)
+    await until_quota(stage, agent, 20, 0)
+    _, body = await stage.invoke(gateways[0], agent)
+    details = body["error"]["details"]
+    assert (details["current"], details["limit"]) == (20, 20)
+    assert details["suggestedAction"] == "upgrade"
+
+    # A higher plan is in force without a restart, and what was used stays used.
+    await stage.tell(agent, TierChanged(tier="narrow", previous_tier="small", source="test"))
+    await stage.until_answers(gateways[0], agent)
+    assert len(await stage.until_facts(agent, 21)) == 21
+    ids = [envelope.aggregate_id for envelope in await stage.envelopes(agent)]
+    assert len(set(ids)) == len(ids)
+    for gateway in gateways:
+        assert await gateway.stop() == 0
+    assert stage.rows("SELECT * FROM leases") == []
+
+
+async def test_no_more_calls_at_once_than_the_plan_has(own_stage: Stage) -> None:
+    stage = own_stage
+    gateways = list(await asyncio.gather(stage.start(), stage.start()))
+    agent = await stage.agent("narrow")
+    for gateway in gateways:
+        await knows_tier(stage, gateway, agent, "narrow")
+    go_on = asyncio.Event()
+
+    async def held(call: Call) -> None:
+        await go_on.wait()
+        await echo(call)
+
+    stage.worker.behaviour = held
+    calling = asyncio.create_task(at_once(stage, gateways, agent, 30))
+    await until_quota(stage, agent, 3, 3)
+    status, body = await stage.invoke(gateways[0], agent)
+    error = body["error"]
+    assert (status, error["details"]["limitType"]) == (402, "concurrency")
+    assert (error["details"]["current"], error["details"]["limit"]) == (3, 3)
+    go_on.set()
+    assert await calling == {"200": 3, "concurrency": 27}
+    await until_quota(stage, agent, 3, 0)
+    assert await at_once(stage, gateways, agent, 3) == {"200": 3}
+
+
+@pytest.mark.parametrize(
+    ("point", "reached"), [("gateway.admitted", 0), ("gateway.answered", 1), ("relay.published", 1)]
+)
+async def test_a_call_under_a_dead_gateway_counts_once(
+    own_stage: Stage, point: str, reached: int
+) -> None:
+    """A gateway dies at a named point; its call is stated once, by whoever is there."""
+    stage = own_stage
+    dying, other = await asyncio.gather(*(stage.start(LEASE_TTL_S="2") for _ in range(2)))
+    agent = await stage.agent("narrow")
+    await knows_tier(stage, dying, agent, "narrow")
+    await knows_tier(stage, other, agent, "narrow")
+    stage.worker.calls.clear()
+    await until_quota(stage, agent, 0, 0)
+    for gateway in (dying, other) if point == "relay.published" else (dying,):
+        gateway.crash_file.write_text(point)
+    with suppress(aiohttp.ClientError):
+        await stage.invoke(dying, agent)
+    dead = dying
+    if point == "relay.published":
+        # The relay is either gateway's.
+        dead = await the_dead_one(dying, other)
+    async with asyncio.timeout(10):
+        assert await dead.process.wait() == -9
+    survivor = other if dead is dying else dying
+    survivor.crash_file.unlink(missing_ok=True)
+    assert len(stage.worker.calls) == reached
+    facts = await stage.until_facts(agent, 1)
+    if point == "relay.published":
+        assert {fact.outcome for fact in facts} == {"succeeded"}
+    else:
+        assert [(f.outcome, f.errors, f.wall_ms) for f in facts] == [("unknown", 0, None)]
+    await until_quota(stage, agent, 1, 0)
+    await stage.until_answers(survivor, agent)
+    await until_quota(stage, agent, 2, 0)
+    assert len({e.event_id for e in await stage.envelopes(agent)}) == 2
+
+
+async def the_dead_one(*gateways: Gateway) -> Gateway:
+    dead: list[Gateway] = []
+
+    async def one_is() -> bool:
+        dead.extend(g for g in gateways if g.process.returncode is not None)
+        return bool(dead)
+
+    await eventually(one_is, "one of the gateways to die")
+    return dead[0]
+
+
+async def test_a_restarted_gateway_finds_its_routes_and_quotas(own_stage: Stage) -> None:
+    stage = own_stage
+    gateway = await stage.start()
+    agent = await stage.agent("small")
+    await stage.until_answers(gateway, agent)
+    await stage.until_facts(agent, 1)
+    gateway.kill()
+    await gateway.process.wait()
+    gateway = await stage.start()
+    assert await at_once(stage, [gateway], agent, 30) == {"200": 19, "requests": 11}
+
+
+async def test_a_gateway_that_lost_its_lease_admits_under_a_new_one(own_stage: Stage) -> None:
+    stage = own_stage
+    gateway = await stage.start()
+    agent = await stage.agent("narrow")
+    await stage.until_answers(gateway, agent)
+    ((before,),) = [tuple(row.values()) for row in stage.rows("SELECT gateway_id FROM leases")]
+    stage.execute("DELETE FROM leases")
+    status, body = await stage.invoke(gateway, agent)
+    assert (status, body["error"]["code"]) == (503, "UNAVAILABLE")
+    await stage.until_answers(gateway, agent)
+    ((after,),) = [tuple(row.values()) for row in stage.rows("SELECT gateway_id FROM leases")]
+    assert before != after
+    await until_quota(stage, agent, 2, 0)

@@ -1,0 +1,146 @@
+"""What a caller is told when the data plane fails, and what is stated of it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.integration.gateway.stage import Gateway, Stage
+from tests.integration.gateway.worker import Behaviour, Call
+from tests.support.deadline import eventually
+
+GOOD = {"protocol": "invoke/v1", "traceId": "t", "sessionId": "s", "output": {"text": "a"}}
+
+
+def answering(body: Any, status: int = 200) -> Behaviour:
+    async def behave(call: Call) -> None:
+        if isinstance(body, bytes):
+            await call.start(status, "text/html")
+            await call.write(body, more=False)
+        else:
+            await call.answer(body, status)
+
+    return behave
+
+
+def envelope(code: str, *, retryable: bool) -> dict[str, Any]:
+    return {"error": {"code": code, "message": "m", "retryable": retryable, "details": {}}}
+
+
+async def breaking_off(call: Call) -> None:
+    await call.start()
+    await call.write(b'{"protocol":')
+    raise ConnectionError("the Worker is gone")
+
+
+async def silent(call: Call) -> None:
+    await call.gone()
+
+
+async def endless(call: Call) -> None:
+    await call.start()
+    while True:
+        await call.write(" ")
+        await asyncio.sleep(0.05)
+
+
+async def huge(call: Call) -> None:
+    await call.start()
+    for _ in range(65):
+        await call.write(b"x" * 64 * 1024)
+    await call.write("", more=False)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "failure", "upstream_status", "retryable"),
+    [
+        (
+            answering(envelope("RUNTIME_ERROR", retryable=False), 500),
+            502,
+            "upstream_status",
+            500,
+            False,
+        ),
+        (
+            answering(envelope("UNAVAILABLE", retryable=True), 503),
+            502,
+            "upstream_status",
+            503,
+            True,
+        ),
+        (
+            answering(envelope("UNAUTHENTICATED", retryable=False), 401),
+            502,
+            "upstream_status",
+            401,
+            False,
+        ),
+        (answering(b"<html>522</html>", 522), 502, "upstream_status", 522, True),
+        (answering(b"", 302), 502, "upstream_status", 302, False),
+        (
+            answering(envelope("SESSION_EXPIRED", retryable=False), 410),
+            502,
+            "session_expired",
+            410,
+            False,
+        ),
+        (answering(b"not json"), 502, "invalid_response", 200, False),
+        (answering(GOOD | {"protocol": "invoke/v2"}), 502, "invalid_response", 200, False),
+        (answering(GOOD | {"output": {}}), 502, "invalid_response", 200, False),
+        (answering(GOOD | {"usage": {"tokens": -1}}), 502, "invalid_response", 200, False),
+        (huge, 502, "invalid_response", 200, False),
+        (breaking_off, 502, "network_error", None, True),
+        (silent, 504, "timeout", None, True),
+        (endless, 504, "timeout", None, True),
+    ],
+)
+async def test_failures_are_told_apart_and_count(
+    stage: Stage,
+    gateway: Gateway,
+    behaviour: Behaviour,
+    status: int,
+    failure: str,
+    upstream_status: int | None,
+    retryable: bool,
+) -> None:
+    agent = await stage.agent()
+    await stage.until_answers(gateway, agent)
+    stage.worker.behaviour = behaviour
+    for stream in (False, True):
+        got, body = await stage.invoke(gateway, agent, stream=stream)
+        error = body["error"]
+        assert (got, error["code"]) == (status, "RUNTIME_ERROR")
+        assert error["details"]["failure"] == failure
+        assert error["details"].get("upstreamStatus") == upstream_status
+        assert error["details"]["invokeHost"] == "workers.example"
+        assert error["retryable"] is retryable
+    facts = (await stage.until_facts(agent, 3))[1:]
+    assert [(f.outcome, f.errors, f.error_class) for f in facts] == [("failed", 1, "runtime")] * 2
+
+
+async def test_the_snippet_is_short_and_holds_no_secret(stage: Stage, gateway: Gateway) -> None:
+    agent = await stage.agent()
+    await stage.until_answers(gateway, agent)
+    stage.worker.behaviour = answering(b"key sk-abcdefghijkl " + b"x" * 5000, 500)
+    _, body = await stage.invoke(gateway, agent)
+    snippet = body["error"]["details"]["upstreamBodySnippet"]
+    assert len(snippet) == 500
+    assert snippet.startswith("key [redacted] xxx")
+
+
+async def test_a_call_that_was_never_sent_is_given_back(stage: Stage, gateway: Gateway) -> None:
+    """Nobody listens at the Workers' address: no byte was written, nothing is counted."""
+    deaf = await stage.start(WORKERS_CONNECT_TO="127.0.0.1:1")
+    agent = await stage.agent()
+    body = await stage.until_answers(deaf, agent, 502)
+    assert body["error"]["details"]["failure"] == "network_error"
+
+    async def given_back() -> bool:
+        rows = stage.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+        return [(row["requests"], row["in_flight"]) for row in rows] == [(0, 0)]
+
+    await eventually(given_back, "the quota to be given back")
+    assert stage.rows("SELECT * FROM invocations WHERE user_id = %s", agent.user_id) == []
+    await stage.until_answers(gateway, agent)
+    assert len(await stage.until_facts(agent, 1)) == 1
+    await deaf.stop()

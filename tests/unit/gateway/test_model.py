@@ -1,0 +1,123 @@
+"""The route table is a fold that never goes back."""
+
+import itertools
+
+from webhost_contracts.events import (
+    AgentCreated,
+    AgentDeleted,
+    AgentDisabled,
+    AgentEnabled,
+    DeploymentActivated,
+    DeploymentStarted,
+    DeploymentSucceeded,
+    DeploymentTornDown,
+    Envelope,
+    Event,
+    TierChanged,
+)
+from webhost_contracts.events.base import data_of
+from webhost_gateway.model import TYPES, Account, Agent, Deployment, RouteTable
+
+URL = "https://workers.example/dep/dep_1/invoke"
+
+
+def activated(deployment_id: str) -> Event:
+    return DeploymentActivated(deployment_id=deployment_id, pointer_revision=1, cause="activate")
+
+
+def started() -> Event:
+    return DeploymentStarted(
+        agent_id="agt_1",
+        deployment_version=1,
+        runtime_provider="cloudflare",
+        key_version=1,
+        key_generation=1,
+    )
+
+
+def succeeded() -> Event:
+    return DeploymentSucceeded(agent_id="agt_1", worker_name="w", invoke_url=URL)
+
+
+def take(routes: RouteTable, aggregate_id: str, version: int, event: Event) -> None:
+    envelope = Envelope(
+        event_id="evt_1",
+        aggregate_id=aggregate_id,
+        version=version,
+        user_id="usr_1",
+        occurred_at_ms=1,
+        actor="test",
+        data=data_of(event),
+    )
+    routes.evolve(envelope, event)
+
+
+def test_an_agents_life() -> None:
+    routes = RouteTable()
+    steps = [
+        (AgentCreated(name="a"), Agent(1, "usr_1")),
+        (activated("dep_1"), Agent(2, "usr_1", deployment_id="dep_1")),
+        (AgentDisabled(), Agent(3, "usr_1", disabled=True, deployment_id="dep_1")),
+        (AgentEnabled(), Agent(4, "usr_1", deployment_id="dep_1")),
+        (activated("dep_2"), Agent(5, "usr_1", deployment_id="dep_2")),
+        (AgentDeleted(), Agent(6, "usr_1", deleted=True, deployment_id="dep_2")),
+    ]
+    for version, (event, state) in enumerate(steps, start=1):
+        take(routes, "agt_1", version, event)
+        assert routes.agents["agt_1"] == state
+
+
+def test_a_deployments_life() -> None:
+    routes = RouteTable()
+    take(routes, "dep_1", 1, started())
+    assert routes.deployments["dep_1"] == Deployment(1, "cloudflare")
+    take(routes, "dep_1", 7, succeeded())
+    assert routes.deployments["dep_1"] == Deployment(7, "cloudflare", URL)
+    take(routes, "dep_1", 8, DeploymentTornDown(agent_id="agt_1"))
+    assert routes.deployments["dep_1"] == Deployment(8, "cloudflare")
+
+
+def test_a_tier() -> None:
+    routes = RouteTable()
+    take(routes, "usr_1", 1, TierChanged(tier="pro", previous_tier="free", source="webhook"))
+    take(routes, "usr_1", 3, TierChanged(tier="free", previous_tier="pro", source="webhook"))
+    take(routes, "usr_1", 2, TierChanged(tier="pro", previous_tier="pro", source="webhook"))
+    assert routes.accounts == {"usr_1": Account(3, "free")}
+
+
+def test_what_was_seen_changes_nothing_again() -> None:
+    facts = [AgentCreated(name="a"), activated("dep_1"), activated("dep_2"), AgentDisabled()]
+    routes = RouteTable()
+    for version, event in enumerate(facts, start=1):
+        take(routes, "agt_1", version, event)
+    final = routes.agents["agt_1"]
+    for version, event in enumerate(facts, start=1):
+        take(routes, "agt_1", version, event)
+        assert routes.agents["agt_1"] == final
+
+
+def test_the_order_across_aggregates_does_not_matter() -> None:
+    facts = [
+        ("agt_1", 1, AgentCreated(name="a")),
+        ("agt_1", 2, activated("dep_1")),
+        ("dep_1", 1, started()),
+        ("dep_1", 2, succeeded()),
+        ("usr_1", 1, TierChanged(tier="pro", previous_tier="free", source="webhook")),
+    ]
+    results = []
+    for order in itertools.permutations(facts):
+        positions = {fact[:2]: place for place, fact in enumerate(order)}
+        if positions["agt_1", 1] > positions["agt_1", 2]:
+            continue
+        if positions["dep_1", 1] > positions["dep_1", 2]:
+            continue
+        routes = RouteTable()
+        for fact in order:
+            take(routes, *fact)
+        results.append(routes)
+    assert len(results) == 30
+    assert all(routes == results[0] for routes in results)
+
+
+def test_every_type_that_is_read_is_understood() -> None:
+    assert {kind.kind() for kind in TYPES.values()} == {"agent", "deployment", "account"}
