@@ -1,0 +1,146 @@
+"""A real telemetry-ingest process, with a deployment that may report."""
+
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from webhost_contracts import ids, signatures, subjects, wire
+from webhost_contracts.events import DeploymentStarted, Envelope, TelemetryAccepted
+from webhost_kit.bus import Bus, connect
+from webhost_kit.clock import now_ms
+from webhost_kit.eventstore import new_id
+from webhost_kit.keys import MasterKeys, base64url
+
+from tests.support.infra import Nats
+from tests.support.service import ServiceProcess, service
+from tests.support.stating import envelope, state
+
+MASTER = secrets.token_bytes(32)
+KEYS = MasterKeys({1: MASTER})
+
+
+@dataclass
+class Deployment:
+    """Somebody's deployment, and the key that its Worker signs with."""
+
+    user_id: str = field(default_factory=lambda: ids.user_id("test", secrets.token_hex(8)))
+    agent_id: str = field(default_factory=lambda: new_id(ids.AGENT, now_ms()))
+    deployment_id: str = field(default_factory=lambda: new_id(ids.DEPLOYMENT, now_ms()))
+
+    @property
+    def key(self) -> bytes:
+        key = KEYS.telemetry_key(1, self.deployment_id, 1)
+        assert key is not None
+        return key
+
+    def report(self, **changes: Any) -> bytes:
+        report = {
+            "userId": self.user_id,
+            "agentId": self.agent_id,
+            "deploymentId": self.deployment_id,
+            "runtimeProvider": "cloudflare",
+            "timestampMs": now_ms(),
+            "eventId": new_id(ids.INVOCATION, now_ms()),
+            "requests": 1,
+            "llmTokens": 10,
+            "computeMs": 20,
+            "errors": 0,
+        }
+        return msgspec.json.encode(report | changes)
+
+
+@dataclass
+class Edge:
+    """The ingest process and the bus that it publishes to."""
+
+    bus: Bus
+    process: ServiceProcess
+
+    async def start(self, deployment: Deployment) -> None:
+        """State that the deployment's work began."""
+        fact = DeploymentStarted(
+            agent_id=deployment.agent_id,
+            deployment_version=1,
+            runtime_provider="cloudflare",
+            key_version=1,
+            key_generation=1,
+        )
+        subject = subjects.event(deployment.user_id, "deployment", deployment.deployment_id)
+        await state(self.bus, subject, envelope(deployment.user_id, deployment.deployment_id, fact))
+
+    async def post(
+        self,
+        deployment: Deployment,
+        body: bytes,
+        *,
+        key: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Post a signed body; return status, decoded answer and headers in lower case."""
+        signed = {
+            signatures.TELEMETRY_DEPLOYMENT_HEADER: deployment.deployment_id,
+            signatures.TELEMETRY_SIGNATURE_HEADER: signatures.telemetry_signature(
+                key or deployment.key, body
+            ),
+        }
+        url = f"{self.process.url}/v1/telemetry/report"
+        async with self.process.client.post(
+            url, data=body, headers=signed | (headers or {})
+        ) as answer:
+            found = {name.lower(): value for name, value in answer.headers.items()}
+            return answer.status, msgspec.json.decode(await answer.read()), found
+
+    async def accepted(self) -> list[tuple[str, Envelope, TelemetryAccepted]]:
+        """Everything on USAGE, in order: subject, envelope, fact."""
+        info = await self.bus.js.stream_info(subjects.USAGE)
+        found: list[tuple[str, Envelope, TelemetryAccepted]] = []
+        for sequence in range(1, info.state.last_seq + 1):
+            message = await self.bus.js.get_msg(subjects.USAGE, sequence, direct=True)
+            stored = wire.decode(message.data, Envelope)
+            fact = wire.decode(bytes(stored.data), TelemetryAccepted)
+            found.append((str(message.subject), stored, fact))
+        return found
+
+
+async def _edge(dsn: str, nats_url: str) -> AsyncIterator[Edge]:
+    bus = await connect(nats_url, "test")
+    keys = f"1:{base64url(MASTER)}"
+    async with service(
+        "webhost_telemetry_ingest", dsn, nats_url, TELEMETRY_MASTER_KEYS=keys
+    ) as process:
+        yield Edge(bus, process)
+    await bus.close()
+
+
+@pytest.fixture
+async def edge(database_url: str, nats_account: str) -> AsyncIterator[Edge]:
+    async for edge in _edge(database_url, nats_account):
+        yield edge
+
+
+@pytest.fixture
+async def deployment(edge: Edge) -> Deployment:
+    """A deployment that the edge knows."""
+    deployment = Deployment()
+    await edge.start(deployment)
+    await until_known(edge, deployment)
+    return deployment
+
+
+async def until_known(edge: Edge, deployment: Deployment) -> None:
+    """Return when the edge knows the deployment: it finds a report too old, not unknown."""
+    from tests.support.deadline import eventually
+
+    async def known() -> bool:
+        return (await edge.post(deployment, deployment.report(timestampMs=1)))[0] == 400
+
+    await eventually(known, "the deployment to be known")
+
+
+@pytest.fixture
+def nats(nats_server: Nats) -> Nats:
+    """The server, to be killed and started again."""
+    return nats_server

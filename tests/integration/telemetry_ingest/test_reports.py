@@ -1,0 +1,190 @@
+"""What a Worker may report, over HTTP and onto the real stream."""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from webhost_contracts import ids, signatures, subjects
+from webhost_kit.clock import now_ms
+from webhost_telemetry_ingest.tables import metadata
+
+from tests.integration.telemetry_ingest.conftest import Deployment, Edge, until_known
+from tests.support.deadline import eventually
+from tests.support.infra import Nats
+from tests.support.schema import differences
+
+
+def test_migrations_and_tables_agree(database_url: str) -> None:
+    assert differences(database_url, "webhost_telemetry_ingest", metadata) == []
+
+
+async def test_an_accepted_report_is_on_the_stream(edge: Edge, deployment: Deployment) -> None:
+    at = now_ms()
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = deployment.report(eventId="inv_1", timestampMs=at, provider={"model": "m"})
+    status, answer, headers = await edge.post(
+        deployment, body, headers={"X-Request-Id": "req_mine", "traceparent": trace}
+    )
+    assert (status, answer) == (202, {"accepted": True, "eventId": "inv_1", "deduped": False})
+    assert headers["x-request-id"] == "req_mine"
+    assert not [name for name in headers if name.startswith("access-control")]
+
+    [(subject, stored, fact)] = await edge.accepted()
+    assert subject == subjects.usage(deployment.user_id, deployment.agent_id)
+    assert stored.user_id == deployment.user_id
+    assert (stored.request_id, stored.traceparent) == ("req_mine", trace)
+    assert ids.has_prefix(stored.event_id, ids.EVENT)
+    assert (fact.deployment_id, fact.dedupe_key) == (deployment.deployment_id, "event:inv_1")
+    assert (fact.timestamp_ms, fact.llm_tokens, fact.provider) == (at, 10, {"model": "m"})
+
+
+@pytest.mark.accept("1.3")
+async def test_forged_and_foreign_reports_never_reach_the_stream(
+    edge: Edge, deployment: Deployment
+) -> None:
+    other = Deployment()
+    await edge.start(other)
+    await until_known(edge, other)
+    good = deployment.report()
+    tampered = good.replace(b'"llmTokens":10', b'"llmTokens":11')
+    assert tampered != good
+
+    async def refused(body: bytes, key: bytes | None = None, **headers: str) -> tuple[int, Any]:
+        status, answer, _ = await edge.post(
+            deployment, body, key=key, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        )
+        return status, answer["error"]
+
+    signature = signatures.telemetry_signature
+    for status, error in (
+        await refused(tampered, X_Telemetry_Signature=signature(deployment.key, good)),
+        await refused(good, key=other.key),
+        await refused(good, X_Telemetry_Deployment_Id=other.deployment_id),
+        await refused(good, X_Telemetry_Signature=""),
+    ):
+        assert (status, error["code"]) == (401, "UNAUTHENTICATED")
+    for changes in (
+        {"userId": other.user_id},
+        {"agentId": other.agent_id},
+        {"deploymentId": other.deployment_id},
+        {"runtimeProvider": "agentcore"},
+    ):
+        status, error = await refused(deployment.report(**changes))
+        assert (status, error["code"]) == (403, "UNAUTHORIZED")
+        assert error["details"] == {"reason": "attribution_mismatch"}
+    assert await edge.accepted() == []
+
+
+@pytest.mark.accept("1.3")
+async def test_a_replay_is_recognised(edge: Edge, deployment: Deployment) -> None:
+    body = deployment.report(eventId="inv_1")
+    answers = [(await edge.post(deployment, body))[1] for _ in range(3)]
+    assert [answer["deduped"] for answer in answers] == [False, True, True]
+    assert {answer["eventId"] for answer in answers} == {"inv_1"}
+    assert len(await edge.accepted()) == 1
+
+
+async def test_a_deployment_is_unknown_until_its_news_arrives(edge: Edge) -> None:
+    deployment = Deployment()
+    body = deployment.report()
+    status, answer, headers = await edge.post(deployment, body)
+    assert (status, answer["error"]["code"]) == (503, "UNAVAILABLE")
+    assert answer["error"]["retryable"] is True
+    assert int(headers["retry-after"]) > 0
+    assert (await edge.post(deployment, body, key=b"x" * 32))[0] == 401
+
+    await edge.start(deployment)
+
+    async def taken() -> bool:
+        return (await edge.post(deployment, body))[0] == 202
+
+    await eventually(taken, "the report to be accepted")
+    assert len(await edge.accepted()) == 1
+
+
+async def test_the_door_is_one_address(edge: Edge, deployment: Deployment) -> None:
+    url, client = edge.process.url, edge.process.client
+    for method, path, status, code in (
+        ("GET", "/v1/telemetry/report", 405, "METHOD_NOT_ALLOWED"),
+        ("OPTIONS", "/v1/telemetry/report", 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/v1/telemetry/report/", 404, "NOT_FOUND"),
+        ("POST", "/v1/telemetry/report", 401, "UNAUTHENTICATED"),
+    ):
+        async with client.request(method, url + path) as answer:
+            error = msgspec.json.decode(await answer.read())["error"]
+            assert (answer.status, error["code"]) == (status, code)
+            assert error["requestId"] == answer.headers["X-Request-Id"]
+    status, answer, _ = await edge.post(deployment, b"x" * (64 * 1024 + 1))
+    assert (status, answer["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert (await edge.post(deployment, b"x" * 64 * 1024))[0] == 400
+
+
+async def test_concurrent_reports_share_publishes(edge: Edge, deployment: Deployment) -> None:
+    bodies = [deployment.report() for _ in range(200)]
+    began = time.perf_counter()
+    answers = await asyncio.gather(*(edge.post(deployment, body) for body in bodies))
+    print(f"200 concurrent reports: {200 / (time.perf_counter() - began):.0f}/s")
+    assert [status for status, _, _ in answers] == [202] * 200
+    stored = [fact.dedupe_key for _, _, fact in await edge.accepted()]
+    assert sorted(stored) == sorted(f"event:{answer['eventId']}" for _, answer, _ in answers)
+    async with edge.process.client.get(
+        f"http://{edge.process.env['OPS_LISTEN']}/metrics"
+    ) as metrics:
+        text = await metrics.text()
+    [batches] = [
+        float(line.split()[1])
+        for line in text.splitlines()
+        if line.startswith("webhost_telemetry_batch_size_count")
+    ]
+    assert batches < 100
+
+
+async def test_nothing_acknowledged_is_lost_when_the_bus_dies(
+    edge: Edge, deployment: Deployment, nats: Nats
+) -> None:
+    acknowledged: set[str] = set()
+    refused = 0
+    ending = asyncio.Event()
+
+    async def worker() -> None:
+        nonlocal refused
+        while not ending.is_set():
+            status, answer, _ = await edge.post(deployment, deployment.report())
+            if status == 202:
+                acknowledged.add(f"event:{answer['eventId']}")
+            else:
+                assert status == 503
+                refused += 1
+                await asyncio.sleep(0.01)
+
+    async def some(number: int) -> None:
+        async def there() -> bool:
+            return len(acknowledged) >= number
+
+        await eventually(there, f"{number} acknowledged reports", seconds=20)
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(8):
+            workers.create_task(worker())
+        await some(50)
+        nats.kill()
+        try:
+
+            async def refusing() -> bool:
+                return refused > 8
+
+            await eventually(refusing, "reports to be refused")
+        finally:
+            nats.start()
+        await some(len(acknowledged) + 50)
+        ending.set()
+    assert acknowledged <= {fact.dedupe_key for _, _, fact in await edge.accepted()}
+
+
+async def test_the_memory_survives_a_kill(edge: Edge, deployment: Deployment) -> None:
+    await edge.process.kill()
+    await edge.process.start()
+    assert (await edge.post(deployment, deployment.report()))[0] == 202
+    assert await edge.process.stop() == 0
