@@ -98,6 +98,10 @@ class Stage:
                 stderr=log,
                 preexec_fn=tied_to_parent(),
             )
+        await self.until_ready()
+
+    async def until_ready(self) -> None:
+        """Return when the api says that it is ready."""
         await eventually(self._ready, "the api to be ready", seconds=START_S)
 
     async def kill(self) -> None:

@@ -195,13 +195,3 @@ async def test_a_tier_may_come_before_the_user(stage: Stage) -> None:
 
     await eventually(told, "the tier")
     await user.http.aclose()
-
-
-async def test_what_was_made_survives_a_kill(own_stage: Stage) -> None:
-    user = own_stage.user()
-    async with user.http:
-        agent = await user.create()
-    await own_stage.kill()
-    await own_stage.start()
-    async with own_stage.client(**dict(user.http.headers)) as user.http:
-        assert await user.agent(agent["id"]) == agent

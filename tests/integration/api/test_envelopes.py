@@ -4,6 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
+from webhost_contracts import subjects
 
 from tests.integration.api.stage import ORIGIN, Stage, User, ok, problem
 
@@ -165,6 +166,17 @@ async def test_what_the_framework_refuses_has_the_envelope(user: User) -> None:
         problem(await user.http.get(path), 404, "NOT_FOUND")
     response = await user.http.put("/v1/agents", json={})
     problem(response, 405, "METHOD_NOT_ALLOWED")
+
+
+async def test_what_nobody_foresaw_tells_nothing_of_the_inside(stage: Stage, user: User) -> None:
+    agent = await user.create()
+    deployment = await user.deploy(agent["id"], moduleCode="// only here")
+    store = await stage.bus.js.object_store(subjects.ARTIFACTS_BUCKET)
+    await store.put(deployment["artifact"]["checksum"], b"not what was stored")
+    response = await user.http.get(f"/v1/deployments/{deployment['id']}/source")
+    error = problem(response, 500, "INTERNAL")
+    assert error["message"] == "Something went wrong on our side."
+    assert error["details"] == {}
 
 
 async def test_strange_ids_are_not_found(user: User) -> None:

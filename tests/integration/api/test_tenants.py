@@ -47,7 +47,7 @@ async def test_a_foreign_id_is_not_found(stage: Stage, user: User, method: str, 
 async def test_every_door_with_an_id_is_in_the_list(user: User) -> None:
     document = ok(await user.http.get("/v1/openapi.json"))
     doors = {
-        (method.upper(), path.replace("_id}", "}"))
+        (method.upper(), path.replace("Id}", "}"))
         for path, methods in document["paths"].items()
         for method in methods
         if "{" in path

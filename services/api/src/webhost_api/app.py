@@ -38,6 +38,7 @@ def build() -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     bearer = HTTPBearer(bearerFormat="JWT", auto_error=False)
     for door in (

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
@@ -84,14 +84,14 @@ def caller(request: Request) -> Caller:
     return cast(Caller, request.state.caller)
 
 
-def agent_id(agent_id: str) -> str:
+def agent_id(agent_id: Annotated[str, Path(alias="agentId")]) -> str:
     """Return an agent's id from the path. Raises NotFound for what is no such id."""
     if not ids.has_prefix(agent_id, ids.AGENT):
         raise agent_not_found()
     return agent_id
 
 
-def deployment_id(deployment_id: str) -> str:
+def deployment_id(deployment_id: Annotated[str, Path(alias="deploymentId")]) -> str:
     """Return a deployment's id from the path. Raises NotFound for what is no such id."""
     if not ids.has_prefix(deployment_id, ids.DEPLOYMENT):
         raise deployment_not_found()
@@ -100,6 +100,8 @@ def deployment_id(deployment_id: str) -> str:
 
 TheHouse = Annotated[House, Depends(house)]
 TheCaller = Annotated[Caller, Depends(caller)]
+Limit = Annotated[int, Query(description="1 to 100; what is beyond is clamped.")]
+Cursor = Annotated[str | None, Query(description="The `nextCursor` of the page before.")]
 AgentId = Annotated[str, Depends(agent_id)]
 DeploymentId = Annotated[str, Depends(deployment_id)]
 

@@ -18,6 +18,7 @@ from webhost_contracts import ids
 from webhost_kit.clock import now_ms
 from webhost_kit.database import Database
 from webhost_kit.errors import Conflict, InvalidRequest, Unavailable
+from webhost_kit.eventstore import new_id
 
 from webhost_api.tables import idempotency
 
@@ -57,20 +58,22 @@ class IdempotencyKey:
         fingerprint = hashlib.sha256(f"{method} {path}\n".encode() + body).digest()
         return cls(user_id, route, key, fingerprint)
 
-    def new_id(self, prefix: str, at_ms: int) -> str:
-        """Return the id of this kind that the request makes; its randomness is the key's."""
-        digest = hashlib.sha256(f"{prefix}\n{self._scope}".encode()).digest()
-        return ids.new_id(prefix, at_ms, digest[: ids.ENTROPY_BYTES])
-
     @property
     def lock(self) -> int:
         """Return the number of the advisory lock that stands for this key."""
-        digest = hashlib.sha256(f"idempotency\n{self._scope}".encode()).digest()
-        return int.from_bytes(digest[:8], "big", signed=True)
+        return int.from_bytes(self.digest("lock")[:8], "big", signed=True)
 
-    @property
-    def _scope(self) -> str:
-        return f"{self.user_id}\n{self.route}\n{self.key}"
+    def digest(self, purpose: str) -> bytes:
+        """Return what follows from the key and its scope, for this purpose."""
+        scope = f"{purpose}\n{self.user_id}\n{self.route}\n{self.key}"
+        return hashlib.sha256(scope.encode()).digest()
+
+
+def id_for(key: IdempotencyKey | None, prefix: str, at_ms: int) -> str:
+    """Return the id of what a request makes. Under a key its randomness is the key's."""
+    if key is None:
+        return new_id(prefix, at_ms)
+    return ids.new_id(prefix, at_ms, key.digest(prefix)[: ids.ENTROPY_BYTES])
 
 
 async def once(

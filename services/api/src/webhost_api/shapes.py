@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from webhost_contracts.entitlements import Entitlements
 from webhost_contracts.errors import DeploymentError, ErrorCode
+from webhost_contracts.invoke import PROTOCOL
 
 from webhost_api.model import Agent, Deployment
 
@@ -16,9 +17,7 @@ def _is_absent(value: object) -> bool:
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=to_camel, validate_by_name=True, validate_by_alias=False, frozen=True
-    )
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
 
 
 OptionalText = Annotated[str | None, Field(exclude_if=_is_absent)]
@@ -61,9 +60,9 @@ class ProviderRef(_Answer):
 class DeploymentErrorShape(_Answer):
     """Why a deployment failed; `details` has step, endpoint, providerCode, providerMessage."""
 
-    code: str = ErrorCode.DEPLOYMENT_FAILED
+    code: str
     message: str
-    retryable: bool = False
+    retryable: bool
     details: dict[str, Any]
 
 
@@ -74,7 +73,7 @@ class DeploymentShape(_Answer):
     user_id: str
     agent_id: str
     version: int
-    protocol: str = "invoke/v1"
+    protocol: str
     runtime_provider: str
     status: str
     artifact: ArtifactShape
@@ -289,6 +288,7 @@ def deployment_shape(deployment: Deployment) -> DeploymentShape:
         user_id=deployment.user_id,
         agent_id=deployment.agent_id,
         version=deployment.version,
+        protocol=PROTOCOL,
         runtime_provider=deployment.runtime_provider,
         status=deployment.status,
         artifact=ArtifactShape(
@@ -318,4 +318,9 @@ def _provider_ref(deployment: Deployment) -> ProviderRef | None:
 
 def _deployment_error(error: DeploymentError) -> DeploymentErrorShape:
     details = msgspec.to_builtins(error)
-    return DeploymentErrorShape(message=details.pop("message"), details=details)
+    return DeploymentErrorShape(
+        code=ErrorCode.DEPLOYMENT_FAILED,
+        message=details.pop("message"),
+        retryable=False,
+        details=details,
+    )

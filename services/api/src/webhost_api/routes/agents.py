@@ -5,19 +5,26 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
-from webhost_kit.eventstore import new_id
 
 from webhost_api import decisions, handlers, queries
 from webhost_api.bodies import CreateAgentBody, UpdateAgentBody
 from webhost_api.decisions import CreateAgent, UpdateAgent
-from webhost_api.http import AgentId, TheCaller, TheHouse, TheKey, UserRoute, answered, decide
+from webhost_api.http import (
+    AgentId,
+    Cursor,
+    Limit,
+    TheCaller,
+    TheHouse,
+    TheKey,
+    UserRoute,
+    answered,
+    decide,
+)
+from webhost_api.idempotency import id_for
 from webhost_api.model import AgentStatus
 from webhost_api.shapes import AgentAnswer, AgentsAnswer, agent_shape
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=UserRoute)
-
-Limit = Annotated[int, Query(description="1 to 100; what is beyond is clamped.")]
-Cursor = Annotated[str | None, Query(description="The `nextCursor` of the page before.")]
 
 
 @router.get("", response_model=AgentsAnswer)
@@ -43,8 +50,7 @@ async def create_agent(
     house: TheHouse, caller: TheCaller, key: TheKey, body: CreateAgentBody
 ) -> Response:
     """Make an agent."""
-    at_ms = caller.circumstances.at_ms
-    agent_id = new_id(ids.AGENT, at_ms) if key is None else key.new_id(ids.AGENT, at_ms)
+    agent_id = id_for(key, ids.AGENT, caller.circumstances.at_ms)
     command = CreateAgent(
         name=body.name,
         description=body.description,
@@ -59,7 +65,7 @@ async def create_agent(
     return await decide(house, key, work, status=201)
 
 
-@router.get("/{agent_id}", response_model=AgentAnswer)
+@router.get("/{agentId}", response_model=AgentAnswer)
 async def get_agent(house: TheHouse, caller: TheCaller, agent_id: AgentId) -> Response:
     """One agent."""
     async with house.database.transaction() as connection:
@@ -67,7 +73,7 @@ async def get_agent(house: TheHouse, caller: TheCaller, agent_id: AgentId) -> Re
     return answered(AgentAnswer(agent=agent_shape(agent)))
 
 
-@router.patch("/{agent_id}", response_model=AgentAnswer)
+@router.patch("/{agentId}", response_model=AgentAnswer)
 async def update_agent(
     house: TheHouse, caller: TheCaller, agent_id: AgentId, body: UpdateAgentBody
 ) -> Response:
@@ -86,7 +92,7 @@ async def update_agent(
     return await decide(house, None, work)
 
 
-@router.delete("/{agent_id}", response_model=AgentAnswer)
+@router.delete("/{agentId}", response_model=AgentAnswer)
 async def delete_agent(house: TheHouse, caller: TheCaller, agent_id: AgentId) -> Response:
     """Make the agent a tombstone, refuse its invocations, and remove what it has."""
 
@@ -97,7 +103,7 @@ async def delete_agent(house: TheHouse, caller: TheCaller, agent_id: AgentId) ->
     return await decide(house, None, work)
 
 
-@router.post("/{agent_id}/disable", response_model=AgentAnswer)
+@router.post("/{agentId}/disable", response_model=AgentAnswer)
 async def disable_agent(
     house: TheHouse, caller: TheCaller, key: TheKey, agent_id: AgentId
 ) -> Response:
@@ -110,7 +116,7 @@ async def disable_agent(
     return await decide(house, key, work)
 
 
-@router.post("/{agent_id}/enable", response_model=AgentAnswer)
+@router.post("/{agentId}/enable", response_model=AgentAnswer)
 async def enable_agent(
     house: TheHouse, caller: TheCaller, key: TheKey, agent_id: AgentId
 ) -> Response:

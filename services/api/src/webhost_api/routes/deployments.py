@@ -1,21 +1,20 @@
 """The doors to deployments, their source and the pointer."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_contracts.artifacts import Bundle, Module
 from webhost_kit.crashpoints import crash_point
-from webhost_kit.eventstore import new_id
 
 from webhost_api import handlers, queries, templates
 from webhost_api.bodies import ActivateBody, DeployBody
 from webhost_api.decisions import RequestDeployment
 from webhost_api.http import (
     AgentId,
+    Cursor,
     DeploymentId,
     DeployRoute,
+    Limit,
     TheCaller,
     TheHouse,
     TheKey,
@@ -23,6 +22,7 @@ from webhost_api.http import (
     answered,
     decide,
 )
+from webhost_api.idempotency import id_for
 from webhost_api.model import DeploymentStatus
 from webhost_api.shapes import (
     ActivatedAnswer,
@@ -43,15 +43,13 @@ INVOKE_PATH = "/invoke"
 router = APIRouter(tags=["deployments"], route_class=UserRoute)
 deploy_router = APIRouter(tags=["deployments"], route_class=DeployRoute)
 
-Limit = Annotated[int, Query(description="1 to 100; what is beyond is clamped.")]
-Cursor = Annotated[str | None, Query(description="The `nextCursor` of the page before.")]
 
-
+@deploy_router.post("/v1/agents/{agentId}/deploy", status_code=202, response_model=DeploymentAnswer)
 @deploy_router.post(
-    "/v1/agents/{agent_id}/deploy", status_code=202, response_model=DeploymentAnswer
-)
-@deploy_router.post(
-    "/v1/agents/{agent_id}/deployments", status_code=202, response_model=DeploymentAnswer
+    "/v1/agents/{agentId}/deployments",
+    status_code=202,
+    response_model=DeploymentAnswer,
+    name="create_deployment",
 )
 async def deploy(
     house: TheHouse,
@@ -71,11 +69,8 @@ async def deploy(
     artifact = await house.artifacts.put(
         Bundle(modules=(Module(name=main_module_name, content=code),))
     )
-    at_ms = caller.circumstances.at_ms
     command = RequestDeployment(
-        deployment_id=(
-            new_id(ids.DEPLOYMENT, at_ms) if key is None else key.new_id(ids.DEPLOYMENT, at_ms)
-        ),
+        deployment_id=id_for(key, ids.DEPLOYMENT, caller.circumstances.at_ms),
         artifact=artifact,
         main_module_name=main_module_name,
         invoke_path=wanted.invoke_path or INVOKE_PATH,
@@ -96,7 +91,7 @@ async def deploy(
     return response
 
 
-@router.get("/v1/agents/{agent_id}/deployments", response_model=DeploymentsAnswer)
+@router.get("/v1/agents/{agentId}/deployments", response_model=DeploymentsAnswer)
 async def list_deployments(
     house: TheHouse,
     caller: TheCaller,
@@ -116,7 +111,7 @@ async def list_deployments(
 
 
 @router.post(
-    "/v1/agents/{agent_id}/deployments/{deployment_id}/activate", response_model=ActivatedAnswer
+    "/v1/agents/{agentId}/deployments/{deploymentId}/activate", response_model=ActivatedAnswer
 )
 async def activate(
     house: TheHouse,
@@ -138,7 +133,7 @@ async def activate(
     return await decide(house, key, work)
 
 
-@router.get("/v1/deployments/{deployment_id}", response_model=DeploymentAnswer)
+@router.get("/v1/deployments/{deploymentId}", response_model=DeploymentAnswer)
 async def get_deployment(
     house: TheHouse, caller: TheCaller, deployment_id: DeploymentId
 ) -> Response:
@@ -148,7 +143,7 @@ async def get_deployment(
     return answered(DeploymentAnswer(deployment=deployment_shape(deployment)))
 
 
-@router.get("/v1/deployments/{deployment_id}/source", response_model=SourceAnswer)
+@router.get("/v1/deployments/{deploymentId}/source", response_model=SourceAnswer)
 async def get_source(house: TheHouse, caller: TheCaller, deployment_id: DeploymentId) -> Response:
     """The modules that were deployed."""
     async with house.database.transaction() as connection:

@@ -18,7 +18,7 @@ from webhost_kit.questions import ask
 from webhost_api import handlers, http, queries
 from webhost_api.decisions import CLOUDFLARE
 from webhost_api.handlers import Caller
-from webhost_api.http import House, TheCaller, TheHouse, UserRoute, answered
+from webhost_api.http import House, Limit, TheCaller, TheHouse, UserRoute, answered
 from webhost_api.queries import DEFAULT_LIMIT, Page
 from webhost_api.shapes import (
     CountersShape,
@@ -60,9 +60,7 @@ async def recent_events(
     caller: TheCaller,
     agent_id: Annotated[str | None, Query(alias="agentId")] = None,
     since_ms: Annotated[int, Query(alias="sinceMs", ge=0, le=MAX_MS)] = 0,
-    limit: Annotated[int, Query(description="1 to 100; what is beyond is clamped.")] = (
-        DEFAULT_LIMIT
-    ),
+    limit: Limit = DEFAULT_LIMIT,
     errors_only: Annotated[bool, Query(alias="errorsOnly")] = False,
 ) -> Response:
     """The caller's recent usage events, newest first."""
