@@ -12,6 +12,7 @@ from webhost_cli.errors import ApiError, ExitCode
 
 IN_FORCE_S = 10.0
 """How long a pointer's change may take to reach the gateway, on a machine that is busy."""
+_ASK_EVERY_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ class Calls:
                 # It may not have heard of the agent, or of any deployment of it.
                 if error.exit_code not in (ExitCode.NOT_FOUND, ExitCode.CONFLICT):
                     raise
-                continue
-            if answer.deployment_id == deployment_id:
+                answer = None
+            if answer is not None and answer.deployment_id == deployment_id:
                 found = f"a call made {asked_s * 1000:.0f} ms later reaches {deployment_id}"
                 self.narrator.holds(found, True)
                 return
+            time.sleep(_ASK_EVERY_S)
         raise DemoFailed(f"calls do not reach {deployment_id} after {IN_FORCE_S:g} s")
 
     def _streamed(self, path: str, body: Mapping[str, Any], *, tell: bool) -> Answer:

@@ -43,6 +43,9 @@ class Narrator:
             yield
         except CommandError as error:
             raise DemoFailed(f"step {self.steps} ({title}): {error}") from error
+        except (LookupError, ValueError) as error:
+            reason = f"an answer is not of the agreed shape: {error!r}"
+            raise DemoFailed(f"step {self.steps} ({title}): {reason}") from error
         self._print(f"    done in {time.monotonic() - began:.2f} s", style="dim")
 
     def sent(self, what: str, body: Any = None) -> None:
