@@ -13,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from webhost_kit.errors import Unavailable, VersionConflict
@@ -46,11 +47,14 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
-        """Begin, then commit or roll back. Raises Unavailable when Postgres is away."""
+        """Begin, then commit or roll back.
+
+        Raises Unavailable when Postgres is away, or no connection became free in time.
+        """
         try:
             async with self.engine.begin() as connection:
                 yield connection
-        except (OperationalError, psycopg.OperationalError, TimeoutError) as error:
+        except (OperationalError, psycopg.OperationalError, PoolExhausted, TimeoutError) as error:
             log.warning("database unavailable", error=str(error).partition("\n")[0])
             raise Unavailable("The database is away; try again shortly.") from error
 
