@@ -1,5 +1,6 @@
 """What is made of Cloudflare's ways to say no, each seen in the wild."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -64,7 +65,6 @@ async def provider(
         (HTMLResponse("<h1>fine</h1>", 200), None, True),
         (HTMLResponse("<h1>forbidden</h1>", 403), None, True),
         (refusal(500, 10013, "workers.api.error.unknown"), "10013", True),
-        (refusal(429, 971, "Please wait"), "971", True),
         (refusal(403, 10000, "Authentication error"), "10000", True),
         (refusal(401, 10000, "Authentication error"), "10000", False),
         (refusal(400, 10019, "The script does not exist"), "10019", True),
@@ -98,3 +98,19 @@ async def test_an_unreadable_listing_is_not_an_empty_one(
     with pytest.raises(ProviderError) as raised:
         await provider.remove_script(Deployment(order=ORDER))
     assert raised.value.transient
+
+
+async def test_too_many_calls_are_a_pause_for_every_deployer(
+    provider: Cloudflare, api: Api
+) -> None:
+    api.answer = refusal(429, 971, "Please wait")
+    api.answer.headers["Retry-After"] = "2"
+    with pytest.raises(ProviderError) as raised:
+        await provider.list_routes()
+    assert (raised.value.code, raised.value.transient) == ("971", True)
+
+    api.answer = JSONResponse({"success": True, "result": []})
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    assert await provider.list_routes() == []
+    assert 1.5 < loop.time() - began < 10

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
+from prometheus_client import Counter
 from webhost_contracts.events import DeploymentSucceeded
 from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
@@ -25,6 +26,8 @@ from webhost_deployer.queries import AgentTeardown
 from webhost_deployer.steps import StepFailed, Steps
 
 log = structlog.get_logger(__name__)
+
+_steps = Counter("webhost_deployer_steps_total", "Tries of saga steps", ["step", "outcome"])
 
 
 class AgentWork:
@@ -46,7 +49,10 @@ class AgentWork:
                 deployment = await queries.due_deployment(connection, agent_id, now)
                 teardown = await queries.due_teardown(connection, agent_id, now)
             if deployment is not None:
-                await self._advance(deployment)
+                with structlog.contextvars.bound_contextvars(
+                    deployment=deployment.id, request_id=deployment.order.request_id
+                ):
+                    await self._advance(deployment)
             elif teardown is not None:
                 await self._purge(teardown)
             else:
@@ -63,9 +69,9 @@ class AgentWork:
                     worker_name=provider.worker_name(deployment),
                     invoke_url=provider.invoke_url(deployment),
                 )
-                await self._record(deployment, event)
+                await self._end(deployment, event)
             case saga.Record(event):
-                await self._record(deployment, event)
+                await self._end(deployment, event)
             case saga.Wait():
                 # Due by its row, but not by the clock that looked next: put the row right.
                 await self._record(deployment)
@@ -86,23 +92,29 @@ class AgentWork:
             )
             log.warning(
                 "step failed",
-                deployment=deployment.id,
                 step=run.step,
                 attempt=run.attempt,
                 error=failure.error.provider_message or failure.error.message,
             )
+            _steps.labels(run.step, "failed").inc()
         else:
             event = saga.succeeded(deployment, run, started)
+            log.info("step done", step=run.step, attempt=run.attempt)
+            _steps.labels(run.step, "succeeded").inc()
         crash_point(f"deployer.{run.step}.done")
         await self._record(deployment, event)
         crash_point(f"deployer.{run.step}.recorded")
+
+    async def _end(self, deployment: Deployment, event: Event) -> None:
+        log.info(event.type_name())
+        await self._record(deployment, event)
 
     async def _record(self, deployment: Deployment, *events: Event) -> None:
         try:
             async with self._database.transaction() as connection:
                 await queries.record(connection, deployment, events, now_ms())
         except VersionConflict:
-            log.info("decided elsewhere first; looking again", deployment=deployment.id)
+            log.info("decided elsewhere first; looking again")
 
     async def _purge(self, teardown: AgentTeardown) -> None:
         try:

@@ -26,6 +26,17 @@ class CallLimit:
         while not await self._taken():  # noqa: ASYNC110 - the bucket is in another process
             await asyncio.sleep(LOOK_S)
 
+    async def block(self, seconds: int) -> None:
+        """Let no deployer make a call for so long, since Cloudflare said that it was too much."""
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                text(
+                    "UPDATE call_limits SET tokens = 1 - :seconds * :refill,"
+                    " at = clock_timestamp() WHERE name = :name"
+                ),
+                {"name": self._name, "seconds": seconds, "refill": REFILL_PER_S},
+            )
+
     async def _taken(self) -> bool:
         async with self._database.transaction() as connection:
             result = await connection.execute(

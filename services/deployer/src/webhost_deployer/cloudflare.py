@@ -10,7 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar, cast
 
 import httpx
-from cloudflare import APIConnectionError, APIStatusError, AsyncCloudflare, CloudflareError
+from cloudflare import (
+    APIConnectionError,
+    APIStatusError,
+    AsyncCloudflare,
+    CloudflareError,
+    RateLimitError,
+)
 from webhost_contracts.artifacts import Bundle
 from webhost_kit.database import Database
 from webhost_kit.keys import MasterKeys
@@ -27,6 +33,9 @@ from webhost_deployer.signed_posts import SignedPosts
 from webhost_deployer.worker import SESSIONS_CLASS
 
 TIMEOUT_S = 30.0
+BLOCKED_S = 300
+"""How long Cloudflare refuses every call of a token that made too many."""
+
 MODULE_TYPE = "application/javascript+module"
 
 DUPLICATE_ROUTE = "10020"
@@ -262,6 +271,11 @@ class Cloudflare:
         await self._limit.take()
         try:
             return await call()
+        except RateLimitError as error:
+            said = error.response.headers.get("retry-after", "")
+            seconds = int(said) if said.isdigit() else BLOCKED_S
+            await self._limit.block(min(seconds, BLOCKED_S))
+            _raise(endpoint, error)
         except CloudflareError as error:
             _raise(endpoint, error)
         except (AttributeError, TypeError) as error:
