@@ -54,6 +54,22 @@ check: setup ## Lint, types, import rules, generated documents
 	.venv/bin/ruff format --check .
 	npx --no-install pyright
 	.venv/bin/lint-imports
+	$(MAKE) --no-print-directory docs-check
+
+# What is generated from code, and what writes each to standard output.
+DOCUMENTS := events.md openapi.json asyncapi/deployer.json asyncapi/billing.json
+write-events.md := webhost_contracts.catalogue
+write-openapi.json := webhost_api.openapi
+write-asyncapi/deployer.json := webhost_deployer.asyncapi
+write-asyncapi/billing.json := webhost_billing.asyncapi
+
+.PHONY: docs
+docs: setup ## Write the generated documents anew
+	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) > docs/$(document) &&) true
+
+.PHONY: docs-check
+docs-check: setup
+	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) | diff -u docs/$(document) - &&) true
 
 .PHONY: bench
 bench: setup ## Measure the hot paths as ratios to limits of this machine
