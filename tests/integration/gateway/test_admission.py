@@ -130,7 +130,8 @@ async def test_a_call_under_a_dead_gateway_counts_once(
     await until_quota(stage, agent, 1, 0)
     await stage.until_answers(survivor, agent)
     await until_quota(stage, agent, 2, 0)
-    assert len({e.event_id for e in await stage.envelopes(agent)}) == 2
+    await stage.until_facts(agent, 2)
+    assert len({envelope.event_id for envelope in await stage.envelopes(agent)}) == 2
 
 
 async def the_dead_one(*gateways: Gateway) -> Gateway:

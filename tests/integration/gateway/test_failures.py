@@ -39,9 +39,10 @@ async def silent(call: Call) -> None:
 
 async def endless(call: Call) -> None:
     await call.start()
-    while True:
+    gone = asyncio.create_task(call.gone())
+    while not gone.done():
         await call.write(" ")
-        await asyncio.sleep(0.05)
+        await asyncio.wait({gone}, timeout=0.05)
 
 
 async def huge(call: Call) -> None:

@@ -1,0 +1,117 @@
+"""The gateway's own tables: schema, routes as rows, and what is swept."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import sqlalchemy as sa
+from webhost_contracts import ids
+from webhost_contracts.events import AgentCreated, DeploymentActivated, Envelope
+from webhost_contracts.events.base import Event, data_of
+from webhost_gateway import projection
+from webhost_gateway.model import Agent
+from webhost_gateway.sweep import KEPT_MS, remove_old
+from webhost_gateway.tables import metadata
+from webhost_kit.clock import now_ms
+from webhost_kit.database import Database, migrate
+from webhost_kit.facts import Fact
+from webhost_kit.reader import Position
+
+from tests.support.schema import differences
+
+NOWHERE = Position("now", 1, None)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    migrate(database_url, "webhost_gateway")
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+def fact(agent_id: str, version: int, event: Event) -> Fact:
+    envelope = Envelope(
+        event_id="evt_1",
+        aggregate_id=agent_id,
+        version=version,
+        user_id="usr_1",
+        occurred_at_ms=1,
+        actor="test",
+        data=data_of(event),
+    )
+    return Fact(1, 1, envelope, event)
+
+
+def activated(deployment_id: str) -> Event:
+    return DeploymentActivated(deployment_id=deployment_id, pointer_revision=1, cause="deploy")
+
+
+def test_the_migrations_make_the_tables(database_url: str) -> None:
+    assert differences(database_url, "webhost_gateway", metadata) == []
+
+
+async def test_rows_never_go_back(database: Database) -> None:
+    batches = [
+        [fact("agt_1", 1, AgentCreated(name="a")), fact("agt_1", 2, activated("dep_1"))],
+        [fact("agt_1", 3, activated("dep_2")), fact("agt_2", 1, AgentCreated(name="b"))],
+    ]
+    for batch in (batches[0], batches[1], batches[0]):
+        async with database.transaction() as connection:
+            await projection.fold(connection, batch, NOWHERE)
+    routes, position = await projection.load(database)
+    assert position is None
+    assert routes.agents == {
+        "agt_1": Agent(3, "usr_1", deployment_id="dep_2"),
+        "agt_2": Agent(1, "usr_1"),
+    }
+
+
+async def test_a_hundred_thousand_agents_load_in_seconds(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(
+            sa.text(
+                "INSERT INTO routed_agents SELECT 'agt_' || n, 1, 'usr_' || n, false, false, NULL"
+                " FROM generate_series(1, 100000) n"
+            )
+        )
+    started = time.monotonic()
+    routes, _ = await projection.load(database)
+    assert len(routes.agents) == 100_000
+    assert time.monotonic() - started < 5
+
+
+async def test_only_what_is_old_finished_and_published_is_swept(database: Database) -> None:
+    now = now_ms()
+    old, young = now - KEPT_MS - 60_000, now - KEPT_MS + 60_000
+
+    def invocation_id(number: int, at_ms: int) -> str:
+        return ids.new_id(ids.INVOCATION, at_ms, number.to_bytes(10, "big"))
+
+    rows = {
+        "gone": (invocation_id(1, old), old),
+        "unpublished": (invocation_id(2, old), old),
+        "open": (invocation_id(3, old), None),
+        "finished late": (invocation_id(4, old), young),
+        "young": (invocation_id(5, young), young),
+    }
+    async with database.transaction() as connection:
+        for invocation, finished_at_ms in rows.values():
+            await connection.execute(
+                sa.text(
+                    "INSERT INTO invocations VALUES"
+                    " (:id, 'u', 'a', 'd', 'cloudflare', 't', '2026-11', 1, 'g', :finished)"
+                ),
+                {"id": invocation, "finished": finished_at_ms},
+            )
+        await connection.execute(
+            sa.text(
+                "INSERT INTO outbox (ordering_key, subject, message_id, headers, body)"
+                " VALUES (:id, 's', 'm', '{}', '')"
+            ),
+            {"id": rows["unpublished"][0]},
+        )
+    assert await remove_old(database, now - KEPT_MS) == 1
+    async with database.transaction() as connection:
+        left = set((await connection.execute(sa.text("SELECT id FROM invocations"))).scalars())
+    assert left == {invocation for name, (invocation, _) in rows.items() if name != "gone"}
