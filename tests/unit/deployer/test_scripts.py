@@ -47,6 +47,8 @@ def test_an_agents_script() -> None:
         (["index.mjs", "lib/words.js"], None),
         (["other.mjs"], "The main module index.mjs is not in the bundle."),
         (["index.mjs", "data.exe"], "The module data.exe is not JavaScript."),
+        (["index.mjs", "../up.mjs"], "The module ../up.mjs is not below the bundle's root."),
+        (["index.mjs", "/abs.mjs"], "The module /abs.mjs is not below the bundle's root."),
         (["index.mjs", "index.mjs"], "Two modules have the same name."),
         (
             ["index.mjs", "webhost-entry.mjs"],

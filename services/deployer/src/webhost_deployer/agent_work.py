@@ -52,14 +52,14 @@ class AgentWork:
                 with structlog.contextvars.bound_contextvars(
                     deployment=deployment.id, request_id=deployment.order.request_id
                 ):
-                    await self._advance(deployment)
+                    await self._advance(deployment, now)
             elif teardown is not None:
                 await self._purge(teardown)
             else:
                 return
 
-    async def _advance(self, deployment: Deployment) -> None:
-        match saga.next_action(deployment, now_ms()):
+    async def _advance(self, deployment: Deployment, now: int) -> None:
+        match saga.next_action(deployment, now):
             case saga.Run() as run:
                 await self._run(deployment, run)
             case saga.Succeed():
@@ -73,7 +73,7 @@ class AgentWork:
             case saga.Record(event):
                 await self._end(deployment, event)
             case saga.Wait():
-                # Due by its row, but not by the clock that looked next: put the row right.
+                # The row says due and the saga does not: put the row right.
                 await self._record(deployment)
 
     async def _run(self, deployment: Deployment, run: saga.Run) -> None:

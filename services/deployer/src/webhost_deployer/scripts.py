@@ -71,6 +71,8 @@ def bundle_problem(main_module: str, bundle: Bundle) -> str | None:
     for name in names:
         if not name.endswith(MODULE_SUFFIXES):
             return f"The module {name} is not JavaScript."
+        if name.startswith("/") or not {"", ".", ".."}.isdisjoint(name.split("/")):
+            return f"The module {name} is not below the bundle's root."
         if name.startswith(RESERVED_MODULE_PREFIX):
             return f"The module {name} has a name that the platform keeps for itself."
     return None if len(set(names)) == len(names) else "Two modules have the same name."
