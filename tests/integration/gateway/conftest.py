@@ -9,10 +9,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from webhost_kit.bus import connect
 
-from tests.integration.gateway.issuer import Issuer
 from tests.integration.gateway.stage import Gateway, Stage, ended
 from tests.integration.gateway.worker import Worker, echo
 from tests.support.infra import Nats, Postgres
+from tests.support.issuer import running_issuer
 from tests.support.serving import serving
 
 FIRST_BYTE_S = 1.5
@@ -23,10 +23,10 @@ HEARTBEAT_S = 0.3
 @asynccontextmanager
 async def a_stage(dsn: str, nats_url: str, directory: Path) -> AsyncGenerator[Stage]:
     key = Ed25519PrivateKey.generate()
-    issuer, worker = Issuer(), Worker(key.public_key())
+    worker = Worker(key.public_key())
     bus = await connect(nats_url, "test")
     async with (
-        serving(issuer) as issuer.url,
+        running_issuer() as issuer,
         serving(worker) as worker_url,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client,
         ended(

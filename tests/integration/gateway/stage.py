@@ -36,9 +36,9 @@ from webhost_kit.keys import base64url
 from webhost_local.child import tied_to_parent
 from webhost_local.ports import free_port
 
-from tests.integration.gateway.issuer import Issuer
 from tests.integration.gateway.worker import Worker
 from tests.support.deadline import eventually
+from tests.support.issuer import TestIssuer
 
 TIERS = """
 [free]
@@ -105,7 +105,7 @@ class Stage:
     dsn: str
     nats_url: str
     bus: Bus
-    issuer: Issuer
+    issuer: TestIssuer
     worker: Worker
     worker_url: str
     key: Ed25519PrivateKey

@@ -1,6 +1,7 @@
 """What a caller gets from the gateway, one check after the other."""
 
 import re
+import time
 
 import pytest
 from webhost_contracts.events import AgentDeleted, AgentDisabled, AgentEnabled, TierChanged
@@ -63,10 +64,10 @@ async def test_two_calls_with_one_trace_id_are_two_invocations(
 async def test_credentials(stage: Stage, gateway: Gateway) -> None:
     agent = await stage.agent()
     await stage.until_answers(gateway, agent)
-    subject = stage.issuer.token("someone", expires_in_s=-10)
+    expired = stage.issuer.token("someone", exp=int(time.time()) - 10)
     foreign = stage.issuer.token("someone", iss="https://elsewhere.example")
     answers = []
-    for token in (subject, foreign, "nonsense", agent.token[:-4] + "AAAA", ""):
+    for token in (expired, foreign, "nonsense", agent.token[:-4] + "AAAA", ""):
         status, body = await stage.invoke(
             gateway, agent, headers={"Authorization": f"Bearer {token}"}
         )
