@@ -166,6 +166,7 @@ async def test_what_the_framework_refuses_has_the_envelope(user: User) -> None:
         problem(await user.http.get(path), 404, "NOT_FOUND")
     response = await user.http.put("/v1/agents", json={})
     problem(response, 405, "METHOD_NOT_ALLOWED")
+    assert response.headers["allow"]
 
 
 async def test_what_nobody_foresaw_tells_nothing_of_the_inside(stage: Stage, user: User) -> None:

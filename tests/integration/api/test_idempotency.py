@@ -5,9 +5,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from webhost_api.idempotency import IdempotencyKey
+from sqlalchemy import text
+from webhost_api.idempotency import KEPT_MS, IdempotencyKey, sweep
+from webhost_kit.database import Database
 
 from tests.integration.api.stage import Stage, User, ok, problem
+from tests.support.deadline import eventually
 
 
 def keyed(key: str) -> dict[str, str]:
@@ -90,3 +93,27 @@ async def test_a_malformed_key_is_refused(user: User, key: str) -> None:
     response = await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed(key))
     details = problem(response, 400, "INVALID_REQUEST")["details"]
     assert details["issues"][0]["path"] == ["Idempotency-Key"]
+
+
+async def test_old_records_are_swept_and_young_ones_stay(stage: Stage, user: User) -> None:
+    for name in ("old", "young"):
+        ok(await user.http.post("/v1/agents", json={"name": name}, headers=keyed(name)), 201)
+    with psycopg.connect(stage.dsn) as connection:
+        connection.execute(
+            "UPDATE idempotency SET answered_at_ms = answered_at_ms - %s"
+            " WHERE user_id = %s AND key = 'old'",
+            (KEPT_MS + 1, user.id),
+        )
+    database = Database(stage.dsn)
+    sweeping = asyncio.create_task(sweep(database))
+
+    async def swept() -> bool:
+        async with database.transaction() as connection:
+            query = text("SELECT key FROM idempotency WHERE user_id = :user_id")
+            keys = (await connection.execute(query, {"user_id": user.id})).scalars().all()
+        return keys == ["young"]
+
+    await eventually(swept, "the old record to be gone")
+    sweeping.cancel()
+    await asyncio.gather(sweeping, return_exceptions=True)
+    await database.close()

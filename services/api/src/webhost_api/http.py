@@ -162,7 +162,10 @@ def handle_problems(app: FastAPI) -> None:
     """Let every failure, the framework's own included, be answered with the error envelope."""
 
     async def on_problem(request: Request, error: Exception) -> Response:
-        return problem_response(_problem_of(error), request.headers[problems.REQUEST_ID_HEADER])
+        response = problem_response(_problem_of(error), request.headers[problems.REQUEST_ID_HEADER])
+        if isinstance(error, HTTPException):
+            response.headers.update(error.headers or {})  # such as Allow
+        return response
 
     for kind in (Problem, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, on_problem)
@@ -173,10 +176,7 @@ def _problem_of(error: Exception) -> Problem:
         case Problem():
             return error
         case RequestValidationError():
-            issues = [
-                {"path": list(issue["loc"][1:]), "message": issue["msg"]}
-                for issue in error.errors()[:MAX_ISSUES]
-            ]
+            issues = [_issue_of(found) for found in error.errors()[:MAX_ISSUES]]
             return InvalidRequest("The request is not valid.", details={"issues": issues})
         case HTTPException(status_code=404):
             return NotFound("There is nothing at this address.")
@@ -186,6 +186,13 @@ def _problem_of(error: Exception) -> Problem:
             return InvalidRequest.at([], "The body can not be read.")
         case _:
             return problems.internal()
+
+
+def _issue_of(found: dict[str, Any]) -> dict[str, Any]:
+    # The first part of the place is `body`, `query` or `header`; in what is no JSON, the rest
+    # is no path.
+    path = [] if found["type"] == "json_invalid" else list(found["loc"][1:])
+    return {"path": path, "message": str(found["msg"]).removeprefix("Value error, ")}
 
 
 async def _authenticated(request: Request) -> Caller:
@@ -204,7 +211,7 @@ async def _authenticated(request: Request) -> Caller:
 async def _bounded_body(request: Request, limit: int) -> bytes:
     declared = request.headers.get("Content-Length", "")
     body = bytearray()
-    if not declared.isdigit() or int(declared) <= limit:
+    if not declared.isdecimal() or int(declared) <= limit:
         async for chunk in request.stream():
             body += chunk
             if len(body) > limit:
