@@ -8,7 +8,8 @@ A stream that is not the one the position was taken on raises StreamDiverged.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
 from typing import cast
@@ -92,7 +93,7 @@ class StreamReader:
             return "silent"
         return self._problem
 
-    async def batches(self, after: Position | None) -> AsyncIterator[Batch]:
+    async def batches(self, after: Position | None) -> AsyncGenerator[Batch]:
         """Yield batches behind `after` (None: from the start) for ever.
 
         An empty batch comes first and says how much is waiting. Raises StreamDiverged.
@@ -101,11 +102,12 @@ class StreamReader:
         while True:
             try:
                 position = await self._verified(position)
-                async for batch in self._consume(position):
-                    yield batch
-                    position = batch.position
-                    self._problem = None if batch.pending == 0 else f"behind by {batch.pending}"
-                    self._caught_up = self._caught_up or batch.pending == 0
+                async with aclosing(self._consume(position)) as batches:
+                    async for batch in batches:
+                        yield batch
+                        position = batch.position
+                        self._problem = None if batch.pending == 0 else f"behind by {batch.pending}"
+                        self._caught_up = self._caught_up or batch.pending == 0
             except StreamDiverged as error:
                 self._problem = f"halted: {error}"
                 raise
@@ -147,7 +149,7 @@ class StreamReader:
                 f"was taken at {position.message_id}"
             )
 
-    async def _consume(self, position: Position) -> AsyncIterator[Batch]:
+    async def _consume(self, position: Position) -> AsyncGenerator[Batch]:
         consumer = await self._bus.js.add_consumer(
             self._stream,
             ConsumerConfig(
