@@ -134,9 +134,15 @@ def infrastructure(directory: Path) -> Generator[Infrastructure]:
 
 @contextmanager
 def service(
-    module: str, directory: Path, nats_url: str, dsn: str, env: Mapping[str, str]
+    module: str,
+    directory: Path,
+    nats_url: str,
+    dsn: str,
+    env: Mapping[str, str],
+    *,
+    until: str = "/readyz",
 ) -> Generator[int]:
-    """Run one of our services as `python -m module`; gives its pid once /readyz says so."""
+    """Run one of our services as `python -m module`; gives its pid once `until` is answered."""
     operations = free_port()
     variables = {
         "WEBHOST_LOCAL_STACK": "true",
@@ -153,7 +159,7 @@ def service(
         name,
         [sys.executable, "-m", module],
         directory=directory,
-        is_ready=lambda: answers(operations, "/readyz"),
+        is_ready=lambda: answers(operations, until),
         env=variables,
     ) as pid:
         yield pid
