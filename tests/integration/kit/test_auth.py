@@ -90,6 +90,15 @@ async def test_a_valid_token_names_its_user(issuer: Issuer) -> None:
         assert verifier.remembered(token) == principal
 
 
+async def test_an_issuer_is_compared_to_the_letter(issuer: Issuer) -> None:
+    verifier = TokenVerifier(f"{issuer.url}/")
+    async with in_background(verifier.watch()):
+        await watched(verifier)
+        assert (await verifier.verify(issuer.token(iss=f"{issuer.url}/"))).subject == "alice"
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(issuer.token())
+
+
 @pytest.mark.parametrize(
     "claims",
     [

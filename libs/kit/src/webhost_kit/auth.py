@@ -47,7 +47,7 @@ class TokenVerifier:
     def __init__(
         self, issuer: str, *, audience: str | None = None, authorized_parties: tuple[str, ...] = ()
     ) -> None:
-        self._issuer = issuer.rstrip("/")
+        self._issuer = issuer
         self._audience = audience
         self._parties = authorized_parties
         self._keys: dict[str, PyJWK] = {}
@@ -142,7 +142,9 @@ class TokenVerifier:
     async def _fetch(self) -> bool:
         try:
             async with httpx.AsyncClient(timeout=FETCH_TIMEOUT_S) as client:
-                discovery = await client.get(f"{self._issuer}/.well-known/openid-configuration")
+                discovery = await client.get(
+                    f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
+                )
                 discovery.raise_for_status()
                 response = await client.get(discovery.json()["jwks_uri"])
                 response.raise_for_status()

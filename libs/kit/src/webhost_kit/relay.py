@@ -49,9 +49,13 @@ class OutboxRow:
 
 
 class Relay:
-    """Publishes a service's outbox for as long as it runs."""
+    """Publishes a service's outbox for as long as it runs.
 
-    def __init__(self, dsn: str, bus: Bus) -> None:
+    `linger_s` lies between two rounds: more rows share one, where a moment is no matter.
+    """
+
+    def __init__(self, dsn: str, bus: Bus, *, linger_s: float = 0.0) -> None:
+        self._linger_s = linger_s
         self._dsn = dsn
         self._bus = bus
         self._problem: str | None = "starting"
@@ -81,6 +85,7 @@ class Relay:
             await _listen(connection)
             while True:
                 if await self._publish_waiting(connection):
+                    await asyncio.sleep(self._linger_s)
                     continue
                 async for _ in connection.notifies(timeout=IDLE_S, stop_after=1):
                     pass
