@@ -109,6 +109,7 @@ async def test_a_call_under_a_dead_gateway_counts_once(
     await knows_tier(stage, other, agent, "narrow")
     stage.worker.calls.clear()
     await until_quota(stage, agent, 0, 0)
+    await until_published(stage)
     for gateway in (dying, other) if point == "relay.published" else (dying,):
         gateway.crash_file.write_text(point)
     with suppress(aiohttp.ClientError):
@@ -132,6 +133,13 @@ async def test_a_call_under_a_dead_gateway_counts_once(
     await until_quota(stage, agent, 2, 0)
     await stage.until_facts(agent, 2)
     assert len({envelope.event_id for envelope in await stage.envelopes(agent)}) == 2
+
+
+async def until_published(stage: Stage) -> None:
+    async def empty() -> bool:
+        return stage.rows("SELECT * FROM outbox LIMIT 1") == []
+
+    await eventually(empty, "the outbox to be empty")
 
 
 async def the_dead_one(*gateways: Gateway) -> Gateway:
@@ -170,3 +178,17 @@ async def test_a_gateway_that_lost_its_lease_admits_under_a_new_one(own_stage: S
     ((after,),) = [tuple(row.values()) for row in stage.rows("SELECT gateway_id FROM leases")]
     assert before != after
     await until_quota(stage, agent, 2, 0)
+
+
+async def test_a_caller_at_its_limit_goes_on_when_a_call_has_ended(own_stage: Stage) -> None:
+    """Three callers, each one call after the other, never run into a limit of three."""
+    stage = own_stage
+    gateway = await stage.start()
+    agent = await stage.agent("narrow")
+    await stage.until_answers(gateway, agent)
+
+    async def one_after_the_other() -> list[int]:
+        return [(await stage.invoke(gateway, agent))[0] for _ in range(20)]
+
+    answers = await asyncio.gather(*(one_after_the_other() for _ in range(3)))
+    assert answers == [[200] * 20] * 3

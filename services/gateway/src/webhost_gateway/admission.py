@@ -9,7 +9,6 @@ back, since no call was made.
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,9 @@ from webhost_kit.errors import LimitExceeded, Unavailable
 from webhost_gateway import decisions
 from webhost_gateway.groups import Groups
 from webhost_gateway.lease import Lease
+from webhost_gateway.outcomes import Outcomes
 from webhost_gateway.records import Invocation
-from webhost_gateway.statements import Statements
+from webhost_gateway.statements import NotRun, Statements
 
 KNOWN_QUOTAS = 100_000
 
@@ -48,12 +48,10 @@ class _Waiting:
 class Admission:
     """Admits invocations, grouped."""
 
-    def __init__(
-        self, statements: Statements, lease: Lease, give_back: Callable[[Invocation], None]
-    ) -> None:
+    def __init__(self, statements: Statements, lease: Lease, outcomes: Outcomes) -> None:
         self._statements = statements
         self._lease = lease
-        self._give_back = give_back
+        self._outcomes = outcomes
         self._known: set[tuple[str, str]] = set()
         self._groups = Groups(self._handle)
         self.run = self._groups.run
@@ -70,23 +68,42 @@ class Admission:
 
     async def _handle(self, group: list[_Waiting]) -> None:
         _group_size.observe(len(group))
+        crowded = await self._settle(group)
+        if crowded:
+            # Calls that have ended here, and were not recorded yet, make room.
+            await self._outcomes.catch_up()
+            crowded = await self._settle([waiting for waiting, _ in crowded])
+        for waiting, problem in crowded:
+            _refuse(waiting, problem)
+
+    async def _settle(self, group: list[_Waiting]) -> list[tuple[_Waiting, LimitExceeded]]:
+        """Admit or refuse; return those, undecided, who ran into the concurrency limit."""
+        crowded: list[tuple[_Waiting, LimitExceeded]] = []
         try:
             verdicts = await self._decide([waiting.asked for waiting in group])
         except Unavailable as error:
             for waiting in group:
-                self._give_back(waiting.asked.invocation)
+                if not isinstance(error, NotRun):
+                    self._outcomes.give_back(waiting.asked.invocation)
                 _refuse(waiting, error)
-            return
-        for number, waiting in enumerate(group, start=1):
-            verdict = verdicts.get(number)
+            return crowded
+        for place, waiting in enumerate(group, start=1):
+            verdict = verdicts.get(place)
             if verdict is None:
                 _refuse(waiting, Unavailable("The gateway is not ready; try again shortly."))
-            elif (refusal := _refusal(waiting.asked, *verdict)) is not None:
-                _refuse(waiting, refusal)
-            elif waiting.admitted.cancelled():
-                self._give_back(waiting.asked.invocation)
+            elif (refusal := _refusal(waiting.asked, *verdict)) is None:
+                self._admitted(waiting)
+            elif refusal.retryable:
+                crowded.append((waiting, refusal))
             else:
-                waiting.admitted.set_result(None)
+                _refuse(waiting, refusal)
+        return crowded
+
+    def _admitted(self, waiting: _Waiting) -> None:
+        if waiting.admitted.cancelled():
+            self._outcomes.give_back(waiting.asked.invocation)
+        else:
+            waiting.admitted.set_result(None)
 
     async def _decide(self, group: list[_Asked]) -> dict[int, tuple[bool, int, int]]:
         """Return by place in the group whether it was admitted, with requests and in flight."""

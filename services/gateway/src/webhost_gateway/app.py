@@ -20,6 +20,9 @@ from webhost_gateway.sweep import sweep
 from webhost_gateway.totals import TotalsWatch
 from webhost_gateway.upstream import Upstream
 
+RELAY_LINGER_S = 0.02
+"""Facts of a moment are published together: the calls that are under way go first."""
+
 
 async def main(settings: Settings) -> None:
     """Run the gateway until it is told to stop."""
@@ -35,7 +38,7 @@ async def main(settings: Settings) -> None:
     projector = projection.projector(database, bus)
     follower = projection.follower(bus, routes)
     totals = TotalsWatch(bus)
-    relay = Relay(dsn, bus)
+    relay = Relay(dsn, bus, linger_s=RELAY_LINGER_S)
     verifier = TokenVerifier(
         settings.issuer,
         audience=settings.jwt_audience,
@@ -48,7 +51,7 @@ async def main(settings: Settings) -> None:
     service.stack.push_async_callback(recording.close)
     outcomes = Outcomes(recording)
     service.stack.push_async_callback(outcomes.drain)
-    admission = Admission(admitting, lease, outcomes.give_back)
+    admission = Admission(admitting, lease, outcomes)
     upstream = Upstream(
         signers[0],
         connect_to=settings.workers_connect_to,

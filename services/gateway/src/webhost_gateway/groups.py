@@ -13,12 +13,15 @@ MOST = 500
 class Groups(Generic[T]):
     """Hands items over in groups, in their order, one group at a time.
 
-    The first item of an idle moment waits for one turn of the event loop, so that requests
-    which arrived together share a group; while a group is under way, the next one grows.
+    The first item of an idle moment waits `linger_s`, at least for one turn of the event loop,
+    so that what arrives together shares a group; while a group is under way, the next grows.
     """
 
-    def __init__(self, handle: Callable[[list[T]], Awaitable[None]]) -> None:
+    def __init__(
+        self, handle: Callable[[list[T]], Awaitable[None]], *, linger_s: float = 0.0
+    ) -> None:
         self._handle = handle
+        self._linger_s = linger_s
         self._waiting: list[T] = []
         self._wake = asyncio.Event()
         self._handling = asyncio.Lock()
@@ -32,7 +35,7 @@ class Groups(Generic[T]):
         """Hand groups over for ever. `handle` deals with its own failures."""
         while True:
             await self._wake.wait()
-            await asyncio.sleep(0)
+            await asyncio.sleep(self._linger_s)
             await self.flush()
 
     async def flush(self) -> None:
@@ -40,5 +43,9 @@ class Groups(Generic[T]):
         async with self._handling:
             while self._waiting:
                 group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-                await self._handle(group)
+                try:
+                    await self._handle(group)
+                except asyncio.CancelledError:
+                    self._waiting[:0] = group
+                    raise
             self._wake.clear()

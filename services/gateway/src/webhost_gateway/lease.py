@@ -56,10 +56,13 @@ class Lease:
             await asyncio.sleep(self._ttl_s / RENEWALS)
 
     async def release(self) -> None:
-        """Give the lease up at an orderly end."""
-        async with self._database.transaction() as connection:
-            await connection.execute(RELEASE, {"gateway_id": self.gateway_id})
-            await _finish_open(connection, self.gateway_id)
+        """Give the lease up at an orderly end; where that fails, others find it expired."""
+        try:
+            async with self._database.transaction() as connection:
+                await connection.execute(RELEASE, {"gateway_id": self.gateway_id})
+                await _finish_open(connection, self.gateway_id)
+        except (Unavailable, DBAPIError) as error:
+            log.warning("lease not released", error=str(error).partition("\n")[0])
 
     async def _renew(self) -> None:
         async with self._database.transaction() as connection:

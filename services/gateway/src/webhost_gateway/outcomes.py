@@ -8,6 +8,7 @@ and are kept until the database has taken them.
 """
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 from prometheus_client import Counter
@@ -20,6 +21,10 @@ from webhost_gateway.records import Closing, Invocation, Outcome, closing
 from webhost_gateway.statements import Statements
 
 RETRY_S = 0.5
+LINGER_S = 0.005
+"""Nobody waits for an outcome: a few more of them share its statement."""
+MOMENT_S = 0.5
+DRAIN_S = 5.0
 
 _finished = Counter("webhost_gateway_invocations_total", "Invocations recorded", ["outcome"])
 
@@ -42,7 +47,8 @@ class Outcomes:
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
-        self._groups: Groups[Closing | Invocation] = Groups(self._handle)
+        self._groups: Groups[Closing | Invocation] = Groups(self._handle, linger_s=LINGER_S)
+        self._flushing: asyncio.Future[None] | None = None
         self.run = self._groups.run
 
     def record(
@@ -65,9 +71,17 @@ class Outcomes:
         _finished.labels("given_back").inc()
         self._groups.add(invocation)
 
+    async def catch_up(self) -> None:
+        """Record what waits, within a moment."""
+        # Not cancelled when it takes longer: what is under way must not be lost.
+        self._flushing = asyncio.ensure_future(self._groups.flush())
+        await asyncio.wait({self._flushing}, timeout=MOMENT_S)
+
     async def drain(self) -> None:
-        """Record what waits. For the end of the process, when nothing is added any more."""
-        await self._groups.flush()
+        """Record what waits, at an orderly end. What cannot be recorded, the lease's end does."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await self._groups.flush()
 
     async def _handle(self, group: list[Closing | Invocation]) -> None:
         ended = [item for item in group if isinstance(item, Closing)]

@@ -22,6 +22,10 @@ OPTIONS = (
 )
 
 
+class NotRun(Unavailable):
+    """There was no connection: certainly, nothing was run."""
+
+
 class Statements:
     """Runs one statement, or several in one transaction, at a time; reconnects by itself."""
 
@@ -32,7 +36,7 @@ class Statements:
     async def execute(self, *steps: tuple[str, Mapping[str, Any]]) -> list[TupleRow]:
         """Run the steps in one transaction; return the last one's rows.
 
-        Raises Unavailable when it cannot be known whether they were run, or they were not.
+        Raises NotRun, or another Unavailable when it cannot be known whether they were run.
         """
         try:
             async with asyncio.timeout(STATEMENT_TIMEOUT_S + CONNECT_TIMEOUT_S):
@@ -45,8 +49,9 @@ class Statements:
                     return await _run(connection, *steps[-1])
         except (psycopg.Error, OSError, TimeoutError) as error:
             log.warning("statement not carried out", error=str(error).partition("\n")[0])
+            kind = NotRun if self._connection is None else Unavailable
             await self.close()
-            raise Unavailable("The database is away; try again shortly.") from error
+            raise kind("The database is away; try again shortly.") from error
 
     async def close(self) -> None:
         """Close the connection; the next statement opens another."""
