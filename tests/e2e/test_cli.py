@@ -1,0 +1,108 @@
+"""The commands, as a developer uses them on a running stack."""
+
+import json
+import secrets
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.deadline import until
+from tests.support.stack import Stack
+
+MODULE = """
+export default {
+  async invoke(request) {
+    return `Version two heard: ${request.input.messages.at(-1).content}`;
+  },
+};
+"""
+
+
+class Developer:
+    """One user at the command line, with a configuration directory of their own."""
+
+    def __init__(self, stack: Stack, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._stack = stack
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(config))
+        self.subject = f"developer-{secrets.token_hex(4)}"
+
+    def runs(self, *arguments: str, ends: int = 0) -> subprocess.CompletedProcess[str]:
+        result = self._stack.webhost(*arguments, check=False)
+        assert result.returncode == ends, (arguments, result.stdout, result.stderr)
+        assert "Traceback" not in result.stderr
+        return result
+
+    def reads(self, *arguments: str) -> Any:
+        return json.loads(self.runs(*arguments, "--json").stdout)
+
+
+@pytest.fixture
+def developer(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Developer:
+    return Developer(stack, tmp_path, monkeypatch)
+
+
+def test_an_agents_life_at_the_command_line(
+    stack: Stack, developer: Developer, tmp_path: Path
+) -> None:
+    developer.runs("me", ends=3)
+    signed_in = developer.runs("login", "--subject", developer.subject)
+    assert developer.subject in signed_in.stdout
+    assert developer.reads("me")["user"]["subject"] == developer.subject
+
+    agent = developer.reads("agents", "create", "helper")["agent"]
+    first = developer.reads("deploy", "helper")["deployment"]
+    assert (first["version"], first["status"]) == (1, "active")
+    # Once a gateway has heard of the agent, the command line is not too early either.
+    stack.caller(developer.subject).invoke(agent["id"], "Anybody there?")
+    answer = developer.reads("invoke", "helper", "hello")
+    assert answer["output"]["text"] == "You said: hello"
+    again = developer.runs("invoke", agent["id"], "hello", "--session", answer["sessionId"])
+    assert again.stdout == "You said: hello (turn 2)\n"
+
+    module = tmp_path / "two.mjs"
+    module.write_text(MODULE)
+    second = developer.reads("deploy", "helper", "--file", str(module), "--no-activate")
+    assert second["deployment"]["status"] == "inactive"
+    assert developer.runs("deployments", "source", "helper/2").stdout == MODULE + "\n"
+    developer.runs("activate", "helper", "2", "--reason", "it is better")
+    listed = developer.reads("deployments", "list", "helper")["deployments"]
+    assert [(d["version"], d["status"]) for d in listed] == [(2, "active"), (1, "inactive")]
+    rolled_back = developer.reads("activate", "helper", first["id"])
+    assert rolled_back["agent"]["activeDeploymentId"] == first["id"]
+
+    streamed = developer.runs("invoke", "helper", "one two", "--stream", "--json").stdout
+    events = [json.loads(line) for line in streamed.splitlines()]
+    assert [event["event"] for event in events][:2] == ["meta", "delta"]
+    assert events[-1]["event"] == "done"
+
+    used = developer.reads("usage")
+    assert used["limits"]["requests"] == 1000
+    developer.runs("agents", "delete", "helper", "--yes")
+    developer.runs("agents", "get", agent["id"], ends=4)
+    assert developer.reads("agents", "list")["agents"] == []
+
+
+def test_refusals_have_their_exit_codes(developer: Developer, tmp_path: Path) -> None:
+    def run(*arguments: str, ends: int) -> str:
+        return developer.runs(*arguments, "--as", developer.subject, ends=ends).stderr
+
+    run("agents", "create", "mine", ends=0)
+    assert "[CONFLICT" in run("agents", "create", "mine", ends=5)
+    assert "[CONFLICT" in run("invoke", "mine", "hello", ends=5)
+    assert "name:" in run("agents", "create", "x" * 81, ends=2)
+    run("agents", "get", "yours", ends=4)
+    broken = tmp_path / "broken.mjs"
+    broken.write_text("this is not JavaScript(")
+    reason = run("deploy", "mine", "--file", str(broken), ends=8)
+    assert "step: upload" in reason
+    assert "broken.mjs" in reason
+
+
+def test_an_operator_sets_a_tier(stack: Stack, developer: Developer) -> None:
+    user = developer.reads("me", "--as", developer.subject)["user"]
+    developer.runs("users", "set-tier", user["id"], "pro")
+    developer.runs("users", "set-tier", user["id"], "platinum", ends=1)
+    caller = stack.caller(developer.subject)
+    until(lambda: caller.usage()["limits"]["requests"] == 25_000, "the new limits", seconds=5)
