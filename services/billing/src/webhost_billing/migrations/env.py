@@ -1,0 +1,5 @@
+"""Runs the migrations on the connection that the service gives."""
+
+from webhost_kit.database import run_migrations
+
+run_migrations()

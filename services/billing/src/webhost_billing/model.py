@@ -1,0 +1,151 @@
+"""Pure: what is known of one invocation, and how its two reports become one.
+
+The gateway states that a call was made, how long it took and how it ended; the Worker says what
+it used. They arrive in either order, and each may arrive again. The merge is commutative: the
+first report of each side counts, later ones of that side change nothing, and where both sides
+say the same kind of thing the gateway's word stands.
+"""
+
+import hashlib
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+from webhost_contracts import wire
+from webhost_contracts.events import Envelope, Event, InvocationFinished, TelemetryAccepted
+from webhost_contracts.events.base import by_name
+from webhost_contracts.events.telemetry import dedupe_key
+
+TYPES = by_name(InvocationFinished, TelemetryAccepted)
+KEY_BYTES = 16
+
+
+class GatewaySide(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway's own record. `wall_ms` is None where it died under the call."""
+
+    invocation_id: str
+    errors: int
+    wall_ms: int | None
+
+
+class WorkerSide(msgspec.Struct, frozen=True, kw_only=True):
+    """What the Worker said of itself."""
+
+    event_id: str | None
+    requests: int
+    llm_tokens: int
+    compute_ms: int
+    tool_calls: int
+    errors: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one invocation, or of one report of a Worker called by other means.
+
+    At least one side is there. All else is the gateway's word where it has spoken, and the
+    Worker's until then; `at_ms` is the admission, or the time that the Worker named.
+    """
+
+    user_id: str
+    agent_id: str
+    deployment_id: str
+    runtime_provider: str
+    at_ms: int
+    trace_id: str | None = None
+    error_class: str | None = None
+    gateway: GatewaySide | None = None
+    worker: WorkerSide | None = None
+
+    @property
+    def source(self) -> str:
+        """Say who has spoken: `gateway`, `worker` or `both`."""
+        if self.gateway is None:
+            return "worker"
+        return "gateway" if self.worker is None else "both"
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One fact of the stream, as a report of one side under the invocation's key."""
+
+    key: bytes
+    report: Report
+    occurred_at_ms: int
+    provider: bytes | None = None
+    """The Worker's own details as JSON, for display only."""
+
+
+def told_by(envelope: Envelope, fact: Event) -> Told:
+    """Return what this fact tells. Raises TypeError for a fact that is not about usage."""
+    if isinstance(fact, InvocationFinished):
+        return _told_by_gateway(envelope, fact)
+    if isinstance(fact, TelemetryAccepted):
+        return _told_by_worker(envelope, fact)
+    raise TypeError(f"{fact.type_name()} is not about usage")
+
+
+def merge(known: Report | None, news: Report) -> Report:
+    """Return what is known once `news`, a report of one side, was heard.
+
+    The very object `known` comes back where it says nothing new.
+    """
+    if known is None:
+        return news
+    if news.gateway is not None:
+        return known if known.gateway is not None else replace(news, worker=known.worker)
+    return known if known.worker is not None else replace(known, worker=news.worker)
+
+
+def report_key(deployment_id: str, dedupe: str) -> bytes:
+    """Return the 16 bytes under which the reports of one invocation meet."""
+    return hashlib.blake2b(f"{deployment_id} {dedupe}".encode(), digest_size=KEY_BYTES).digest()
+
+
+def _told_by_gateway(envelope: Envelope, fact: InvocationFinished) -> Told:
+    # The Worker's entry module reports under the invocation's id.
+    dedupe = dedupe_key(envelope.aggregate_id, None, "")
+    report = Report(
+        user_id=envelope.user_id,
+        agent_id=fact.agent_id,
+        deployment_id=fact.deployment_id,
+        runtime_provider=fact.runtime_provider,
+        at_ms=fact.admitted_at_ms,
+        trace_id=_text(fact.trace_id),
+        error_class=_text(fact.error_class),
+        gateway=GatewaySide(
+            invocation_id=envelope.aggregate_id, errors=fact.errors, wall_ms=fact.wall_ms
+        ),
+    )
+    return Told(report_key(fact.deployment_id, dedupe), report, envelope.occurred_at_ms)
+
+
+def _told_by_worker(envelope: Envelope, fact: TelemetryAccepted) -> Told:
+    kind, _, identifier = fact.dedupe_key.partition(":")
+    report = Report(
+        user_id=envelope.user_id,
+        agent_id=fact.agent_id,
+        deployment_id=fact.deployment_id,
+        runtime_provider=fact.runtime_provider,
+        at_ms=fact.timestamp_ms,
+        trace_id=_text(fact.trace_id),
+        error_class=_text(fact.error_class),
+        worker=WorkerSide(
+            event_id=_text(identifier) if kind == "event" else None,
+            requests=fact.requests,
+            llm_tokens=fact.llm_tokens,
+            compute_ms=fact.compute_ms,
+            tool_calls=fact.tool_calls,
+            errors=fact.errors,
+        ),
+    )
+    provider: Any = fact.provider
+    return Told(
+        report_key(fact.deployment_id, fact.dedupe_key),
+        report,
+        envelope.occurred_at_ms,
+        None if provider is None else wire.encode(provider),
+    )
+
+
+def _text(value: str | None) -> str | None:
+    """Keep a text that Postgres can hold: it knows no NUL."""
+    return None if value is None else value.replace("\x00", "\N{REPLACEMENT CHARACTER}")

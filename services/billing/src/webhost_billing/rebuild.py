@@ -1,0 +1,169 @@
+"""A rebuild: usage made anew from the stream, beside the live rows, and put in their place.
+
+Consumes: USAGE from its first message, while live folding goes on.
+Emits: nothing on the streams; it states no facts. Progress goes to whoever asked.
+Guarantees: the swap is one transaction, in which both generations stand at the same position;
+until then nothing is changed. One rebuild runs at a time. Memory does not grow with the stream.
+On replay (it died): its rows are of a generation that nobody reads, and are swept at start.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+import structlog
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import subjects
+from webhost_contracts.periods import period_key
+from webhost_contracts.questions import Difference, RebuildProgress, RebuildQuestion
+from webhost_kit.bus import Bus
+from webhost_kit.clock import now_ms
+from webhost_kit.crashpoints import crash_point
+from webhost_kit.database import Database
+from webhost_kit.errors import StreamDiverged, Unavailable
+from webhost_kit.facts import facts
+from webhost_kit.positions import read_position
+
+from webhost_billing import generations, projection
+from webhost_billing.charging import PriceBook
+from webhost_billing.model import TYPES
+from webhost_billing.replay import Replay
+from webhost_billing.usage import fold_into
+
+log = structlog.get_logger(__name__)
+
+DIFFERENCES_PER_LINE = 500
+
+Tell = Callable[[RebuildProgress], Awaitable[None]]
+
+
+class Refused(Exception):
+    """The rebuild cannot be done; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Rebuilt:
+    """How many messages were folded, what differed, which generation nobody reads any more."""
+
+    messages: int
+    differences: Sequence[Difference]
+    dead: int
+
+
+class Rebuilder:
+    """Rebuilds usage when an operator asks for it."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        prices: PriceBook,
+        totals_due: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._prices = prices
+        self._totals_due = totals_due
+
+    async def rebuild(self, question: RebuildQuestion, tell: Tell) -> None:
+        """Rebuild and tell each step; the last line has `done`, or `refused` with the reason."""
+        try:
+            if question.user_id is not None or question.period_key is not None:
+                raise Refused("a rebuild of one user or period is not supported yet; rebuild all")
+            async with self._alone() as connection:
+                rebuilt = await self._rebuild(connection, question.dry_run, tell)
+        except (Refused, StreamDiverged) as refusal:
+            await tell(RebuildProgress(processed=0, total=0, refused=str(refusal)))
+            return
+        await self._purge(rebuilt.dead)
+        await _tell_end(tell, rebuilt, swapped=not question.dry_run)
+
+    async def sweep(self) -> None:
+        """Remove what a rebuild that died has left, unless another process rebuilds now."""
+        try:
+            async with self._alone():
+                await self._purge_dead()
+        except Refused:
+            return
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncGenerator[AsyncConnection]:
+        """Hold the lock on rebuilding. Raises Refused where somebody else has it."""
+        async with self._database.engine.connect() as connection:
+            try:
+                async with connection.begin():
+                    locked = (await connection.execute(_LOCK)).scalar_one()
+                if not locked:
+                    raise Refused("a rebuild is running already")
+                yield connection
+            finally:
+                # The lock goes with its connection, which must not return to the pool.
+                await connection.invalidate()
+
+    async def _rebuild(self, connection: AsyncConnection, dry_run: bool, tell: Tell) -> _Rebuilt:
+        total = await self._total()
+        await self._purge_dead()
+        async with connection.begin():
+            new = await generations.begin(connection)
+        replay = Replay(self._bus)
+        while messages := await replay.next(total):
+            async with connection.begin():
+                await fold_into(connection, new, facts(messages, TYPES), self._prices)
+            crash_point("rebuild.folded")
+            await tell(RebuildProgress(processed=replay.sequence, total=total))
+        async with connection.begin():
+            live = await generations.lock(connection)
+            position = await read_position(connection, projection.NAME)
+            total = position.sequence if position else 0
+            while messages := await replay.next(total):
+                await fold_into(connection, new, facts(messages, TYPES), self._prices)
+            if position and replay.stream_created_at != position.stream_created_at:
+                raise Refused("the stream is not the one that usage was folded from")
+            differences = await generations.differences(connection, live, new)
+            if not dry_run:
+                await generations.swap(connection, live, new, period_key(now_ms()), total)
+                crash_point("rebuild.swapping")
+        if not dry_run:
+            await self._totals_due()
+        log.info("rebuilt", dry_run=dry_run, messages=total, differences=len(differences))
+        return _Rebuilt(total, differences, dead=new if dry_run else live)
+
+    async def _purge_dead(self) -> None:
+        for generation in await generations.dead(self._database):
+            await self._purge(generation)
+
+    async def _purge(self, generation: int) -> None:
+        try:
+            await generations.purge(self._database, generation)
+        except Unavailable:
+            log.warning("left for the next sweep", generation=generation)
+
+    async def _total(self) -> int:
+        """Return how many messages there are. Raises Refused where the stream lacks some."""
+        state = (await self._bus.js.stream_info(subjects.USAGE)).state
+        if state.first_seq > 1:
+            raise Refused(
+                f"the stream begins at {state.first_seq}: what was before it cannot be rebuilt"
+            )
+        if state.messages != state.last_seq:
+            raise Refused(f"the stream lacks {state.last_seq - state.messages} of its messages")
+        async with self._database.transaction() as connection:
+            position = await read_position(connection, projection.NAME)
+        return position.sequence if position else 0
+
+
+async def _tell_end(tell: Tell, rebuilt: _Rebuilt, *, swapped: bool) -> None:
+    """Tell the differences, no more in one message than the bus takes, and the end."""
+    found = rebuilt.differences
+    line = RebuildProgress(processed=rebuilt.messages, total=rebuilt.messages)
+    while len(found) > DIFFERENCES_PER_LINE:
+        await tell(replace(line, differences=tuple(found[:DIFFERENCES_PER_LINE])))
+        found = found[DIFFERENCES_PER_LINE:]
+    await tell(replace(line, differences=tuple(found), done=True, swapped=swapped))
+
+
+_LOCK = sa.text(
+    "SELECT pg_try_advisory_lock(hashtext('billing rebuild'), hashtext(current_schema()))"
+)

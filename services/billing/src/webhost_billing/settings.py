@@ -1,0 +1,22 @@
+"""billing's environment."""
+
+from pathlib import Path
+
+from pydantic import model_validator
+from webhost_contracts.entitlements import load_tiers
+from webhost_kit.settings import ServiceSettings
+
+from webhost_billing.charging import load_prices
+
+
+class Settings(ServiceSettings):
+    """Variables are the fields' names in upper case. Without files: the product's own."""
+
+    webhost_tiers_file: Path | None = None
+    webhost_prices_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Settings":
+        load_tiers(self.webhost_tiers_file)
+        load_prices(self.webhost_prices_file)
+        return self

@@ -1,0 +1,149 @@
+"""A real billing process, and the facts that its owners state on the bus."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from webhost_billing.projection import NAME
+from webhost_contracts import ids, subjects, wire
+from webhost_contracts.events import Envelope, InvocationFinished, TelemetryAccepted
+from webhost_contracts.periods import period_key
+from webhost_contracts.questions import (
+    RebuildProgress,
+    RebuildQuestion,
+    UsageAnswer,
+    UsageQuestion,
+)
+from webhost_contracts.totals import Totals
+from webhost_kit.bus import Bus, connect
+from webhost_kit.clock import now_ms
+from webhost_kit.questions import ask
+
+from tests.support.deadline import eventually
+from tests.support.service import ServiceProcess, service
+from tests.support.stating import envelope, state
+
+AT_MS = now_ms()
+PERIOD = period_key(AT_MS)
+ALICE, BOB = ids.user_id("test", "alice"), ids.user_id("test", "bob")
+
+
+def call(user_id: str, number: int, **changes: Any) -> tuple[str, Envelope]:
+    """The gateway's fact about call `number`, with its subject."""
+    fact = InvocationFinished(
+        agent_id="agt_a",
+        deployment_id=f"dep_{user_id}",
+        runtime_provider="cloudflare",
+        trace_id="trace-1",
+        admitted_at_ms=AT_MS,
+        outcome="succeeded",
+        wall_ms=100,
+    )
+    fact = msgspec.structs.replace(fact, **changes)
+    return subjects.usage(user_id, "agt_a"), envelope(user_id, f"inv_{number}", fact, at_ms=AT_MS)
+
+
+def telemetry(user_id: str, number: int, **changes: Any) -> tuple[str, Envelope]:
+    """The Worker's report of call `number`, with its subject."""
+    fact = TelemetryAccepted(
+        agent_id="agt_a",
+        deployment_id=f"dep_{user_id}",
+        runtime_provider="cloudflare",
+        dedupe_key=f"event:inv_{number}",
+        timestamp_ms=AT_MS,
+        requests=1,
+        llm_tokens=10,
+        compute_ms=40,
+        errors=0,
+        tool_calls=2,
+        trace_id="trace-1",
+        provider={"model": "m"},
+    )
+    fact = msgspec.structs.replace(fact, **changes)
+    stated = envelope(user_id, f"evt_{number}", fact, at_ms=AT_MS + 5)
+    return subjects.usage(user_id, "agt_a"), stated
+
+
+@dataclass
+class Billing:
+    """The process, its bus and its database."""
+
+    dsn: str
+    bus: Bus
+    process: ServiceProcess
+
+    async def tell(self, *facts: tuple[str, Envelope]) -> None:
+        """State these facts, in this order, and wait until billing has folded them."""
+        await self.state(*facts)
+        await self.caught_up()
+
+    async def state(self, *facts: tuple[str, Envelope]) -> None:
+        for subject, stated in facts:
+            await state(self.bus, subject, stated)
+
+    async def caught_up(self) -> None:
+        last = (await self.bus.js.stream_info(subjects.USAGE)).state.last_seq
+
+        async def folded() -> bool:
+            rows = self.rows("SELECT sequence FROM positions WHERE name = %s", NAME)
+            return bool(rows) and rows[0]["sequence"] == last
+
+        await eventually(folded, f"everything up to {last} to be folded", seconds=20)
+
+    async def usage(self, user_id: str, period: str = PERIOD) -> UsageAnswer:
+        question = UsageQuestion(user_id=user_id, period_key=period)
+        return await ask(self.bus, subjects.ASK_USAGE, question, UsageAnswer)
+
+    async def totals(self, user_id: str) -> Totals:
+        """What the bucket holds for this user now."""
+        bucket = await self.bus.js.key_value(subjects.TOTALS_BUCKET)
+        entry = await bucket.get(subjects.totals_key(user_id, PERIOD))
+        return wire.decode(entry.value or b"", Totals)
+
+    async def rebuild(self, **question: Any) -> list[RebuildProgress]:
+        """Order a rebuild; return every line of its answer."""
+        inbox = self.bus.client.new_inbox()
+        replies = await self.bus.client.subscribe(inbox)
+        order = wire.encode(RebuildQuestion(**question))
+        await self.bus.client.publish(subjects.ASK_REBUILD, order, reply=inbox)
+        lines: list[RebuildProgress] = []
+        while not lines or not (lines[-1].done or lines[-1].refused):
+            reply = await replies.next_msg(timeout=20)
+            lines.append(wire.decode(reply.data, RebuildProgress))
+        await replies.unsubscribe()
+        return lines
+
+    def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
+        with psycopg.connect(self.dsn, row_factory=dict_row) as connection:
+            return connection.execute(query.encode(), parameters).fetchall()
+
+    def execute(self, statement: str) -> int:
+        with psycopg.connect(self.dsn) as connection:
+            return connection.execute(statement.encode()).rowcount
+
+    def folded(self) -> Sequence[str]:
+        """Every row that is a fold of USAGE, byte for byte, without its generation."""
+        tables = ("reports", "usage_events", "billing_usage")
+        return [
+            f"{table} {row['line']}"
+            for table in tables
+            for row in self.rows(
+                f"SELECT (to_jsonb(t) - 'generation')::text AS line FROM {table} t"
+                " WHERE generation = (SELECT live FROM generations) ORDER BY line"
+            )
+        ]
+
+
+@pytest.fixture
+async def billing(database_url: str, nats_account: str, tmp_path: Any) -> AsyncIterator[Billing]:
+    bus = await connect(nats_account, "test")
+    crash = str(tmp_path / "crash")
+    async with service(
+        "webhost_billing", database_url, nats_account, WEBHOST_CRASH_FILE=crash
+    ) as process:
+        yield Billing(database_url, bus, process)
+    await bus.close()

@@ -1,0 +1,138 @@
+"""A rebuild is honest: it names what differs, mends it, and is byte for byte what was folded."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from webhost_contracts import subjects
+from webhost_contracts.questions import Difference
+
+from tests.integration.billing.conftest import ALICE, AT_MS, BOB, PERIOD, Billing, call, telemetry
+from tests.integration.billing.test_usage import counters, until_totals
+from tests.support.deadline import eventually
+
+MONTH_MS = 31 * 24 * 3600 * 1000
+
+
+async def some_usage(billing: Billing) -> None:
+    """Alice: 20 calls, 15 of them reported, 1 with a time in another period; Bob: 3 reports."""
+    facts = [call(ALICE, number) for number in range(20)]
+    facts += [telemetry(ALICE, number) for number in range(14)]
+    facts += [telemetry(BOB, number, agent_id="agt_b") for number in range(3)]
+    random.Random(9).shuffle(facts)
+    # Its charge moves from the period that the Worker named to that of the admission.
+    moving = [telemetry(ALICE, 14, timestamp_ms=AT_MS - MONTH_MS)]
+    facts = [fact for fact in facts if fact[1].aggregate_id != "inv_14"]
+    await billing.tell(*moving, *facts[:20])
+    await billing.tell(*facts[20:], call(ALICE, 14), telemetry(ALICE, 3), call(ALICE, 4))
+
+
+@pytest.mark.accept("1.8")
+async def test_a_corrupted_row_is_named_and_mended(billing: Billing) -> None:
+    await some_usage(billing)
+    before = billing.folded()
+    assert (await billing.usage(ALICE)).usage == counters(20, 15)
+    await until_totals(billing, ALICE, 150, 15 * 40 + 5 * 100)
+    clean = (await billing.rebuild(dry_run=True))[-1]
+    assert (clean.done, clean.swapped, clean.differences) == (True, False, ())
+
+    changed = billing.execute(
+        f"UPDATE billing_usage SET llm_tokens = llm_tokens + 7 WHERE user_id = '{ALICE}'"
+        f" AND period_key = '{PERIOD}'"
+    )
+    assert changed == 1
+    corrupted = billing.folded()
+    lines = await billing.rebuild(dry_run=True)
+    [difference] = lines[-1].differences
+    assert isinstance(difference, Difference)
+    assert (difference.user_id, difference.period_key) == (ALICE, PERIOD)
+    assert difference.live is not None
+    assert difference.rebuilt is not None
+    assert (difference.live.llm_tokens, difference.rebuilt.llm_tokens) == (157, 150)
+    assert lines[-1].processed == lines[-1].total > 0
+    assert billing.folded() == corrupted
+
+    mended = (await billing.rebuild())[-1]
+    assert (mended.done, mended.swapped, mended.differences) == (True, True, (difference,))
+    assert billing.folded() == before
+    assert (await until_totals(billing, ALICE, 150, 15 * 40 + 5 * 100)).generation > 1
+    await no_other_generations(billing)
+
+    await billing.tell(call(ALICE, 100), telemetry(ALICE, 100), telemetry(ALICE, 3))
+    assert (await billing.usage(ALICE)).usage == counters(21, 16)
+    assert (await billing.rebuild(dry_run=True))[-1].differences == ()
+
+
+async def no_other_generations(billing: Billing) -> None:
+    async def gone() -> bool:
+        found = {
+            row["generation"]
+            for table in ("reports", "usage_events", "billing_usage")
+            for row in billing.rows(f"SELECT DISTINCT generation FROM {table}")
+        }
+        return found == {billing.rows("SELECT live FROM generations")[0]["live"]}
+
+    await eventually(gone, "other generations to be gone")
+
+
+async def test_missing_and_foreign_rows_are_differences_too(billing: Billing) -> None:
+    await some_usage(billing)
+    before = billing.folded()
+    billing.execute(f"DELETE FROM billing_usage WHERE user_id = '{BOB}'")
+    billing.execute(
+        "INSERT INTO billing_usage SELECT generation, 'usr_x', period_key, runtime_provider,"
+        " reports, requests, llm_tokens, compute_ms, tool_calls, errors, cost_picodollars,"
+        f" updated_at_ms FROM billing_usage WHERE user_id = '{ALICE}' AND period_key = '{PERIOD}'"
+    )
+    found = (await billing.rebuild())[-1].differences
+    assert {(one.user_id, one.live is None, one.rebuilt is None) for one in found} == {
+        (BOB, True, False),
+        ("usr_x", False, True),
+    }
+    assert billing.folded() == before
+
+
+async def test_a_rebuild_beside_live_folding(billing: Billing) -> None:
+    await some_usage(billing)
+    facts = [call(ALICE, number) for number in range(1000, 1200)]
+    facts += [telemetry(ALICE, number) for number in range(1000, 1200)]
+
+    async def rebuilds() -> list[object]:
+        return [(await billing.rebuild())[-1].differences for _ in range(3)]
+
+    _, differences = await asyncio.gather(billing.state(*facts), rebuilds())
+    assert differences == [(), (), ()]
+    await billing.caught_up()
+    assert (await billing.usage(ALICE)).usage == counters(220, 215)
+    assert (await billing.rebuild(dry_run=True))[-1].differences == ()
+
+
+@pytest.mark.parametrize("point", ["rebuild.folded", "rebuild.swapping"])
+async def test_a_rebuild_that_dies_leaves_nothing(
+    billing: Billing, tmp_path: Path, point: str
+) -> None:
+    await some_usage(billing)
+    before = billing.folded()
+    (tmp_path / "crash").write_text(point)
+    inbox = billing.bus.client.new_inbox()
+    await billing.bus.client.publish(subjects.ASK_REBUILD, b"{}", reply=inbox)
+    assert billing.process.process is not None
+    await billing.process.process.wait()
+    assert billing.folded() == before
+    await billing.process.start()
+    await no_other_generations(billing)
+    assert billing.folded() == before
+    assert (await billing.rebuild())[-1].done
+
+
+async def test_what_cannot_be_rebuilt_is_refused(billing: Billing) -> None:
+    await some_usage(billing)
+    before = billing.folded()
+    for question in ({"user_id": ALICE}, {"period_key": PERIOD}):
+        assert "not supported" in str((await billing.rebuild(**question))[-1].refused)
+    await billing.bus.js.delete_msg(subjects.USAGE, 5)
+    assert "lacks 1" in str((await billing.rebuild())[-1].refused)
+    await billing.bus.js.purge_stream(subjects.USAGE, seq=10)
+    assert "begins at 10" in str((await billing.rebuild())[-1].refused)
+    assert billing.folded() == before

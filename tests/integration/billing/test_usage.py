@@ -1,0 +1,165 @@
+"""Usage, totals and tiers, folded from real facts by the real process."""
+
+import asyncio
+import random
+
+import pytest
+from webhost_billing.tables import metadata
+from webhost_contracts import subjects, wire
+from webhost_contracts.events import Envelope, TierChanged
+from webhost_contracts.questions import (
+    Counters,
+    RecentEventsAnswer,
+    RecentEventsQuestion,
+    SetTierAnswer,
+    SetTierQuestion,
+)
+from webhost_contracts.totals import Totals
+from webhost_kit.questions import ask
+
+from tests.integration.billing.conftest import ALICE, AT_MS, BOB, PERIOD, Billing, call, telemetry
+from tests.support.deadline import eventually
+from tests.support.schema import differences
+
+PICO_PER_REQUEST = 1_000_000
+PICO_PER_MS = 20_000
+
+
+def counters(calls: int, reported: int) -> Counters:
+    """What this many calls, of which so many were also reported, come to."""
+    compute_ms = reported * 40 + (calls - reported) * 100
+    return Counters(
+        requests=calls,
+        llm_tokens=reported * 10,
+        compute_ms=compute_ms,
+        tool_calls=reported * 2,
+        cost_picodollars=calls * PICO_PER_REQUEST + compute_ms * PICO_PER_MS,
+    )
+
+
+def test_migrations_and_tables_agree(database_url: str) -> None:
+    assert differences(database_url, "webhost_billing", metadata) == []
+
+
+async def until_totals(billing: Billing, user_id: str, tokens: int, compute_ms: int) -> Totals:
+    found: list[Totals] = []
+
+    async def there() -> bool:
+        found[:] = [await billing.totals(user_id)]
+        return (found[0].tokens, found[0].compute_ms) == (tokens, compute_ms)
+
+    await eventually(there, f"totals of {tokens} tokens and {compute_ms} ms")
+    return found[0]
+
+
+async def test_interleaved_facts_count_once(billing: Billing) -> None:
+    facts = [call(ALICE, number) for number in range(30)]
+    facts += [telemetry(ALICE, number) for number in range(20)]
+    facts += [call(BOB, number) for number in range(5)]
+    again = [call(ALICE, number) for number in range(0, 30, 3)]
+    # The same report with other numbers: it came later, so it changes nothing.
+    again += [telemetry(ALICE, number, llm_tokens=999) for number in range(0, 20, 4)]
+    random.Random(7).shuffle(facts)
+    await billing.tell(*facts, *again)
+
+    alice, bob = await billing.usage(ALICE), await billing.usage(BOB)
+    assert alice.usage == counters(30, 20)
+    assert alice.by_runtime == {"cloudflare": counters(30, 20)}
+    assert alice.updated_at_ms == AT_MS + 5
+    assert bob.usage == counters(5, 0)
+    nothing = await billing.usage(BOB, "2020-01")
+    assert (nothing.usage, nothing.by_runtime, nothing.updated_at_ms) == (Counters(), {}, 0)
+    await until_totals(billing, ALICE, 200, 20 * 40 + 10 * 100)
+    await until_totals(billing, BOB, 0, 500)
+
+
+@pytest.mark.accept("1.3")
+async def test_two_calls_with_one_trace_id_count_twice(billing: Billing) -> None:
+    await billing.tell(call(ALICE, 1), call(ALICE, 2), telemetry(ALICE, 1), telemetry(ALICE, 2))
+    assert (await billing.usage(ALICE)).usage == counters(2, 2)
+
+
+async def test_recent_events_are_the_merged_ones(billing: Billing) -> None:
+    await billing.tell(
+        call(ALICE, 1, admitted_at_ms=AT_MS - 1),
+        telemetry(ALICE, 1),
+        call(ALICE, 2, errors=1, error_class="runtime", outcome="failed"),
+        call(BOB, 3),
+    )
+
+    async def recent(**question: object) -> RecentEventsAnswer:
+        asked = RecentEventsQuestion(user_id=ALICE, **question)  # type: ignore[arg-type]
+        return await ask(billing.bus, subjects.ASK_RECENT_EVENTS, asked, RecentEventsAnswer)
+
+    failed, merged = (await recent()).events
+    assert (merged.source, failed.source) == ("both", "gateway")
+    assert (merged.invocation_id, merged.event_id) == ("inv_1", "inv_1")
+    assert merged.provider == {"model": "m"}
+    assert merged.counters.llm_tokens == 10
+    assert (failed.error_class, failed.counters.errors) == ("runtime", 1)
+    assert (await recent(errors_only=True)).events == (failed,)
+    assert (await recent(limit=1)).events == (failed,)
+    assert (await recent(since_ms=AT_MS)).events == (failed,)
+    assert (await recent(agent_id="agt_b")).events == ()
+
+
+async def test_a_kill_in_the_middle_changes_no_total(billing: Billing) -> None:
+    facts = [call(ALICE, number) for number in range(200)]
+    facts += [telemetry(ALICE, number) for number in range(200)]
+    random.Random(8).shuffle(facts)
+
+    async def kill() -> None:
+        for _ in range(2):
+            await billing.caught_up()
+            await billing.process.kill()
+            await billing.process.start()
+
+    await asyncio.gather(billing.state(*facts), kill())
+    await billing.caught_up()
+    assert (await billing.usage(ALICE)).usage == counters(200, 200)
+    await until_totals(billing, ALICE, 2000, 8000)
+
+
+async def test_totals_that_were_lost_are_put_again_at_start(billing: Billing) -> None:
+    await billing.tell(call(ALICE, 1))
+    await until_totals(billing, ALICE, 0, 100)
+    await billing.process.kill()
+    bucket = await billing.bus.js.key_value(subjects.TOTALS_BUCKET)
+    await bucket.purge(subjects.totals_key(ALICE, PERIOD))
+    await billing.process.start()
+
+    async def there() -> bool:
+        return await bucket.history(subjects.totals_key(ALICE, PERIOD)) != [] and bool(
+            (await bucket.history(subjects.totals_key(ALICE, PERIOD)))[-1].value
+        )
+
+    await eventually(there, "the totals to be put again")
+    assert (await billing.totals(ALICE)).compute_ms == 100
+
+
+async def test_an_operator_sets_a_tier(billing: Billing) -> None:
+    async def put(tier: str, user_id: str = ALICE) -> SetTierAnswer:
+        question = SetTierQuestion(user_id=user_id, tier=tier, operator="kim")
+        return await ask(billing.bus, subjects.ASK_SET_TIER, question, SetTierAnswer)
+
+    assert await put("pro") == SetTierAnswer(tier="pro")
+    assert await put("pro") == SetTierAnswer(tier="pro")
+    assert await put("starter") == SetTierAnswer(tier="starter")
+    assert "no tier 'gold'" in str((await put("gold")).refused)
+    assert (await put("pro", "kim")).refused is not None
+
+    stated: list[tuple[int, str, str]] = []
+
+    async def there() -> bool:
+        info = await billing.bus.js.stream_info(subjects.EVENTS)
+        stated.clear()
+        for sequence in range(1, info.state.last_seq + 1):
+            message = await billing.bus.js.get_msg(subjects.EVENTS, sequence, direct=True)
+            assert message.subject == subjects.event(ALICE, "account", ALICE)
+            stored = wire.decode(message.data, Envelope)
+            fact = wire.decode(bytes(stored.data), TierChanged)
+            stated.append((stored.version, fact.previous_tier, fact.tier))
+        return len(stated) >= 2
+
+    await eventually(there, "the tiers to be stated")
+    assert stated == [(1, "free", "pro"), (2, "pro", "starter")]

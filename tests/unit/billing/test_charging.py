@@ -1,0 +1,225 @@
+"""The oracle: what an invocation's two reports come to, in whatever order they arrive."""
+
+import itertools
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from webhost_billing.charging import (
+    LONGEST_CALL_MS,
+    SLACK_MS,
+    Charge,
+    Price,
+    PriceBook,
+    PricesError,
+    UsageRow,
+    add,
+    charge,
+    load_prices,
+    subtract,
+)
+from webhost_billing.model import GatewaySide, Report, WorkerSide, merge
+from webhost_contracts.questions import Counters
+
+COUNT = st.integers(0, 10**9)
+AT = st.integers(1_700_000_000_000, 1_800_000_000_000)
+BOOK = PriceBook(
+    [
+        Price(
+            effective_from=datetime(2023, 1, 1, tzinfo=UTC),
+            request=1,
+            million_compute_ms=20_000,
+            million_tokens=0,
+        ),
+        Price(
+            effective_from=datetime(2025, 6, 1, tzinfo=UTC),
+            request=2,
+            million_compute_ms=30_000,
+            million_tokens=7,
+        ),
+    ]
+)
+
+gateway_sides = st.builds(
+    GatewaySide,
+    invocation_id=st.just("inv_1"),
+    errors=st.integers(0, 1),
+    wall_ms=st.none() | COUNT,
+)
+worker_sides = st.builds(
+    WorkerSide,
+    event_id=st.just("inv_1"),
+    requests=COUNT,
+    llm_tokens=COUNT,
+    compute_ms=COUNT,
+    tool_calls=COUNT,
+    errors=COUNT,
+)
+
+
+def reports(**sides: st.SearchStrategy) -> st.SearchStrategy[Report]:
+    names = st.sampled_from(["a", "b"])
+    return st.builds(
+        Report,
+        user_id=names,
+        agent_id=names,
+        deployment_id=st.just("dep_1"),
+        runtime_provider=names,
+        at_ms=AT,
+        trace_id=st.none() | names,
+        error_class=st.none() | names,
+        **sides,
+    )
+
+
+by_gateway = reports(gateway=gateway_sides)
+by_worker = reports(worker=worker_sides)
+
+
+def told(order: list[Report]) -> Report:
+    known = None
+    for news in order:
+        known = merge(known, news)
+    assert known is not None
+    return known
+
+
+def charged_step_by_step(order: list[Report]) -> dict[UsageRow, Counters]:
+    """What stands in the rows when every report moves the charge from where it was."""
+    rows: dict[UsageRow, Counters] = {}
+    known: Report | None = None
+    for news in order:
+        merged = merge(known, news)
+        if known is not None:
+            old = charge(known, BOOK)
+            rows[old.row] = subtract(rows[old.row], old.counters)
+        new = charge(merged, BOOK)
+        rows[new.row] = add(rows.get(new.row, Counters()), new.counters)
+        known = merged
+    return {row: counters for row, counters in rows.items() if counters != Counters()}
+
+
+@given(
+    st.lists(by_gateway, max_size=3),
+    st.lists(by_worker, max_size=3),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_of_arrival_does_not_matter(gateway, worker, random) -> None:
+    """The first of each side counts, whatever is interleaved and repeated."""
+    order = [*gateway, *worker]
+    if not order:
+        return
+    sides = [iter(gateway), iter(worker)]
+    turns = [0] * len(gateway) + [1] * len(worker)
+    random.shuffle(turns)
+    interleaved = [next(sides[turn]) for turn in turns]
+    assert told(interleaved) == told([*gateway[:1], *worker[:1]])
+    final = charge(told(interleaved), BOOK)
+    expected = {} if final.counters == Counters() else {final.row: final.counters}
+    assert charged_step_by_step(interleaved) == expected
+    assert charged_step_by_step(order) == expected
+
+
+@given(by_gateway, by_worker, st.permutations([0, 0, 0, 1, 1, 1]))
+def test_repeated_reports_change_nothing(gateway, worker, turns) -> None:
+    order = [(gateway, worker)[turn] for turn in turns]
+    assert told(order) == told([gateway, worker]) == told([worker, gateway])
+    known = told([gateway, worker])
+    assert merge(known, gateway) is known
+    assert merge(known, worker) is known
+
+
+@given(by_gateway)
+def test_the_gateway_alone(gateway) -> None:
+    counters = charge(gateway, BOOK).counters
+    assert (counters.requests, counters.errors) == (1, gateway.gateway.errors)
+    assert (counters.llm_tokens, counters.tool_calls) == (0, 0)
+    assert counters.compute_ms == (gateway.gateway.wall_ms or 0)
+
+
+@given(by_worker)
+def test_the_worker_alone(worker) -> None:
+    counters, side = charge(worker, BOOK).counters, worker.worker
+    assert (counters.requests, counters.errors) == (side.requests, side.errors)
+    assert (counters.llm_tokens, counters.tool_calls) == (side.llm_tokens, side.tool_calls)
+    assert counters.compute_ms == side.compute_ms
+
+
+@given(by_gateway, by_worker)
+def test_both_together(gateway, worker) -> None:
+    both = told([worker, gateway])
+    result: Charge = charge(both, BOOK)
+    wall_ms = gateway.gateway.wall_ms
+    assert result.counters.requests == 1
+    assert result.counters.errors == gateway.gateway.errors
+    assert result.counters.llm_tokens == worker.worker.llm_tokens
+    assert result.counters.tool_calls == worker.worker.tool_calls
+    most = (LONGEST_CALL_MS if wall_ms is None else wall_ms) + SLACK_MS
+    assert result.counters.compute_ms == min(worker.worker.compute_ms, most)
+    assert result.row == charge(gateway, BOOK).row
+    assert both.source == "both"
+
+
+AT_MIDNIGHT = 1_764_547_200_000  # 2025-12-01T00:00:00Z
+
+
+def test_a_charge_moves_to_the_period_of_the_admission() -> None:
+    worker = Report(
+        user_id="a",
+        agent_id="a",
+        deployment_id="dep_1",
+        runtime_provider="cloudflare",
+        at_ms=AT_MIDNIGHT,
+        worker=WorkerSide(
+            event_id="inv_1", requests=1, llm_tokens=5, compute_ms=9, tool_calls=1, errors=0
+        ),
+    )
+    gateway = replace(
+        worker,
+        at_ms=AT_MIDNIGHT - 1,
+        worker=None,
+        gateway=GatewaySide(invocation_id="inv_1", errors=1, wall_ms=20),
+    )
+    for order in itertools.permutations([worker, gateway]):
+        [(row, counters)] = charged_step_by_step(list(order)).items()
+        assert row.period_key == "2025-11"
+        assert (counters.requests, counters.llm_tokens, counters.compute_ms) == (1, 5, 9)
+
+
+def test_costs_are_exact_and_follow_the_price_in_force() -> None:
+    change = int(datetime(2025, 6, 1, tzinfo=UTC).timestamp() * 1000)
+    assert BOOK.picodollars(0, 1, 0, 0) == 1_000_000
+    assert BOOK.picodollars(change - 1, 3, 10, 100) == 3_000_000 + 10 * 20_000
+    assert BOOK.picodollars(change, 3, 10, 100) == 6_000_000 + 10 * 30_000 + 100 * 7
+    assert BOOK.picodollars(change, 10**9, 10**9, 10**9) == 10**9 * (2_000_000 + 30_007)
+
+
+def test_the_products_own_prices_can_be_read() -> None:
+    assert load_prices().picodollars(AT_MIDNIGHT, 1, 1_000_000, 1_000_000) == 20_001_000_000
+
+
+ENTRY = (
+    "[[prices]]\neffective_from = {}\nrequest = 1\nmillion_compute_ms = 2\nmillion_tokens = {}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "prices"),
+        ("prices = []", "no price"),
+        (ENTRY.format("2025-01-01T00:00:00", 0), "UTC"),
+        (ENTRY.format("2025-01-01T00:00:00+02:00", 0), "UTC"),
+        (ENTRY.format("2025-01-01T00:00:00Z", 0) * 2, "rise"),
+        (ENTRY.format("2025-01-01T00:00:00Z", -1), "negative"),
+        (ENTRY.format("2025-01-01T00:00:00Z", 0.5), "million_tokens"),
+    ],
+)
+def test_an_unusable_price_file_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(text)
+    with pytest.raises(PricesError, match=reason):
+        load_prices(path)

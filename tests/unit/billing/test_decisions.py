@@ -1,0 +1,56 @@
+"""Who may be on which tier, and under which key an invocation's reports meet."""
+
+import pytest
+from webhost_billing.decisions import Account, Refused, set_tier
+from webhost_billing.model import report_key, told_by
+from webhost_contracts import ids
+from webhost_contracts.events import InvocationFinished, TelemetryAccepted, TierChanged
+
+from tests.support.stating import envelope
+
+USER = ids.user_id("test", "a")
+TIERS = ("free", "pro")
+
+
+def test_a_tier_is_set_once() -> None:
+    assert set_tier(Account(), USER, "pro", "kim", TIERS) == [
+        TierChanged(tier="pro", previous_tier="free", source="operator:kim")
+    ]
+    assert set_tier(Account(1, "pro"), USER, "pro", "kim", TIERS) == []
+    assert set_tier(Account(), USER, "free", "kim", TIERS) == []
+
+
+@pytest.mark.parametrize(("user_id", "tier"), [(USER, "gold"), ("kim", "pro"), ("", "pro")])
+def test_unknown_tiers_and_users_are_refused(user_id: str, tier: str) -> None:
+    with pytest.raises(Refused):
+        set_tier(Account(), user_id, tier, "kim", TIERS)
+
+
+def test_both_reports_of_an_invocation_meet_under_one_key() -> None:
+    invocation = InvocationFinished(
+        agent_id="agt_a",
+        deployment_id="dep_a",
+        runtime_provider="cloudflare",
+        trace_id="t",
+        admitted_at_ms=1,
+        outcome="succeeded",
+    )
+    telemetry = TelemetryAccepted(
+        agent_id="agt_a",
+        deployment_id="dep_a",
+        runtime_provider="cloudflare",
+        dedupe_key="event:inv_a",
+        timestamp_ms=1,
+        requests=1,
+        llm_tokens=1,
+        compute_ms=1,
+        errors=0,
+        trace_id="a\x00b",
+        provider={"a": "\x00"},
+    )
+    gateway = told_by(envelope(USER, "inv_a", invocation), invocation)
+    worker = told_by(envelope(USER, "evt_a", telemetry), telemetry)
+    assert gateway.key == worker.key == report_key("dep_a", "event:inv_a")
+    assert worker.key != report_key("dep_b", "event:inv_a")
+    assert worker.report.trace_id == "a\N{REPLACEMENT CHARACTER}b"
+    assert worker.provider == b'{"a":"\\u0000"}'
