@@ -43,15 +43,20 @@ class Stack:
         self._callers: list[Caller] = []
 
     def webhost(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a `webhost` command against this stack, with its operator's credentials."""
-        return subprocess.run(
+        """Run a `webhost` command against this stack, with its operator's credentials.
+
+        With `check`, fail with what it said when it does not end well.
+        """
+        ended = subprocess.run(
             [sys.executable, "-m", "webhost_cli", *arguments],
             env={**_environment(), "WEBHOST_DATA_DIR": str(self.data_dir)},
             capture_output=True,
             text=True,
             timeout=60,
-            check=check,
+            check=False,
         )
+        assert not check or ended.returncode == 0, (arguments, ended.stdout, ended.stderr)
+        return ended
 
     def status(self) -> dict[str, Any]:
         """What `webhost status --json` prints."""
