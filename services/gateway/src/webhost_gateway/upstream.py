@@ -155,8 +155,10 @@ class Upstream:
                 raise _reported(response.status, await _beginning(response), address.host)
             yield Answer(response, address.host)
         finally:
-            # Gives the connection back when all was read, and closes it otherwise.
-            response.close() if not response.content.at_eof() else response.release()
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()
 
     def timed_out(self, call: Call) -> RuntimeFailed:
         """Return the failure of a call that took too long."""
