@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 from rich.console import Console
 from webhost_kit.observability import configure_logging
 
-from bench import agents, gateway, ingest, pointer
+from bench import agents, fold, gateway, ingest, pointer
 from bench.harness import Figure, NotMeasured
 from bench.options import Options
 from bench.report import as_json, machine, progress, show
@@ -36,6 +36,7 @@ BENCHES: dict[str, Bench] = {
     "agents": agents,
     "pointer": pointer,
     "ingest": ingest,
+    "fold": fold,
 }
 
 

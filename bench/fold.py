@@ -105,8 +105,7 @@ def _billing(infrastructure: Infrastructure, database: str, total: int) -> Folde
     nats_url = infrastructure.nats_url("fold")
     dsn = infrastructure.new_database(database)
     directory = infrastructure.directory
-    env = {"PUBLIC_URL": "http://127.0.0.1"}
-    with service("webhost_billing", directory, nats_url, dsn, env, until="/livez") as pid:
+    with service("webhost_billing", directory, nats_url, dsn, {}, until="/livez") as pid:
         fold = _watch_fold(dsn, total)
         resident = [resident_mb(pid)]
 
