@@ -36,7 +36,7 @@ def facts(messages: Iterable[Recorded], types: Mapping[str, type[Event]]) -> lis
         try:
             envelope = wire.decode(message.body, Envelope)
             event = msgspec.json.decode(envelope.data, type=kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             log.error(
                 "undecodable event skipped",
                 sequence=message.sequence,

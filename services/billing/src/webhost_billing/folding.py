@@ -30,6 +30,10 @@ class Changes:
     charges: dict[bytes, Charge] = field(default_factory=dict[bytes, Charge])
     providers: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     rows: dict[UsageRow, RowChange] = field(default_factory=dict[UsageRow, RowChange])
+    invocations: int = 0
+    """How many the gateway spoke of for the first time."""
+    complete: int = 0
+    """How many are now known from both sides, and were not before."""
 
 
 def fold(known: Mapping[bytes, Report], told: Iterable[Told], prices: PriceBook) -> Changes:
@@ -49,6 +53,8 @@ def fold(known: Mapping[bytes, Report], told: Iterable[Told], prices: PriceBook)
         row = _row(changes, new.row, fact.occurred_at_ms)
         row.counters = add(row.counters, new.counters)
         row.reports += 1
+        changes.invocations += fact.report.gateway is not None
+        changes.complete += after.source == "both"
         changes.reports[fact.key] = after
         changes.charges[fact.key] = new
         if fact.provider is not None:

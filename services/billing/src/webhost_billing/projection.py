@@ -10,6 +10,7 @@ On replay: a report that was heard before changes nothing.
 from collections.abc import Sequence
 
 import sqlalchemy as sa
+from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_kit.bus import Bus
@@ -26,14 +27,20 @@ NAME = "billing.usage"
 SUBJECTS = (subjects.ALL_USAGE,)
 BATCH = 1_000
 
+# What the second lacks of the first is the share of invocations without telemetry.
+_invocations = Counter("webhost_billing_invocations_total", "Invocations that the gateway stated")
+_complete = Counter("webhost_billing_complete_total", "Invocations known from both sides")
+
 
 def projector(database: Database, bus: Bus, prices: PriceBook, committed: Committed) -> Projector:
     """Return what keeps the live generation current."""
 
     async def fold(connection: AsyncConnection, facts: Sequence[Fact], behind: Position) -> None:
         live = (await connection.execute(_LIVE)).scalar_one()
-        rows = await fold_into(connection, live, facts, prices)
-        due = sorted({(row.user_id, row.period_key) for row in rows})
+        changes = await fold_into(connection, live, facts, prices)
+        _invocations.inc(changes.invocations)
+        _complete.inc(changes.complete)
+        due = sorted({(row.user_id, row.period_key) for row in changes.rows})
         users, periods = [user for user, _ in due], [period for _, period in due]
         await connection.execute(
             _DUE,

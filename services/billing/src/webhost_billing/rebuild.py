@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 import structlog
 from msgspec.structs import replace
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.periods import period_key
@@ -85,8 +86,8 @@ class Rebuilder:
         try:
             async with self._alone():
                 await self._purge_dead()
-        except Refused:
-            return
+        except (Refused, Unavailable, DBAPIError) as error:
+            log.info("nothing swept", reason=str(error).partition("\n")[0])
 
     @asynccontextmanager
     async def _alone(self) -> AsyncGenerator[AsyncConnection]:
@@ -98,6 +99,8 @@ class Rebuilder:
                 if not locked:
                     raise Refused("a rebuild is running already")
                 yield connection
+                async with connection.begin():
+                    await connection.execute(_UNLOCK)
             finally:
                 # The lock goes with its connection, which must not return to the pool.
                 await connection.invalidate()
@@ -166,4 +169,7 @@ async def _tell_end(tell: Tell, rebuilt: _Rebuilt, *, swapped: bool) -> None:
 
 _LOCK = sa.text(
     "SELECT pg_try_advisory_lock(hashtext('billing rebuild'), hashtext(current_schema()))"
+)
+_UNLOCK = sa.text(
+    "SELECT pg_advisory_unlock(hashtext('billing rebuild'), hashtext(current_schema()))"
 )

@@ -5,7 +5,7 @@ Guarantees: one statement per table and batch; rebuilt and live rows are made by
 On replay: a report that was heard before changes nothing.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,15 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_kit.facts import Fact
 
-from webhost_billing.charging import PriceBook, UsageRow
+from webhost_billing.charging import PriceBook
 from webhost_billing.folding import Changes, fold
 from webhost_billing.model import GatewaySide, Report, WorkerSide, told_by
 
 
 async def fold_into(
     connection: AsyncConnection, generation: int, facts: Sequence[Fact], prices: PriceBook
-) -> Collection[UsageRow]:
-    """Fold these facts into this generation; return the rows of usage that were touched."""
+) -> Changes:
+    """Fold these facts into this generation; return what that changed."""
     told = [told_by(fact.envelope, fact.event) for fact in facts]
     known = await _known(connection, generation, {one.key for one in told})
     changes = fold(known, told, prices)
@@ -33,7 +33,7 @@ async def fold_into(
         ):
             encoded = msgspec.json.encode(list(rows)).decode()
             await connection.execute(statement, {"rows": encoded})
-    return changes.rows.keys()
+    return changes
 
 
 async def _known(

@@ -1,0 +1,64 @@
+"""What a stream comes to does not depend on where its batches end."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+from webhost_billing.charging import PriceBook, UsageRow, add, load_prices
+from webhost_billing.folding import RowChange, fold
+from webhost_billing.model import Report, Told
+from webhost_contracts.questions import Counters
+
+from tests.unit.billing.test_charging import by_gateway, by_worker
+
+PRICES: PriceBook = load_prices()
+
+told = st.lists(
+    st.builds(
+        Told,
+        key=st.sampled_from([b"a", b"b", b"c"]),
+        report=by_gateway | by_worker,
+        occurred_at_ms=st.integers(0, 10**12),
+        provider=st.none(),
+    ),
+    max_size=12,
+)
+
+
+def folded(batches: list[list[Told]]) -> tuple[dict[bytes, Report], dict[UsageRow, RowChange]]:
+    known: dict[bytes, Report] = {}
+    rows: dict[UsageRow, RowChange] = {}
+    for batch in batches:
+        changes = fold(known, batch, PRICES)
+        known |= changes.reports
+        for row, change in changes.rows.items():
+            before = rows.get(row, RowChange())
+            rows[row] = RowChange(
+                add(before.counters, change.counters),
+                before.reports + change.reports,
+                max(before.updated_at_ms, change.updated_at_ms),
+            )
+    return known, rows
+
+
+@given(told, st.lists(st.integers(0, 12), max_size=4))
+def test_batches_may_end_anywhere(facts: list[Told], cuts: list[int]) -> None:
+    ends = [0, *sorted(min(cut, len(facts)) for cut in cuts), len(facts)]
+    batches = [facts[start:end] for start, end in itertools.pairwise(ends)]
+    assert folded(batches) == folded([facts])
+
+
+@given(told)
+def test_rows_hold_what_the_reports_come_to(facts: list[Told]) -> None:
+    reports, rows = folded([facts])
+    assert sum(change.reports for change in rows.values()) == len(reports)
+    empty = [change for change in rows.values() if change.reports == 0]
+    assert all(change.counters == Counters() for change in empty)
+
+
+@given(told)
+def test_the_share_without_telemetry_is_counted(facts: list[Told]) -> None:
+    changes = fold({}, facts, PRICES)
+    reports = changes.reports.values()
+    assert changes.invocations == sum(report.gateway is not None for report in reports)
+    assert changes.complete == sum(report.source == "both" for report in reports)
