@@ -187,7 +187,7 @@ class StreamReader:
 
 
 class _Pull:
-    """One pull request under way at any time; the next is sent when the last is used up."""
+    """At most one pull request under way; what has arrived and waits is less than two."""
 
     def __init__(self, bus: Bus, stream: str, consumer: str, batch_size: int) -> None:
         self._client = bus.client
@@ -223,7 +223,11 @@ class _Pull:
                 await self._wake.wait()
         if not self._arrived and self._failure is not None:
             raise NatsError(self._failure)
-        return [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
+        taken = [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
+        # Only now: asked for on arrival, a stream would pile up before a slower fold.
+        if self._left == 0 and len(self._arrived) < self._batch_size:
+            await self._ask()
+        return taken
 
     async def _ask(self) -> None:
         self._left = self._batch_size
@@ -235,8 +239,6 @@ class _Pull:
         if status is None:
             self._arrived.append(message)
             self._left -= 1
-            if self._left == 0:
-                await self._ask()
         elif status in ("404", "408"):
             await self._ask()
         elif status != "100":
