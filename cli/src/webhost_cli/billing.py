@@ -76,6 +76,7 @@ def _show(result: RebuildProgress) -> None:
         output.print_table(
             ("user", "period", "runtime", "counter", "live", "rebuilt"),
             [row for difference in result.differences for row in _rows(difference)],
+            numbers=("live", "rebuilt"),
         )
     count = len(result.differences)
     found = f"rows that differ: {count}" if count else "no difference"

@@ -39,4 +39,5 @@ def usage(
             ("errors", f"{used['errors']:,}", None),
             ("cost, estimated", f"${used['costUsdEstimated']:.6f}", None),
         ],
+        numbers=("used", "limit"),
     )
