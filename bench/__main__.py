@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(BENCHES)}")
     parser.add_argument("--runs", type=int, default=3, help="interleaved runs of each (3)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each run (5)")
+    parser.add_argument("--seconds", type=int, default=5, help="of each run (5)")
     parser.add_argument("--full", action="store_true", help="the large sizes: takes minutes more")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")
     arguments = parser.parse_args()

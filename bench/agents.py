@@ -15,7 +15,7 @@ FEW = 10
 MANY = 20_000
 MANY_IN_FULL = 100_000
 CONNECTIONS = 32
-WARM_UP_S = 2.0
+WARM_UP_S = 2
 FLAT = 1.2
 """What still counts as flat: two measurements of the same thing differ by as much here."""
 
@@ -41,7 +41,7 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
             for account, subject in gateways.items()
         }
 
-        def run(account: str, seconds: float) -> Load:
+        def run(account: str, seconds: int) -> Load:
             subject = gateways[account]
             measured = load.run(
                 subject.port, files[account], connections=CONNECTIONS, seconds=seconds

@@ -18,7 +18,7 @@ from bench.servers import Infrastructure, resident_mb
 
 AGENTS = 10
 CONNECTIONS = 32
-WARM_UP_S = 2.0
+WARM_UP_S = 2
 
 DIRECT = "wrk > workerd"
 NGINX = "wrk > nginx > workerd"
@@ -140,7 +140,7 @@ def _run(
     port: int,
     requests: Path,
     connections: int,
-    seconds: float,
+    seconds: int,
 ) -> Load:
     measured = load.run(port, requests, connections=connections, seconds=seconds)
     if name == "gateway":

@@ -25,7 +25,7 @@ from bench.servers import Infrastructure, resident_mb, service
 DEPLOYMENTS = 10
 USER = "usr_bench"
 CONNECTIONS = (32, 256)
-WARM_UP_S = 1.0
+WARM_UP_S = 1
 MOST_PER_SECOND = 20_000
 """Reports made for every second of a run; no run may need more."""
 
@@ -58,8 +58,8 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
             )
         idle_mb = resident_mb(pids[PUBLISHED])
 
-        def run(module: str, connections: int, seconds: float) -> Load:
-            count = int(MOST_PER_SECOND * seconds)
+        def run(module: str, connections: int, seconds: int) -> Load:
+            count = MOST_PER_SECOND * seconds
             reports = itertools.islice(_reports(agents, MasterKeys.parse(master)), count)
             file = load.write_requests(directory / "reports.requests", reports)
             measured = load.run(ports[module], file, connections=connections, seconds=seconds)
@@ -86,9 +86,7 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
     ]
 
 
-def _throughput(
-    run: Callable[[str, int, float], Load], connections: int, options: Options
-) -> Figure:
+def _throughput(run: Callable[[str, int, int], Load], connections: int, options: Options) -> Figure:
     runs = interleave(
         options.runs,
         {

@@ -44,11 +44,11 @@ def write_requests(file: Path, requests: Iterable[bytes]) -> Path:
     return file
 
 
-def run(port: int, requests: Path, *, connections: int, seconds: float) -> Load:
+def run(port: int, requests: Path, *, connections: int, seconds: int) -> Load:
     """Send the requests as fast as they are answered. Raises NotMeasured if any one fails."""
     command = [
         *(require("wrk"), "--threads", "1", "--connections", str(connections)),
-        *("--duration", f"{seconds:g}s", "--timeout", "10s", "--script", str(SCRIPT)),
+        *("--duration", f"{seconds}s", "--timeout", "10s", "--script", str(SCRIPT)),
         *(f"http://{LOOPBACK}:{port}", "--", str(requests)),
     ]
     finished = subprocess.run(

@@ -8,5 +8,5 @@ class Options:
     """`runs` of `seconds` each; `full` measures the sizes that take minutes to set up."""
 
     runs: int
-    seconds: float
+    seconds: int
     full: bool
