@@ -93,6 +93,14 @@ async def test_missing_and_foreign_rows_are_differences_too(billing: Billing) ->
     assert billing.folded() == before
 
 
+async def test_nothing_can_be_rebuilt_too(billing: Billing) -> None:
+    for dry_run in (True, False, True):
+        last = (await billing.rebuild(dry_run=dry_run))[-1]
+        assert (last.done, last.swapped, last.processed) == (True, not dry_run, 0)
+    await billing.tell(call(ALICE, 1))
+    assert (await billing.usage(ALICE)).usage == counters(1, 0)
+
+
 async def test_a_rebuild_beside_live_folding(billing: Billing) -> None:
     await some_usage(billing)
     facts = [call(ALICE, number) for number in range(1000, 1200)]

@@ -7,6 +7,7 @@ until then nothing is changed. One rebuild runs at a time. Memory does not grow 
 On replay (it died): its rows are of a generation that nobody reads, and are swept at start.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -67,12 +68,14 @@ class Rebuilder:
         self._bus = bus
         self._prices = prices
         self._totals_due = totals_due
+        self._swept = asyncio.Event()
 
     async def rebuild(self, question: RebuildQuestion, tell: Tell) -> None:
         """Rebuild and tell each step; the last line has `done`, or `refused` with the reason."""
         try:
             if question.user_id is not None or question.period_key is not None:
                 raise Refused("a rebuild of one user or period is not supported yet; rebuild all")
+            await self._swept.wait()
             async with self._alone() as connection:
                 rebuilt = await self._rebuild(connection, question.dry_run, tell)
         except (Refused, StreamDiverged) as refusal:
@@ -82,12 +85,17 @@ class Rebuilder:
         await _tell_end(tell, rebuilt, swapped=not question.dry_run)
 
     async def sweep(self) -> None:
-        """Remove what a rebuild that died has left, unless another process rebuilds now."""
+        """Remove what a rebuild that died has left, unless another process rebuilds now.
+
+        Once, at start: rebuilds wait for it.
+        """
         try:
             async with self._alone():
                 await self._purge_dead()
         except (Refused, Unavailable, DBAPIError) as error:
             log.info("nothing swept", reason=str(error).partition("\n")[0])
+        finally:
+            self._swept.set()
 
     @asynccontextmanager
     async def _alone(self) -> AsyncGenerator[AsyncConnection]:
@@ -122,8 +130,6 @@ class Rebuilder:
             total = position.sequence if position else 0
             while messages := await replay.next(total):
                 await fold_into(connection, new, facts(messages, TYPES), self._prices)
-            if position and replay.stream_created_at != position.stream_created_at:
-                raise Refused("the stream is not the one that usage was folded from")
             differences = await generations.differences(connection, live, new)
             if not dry_run:
                 await generations.swap(connection, live, new, period_key(now_ms()), total)
@@ -145,15 +151,18 @@ class Rebuilder:
 
     async def _total(self) -> int:
         """Return how many messages there are. Raises Refused where the stream lacks some."""
-        state = (await self._bus.js.stream_info(subjects.USAGE)).state
+        async with self._database.transaction() as connection:
+            position = await read_position(connection, projection.NAME)
+        stream = await self._bus.js.stream_info(subjects.USAGE)
+        state = stream.state
+        if position and position.stream_created_at != str(stream.created):
+            raise Refused("the stream is not the one that usage was folded from")
         if state.first_seq > 1:
             raise Refused(
                 f"the stream begins at {state.first_seq}: what was before it cannot be rebuilt"
             )
         if state.messages != state.last_seq:
             raise Refused(f"the stream lacks {state.last_seq - state.messages} of its messages")
-        async with self._database.transaction() as connection:
-            position = await read_position(connection, projection.NAME)
         return position.sequence if position else 0
 
 

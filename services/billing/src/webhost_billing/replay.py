@@ -19,7 +19,6 @@ class Replay:
         reader = StreamReader(bus, subjects.USAGE, [subjects.ALL_USAGE], batch_size=BATCH)
         self._batches = reader.batches(None)
         self._ahead: Sequence[Recorded] = ()
-        self.stream_created_at: str | None = None
         self.sequence = 0
 
     async def next(self, most: int) -> Sequence[Recorded]:
@@ -36,7 +35,6 @@ class Replay:
             except TimeoutError as error:
                 raise StreamDiverged(f"nothing came behind {self.sequence} of {most}") from error
             self._ahead = batch.messages
-            self.stream_created_at = batch.position.stream_created_at
         taken = [message for message in self._ahead if message.sequence <= most]
         self._ahead = self._ahead[len(taken) :]
         if taken:
