@@ -1,0 +1,75 @@
+"""To anyone else, what is user A's does not exist: the answer is the one for a missing id."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.caller import Caller
+from tests.support.stack import Stack
+
+MISSING = "zzzzzzzzzzzzzzzzzzzzzzzzzz"
+INVOKE = {"input": {"prompt": "Let me in."}}
+
+
+def doors(caller: Caller) -> list[tuple[str, str, Any]]:
+    """Every door whose path names an id: what the api describes, and the gateway's two."""
+    described = caller.http.get("/v1/openapi.json").json()["paths"]
+    found: list[tuple[str, str, Any]] = [
+        (method.upper(), path, {"name": "stolen"} if method == "patch" else None)
+        for path, methods in described.items()
+        for method in methods
+        if "{" in path
+    ]
+    found.append(("GET", "/v1/metrics/recent?agentId={agentId}", None))
+    found.append(("POST", "/v1/invoke/{agentId}", INVOKE))
+    found.append(("POST", "/v1/invoke/{agentId}/stream", INVOKE))
+    return found
+
+
+@pytest.mark.accept("5")
+def test_nothing_of_another_user_can_be_found(stack: Stack) -> None:
+    owner, other = stack.caller(), stack.caller()
+    agent = owner.create_agent("private")
+    deployment = owner.deploy(agent["id"])
+    owner.invoke(agent["id"], "This is mine.")
+    owner.invoke(agent["id"], "This too.")
+    before = owner.agent(agent["id"])
+    other.me()
+
+    every = doors(other)
+    assert {method for method, _, _ in every} == {"GET", "POST", "PATCH", "DELETE"}
+    for method, path, body in every:
+        foreign = path.format(agentId=agent["id"], deploymentId=deployment["id"])
+        missing = path.format(agentId=f"agt_{MISSING}", deploymentId=f"dep_{MISSING}")
+        refused = _refusal(other.http.request(method, foreign, json=body))
+        assert refused["code"] == "NOT_FOUND", (method, path)
+        assert refused == _refusal(other.http.request(method, missing, json=body)), (method, path)
+
+    assert owner.agent(agent["id"]) == before
+    assert owner.deployment(deployment["id"])["status"] == "active"
+    assert owner.invoke(agent["id"], "Still here.")["output"]["text"] == "You said: Still here."
+
+
+@pytest.mark.accept("5")
+def test_lists_usage_and_metrics_show_nothing_of_another_user(stack: Stack) -> None:
+    owner, other = stack.caller(), stack.caller()
+    agent = owner.create_agent("private")
+    owner.deploy(agent["id"])
+    owner.invoke(agent["id"], "This is mine.")
+    other_agent = other.create_agent("private")
+
+    listed = other.http.get("/v1/agents?includeDeleted=true&limit=100").json()["agents"]
+    assert [found["id"] for found in listed] == [other_agent["id"]]
+    assert other.recent_calls() == []
+    used = other.usage()["usage"]
+    assert used["userId"] == other.me()["id"]
+    names = {"requests", "llmTokens", "computeMs", "toolCalls", "errors", "costUsdEstimated"}
+    assert {name: used[name] for name in names} == dict.fromkeys(names, 0)
+
+
+def _refusal(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 404, f"{response.request.url}: {response.text}"
+    error = response.json()["error"]
+    del error["requestId"]
+    return error

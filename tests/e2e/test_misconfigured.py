@@ -1,0 +1,88 @@
+"""A service that lacks a variable refuses to start, with one line that names it."""
+
+import importlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+from webhost_kit.keys import base64url
+from webhost_kit.settings import EXIT_MISCONFIGURED
+
+KEY = base64url(bytes(32))
+
+EVERY = {
+    "WEBHOST_INSTALLATION_ID": "ins_1",
+    "NATS_URL": "nats://127.0.0.1:1",
+    "DATABASE_URL": "postgresql://127.0.0.1:1/webhost",
+    "OPS_LISTEN": "127.0.0.1:1",
+}
+DOOR = {"LISTEN": "127.0.0.1:2"}
+USERS = {"JWT_ISSUER": "https://issuer.example"}
+REQUIRED = {
+    "api": EVERY | DOOR | USERS,
+    "gateway": EVERY | DOOR | USERS | {"INVOKE_PRIVATE_KEYS": f"invoke-1:{KEY}"},
+    "telemetry-ingest": EVERY | DOOR | {"TELEMETRY_MASTER_KEYS": f"1:{KEY}"},
+    "billing": EVERY,
+    "deployer": EVERY
+    | {
+        "CLOUDFLARE_ACCOUNT_ID": "0" * 32,
+        "CLOUDFLARE_API_TOKEN": "token",
+        "CLOUDFLARE_ZONE_ID": "1" * 32,
+        "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": "workers.example",
+        "CONTROL_PLANE_TELEMETRY_REPORT_URL": "https://webhost.example/v1/telemetry/report",
+        "TELEMETRY_MASTER_KEYS": f"1:{KEY}",
+        "INVOKE_PUBLIC_KEYS": f"invoke-1:{KEY}",
+        "PLATFORM_PRIVATE_KEYS": f"platform-1:{KEY}",
+    },
+}
+"""What each service cannot do without, outside of a local stack."""
+
+
+def module_of(service: str) -> str:
+    return f"webhost_{service.replace('-', '_')}"
+
+
+def started_without(service: str, variable: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in REQUIRED[service].items() if name != variable}
+    return subprocess.run(
+        [sys.executable, "-m", module_of(service)],
+        env=env | {"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.accept("10")
+@pytest.mark.parametrize("service", REQUIRED)
+def test_without_a_required_variable_no_service_starts(service: str) -> None:
+    variables = REQUIRED[service]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for variable, ended in zip(
+            variables, pool.map(partial(started_without, service), variables), strict=True
+        ):
+            assert ended.returncode == EXIT_MISCONFIGURED, (variable, ended.stderr)
+            assert ended.stdout == ""
+            [line] = ended.stderr.splitlines()
+            assert variable in line
+
+
+@pytest.mark.accept("10")
+@pytest.mark.parametrize("service", REQUIRED)
+def test_these_variables_are_all_that_is_required(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: Any = importlib.import_module(f"{module_of(service)}.settings").Settings
+    fields = settings.model_fields.items()
+    declared = {name.upper() for name, field in fields if field.is_required()}
+    assert declared <= set(REQUIRED[service])
+    for name in os.environ:
+        monkeypatch.delenv(name)
+    for name, value in REQUIRED[service].items():
+        monkeypatch.setenv(name, value)
+    settings()

@@ -1,0 +1,39 @@
+"""The keys of a running stack: the test is the operator of this machine, and signs as anybody."""
+
+from webhost_contracts import signatures
+from webhost_kit.keys import MasterKeys, parse_signers
+from webhost_local import identities
+from webhost_local.data_dir import DataDir
+
+from tests.support.stack import Stack
+
+KEY_VERSION = 1
+KEY_GENERATION = 1
+
+
+class StackKeys:
+    """Signs what the gateway, the deployer and any deployment's Worker would sign."""
+
+    def __init__(self, stack: Stack) -> None:
+        known = identities.load_or_make(DataDir.at(stack.data_dir))
+        self._master = MasterKeys.parse(known.telemetry_master_keys)
+        [self._gateway] = parse_signers(known.invoke_private_keys, "the gateway's")
+        [self._deployer] = parse_signers(known.platform_private_keys, "the deployer's")
+
+    def report_headers(self, deployment_id: str, body: bytes) -> dict[str, str]:
+        """The telemetry headers of this deployment's Worker for this body."""
+        key = self._master.telemetry_key(KEY_VERSION, deployment_id, KEY_GENERATION)
+        assert key is not None
+        return {
+            signatures.TELEMETRY_DEPLOYMENT_HEADER: deployment_id,
+            signatures.TELEMETRY_SIGNATURE_HEADER: signatures.telemetry_signature(key, body),
+        }
+
+    def invoke_headers(self, at_ms: int, deployment_id: str, body: bytes) -> dict[str, str]:
+        """The gateway's signature on a call to this deployment."""
+        header = self._gateway.header(at_ms, deployment_id, body)
+        return {signatures.INVOKE_SIGNATURE_HEADER: header}
+
+    def platform_signature(self, at_ms: int, deployment_id: str, body: bytes) -> str:
+        """The deployer's signature, as its probe carries it."""
+        return self._deployer.header(at_ms, deployment_id, body)

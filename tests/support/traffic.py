@@ -1,0 +1,93 @@
+"""Calls that go on while something breaks, and the account that is given of them afterwards."""
+
+import secrets
+import threading
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from tests.support.caller import Caller
+from tests.support.deadline import until
+
+SETTLED_S = 30
+"""Until a dead gateway's calls are found and counted: its lease has to run out first."""
+
+_PACE_S = 0.1
+# The list of recent calls, in which each of them is looked for, has room for a hundred.
+_MOST_CALLS = 80
+# The statuses that say that a call was not admitted. Any other failure leaves it open.
+_NOT_ADMITTED = (401, 402, 403, 404, 409, 429)
+
+
+class Traffic:
+    """One user who calls one agent again and again until the block ends.
+
+    Every call has a trace id of its own. `answered` were answered 200; `unclear` were cut off or
+    failed on the way, so they may have been admitted or not.
+    """
+
+    def __init__(self, caller: Caller, agent_id: str) -> None:
+        self.answered: set[str] = set()
+        self.unclear: set[str] = set()
+        self._caller = caller
+        self._agent_id = agent_id
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._call_on, daemon=True)
+
+    def __enter__(self) -> "Traffic":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=70)
+        assert not self._thread.is_alive(), "a call hangs"
+
+    def call(self) -> None:
+        """Make one call and remember what came of it."""
+        trace_id = f"call-{secrets.token_hex(8)}"
+        try:
+            answer = self._caller.post_invoke(self._agent_id, "Anybody there?", traceId=trace_id)
+        except httpx.TransportError:
+            self.unclear.add(trace_id)
+            return
+        if answer.status_code == 200:
+            self.answered.add(trace_id)
+        elif answer.status_code not in _NOT_ADMITTED:
+            self.unclear.add(trace_id)
+
+    def check_books(self, *, admitted_unanswered: int | None = None) -> None:
+        """Every answered call counts once; an unclear one at most once; nothing else counts.
+
+        `admitted_unanswered` says exactly how many of the unclear ones were admitted, where that
+        is known. The user must not have made other calls.
+        """
+
+        def told() -> list[dict[str, Any]]:
+            return self._caller.recent_calls(agentId=self._agent_id)
+
+        most = len(self.answered) + len(self.unclear)
+        least = len(self.answered) + (admitted_unanswered or 0)
+        until(lambda: len(told()) >= least, "every admitted call to be told", seconds=SETTLED_S)
+        until(
+            lambda: self._caller.usage()["usage"]["requests"] == len(told()),
+            "usage to be what the list of calls says",
+            seconds=SETTLED_S,
+        )
+        traces = [event["traceId"] for event in told()]
+        assert len(traces) == len(set(traces)), "a call was counted twice"
+        assert self.answered <= set(traces) <= self.answered | self.unclear
+        assert least <= self._caller.usage()["usage"]["requests"] <= most
+        if admitted_unanswered is not None:
+            assert len(traces) == least
+
+    def _call_on(self) -> None:
+        while not self._stop.wait(_PACE_S):
+            if len(self.answered) + len(self.unclear) < _MOST_CALLS:
+                self.call()
