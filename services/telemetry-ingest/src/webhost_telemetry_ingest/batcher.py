@@ -1,8 +1,8 @@
 """Micro-batches: accepted reports on their way to the stream.
 
-Consumes: accepted facts, one per request. Emits: their messages to USAGE, one atomic batch at a
-time; while a batch is under way, the next one collects.
-Guarantees: `add` returns only after the batch was acknowledged as durable, all of it; otherwise
+Consumes: accepted facts, one per request. Emits: their messages to USAGE, one batch at a time,
+published atomically unless it is small; while a batch is under way, the next one collects.
+Guarantees: `add` returns only after the whole batch was acknowledged as durable; otherwise
 it raises Unavailable within a bounded time. Memory is bounded: a full queue refuses at once.
 On an unknown outcome: the request is refused, and its retry is recognised by billing.
 """
@@ -22,13 +22,15 @@ from webhost_kit.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
+FEW = 8
+"""Up to so many are stored sooner one by one: an atomic batch has a price of its own."""
 MOST_IN_BATCH = 500
 MOST_WAITING = 5_000
 PUBLISH_TIMEOUT_S = 4.0
 
 _sizes = Histogram(
     "webhost_telemetry_batch_size",
-    "Reports in one atomic publish",
+    "Reports published together",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
 )
 
@@ -95,7 +97,21 @@ class Batcher:
                 durable.set_exception(problem)
 
     async def _publish(self, messages: list[Message]) -> None:
-        """Store all of these or none, as one atomic batch. Raises on any doubt."""
+        """Return when all of these are stored. Raises on any doubt about any of them."""
+        if len(messages) <= FEW:
+            await asyncio.gather(*(self._publish_alone(message) for message in messages))
+        else:
+            await self._publish_atomically(messages)
+
+    async def _publish_alone(self, message: Message) -> None:
+        await self._bus.js.publish(
+            message.subject,
+            message.body,
+            timeout=PUBLISH_TIMEOUT_S,
+            headers={subjects.TYPE_HEADER: message.type_name},
+        )
+
+    async def _publish_atomically(self, messages: list[Message]) -> None:
         batch_id = secrets.token_hex(16)
         client = self._bus.client
         # No message ids: one that the server has seen before would refuse the whole batch.

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-MOST = 100_000
+MOST = 20_000
 
 
 class Seen:
