@@ -83,14 +83,24 @@ async def test_no_more_calls_at_once_than_the_plan_has(own_stage: Stage) -> None
         await echo(call)
 
     stage.worker.behaviour = held
-    calling = asyncio.create_task(at_once(stage, gateways, agent, 30))
-    await until_quota(stage, agent, 3, 3)
-    status, body = await stage.invoke(gateways[0], agent)
-    error = body["error"]
-    assert (status, error["details"]["limitType"]) == (402, "concurrency")
-    assert (error["details"]["current"], error["details"]["limit"]) == (3, 3)
-    go_on.set()
-    assert await calling == {"200": 3, "concurrency": 27}
+    stage.worker.calls.clear()
+    calls = [asyncio.create_task(stage.invoke(gateways[number % 2], agent)) for number in range(30)]
+    refusals = []
+    try:
+        async with asyncio.timeout(15):
+            for call in asyncio.as_completed(calls):
+                refusals.append(await call)
+                if len(refusals) == 27:
+                    break
+    finally:
+        go_on.set()
+    for status, body in refusals:
+        details = body["error"]["details"]
+        assert (status, details["limitType"]) == (402, "concurrency")
+        assert (details["current"], details["limit"]) == (3, 3)
+    answers = Counter(status for status, _ in await asyncio.gather(*calls))
+    assert answers == {402: 27, 200: 3}
+    assert len(stage.worker.calls) == 3
     await until_quota(stage, agent, 3, 0)
     assert await at_once(stage, gateways, agent, 3) == {"200": 3}
 
@@ -136,10 +146,13 @@ async def test_a_call_under_a_dead_gateway_counts_once(
 
 
 async def until_published(stage: Stage) -> None:
-    async def empty() -> bool:
-        return stage.rows("SELECT * FROM outbox LIMIT 1") == []
+    """Wait until every call so far is recorded and stated."""
 
-    await eventually(empty, "the outbox to be empty")
+    async def nothing_waits() -> bool:
+        open_calls = stage.rows("SELECT * FROM invocations WHERE finished_at_ms IS NULL")
+        return open_calls == [] and stage.rows("SELECT * FROM outbox LIMIT 1") == []
+
+    await eventually(nothing_waits, "all outcomes to be stated")
 
 
 async def the_dead_one(*gateways: Gateway) -> Gateway:
