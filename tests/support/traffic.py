@@ -3,12 +3,11 @@
 import secrets
 import threading
 from types import TracebackType
-from typing import Any
 
 import httpx
 
-from tests.support.caller import Caller
 from tests.support.deadline import until
+from tests.support.patient import Patient
 
 SETTLED_S = 30
 """Until a dead gateway's calls are found and counted: its lease has to run out first."""
@@ -27,10 +26,10 @@ class Traffic:
     failed on the way, so they may have been admitted or not.
     """
 
-    def __init__(self, caller: Caller, agent_id: str) -> None:
+    def __init__(self, user: Patient, agent_id: str) -> None:
         self.answered: set[str] = set()
         self.unclear: set[str] = set()
-        self._caller = caller
+        self._user = user
         self._agent_id = agent_id
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._call_on, daemon=True)
@@ -49,18 +48,20 @@ class Traffic:
         self._thread.join(timeout=70)
         assert not self._thread.is_alive(), "a call hangs"
 
-    def call(self) -> None:
-        """Make one call and remember what came of it."""
+    def call(self) -> str | None:
+        """Make one call and remember what came of it; return the agent's text, if it answered."""
         trace_id = f"call-{secrets.token_hex(8)}"
         try:
-            answer = self._caller.post_invoke(self._agent_id, "Anybody there?", traceId=trace_id)
+            answer = self._user.caller.post_invoke(self._agent_id, "Who is it?", traceId=trace_id)
         except httpx.TransportError:
             self.unclear.add(trace_id)
-            return
+            return None
         if answer.status_code == 200:
             self.answered.add(trace_id)
-        elif answer.status_code not in _NOT_ADMITTED:
+            return answer.json()["output"]["text"]
+        if answer.status_code not in _NOT_ADMITTED:
             self.unclear.add(trace_id)
+        return None
 
     def check_books(self, *, admitted_unanswered: int | None = None) -> None:
         """Every answered call counts once; an unclear one at most once; nothing else counts.
@@ -69,23 +70,25 @@ class Traffic:
         is known. The user must not have made other calls.
         """
 
-        def told() -> list[dict[str, Any]]:
-            return self._caller.recent_calls(agentId=self._agent_id)
-
-        most = len(self.answered) + len(self.unclear)
         least = len(self.answered) + (admitted_unanswered or 0)
-        until(lambda: len(told()) >= least, "every admitted call to be told", seconds=SETTLED_S)
+        until(lambda: len(self._told()) >= least, "all calls to be counted", seconds=SETTLED_S)
         until(
-            lambda: self._caller.usage()["usage"]["requests"] == len(told()),
+            lambda: self._used() == len(self._told()),
             "usage to be what the list of calls says",
             seconds=SETTLED_S,
         )
-        traces = [event["traceId"] for event in told()]
-        assert len(traces) == len(set(traces)), "a call was counted twice"
-        assert self.answered <= set(traces) <= self.answered | self.unclear
-        assert least <= self._caller.usage()["usage"]["requests"] <= most
+        told = self._told()
+        assert len(told) == len(set(told)), "a call was counted twice"
+        assert self.answered <= set(told) <= self.answered | self.unclear
         if admitted_unanswered is not None:
-            assert len(traces) == least
+            assert self._used() == least
+
+    def _told(self) -> list[str]:
+        """Trace ids of the calls that were counted."""
+        return [e["traceId"] for e in self._user.get("/v1/metrics/recent?limit=100")["events"]]
+
+    def _used(self) -> int:
+        return self._user.get("/v1/usage/current")["usage"]["requests"]
 
     def _call_on(self) -> None:
         while not self._stop.wait(_PACE_S):
