@@ -17,7 +17,7 @@ from webhost_kit.observability import configure_logging
 from bench import agents, fold, gateway, ingest, pointer
 from bench.harness import Figure, NotMeasured
 from bench.options import Options
-from bench.report import as_json, machine, progress, show
+from bench.report import as_json, load_average, machine, progress, show
 from bench.servers import Infrastructure, infrastructure
 
 WIDTH = 150
@@ -61,6 +61,7 @@ def main() -> int:
             except NotMeasured as error:
                 failures[name] = str(error)
                 progress(f"{name}: not measured: {error}")
+    about["loadAfter"] = load_average()
     result = json.dumps(as_json(figures, about, notes, failures), indent=2)
     if arguments.json == "-":
         print(result)

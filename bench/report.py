@@ -31,9 +31,14 @@ def machine(directory: Path) -> dict[str, Any]:
         "memoryGiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "loadBefore": round(os.getloadavg()[0], 2),
+        "loadBefore": load_average(),
         "fsyncMs": round(_fsync_ms(directory), 3),
     }
+
+
+def load_average() -> float:
+    """Return how many tasks wanted to run, on average over the last minute, ours included."""
+    return round(os.getloadavg()[0], 2)
 
 
 def as_json(

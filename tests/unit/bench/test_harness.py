@@ -1,0 +1,55 @@
+"""How runs are ordered, and what figures say of them."""
+
+import pytest
+
+from bench.harness import Aim, Figure, interleave
+
+
+def figure(**fields: object) -> Figure:
+    defaults = {
+        "name": "n",
+        "unit": "/s",
+        "path": "p",
+        "limit_path": "l",
+        "measured": [10.0, 30.0, 20.0],
+        "limit": [100.0, 50.0, 80.0],
+    }
+    return Figure(**{**defaults, **fields})  # type: ignore[arg-type]
+
+
+def test_every_second_round_goes_backwards():
+    order: list[str] = []
+    measured = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    results = interleave(3, measured, lambda _: None)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert {name: len(series) for name, series in results.items()} == {"a": 3, "b": 3}
+
+
+def test_ratio_is_the_median_of_the_runs_own_ratios():
+    # 0.1, 0.6, 0.25 in the first case, 0.1, 0.3, 1.0 in the second.
+    assert figure().value == 0.25
+    assert figure(limit=[100.0, 100.0, 20.0]).value == 0.3
+
+
+def test_difference_and_measured_are_read_in_their_own_unit():
+    assert figure(reading="difference").value == -60.0
+    assert figure(reading="measured").value == 20.0
+
+
+@pytest.mark.parametrize(
+    ("aim", "met"),
+    [
+        (None, None),
+        (Aim("at least", 0.25), True),
+        (Aim("at least", 0.26), False),
+        (Aim("at most", 0.25), True),
+        (Aim("at most", 0.24), False),
+    ],
+)
+def test_an_aim_is_met_or_not(aim: Aim | None, met: bool | None):
+    assert figure(aim=aim).met is met
+
+
+def test_a_run_without_its_limit_is_refused():
+    with pytest.raises(ValueError, match="zip"):
+        _ = figure(limit=[1.0]).ratio
