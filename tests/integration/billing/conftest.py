@@ -90,7 +90,7 @@ class Billing:
 
         async def folded() -> bool:
             rows = self.rows("SELECT sequence FROM positions WHERE name = %s", NAME)
-            return bool(rows) and rows[0]["sequence"] == last
+            return bool(rows) and rows[0]["sequence"] >= last
 
         await eventually(folded, f"everything up to {last} to be folded", seconds=20)
 

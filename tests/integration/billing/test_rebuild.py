@@ -4,6 +4,7 @@ import asyncio
 import random
 from pathlib import Path
 
+import psycopg
 import pytest
 from webhost_contracts import subjects
 from webhost_contracts.questions import Difference
@@ -114,6 +115,16 @@ async def test_a_rebuild_beside_live_folding(billing: Billing) -> None:
     await billing.caught_up()
     assert (await billing.usage(ALICE)).usage == counters(220, 215)
     assert (await billing.rebuild(dry_run=True))[-1].differences == ()
+
+
+async def test_only_one_rebuild_runs_at_a_time(billing: Billing) -> None:
+    await some_usage(billing)
+    with psycopg.connect(billing.dsn) as another:
+        another.execute(
+            "SELECT pg_advisory_lock(hashtext('billing rebuild'), hashtext(current_schema()))"
+        )
+        assert "running already" in str((await billing.rebuild())[-1].refused)
+    assert (await billing.rebuild())[-1].swapped
 
 
 @pytest.mark.parametrize("point", ["rebuild.folded", "rebuild.swapping"])

@@ -9,7 +9,7 @@ On replay (it died): its rows are of a generation that nobody reads, and are swe
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -118,22 +118,23 @@ class Rebuilder:
         await self._purge_dead()
         async with connection.begin():
             new = await generations.begin(connection)
-        replay = Replay(self._bus)
-        while messages := await replay.next(total):
-            async with connection.begin():
-                await fold_into(connection, new, facts(messages, TYPES), self._prices)
-            crash_point("rebuild.folded")
-            await tell(RebuildProgress(processed=replay.sequence, total=total))
-        async with connection.begin():
-            live = await generations.lock(connection)
-            position = await read_position(connection, projection.NAME)
-            total = position.sequence if position else 0
+        async with aclosing(Replay(self._bus)) as replay:
             while messages := await replay.next(total):
-                await fold_into(connection, new, facts(messages, TYPES), self._prices)
-            differences = await generations.differences(connection, live, new)
-            if not dry_run:
-                await generations.swap(connection, live, new, period_key(now_ms()), total)
-                crash_point("rebuild.swapping")
+                async with connection.begin():
+                    await fold_into(connection, new, facts(messages, TYPES), self._prices)
+                    # Live folding goes on: the less it is ahead, the shorter it is held up.
+                    total = await _live_sequence(connection)
+                crash_point("rebuild.folded")
+                await tell(RebuildProgress(processed=replay.sequence, total=total))
+            async with connection.begin():
+                live = await generations.lock(connection)
+                total = await _live_sequence(connection)
+                while messages := await replay.next(total):
+                    await fold_into(connection, new, facts(messages, TYPES), self._prices)
+                differences = await generations.differences(connection, live, new)
+                if not dry_run:
+                    await generations.swap(connection, live, new, period_key(now_ms()), total)
+                    crash_point("rebuild.swapping")
         if not dry_run:
             await self._totals_due()
         log.info("rebuilt", dry_run=dry_run, messages=total, differences=len(differences))
@@ -164,6 +165,12 @@ class Rebuilder:
         if state.messages != state.last_seq:
             raise Refused(f"the stream lacks {state.last_seq - state.messages} of its messages")
         return position.sequence if position else 0
+
+
+async def _live_sequence(connection: AsyncConnection) -> int:
+    """Return up to where the live generation has been folded."""
+    position = await read_position(connection, projection.NAME)
+    return position.sequence if position else 0
 
 
 async def _tell_end(tell: Tell, rebuilt: _Rebuilt, *, swapped: bool) -> None:

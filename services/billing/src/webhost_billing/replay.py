@@ -40,3 +40,7 @@ class Replay:
         if taken:
             self.sequence = taken[-1].sequence
         return taken
+
+    async def aclose(self) -> None:
+        """Give the stream's consumer back."""
+        await self._batches.aclose()
