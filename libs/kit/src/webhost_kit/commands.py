@@ -25,7 +25,9 @@ from webhost_kit.errors import Permanent, Retryable, Unavailable
 log = structlog.get_logger(__name__)
 
 MAX_TRIES = 8
-ACK_WAIT_S = 30.0
+ACK_WAIT_S = 10.0
+"""Handlers only record what is to be done. A command whose handler was killed waits for so long."""
+
 LOOK_S = 2.0
 
 C = TypeVar("C", bound=Command)
