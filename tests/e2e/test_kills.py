@@ -2,14 +2,17 @@
 
 import random
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import pytest
 
 from tests.e2e.town import FIRST, SECOND, Resident, Town
+from tests.support.account import Account
 from tests.support.deadline import until
 from tests.support.stack import Stack
 from tests.support.traffic import Traffic
@@ -17,6 +20,8 @@ from tests.support.traffic import Traffic
 FORWARD = ("validate", "session_store", "upload", "route", "probe")
 REMOVAL = ("remove_route", "remove_script")
 MOMENTS = ("done", "recorded")
+SERVICES = ("api", "deployer", "gateway", "telemetry-ingest", "billing")
+OTHERS = ("edge", "nats", "postgres")
 
 CRASH_S = 20
 RESULT_S = 90
@@ -25,9 +30,73 @@ LATEST_KILL_S = 0.8
 """About as long as a deployment takes."""
 
 
+@dataclass(frozen=True)
+class Crash:
+    """A service dies at a named point. Neither api nor deployer stands between calls and agents."""
+
+    point: str
+    spares_calls = True
+
+    def prepare(self, stack: Stack) -> None:
+        stack.crash_at(self.point)
+
+    def strike(self, stack: Stack) -> None:
+        """Return when it has died there, and runs again."""
+        until(stack.crashed, "a service to reach the crash point", seconds=CRASH_S)
+        stack.until_ready()
+
+
+@dataclass(frozen=True)
+class RelayCrashes:
+    """Whichever service's relay publishes next dies before it marks that, four times over."""
+
+    spares_calls = False
+
+    def prepare(self, stack: Stack) -> None:
+        stack.crash_at("relay.published")
+
+    def strike(self, stack: Stack) -> None:
+        """Return when all have died and run again: with the calls going on, one publishes."""
+        for _ in range(3):
+            until(stack.crashed, "a relay to publish", seconds=CRASH_S)
+            stack.crash_at("relay.published")
+        Crash("relay.published").strike(stack)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A process is killed at a moment that nobody chose."""
+
+    name: str
+    spares_calls = False
+
+    def prepare(self, stack: Stack) -> None:
+        pass
+
+    def strike(self, stack: Stack) -> None:
+        moment_s = random.uniform(0, LATEST_KILL_S)
+        print(f"{self.name} is killed {moment_s:.3f} s after the deployment was asked for")
+        threading.Event().wait(moment_s)
+        stack.kill(self.name)
+
+
+def faults() -> list[Crash | RelayCrashes | Kill]:
+    """All faults; the supervisor is slower to restart what has just died, so the deployer rests."""
+    deployer = [Crash(f"deployer.{step}.{moment}") for step in FORWARD for moment in MOMENTS]
+    others = [
+        Crash("api.deploy_requested"),
+        Crash("api.before_pointer_flip"),
+        RelayCrashes(),
+        *map(Kill, SERVICES + OTHERS),
+    ]
+    pairs = zip_longest(deployer, others)
+    return [fault for pair in pairs for fault in pair if fault is not None]
+
+
 @pytest.fixture(scope="module")
-def town(sturdy_stack: Stack) -> Town:
-    return Town(sturdy_stack)
+def town(sturdy_stack: Stack) -> Iterator[Town]:
+    with closing(Account(sturdy_stack)) as account:
+        yield Town(sturdy_stack, account)
 
 
 @pytest.fixture
@@ -42,12 +111,6 @@ def deploying(resident: Resident) -> Generator[tuple[Traffic, Future[dict[str, A
         yield traffic, pool.submit(resident.deploy_second)
 
 
-def crashes(stack: Stack) -> None:
-    """Return when a service has died at the crash point that was set, and runs again."""
-    until(stack.crashed, "a service to reach the crash point", seconds=CRASH_S)
-    stack.until_ready()
-
-
 def check(town: Town, resident: Resident, traffic: Traffic, second: dict[str, Any]) -> None:
     """The second version is deployed and answers, the edge is tidy, every call accounted for."""
     resident.check_second_is_in_force(second)
@@ -57,20 +120,15 @@ def check(town: Town, resident: Resident, traffic: Traffic, second: dict[str, An
 
 
 @pytest.mark.accept("4")
-@pytest.mark.parametrize(
-    "point",
-    [
-        *(f"deployer.{step}.{moment}" for step in FORWARD for moment in MOMENTS),
-        "api.deploy_requested",
-        "api.before_pointer_flip",
-    ],
-)
-def test_a_crash_while_deploying(town: Town, resident: Resident, point: str) -> None:
-    town.stack.crash_at(point)
+@pytest.mark.parametrize("fault", faults(), ids=repr)
+def test_a_fault_while_deploying(
+    town: Town, resident: Resident, fault: Crash | RelayCrashes | Kill
+) -> None:
+    fault.prepare(town.stack)
     with deploying(resident) as (traffic, deployment):
-        crashes(town.stack)
+        fault.strike(town.stack)
         second = deployment.result(timeout=RESULT_S)
-    assert not traffic.unclear, "neither api nor deployer stands between a caller and the agent"
+    assert not (fault.spares_calls and traffic.unclear)
     check(town, resident, traffic, second)
 
 
@@ -84,9 +142,10 @@ def test_a_crash_while_deploying(town: Town, resident: Resident, point: str) -> 
 )
 def test_a_crash_while_tearing_down(town: Town, resident: Resident, point: str) -> None:
     resident.deploy_second()
-    town.stack.crash_at(point)
+    crash = Crash(point)
+    crash.prepare(town.stack)
     resident.user.caller.http.delete(f"/v1/agents/{resident.agent_id}").raise_for_status()
-    crashes(town.stack)
+    crash.strike(town.stack)
     town.until_tidy()
 
 
@@ -103,30 +162,3 @@ def test_a_gateway_crashes_during_a_call(town: Town, resident: Resident, point: 
     assert traffic.call() == FIRST
     # On record before it was made: it counts as made, although nobody heard the answer.
     traffic.check_books(admitted_unanswered=1)
-
-
-@pytest.mark.accept("4")
-def test_relays_crash_between_publish_and_mark(town: Town, resident: Resident) -> None:
-    with deploying(resident) as (traffic, deployment):
-        # Whichever service publishes next: with the calls going on, there always is one.
-        for _ in range(4):
-            town.stack.crash_at("relay.published")
-            until(town.stack.crashed, "a relay to publish", seconds=CRASH_S)
-        town.stack.until_ready()
-        second = deployment.result(timeout=RESULT_S)
-    check(town, resident, traffic, second)
-
-
-@pytest.mark.accept("4")
-@pytest.mark.parametrize(
-    "name",
-    ["api", "deployer", "gateway", "telemetry-ingest", "billing", "edge", "nats", "postgres"],
-)
-def test_a_kill_at_a_random_moment(town: Town, resident: Resident, name: str) -> None:
-    moment_s = random.uniform(0, LATEST_KILL_S)
-    print(f"{name} is killed {moment_s:.3f} s after the deployment was asked for")
-    with deploying(resident) as (traffic, deployment):
-        threading.Event().wait(moment_s)
-        town.stack.kill(name)
-        second = deployment.result(timeout=RESULT_S)
-    check(town, resident, traffic, second)

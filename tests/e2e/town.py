@@ -49,6 +49,7 @@ class Town:
     """Everybody on the stack, so that what is on the edge can be held against what is kept."""
 
     stack: Stack
+    account: Account
     residents: list[Resident] = field(default_factory=list[Resident])
 
     def resident(self) -> Resident:
@@ -69,11 +70,10 @@ class Town:
             for deployment in resident.deployments()
             if deployment["status"] in ("active", "inactive")
         }
-        account = Account(self.stack)
         scripts = {script_name(*ids) for ids in kept}
         routes = {deployment_id for _, deployment_id in kept}
         until(
-            lambda: (account.scripts(), account.routes()) == (scripts, routes),
+            lambda: (self.account.scripts(), self.account.routes()) == (scripts, routes),
             "the edge to hold what is kept and nothing else",
             seconds=TIDY_S,
         )

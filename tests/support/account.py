@@ -9,10 +9,18 @@ from tests.support.stack import Stack
 
 
 class Account:
-    """Scripts and routes of agents. The platform's own session Worker is not among them."""
+    """Scripts and routes of agents, without the platform's own session Worker. To be closed."""
 
     def __init__(self, stack: Stack) -> None:
         self._known = stack.status()["cloudflare"]
+        self._http = httpx.Client(
+            base_url=self._known["apiBaseUrl"],
+            headers={"Authorization": f"Bearer {self._known['apiToken']}"},
+            timeout=10,
+        )
+
+    def close(self) -> None:
+        self._http.close()
 
     def scripts(self) -> set[str]:
         """Names of all deployments' scripts."""
@@ -26,11 +34,7 @@ class Account:
         return {pattern.split("/")[-2] for pattern in patterns if "/dep/" in pattern}
 
     def _list(self, path: str) -> list[dict[str, Any]]:
-        answer = httpx.get(
-            self._known["apiBaseUrl"] + path,
-            headers={"Authorization": f"Bearer {self._known['apiToken']}"},
-            timeout=10,
-        )
+        answer = self._http.get(path)
         answer.raise_for_status()
         return answer.json()["result"]
 

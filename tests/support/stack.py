@@ -23,6 +23,8 @@ import httpx
 import psycopg
 import pytest
 from webhost_local.child import tied_to_parent
+from webhost_local.data_dir import DataDir
+from webhost_local.issuer.identity import IssuerIdentity
 from webhost_local.ports import free_port
 
 from tests.support.caller import Caller
@@ -31,6 +33,7 @@ from tests.support.deadline import until
 START_S = 90
 RESTART_S = 60
 STOP_S = 40
+TOKEN_S = 3600
 
 
 class Stack:
@@ -41,6 +44,8 @@ class Stack:
         self.origin = origin
         self.crash_file = data_dir / "crash"
         self._callers: list[Caller] = []
+        # One client for all questions: making one costs more than asking.
+        self._http = httpx.Client(timeout=2)
 
     def webhost(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `webhost` command against this stack, with its operator's credentials.
@@ -62,9 +67,10 @@ class Stack:
         """What `webhost status --json` prints."""
         return json.loads((self.data_dir / "stack.json").read_text())["status"]
 
-    def token(self, subject: str, *options: str) -> str:
-        """A JWT that the development issuer signed."""
-        return self.webhost("token", subject, *options).stdout.strip()
+    def token(self, subject: str) -> str:
+        """A JWT that the development issuer's key signed, as `webhost token` prints it."""
+        issuer = IssuerIdentity.load_or_make(DataDir.at(self.data_dir))
+        return issuer.token(subject, expires_in_s=TOKEN_S)
 
     def caller(self, subject: str | None = None) -> Caller:
         """A signed-in user, by default one whom nobody has seen before."""
@@ -73,7 +79,8 @@ class Stack:
         return caller
 
     def close(self) -> None:
-        """Close the callers' connections."""
+        """Close our connections and the callers'."""
+        self._http.close()
         for caller in self._callers:
             caller.http.close()
 
@@ -120,7 +127,7 @@ class Stack:
                 return True
             return False
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(url.join("/readyz"), timeout=2).status_code == 200
+            return self._http.get(url.join("/readyz")).status_code == 200
         return False
 
 
