@@ -1,9 +1,15 @@
 """The database under load."""
 
+from contextlib import AsyncExitStack
+
 import pytest
 from sqlalchemy import text
 from webhost_kit.database import Database
 from webhost_kit.errors import Unavailable
+
+from tests.integration.kit.conftest import House, in_background
+from tests.integration.kit.test_outbox_to_projection import projector
+from tests.support.deadline import eventually
 
 
 async def test_where_no_connection_becomes_free_the_caller_may_come_again(
@@ -18,3 +24,27 @@ async def test_where_no_connection_becomes_free_the_caller_may_come_again(
             async with database.transaction():
                 pass
     await database.close()
+
+
+async def test_a_projector_outlives_a_full_pool(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhost_kit.database.CONNECT_TIMEOUT_S", 0.2)
+    house.database = crowded = Database(house.dsn, pool_size=1)
+    names = projector(house)
+    async with AsyncExitStack() as stack:
+        async with crowded.transaction() as one, crowded.transaction() as two:
+            await one.execute(text("SELECT 1"))
+            await two.execute(text("SELECT 1"))
+            await stack.enter_async_context(in_background(names.run()))
+
+            async def complains() -> bool:
+                return "away" in (names.check() or "")
+
+            await eventually(complains, "readiness notices")
+
+        async def content() -> bool:
+            return names.check() is None
+
+        await eventually(content, "the projector comes back")
+    await crowded.close()

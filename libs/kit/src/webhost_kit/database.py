@@ -83,7 +83,7 @@ class Database:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S), self.engine.connect() as connection:
                     await connection.execute(text("SELECT 1"))
                 self._problem = None
-            except (DBAPIError, psycopg.Error, OSError, TimeoutError) as error:
+            except (DBAPIError, PoolExhausted, psycopg.Error, OSError, TimeoutError) as error:
                 self._problem = f"away: {type(error).__name__}"
             await asyncio.sleep(every_s)
 

@@ -15,6 +15,7 @@ import structlog
 from prometheus_client import Counter
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.base import Event
 
@@ -79,7 +80,7 @@ class Projector:
                 return
             except VersionConflict as error:
                 log.info("decided elsewhere first; folding again", aggregate=str(error))
-            except (OperationalError, DBAPIError, OSError, TimeoutError) as error:
+            except (DBAPIError, PoolExhausted, OSError, TimeoutError) as error:
                 if isinstance(error, DBAPIError) and not _is_away(error):
                     raise
                 self._problem = f"database away: {type(error).__name__}"
