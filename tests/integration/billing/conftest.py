@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from nats.js.errors import KeyNotFoundError
 from psycopg.rows import dict_row
 from webhost_billing.projection import NAME
 from webhost_contracts import ids, subjects, wire
@@ -98,10 +99,13 @@ class Billing:
         question = UsageQuestion(user_id=user_id, period_key=period)
         return await ask(self.bus, subjects.ASK_USAGE, question, UsageAnswer)
 
-    async def totals(self, user_id: str) -> Totals:
+    async def totals(self, user_id: str) -> Totals | None:
         """What the bucket holds for this user now."""
         bucket = await self.bus.js.key_value(subjects.TOTALS_BUCKET)
-        entry = await bucket.get(subjects.totals_key(user_id, PERIOD))
+        try:
+            entry = await bucket.get(subjects.totals_key(user_id, PERIOD))
+        except KeyNotFoundError:
+            return None
         return wire.decode(entry.value or b"", Totals)
 
     async def rebuild(self, **question: Any) -> list[RebuildProgress]:
