@@ -1,21 +1,31 @@
 """What is made of Cloudflare's ways to say no, each seen in the wild."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
+from webhost_contracts.events import DeploymentStepSucceeded
+from webhost_deployer import queries
+from webhost_deployer.agent_work import AgentWork
 from webhost_deployer.app import provider_of
+from webhost_deployer.artifacts import Artifacts
 from webhost_deployer.cloudflare import Cloudflare
-from webhost_deployer.model import Deployment
+from webhost_deployer.decisions import begin
+from webhost_deployer.locks import held
+from webhost_deployer.model import Deployment, Phase, Step
 from webhost_deployer.provider import ProviderError
 from webhost_deployer.settings import Settings
+from webhost_deployer.steps import Steps
+from webhost_kit.bus import connect
+from webhost_kit.clock import now_ms
 from webhost_kit.database import Database, migrate
 
 from tests.support.serving import serving
-from tests.unit.deployer.samples import ORDER
+from tests.unit.deployer.samples import AGENT, ORDER
 from tests.unit.deployer.test_settings import GOOD, ROUTED
 
 PAGE = HTMLResponse("<h1>522</h1>", 522)
@@ -114,3 +124,36 @@ async def test_too_many_calls_are_a_pause_for_every_deployer(
     began = loop.time()
     assert await provider.list_routes() == []
     assert 1.5 < loop.time() - began < 10
+
+
+@pytest.mark.parametrize("character", ["\x00", "\ud800"])
+async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
+    provider: Cloudflare, api: Api, database_url: str, nats_account: str, character: str
+) -> None:
+    errors = [{"code": 10021, "message": f"Uncaught Error: {character}"}]
+    said = json.dumps({"success": False, "errors": errors, "messages": [], "result": None})
+    api.answer = Response(said, 400, media_type="application/json")
+    database = Database(database_url)
+    bus = await connect(nats_account, "test")
+    reached = (Step.VALIDATE, Step.SESSION_STORE, Step.UPLOAD)
+    async with database.transaction() as connection:
+        done = [
+            DeploymentStepSucceeded(agent_id=AGENT, step=step, attempt=1, started_at_ms=1)
+            for step in reached
+        ]
+        events = [*begin(ORDER, key_version=1), *done]
+        await queries.record(connection, Deployment(order=ORDER), events, now_ms())
+
+    work = AgentWork(database, Steps({"cloudflare": provider}, Artifacts(bus)))
+    async with held(database_url, "agent") as lock:
+        assert lock is not None
+        await work.work_off(AGENT, lock)
+
+    async with database.transaction() as connection:
+        state = await queries.load(connection, ORDER.deployment_id)
+    assert state is not None
+    assert state.phase is Phase.COMPENSATING
+    assert state.failure is not None
+    assert state.failure.provider_message == "Uncaught Error: ?"
+    await bus.close()
+    await database.close()

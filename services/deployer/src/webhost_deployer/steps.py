@@ -106,10 +106,12 @@ def _from_provider(step: Step, error: ProviderError) -> DeploymentError:
         step=step,
         message=f"The runtime provider failed at {step}.",
         endpoint=_safe(error.endpoint),
-        provider_code=error.code,
+        provider_code=None if error.code is None else _safe(error.code),
         provider_message=_safe(error.message),
     )
 
 
 def _safe(text: str) -> str:
-    return redact_text(text)[:LONGEST_TEXT]
+    # UTF-8 knows no half of a surrogate pair, Postgres no NUL; what failed must be recorded.
+    writable = text.encode("utf-8", "replace").decode().replace("\x00", "?")
+    return redact_text(writable)[:LONGEST_TEXT]
