@@ -110,3 +110,18 @@ async def test_an_earlier_teardown_stands(desk: Desk) -> None:
 async def test_a_teardown_of_nothing_known_is_a_dead_letter(desk: Desk) -> None:
     with pytest.raises(Permanent):
         await desk.handlers.tear_down(RETIRE)
+
+
+async def test_a_purge_that_waits_for_a_removal_is_not_due(desk: Desk) -> None:
+    await desk.handlers.deploy(ORDER)
+    await desk.handlers.tear_down_agent(DELETE)
+    state = await desk.state()
+    assert state is not None
+    later = replace(state, phase=Phase.COMPENSATING, retry_at_ms=now_ms() + 600_000)
+    async with desk.database.transaction() as connection:
+        await queries.save(connection, later)
+    assert await desk.due_agents() == []
+
+    async with desk.database.transaction() as connection:
+        await queries.save(connection, replace(later, phase=Phase.FAILED))
+    assert await desk.due_agents() == [AGENT]
