@@ -13,7 +13,9 @@ from tests.support.deadline import eventually
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     """Serve `app` on a free loopback port until the block ends; gives the base URL."""
-    config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
+    config = uvicorn.Config(
+        app, port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=2
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
 

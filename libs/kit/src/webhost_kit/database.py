@@ -58,6 +58,13 @@ class Database:
             log.warning("database unavailable", error=str(error).partition("\n")[0])
             raise Unavailable("The database is away; try again shortly.") from error
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[AsyncConnection]:
+        """Read several things as of one moment. Raises Unavailable when Postgres is away."""
+        async with self.transaction() as connection:
+            await connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield connection
+
     async def decide(self, work: Callable[[AsyncConnection], Awaitable[T]], *, tries: int = 5) -> T:
         """Run `work` in a transaction; when another decision came first, reload and run again.
 

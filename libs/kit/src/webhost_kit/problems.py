@@ -1,4 +1,4 @@
-"""From a Problem to the error envelope, one way for every door."""
+"""What every door does the same way: correlation ids, and from a Problem to the error envelope."""
 
 import re
 import secrets
@@ -12,15 +12,21 @@ from webhost_kit.errors import Problem
 REQUEST_ID_HEADER = "X-Request-Id"
 JSON_TYPE = "application/json"
 
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9_.:-]{1,128}$")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _answered = Counter("webhost_problems_total", "Errors answered", ["code"])
 
 
 def request_id_from(value: str | None) -> str:
     """Keep a valid request id of the caller's, or make one."""
-    if value is not None and _REQUEST_ID.match(value):
+    if value is not None and _REQUEST_ID.fullmatch(value):
         return value
     return f"req_{secrets.token_hex(12)}"
+
+
+def traceparent_from(value: str | None) -> str | None:
+    """Keep a well-formed trace context of the caller's."""
+    return value if value is not None and _TRACEPARENT.fullmatch(value) else None
 
 
 def envelope(problem: Problem, request_id: str) -> ErrorEnvelope:

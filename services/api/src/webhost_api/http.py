@@ -1,6 +1,5 @@
 """How a request becomes an answer: who asks, how much is read, once per key, one error envelope."""
 
-import re
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
@@ -35,8 +34,6 @@ from webhost_api.users import Users
 MAX_BODY_BYTES = 64 * 1024
 MAX_DEPLOY_BYTES = 1024 * 1024
 MAX_ISSUES = 20
-
-_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 
 
 @dataclass(frozen=True)
@@ -198,11 +195,10 @@ def _issue_of(found: dict[str, Any]) -> dict[str, Any]:
 async def _authenticated(request: Request) -> Caller:
     house = cast(House, request.app.state.house)
     principal = await house.verifier.verify(request.headers.get("Authorization"))
-    traceparent = request.headers.get("traceparent", "")
     circumstances = Circumstances(
         actor=f"user:{principal.user_id}",
         request_id=request.headers[problems.REQUEST_ID_HEADER],
-        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
+        traceparent=problems.traceparent_from(request.headers.get("traceparent")),
     )
     await house.users.ensure(principal, circumstances)
     return Caller(principal.user_id, circumstances)

@@ -9,19 +9,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from webhost_kit import problems
+from webhost_kit.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
 from webhost_kit.errors import InvalidRequest, Problem
 
 log = structlog.get_logger(__name__)
-
-ALLOWED_METHODS = ("GET", "POST", "PATCH", "DELETE")
-ALLOWED_HEADERS = (
-    "authorization",
-    "content-type",
-    "idempotency-key",
-    "traceparent",
-    "last-event-id",
-)
-EXPOSED_HEADERS = ("X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy")
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:

@@ -26,7 +26,7 @@ from webhost_kit.follower import Follower
 
 from webhost_gateway import decisions
 from webhost_gateway.admission import Admission
-from webhost_gateway.http import Request
+from webhost_gateway.http import MAX_BODY_BYTES, Request
 from webhost_gateway.model import RouteTable
 from webhost_gateway.outcomes import Outcomes
 from webhost_gateway.ratelimit import RateLimit
@@ -81,7 +81,7 @@ class Invoker:
         ):
             document = await answer.document()
         document = msgspec.structs.replace(document, trace_id=invocation.trace_id)
-        await request.answer(msgspec.json.encode(document))
+        await request.answer(200, msgspec.json.encode(document))
 
     async def stream(self, request: Request) -> None:
         """POST /v1/invoke/{agentId}/stream: the answer as it comes; ends with its client."""
@@ -124,7 +124,7 @@ class Invoker:
         user_id = principal.user_id
         entitlements = self._entitlements_of(user_id)
         self._check_rate(user_id, request.agent_id, entitlements)
-        asked = decisions.parse(await request.body())
+        asked = decisions.parse(await request.body(MAX_BODY_BYTES))
         if not self._follower.usable:
             raise Unavailable("The gateway is catching up; try again shortly.")
         target = decisions.target_of(self._routes, user_id, request.agent_id)

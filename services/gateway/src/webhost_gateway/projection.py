@@ -42,8 +42,7 @@ def follower(bus: Bus, routes: RouteTable) -> Follower:
 
 async def load(database: Database) -> tuple[RouteTable, Position | None]:
     """Return all rows and the position they were folded to, of one snapshot."""
-    async with database.transaction() as connection:
-        await connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    async with database.snapshot() as connection:
         return await _rows(connection, None), await read_position(connection, NAME)
 
 

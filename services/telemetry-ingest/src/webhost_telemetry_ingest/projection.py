@@ -42,8 +42,7 @@ def follower(bus: Bus, memory: Deployments) -> Follower:
 
 async def load(database: Database) -> tuple[Deployments, Position | None]:
     """Return all rows and the position they were folded to, of one snapshot."""
-    async with database.transaction() as connection:
-        await connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    async with database.snapshot() as connection:
         memory = Deployments()
         async for row in await connection.stream(sa.select(deployments)):
             memory.by_id[row.deployment_id] = Deployment(*row[1:])

@@ -6,12 +6,12 @@ No CORS headers: no browser posts here.
 On replay: see `reports`.
 """
 
-import re
 from typing import Any
 
 import msgspec
 from webhost_contracts import signatures
 from webhost_contracts.telemetry import MAX_BODY_BYTES
+from webhost_kit import problems
 from webhost_kit.asgi import ClientGone, Receive, Request, Send
 from webhost_kit.errors import MethodNotAllowed, NotFound, Problem
 
@@ -21,7 +21,6 @@ PATH = "/v1/telemetry/report"
 
 _DEPLOYMENT = signatures.TELEMETRY_DEPLOYMENT_HEADER.lower().encode()
 _SIGNATURE = signatures.TELEMETRY_SIGNATURE_HEADER.lower().encode()
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Door:
@@ -55,8 +54,6 @@ class Door:
             request.text_header(_DEPLOYMENT), request.headers.get(_SIGNATURE), request.request_id
         )
         body = await request.body(MAX_BODY_BYTES)
-        traceparent = request.text_header(b"traceparent")
-        if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
-            traceparent = None
+        traceparent = problems.traceparent_from(request.text_header(b"traceparent"))
         receipt = await self._reports.take(given, body, request.request_id, traceparent)
         await request.answer(202, msgspec.json.encode(receipt))
