@@ -16,6 +16,7 @@ import uvicorn
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from webhost_kit.connection import Connection
 from webhost_kit.readiness import Readiness
 
 log = structlog.get_logger(__name__)
@@ -45,7 +46,7 @@ class Service:
                     host=host,
                     port=int(port),
                     loop="uvloop",
-                    http="httptools",
+                    http=Connection,
                     log_config=None,
                     access_log=False,
                     server_header=False,

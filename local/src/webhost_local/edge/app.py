@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from webhost_kit.connection import Connection
 
 from webhost_local.edge import api
 from webhost_local.edge.errors import DataDirInUse
@@ -77,7 +78,7 @@ def _server(app: "ASGIApp | Origin") -> _Server:
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         access_log=False,
