@@ -7,6 +7,7 @@ A stream that is not the one the position was taken on raises StreamDiverged.
 """
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -37,7 +38,10 @@ RETRY_S = 0.5
 
 @dataclass(frozen=True)
 class Position:
-    """A place on one incarnation of a stream: everything up to `sequence` has been folded."""
+    """A place on one incarnation of a stream: everything up to `sequence` has been folded.
+
+    `message_id` names the message there; one that came without an id goes by its content.
+    """
 
     stream_created_at: str
     sequence: int
@@ -142,7 +146,7 @@ class StreamReader:
         except NotFoundError:
             return
         headers = cast(dict[str, str], message.headers or {})
-        found = headers.get(MESSAGE_ID_HEADER)
+        found = _name_of(headers.get(MESSAGE_ID_HEADER), message.data or b"")
         if position.message_id is not None and found != position.message_id:
             raise StreamDiverged(
                 f"stream {self._stream} holds {found} at {position.sequence}, the position "
@@ -180,7 +184,8 @@ class StreamReader:
                         raise NatsError("a delivery is missing")
                     recorded.append(_recorded(message))
                 last = recorded[-1]
-                position = Position(position.stream_created_at, last.sequence, last.message_id)
+                name = _name_of(last.message_id, last.body)
+                position = Position(position.stream_created_at, last.sequence, name)
                 yield Batch(recorded, position, messages[-1].metadata.num_pending)
         finally:
             await pull.stop()
@@ -244,6 +249,10 @@ class _Pull:
         elif status != "100":
             self._failure = f"consumer: {status} {(message.headers or {}).get('Description', '')}"
         self._wake.set()
+
+
+def _name_of(message_id: str | None, body: bytes) -> str:
+    return message_id or f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
 def _recorded(message: Msg) -> Recorded:

@@ -1,0 +1,35 @@
+"""Positions: a stream that is not the one they were taken on is noticed."""
+
+from dataclasses import replace
+
+import pytest
+from webhost_contracts import subjects
+from webhost_kit.errors import StreamDiverged
+from webhost_kit.reader import Position, StreamReader
+
+from tests.integration.kit.conftest import House
+
+
+async def position_behind_first(house: House, stream: str) -> Position:
+    async for batch in StreamReader(house.bus, stream, [">"]).batches(None):
+        if batch.messages:
+            return batch.position
+    raise AssertionError("the reader ended")
+
+
+@pytest.mark.parametrize("headers", [None, {subjects.MESSAGE_ID_HEADER: "evt_1"}])
+async def test_another_message_at_the_same_place_is_noticed(
+    house: House, headers: dict[str, str] | None
+) -> None:
+    await house.bus.js.publish("usage.usr_1.agt_1", b'{"eventId":"evt_1"}', headers=headers)
+    taken = await position_behind_first(house, subjects.USAGE)
+    # What stands there after a restore that lost the first message and took another.
+    await house.bus.js.publish("evt.usr_1.agent.agt_1", b'{"eventId":"evt_2"}')
+    there = await position_behind_first(house, subjects.EVENTS)
+    restored = replace(there, message_id=taken.message_id)
+
+    with pytest.raises(StreamDiverged):
+        await anext(StreamReader(house.bus, subjects.EVENTS, [">"]).batches(restored))
+
+    first = await anext(StreamReader(house.bus, subjects.EVENTS, [">"]).batches(there))
+    assert first.position == there
