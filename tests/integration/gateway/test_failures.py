@@ -11,6 +11,8 @@ from tests.support.deadline import eventually
 
 GOOD = {"protocol": "invoke/v1", "traceId": "t", "sessionId": "s", "output": {"text": "a"}}
 
+TOO_DEEP = b'{"error":' + b"[" * 2000 + b"]" * 2000 + b"}"
+
 
 def answering(body: Any, status: int = 200) -> Behaviour:
     async def behave(call: Call) -> None:
@@ -89,6 +91,8 @@ async def huge(call: Call) -> None:
         (answering(GOOD | {"protocol": "invoke/v2"}), 502, "invalid_response", 200, False),
         (answering(GOOD | {"output": {}}), 502, "invalid_response", 200, False),
         (answering(GOOD | {"usage": {"tokens": -1}}), 502, "invalid_response", 200, False),
+        (answering(TOO_DEEP), 502, "invalid_response", 200, False),
+        (answering(TOO_DEEP, 500), 502, "upstream_status", 500, True),
         (huge, 502, "invalid_response", 200, False),
         (breaking_off, 502, "network_error", None, True),
         (silent, 504, "timeout", None, True),

@@ -138,6 +138,11 @@ async def test_what_fails_behind_meta_is_an_error_event(stage: Stage, gateway: G
         await call.write("event: delta\ndata: nonsense\n\n")
         await call.gone()
 
+    async def nests(call: Call) -> None:
+        await call.meta()
+        await call.write(b'event: delta\ndata: {"a":' + b"[" * 2000 + b"]" * 2000 + b"}\n\n")
+        await call.gone()
+
     async def breaks(call: Call) -> None:
         await call.meta()
         raise ConnectionError("the Worker is gone")
@@ -156,6 +161,7 @@ async def test_what_fails_behind_meta_is_an_error_event(stage: Stage, gateway: G
         (ends_early, "invalid_response"),
         (reports, "upstream_status"),
         (babbles, "invalid_response"),
+        (nests, "invalid_response"),
         (breaks, "network_error"),
         (stalls, "timeout"),
         (floods, "invalid_response"),

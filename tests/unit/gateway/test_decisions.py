@@ -43,6 +43,7 @@ TIER = Entitlements(
         (b'{"input":{"prompt":"a"},"options":{"maxSteps":0}}', ["options", "maxSteps"]),
         (b'{"input":{"prompt":"a"},"protocol":"invoke/v2"}', ["protocol"]),
         (b'{"input":{"prompt":"\xff"}}', None),
+        (b'{"input":{"prompt":"a"},"metadata":{"client":' + b"[" * 2000, []),
     ],
 )
 def test_a_body_of_another_shape_is_refused_where_it_is_wrong(

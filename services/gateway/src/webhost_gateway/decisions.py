@@ -53,6 +53,8 @@ def parse(body: bytes) -> InvokeRequest:
         raise _issue(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest.at([], "The body must be a JSON object.") from error
+    except RecursionError as error:
+        raise InvalidRequest.at([], "The body is nested too deeply.") from error
     if (request.input.prompt is None) == (request.input.messages is None):
         raise InvalidRequest.at(["input"], "Send either a prompt or messages.")
     return request

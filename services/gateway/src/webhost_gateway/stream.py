@@ -17,7 +17,7 @@ from webhost_kit.errors import RuntimeFailed
 from webhost_gateway import sse
 from webhost_gateway.http import Request
 from webhost_gateway.sse import SseEvent, SseReader, SseWriter
-from webhost_gateway.upstream import Answer, WorkerProblemBody
+from webhost_gateway.upstream import UNREADABLE, Answer, WorkerProblemBody
 
 END_S = 1.0
 """How long the Worker's stream may take to end after `done`, before its connection is cut."""
@@ -106,7 +106,7 @@ class ClientStream:
                 usage = msgspec.json.decode(event.data, type=Usage)
                 self._usage_sent = True
                 return self._writer.event("usage", usage)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             message = f"The agent's stream has a malformed {event.name} event."
             raise answer.invalid(message, event.data) from error
         if event.name != "done":

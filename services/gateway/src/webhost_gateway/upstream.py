@@ -25,6 +25,9 @@ from webhost_kit.observability import redact_text
 from yarl import URL
 
 CONNECT_TIMEOUT_S = 10.0
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What JSON of a Worker's can fail with; the last where it is nested too deeply."""
+
 SNIPPET_CHARS = 500
 SNIPPET_BYTES = 4096
 
@@ -84,7 +87,7 @@ class Answer:
         body = b"".join([chunk async for chunk in self.chunks()])
         try:
             return _response.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise self.invalid("The agent's answer is not an invoke/v1 response.", body) from error
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -223,7 +226,7 @@ def failed(
 def _reported(status: int, body: bytes, host: str) -> RuntimeFailed:
     try:
         problem = msgspec.json.decode(body, type=WorkerProblemBody).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         problem = WorkerProblem()
     if problem.code == "SESSION_EXPIRED":
         message = "The session does not exist or has expired."
