@@ -6,10 +6,11 @@ Its door, checks, projection and memory are the service's own; only the batcher 
 from webhost_kit.bus import connect
 from webhost_kit.database import Database, migrate
 from webhost_kit.observability import configure_logging
+from webhost_kit.publishing import Message
 from webhost_kit.service import Service, run
 from webhost_kit.settings import load
 from webhost_telemetry_ingest import projection
-from webhost_telemetry_ingest.batcher import Batcher, Message
+from webhost_telemetry_ingest.batcher import Batcher
 from webhost_telemetry_ingest.reports import Reports
 from webhost_telemetry_ingest.routes import Door
 from webhost_telemetry_ingest.settings import Settings

@@ -4,13 +4,13 @@ Consumes: the service's own outbox. Emits: its rows, to the subject each names.
 Guarantees: at least once, and one aggregate's rows in their order: two rows of one ordering key
 are never under way at once, and a row that was not acknowledged holds back those behind it.
 One relay of a service is active; the others wait on its lock.
-On replay (a crash between publish and mark): the row is published again with the same message
-id; whoever folds skips versions that it has seen.
+On replay (a crash between publish and mark): the row is published again, with the same message
+id where it goes alone; whoever folds skips versions, or invocations, that it has seen.
 """
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -19,18 +19,19 @@ from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 from psycopg import sql
 from psycopg.rows import TupleRow, class_row
-from webhost_contracts.subjects import MESSAGE_ID_HEADER
 
 from webhost_kit.bus import Bus
 from webhost_kit.crashpoints import crash_point
 from webhost_kit.database import CONNECT_TIMEOUT_S
+from webhost_kit.publishing import Message, publish_together
 
 log = structlog.get_logger(__name__)
 
 BATCH = 500
 IDLE_S = 5.0
 RETRY_S = 0.5
-PUBLISH_TIMEOUT_S = 5.0
+USAGE_PREFIX = "usage."
+"""These go together, atomically: a usage fact is recognised by the invocation it is about."""
 
 _published = Counter("webhost_relay_published_total", "Outbox rows that a stream acknowledged")
 _waiting = Gauge("webhost_relay_waiting", "Outbox rows seen at the last look")
@@ -46,6 +47,10 @@ class OutboxRow:
     message_id: str
     headers: dict[str, str]
     body: bytes
+
+    def message(self) -> Message:
+        """Return what is published for the row."""
+        return Message(self.subject, self.body, self.headers, self.message_id)
 
 
 class Relay:
@@ -101,10 +106,7 @@ class Relay:
             rows = await cursor.fetchall()
         _waiting.set(len(rows))
         for wave in in_waves(rows):
-            results = await asyncio.gather(*(self._publish(row) for row in wave))
-            done = [
-                row.serial for row, acknowledged in zip(wave, results, strict=True) if acknowledged
-            ]
+            done = await self._publish(wave)
             crash_point("relay.published")
             await connection.execute("DELETE FROM outbox WHERE serial = ANY(%s)", (done,))
             _published.inc(len(done))
@@ -115,16 +117,24 @@ class Relay:
         self._problem = None
         return bool(rows)
 
-    async def _publish(self, row: OutboxRow) -> bool:
-        headers = {**row.headers, MESSAGE_ID_HEADER: row.message_id}
+    async def _publish(self, wave: Sequence[OutboxRow]) -> list[int]:
+        """Publish rows of which no two share a key; return the serials of those stored."""
+        usage = [row for row in wave if row.subject.startswith(USAGE_PREFIX)]
+        singles = [row for row in wave if not row.subject.startswith(USAGE_PREFIX)]
+        groups = [*([usage] if usage else []), *([row] for row in singles)]
+        stored = await asyncio.gather(*map(self._stored, groups))
+        return [row.serial for group in stored for row in group]
+
+    async def _stored(self, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+        """Return the rows once the stream holds them, none of them in any doubt."""
         try:
-            await self._bus.js.publish(
-                row.subject, row.body, timeout=PUBLISH_TIMEOUT_S, headers=headers
-            )
+            await publish_together(self._bus, [row.message() for row in rows])
         except (NatsError, TimeoutError, OSError) as error:
-            log.warning("publish failed", subject=row.subject, error=repr(error))
-            return False
-        return True
+            log.warning(
+                "publish failed", subject=rows[0].subject, rows=len(rows), error=repr(error)
+            )
+            return ()
+        return rows
 
 
 def in_waves(rows: Iterable[OutboxRow]) -> list[list[OutboxRow]]:

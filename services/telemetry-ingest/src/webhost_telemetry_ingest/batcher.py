@@ -8,46 +8,25 @@ On an unknown outcome: the request is refused, and its retry is recognised by bi
 """
 
 import asyncio
-import secrets
 from collections import deque
-from dataclasses import dataclass
 
-import msgspec
 import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Histogram
-from webhost_contracts import subjects
 from webhost_kit.bus import Bus
 from webhost_kit.errors import Unavailable
+from webhost_kit.publishing import Message, publish_together
 
 log = structlog.get_logger(__name__)
 
-FEW = 8
-"""Up to so many are stored sooner one by one: an atomic batch has a price of its own."""
 MOST_IN_BATCH = 500
 MOST_WAITING = 5_000
-PUBLISH_TIMEOUT_S = 4.0
 
 _sizes = Histogram(
     "webhost_telemetry_batch_size",
     "Reports published together",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
 )
-
-
-@dataclass(frozen=True)
-class Message:
-    """What is published for one accepted report."""
-
-    subject: str
-    type_name: str
-    body: bytes
-
-
-class _Acknowledged(msgspec.Struct):
-    """The server's answer to a commit."""
-
-    count: int | None = None
 
 
 class Batcher:
@@ -83,9 +62,8 @@ class Batcher:
         _sizes.observe(len(batch))
         problem = None
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                await self._publish([message for message, _ in batch])
-        except (NatsError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            await publish_together(self._bus, [message for message, _ in batch])
+        except (NatsError, TimeoutError, OSError) as error:
             log.warning("batch not acknowledged", size=len(batch), error=repr(error))
             problem = _unavailable()
         for _, durable in batch:
@@ -95,45 +73,6 @@ class Batcher:
                 durable.set_result(None)
             else:
                 durable.set_exception(problem)
-
-    async def _publish(self, messages: list[Message]) -> None:
-        """Return when all of these are stored. Raises on any doubt about any of them."""
-        if len(messages) <= FEW:
-            await asyncio.gather(*(self._publish_alone(message) for message in messages))
-        else:
-            await self._publish_atomically(messages)
-
-    async def _publish_alone(self, message: Message) -> None:
-        await self._bus.js.publish(
-            message.subject,
-            message.body,
-            timeout=PUBLISH_TIMEOUT_S,
-            headers={subjects.TYPE_HEADER: message.type_name},
-        )
-
-    async def _publish_atomically(self, messages: list[Message]) -> None:
-        batch_id = secrets.token_hex(16)
-        client = self._bus.client
-        # No message ids: one that the server has seen before would refuse the whole batch.
-        for number, message in enumerate(messages[:-1], start=1):
-            headers = _headers(message, batch_id, number)
-            await client.publish(message.subject, message.body, headers=headers)
-        last = messages[-1]
-        headers = _headers(last, batch_id, len(messages)) | {"Nats-Batch-Commit": "1"}
-        reply = await client.request(
-            last.subject, last.body, timeout=PUBLISH_TIMEOUT_S, headers=headers
-        )
-        answer = msgspec.json.decode(reply.data, type=_Acknowledged)
-        if answer.count != len(messages):
-            raise NatsError(f"batch refused: {reply.data[:300]!r}")
-
-
-def _headers(message: Message, batch_id: str, number: int) -> dict[str, str]:
-    return {
-        subjects.TYPE_HEADER: message.type_name,
-        "Nats-Batch-Id": batch_id,
-        "Nats-Batch-Sequence": str(number),
-    }
 
 
 def _unavailable() -> Unavailable:

@@ -13,9 +13,10 @@ from webhost_kit.clock import now_ms
 from webhost_kit.errors import Problem
 from webhost_kit.eventstore import new_id
 from webhost_kit.keys import MasterKeys
+from webhost_kit.publishing import Message
 
 from webhost_telemetry_ingest import decisions
-from webhost_telemetry_ingest.batcher import Batcher, Message
+from webhost_telemetry_ingest.batcher import Batcher
 from webhost_telemetry_ingest.decisions import Credentials
 from webhost_telemetry_ingest.model import Deployment, Deployments
 from webhost_telemetry_ingest.rejections import Rejections
@@ -102,6 +103,6 @@ def _message(
     )
     return Message(
         subject=subjects.usage(user_id, fact.agent_id),
-        type_name=fact.type_name(),
         body=wire.encode(envelope),
+        headers={subjects.TYPE_HEADER: fact.type_name()},
     )

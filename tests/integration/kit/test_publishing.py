@@ -1,0 +1,67 @@
+"""Many messages at once: all of them stored, in order, or the caller knows of the doubt."""
+
+import asyncio
+
+import pytest
+from nats.errors import Error as NatsError
+from webhost_contracts import subjects
+from webhost_contracts.events import AgentCreated
+from webhost_kit.eventstore import Circumstances, append
+from webhost_kit.publishing import FEW, Message, publish_together
+from webhost_kit.relay import Relay
+
+from tests.integration.kit.conftest import House, in_background
+from tests.integration.kit.test_faults import wait_for
+from tests.support.infra import Nats
+
+
+def messages(count: int) -> list[Message]:
+    return [Message("usage.usr_1.agt_1", b"%d" % n, {"N": str(n)}) for n in range(count)]
+
+
+async def stored(house: House) -> int:
+    return (await house.bus.js.stream_info(subjects.USAGE)).state.messages
+
+
+@pytest.mark.parametrize("count", [1, FEW, FEW + 1, 1_000, 2_100])
+async def test_all_are_stored_in_order(house: House, count: int) -> None:
+    await publish_together(house.bus, messages(count))
+    assert await stored(house) == count
+    last = await house.bus.js.get_msg(subjects.USAGE, count)
+    assert last.headers["N"] == str(count - 1)
+
+
+async def test_a_subject_of_another_stream_refuses_the_batch(house: House) -> None:
+    mixed = [*messages(FEW), Message("evt.usr_1.agent.agt_1", b"", {})]
+    with pytest.raises((NatsError, TimeoutError)):
+        await publish_together(house.bus, mixed)
+    assert await stored(house) == 0
+
+
+async def test_a_bus_that_is_away_is_a_doubt_within_a_bounded_time(
+    house: House, nats_server: Nats
+) -> None:
+    nats_server.kill()
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises((NatsError, TimeoutError, OSError)):
+                await publish_together(house.bus, messages(FEW + 1))
+    finally:
+        nats_server.start()
+
+
+async def test_the_relay_carries_usage_in_batches(house: House) -> None:
+    async with house.database.transaction() as connection:
+        for number in range(300):
+            await append(
+                connection,
+                f"inv_{number}",
+                "usr_1",
+                0,
+                [AgentCreated(name="stands for a usage fact")],
+                Circumstances(actor="test"),
+                subject="usage.usr_1.agt_1",
+            )
+    async with in_background(Relay(house.dsn, house.bus).run()):
+        await wait_for(house, "SELECT count(*) FROM outbox", 0, "an empty outbox")
+    assert await stored(house) == 300
