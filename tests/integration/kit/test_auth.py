@@ -90,6 +90,14 @@ async def test_a_valid_token_names_its_user(issuer: Issuer) -> None:
         assert verifier.remembered(token) == principal
 
 
+async def test_what_cannot_be_kept_of_a_profile_is_left_out(issuer: Issuer) -> None:
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.watch()):
+        await watched(verifier)
+        principal = await verifier.verify(issuer.token(email="a\0", name="\udfff"))
+        assert (principal.subject, principal.email, principal.name) == ("alice", None, None)
+
+
 async def test_an_issuer_is_compared_to_the_letter(issuer: Issuer) -> None:
     verifier = TokenVerifier(f"{issuer.url}/")
     async with in_background(verifier.watch()):
@@ -109,6 +117,8 @@ async def test_an_issuer_is_compared_to_the_letter(issuer: Issuer) -> None:
         {"sub": None},
         {"sub": ""},
         {"sub": "x" * 256},
+        {"sub": "a\0b"},
+        {"sub": "\ud800"},
     ],
     ids=str,
 )

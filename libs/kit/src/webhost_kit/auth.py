@@ -6,9 +6,10 @@ here, never from the token. Verified tokens are remembered until they expire (bo
 """
 
 import asyncio
+import re
 from dataclasses import dataclass
 from time import monotonic, time
-from typing import Any
+from typing import Any, TypeGuard
 
 import httpx
 import jwt
@@ -27,6 +28,9 @@ COOL_DOWN_S = 30.0
 FETCH_TIMEOUT_S = 5.0
 REMEMBERED_TOKENS = 10_000
 MAX_TOKEN_CHARS = 8_192
+
+_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+"""What JSON can spell, and Postgres or UTF-8 cannot keep."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class TokenVerifier:
         if self._parties and claims.get("azp") not in self._parties:
             raise _bad_token()
         subject = claims["sub"]
-        if not isinstance(subject, str) or not 0 < len(subject) <= 255:
+        if not _is_text(subject) or len(subject) > 255:
             raise _bad_token()
         return Principal(
             user_id=ids.user_id(self._issuer, subject),
@@ -165,4 +169,8 @@ def _bad_token() -> Unauthenticated:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if _is_text(value) else None
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value != "" and _NO_TEXT.search(value) is None
