@@ -20,7 +20,7 @@ from webhost_local.logview import LogView
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 10.0
 # Ready for this long, a process has recovered: its next death is a new story.
-HEALTHY_AFTER_S = 5.0
+HEALTHY_AFTER_S = 2.0
 _READ_BYTES = 65536
 _ASK_EVERY_S = 0.1
 _LAST_WORDS_S = 0.5
