@@ -1,10 +1,10 @@
-"""The database under load."""
+"""The database under load, and at the other end of a network that fails."""
 
 from contextlib import AsyncExitStack
 
 import pytest
 from sqlalchemy import text
-from webhost_kit.database import Database
+from webhost_kit.database import VANISHED_AFTER_S, Database
 from webhost_kit.errors import Unavailable
 
 from tests.integration.kit.conftest import House, in_background
@@ -48,3 +48,12 @@ async def test_a_projector_outlives_a_full_pool(
 
         await eventually(content, "the projector comes back")
     await crowded.close()
+
+
+async def test_a_peer_that_vanished_is_noticed_by_the_server_too(house: House) -> None:
+    """Otherwise its locks are held for the two hours of the system's own keepalives."""
+    names = ("idle", "interval", "count")
+    shown = [int(await house.scalar(f"SHOW tcp_keepalives_{name}")) for name in names]
+    idle_s, interval_s, count = shown
+    assert idle_s + interval_s * count <= VANISHED_AFTER_S
+    assert int(await house.scalar("SHOW tcp_user_timeout")) == VANISHED_AFTER_S * 1000

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import structlog
@@ -22,12 +22,31 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5
+VANISHED_AFTER_S = 11
 _MIGRATION_LOCK = 0x7765_6268
+_KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 
 
 def sqlalchemy_url(dsn: str) -> str:
     """Return a `postgresql://` address in the form that names the driver."""
     return dsn.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def connect_arguments(options: str = "") -> dict[str, Any]:
+    """Return how every connection to Postgres is made, with these server options too.
+
+    A peer that vanished without a word is noticed within VANISHED_AFTER_S by either side: the
+    locks that it held are free then, so that another process takes its work over.
+    """
+    vanished_ms = VANISHED_AFTER_S * 1000
+    server = {f"tcp_{name}": value for name, value in _KEEPALIVES.items()}
+    server["tcp_user_timeout"] = vanished_ms
+    return {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "tcp_user_timeout": vanished_ms,
+        **_KEEPALIVES,
+        "options": " ".join([*(f"-c {name}={value}" for name, value in server.items()), options]),
+    }
 
 
 class Database:
@@ -41,7 +60,7 @@ class Database:
             max_overflow=pool_size,
             pool_timeout=CONNECT_TIMEOUT_S,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+            connect_args=connect_arguments(),
         )
         self._problem: str | None = "not asked yet"
 
@@ -109,7 +128,7 @@ def migrate(dsn: str, package: str) -> None:
 
     `package` holds the migrations in its folder `migrations`. While Postgres is away, waits.
     """
-    engine = create_engine(sqlalchemy_url(dsn), connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+    engine = create_engine(sqlalchemy_url(dsn), connect_args=connect_arguments())
     try:
         while True:
             try:

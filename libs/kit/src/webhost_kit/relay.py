@@ -22,7 +22,7 @@ from psycopg.rows import TupleRow, class_row
 
 from webhost_kit.bus import Bus
 from webhost_kit.crashpoints import crash_point
-from webhost_kit.database import CONNECT_TIMEOUT_S
+from webhost_kit.database import connect_arguments
 from webhost_kit.publishing import Message, publish_together
 
 log = structlog.get_logger(__name__)
@@ -81,7 +81,7 @@ class Relay:
 
     async def _relay(self) -> None:
         connection = await psycopg.AsyncConnection.connect(
-            self._dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+            self._dsn, autocommit=True, **connect_arguments()
         )
         async with connection:
             self._problem = None

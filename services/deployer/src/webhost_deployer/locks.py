@@ -6,7 +6,7 @@ from typing import LiteralString
 
 import psycopg
 from psycopg.rows import TupleRow
-from webhost_kit.database import CONNECT_TIMEOUT_S
+from webhost_kit.database import connect_arguments
 
 
 class Lock:
@@ -42,8 +42,6 @@ _KEY: LiteralString = "hashtextextended(current_schema() || ' ' || %s, 0)"
 
 @asynccontextmanager
 async def _connected(dsn: str) -> AsyncGenerator[psycopg.AsyncConnection[TupleRow]]:
-    connection = await psycopg.AsyncConnection.connect(
-        dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
-    )
+    connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, **connect_arguments())
     async with connection:
         yield connection

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import structlog
 from psycopg.rows import TupleRow
-from webhost_kit.database import CONNECT_TIMEOUT_S
+from webhost_kit.database import CONNECT_TIMEOUT_S, connect_arguments
 from webhost_kit.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -65,8 +65,7 @@ class Statements:
                 self._dsn,
                 autocommit=True,
                 prepare_threshold=0,
-                connect_timeout=CONNECT_TIMEOUT_S,
-                options=OPTIONS,
+                **connect_arguments(OPTIONS),
             )
         return self._connection
 
