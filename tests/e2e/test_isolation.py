@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.support.caller import Caller
+from tests.support.deadline import until
 from tests.support.stack import Stack
 
 MISSING = "zzzzzzzzzzzzzzzzzzzzzzzzzz"
@@ -33,7 +34,6 @@ def test_nothing_of_another_user_can_be_found(stack: Stack) -> None:
     agent = owner.create_agent("private")
     deployment = owner.deploy(agent["id"])
     owner.invoke(agent["id"], "This is mine.")
-    owner.invoke(agent["id"], "This too.")
     before = owner.agent(agent["id"])
     other.me()
 
@@ -49,6 +49,10 @@ def test_nothing_of_another_user_can_be_found(stack: Stack) -> None:
     assert owner.agent(agent["id"]) == before
     assert owner.deployment(deployment["id"])["status"] == "active"
     assert owner.invoke(agent["id"], "Still here.")["output"]["text"] == "You said: Still here."
+    # Not even an attempt was put on the owner's account, or on the other's.
+    until(lambda: len(owner.recent_calls()) >= 2, "the owner's calls to be counted", seconds=20)
+    assert owner.usage()["usage"]["requests"] == 2
+    assert other.usage()["usage"]["requests"] == 0
 
 
 @pytest.mark.accept("5")
@@ -57,6 +61,11 @@ def test_lists_usage_and_metrics_show_nothing_of_another_user(stack: Stack) -> N
     agent = owner.create_agent("private")
     owner.deploy(agent["id"])
     owner.invoke(agent["id"], "This is mine.")
+    until(
+        lambda: [event["source"] for event in owner.recent_calls()] == ["both"],
+        "the owner's call to be counted",
+        seconds=20,
+    )
     other_agent = other.create_agent("private")
 
     listed = other.http.get("/v1/agents?includeDeleted=true&limit=100").json()["agents"]
