@@ -1,46 +1,88 @@
 """Who may say and hear what on the bus: allow-lists, one user per service.
 
-A service states only facts about what it owns, takes only its own commands, and answers only
-its own questions. `operator` is the person at this machine: tools and tests, everything.
+A service states only facts about what it owns, takes only its own commands, asks only what it
+has to know and answers only its own questions. It reads the streams that it folds, and no other;
+none can change, empty or remove a stream. `operator` is the person at this machine: tools and
+tests, everything.
 """
 
 from dataclasses import dataclass
+
+from webhost_contracts import subjects
 
 from webhost_local.nats_server import NatsUser
 
 OPERATOR = "operator"
 
-# JetStream's requests, acknowledgements and flow control, answers, and parked messages.
-_PUBLISH = ("$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "_INBOX.>", "dead.>")
+_TOTALS = f"KV_{subjects.TOTALS_BUCKET}"
+_ARTIFACTS = f"OBJ_{subjects.ARTIFACTS_BUCKET}"
+
+# The object store's client asks which stream holds its subjects.
+_FIND_STREAM = "$JS.API.STREAM.NAMES"
+
+# Everybody declares the streams, and looks whether they are as declared. Making one that is there
+# changes nothing.
+_PUBLISH = (
+    *(
+        f"$JS.API.STREAM.{verb}.{stream}"
+        for verb in ("CREATE", "INFO")
+        for stream in (
+            *(subjects.EVENTS, subjects.USAGE, subjects.COMMANDS, subjects.DEAD_LETTERS),
+            *(_TOTALS, _ARTIFACTS),
+        )
+    ),
+    "_INBOX.>",
+)
 _SUBSCRIBE = ("_INBOX.>",)
 
 
 @dataclass(frozen=True)
 class Permissions:
+    """`reads` are streams, through consumers that cost nothing to lose."""
+
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
 
 SERVICES: dict[str, Permissions] = {
     "api": Permissions(
-        publish=("evt.*.user.>", "evt.*.agent.>", "cmd.deployer.>", "ask.>", "$O.>"),
+        publish=(
+            *("evt.*.user.>", "evt.*.agent.>", "cmd.deployer.>"),
+            *(subjects.ASK_USAGE, subjects.ASK_RECENT_EVENTS),
+            # An upload that broke off is removed before it is made again.
+            *(f"$O.{subjects.ARTIFACTS_BUCKET}.>", f"$JS.API.STREAM.PURGE.{_ARTIFACTS}"),
+            _FIND_STREAM,
+        ),
         subscribe=("ask.api.>",),
+        reads=(subjects.EVENTS, _ARTIFACTS),
     ),
     "deployer": Permissions(
-        publish=("evt.*.deployment.>", "evt.*.secret.>"),
+        publish=(
+            *("evt.*.deployment.>", "evt.*.secret.>", "dead.cmd.deployer.>"),
+            _FIND_STREAM,
+            f"$JS.API.CONSUMER.DURABLE.CREATE.{subjects.COMMANDS}.>",
+            f"$JS.ACK.{subjects.COMMANDS}.>",
+            # What is newest there: a sweep must not be behind it.
+            f"$JS.API.STREAM.MSG.GET.{subjects.EVENTS}",
+        ),
         subscribe=("cmd.deployer.>", "ask.deployer.>"),
+        reads=(subjects.COMMANDS, _ARTIFACTS),
     ),
     "gateway": Permissions(
-        publish=("usage.>", "ask.>"),
+        publish=("usage.>",),
         subscribe=("ask.gateway.>",),
+        reads=(subjects.EVENTS, _TOTALS),
     ),
     "telemetry-ingest": Permissions(
         publish=("usage.>",),
         subscribe=("ask.telemetry-ingest.>",),
+        reads=(subjects.EVENTS,),
     ),
     "billing": Permissions(
-        publish=("evt.*.account.>", "evt.*.period.>", "$KV.TOTALS.>"),
+        publish=("evt.*.account.>", "evt.*.period.>", f"$KV.{subjects.TOTALS_BUCKET}.>"),
         subscribe=("ask.billing.>",),
+        reads=(subjects.USAGE,),
     ),
 }
 
@@ -51,9 +93,27 @@ def users(passwords: dict[str, str]) -> list[NatsUser]:
         NatsUser(
             name,
             passwords[name],
-            publish=_PUBLISH + permissions.publish,
+            publish=(*_PUBLISH, *permissions.publish, *_reading(permissions.reads)),
             subscribe=_SUBSCRIBE + permissions.subscribe,
         )
         for name, permissions in SERVICES.items()
     ]
     return [*services, NatsUser(OPERATOR, passwords[OPERATOR])]
+
+
+def _reading(streams: tuple[str, ...]) -> list[str]:
+    return [
+        subject
+        for stream in streams
+        for subject in (
+            f"$JS.API.STREAM.MSG.GET.{stream}",
+            f"$JS.API.DIRECT.GET.{stream}",
+            f"$JS.API.DIRECT.GET.{stream}.>",
+            f"$JS.API.CONSUMER.CREATE.{stream}",
+            f"$JS.API.CONSUMER.CREATE.{stream}.>",
+            f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
+            f"$JS.API.CONSUMER.INFO.{stream}.>",
+            f"$JS.API.CONSUMER.DELETE.{stream}.>",
+            f"$JS.FC.{stream}.>",
+        )
+    ]

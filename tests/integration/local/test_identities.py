@@ -7,6 +7,7 @@ import nats
 import psycopg
 import pytest
 from nats.aio.msg import Msg
+from webhost_contracts import subjects
 from webhost_local import nats_permissions, nats_server
 from webhost_local.data_dir import DataDir
 from webhost_local.identities import Identities, load_or_make, role, schema
@@ -84,6 +85,60 @@ async def test_only_owners_state_facts_and_give_commands(
             await client.publish(subject, b"")
         await eventually(all_is_said, "the last message, and a refusal for every foreign fact")
     assert heard & set(FACTS) == own
+
+
+# What reaches a stream's content or life: who may ask it of JetStream.
+REQUESTS = {
+    "STREAM.MSG.GET.EVENTS": {"api", "deployer", "gateway", "telemetry-ingest"},
+    "STREAM.MSG.GET.USAGE": {"billing"},
+    "STREAM.MSG.GET.COMMANDS": {"deployer"},
+    "STREAM.MSG.GET.DEADLETTERS": set(),
+    "CONSUMER.CREATE.EVENTS.c.evt.>": {"api", "gateway", "telemetry-ingest"},
+    "CONSUMER.CREATE.USAGE.c.usage.>": {"billing"},
+    "CONSUMER.CREATE.COMMANDS.c": {"deployer"},
+    "CONSUMER.CREATE.KV_TOTALS.c": {"gateway"},
+    "CONSUMER.CREATE.OBJ_ARTIFACTS.c": {"api", "deployer"},
+    "CONSUMER.DURABLE.CREATE.COMMANDS.deployer-deploy": {"deployer"},
+    "CONSUMER.DELETE.COMMANDS.deployer-deploy": {"deployer"},
+    "STREAM.CREATE.MIRROR": set(),
+    "STREAM.NAMES": {"api", "deployer"},
+    "STREAM.SNAPSHOT.EVENTS": set(),
+    "STREAM.MSG.DELETE.EVENTS": set(),
+    "STREAM.PURGE.OBJ_ARTIFACTS": {"api"},
+    **{
+        f"STREAM.{verb}.{stream}": set()
+        for verb in ("UPDATE", "DELETE")
+        for stream in ("EVENTS", "USAGE", "COMMANDS", "DEADLETTERS", "KV_TOTALS", "OBJ_ARTIFACTS")
+    },
+    **{f"STREAM.PURGE.{stream}": set() for stream in ("EVENTS", "USAGE", "COMMANDS", "KV_TOTALS")},
+}
+QUESTIONS = {
+    subjects.ASK_USAGE: {"api"},
+    subjects.ASK_RECENT_EVENTS: {"api"},
+    subjects.ASK_SET_TIER: set(),
+    subjects.ASK_REBUILD: set(),
+}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_reads_its_streams_and_removes_none(
+    service: str, bus_url: Callable[[str], str]
+) -> None:
+    asked = {f"$JS.API.{request}": owners for request, owners in REQUESTS.items()} | QUESTIONS
+    denied: set[str] = set()
+
+    async def on_error(error: Exception) -> None:
+        told = str(error).lower()
+        denied.update(subject for subject in asked if f'"{subject.lower()}"' in told)
+
+    async def as_listed() -> bool:
+        return denied == {subject for subject, owners in asked.items() if service not in owners}
+
+    async with await nats.connect(bus_url(service), error_cb=on_error) as client:
+        for subject in asked:
+            await client.publish(subject, b"")
+        await client.flush()
+        await eventually(as_listed, "a refusal for everything that is not this service's")
 
 
 async def test_a_service_hears_only_its_own_questions(bus_url: Callable[[str], str]) -> None:
