@@ -1,6 +1,7 @@
 """The limits are exact, and every admitted call is stated once, whoever dies when."""
 
 import asyncio
+import signal
 from collections import Counter
 from contextlib import suppress
 
@@ -205,3 +206,34 @@ async def test_a_caller_at_its_limit_goes_on_when_a_call_has_ended(own_stage: St
 
     answers = await asyncio.gather(*(one_after_the_other() for _ in range(3)))
     assert answers == [[200] * 20] * 3
+
+
+async def test_a_call_that_outlives_its_gateways_lease_counts_once(own_stage: Stage) -> None:
+    """Another gateway finishes a frozen one's call; its own outcome then changes nothing."""
+    stage = own_stage
+    other = await stage.start(LEASE_TTL_S="2")  # the first one relays
+    frozen = await stage.start(LEASE_TTL_S="2")
+    agent = await stage.agent("narrow")
+    await knows_tier(stage, other, agent, "narrow")
+    await knows_tier(stage, frozen, agent, "narrow")
+    arrived, thawed = asyncio.Event(), asyncio.Event()
+
+    async def behave(call: Call) -> None:
+        arrived.set()
+        await thawed.wait()
+        await echo(call)
+
+    stage.worker.behaviour = behave
+    call = asyncio.create_task(stage.invoke(frozen, agent))
+    await arrived.wait()
+    frozen.process.send_signal(signal.SIGSTOP)
+    assert [fact.outcome for fact in await stage.until_facts(agent, 1)] == ["unknown"]
+    await until_quota(stage, agent, 1, 0)
+
+    thawed.set()
+    frozen.process.send_signal(signal.SIGCONT)
+    assert (await call)[0] == 200
+    await stage.until_answers(frozen, agent)
+    facts = await stage.until_facts(agent, 2)
+    assert [fact.outcome for fact in facts] == ["unknown", "succeeded"]
+    await until_quota(stage, agent, 2, 0)
