@@ -5,8 +5,6 @@ import asyncio
 import pytest
 from nats.errors import Error as NatsError
 from webhost_contracts import subjects
-from webhost_contracts.events import AgentCreated
-from webhost_kit.eventstore import Circumstances, append
 from webhost_kit.publishing import FEW, Message, publish_together
 from webhost_kit.relay import Relay
 
@@ -52,16 +50,12 @@ async def test_a_bus_that_is_away_is_a_doubt_within_a_bounded_time(
 
 async def test_the_relay_carries_usage_in_batches(house: House) -> None:
     async with house.database.transaction() as connection:
-        for number in range(300):
-            await append(
-                connection,
-                f"inv_{number}",
-                "usr_1",
-                0,
-                [AgentCreated(name="stands for a usage fact")],
-                Circumstances(actor="test"),
-                subject="usage.usr_1.agt_1",
-            )
+        # As the gateway does: its usage facts are in the outbox alone.
+        await connection.exec_driver_sql(
+            "INSERT INTO outbox (ordering_key, subject, message_id, headers, body)"
+            " SELECT 'inv_' || n, 'usage.usr_1.agt_1', 'evt_' || n, '{}', ''"
+            " FROM generate_series(1, 300) AS n"
+        )
     async with in_background(Relay(house.dsn, house.bus).run()):
         await wait_for(house, "SELECT count(*) FROM outbox", 0, "an empty outbox")
     assert await stored(house) == 300

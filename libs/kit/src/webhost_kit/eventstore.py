@@ -99,8 +99,6 @@ async def append(
     after_version: int,
     events: Sequence[Event],
     circumstances: Circumstances,
-    *,
-    subject: str | None = None,
 ) -> list[Envelope]:
     """Append facts about one aggregate behind `after_version`, and put them into the outbox.
 
@@ -149,7 +147,7 @@ async def append(
         [
             {
                 "ordering_key": aggregate_id,
-                "subject": subject or subjects.event(user_id, event.kind(), aggregate_id),
+                "subject": subjects.event(user_id, event.kind(), aggregate_id),
                 "message_id": envelope.event_id,
                 "headers": msgspec.json.encode({subjects.TYPE_HEADER: event.type_name()}).decode(),
                 "body": wire.encode(envelope),

@@ -20,8 +20,3 @@ class Readiness:
     def report(self) -> dict[str, str]:
         """Return every dependency with `ok` or what is wrong."""
         return {name: check() or "ok" for name, check in self.checks.items()}
-
-    @property
-    def ready(self) -> bool:
-        """Say whether every dependency is well."""
-        return all(check() is None for check in self.checks.values())

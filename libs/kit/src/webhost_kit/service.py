@@ -36,7 +36,7 @@ class Service:
         self._doors: list[uvicorn.Server] = []
         self._work: list[tuple[str, Coroutine[Any, Any, None]]] = []
 
-    def door(self, app: App, address: str, *, proxy_headers: bool = False) -> None:
+    def door(self, app: App, address: str) -> None:
         """Answer HTTP at `host:port` with this ASGI application."""
         host, _, port = address.rpartition(":")
         self._doors.append(
@@ -51,7 +51,7 @@ class Service:
                     access_log=False,
                     server_header=False,
                     date_header=False,
-                    proxy_headers=proxy_headers,
+                    proxy_headers=False,
                     lifespan="off",
                     timeout_graceful_shutdown=GRACE_S,
                     timeout_keep_alive=75,

@@ -25,9 +25,8 @@ async def load_for_decision(
 
     That is the kept ones, the one under way, and the one named here.
     """
-    row = await _one(
-        connection, sa.select(agents).where(agents.c.agent_id == agent_id).with_for_update()
-    )
+    query = sa.select(agents).where(agents.c.agent_id == agent_id).with_for_update()
+    row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         return None
     needed = sa.or_(
@@ -39,14 +38,6 @@ async def load_for_decision(
         sa.select(deployments).where(deployments.c.agent_id == agent_id, needed)
     )
     return agent_of(row, map(deployment_of, found.mappings()))
-
-
-async def load_deployment(connection: AsyncConnection, deployment_id: str) -> Deployment | None:
-    """Return one deployment."""
-    row = await _one(
-        connection, sa.select(deployments).where(deployments.c.deployment_id == deployment_id)
-    )
-    return None if row is None else deployment_of(row)
 
 
 async def save(connection: AsyncConnection, before: Agent | None, after: Agent) -> None:
@@ -182,7 +173,3 @@ def _deployment_row(deployment: Deployment) -> dict[str, Any]:
         "finished_at_ms": deployment.finished_at_ms,
         "fact_version": deployment.fact_version,
     }
-
-
-async def _one(connection: AsyncConnection, query: sa.Select[Any]) -> RowMapping | None:
-    return (await connection.execute(query)).mappings().one_or_none()
