@@ -1,5 +1,7 @@
 """What is deployed: content-addressed JavaScript in the artifact store."""
 
+import hashlib
+
 from webhost_contracts.wire import Wire
 
 
@@ -25,3 +27,8 @@ class Bundle(Wire, frozen=True, kw_only=True):
 
 
 MODULES_TYPE = "modules"
+
+
+def checksum_of(body: bytes) -> str:
+    """Return the checksum of a bundle's bytes."""
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"

@@ -5,13 +5,12 @@ what `read` returns has its checksum.
 """
 
 import asyncio
-import hashlib
 
 from nats.errors import Error as NatsError
 from nats.js.errors import ObjectNotFoundError
 from nats.js.object_store import ObjectStore
 from webhost_contracts import subjects, wire
-from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle
+from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, checksum_of
 from webhost_kit.bus import Bus
 from webhost_kit.errors import Unavailable
 
@@ -28,7 +27,7 @@ class Artifacts:
     async def put(self, bundle: Bundle) -> Artifact:
         """Store a bundle and return what names it."""
         body = wire.encode(bundle)
-        artifact = Artifact(type=MODULES_TYPE, checksum=_checksum(body), size_bytes=len(body))
+        artifact = Artifact(type=MODULES_TYPE, checksum=checksum_of(body), size_bytes=len(body))
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 store = await self._store()
@@ -46,7 +45,7 @@ class Artifacts:
                 body = (await store.get(artifact.checksum)).data or b""
         except (NatsError, TimeoutError, OSError) as error:
             raise Unavailable(_AWAY) from error
-        if _checksum(body) != artifact.checksum:
+        if checksum_of(body) != artifact.checksum:
             raise RuntimeError(f"the artifact {artifact.checksum} is not what was stored")
         return wire.decode(body, Bundle)
 
@@ -60,7 +59,3 @@ async def _holds(store: ObjectStore, artifact: Artifact) -> bool:
     except ObjectNotFoundError:
         return False
     return info.size == artifact.size_bytes
-
-
-def _checksum(body: bytes) -> str:
-    return f"sha256:{hashlib.sha256(body).hexdigest()}"

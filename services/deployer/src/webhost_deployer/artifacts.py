@@ -1,12 +1,12 @@
 """The artifact store: content-addressed bundles in a JetStream object store."""
 
-import hashlib
+import asyncio
 
 import msgspec
 from nats.errors import Error as NatsError
 from nats.js.errors import ObjectNotFoundError
 from webhost_contracts import subjects, wire
-from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle
+from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, checksum_of
 from webhost_kit.bus import Bus
 
 TIMEOUT_S = 10.0
@@ -31,7 +31,7 @@ class Artifacts:
         if artifact.type != MODULES_TYPE:
             raise ArtifactInvalid(f"Artifacts of type {artifact.type} can not be deployed.")
         body = await self._bytes(artifact.checksum)
-        if f"sha256:{hashlib.sha256(body).hexdigest()}" != artifact.checksum:
+        if checksum_of(body) != artifact.checksum:
             raise ArtifactInvalid("The stored artifact does not have its checksum.")
         try:
             return wire.decode(body, Bundle)
@@ -40,8 +40,9 @@ class Artifacts:
 
     async def _bytes(self, name: str) -> bytes:
         try:
-            store = await self._bus.js.object_store(subjects.ARTIFACTS_BUCKET)
-            result = await store.get(name)
+            async with asyncio.timeout(TIMEOUT_S):
+                store = await self._bus.js.object_store(subjects.ARTIFACTS_BUCKET)
+                result = await store.get(name)
         except ObjectNotFoundError as error:
             raise ArtifactInvalid("The artifact is not in the store.") from error
         except (NatsError, TimeoutError, OSError) as error:
