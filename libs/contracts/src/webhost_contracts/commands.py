@@ -1,6 +1,7 @@
 """What the api asks the deployer to do, on the COMMANDS stream.
 
-Handlers are idempotent by `command_id` and answer with facts.
+A command may arrive twice: handlers find out by the deployment or agent that it is about, and
+answer with facts.
 """
 
 from webhost_contracts.artifacts import Artifact

@@ -2,8 +2,8 @@
 
 Consumes: `cmd.<service>.<verb>.>` of COMMANDS. Guarantees: a message is acknowledged only after
 its handler returned; a Retryable failure is tried again later; a Permanent one, or the last of
-MAX_TRIES, parks the message among the dead letters, calls `on_dead`, and only then ends it.
-On replay: handlers are idempotent by command id.
+MAX_TRIES, is told to `on_dead`; then the message is parked among the dead letters, and ended.
+On replay: a handler that has done its work before must find that, and change nothing.
 """
 
 import asyncio

@@ -14,7 +14,7 @@ from webhost_kit.eventstore import Circumstances, append
 from webhost_deployer import saga
 from webhost_deployer.model import Deployment, evolve
 
-ACTOR = "deployer"
+ACTOR = "service:deployer"
 DUE_LIMIT = 100
 
 _NOTHING_RUNS = """NOT EXISTS (
