@@ -57,3 +57,14 @@ async def test_a_peer_that_vanished_is_noticed_by_the_server_too(house: House) -
     idle_s, interval_s, count = shown
     assert idle_s + interval_s * count <= VANISHED_AFTER_S
     assert int(await house.scalar("SHOW tcp_user_timeout")) == VANISHED_AFTER_S * 1000
+
+
+async def test_a_database_that_does_not_answer_holds_nobody_up_for_ever(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house.database.transaction() as holder:
+        await holder.execute(text("LOCK TABLE names"))
+        monkeypatch.setattr("webhost_kit.database.TRANSACTION_TIMEOUT_S", 0.5)
+        with pytest.raises(Unavailable):
+            await house.scalar("SELECT count(*) FROM names")
+    assert await house.scalar("SELECT count(*) FROM names") == 0

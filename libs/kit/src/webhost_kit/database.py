@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5
 VANISHED_AFTER_S = 11
+TRANSACTION_TIMEOUT_S = 20
 _MIGRATION_LOCK = 0x7765_6268
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 
@@ -68,10 +69,11 @@ class Database:
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
         """Begin, then commit or roll back.
 
-        Raises Unavailable when Postgres is away, or no connection became free in time.
+        Raises Unavailable when Postgres is away or does not answer for TRANSACTION_TIMEOUT_S, or
+        when no connection became free in time.
         """
         try:
-            async with self.engine.begin() as connection:
+            async with asyncio.timeout(TRANSACTION_TIMEOUT_S), self.engine.begin() as connection:
                 yield connection
         except (OperationalError, psycopg.OperationalError, PoolExhausted, TimeoutError) as error:
             log.warning("database unavailable", error=str(error).partition("\n")[0])
