@@ -41,6 +41,8 @@ const kinds = {
   badShape: () => ({ output: "text" }),
   async *badChunk() { yield "fine "; yield 42; },
   large: () => "x".repeat(4 * 1024 * 1024 + 1),
+  async *halves() { yield "a\\ud83d"; yield "\\ude00b"; yield "\\ud83d"; return { usage: { tokens: 5 } }; },
+  halfString: () => "lone \\ude00",
   request: (context, request) => JSON.stringify({ ...request, context: Object.keys(context) }),
 };
 export default {
@@ -124,6 +126,15 @@ test("the usage a module reports is passed on, its compute time is measured", as
   assert.equal(usage.toolCalls, 2);
   const events = await agent.events("generator");
   assert.equal(events.find(({ name }) => name === "usage").data.tokens, 11);
+});
+
+test("a character that comes in two halves leaves whole, a lone half is replaced", async () => {
+  const events = await agent.events("halves");
+  const texts = events.filter(({ name }) => name === "delta").map(({ data }) => data.text);
+  assert.deepEqual(texts, ["a", "\u{1f600}b", "\ufffd"]);
+  assert.equal(events.find(({ name }) => name === "usage").data.tokens, 5);
+  assert.equal(events.at(-1).name, "done");
+  assert.equal((await agent.answer("halfString")).output.text, "lone \ufffd");
 });
 
 test("a chunk leaves before the next one exists", async () => {

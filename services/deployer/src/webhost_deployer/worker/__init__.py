@@ -25,6 +25,7 @@ _ENTRY = (
     "webhost-protocol.mjs",
     "webhost-session.mjs",
     "webhost-telemetry.mjs",
+    "webhost-text.mjs",
     "webhost-turn.mjs",
 )
 _SESSIONS = (SESSIONS_MAIN, "webhost-sessions-store.mjs")

@@ -1,12 +1,11 @@
 // The shapes of invoke/v1 on the wire: request body, usage, answer, SSE frames.
 
-import { invalidRequest, runtimeError } from "./webhost-errors.mjs";
+import { invalidRequest } from "./webhost-errors.mjs";
 
 export const PROTOCOL = "invoke/v1";
 export const EVENT_STREAM = "text/event-stream";
 
 const COUNTER_LIMIT = 1_000_000_000;
-const TEXT_LIMIT = 4 * 1024 * 1024;
 const CHARACTERS_PER_TOKEN = 4;
 
 /**
@@ -60,18 +59,6 @@ function counter(value) {
 
 export function charactersOf(messages) {
   return messages.reduce((sum, message) => sum + message.content.length, 0);
-}
-
-/** Collects the text of an answer; more than the gateway would take is the agent's error. */
-export class AnswerText {
-  text = "";
-
-  add(chunk) {
-    if (typeof chunk !== "string")
-      throw runtimeError("The agent's stream gave something not text.");
-    this.text += chunk;
-    if (this.text.length > TEXT_LIMIT) throw runtimeError("The agent's answer is over 4 MiB.");
-  }
 }
 
 /** An answer that is there already, in the shape of one that streams. */

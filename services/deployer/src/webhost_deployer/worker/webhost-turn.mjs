@@ -4,9 +4,10 @@
 import { runAgent, userEnvOf } from "./webhost-agent.mjs";
 import { agentFailure } from "./webhost-errors.mjs";
 import { now } from "./webhost-platform.mjs";
-import { AnswerText, charactersOf, PROTOCOL, usageOf } from "./webhost-protocol.mjs";
+import { charactersOf, PROTOCOL, usageOf } from "./webhost-protocol.mjs";
 import { openSession } from "./webhost-session.mjs";
 import { reportCall } from "./webhost-telemetry.mjs";
+import { AnswerText, wholeCharacters } from "./webhost-text.mjs";
 
 export class Turn {
   #env;
@@ -35,7 +36,7 @@ export class Turn {
     this.#session = await openSession(this.#env.WEBHOST_SESSIONS, this.call.sessionId);
     this.#charactersIn = charactersOf(this.call.input.messages);
     const call = { ...this.call, sessionId: this.#session.id };
-    this.#answer = await runAgent(call, {
+    const answer = await runAgent(call, {
       userEnv: this.#userEnv,
       session: this.#session.forCustomer(),
       signal: this.#controller.signal,
@@ -43,6 +44,7 @@ export class Turn {
       headers,
       ctx: this.#ctx,
     });
+    this.#answer = { ...answer, chunks: wholeCharacters(answer.chunks) };
   }
 
   /** The next chunk, `{done, value}`; done at once when the turn has been abandoned. */
