@@ -17,7 +17,7 @@ from webhost_api.middleware import Cors, RequestId
 from webhost_api.reactor import Reactor
 from webhost_api.routes import agents, deployments, me, usage
 from webhost_api.settings import Settings
-from webhost_api.shapes import ErrorAnswer
+from webhost_api.shapes.errors import ErrorAnswer
 from webhost_api.users import Users
 
 NAME = "webhost-api"

@@ -22,7 +22,7 @@ from webhost_api.http import (
 )
 from webhost_api.idempotency import id_for
 from webhost_api.model import AgentStatus
-from webhost_api.shapes import AgentAnswer, AgentsAnswer, agent_shape
+from webhost_api.shapes.agents import AgentAnswer, AgentsAnswer, agent_shape
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=UserRoute)
 

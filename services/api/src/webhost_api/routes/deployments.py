@@ -24,7 +24,8 @@ from webhost_api.http import (
 )
 from webhost_api.idempotency import id_for
 from webhost_api.model import DeploymentStatus
-from webhost_api.shapes import (
+from webhost_api.shapes.agents import agent_shape
+from webhost_api.shapes.deployments import (
     ActivatedAnswer,
     DeploymentAnswer,
     DeploymentsAnswer,
@@ -32,7 +33,6 @@ from webhost_api.shapes import (
     SourceAnswer,
     TemplatesAnswer,
     TemplateShape,
-    agent_shape,
     deployment_shape,
 )
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 
 from webhost_api import handlers, queries
 from webhost_api.http import TheCaller, TheHouse, UserRoute, answered
-from webhost_api.shapes import UserAnswer, UserShape, entitlements_shape
+from webhost_api.shapes.me import UserAnswer, UserShape, entitlements_shape
 
 router = APIRouter(tags=["user"], route_class=UserRoute)
 

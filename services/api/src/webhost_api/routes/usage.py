@@ -9,7 +9,6 @@ from webhost_contracts.questions import (
     Counters,
     RecentEventsAnswer,
     RecentEventsQuestion,
-    UsageEvent,
     UsageQuestion,
 )
 from webhost_contracts.questions import UsageAnswer as BillingsAnswer
@@ -20,16 +19,15 @@ from webhost_api.decisions import CLOUDFLARE
 from webhost_api.handlers import Caller
 from webhost_api.http import House, Limit, TheCaller, TheHouse, UserRoute, answered
 from webhost_api.queries import DEFAULT_LIMIT, Page
-from webhost_api.shapes import (
-    CountersShape,
+from webhost_api.shapes.usage import (
     LimitsShape,
     UsageAnswer,
     UsageEventsAnswer,
-    UsageEventShape,
     UsageShape,
+    counters_shape,
+    event_shape,
 )
 
-PICODOLLARS = 10**12
 MAX_MS = 2**53 - 1
 
 router = APIRouter(tags=["usage"], route_class=UserRoute)
@@ -76,7 +74,7 @@ async def recent_events(
         errors_only=errors_only,
     )
     answer = await ask(house.bus, subjects.ASK_RECENT_EVENTS, question, RecentEventsAnswer)
-    return answered(UsageEventsAnswer(events=[*map(_event_shape, answer.events)]))
+    return answered(UsageEventsAnswer(events=[*map(event_shape, answer.events)]))
 
 
 async def _usage(house: House, caller: Caller, period: str) -> UsageAnswer:
@@ -92,41 +90,12 @@ async def _usage(house: House, caller: Caller, period: str) -> UsageAnswer:
             user_id=caller.user_id,
             period_key=period,
             updated_at_ms=answer.updated_at_ms,
-            **_counters(answer.usage).model_dump(),
+            **counters_shape(answer.usage).model_dump(),
         ),
-        by_runtime={name: _counters(counters) for name, counters in by_runtime.items()},
+        by_runtime={name: counters_shape(counters) for name, counters in by_runtime.items()},
         limits=LimitsShape(
             requests=entitlements.requests,
             tokens=entitlements.tokens,
             compute_ms=entitlements.compute_ms,
         ),
-    )
-
-
-def _counters(counters: Counters) -> CountersShape:
-    return CountersShape(
-        requests=counters.requests,
-        llm_tokens=counters.llm_tokens,
-        compute_ms=counters.compute_ms,
-        tool_calls=counters.tool_calls,
-        errors=counters.errors,
-        cost_usd_estimated=counters.cost_picodollars / PICODOLLARS,
-    )
-
-
-def _event_shape(event: UsageEvent) -> UsageEventShape:
-    return UsageEventShape(
-        id=event.id,
-        user_id=event.user_id,
-        agent_id=event.agent_id,
-        deployment_id=event.deployment_id,
-        runtime_provider=event.runtime_provider,
-        invocation_id=event.invocation_id,
-        event_id=event.event_id,
-        trace_id=event.trace_id,
-        timestamp_ms=event.timestamp_ms,
-        error_class=event.error_class,
-        source=event.source,
-        provider=event.provider,
-        **_counters(event.counters).model_dump(),
     )

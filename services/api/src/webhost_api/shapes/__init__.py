@@ -1,0 +1,1 @@
+"""What the doors give: camelCase JSON. An optional field that has no value is left out."""
