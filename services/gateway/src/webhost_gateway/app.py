@@ -10,10 +10,10 @@ from webhost_kit.service import Service
 
 from webhost_gateway import projection
 from webhost_gateway.admission import Admission
-from webhost_gateway.http import Door
 from webhost_gateway.invoke import Invoker, Limits
 from webhost_gateway.lease import Lease
 from webhost_gateway.outcomes import Outcomes
+from webhost_gateway.routes import Door
 from webhost_gateway.settings import Settings
 from webhost_gateway.statements import Statements
 from webhost_gateway.sweep import sweep

@@ -26,11 +26,11 @@ from webhost_kit.follower import Follower
 
 from webhost_gateway import decisions
 from webhost_gateway.admission import Admission
-from webhost_gateway.http import MAX_BODY_BYTES, Request
 from webhost_gateway.model import RouteTable
 from webhost_gateway.outcomes import Outcomes
 from webhost_gateway.ratelimit import RateLimit
 from webhost_gateway.records import Invocation, Outcome
+from webhost_gateway.routes import MAX_BODY_BYTES, Request
 from webhost_gateway.stream import ClientStream
 from webhost_gateway.totals import TotalsWatch
 from webhost_gateway.upstream import Call, NotSent, Upstream

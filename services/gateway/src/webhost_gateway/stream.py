@@ -15,7 +15,7 @@ from webhost_kit import problems
 from webhost_kit.errors import RuntimeFailed
 
 from webhost_gateway import sse
-from webhost_gateway.http import Request
+from webhost_gateway.routes import Request
 from webhost_gateway.sse import SseEvent, SseReader, SseWriter
 from webhost_gateway.upstream import UNREADABLE, Answer, WorkerProblemBody
 
