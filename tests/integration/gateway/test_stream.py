@@ -194,7 +194,8 @@ async def test_a_silent_worker_makes_heartbeats(stage: Stage, gateway: Gateway) 
     async with stage.post(gateway, agent, stream=True) as response:
         reader = Reader(response)
         reading = asyncio.create_task(reader.rest())
-        await reader.commented.wait()
+        async with asyncio.timeout(DEADLINE_S):
+            await reader.commented.wait()
         go_on.set()
         assert [event[0] for event in await reading] == ["meta", "done"]
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from webhost_kit import connection
 from webhost_kit.connection import MAX_HEAD_BYTES
 from webhost_kit.service import Service
 from webhost_local.ports import free_port
@@ -32,10 +33,10 @@ async def closed(writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[int]:
+async def listening(app: Any = hello) -> AsyncIterator[int]:
     port = free_port()
     service = Service("test")
-    service.door(hello, f"127.0.0.1:{port}")
+    service.door(app, f"127.0.0.1:{port}")
 
     async def reachable() -> bool:
         try:
@@ -100,3 +101,27 @@ async def test_large_heads_and_larger_bodies_pass() -> None:
         answer = await asyncio.wait_for(reader.read(), 20)
         await closed(writer)
     assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_STALL_S", 0.3)
+    gone = asyncio.Event()
+
+    async def floods(scope: Any, receive: Any, send: Any) -> None:
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
+
+        watching = asyncio.create_task(watch())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        part = {"type": "http.response.body", "body": b"x" * 65536, "more_body": True}
+        while not gone.is_set():
+            await send(part)
+        await watching
+
+    async with listening(floods) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await asyncio.wait_for(gone.wait(), 10)
+        await closed(writer)

@@ -1,18 +1,43 @@
-"""HTTP/1.1 connections whose heads are bounded, as uvicorn's own are not.
+"""HTTP/1.1 connections that are bounded where uvicorn's own are not.
 
 Guarantees: what a connection can make us keep, bodies aside, is MAX_HEAD_BYTES and one read of
-the socket; more of a head, or of trailers, is answered 400, and the connection ends.
+the socket; more of a head, or of trailers, is answered 400, and the connection ends. A client
+that takes nothing of its answer for MAX_STALL_S is cut off.
 """
+
+import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_STALL_S = 60.0
 
 
 class Connection(HttpToolsProtocol):
     """Counts what arrived since the last head, part of a body or message was complete."""
 
     _kept_bytes = 0
+    _stalled: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what was written, but not for ever."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(MAX_STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken something."""
+        super().resume_writing()
+        self._no_longer_stalled()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the client."""
+        super().connection_lost(exc)
+        self._no_longer_stalled()
+
+    def _no_longer_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def data_received(self, data: bytes) -> None:
         """Take what was read."""
