@@ -5,12 +5,13 @@ Secrets print masked. A missing or invalid variable ends the process with one li
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from webhost_contracts.entitlements import TiersError
+from webhost_contracts.entitlements import Entitlements, TiersError, load_tiers
 
 EXIT_MISCONFIGURED = 78
 """What a process ends with when its environment is wrong (EX_CONFIG)."""
@@ -59,6 +60,45 @@ class ServiceSettings(BaseSettings):
         """Refuse a public address that is not https, outside of the local stack."""
         if not self.webhost_local_stack and urlsplit(url).scheme != "https":
             raise ValueError(f"{name} must be an https address")
+
+
+class UserDoorSettings(ServiceSettings):
+    """What a service needs to know whose HTTP door is for users, with their tokens.
+
+    Exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN names who signs the tokens.
+    """
+
+    listen: Address
+    jwt_issuer: str | None = None
+    clerk_jwt_issuer_domain: str | None = None
+    jwt_audience: str | None = None
+    jwt_authorized_parties: CommaList = ()
+    cors_allowed_origins: CommaList = ()
+    webhost_tiers_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _issuer_is_known(self) -> "UserDoorSettings":
+        if bool(self.jwt_issuer) == bool(self.clerk_jwt_issuer_domain):
+            raise ValueError("set exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN")
+        self.require_https("JWT_ISSUER", self.issuer)
+        return self
+
+    @model_validator(mode="after")
+    def _tiers_are_usable(self) -> "UserDoorSettings":
+        self.tiers()
+        return self
+
+    @property
+    def issuer(self) -> str:
+        """Return the `iss` of the users' tokens."""
+        if self.jwt_issuer:
+            return self.jwt_issuer
+        domain = self.clerk_jwt_issuer_domain or ""
+        return domain if "://" in domain else f"https://{domain}"
+
+    def tiers(self) -> dict[str, Entitlements]:
+        """Return what each tier allows. Raises TiersError."""
+        return load_tiers(self.webhost_tiers_file)
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -1,6 +1,5 @@
 """The composition root: what the gateway consists of, and in which order it ends."""
 
-from webhost_contracts.entitlements import load_tiers
 from webhost_kit.auth import TokenVerifier
 from webhost_kit.bus import connect
 from webhost_kit.database import Database
@@ -28,7 +27,6 @@ async def main(settings: Settings) -> None:
     """Run the gateway until it is told to stop."""
     dsn = settings.database_url.get_secret_value()
     signers = parse_signers(settings.invoke_private_keys.get_secret_value(), "INVOKE_PRIVATE_KEYS")
-    tiers = load_tiers(settings.webhost_tiers_file)
     service = Service("gateway")
     bus = await connect(settings.nats_url.get_secret_value(), "gateway")
     service.stack.push_async_callback(bus.close)
@@ -67,7 +65,7 @@ async def main(settings: Settings) -> None:
         outcomes=outcomes,
         upstream=upstream,
         limits=Limits(
-            tiers=tiers,
+            tiers=settings.tiers(),
             timeout_s=settings.invoke_timeout_s,
             heartbeat_s=settings.heartbeat_s,
             agent_requests_per_minute=settings.agent_requests_per_minute,

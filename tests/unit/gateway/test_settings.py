@@ -1,0 +1,49 @@
+"""What the gateway refuses to start without, beside what every service with users does."""
+
+import pytest
+from webhost_gateway.settings import Settings
+from webhost_kit.keys import base64url
+from webhost_kit.settings import load
+
+GOOD = {
+    "WEBHOST_INSTALLATION_ID": "test",
+    "DATABASE_URL": "postgresql://gateway:secret@127.0.0.1/db",
+    "NATS_URL": "nats://127.0.0.1:4222",
+    "LISTEN": "127.0.0.1:8080",
+    "OPS_LISTEN": "127.0.0.1:8081",
+    "JWT_ISSUER": "https://issuer.example",
+    "INVOKE_PRIVATE_KEYS": f"invoke-1:{base64url(bytes(32))}",
+}
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, **changes: str) -> Settings:
+    for name, value in (GOOD | changes).items():
+        monkeypatch.setenv(name, value)
+    return load(Settings, "webhost-gateway")
+
+
+def test_what_is_needed_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "free" in loaded(monkeypatch).tiers()
+
+
+@pytest.mark.accept("10")
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("INVOKE_PRIVATE_KEYS", "invoke-1:short", "INVOKE_PRIVATE_KEYS"),
+        ("WORKERS_CONNECT_TO", "127.0.0.1:1", "WORKERS_CONNECT_TO"),
+        ("WEBHOST_TIERS_FILE", "/does/not/exist", "tiers file"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    named: str,
+) -> None:
+    with pytest.raises(SystemExit):
+        loaded(monkeypatch, **{name: value})
+    line = capsys.readouterr().err
+    assert named in line
+    assert line.count("\n") == 1
