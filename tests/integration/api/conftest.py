@@ -23,7 +23,7 @@ async def running_stage(nats: Nats, postgres: Postgres, directory: Path) -> Asyn
                 await stage.start()
                 yield stage
             finally:
-                await stage.kill()
+                await stage.close()
     finally:
         await bus.close()
         postgres.drop_database(dsn)

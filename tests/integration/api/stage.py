@@ -9,7 +9,7 @@ import os
 import secrets
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Stage:
     url: str = ""
     ops_url: str = ""
     process: subprocess.Popen[bytes] | None = None
+    clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     @property
     def crash_file(self) -> Path:
@@ -124,8 +125,16 @@ class Stage:
         return User(http, ids.user_id(self.issuer.url, subject))
 
     def client(self, **headers: str) -> httpx.AsyncClient:
-        """Return a client with these headers."""
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+        """Return a client with these headers; the stage closes it at its end."""
+        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+        self.clients.append(client)
+        return client
+
+    async def close(self) -> None:
+        """End the process and close every client."""
+        await self.kill()
+        for client in self.clients:
+            await client.aclose()
 
     async def states(self, user_id: str, aggregate_id: str, version: int, event: Event) -> None:
         """State a fact in the name of the service that owns its kind."""

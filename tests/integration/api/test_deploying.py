@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from webhost_contracts import subjects
 from webhost_contracts.commands import (
     DEPLOY,
     TEAR_DOWN,
@@ -240,3 +241,16 @@ async def test_killed_behind_a_deploy_request_the_command_still_goes_out(own_sta
     command = await stage.command(DEPLOY, agent["id"], Deploy)
     assert command.deployment_id == deployment["id"]
     assert deployment["version"] == 1
+
+
+async def test_code_of_a_refused_deploy_is_not_stored(stage: Stage, user: User) -> None:
+    agent = await user.create()
+    await user.deploy(agent["id"], moduleCode=MODULE)
+    store = f"OBJ_{subjects.ARTIFACTS_BUCKET}"
+    before = (await stage.bus.js.stream_info(store)).state.messages
+    body = {"moduleCode": MODULE + "// never stored"}
+    problem(await user.http.post(f"/v1/agents/{agent['id']}/deploy", json=body), 409, "CONFLICT")
+    stranger = stage.user()
+    answer = await stranger.http.post(f"/v1/agents/{agent['id']}/deploy", json=body)
+    problem(answer, 404, "NOT_FOUND")
+    assert (await stage.bus.js.stream_info(store)).state.messages == before

@@ -1,7 +1,7 @@
 """The artifact store: bundles by the checksum of their bytes, in JetStream's object store.
 
-Guarantees: what `put` returned is stored; a bundle that is there already is not written again;
-what `read` returns has its checksum.
+Guarantees: what `put` was given is stored when it returns; a bundle that is there already is not
+written again; what `read` returns has its checksum.
 """
 
 import asyncio
@@ -18,16 +18,20 @@ TIMEOUT_S = 10.0
 _AWAY = "The artifact store is away; try again shortly."
 
 
+def pack(bundle: Bundle) -> tuple[Artifact, bytes]:
+    """Return what names a bundle, and its bytes."""
+    body = wire.encode(bundle)
+    return Artifact(type=MODULES_TYPE, checksum=checksum_of(body), size_bytes=len(body)), body
+
+
 class Artifacts:
     """Puts and reads bundles. Both raise Unavailable while the store is away."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def put(self, bundle: Bundle) -> Artifact:
-        """Store a bundle and return what names it."""
-        body = wire.encode(bundle)
-        artifact = Artifact(type=MODULES_TYPE, checksum=checksum_of(body), size_bytes=len(body))
+    async def put(self, artifact: Artifact, body: bytes) -> None:
+        """Store a packed bundle."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 store = await self._store()
@@ -35,7 +39,6 @@ class Artifacts:
                     await store.put(artifact.checksum, body)
         except (NatsError, TimeoutError, OSError) as error:
             raise Unavailable(_AWAY) from error
-        return artifact
 
     async def read(self, artifact: Artifact) -> Bundle:
         """Return a stored bundle. Raises RuntimeError when it is not what was stored."""

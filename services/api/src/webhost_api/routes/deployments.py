@@ -7,6 +7,7 @@ from webhost_contracts.artifacts import Bundle, Module
 from webhost_kit.crashpoints import crash_point
 
 from webhost_api import handlers, queries, templates
+from webhost_api.artifacts import pack
 from webhost_api.bodies import ActivateBody, DeployBody
 from webhost_api.decisions import RequestDeployment
 from webhost_api.http import (
@@ -60,15 +61,9 @@ async def deploy(
 ) -> Response:
     """Deploy the module, or without one the built-in template."""
     wanted = body or DeployBody()
-    async with house.database.transaction() as connection:
-        # Nothing is stored for an agent that is not the caller's. A tombstone passes, since the
-        # first answer is given again also after the agent was deleted.
-        await queries.agent(connection, caller.user_id, agent_id, or_tombstone=True)
     main_module_name = wanted.main_module_name or MAIN_MODULE_NAME
     code = wanted.module_code or templates.load(templates.DEFAULT)
-    artifact = await house.artifacts.put(
-        Bundle(modules=(Module(name=main_module_name, content=code),))
-    )
+    artifact, bundle = pack(Bundle(modules=(Module(name=main_module_name, content=code),)))
     command = RequestDeployment(
         deployment_id=id_for(key, ids.DEPLOYMENT, caller.circumstances.at_ms),
         artifact=artifact,
@@ -84,6 +79,8 @@ async def deploy(
         deployment = await handlers.request_deployment(
             connection, caller, house.tiers, agent_id, command
         )
+        # What is refused is not stored, and nothing is agreed to before it is.
+        await house.artifacts.put(artifact, bundle)
         return DeploymentAnswer(deployment=deployment_shape(deployment))
 
     response = await decide(house, key, work, status=202)
