@@ -6,6 +6,7 @@ re-exports the default export of the customer's main module. The session script 
 Names that begin with ``webhost-`` are the platform's; a customer's module must not have one.
 """
 
+from functools import cache
 from importlib.resources import files
 
 ENTRY_MAIN = "webhost-entry.mjs"
@@ -41,6 +42,7 @@ def session_modules() -> dict[str, bytes]:
     return _read(*_SESSIONS, *_SHARED)
 
 
+@cache
 def _read(*names: str) -> dict[str, bytes]:
     folder = files(__name__)
     return {name: (folder / name).read_bytes() for name in names}
