@@ -46,7 +46,7 @@ up: setup ## Start the whole stack in the foreground
 
 .PHONY: test
 test: setup ## Run every test
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: check
 check: setup ## Lint, types, import rules, generated documents
