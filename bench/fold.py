@@ -19,13 +19,14 @@ from webhost_contracts.questions import RebuildProgress, RebuildQuestion
 from webhost_kit.bus import connect
 from webhost_kit.clock import now_ms
 from webhost_kit.eventstore import new_id
+from webhost_kit.publishing import Message
 from webhost_kit.reader import StreamReader
 
 from bench import seeding
 from bench.harness import Aim, Figure, NotMeasured, interleave
 from bench.options import Options
 from bench.report import progress
-from bench.seeding import Agent, Message
+from bench.seeding import Agent
 from bench.servers import Infrastructure, resident_mb, service
 
 CALLS = 20_000

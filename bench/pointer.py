@@ -9,11 +9,12 @@ from statistics import median, quantiles
 
 import aiohttp
 import msgspec
-from webhost_contracts import ids, subjects
+from webhost_contracts import ids
 from webhost_contracts.invoke import InvokeResponse
 from webhost_kit.bus import Bus, connect
 from webhost_kit.clock import now_ms
 from webhost_kit.eventstore import new_id
+from webhost_kit.publishing import Message, publish
 from webhost_local.ports import LOOPBACK
 
 from bench import seeding, upstreams
@@ -21,7 +22,6 @@ from bench.gateways import CALL, Gateway, gateway, invoke_path, issuer
 from bench.harness import Aim, Figure, NotMeasured
 from bench.options import Options
 from bench.report import progress
-from bench.seeding import Message
 from bench.servers import Infrastructure
 
 FLIPS = 100
@@ -116,9 +116,5 @@ async def _called_as(session: aiohttp.ClientSession, url: str) -> str:
 
 async def _publish(bus: Bus, message: Message) -> float:
     """Publish one fact; return when it was acknowledged."""
-    headers = {
-        subjects.TYPE_HEADER: message.type_name,
-        subjects.MESSAGE_ID_HEADER: message.message_id,
-    }
-    await bus.js.publish(message.subject, message.body, headers=headers)
+    await publish(bus, message)
     return time.perf_counter()

@@ -1,6 +1,6 @@
 """Facts put onto the streams before anything is measured: agents that can be called, and usage."""
 
-import secrets
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -18,22 +18,9 @@ from webhost_kit import streams
 from webhost_kit.bus import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.eventstore import new_id
+from webhost_kit.publishing import MOST, Message, publish_together
 
-BATCH = 1000
-"""Messages of one atomic batch, as many as the server allows."""
-
-COMMIT_TIMEOUT_S = 30
 PROVIDER = "cloudflare"
-
-
-@dataclass(frozen=True)
-class Message:
-    """One fact as it is published."""
-
-    subject: str
-    type_name: str
-    message_id: str
-    body: bytes
 
 
 @dataclass(frozen=True)
@@ -60,9 +47,9 @@ def fact(
     )
     return Message(
         subject or subjects.event(user_id, event.kind(), aggregate_id),
-        event.type_name(),
-        envelope.event_id,
         wire.encode(envelope),
+        {subjects.TYPE_HEADER: event.type_name()},
+        envelope.event_id,
     )
 
 
@@ -116,35 +103,11 @@ async def publish(bus: Bus, stream: str, messages: Iterable[Message]) -> int:
     [declared] = [config for config in streams.STREAMS if config.name == stream]
     if not declared.allow_atomic:
         await bus.js.update_stream(replace(declared, allow_atomic=True))
+    waiting = iter(messages)
     count = 0
-    batch: list[Message] = []
-    for message in messages:
-        batch.append(message)
-        if len(batch) == BATCH:
-            await _commit(bus, batch)
-            count, batch = count + len(batch), []
-    if batch:
-        await _commit(bus, batch)
+    while batch := list(itertools.islice(waiting, MOST)):
+        await publish_together(bus, batch)
+        count += len(batch)
     if not declared.allow_atomic:
         await bus.js.update_stream(replace(declared, allow_atomic=False))
-    return count + len(batch)
-
-
-async def _commit(bus: Bus, batch: list[Message]) -> None:
-    batch_id = secrets.token_hex(12)
-    for number, message in enumerate(batch, start=1):
-        headers = {
-            subjects.TYPE_HEADER: message.type_name,
-            subjects.MESSAGE_ID_HEADER: message.message_id,
-            "Nats-Batch-Id": batch_id,
-            "Nats-Batch-Sequence": str(number),
-        }
-        if number < len(batch):
-            await bus.client.publish(message.subject, message.body, headers=headers)
-            continue
-        await bus.js.publish(
-            message.subject,
-            message.body,
-            headers=headers | {"Nats-Batch-Commit": "1"},
-            timeout=COMMIT_TIMEOUT_S,
-        )
+    return count
