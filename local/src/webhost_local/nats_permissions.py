@@ -1,9 +1,9 @@
 """Who may say and hear what on the bus: allow-lists, one user per service.
 
 A service states only facts about what it owns, takes only its own commands, asks only what it
-has to know and answers only its own questions. It reads the streams that it folds, and no other;
-none can change, empty or remove a stream. `operator` is the person at this machine: tools and
-tests, everything.
+has to know, answers only its own questions, and hears only its own answers. It reads the streams
+that it folds, and no other; none can change, empty or remove a stream. `operator` is the person
+at this machine: tools and tests, everything.
 """
 
 from dataclasses import dataclass
@@ -22,18 +22,16 @@ _FIND_STREAM = "$JS.API.STREAM.NAMES"
 
 # Everybody declares the streams, and looks whether they are as declared. Making one that is there
 # changes nothing.
-_PUBLISH = (
-    *(
-        f"$JS.API.STREAM.{verb}.{stream}"
-        for verb in ("CREATE", "INFO")
-        for stream in (
-            *(subjects.EVENTS, subjects.USAGE, subjects.COMMANDS, subjects.DEAD_LETTERS),
-            *(_TOTALS, _ARTIFACTS),
-        )
-    ),
-    "_INBOX.>",
+_PUBLISH = tuple(
+    f"$JS.API.STREAM.{verb}.{stream}"
+    for verb in ("CREATE", "INFO")
+    for stream in (
+        *(subjects.EVENTS, subjects.USAGE, subjects.COMMANDS, subjects.DEAD_LETTERS),
+        *(_TOTALS, _ARTIFACTS),
+    )
 )
-_SUBSCRIBE = ("_INBOX.>",)
+# Where answers go to whoever asked.
+_ANSWERS = "_INBOX.>"
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,10 @@ SERVICES: dict[str, Permissions] = {
         reads=(subjects.EVENTS,),
     ),
     "billing": Permissions(
-        publish=("evt.*.account.>", "evt.*.period.>", f"$KV.{subjects.TOTALS_BUCKET}.>"),
+        publish=(
+            *("evt.*.account.>", "evt.*.period.>", f"$KV.{subjects.TOTALS_BUCKET}.>"),
+            _ANSWERS,
+        ),
         subscribe=("ask.billing.>",),
         reads=(subjects.USAGE,),
     ),
@@ -94,7 +95,7 @@ def users(passwords: dict[str, str]) -> list[NatsUser]:
             name,
             passwords[name],
             publish=(*_PUBLISH, *permissions.publish, *_reading(permissions.reads)),
-            subscribe=_SUBSCRIBE + permissions.subscribe,
+            subscribe=(f"_INBOX.{name}.>", *permissions.subscribe),
         )
         for name, permissions in SERVICES.items()
     ]

@@ -35,6 +35,11 @@ class Bus:
             await self.client.close()
 
 
+def inbox_prefix(name: str) -> bytes:
+    """Return where a service hears its answers and deliveries: nobody else may listen there."""
+    return f"_INBOX.{name}".encode()
+
+
 async def connect(url: str, name: str) -> Bus:
     """Connect and declare the streams, waiting for the server for as long as it takes."""
 
@@ -50,6 +55,7 @@ async def connect(url: str, name: str) -> Bus:
     client = await nats.connect(
         url,
         name=name,
+        inbox_prefix=inbox_prefix(name),
         error_cb=on_error,
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,

@@ -19,7 +19,7 @@ from nats.js.errors import NotFoundError
 from webhost_contracts import subjects, wire
 from webhost_contracts.commands import Command
 
-from webhost_kit.bus import Bus
+from webhost_kit.bus import Bus, inbox_prefix
 from webhost_kit.errors import Permanent, Retryable, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -40,6 +40,7 @@ def broker(url: str, name: str) -> NatsBroker:
     return NatsBroker(
         url,
         name=name,
+        inbox_prefix=inbox_prefix(name),
         allow_reconnect=True,
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,

@@ -31,7 +31,7 @@ async def main(settings: Settings) -> None:
     rebuilder = Rebuilder(database, bus, prices, totals.wake)
     relay = Relay(database.dsn, bus)
 
-    questions = broker(nats_url, "billing-questions")
+    questions = broker(nats_url, "billing")
     register(questions, Handlers(database, load_tiers(settings.webhost_tiers_file)))
     await questions.start()
     service.stack.push_async_callback(questions.stop)

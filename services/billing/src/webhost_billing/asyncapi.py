@@ -35,7 +35,7 @@ QUESTIONS: dict[str, type[Wire]] = {
 
 def document() -> str:
     """Return the document as JSON with a stable order of keys."""
-    questions = broker("nats://localhost:4222", "billing-questions")
+    questions = broker("nats://localhost:4222", "billing")
     register(questions, Handlers(Database("postgresql://localhost/billing"), ()))
 
     @questions.subscriber(

@@ -62,7 +62,7 @@ async def main(settings: Settings) -> None:
     runner = Runner(database, AgentWork(database, steps))
 
     handlers = Handlers(database, settings.master_keys.newest, runner.wake)
-    commands = broker(nats_url, f"{SERVICE}-commands")
+    commands = broker(nats_url, SERVICE)
     consumers = register(commands, bus, handlers)
     await commands.start()
     service.stack.push_async_callback(commands.stop)

@@ -29,7 +29,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 def document() -> str:
     """Return the document as JSON with a stable order of keys."""
-    commands = broker("nats://localhost:4222", "deployer-commands")
+    commands = broker("nats://localhost:4222", "deployer")
     database = Database("postgresql://localhost/deployer")
     register(commands, Bus(Client()), Handlers(database, 1, lambda: None))
     specification = AsyncAPI(commands, title="webhost deployer", version="1")
