@@ -9,7 +9,7 @@ from webhost_api.app import NAME, main
 from webhost_api.settings import Settings
 
 if __name__ == "__main__":
-    settings = load(Settings, NAME)
+    settings = load(Settings, "webhost-api")
     configure_logging(NAME, log_format=settings.log_format, level=settings.log_level)
     migrate(settings.database_url.get_secret_value(), "webhost_api")
     service.run(main(settings))

@@ -20,7 +20,7 @@ from webhost_api.settings import Settings
 from webhost_api.shapes.errors import ErrorAnswer
 from webhost_api.users import Users
 
-NAME = "webhost-api"
+NAME = "api"
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorAnswer, "description": "Refused; the code says why."},

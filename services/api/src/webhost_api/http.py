@@ -1,4 +1,9 @@
-"""How a request becomes an answer: who asks, how much is read, once per key, one error envelope."""
+"""How a request becomes an answer: who asks, how much is read, once per key, one error envelope.
+
+Guarantees: the caller is known and the body bounded before anything is parsed; a decision and its
+recorded answer are one transaction; every failure is answered with the envelope.
+On replay (the same idempotency key): the first answer again, see `idempotency`.
+"""
 
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
