@@ -7,7 +7,6 @@ default.
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+from webhost_local.ports import free_port
 
 READY_SECONDS = 20.0
 STOP_SECONDS = 20.0
@@ -31,12 +31,6 @@ class Edge:
     zone_id: str
     subdomain: str
     process: asyncio.subprocess.Process
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @asynccontextmanager

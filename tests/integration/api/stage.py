@@ -17,15 +17,14 @@ import httpx
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.commands import Command
 from webhost_contracts.events import Event
-from webhost_contracts.events.base import Envelope, data_of
+from webhost_contracts.events.base import Envelope
 from webhost_kit.bus import Bus
-from webhost_kit.clock import now_ms
-from webhost_kit.eventstore import new_id
 from webhost_local.child import tied_to_parent
 from webhost_local.ports import free_port
 
 from tests.support.deadline import eventually
 from tests.support.issuer import TestIssuer
+from tests.support.stating import envelope, state
 
 ORIGIN = "https://app.example"
 START_S = 30
@@ -138,23 +137,8 @@ class Stage:
 
     async def states(self, user_id: str, aggregate_id: str, version: int, event: Event) -> None:
         """State a fact in the name of the service that owns its kind."""
-        envelope = Envelope(
-            event_id=new_id(ids.EVENT, now_ms()),
-            aggregate_id=aggregate_id,
-            version=version,
-            user_id=user_id,
-            occurred_at_ms=now_ms(),
-            actor="service:test",
-            data=data_of(event),
-        )
-        await self.bus.js.publish(
-            subjects.event(user_id, event.kind(), aggregate_id),
-            wire.encode(envelope),
-            headers={
-                subjects.TYPE_HEADER: event.type_name(),
-                subjects.MESSAGE_ID_HEADER: envelope.event_id,
-            },
-        )
+        subject = subjects.event(user_id, event.kind(), aggregate_id)
+        await state(self.bus, subject, envelope(user_id, aggregate_id, event, version=version))
 
     async def command(self, verb: str, agent_id: str, kind: type[Command]) -> Any:
         """Return the last command of this kind to an agent's deployments, once it is there."""

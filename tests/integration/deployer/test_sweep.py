@@ -11,7 +11,7 @@ from webhost_deployer.settings import Settings
 from webhost_deployer.sweep import Sweep, TablesBehind
 from webhost_kit.database import Database
 
-from tests.integration.deployer.conftest import House, new_agent
+from tests.integration.deployer.stage import House, new_agent
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
+from webhost_local.ports import free_port
 
 from tests.integration.edge.conftest import Client
-from tests.support.edge import Edge, free_port, start_edge
+from tests.support.edge import Edge, start_edge
 
 Connect = Callable[[Edge], Client]
 

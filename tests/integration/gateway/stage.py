@@ -27,7 +27,7 @@ from webhost_contracts.events import (
     InvocationFinished,
     TierChanged,
 )
-from webhost_contracts.events.base import Event, data_of
+from webhost_contracts.events.base import Event
 from webhost_contracts.totals import Totals
 from webhost_kit.bus import Bus
 from webhost_kit.clock import now_ms
@@ -39,6 +39,7 @@ from webhost_local.ports import free_port
 from tests.integration.gateway.worker import Worker
 from tests.support.deadline import eventually
 from tests.support.issuer import TestIssuer
+from tests.support.stating import envelope, state
 
 TIERS = """
 [free]
@@ -160,26 +161,6 @@ class Stage:
         except aiohttp.ClientError:
             return False
 
-    async def state(self, user_id: str, kind: str, aggregate_id: str, version: int, fact: Event):
-        """Publish a fact as its owner would."""
-        envelope = Envelope(
-            event_id=new_id(ids.EVENT, now_ms()),
-            aggregate_id=aggregate_id,
-            version=version,
-            user_id=user_id,
-            occurred_at_ms=now_ms(),
-            actor="test",
-            data=data_of(fact),
-        )
-        await self.bus.js.publish(
-            subjects.event(user_id, kind, aggregate_id),
-            wire.encode(envelope),
-            headers={
-                subjects.TYPE_HEADER: fact.type_name(),
-                subjects.MESSAGE_ID_HEADER: envelope.event_id,
-            },
-        )
-
     async def tell(self, agent: Agent, fact: Event) -> None:
         """Publish the agent's, its deployment's or its user's next fact."""
         kind = fact.kind()
@@ -189,7 +170,8 @@ class Stage:
             "account": agent.user_id,
         }[kind]
         version = agent.versions[aggregate_id] = agent.versions.get(aggregate_id, 0) + 1
-        await self.state(agent.user_id, kind, aggregate_id, version, fact)
+        subject = subjects.event(agent.user_id, kind, aggregate_id)
+        await state(self.bus, subject, envelope(agent.user_id, aggregate_id, fact, version=version))
 
     async def deploy(self, agent: Agent, deployment_id: str, invoke_url: str | None = None) -> None:
         """Publish a deployment's success. The pointer stays where it is."""
