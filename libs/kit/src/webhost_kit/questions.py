@@ -1,4 +1,9 @@
-"""Questions between services: request/reply with a short timeout, FastStream on the other side."""
+"""Questions between services: request/reply with a short timeout, FastStream on the other side.
+
+Consumes and emits: `ask.<service>.<what>` and its reply; nothing of it is stored.
+Guarantees: an answer in time, or Unavailable; of several replicas one answers.
+On a repeat: the question is answered again, so an answer that changes something has to bear that.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar

@@ -1,4 +1,8 @@
-"""The artifact store: content-addressed bundles in a JetStream object store."""
+"""The artifact store: content-addressed bundles in a JetStream object store.
+
+Guarantees: what `read` returns has its checksum; it answers, or fails, within TIMEOUT_S. Whether
+a later try may succeed is told by the error's type.
+"""
 
 import asyncio
 
