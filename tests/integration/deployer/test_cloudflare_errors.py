@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from webhost_contracts.events import DeploymentStepSucceeded
-from webhost_deployer import queries
+from webhost_deployer import store
 from webhost_deployer.agent_work import AgentWork
 from webhost_deployer.app import provider_of
 from webhost_deployer.artifacts import Artifacts
@@ -142,7 +142,7 @@ async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
             for step in reached
         ]
         events = [*begin(ORDER, key_version=1), *done]
-        await queries.record(connection, Deployment(order=ORDER), events, now_ms())
+        await store.record(connection, Deployment(order=ORDER), events, now_ms())
 
     work = AgentWork(database, Steps({"cloudflare": provider}, Artifacts(bus)))
     async with held(database_url, "agent") as lock:
@@ -150,7 +150,7 @@ async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
         await work.work_off(AGENT, lock)
 
     async with database.transaction() as connection:
-        state = await queries.load(connection, ORDER.deployment_id)
+        state = await store.load(connection, ORDER.deployment_id)
     assert state is not None
     assert state.phase is Phase.COMPENSATING
     assert state.failure is not None

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
 from webhost_contracts.commands import TearDown, TearDownAgent
-from webhost_deployer import queries
+from webhost_deployer import store
 from webhost_deployer.handlers import Handlers
 from webhost_deployer.model import Deployment, Phase
 from webhost_kit.clock import now_ms
@@ -33,11 +33,11 @@ class Desk:
 
     async def state(self) -> Deployment | None:
         async with self.database.transaction() as connection:
-            return await queries.load(connection, DEPLOYMENT)
+            return await store.load(connection, DEPLOYMENT)
 
     async def due_agents(self) -> list[str]:
         async with self.database.transaction() as connection:
-            return await queries.due_agents(connection, now_ms())
+            return await store.due_agents(connection, now_ms())
 
     async def event_types(self) -> list[str]:
         async with self.database.transaction() as connection:
@@ -93,7 +93,7 @@ async def test_an_instruction_is_kept_while_a_step_is_under_way(desk: Desk) -> N
     assert before is not None
     await desk.handlers.tear_down_agent(DELETE)
     async with desk.database.transaction() as connection:
-        after = await queries.record(connection, before, [], now_ms())
+        after = await store.record(connection, before, [], now_ms())
     assert after.tear_down_at_ms is not None
     assert await desk.due_agents() == [AGENT]
 
@@ -119,9 +119,9 @@ async def test_a_purge_that_waits_for_a_removal_is_not_due(desk: Desk) -> None:
     assert state is not None
     later = replace(state, phase=Phase.COMPENSATING, retry_at_ms=now_ms() + 600_000)
     async with desk.database.transaction() as connection:
-        await queries.save(connection, later)
+        await store.save(connection, later)
     assert await desk.due_agents() == []
 
     async with desk.database.transaction() as connection:
-        await queries.save(connection, replace(later, phase=Phase.FAILED))
+        await store.save(connection, replace(later, phase=Phase.FAILED))
     assert await desk.due_agents() == [AGENT]

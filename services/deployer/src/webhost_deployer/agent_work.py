@@ -18,12 +18,12 @@ from webhost_kit.crashpoints import crash_point
 from webhost_kit.database import Database
 from webhost_kit.errors import VersionConflict
 
-from webhost_deployer import queries, saga
+from webhost_deployer import saga, store
 from webhost_deployer.locks import Lock
 from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
-from webhost_deployer.queries import AgentTeardown
 from webhost_deployer.steps import StepFailed, Steps
+from webhost_deployer.store import AgentTeardown
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +46,8 @@ class AgentWork:
             await lock.confirm()
             async with self._database.transaction() as connection:
                 now = now_ms()
-                deployment = await queries.due_deployment(connection, agent_id, now)
-                teardown = await queries.due_teardown(connection, agent_id, now)
+                deployment = await store.due_deployment(connection, agent_id, now)
+                teardown = await store.due_teardown(connection, agent_id, now)
             if deployment is not None:
                 with structlog.contextvars.bound_contextvars(
                     deployment=deployment.id, request_id=deployment.order.request_id
@@ -112,7 +112,7 @@ class AgentWork:
     async def _record(self, deployment: Deployment, *events: Event) -> None:
         try:
             async with self._database.transaction() as connection:
-                await queries.record(connection, deployment, events, now_ms())
+                await store.record(connection, deployment, events, now_ms())
         except VersionConflict:
             log.info("decided elsewhere first; looking again")
 
@@ -131,4 +131,4 @@ class AgentWork:
 
     async def _note(self, teardown: AgentTeardown, due_at_ms: int | None) -> None:
         async with self._database.transaction() as connection:
-            await queries.save_teardown(connection, teardown, due_at_ms)
+            await store.save_teardown(connection, teardown, due_at_ms)

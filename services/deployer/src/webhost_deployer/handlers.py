@@ -15,7 +15,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database import Database
 from webhost_kit.errors import Permanent
 
-from webhost_deployer import decisions, queries
+from webhost_deployer import decisions, store
 from webhost_deployer.model import Deployment
 
 
@@ -39,8 +39,8 @@ class Handlers:
         """Note from when on nothing of a retired deployment shall be left."""
 
         async def work(connection: AsyncConnection) -> None:
-            await queries.lock_agent(connection, command.agent_id)
-            state = await queries.load(connection, command.deployment_id)
+            await store.lock_agent(connection, command.agent_id)
+            state = await store.load(connection, command.deployment_id)
             if state is None:
                 raise Permanent(f"no such deployment: {command.deployment_id}")
             await _instruct(connection, state, command.not_before_ms)
@@ -52,10 +52,10 @@ class Handlers:
         """Put a tombstone on the agent and let all of its deployments go."""
 
         async def work(connection: AsyncConnection) -> None:
-            await queries.lock_agent(connection, command.agent_id)
+            await store.lock_agent(connection, command.agent_id)
             now = now_ms()
-            await queries.put_tombstone(connection, command.agent_id, now)
-            for state in await queries.of_agent(connection, command.agent_id):
+            await store.put_tombstone(connection, command.agent_id, now)
+            for state in await store.of_agent(connection, command.agent_id):
                 await _instruct(connection, state, now)
 
         await self._database.decide(work)
@@ -63,13 +63,13 @@ class Handlers:
 
     async def _begin(self, order: Deploy, refusal: str | None) -> None:
         async def work(connection: AsyncConnection) -> None:
-            await queries.lock_agent(connection, order.agent_id)
-            if await queries.load(connection, order.deployment_id) is not None:
+            await store.lock_agent(connection, order.agent_id)
+            if await store.load(connection, order.deployment_id) is not None:
                 return
-            deleted = await queries.is_deleted(connection, order.agent_id)
+            deleted = await store.is_deleted(connection, order.agent_id)
             reason = refusal or (decisions.AGENT_DELETED if deleted else None)
             events = decisions.begin(order, self._key_version, reason)
-            await queries.record(connection, Deployment(order=order), events, now_ms())
+            await store.record(connection, Deployment(order=order), events, now_ms())
 
         await self._database.decide(work)
         self._wake()
@@ -83,4 +83,4 @@ async def _instruct(connection: AsyncConnection, state: Deployment, at_ms: int) 
     earlier = state.tear_down_at_ms
     if state.ended or (earlier is not None and earlier <= at_ms):
         return
-    await queries.save(connection, replace(state, tear_down_at_ms=at_ms))
+    await store.save(connection, replace(state, tear_down_at_ms=at_ms))

@@ -13,7 +13,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database import Database
 from webhost_kit.errors import Unavailable
 
-from webhost_deployer import queries
+from webhost_deployer import store
 from webhost_deployer.agent_work import AgentWork
 from webhost_deployer.locks import held
 
@@ -59,7 +59,7 @@ class Runner:
     async def _start_due(self) -> None:
         try:
             async with self._database.transaction() as connection:
-                agents = await queries.due_agents(connection, now_ms())
+                agents = await store.due_agents(connection, now_ms())
         except Unavailable:
             return
         for agent_id in agents:

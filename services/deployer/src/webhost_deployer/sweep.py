@@ -20,7 +20,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database import Database
 from webhost_kit.errors import Unavailable
 
-from webhost_deployer import queries
+from webhost_deployer import store
 from webhost_deployer.listing import ListedScript
 from webhost_deployer.locks import held
 from webhost_deployer.model import Deployment
@@ -94,7 +94,7 @@ class Sweep:
 
     async def _known(self, deployment_ids: list[str]) -> dict[str, Deployment]:
         async with self._database.transaction() as connection:
-            states = await queries.known(connection, deployment_ids)
+            states = await store.known(connection, deployment_ids)
         return {state.id: state for state in states}
 
     async def _on_stream(self, deployment_id: str, script: ListedScript) -> bool:

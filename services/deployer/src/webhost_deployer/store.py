@@ -1,4 +1,7 @@
-"""Reads and writes of the deployer's state rows. Each runs on the caller's transaction."""
+"""Deployments and teardowns as rows: loaded, due, saved; `record` appends facts with them.
+
+Each function runs on the transaction of its caller.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
