@@ -40,11 +40,13 @@ def inbox_prefix(name: str) -> bytes:
     return f"_INBOX.{name}".encode()
 
 
+async def log_error(error: Exception) -> None:
+    """Say loudly what the server refused: whoever asked only ever sees a timeout."""
+    log.error("bus", error=str(error))
+
+
 async def connect(url: str, name: str) -> Bus:
     """Connect and declare the streams, waiting for the server for as long as it takes."""
-
-    async def on_error(error: Exception) -> None:
-        log.error("bus", error=str(error))
 
     async def on_disconnect() -> None:
         log.warning("bus disconnected")
@@ -56,7 +58,7 @@ async def connect(url: str, name: str) -> Bus:
         url,
         name=name,
         inbox_prefix=inbox_prefix(name),
-        error_cb=on_error,
+        error_cb=log_error,
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,
         allow_reconnect=True,

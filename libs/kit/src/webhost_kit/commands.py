@@ -19,7 +19,7 @@ from nats.js.errors import NotFoundError
 from webhost_contracts import subjects, wire
 from webhost_contracts.commands import Command
 
-from webhost_kit.bus import Bus, inbox_prefix
+from webhost_kit.bus import Bus, inbox_prefix, log_error
 from webhost_kit.errors import Permanent, Retryable, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -41,6 +41,7 @@ def broker(url: str, name: str) -> NatsBroker:
         url,
         name=name,
         inbox_prefix=inbox_prefix(name),
+        error_cb=log_error,
         allow_reconnect=True,
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
@@ -70,6 +71,7 @@ def subscribe(
             ack_wait=ACK_WAIT_S, max_deliver=-1, filter_subject=subject, max_ack_pending=256
         ),
         pull_sub=PullSub(batch_size=10, timeout=5.0),
+        inbox_prefix=inbox_prefix(service) + b".",
         ack_policy=AckPolicy.MANUAL,
         title=f"{service}:{verb}",
         description=kind.__doc__,
