@@ -43,6 +43,9 @@ async def publish(bus: Bus, message: Message) -> None:
 
 async def publish_together(bus: Bus, messages: Sequence[Message]) -> None:
     """Return when all are stored. Raises NatsError, TimeoutError or OSError in any doubt."""
+    if not bus.client.is_connected:
+        # What is published now would be kept, and sent beside its repetition.
+        raise NatsError("not connected")
     async with asyncio.timeout(TIMEOUT_S):
         if len(messages) <= FEW:
             await asyncio.gather(*(publish(bus, message) for message in messages))
