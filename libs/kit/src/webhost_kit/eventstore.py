@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.commands import Command
 from webhost_contracts.events.base import Envelope, Event, data_of
 
+from webhost_kit import outbox
 from webhost_kit.clock import now_ms
 from webhost_kit.database import is_unique_violation
 from webhost_kit.errors import VersionConflict
+from webhost_kit.outbox import OUTBOX_SQL, outbox_table
 from webhost_kit.positions import POSITIONS_SQL, position_table
 
 
@@ -37,21 +38,13 @@ def event_tables(metadata: sa.MetaData) -> None:
         sa.Column("occurred_at_ms", sa.BigInteger, nullable=False),
         sa.Column("envelope", sa.LargeBinary, nullable=False),
     )
-    sa.Table(
-        "outbox",
-        metadata,
-        sa.Column("serial", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-        sa.Column("ordering_key", sa.Text, nullable=False),
-        sa.Column("subject", sa.Text, nullable=False),
-        sa.Column("message_id", sa.Text, nullable=False),
-        sa.Column("headers", JSONB, nullable=False),
-        sa.Column("body", sa.LargeBinary, nullable=False),
-    )
+    outbox_table(metadata)
     position_table(metadata)
 
 
 EVENT_TABLES_SQL = f"""
 {POSITIONS_SQL}
+{OUTBOX_SQL}
 CREATE TABLE events (
     aggregate_id text NOT NULL,
     version integer NOT NULL,
@@ -62,21 +55,6 @@ CREATE TABLE events (
     envelope bytea NOT NULL,
     PRIMARY KEY (aggregate_id, version)
 );
-CREATE TABLE outbox (
-    serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    ordering_key text NOT NULL,
-    subject text NOT NULL,
-    message_id text NOT NULL,
-    headers jsonb NOT NULL,
-    body bytea NOT NULL
-);
-CREATE FUNCTION wake_relay() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_notify(TG_TABLE_SCHEMA || '.outbox', '');
-    RETURN NULL;
-END $$;
-CREATE TRIGGER outbox_written AFTER INSERT ON outbox
-    FOR EACH STATEMENT EXECUTE FUNCTION wake_relay();
 """
 """What the first migration of a service that states facts runs."""
 
@@ -143,7 +121,7 @@ async def append(
             raise VersionConflict(aggregate_id) from error
         raise
     await connection.execute(
-        _INSERT_OUTBOX,
+        outbox.INSERT,
         [
             {
                 "ordering_key": aggregate_id,
@@ -161,7 +139,7 @@ async def append(
 async def send(connection: AsyncConnection, subject: str, command: Command) -> None:
     """Put a command into the outbox, in the transaction of the fact that caused it."""
     await connection.execute(
-        _INSERT_OUTBOX,
+        outbox.INSERT,
         {
             "ordering_key": subject,
             "subject": subject,
@@ -181,11 +159,5 @@ _INSERT_EVENTS = sa.text(
     """
     INSERT INTO events (aggregate_id, version, event_id, type, user_id, occurred_at_ms, envelope)
     VALUES (:aggregate_id, :version, :event_id, :type, :user_id, :occurred_at_ms, :envelope)
-    """
-)
-_INSERT_OUTBOX = sa.text(
-    """
-    INSERT INTO outbox (ordering_key, subject, message_id, headers, body)
-    VALUES (:ordering_key, :subject, :message_id, CAST(:headers AS jsonb), :body)
     """
 )

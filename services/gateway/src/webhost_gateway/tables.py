@@ -1,10 +1,12 @@
 """The gateway's own tables; `migrations/` makes them, a test holds the two together."""
 
 import sqlalchemy as sa
-from webhost_kit.eventstore import event_tables
+from webhost_kit.outbox import outbox_table
+from webhost_kit.positions import position_table
 
 metadata = sa.MetaData()
-event_tables(metadata)
+outbox_table(metadata)
+position_table(metadata)
 
 leases = sa.Table(
     "leases",

@@ -1,7 +1,8 @@
 """The first schema: outbox and positions, invocations and their quotas, leases, routes."""
 
 from alembic import op
-from webhost_kit.eventstore import EVENT_TABLES_SQL
+from webhost_kit.outbox import OUTBOX_SQL
+from webhost_kit.positions import POSITIONS_SQL
 
 revision = "0001"
 down_revision = None
@@ -54,5 +55,6 @@ CREATE TABLE routed_accounts (
 
 
 def upgrade() -> None:
-    op.execute(EVENT_TABLES_SQL)
+    op.execute(POSITIONS_SQL)
+    op.execute(OUTBOX_SQL)
     op.execute(TABLES_SQL)

@@ -1,0 +1,44 @@
+"""The outbox: what waits to be published, written in the transaction of what it tells of."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+OUTBOX_SQL = """
+CREATE TABLE outbox (
+    serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    ordering_key text NOT NULL,
+    subject text NOT NULL,
+    message_id text NOT NULL,
+    headers jsonb NOT NULL,
+    body bytea NOT NULL
+);
+CREATE FUNCTION wake_relay() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(TG_TABLE_SCHEMA || '.outbox', '');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER outbox_written AFTER INSERT ON outbox
+    FOR EACH STATEMENT EXECUTE FUNCTION wake_relay();
+"""
+"""What the first migration of a service with a relay runs; the relay wakes by the trigger."""
+
+INSERT = sa.text(
+    """
+    INSERT INTO outbox (ordering_key, subject, message_id, headers, body)
+    VALUES (:ordering_key, :subject, :message_id, CAST(:headers AS jsonb), :body)
+    """
+)
+
+
+def outbox_table(metadata: sa.MetaData) -> None:
+    """Add the outbox to a service's metadata."""
+    sa.Table(
+        "outbox",
+        metadata,
+        sa.Column("serial", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("ordering_key", sa.Text, nullable=False),
+        sa.Column("subject", sa.Text, nullable=False),
+        sa.Column("message_id", sa.Text, nullable=False),
+        sa.Column("headers", JSONB, nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+    )
