@@ -54,7 +54,7 @@ def limit_of(answer: httpx.Response, *, retryable: bool = False) -> dict[str, An
     return error["details"]
 
 
-@pytest.mark.accept("SPEC 7")
+@pytest.mark.accept("limits")
 def test_the_call_after_the_last_one_never_reaches_the_runtime(
     sturdy_stack: Stack, caller: Caller
 ) -> None:
@@ -102,7 +102,7 @@ def test_the_call_after_the_last_one_never_reaches_the_runtime(
     )
 
 
-@pytest.mark.accept("SPEC 7")
+@pytest.mark.accept("limits")
 def test_one_call_more_than_may_run_at_once_never_reaches_the_runtime(caller: Caller) -> None:
     agent_id = deployed(caller, TELLING)
     limit = caller.me()["entitlements"]["concurrency"]
@@ -127,7 +127,7 @@ def test_one_call_more_than_may_run_at_once_never_reaches_the_runtime(caller: Ca
         )
 
 
-@pytest.mark.accept("SPEC 7")
+@pytest.mark.accept("limits")
 def test_a_spent_token_budget_stops_calls_once_it_was_counted(caller: Caller) -> None:
     agent_id = deployed(caller, SPENDING)
     caller.invoke(agent_id, "Spend it.")

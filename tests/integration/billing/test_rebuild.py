@@ -29,7 +29,7 @@ async def some_usage(billing: Billing) -> None:
     await billing.tell(*facts[20:], call(ALICE, 14), telemetry(ALICE, 3), call(ALICE, 4))
 
 
-@pytest.mark.accept("1.8")
+@pytest.mark.accept("8")
 async def test_a_corrupted_row_is_named_and_mended(billing: Billing) -> None:
     await some_usage(billing)
     before = billing.folded()

@@ -75,7 +75,7 @@ async def test_interleaved_facts_count_once(billing: Billing) -> None:
     await until_totals(billing, BOB, 0, 500)
 
 
-@pytest.mark.accept("1.3")
+@pytest.mark.accept("3")
 async def test_two_calls_with_one_trace_id_count_twice(billing: Billing) -> None:
     await billing.tell(call(ALICE, 1), call(ALICE, 2), telemetry(ALICE, 1), telemetry(ALICE, 2))
     assert (await billing.usage(ALICE)).usage == counters(2, 2)

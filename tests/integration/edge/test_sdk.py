@@ -12,6 +12,7 @@ export default { fetch(request, env) {
 """
 
 
+@pytest.mark.accept("7")
 async def test_a_script_lives_from_upload_to_delete(client: Client) -> None:
     scripts, account = client.sdk.workers.scripts, client.edge.account_id
     secret = {"type": "secret_text", "name": "TOKEN", "text": 'q"\\\n\té'}
@@ -42,6 +43,7 @@ async def test_a_script_lives_from_upload_to_delete(client: Client) -> None:
         await scripts.delete("life", account_id=account)
 
 
+@pytest.mark.accept("7")
 async def test_a_secret_set_later_is_visible_inside(client: Client) -> None:
     secrets, account = client.sdk.workers.scripts.secrets, client.edge.account_id
     await client.upload("secretive", SECRET_ECHO)
@@ -85,6 +87,7 @@ async def test_a_route_leads_to_its_script(client: Client) -> None:
         assert (await response.json())["error"]["code"] == "NOT_FOUND"
 
 
+@pytest.mark.accept("7")
 async def test_a_bad_token_is_refused_as_cloudflare_does(client: Client) -> None:
     stranger = cloudflare.AsyncCloudflare(
         api_token="wrong", base_url=client.edge.api_base_url, max_retries=0

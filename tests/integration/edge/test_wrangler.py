@@ -75,6 +75,7 @@ class Wrangler:
         assert code == 0, output
 
 
+@pytest.mark.accept("7")
 @pytest.mark.timeout(300)
 async def test_wrangler_deploys_sets_a_secret_and_deletes(client: Client, tmp_path: Path) -> None:
     wrangler = Wrangler(client, tmp_path)

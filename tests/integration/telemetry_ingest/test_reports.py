@@ -40,7 +40,7 @@ async def test_an_accepted_report_is_on_the_stream(edge: Edge, deployment: Deplo
     assert (fact.timestamp_ms, fact.llm_tokens, fact.provider) == (at, 10, {"model": "m"})
 
 
-@pytest.mark.accept("1.3")
+@pytest.mark.accept("3")
 async def test_forged_and_foreign_reports_never_reach_the_stream(
     edge: Edge, deployment: Deployment
 ) -> None:
@@ -77,7 +77,7 @@ async def test_forged_and_foreign_reports_never_reach_the_stream(
     assert await edge.accepted() == []
 
 
-@pytest.mark.accept("1.3")
+@pytest.mark.accept("3")
 async def test_a_replay_is_recognised(edge: Edge, deployment: Deployment) -> None:
     body = deployment.report(eventId="inv_1")
     answers = [(await edge.post(deployment, body))[1] for _ in range(3)]

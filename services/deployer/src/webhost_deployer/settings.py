@@ -8,7 +8,7 @@ from webhost_deployer.addresses import CustomDomain, Routing, WorkersDev
 
 
 class Settings(ServiceSettings):
-    """What the deployer needs to know; SPEC section 8 says what each is for."""
+    """What the deployer needs to know of Cloudflare, of the keys, and of where Workers report."""
 
     cloudflare_account_id: str
     cloudflare_api_token: SecretStr
