@@ -4,7 +4,8 @@ Its door, checks, projection and memory are the service's own; only the batcher 
 """
 
 from webhost_kit.bus import connect
-from webhost_kit.database import Database, migrate
+from webhost_kit.database import Database
+from webhost_kit.migrations import migrate
 from webhost_kit.observability import configure_logging
 from webhost_kit.publishing import Message
 from webhost_kit.service import Service, run

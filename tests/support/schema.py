@@ -5,12 +5,13 @@ from typing import Any
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from webhost_kit.database import migrate, sqlalchemy_url
+from webhost_kit.database import sqlalchemy_url
+from webhost_kit.migrations import upgrade
 
 
 def differences(dsn: str, package: str, metadata: sa.MetaData) -> list[Any]:
     """Migrate an empty database, and return how it differs from `metadata`."""
-    migrate(dsn, package)
+    upgrade(dsn, package)
     engine = sa.create_engine(sqlalchemy_url(dsn))
     try:
         with engine.connect() as connection:

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 import pytest
 from webhost_deployer import call_limit
 from webhost_deployer.call_limit import CallLimit
-from webhost_kit.database import Database, migrate
+from webhost_kit.database import Database
+from webhost_kit.migrations import upgrade
 
 
 @pytest.fixture
 async def databases(database_url: str) -> AsyncIterator[list[Database]]:
-    migrate(database_url, "webhost_deployer")
+    upgrade(database_url, "webhost_deployer")
     replicas = [Database(database_url) for _ in range(2)]
     yield replicas
     for replica in replicas:

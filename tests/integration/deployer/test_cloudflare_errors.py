@@ -22,7 +22,8 @@ from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
 from webhost_kit.bus import connect
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database, migrate
+from webhost_kit.database import Database
+from webhost_kit.migrations import upgrade
 
 from tests.support.serving import serving
 from tests.unit.deployer.samples import AGENT, ORDER
@@ -57,7 +58,7 @@ async def api() -> Api:
 async def provider(
     api: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Cloudflare]:
-    migrate(database_url, "webhost_deployer")
+    upgrade(database_url, "webhost_deployer")
     database = Database(database_url)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)

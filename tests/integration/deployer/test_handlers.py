@@ -10,8 +10,9 @@ from webhost_deployer import store
 from webhost_deployer.handlers import Handlers
 from webhost_deployer.model import Deployment, Phase
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database, migrate
+from webhost_kit.database import Database
 from webhost_kit.errors import Permanent
+from webhost_kit.migrations import upgrade
 
 from tests.unit.deployer.samples import AGENT, DEPLOYMENT, ORDER
 
@@ -47,7 +48,7 @@ class Desk:
 
 @pytest.fixture
 async def desk(database_url: str) -> AsyncIterator[Desk]:
-    migrate(database_url, "webhost_deployer")
+    upgrade(database_url, "webhost_deployer")
     database = Database(database_url)
     yield Desk(database)
     await database.close()

@@ -13,9 +13,10 @@ from webhost_gateway.outcomes import Outcomes
 from webhost_gateway.records import Invocation, Outcome
 from webhost_gateway.statements import Statements
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database, migrate
+from webhost_kit.database import Database
 from webhost_kit.errors import LimitExceeded
 from webhost_kit.eventstore import new_id
+from webhost_kit.migrations import upgrade
 
 from tests.integration.kit.conftest import in_background
 from tests.support.deadline import eventually
@@ -38,7 +39,7 @@ TIER = Entitlements(
 
 async def test_concurrent_writers_take_exactly_what_there_is(database_url: str) -> None:
     """No deadlock, no request too many, none too few, never more at once than allowed."""
-    migrate(database_url, "webhost_gateway")
+    upgrade(database_url, "webhost_gateway")
     admitted: Counter[str] = Counter()
     open_now: Counter[str] = Counter()
     random.seed(1)

@@ -13,8 +13,9 @@ from webhost_gateway.model import Agent
 from webhost_gateway.sweep import KEPT_MS, remove_old
 from webhost_gateway.tables import metadata
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database, migrate
+from webhost_kit.database import Database
 from webhost_kit.facts import Fact
+from webhost_kit.migrations import upgrade
 from webhost_kit.reader import Position
 
 from tests.support.schema import differences
@@ -24,7 +25,7 @@ NOWHERE = Position("now", 1, None)
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    migrate(database_url, "webhost_gateway")
+    upgrade(database_url, "webhost_gateway")
     database = Database(database_url)
     yield database
     await database.close()

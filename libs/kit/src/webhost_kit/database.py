@@ -1,17 +1,13 @@
-"""One service's Postgres: its engine, its schema's migrations, and transactions that retry."""
+"""One service's Postgres: its engine, and transactions that retry."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from importlib import resources
 from typing import Any, TypeVar
 
 import psycopg
 import structlog
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -24,7 +20,6 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 5
 VANISHED_AFTER_S = 11
 TRANSACTION_TIMEOUT_S = 20
-_MIGRATION_LOCK = 0x7765_6268
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 
 
@@ -123,47 +118,3 @@ class Database:
 def is_unique_violation(error: IntegrityError) -> bool:
     """Say whether a row with this key was there already."""
     return isinstance(error.orig, psycopg.errors.UniqueViolation)
-
-
-def migrate(dsn: str, package: str) -> None:
-    """Bring the schema to this program's version; one process at a time, waiting for its turn.
-
-    `package` holds the migrations in its folder `migrations`. While Postgres is away, waits.
-    """
-    engine = create_engine(sqlalchemy_url(dsn), connect_args=connect_arguments())
-    try:
-        while True:
-            try:
-                _upgrade(engine, package)
-                return
-            except OperationalError as error:
-                log.warning("waiting for the database", error=str(error).partition("\n")[0])
-                time.sleep(1)
-    finally:
-        engine.dispose()
-
-
-def _upgrade(engine: Engine, package: str) -> None:
-    with (
-        resources.as_file(resources.files(package).joinpath("migrations")) as folder,
-        engine.connect() as connection,
-    ):
-        connection.execute(
-            text("SELECT pg_advisory_lock(:key, hashtext(current_schema()))"),
-            {"key": _MIGRATION_LOCK},
-        )
-        connection.commit()
-        config = Config()
-        config.set_main_option("script_location", str(folder))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        connection.commit()
-
-
-def run_migrations() -> None:
-    """Run from a service's `migrations/env.py`: one transaction, on the connection given."""
-    from alembic import context
-
-    context.configure(connection=context.config.attributes["connection"])
-    with context.begin_transaction():
-        context.run_migrations()

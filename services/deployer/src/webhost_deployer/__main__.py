@@ -1,7 +1,7 @@
 """Run the deployer."""
 
 from webhost_kit import service
-from webhost_kit.database import migrate
+from webhost_kit.migrations import migrate
 from webhost_kit.observability import configure_logging
 from webhost_kit.settings import load
 

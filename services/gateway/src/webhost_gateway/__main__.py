@@ -1,6 +1,6 @@
 """Runs the gateway: `python -m webhost_gateway`."""
 
-from webhost_kit.database import migrate
+from webhost_kit.migrations import migrate
 from webhost_kit.observability import configure_logging
 from webhost_kit.service import run
 from webhost_kit.settings import load

@@ -1,6 +1,6 @@
 """Runs telemetry-ingest: `python -m webhost_telemetry_ingest`."""
 
-from webhost_kit.database import migrate
+from webhost_kit.migrations import migrate
 from webhost_kit.observability import configure_logging
 from webhost_kit.service import run
 from webhost_kit.settings import load

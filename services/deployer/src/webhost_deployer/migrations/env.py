@@ -1,5 +1,5 @@
 """Runs this service's migrations."""
 
-from webhost_kit.database import run_migrations
+from webhost_kit import migrations
 
-run_migrations()
+migrations.run()
