@@ -1,6 +1,7 @@
-"""Many messages to one stream at once, durable all of them or in doubt all of them.
+"""Messages to one stream, one or many at once: durable all of them, or in doubt all of them.
 
-Emits: to USAGE, whose facts are recognised by what they are about, however often they arrive.
+Emits: what it is given. Several at once are for USAGE, which takes atomic batches and whose facts
+are recognised by what they are about, however often they arrive; elsewhere, one at a time.
 Guarantees: `publish_together` returns only after the stream holds every message.
 On a failure: none, some or all may be stored; the sender publishes them again.
 """
