@@ -23,7 +23,7 @@ $(UV):
 		|| { rm -rf .tools; echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
 	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-.venv/.ready: requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml local/pyproject.toml cli/pyproject.toml) | $(UV)
+.venv/.ready: requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml worker/pyproject.toml local/pyproject.toml cli/pyproject.toml) | $(UV)
 	test -x .venv/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --python .venv/bin/python requirements.lock
 	touch $@

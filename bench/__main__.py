@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from rich.console import Console
-from webhost_kit.observability import configure_logging
+from webhost_kit.process.observability import configure_logging
 
 from bench import agents, fold, gateway, ingest, pointer
 from bench.harness import Figure, NotMeasured

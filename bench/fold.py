@@ -15,12 +15,12 @@ from webhost_cli.rebuild import rebuild as ask_to_rebuild
 from webhost_contracts import ids, subjects
 from webhost_contracts.events import InvocationFinished, TelemetryAccepted
 from webhost_contracts.events.telemetry import dedupe_key
-from webhost_contracts.questions import RebuildProgress, RebuildQuestion
-from webhost_kit.bus import connect
+from webhost_contracts.rpc import RebuildProgress, RebuildRequest
+from webhost_kit.bus.connection import connect
+from webhost_kit.bus.publishing import Message
+from webhost_kit.bus.reader import StreamReader
 from webhost_kit.clock import now_ms
-from webhost_kit.eventstore import new_id
-from webhost_kit.publishing import Message
-from webhost_kit.reader import StreamReader
+from webhost_kit.eventsourcing.store import new_id
 
 from bench import seeding
 from bench.harness import Aim, Figure, NotMeasured, interleave
@@ -119,18 +119,18 @@ def _billing(infrastructure: Infrastructure, database: str, total: int) -> Folde
 
 
 def _watch_fold(dsn: str, total: int) -> float:
-    """Return messages per second between the first position that is seen and the last."""
+    """Return messages per second between the first checkpoint that is seen and the last."""
     began: tuple[float, int] | None = None
     deadline = time.monotonic() + FOLDED_S
     with psycopg.connect(dsn, autocommit=True) as connection:
         while time.monotonic() < deadline:
             row = connection.execute(
-                "SELECT max(sequence) FROM positions WHERE stream = %s", [subjects.USAGE]
+                "SELECT max(sequence) FROM checkpoints WHERE stream = %s", [subjects.USAGE]
             ).fetchone()
-            now, position = time.perf_counter(), int(row[0] or 0) if row else 0
-            if position and began is None:
-                began = (now, position)
-            if began is not None and position == total:
+            now, checkpoint = time.perf_counter(), int(row[0] or 0) if row else 0
+            if checkpoint and began is None:
+                began = (now, checkpoint)
+            if began is not None and checkpoint == total:
                 if began[1] == total:
                     raise NotMeasured("the fold was over before it was seen")
                 return (total - began[1]) / (now - began[0])
@@ -140,7 +140,7 @@ def _watch_fold(dsn: str, total: int) -> float:
 
 async def _rebuild(nats_url: str, tell: Any) -> None:
     bus = await connect(nats_url, "bench")
-    result = await ask_to_rebuild(bus.client, RebuildQuestion(), tell)
+    result = await ask_to_rebuild(bus.client, RebuildRequest(), tell)
     await bus.close()
     if result.refused is not None or result.differences:
         raise NotMeasured(f"rebuild: {result.refused or result.differences[:3]}")
@@ -153,7 +153,7 @@ async def _read(nats_url: str, total: int) -> float:
     began = time.perf_counter()
     async with aclosing(reader.batches(None)) as batches:
         async for batch in batches:
-            if batch.position.sequence == total:
+            if batch.checkpoint.sequence == total:
                 break
     seconds = time.perf_counter() - began
     await bus.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 from webhost_contracts import ids, subjects
-from webhost_kit.bus import connect
+from webhost_kit.bus.connection import connect
 from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
 from webhost_local.ports import LOOPBACK, free_port

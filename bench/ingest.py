@@ -9,7 +9,7 @@ from functools import partial
 
 from webhost_contracts import signatures, subjects
 from webhost_contracts.wire import encode
-from webhost_kit.bus import connect
+from webhost_kit.bus.connection import connect
 from webhost_kit.clock import now_ms
 from webhost_kit.keys import MasterKeys, base64url
 from webhost_local.ports import LOOPBACK, free_port

@@ -11,10 +11,10 @@ import aiohttp
 import msgspec
 from webhost_contracts import ids
 from webhost_contracts.invoke import InvokeResponse
-from webhost_kit.bus import Bus, connect
+from webhost_kit.bus.connection import Bus, connect
+from webhost_kit.bus.publishing import Message, publish
 from webhost_kit.clock import now_ms
-from webhost_kit.eventstore import new_id
-from webhost_kit.publishing import Message, publish
+from webhost_kit.eventsourcing.store import new_id
 from webhost_local.ports import LOOPBACK
 
 from bench import seeding, upstreams

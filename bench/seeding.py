@@ -14,11 +14,11 @@ from webhost_contracts.events import (
     Event,
 )
 from webhost_contracts.events.base import data_of
-from webhost_kit import streams
-from webhost_kit.bus import Bus
+from webhost_kit.bus import streams
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.publishing import MOST, Message, publish_together
 from webhost_kit.clock import now_ms
-from webhost_kit.eventstore import new_id
-from webhost_kit.publishing import MOST, Message, publish_together
+from webhost_kit.eventsourcing.store import new_id
 
 PROVIDER = "cloudflare"
 

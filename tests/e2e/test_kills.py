@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.town import FIRST, SECOND, Resident, Town
+from tests.e2e.world import FIRST, SECOND, Resident, World
 from tests.support.account import Account
 from tests.support.deadline import until
 from tests.support.stack import Stack
@@ -94,14 +94,14 @@ def faults() -> list[Crash | RelayCrashes | Kill]:
 
 
 @pytest.fixture(scope="module")
-def town(sturdy_stack: Stack) -> Iterator[Town]:
+def world(sturdy_stack: Stack) -> Iterator[World]:
     with closing(Account(sturdy_stack)) as account:
-        yield Town(sturdy_stack, account)
+        yield World(sturdy_stack, account)
 
 
 @pytest.fixture
-def resident(town: Town) -> Resident:
-    return town.resident()
+def resident(world: World) -> Resident:
+    return world.resident()
 
 
 @contextmanager
@@ -111,25 +111,25 @@ def deploying(resident: Resident) -> Generator[tuple[Traffic, Future[dict[str, A
         yield traffic, pool.submit(resident.deploy_second)
 
 
-def check(town: Town, resident: Resident, traffic: Traffic, second: dict[str, Any]) -> None:
+def check(world: World, resident: Resident, traffic: Traffic, second: dict[str, Any]) -> None:
     """The second version is deployed and answers, the edge is tidy, every call accounted for."""
     resident.check_second_is_in_force(second)
     until(lambda: traffic.call() == SECOND, "the second to answer", seconds=IN_FORCE_S)
-    town.until_tidy()
+    world.until_tidy()
     traffic.check_books()
 
 
 @pytest.mark.accept("4")
 @pytest.mark.parametrize("fault", faults(), ids=repr)
 def test_a_fault_while_deploying(
-    town: Town, resident: Resident, fault: Crash | RelayCrashes | Kill
+    world: World, resident: Resident, fault: Crash | RelayCrashes | Kill
 ) -> None:
-    fault.prepare(town.stack)
+    fault.prepare(world.stack)
     with deploying(resident) as (traffic, deployment):
-        fault.strike(town.stack)
+        fault.strike(world.stack)
         second = deployment.result(timeout=RESULT_S)
     assert not (fault.spares_calls and traffic.unclear)
-    check(town, resident, traffic, second)
+    check(world, resident, traffic, second)
 
 
 @pytest.mark.accept("4")
@@ -140,25 +140,25 @@ def test_a_fault_while_deploying(
         "deployer.purge.done",
     ],
 )
-def test_a_crash_while_tearing_down(town: Town, resident: Resident, point: str) -> None:
+def test_a_crash_while_tearing_down(world: World, resident: Resident, point: str) -> None:
     resident.deploy_second()
     crash = Crash(point)
-    crash.prepare(town.stack)
+    crash.prepare(world.stack)
     resident.user.caller.http.delete(f"/v1/agents/{resident.agent_id}").raise_for_status()
-    crash.strike(town.stack)
-    town.until_tidy()
+    crash.strike(world.stack)
+    world.until_tidy()
 
 
 @pytest.mark.accept("4")
 @pytest.mark.parametrize("point", ["gateway.admitted", "gateway.answered"])
-def test_a_gateway_crashes_during_a_call(town: Town, resident: Resident, point: str) -> None:
+def test_a_gateway_crashes_during_a_call(world: World, resident: Resident, point: str) -> None:
     traffic = Traffic(resident.user, resident.agent_id)
     until(lambda: traffic.call() == FIRST, "the agent to answer", seconds=IN_FORCE_S)
-    town.stack.crash_at(point)
+    world.stack.crash_at(point)
     assert traffic.call() is None
-    assert town.stack.crashed()
+    assert world.stack.crashed()
     assert len(traffic.unclear) == 1
-    town.stack.until_ready()
+    world.stack.until_ready()
     assert traffic.call() == FIRST
     # On record before it was made: it counts as made, although nobody heard the answer.
     traffic.check_books(admitted_unanswered=1)

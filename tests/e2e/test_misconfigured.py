@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from webhost_kit.keys import base64url
-from webhost_kit.settings import EXIT_MISCONFIGURED
+from webhost_kit.process.settings import EXIT_MISCONFIGURED
 
 KEY = base64url(bytes(32))
 

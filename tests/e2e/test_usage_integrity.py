@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from webhost_contracts import ids, signatures
 from webhost_kit.clock import now_ms
-from webhost_kit.eventstore import new_id
+from webhost_kit.eventsourcing.store import new_id
 
 from tests.support.caller import Caller
 from tests.support.deadline import until

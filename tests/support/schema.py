@@ -5,8 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from webhost_kit.database import sqlalchemy_url
-from webhost_kit.migrations import upgrade
+from webhost_kit.database.engine import sqlalchemy_url
+from webhost_kit.database.migrations import upgrade
 
 
 def differences(dsn: str, package: str, metadata: sa.MetaData) -> list[Any]:

@@ -44,7 +44,7 @@ class Stack:
         self.origin = origin
         self.crash_file = data_dir / "crash"
         self._callers: list[Caller] = []
-        # One client for all questions: making one costs more than asking.
+        # One client for all requests: making one costs more than asking.
         self._http = httpx.Client(timeout=2)
 
     def webhost(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

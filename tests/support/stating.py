@@ -3,9 +3,9 @@
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import Envelope
 from webhost_contracts.events.base import Event, data_of
-from webhost_kit.bus import Bus
+from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
-from webhost_kit.eventstore import new_id
+from webhost_kit.eventsourcing.store import new_id
 
 
 def envelope(

@@ -7,7 +7,7 @@ from types import TracebackType
 import httpx
 
 from tests.support.deadline import until
-from tests.support.patient import Patient
+from tests.support.retrying import RetryingClient
 
 SETTLED_S = 30
 """Until a dead gateway's calls are found and counted: its lease has to run out first."""
@@ -26,7 +26,7 @@ class Traffic:
     failed on the way, so they may have been admitted or not.
     """
 
-    def __init__(self, user: Patient, agent_id: str) -> None:
+    def __init__(self, user: RetryingClient, agent_id: str) -> None:
         self.answered: set[str] = set()
         self.unclear: set[str] = set()
         self._user = user

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from webhost_contracts.questions import (
+from webhost_contracts.rpc import (
     Counters,
     Difference,
     RebuildProgress,
-    RebuildQuestion,
+    RebuildRequest,
 )
 
 from webhost_cli import bus, output
@@ -41,7 +41,7 @@ def rebuild(
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild usage from the event stream, and show what was different."""
-    question = RebuildQuestion(dry_run=dry_run, user_id=user, period_key=period)
+    request = RebuildRequest(dry_run=dry_run, user_id=user, period_key=period)
     url = bus.nats_url_of(data_dir)
     with Progress(
         TextColumn("replaying"),
@@ -57,7 +57,7 @@ def rebuild(
         def tell(line: RebuildProgress) -> None:
             bar.update(task, completed=line.processed, total=line.total)
 
-        result = bus.run(_rebuild(url, question, tell))
+        result = bus.run(_rebuild(url, request, tell))
     if as_json:
         output.print_json(result)
     else:
@@ -65,10 +65,10 @@ def rebuild(
 
 
 async def _rebuild(
-    url: str, question: RebuildQuestion, tell: Callable[[RebuildProgress], None]
+    url: str, request: RebuildRequest, tell: Callable[[RebuildProgress], None]
 ) -> RebuildProgress:
     async with bus.connected(url) as client:
-        return await ask_to_rebuild(client, question, tell)
+        return await ask_to_rebuild(client, request, tell)
 
 
 def _show(result: RebuildProgress) -> None:

@@ -1,4 +1,4 @@
-"""Asking billing to rebuild usage: one question, a line of progress at a time, one end."""
+"""Asking billing to rebuild usage: one request, a line of progress at a time, one end."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
 from webhost_contracts import subjects, wire
-from webhost_contracts.questions import RebuildProgress, RebuildQuestion
+from webhost_contracts.rpc import RebuildProgress, RebuildRequest
 
 from webhost_cli.errors import CommandError, ExitCode
 
@@ -16,7 +16,7 @@ SILENCE_S = 60.0
 
 
 async def rebuild(
-    client: Client, question: RebuildQuestion, tell: Callable[[RebuildProgress], None]
+    client: Client, request: RebuildRequest, tell: Callable[[RebuildProgress], None]
 ) -> RebuildProgress:
     """Return the last line, with the differences of all lines in it; `tell` hears every line.
 
@@ -24,7 +24,7 @@ async def rebuild(
     """
     inbox = client.new_inbox()
     replies = await client.subscribe(inbox)
-    await client.publish(subjects.ASK_REBUILD, wire.encode(question), reply=inbox)
+    await client.publish(subjects.RPC_REBUILD, wire.encode(request), reply=inbox)
     seen: RebuildProgress | None = None
     while seen is None or not seen.done:
         try:

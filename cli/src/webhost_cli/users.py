@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from webhost_contracts import subjects, wire
-from webhost_contracts.questions import SetTierAnswer, SetTierQuestion
+from webhost_contracts.rpc import SetTierReply, SetTierRequest
 
 from webhost_cli import bus, output
 from webhost_cli.connection import StackOption
@@ -33,8 +33,8 @@ def set_tier(
     as_json: JsonOption = False,
 ) -> None:
     """Put a user on another tier."""
-    question = SetTierQuestion(user_id=user, tier=tier, operator=getpass.getuser())
-    answer = bus.run(_ask(bus.nats_url_of(data_dir), question))
+    request = SetTierRequest(user_id=user, tier=tier, operator=getpass.getuser())
+    answer = bus.run(_ask(bus.nats_url_of(data_dir), request))
     if answer.refused is not None:
         raise CommandError(f"refused: {answer.refused}")
     if as_json:
@@ -43,9 +43,9 @@ def set_tier(
         typer.echo(f"{user} is on {answer.tier}")
 
 
-async def _ask(url: str, question: SetTierQuestion) -> SetTierAnswer:
+async def _ask(url: str, request: SetTierRequest) -> SetTierReply:
     async with bus.connected(url) as client:
         reply = await client.request(
-            subjects.ASK_SET_TIER, wire.encode(question), timeout=_TIMEOUT_S
+            subjects.RPC_SET_TIER, wire.encode(request), timeout=_TIMEOUT_S
         )
-        return wire.decode(reply.data, SetTierAnswer)
+        return wire.decode(reply.data, SetTierReply)

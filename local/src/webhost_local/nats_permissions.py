@@ -1,7 +1,7 @@
 """Who may say and hear what on the bus: allow-lists, one user per service.
 
 A service states only facts about what it owns, takes only its own commands, asks only what it
-has to know, answers only its own questions, and hears only its own answers. It reads the streams
+has to know, answers only its own requests, and hears only its own answers. It reads the streams
 that it folds, and no other; none can change, empty or remove a stream. `operator` is the person
 at this machine: tools and tests, everything.
 """
@@ -47,12 +47,12 @@ SERVICES: dict[str, Permissions] = {
     "api": Permissions(
         publish=(
             *("evt.*.user.>", "evt.*.agent.>", "cmd.deployer.>"),
-            *(subjects.ASK_USAGE, subjects.ASK_RECENT_EVENTS),
+            *(subjects.RPC_USAGE, subjects.RPC_RECENT_EVENTS),
             # An upload that broke off is removed before it is made again.
             *(f"$O.{subjects.ARTIFACTS_BUCKET}.>", f"$JS.API.STREAM.PURGE.{_ARTIFACTS}"),
             _FIND_STREAM,
         ),
-        subscribe=("ask.api.>",),
+        subscribe=("rpc.api.>",),
         reads=(subjects.EVENTS, _ARTIFACTS),
     ),
     "deployer": Permissions(
@@ -64,17 +64,17 @@ SERVICES: dict[str, Permissions] = {
             # What is newest there: a sweep must not be behind it.
             f"$JS.API.STREAM.MSG.GET.{subjects.EVENTS}",
         ),
-        subscribe=("cmd.deployer.>", "ask.deployer.>"),
+        subscribe=("cmd.deployer.>", "rpc.deployer.>"),
         reads=(subjects.COMMANDS, _ARTIFACTS),
     ),
     "gateway": Permissions(
         publish=("usage.>",),
-        subscribe=("ask.gateway.>",),
+        subscribe=("rpc.gateway.>",),
         reads=(subjects.EVENTS, _TOTALS),
     ),
     "telemetry-ingest": Permissions(
         publish=("usage.>",),
-        subscribe=("ask.telemetry-ingest.>",),
+        subscribe=("rpc.telemetry-ingest.>",),
         reads=(subjects.EVENTS,),
     ),
     "billing": Permissions(
@@ -82,7 +82,7 @@ SERVICES: dict[str, Permissions] = {
             *("evt.*.account.>", "evt.*.period.>", f"$KV.{subjects.TOTALS_BUCKET}.>"),
             _ANSWERS,
         ),
-        subscribe=("ask.billing.>",),
+        subscribe=("rpc.billing.>",),
         reads=(subjects.USAGE,),
     ),
 }

@@ -5,48 +5,48 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from webhost_kit.bus import connect
+from webhost_kit.bus.connection import connect
 
-from tests.integration.api.stage import Stage, User
+from tests.integration.api.harness import Harness, User
 from tests.support.infra import Nats, Postgres
 from tests.support.issuer import running_issuer
 
 
 @asynccontextmanager
-async def running_stage(nats: Nats, postgres: Postgres, directory: Path) -> AsyncIterator[Stage]:
+async def running_stage(nats: Nats, postgres: Postgres, directory: Path) -> AsyncIterator[Harness]:
     dsn, nats_url = postgres.create_database(), nats.new_account()
     bus = await connect(nats_url, "test")
     try:
         async with running_issuer() as issuer:
-            stage = Stage(dsn, nats_url, bus, issuer, directory)
+            harness = Harness(dsn, nats_url, bus, issuer, directory)
             try:
-                await stage.start()
-                yield stage
+                await harness.start()
+                yield harness
             finally:
-                await stage.close()
+                await harness.close()
     finally:
         await bus.close()
         postgres.drop_database(dsn)
 
 
 @pytest.fixture(scope="session")
-async def stage(
+async def harness(
     nats_server: Nats, postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Harness]:
     async with running_stage(nats_server, postgres_server, tmp_path_factory.mktemp("api")) as it:
         yield it
 
 
 @pytest.fixture
-async def own_stage(
+async def own_harness(
     nats_server: Nats, postgres_server: Postgres, tmp_path: Path
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Harness]:
     async with running_stage(nats_server, postgres_server, tmp_path) as it:
         yield it
 
 
 @pytest.fixture
-async def user(stage: Stage) -> AsyncIterator[User]:
-    it = stage.user()
+async def user(harness: Harness) -> AsyncIterator[User]:
+    it = harness.user()
     yield it
     await it.http.aclose()

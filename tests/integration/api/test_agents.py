@@ -5,16 +5,16 @@ import asyncio
 import psycopg
 from webhost_contracts.events import AgentCreated, TierChanged, UserRegistered
 
-from tests.integration.api.stage import Stage, User, ok, problem
+from tests.integration.api.harness import Harness, User, ok, problem
 from tests.support.deadline import eventually
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-async def on_tier(stage: Stage, user: User, tier: str, version: int = 1) -> None:
+async def on_tier(harness: Harness, user: User, tier: str, version: int = 1) -> None:
     ok(await user.http.get("/v1/me"))
     event = TierChanged(tier=tier, previous_tier="free", source="operator")
-    await stage.states(user.id, user.id, version, event)
+    await harness.states(user.id, user.id, version, event)
 
     async def changed() -> bool:
         return ok(await user.http.get("/v1/me"))["user"]["tier"] == tier
@@ -22,8 +22,8 @@ async def on_tier(stage: Stage, user: User, tier: str, version: int = 1) -> None
     await eventually(changed, f"the tier {tier}")
 
 
-async def test_the_first_request_registers_the_user_once(stage: Stage) -> None:
-    user = stage.user("alice", email="alice@example.com", name="Alice")
+async def test_the_first_request_registers_the_user_once(harness: Harness) -> None:
+    user = harness.user("alice", email="alice@example.com", name="Alice")
     async with user.http as http:
         answers = await asyncio.gather(*[http.get("/v1/me") for _ in range(8)])
     users = [ok(answer)["user"] for answer in answers]
@@ -33,14 +33,14 @@ async def test_the_first_request_registers_the_user_once(stage: Stage) -> None:
     assert users[0]["email"] == "alice@example.com"
     assert users[0]["tier"] == "free"
     assert users[0]["entitlements"]["requests"] == 1000
-    envelope = await stage.fact(user.id, UserRegistered, user.id)
+    envelope = await harness.fact(user.id, UserRegistered, user.id)
     assert envelope.version == 1
-    with psycopg.connect(stage.dsn) as connection:
+    with psycopg.connect(harness.dsn) as connection:
         query = "SELECT count(*) FROM events WHERE aggregate_id = %s"
         assert connection.execute(query, (user.id,)).fetchone() == (1,)
 
 
-async def test_an_agent_is_made_and_its_fact_stated(stage: Stage, user: User) -> None:
+async def test_an_agent_is_made_and_its_fact_stated(harness: Harness, user: User) -> None:
     response = await user.http.post(
         "/v1/agents",
         json={"name": " mine ", "description": "d", "envVarKeys": ["API_KEY"]},
@@ -57,7 +57,7 @@ async def test_an_agent_is_made_and_its_fact_stated(stage: Stage, user: User) ->
         "createdAtMs": agent["createdAtMs"],
         "updatedAtMs": agent["createdAtMs"],
     }
-    envelope = await stage.fact(user.id, AgentCreated, agent["id"])
+    envelope = await harness.fact(user.id, AgentCreated, agent["id"])
     assert envelope.actor == f"user:{user.id}"
     assert envelope.request_id == "r-1"
     assert envelope.traceparent == TRACEPARENT
@@ -77,13 +77,13 @@ async def test_a_patch_changes_what_it_names(user: User) -> None:
     assert cleared == await user.agent(agent["id"])
 
 
-async def test_names_are_unique_among_a_users_living_agents(stage: Stage, user: User) -> None:
+async def test_names_are_unique_among_a_users_living_agents(harness: Harness, user: User) -> None:
     first = await user.create(name="same")
     problem(await user.http.post("/v1/agents", json={"name": "same"}), 409, "CONFLICT")
     second = await user.create(name="other")
     path = f"/v1/agents/{second['id']}"
     problem(await user.http.patch(path, json={"name": "same"}), 409, "CONFLICT")
-    async with (other := stage.user()).http:
+    async with (other := harness.user()).http:
         await other.create(name="same")
     ok(await user.http.delete(f"/v1/agents/{first['id']}"))
     await user.create(name="same")
@@ -119,8 +119,8 @@ async def test_a_deleted_agent_is_not_found_anywhere(user: User) -> None:
         problem(await user.http.request(method, path + suffix, json=body), 404, "NOT_FOUND")
 
 
-async def test_lists_are_paged_newest_first(stage: Stage, user: User) -> None:
-    await on_tier(stage, user, "pro")
+async def test_lists_are_paged_newest_first(harness: Harness, user: User) -> None:
+    await on_tier(harness, user, "pro")
     made = [(await user.create())["id"] for _ in range(7)]
     seen: list[str] = []
     cursor: str | None = None
@@ -166,29 +166,29 @@ async def test_the_tier_bounds_the_number_of_agents_also_at_once(user: User) -> 
     assert (details["current"], details["limit"]) == (10, 10)
 
 
-async def test_agentcore_is_gated_by_tier(stage: Stage, user: User) -> None:
+async def test_agentcore_is_gated_by_tier(harness: Harness, user: User) -> None:
     body = {"name": "a", "preferredRuntimeProvider": "agentcore"}
     details = problem(await user.http.post("/v1/agents", json=body), 402, "LIMIT_EXCEEDED")
     assert details["details"]["limitType"] == "agentcoreEnabled"
-    await on_tier(stage, user, "enterprise")
+    await on_tier(harness, user, "enterprise")
     problem(await user.http.post("/v1/agents", json=body), 400, "INVALID_REQUEST")
     agent = await user.create(preferredRuntimeProvider="cloudflare")
     assert agent["preferredRuntimeProvider"] == "cloudflare"
 
 
-async def test_an_older_tier_never_replaces_a_newer_one(stage: Stage, user: User) -> None:
-    await on_tier(stage, user, "pro", version=2)
+async def test_an_older_tier_never_replaces_a_newer_one(harness: Harness, user: User) -> None:
+    await on_tier(harness, user, "pro", version=2)
     old = TierChanged(tier="starter", previous_tier="free", source="operator")
-    await stage.states(user.id, user.id, 1, old)
-    await on_tier(stage, marker := stage.user(), "starter")  # folded behind the old fact
+    await harness.states(user.id, user.id, 1, old)
+    await on_tier(harness, marker := harness.user(), "starter")  # folded behind the old fact
     await marker.http.aclose()
     assert ok(await user.http.get("/v1/me"))["user"]["tier"] == "pro"
 
 
-async def test_a_tier_may_come_before_the_user(stage: Stage) -> None:
-    user = stage.user()
+async def test_a_tier_may_come_before_the_user(harness: Harness) -> None:
+    user = harness.user()
     event = TierChanged(tier="starter", previous_tier="free", source="operator")
-    await stage.states(user.id, user.id, 1, event)
+    await harness.states(user.id, user.id, 1, event)
 
     async def told() -> bool:
         return ok(await user.http.get("/v1/me"))["user"]["tier"] == "starter"

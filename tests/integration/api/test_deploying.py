@@ -22,7 +22,7 @@ from webhost_contracts.events import (
 )
 from webhost_kit.clock import now_ms
 
-from tests.integration.api.stage import Stage, User, ok, problem
+from tests.integration.api.harness import Harness, User, ok, problem
 from tests.support.deadline import eventually
 
 MODULE = "export default { async invoke() { return 'hi'; } };"
@@ -40,13 +40,13 @@ async def until_status(user: User, deployment_id: str, *statuses: str) -> dict[s
     return await user.deployment(deployment_id)
 
 
-async def deployed(stage: Stage, user: User, agent_id: str, **fields: Any) -> dict[str, Any]:
+async def deployed(harness: Harness, user: User, agent_id: str, **fields: Any) -> dict[str, Any]:
     deployment = await user.deploy(agent_id, **fields)
-    await stage.states(user.id, deployment["id"], 4, succeeded(agent_id))
+    await harness.states(user.id, deployment["id"], 4, succeeded(agent_id))
     return await until_status(user, deployment["id"], "active", "inactive")
 
 
-async def test_a_deploy_sends_a_command_caused_by_its_fact(stage: Stage, user: User) -> None:
+async def test_a_deploy_sends_a_command_caused_by_its_fact(harness: Harness, user: User) -> None:
     agent = await user.create()
     deployment = await user.deploy(
         agent["id"], moduleCode=MODULE, mainModuleName="main.js", commitHash="0f3a9c2"
@@ -58,8 +58,8 @@ async def test_a_deploy_sends_a_command_caused_by_its_fact(stage: Stage, user: U
     assert deployment["deployedByUserId"] == user.id
     assert (await user.agent(agent["id"]))["status"] == "deploying"
 
-    fact = await stage.fact(user.id, DeploymentRequested, agent["id"])
-    command = await stage.command(DEPLOY, agent["id"], Deploy)
+    fact = await harness.fact(user.id, DeploymentRequested, agent["id"])
+    command = await harness.command(DEPLOY, agent["id"], Deploy)
     assert command.causation_id == fact.event_id
     assert command.deployment_id == deployment["id"]
     assert command.artifact.checksum == deployment["artifact"]["checksum"]
@@ -78,9 +78,9 @@ async def test_without_code_the_template_is_deployed(user: User) -> None:
     assert source["modules"] == [{"name": "agent.mjs", "content": template["moduleCode"]}]
 
 
-async def test_success_flips_the_pointer(stage: Stage, user: User) -> None:
+async def test_success_flips_the_pointer(harness: Harness, user: User) -> None:
     agent = await user.create()
-    first = await deployed(stage, user, agent["id"])
+    first = await deployed(harness, user, agent["id"])
     assert first["status"] == "active"
     assert first["providerRef"] == {"workerName": "whs-a", "invokeUrl": "https://w/i"}
     assert first["deployedAtMs"] >= first["createdAtMs"]
@@ -88,16 +88,16 @@ async def test_success_flips_the_pointer(stage: Stage, user: User) -> None:
     assert now["status"] == "active"
     assert now["activeDeploymentId"] == first["id"]
 
-    second = await deployed(stage, user, agent["id"])
+    second = await deployed(harness, user, agent["id"])
     assert second["version"] == 2
     assert (await user.deployment(first["id"]))["status"] == "inactive"
     assert (await user.agent(agent["id"]))["activeDeploymentId"] == second["id"]
 
 
-async def test_set_as_active_false_leaves_the_pointer(stage: Stage, user: User) -> None:
+async def test_set_as_active_false_leaves_the_pointer(harness: Harness, user: User) -> None:
     agent = await user.create()
-    first = await deployed(stage, user, agent["id"])
-    second = await deployed(stage, user, agent["id"], setAsActive=False)
+    first = await deployed(harness, user, agent["id"])
+    second = await deployed(harness, user, agent["id"], setAsActive=False)
     assert second["status"] == "inactive"
     assert (await user.agent(agent["id"]))["activeDeploymentId"] == first["id"]
 
@@ -109,7 +109,7 @@ async def test_set_as_active_false_leaves_the_pointer(stage: Stage, user: User) 
     assert ok(await user.http.post(path))["agent"]["activeDeploymentId"] == first["id"]
 
 
-async def test_a_failed_deploy_leaves_the_pointer(stage: Stage, user: User) -> None:
+async def test_a_failed_deploy_leaves_the_pointer(harness: Harness, user: User) -> None:
     agent = await user.create()
     error = DeploymentError(
         step="upload",
@@ -120,7 +120,7 @@ async def test_a_failed_deploy_leaves_the_pointer(stage: Stage, user: User) -> N
     )
     failed = await user.deploy(agent["id"])
     fact = DeploymentFailed(agent_id=agent["id"], error=error)
-    await stage.states(user.id, failed["id"], 3, fact)
+    await harness.states(user.id, failed["id"], 3, fact)
     failed = await until_status(user, failed["id"], "failed")
     assert failed["errorMessage"] == error.message
     assert failed["error"] == {
@@ -138,9 +138,9 @@ async def test_a_failed_deploy_leaves_the_pointer(stage: Stage, user: User) -> N
     path = f"/v1/agents/{agent['id']}/deployments/{failed['id']}/activate"
     problem(await user.http.post(path), 409, "CONFLICT")
 
-    good = await deployed(stage, user, agent["id"])
+    good = await deployed(harness, user, agent["id"])
     again = await user.deploy(agent["id"])
-    await stage.states(user.id, again["id"], 3, fact)
+    await harness.states(user.id, again["id"], 3, fact)
     await until_status(user, again["id"], "failed")
     now = await user.agent(agent["id"])
     assert (now["status"], now["activeDeploymentId"]) == ("active", good["id"])
@@ -154,11 +154,11 @@ async def test_one_deploy_at_a_time(user: User) -> None:
     assert error["retryable"] is False
 
 
-async def test_old_good_deployments_are_retired_and_torn_down(stage: Stage, user: User) -> None:
+async def test_old_good_deployments_are_retired_and_torn_down(harness: Harness, user: User) -> None:
     agent = await user.create()
     before = now_ms()
-    made = [await deployed(stage, user, agent["id"]) for _ in range(6)]
-    command = await stage.command(TEAR_DOWN, agent["id"], TearDown)
+    made = [await deployed(harness, user, agent["id"]) for _ in range(6)]
+    command = await harness.command(TEAR_DOWN, agent["id"], TearDown)
     assert command.deployment_id == made[0]["id"]
     assert command.not_before_ms >= before + 120_000
     path = f"/v1/agents/{agent['id']}/deployments/{made[0]['id']}/activate"
@@ -166,91 +166,95 @@ async def test_old_good_deployments_are_retired_and_torn_down(stage: Stage, user
     path = f"/v1/agents/{agent['id']}/deployments/{made[1]['id']}/activate"
     ok(await user.http.post(path))
 
-    await stage.states(user.id, made[0]["id"], 5, DeploymentTornDown(agent_id=agent["id"]))
+    await harness.states(user.id, made[0]["id"], 5, DeploymentTornDown(agent_id=agent["id"]))
     await until_status(user, made[0]["id"], "deleted")
 
 
-async def test_deleting_ends_a_running_deploy(stage: Stage, user: User) -> None:
+async def test_deleting_ends_a_running_deploy(harness: Harness, user: User) -> None:
     agent = await user.create()
-    first = await deployed(stage, user, agent["id"])
+    first = await deployed(harness, user, agent["id"])
     running = await user.deploy(agent["id"])
     gone = ok(await user.http.delete(f"/v1/agents/{agent['id']}"))["agent"]
     assert gone["status"] == "deleted"
     assert "activeDeploymentId" not in gone
-    fact = await stage.fact(user.id, AgentDeleted, agent["id"])
-    command = await stage.command(TEAR_DOWN_AGENT, agent["id"], TearDownAgent)
+    fact = await harness.fact(user.id, AgentDeleted, agent["id"])
+    command = await harness.command(TEAR_DOWN_AGENT, agent["id"], TearDownAgent)
     assert command.causation_id == fact.event_id
 
     # The deployer may have succeeded just before it heard of the deletion.
-    await stage.states(user.id, running["id"], 4, succeeded(agent["id"]))
+    await harness.states(user.id, running["id"], 4, succeeded(agent["id"]))
     ended = await until_status(user, running["id"], "failed")
     assert ended["error"]["details"]["step"] == "delete"
     torn_down = DeploymentTornDown(agent_id=agent["id"])
-    await stage.states(user.id, running["id"], 5, torn_down)
-    await stage.states(user.id, first["id"], 5, torn_down)
+    await harness.states(user.id, running["id"], 5, torn_down)
+    await harness.states(user.id, first["id"], 5, torn_down)
     await until_status(user, first["id"], "deleted")
     assert (await user.deployment(running["id"]))["status"] == "failed"
 
 
-async def test_an_old_fact_changes_nothing(stage: Stage, user: User) -> None:
+async def test_an_old_fact_changes_nothing(harness: Harness, user: User) -> None:
     agent = await user.create()
-    deployment = await deployed(stage, user, agent["id"])
+    deployment = await deployed(harness, user, agent["id"])
     error = DeploymentError(step="probe", message="late")
-    await stage.states(
+    await harness.states(
         user.id, deployment["id"], 3, DeploymentFailed(agent_id=agent["id"], error=error)
     )
-    marker = await deployed(stage, user, agent["id"])  # folded behind the old fact
+    marker = await deployed(harness, user, agent["id"])  # folded behind the old fact
     assert marker["status"] == "active"
     assert (await user.deployment(deployment["id"]))["status"] == "inactive"
 
 
 @pytest.mark.accept("4")
-async def test_killed_before_the_pointer_flip_it_flips_after_the_restart(own_stage: Stage) -> None:
-    stage = own_stage
-    user = stage.user()
+async def test_killed_before_the_pointer_flip_it_flips_after_the_restart(
+    own_harness: Harness,
+) -> None:
+    harness = own_harness
+    user = harness.user()
     agent = await user.create()
     deployment = await user.deploy(agent["id"])
     await user.http.aclose()
-    stage.crash_file.write_text("api.before_pointer_flip")
-    await stage.states(user.id, deployment["id"], 4, succeeded(agent["id"]))
-    await stage.died()
-    assert not stage.crash_file.exists()
+    harness.crash_file.write_text("api.before_pointer_flip")
+    await harness.states(user.id, deployment["id"], 4, succeeded(agent["id"]))
+    await harness.died()
+    assert not harness.crash_file.exists()
 
-    await stage.start()
-    async with stage.client(**dict(user.http.headers)) as user.http:
+    await harness.start()
+    async with harness.client(**dict(user.http.headers)) as user.http:
         ended = await until_status(user, deployment["id"], "active")
         assert (await user.agent(agent["id"]))["activeDeploymentId"] == ended["id"]
 
 
 @pytest.mark.accept("4")
-async def test_killed_behind_a_deploy_request_the_command_still_goes_out(own_stage: Stage) -> None:
-    stage = own_stage
-    user = stage.user()
+async def test_killed_behind_a_deploy_request_the_command_still_goes_out(
+    own_harness: Harness,
+) -> None:
+    harness = own_harness
+    user = harness.user()
     agent = await user.create()
-    stage.crash_file.write_text("api.deploy_requested")
+    harness.crash_file.write_text("api.deploy_requested")
     headers = {"Idempotency-Key": "once"}
     path = f"/v1/agents/{agent['id']}/deploy"
     with pytest.raises(Exception, match=r"disconnect|Connection"):
         await user.http.post(path, json={}, headers=headers)
     await user.http.aclose()
-    await stage.died()
+    await harness.died()
 
-    await stage.start()
-    async with stage.client(**dict(user.http.headers)) as http:
+    await harness.start()
+    async with harness.client(**dict(user.http.headers)) as http:
         deployment = ok(await http.post(path, json={}, headers=headers), 202)["deployment"]
-    command = await stage.command(DEPLOY, agent["id"], Deploy)
+    command = await harness.command(DEPLOY, agent["id"], Deploy)
     assert command.deployment_id == deployment["id"]
     assert deployment["version"] == 1
 
 
-async def test_code_of_a_refused_deploy_is_not_stored(stage: Stage, user: User) -> None:
+async def test_code_of_a_refused_deploy_is_not_stored(harness: Harness, user: User) -> None:
     agent = await user.create()
     await user.deploy(agent["id"], moduleCode=MODULE)
     store = f"OBJ_{subjects.ARTIFACTS_BUCKET}"
-    before = (await stage.bus.js.stream_info(store)).state.messages
+    before = (await harness.bus.js.stream_info(store)).state.messages
     body = {"moduleCode": MODULE + "// never stored"}
     problem(await user.http.post(f"/v1/agents/{agent['id']}/deploy", json=body), 409, "CONFLICT")
-    stranger = stage.user()
+    stranger = harness.user()
     answer = await stranger.http.post(f"/v1/agents/{agent['id']}/deploy", json=body)
     problem(answer, 404, "NOT_FOUND")
-    assert (await stage.bus.js.stream_info(store)).state.messages == before
+    assert (await harness.bus.js.stream_info(store)).state.messages == before

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from webhost_contracts import subjects
 
-from tests.integration.api.stage import ORIGIN, Stage, User, ok, problem
+from tests.integration.api.harness import ORIGIN, Harness, User, ok, problem
 
 
 @pytest.mark.accept("10")
@@ -15,17 +15,17 @@ from tests.integration.api.stage import ORIGIN, Stage, User, ok, problem
     [None, "", "Bearer", "Bearer x", "Bearer a.b.c", "Basic YTpi"],
 )
 async def test_without_a_good_token_nothing_is_told(
-    stage: Stage, authorization: str | None
+    harness: Harness, authorization: str | None
 ) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
-    async with stage.client(**headers) as http:
+    async with harness.client(**headers) as http:
         for method, path in (("GET", "/v1/me"), ("POST", "/v1/agents")):
             response = await http.request(method, path, content=b"not json")
             problem(response, 401, "UNAUTHENTICATED")
 
 
-async def test_an_expired_token_is_refused(stage: Stage) -> None:
-    late = stage.user("late", exp=1)
+async def test_an_expired_token_is_refused(harness: Harness) -> None:
+    late = harness.user("late", exp=1)
     problem(await late.http.get("/v1/me"), 401, "UNAUTHENTICATED")
     await late.http.aclose()
 
@@ -169,10 +169,12 @@ async def test_what_the_framework_refuses_has_the_envelope(user: User) -> None:
     assert response.headers["allow"]
 
 
-async def test_what_nobody_foresaw_tells_nothing_of_the_inside(stage: Stage, user: User) -> None:
+async def test_what_nobody_foresaw_tells_nothing_of_the_inside(
+    harness: Harness, user: User
+) -> None:
     agent = await user.create()
     deployment = await user.deploy(agent["id"], moduleCode="// only here")
-    store = await stage.bus.js.object_store(subjects.ARTIFACTS_BUCKET)
+    store = await harness.bus.js.object_store(subjects.ARTIFACTS_BUCKET)
     await store.put(deployment["artifact"]["checksum"], b"not what was stored")
     response = await user.http.get(f"/v1/deployments/{deployment['id']}/source")
     error = problem(response, 500, "INTERNAL")
@@ -196,12 +198,12 @@ async def test_a_valid_request_id_is_kept_and_another_replaced(user: User) -> No
     assert replaced.headers["x-request-id"].startswith("req_")
 
 
-async def test_cors_is_for_the_allowed_origins_only(stage: Stage, user: User) -> None:
+async def test_cors_is_for_the_allowed_origins_only(harness: Harness, user: User) -> None:
     preflight = {
         "Access-Control-Request-Method": "PATCH",
         "Access-Control-Request-Headers": "authorization, idempotency-key, traceparent",
     }
-    async with stage.client() as http:
+    async with harness.client() as http:
         allowed = await http.options("/v1/agents/x", headers={"Origin": ORIGIN, **preflight})
         assert allowed.status_code == 200
         assert allowed.headers["access-control-allow-origin"] == ORIGIN

@@ -7,9 +7,9 @@ import psycopg
 import pytest
 from sqlalchemy import text
 from webhost_api.idempotency import KEPT_MS, IdempotencyKey, sweep
-from webhost_kit.database import Database
+from webhost_kit.database.engine import Database
 
-from tests.integration.api.stage import Stage, User, ok, problem
+from tests.integration.api.harness import Harness, User, ok, problem
 from tests.support.deadline import eventually
 
 
@@ -47,9 +47,9 @@ async def test_another_agents_request_under_the_key_is_a_conflict(user: User) ->
     problem(response, 409, "CONFLICT")
 
 
-async def test_a_key_belongs_to_its_user(stage: Stage, user: User) -> None:
+async def test_a_key_belongs_to_its_user(harness: Harness, user: User) -> None:
     mine = ok(await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed("k")), 201)
-    async with stage.user().http as other:
+    async with harness.user().http as other:
         theirs = ok(await other.post("/v1/agents", json={"name": "a"}, headers=keyed("k")), 201)
     assert mine["agent"]["id"] != theirs["agent"]["id"]
 
@@ -67,13 +67,13 @@ async def test_requests_at_once_make_one_agent(user: User) -> None:
     assert len(ok(await user.http.get("/v1/agents"))["agents"]) == 1
 
 
-async def test_while_the_first_runs_the_key_is_held(stage: Stage, user: User) -> None:
+async def test_while_the_first_runs_the_key_is_held(harness: Harness, user: User) -> None:
     body = b'{"name":"a"}'
     key = IdempotencyKey.of(
         "k", user_id=user.id, route="POST /v1/agents", method="POST", path="/v1/agents", body=body
     )
     headers = {**keyed("k"), "Content-Type": "application/json"}
-    with psycopg.connect(stage.dsn) as holder:
+    with psycopg.connect(harness.dsn) as holder:
         holder.execute("SELECT pg_advisory_xact_lock(%s)", (key.lock,))
         held = await user.http.post("/v1/agents", content=body, headers=headers)
         assert problem(held, 409, "CONFLICT")["retryable"] is True
@@ -95,16 +95,16 @@ async def test_a_malformed_key_is_refused(user: User, key: str) -> None:
     assert details["issues"][0]["path"] == ["Idempotency-Key"]
 
 
-async def test_old_records_are_swept_and_young_ones_stay(stage: Stage, user: User) -> None:
+async def test_old_records_are_swept_and_young_ones_stay(harness: Harness, user: User) -> None:
     for name in ("old", "young"):
         ok(await user.http.post("/v1/agents", json={"name": name}, headers=keyed(name)), 201)
-    with psycopg.connect(stage.dsn) as connection:
+    with psycopg.connect(harness.dsn) as connection:
         connection.execute(
             "UPDATE idempotency SET answered_at_ms = answered_at_ms - %s"
             " WHERE user_id = %s AND key = 'old'",
             (KEPT_MS + 1, user.id),
         )
-    database = Database(stage.dsn)
+    database = Database(harness.dsn)
     sweeping = asyncio.create_task(sweep(database))
 
     async def swept() -> bool:

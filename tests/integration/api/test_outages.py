@@ -3,13 +3,13 @@
 import pytest
 from webhost_contracts.events import AgentCreated
 
-from tests.integration.api.stage import Stage, User, ok, problem
+from tests.integration.api.harness import Harness, User, ok, problem
 from tests.support.infra import Nats, Postgres
 
 
 @pytest.mark.accept("4")
 async def test_without_the_database_requests_are_unavailable_and_then_well(
-    stage: Stage, user: User, postgres_server: Postgres
+    harness: Harness, user: User, postgres_server: Postgres
 ) -> None:
     agent = await user.create()
     postgres_server.kill()
@@ -18,13 +18,13 @@ async def test_without_the_database_requests_are_unavailable_and_then_well(
         assert problem(response, 503, "UNAVAILABLE")["retryable"] is True
     finally:
         postgres_server.start()
-        await stage.until_ready()
+        await harness.until_ready()
     assert await user.agent(agent["id"]) == agent
 
 
 @pytest.mark.accept("4")
 async def test_what_is_decided_without_the_bus_is_relayed_afterwards(
-    stage: Stage, user: User, nats_server: Nats
+    harness: Harness, user: User, nats_server: Nats
 ) -> None:
     ok(await user.http.get("/v1/me"))
     nats_server.kill()
@@ -32,5 +32,5 @@ async def test_what_is_decided_without_the_bus_is_relayed_afterwards(
         agent = await user.create()
     finally:
         nats_server.start()
-        await stage.until_ready()
-    await stage.fact(user.id, AgentCreated, agent["id"])
+        await harness.until_ready()
+    await harness.fact(user.id, AgentCreated, agent["id"])

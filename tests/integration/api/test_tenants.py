@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.api.stage import Stage, User, ok, problem
+from tests.integration.api.harness import Harness, User, ok, problem
 
 MISSING = "zzzzzzzzzzzzzzzzzzzzzzzzzz"
 DOORS = [
@@ -32,11 +32,13 @@ async def refused(user: User, method: str, path: str) -> dict[str, Any]:
 
 @pytest.mark.accept("5")
 @pytest.mark.parametrize(("method", "path"), DOORS)
-async def test_a_foreign_id_is_not_found(stage: Stage, user: User, method: str, path: str) -> None:
+async def test_a_foreign_id_is_not_found(
+    harness: Harness, user: User, method: str, path: str
+) -> None:
     agent = await user.create()
     deployment = await user.deploy(agent["id"])
     before = await user.agent(agent["id"])
-    async with (other := stage.user()).http:
+    async with (other := harness.user()).http:
         foreign = path.format(agent=agent["id"], deployment=deployment["id"])
         missing = path.format(agent=f"agt_{MISSING}", deployment=f"dep_{MISSING}")
         assert await refused(other, method, foreign) == await refused(other, method, missing)

@@ -5,16 +5,16 @@ from collections.abc import Callable
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from webhost_contracts import subjects, wire
-from webhost_contracts.questions import (
+from webhost_contracts.rpc import (
     Counters,
-    RecentEventsAnswer,
-    RecentEventsQuestion,
-    UsageAnswer,
+    RecentEventsReply,
+    RecentEventsRequest,
     UsageEvent,
-    UsageQuestion,
+    UsageReply,
+    UsageRequest,
 )
 
-from tests.integration.api.stage import Stage, User, ok, problem
+from tests.integration.api.harness import Harness, User, ok, problem
 
 COUNTERS = Counters(
     requests=3, llm_tokens=5, compute_ms=70, tool_calls=1, errors=1, cost_picodollars=1_500_001
@@ -29,25 +29,27 @@ COUNTED = {
 }
 
 
-async def answering(stage: Stage, subject: str, answer: Callable[[bytes], bytes]) -> Subscription:
+async def answering(
+    harness: Harness, subject: str, answer: Callable[[bytes], bytes]
+) -> Subscription:
     async def on_question(message: Msg) -> None:
         await message.respond(answer(message.data))
 
-    subscription = await stage.bus.client.subscribe(subject, cb=on_question)
-    await stage.bus.client.flush()
+    subscription = await harness.bus.client.subscribe(subject, cb=on_question)
+    await harness.bus.client.flush()
     return subscription
 
 
-async def test_usage_is_billings_answer_with_the_tiers_limits(stage: Stage, user: User) -> None:
-    asked: list[UsageQuestion] = []
+async def test_usage_is_billings_answer_with_the_tiers_limits(harness: Harness, user: User) -> None:
+    asked: list[UsageRequest] = []
 
     def answer(body: bytes) -> bytes:
-        asked.append(wire.decode(body, UsageQuestion))
+        asked.append(wire.decode(body, UsageRequest))
         return wire.encode(
-            UsageAnswer(usage=COUNTERS, by_runtime={"cloudflare": COUNTERS}, updated_at_ms=7)
+            UsageReply(usage=COUNTERS, by_runtime={"cloudflare": COUNTERS}, updated_at_ms=7)
         )
 
-    subscription = await answering(stage, subjects.ASK_USAGE, answer)
+    subscription = await answering(harness, subjects.RPC_USAGE, answer)
     try:
         current = ok(await user.http.get("/v1/usage/current"))
         past = ok(await user.http.get("/v1/billing/usage?period=2026-02"))
@@ -55,7 +57,7 @@ async def test_usage_is_billings_answer_with_the_tiers_limits(stage: Stage, user
         problem(response, 400, "INVALID_REQUEST")
     finally:
         await subscription.unsubscribe()
-    assert [question.user_id for question in asked] == [user.id, user.id]
+    assert [request.user_id for request in asked] == [user.id, user.id]
     assert asked[1].period_key == past["periodKey"] == "2026-02"
     assert current == {
         "periodKey": asked[0].period_key,
@@ -71,9 +73,9 @@ async def test_usage_is_billings_answer_with_the_tiers_limits(stage: Stage, user
     }
 
 
-async def test_recent_events(stage: Stage, user: User) -> None:
+async def test_recent_events(harness: Harness, user: User) -> None:
     agent = await user.create()
-    asked: list[RecentEventsQuestion] = []
+    asked: list[RecentEventsRequest] = []
     event = UsageEvent(
         id="use_1",
         user_id=user.id,
@@ -88,17 +90,17 @@ async def test_recent_events(stage: Stage, user: User) -> None:
     )
 
     def answer(body: bytes) -> bytes:
-        asked.append(wire.decode(body, RecentEventsQuestion))
-        return wire.encode(RecentEventsAnswer(events=(event,)))
+        asked.append(wire.decode(body, RecentEventsRequest))
+        return wire.encode(RecentEventsReply(events=(event,)))
 
-    subscription = await answering(stage, subjects.ASK_RECENT_EVENTS, answer)
+    subscription = await answering(harness, subjects.RPC_RECENT_EVENTS, answer)
     try:
         query = f"agentId={agent['id']}&sinceMs=5&limit=1000&errorsOnly=true"
         answered = ok(await user.http.get(f"/v1/metrics/recent?{query}"))
     finally:
         await subscription.unsubscribe()
     assert asked == [
-        RecentEventsQuestion(
+        RecentEventsRequest(
             user_id=user.id, agent_id=agent["id"], since_ms=5, limit=100, errors_only=True
         )
     ]

@@ -13,16 +13,16 @@ from webhost_billing.projection import NAME
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import Envelope, InvocationFinished, TelemetryAccepted
 from webhost_contracts.periods import period_key
-from webhost_contracts.questions import (
+from webhost_contracts.rpc import (
     RebuildProgress,
-    RebuildQuestion,
-    UsageAnswer,
-    UsageQuestion,
+    RebuildRequest,
+    UsageReply,
+    UsageRequest,
 )
 from webhost_contracts.totals import Totals
-from webhost_kit.bus import Bus, connect
+from webhost_kit.bus import rpc
+from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.clock import now_ms
-from webhost_kit.questions import ask
 
 from tests.support.deadline import eventually
 from tests.support.service import ServiceProcess, service
@@ -90,14 +90,14 @@ class Billing:
         last = (await self.bus.js.stream_info(subjects.USAGE)).state.last_seq
 
         async def folded() -> bool:
-            rows = self.rows("SELECT sequence FROM positions WHERE name = %s", NAME)
+            rows = self.rows("SELECT sequence FROM checkpoints WHERE name = %s", NAME)
             return bool(rows) and rows[0]["sequence"] >= last
 
         await eventually(folded, f"everything up to {last} to be folded", seconds=20)
 
-    async def usage(self, user_id: str, period: str = PERIOD) -> UsageAnswer:
-        question = UsageQuestion(user_id=user_id, period_key=period)
-        return await ask(self.bus, subjects.ASK_USAGE, question, UsageAnswer)
+    async def usage(self, user_id: str, period: str = PERIOD) -> UsageReply:
+        request = UsageRequest(user_id=user_id, period_key=period)
+        return await rpc.call(self.bus, subjects.RPC_USAGE, request, UsageReply)
 
     async def totals(self, user_id: str) -> Totals | None:
         """What the bucket holds for this user now."""
@@ -108,12 +108,12 @@ class Billing:
             return None
         return wire.decode(entry.value or b"", Totals)
 
-    async def rebuild(self, **question: Any) -> list[RebuildProgress]:
+    async def rebuild(self, **request: Any) -> list[RebuildProgress]:
         """Order a rebuild; return every line of its answer."""
         inbox = self.bus.client.new_inbox()
         replies = await self.bus.client.subscribe(inbox)
-        order = wire.encode(RebuildQuestion(**question))
-        await self.bus.client.publish(subjects.ASK_REBUILD, order, reply=inbox)
+        order = wire.encode(RebuildRequest(**request))
+        await self.bus.client.publish(subjects.RPC_REBUILD, order, reply=inbox)
         lines: list[RebuildProgress] = []
         while not lines or not (lines[-1].done or lines[-1].refused):
             reply = await replies.next_msg(timeout=20)

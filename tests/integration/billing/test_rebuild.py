@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from webhost_contracts import subjects
-from webhost_contracts.questions import Difference
+from webhost_contracts.rpc import Difference
 
 from tests.integration.billing.conftest import ALICE, AT_MS, BOB, PERIOD, Billing, call, telemetry
 from tests.integration.billing.test_usage import counters, until_totals
@@ -135,7 +135,7 @@ async def test_a_rebuild_that_dies_leaves_nothing(
     before = billing.folded()
     (tmp_path / "crash").write_text(point)
     inbox = billing.bus.client.new_inbox()
-    await billing.bus.client.publish(subjects.ASK_REBUILD, b"{}", reply=inbox)
+    await billing.bus.client.publish(subjects.RPC_REBUILD, b"{}", reply=inbox)
     assert billing.process.process is not None
     await billing.process.process.wait()
     assert billing.folded() == before
@@ -148,8 +148,8 @@ async def test_a_rebuild_that_dies_leaves_nothing(
 async def test_what_cannot_be_rebuilt_is_refused(billing: Billing) -> None:
     await some_usage(billing)
     before = billing.folded()
-    for question in ({"user_id": ALICE}, {"period_key": PERIOD}):
-        assert "not supported" in str((await billing.rebuild(**question))[-1].refused)
+    for request in ({"user_id": ALICE}, {"period_key": PERIOD}):
+        assert "not supported" in str((await billing.rebuild(**request))[-1].refused)
     await billing.bus.js.delete_msg(subjects.USAGE, 5)
     assert "lacks 1" in str((await billing.rebuild())[-1].refused)
     await billing.bus.js.purge_stream(subjects.USAGE, seq=10)

@@ -7,15 +7,15 @@ import pytest
 from webhost_billing.tables import metadata
 from webhost_contracts import subjects, wire
 from webhost_contracts.events import Envelope, TierChanged
-from webhost_contracts.questions import (
+from webhost_contracts.rpc import (
     Counters,
-    RecentEventsAnswer,
-    RecentEventsQuestion,
-    SetTierAnswer,
-    SetTierQuestion,
+    RecentEventsReply,
+    RecentEventsRequest,
+    SetTierReply,
+    SetTierRequest,
 )
 from webhost_contracts.totals import Totals
-from webhost_kit.questions import ask
+from webhost_kit.bus import rpc
 
 from tests.integration.billing.conftest import ALICE, AT_MS, BOB, PERIOD, Billing, call, telemetry
 from tests.support.deadline import eventually
@@ -89,9 +89,9 @@ async def test_recent_events_are_the_merged_ones(billing: Billing) -> None:
         call(BOB, 3),
     )
 
-    async def recent(**question: object) -> RecentEventsAnswer:
-        asked = RecentEventsQuestion(user_id=ALICE, **question)  # type: ignore[arg-type]
-        return await ask(billing.bus, subjects.ASK_RECENT_EVENTS, asked, RecentEventsAnswer)
+    async def recent(**request: object) -> RecentEventsReply:
+        asked = RecentEventsRequest(user_id=ALICE, **request)  # type: ignore[arg-type]
+        return await rpc.call(billing.bus, subjects.RPC_RECENT_EVENTS, asked, RecentEventsReply)
 
     failed, merged = (await recent()).events
     assert (merged.source, failed.source) == ("both", "gateway")
@@ -135,13 +135,13 @@ async def test_totals_that_were_lost_are_put_again_at_start(billing: Billing) ->
 
 
 async def test_an_operator_sets_a_tier(billing: Billing) -> None:
-    async def put(tier: str, user_id: str = ALICE) -> SetTierAnswer:
-        question = SetTierQuestion(user_id=user_id, tier=tier, operator="kim")
-        return await ask(billing.bus, subjects.ASK_SET_TIER, question, SetTierAnswer)
+    async def put(tier: str, user_id: str = ALICE) -> SetTierReply:
+        request = SetTierRequest(user_id=user_id, tier=tier, operator="kim")
+        return await rpc.call(billing.bus, subjects.RPC_SET_TIER, request, SetTierReply)
 
-    assert await put("pro") == SetTierAnswer(tier="pro")
-    assert await put("pro") == SetTierAnswer(tier="pro")
-    assert await put("starter") == SetTierAnswer(tier="starter")
+    assert await put("pro") == SetTierReply(tier="pro")
+    assert await put("pro") == SetTierReply(tier="pro")
+    assert await put("starter") == SetTierReply(tier="starter")
     assert "no tier 'gold'" in str((await put("gold")).refused)
     assert (await put("pro", "kim")).refused is not None
 

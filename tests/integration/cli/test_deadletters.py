@@ -11,7 +11,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 from webhost_contracts import subjects
-from webhost_kit import streams
+from webhost_kit.bus import streams
 
 SUBJECT = "cmd.deployer.deploy.dep_1"
 BODY = b'{"commandId": "cmd_1"}'

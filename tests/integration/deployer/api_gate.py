@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, closing, suppress
 
 import httpx
 
-from tests.integration.deployer.stage import House
+from tests.integration.deployer.harness import House
 
 
 class ApiGate:

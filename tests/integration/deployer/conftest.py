@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from webhost_kit.bus import connect
+from webhost_kit.bus.connection import connect
 
-from tests.integration.deployer.stage import House
+from tests.integration.deployer.harness import House
 from tests.support.edge import Edge, start_edge
 
 

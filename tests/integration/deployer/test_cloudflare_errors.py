@@ -10,20 +10,20 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from webhost_contracts.events import DeploymentStepSucceeded
 from webhost_deployer import store
-from webhost_deployer.agent_work import AgentWork
 from webhost_deployer.app import provider_of
 from webhost_deployer.artifacts import Artifacts
-from webhost_deployer.cloudflare import Cloudflare
+from webhost_deployer.cloudflare.provider import Cloudflare
 from webhost_deployer.decisions import begin
+from webhost_deployer.executor import Executor
 from webhost_deployer.locks import held
 from webhost_deployer.model import Deployment, Phase, Step
 from webhost_deployer.provider import ProviderError
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
-from webhost_kit.bus import connect
+from webhost_kit.bus.connection import connect
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database
-from webhost_kit.migrations import upgrade
+from webhost_kit.database.engine import Database
+from webhost_kit.database.migrations import upgrade
 
 from tests.support.serving import serving
 from tests.unit.deployer.samples import AGENT, ORDER
@@ -87,7 +87,7 @@ async def test_what_may_be_tried_again(
 ) -> None:
     api.answer = answer
     with pytest.raises(ProviderError) as raised:
-        await provider.route(Deployment(order=ORDER))
+        await provider.route(Deployment(command=ORDER))
     assert (raised.value.code, raised.value.transient) == (code, transient)
     assert raised.value.endpoint == "POST /workers/routes"
 
@@ -107,7 +107,7 @@ async def test_an_unreadable_listing_is_not_an_empty_one(
 ) -> None:
     api.answer = answer
     with pytest.raises(ProviderError) as raised:
-        await provider.remove_script(Deployment(order=ORDER))
+        await provider.remove_script(Deployment(command=ORDER))
     assert raised.value.transient
 
 
@@ -143,12 +143,12 @@ async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
             for step in reached
         ]
         events = [*begin(ORDER, key_version=1), *done]
-        await store.record(connection, Deployment(order=ORDER), events, now_ms())
+        await store.record(connection, Deployment(command=ORDER), events, now_ms())
 
-    work = AgentWork(database, Steps({"cloudflare": provider}, Artifacts(bus)))
+    work = Executor(database, Steps({"cloudflare": provider}, Artifacts(bus)))
     async with held(database_url, "agent") as lock:
         assert lock is not None
-        await work.work_off(AGENT, lock)
+        await work.execute(AGENT, lock)
 
     async with database.transaction() as connection:
         state = await store.load(connection, ORDER.deployment_id)

@@ -24,7 +24,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.keys import MasterKeys
 
 from tests.integration.deployer.api_gate import gated
-from tests.integration.deployer.stage import House, new_agent
+from tests.integration.deployer.harness import House, new_agent
 from tests.support.deadline import eventually
 from tests.support.serving import serving
 

@@ -10,7 +10,7 @@ from webhost_contracts.events import (
 from webhost_deployer.saga import FORWARD, REMOVAL
 
 from tests.integration.deployer.api_gate import gated
-from tests.integration.deployer.stage import House, new_agent
+from tests.integration.deployer.harness import House, new_agent
 from tests.support.deadline import eventually
 from tests.support.infra import Nats, Postgres
 

@@ -10,9 +10,9 @@ from webhost_deployer import store
 from webhost_deployer.handlers import Handlers
 from webhost_deployer.model import Deployment, Phase
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database
+from webhost_kit.database.engine import Database
+from webhost_kit.database.migrations import upgrade
 from webhost_kit.errors import Permanent
-from webhost_kit.migrations import upgrade
 
 from tests.unit.deployer.samples import AGENT, DEPLOYMENT, ORDER
 

@@ -1,4 +1,4 @@
-"""A stage for the tests that only ask, and one of its own for each test that breaks things."""
+"""A harness for the tests that only ask, and one of its own for each test that breaks things."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,9 +7,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from webhost_kit.bus import connect
+from webhost_kit.bus.connection import connect
 
-from tests.integration.gateway.stage import Gateway, Stage, ended
+from tests.integration.gateway.harness import Gateway, Harness, ended
 from tests.integration.gateway.worker import Worker, echo
 from tests.support.infra import Nats, Postgres
 from tests.support.issuer import running_issuer
@@ -21,7 +21,7 @@ HEARTBEAT_S = 0.3
 
 
 @asynccontextmanager
-async def a_stage(dsn: str, nats_url: str, directory: Path) -> AsyncGenerator[Stage]:
+async def running_harness(dsn: str, nats_url: str, directory: Path) -> AsyncGenerator[Harness]:
     key = Ed25519PrivateKey.generate()
     worker = Worker(key.public_key())
     bus = await connect(nats_url, "test")
@@ -30,7 +30,7 @@ async def a_stage(dsn: str, nats_url: str, directory: Path) -> AsyncGenerator[St
         serving(worker) as worker_url,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client,
         ended(
-            Stage(
+            Harness(
                 dsn=dsn,
                 nats_url=nats_url,
                 bus=bus,
@@ -41,43 +41,45 @@ async def a_stage(dsn: str, nats_url: str, directory: Path) -> AsyncGenerator[St
                 directory=directory,
                 client=client,
             )
-        ) as stage,
+        ) as harness,
     ):
-        yield stage
+        yield harness
     await bus.close()
 
 
 @pytest.fixture
-async def own_stage(database_url: str, nats_account: str, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with a_stage(database_url, nats_account, tmp_path) as stage:
-        yield stage
+async def own_harness(
+    database_url: str, nats_account: str, tmp_path: Path
+) -> AsyncIterator[Harness]:
+    async with running_harness(database_url, nats_account, tmp_path) as harness:
+        yield harness
 
 
 @pytest.fixture(scope="session")
-async def shared_stage(
+async def shared_harness(
     postgres_server: Postgres, nats_server: Nats, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Harness]:
     dsn = postgres_server.create_database()
     directory = tmp_path_factory.mktemp("gateway")
-    async with a_stage(dsn, nats_server.new_account(), directory) as stage:
-        await stage.start(
+    async with running_harness(dsn, nats_server.new_account(), directory) as harness:
+        await harness.start(
             FIRST_BYTE_TIMEOUT_S=str(FIRST_BYTE_S),
             INVOKE_TIMEOUT_S=str(OVERALL_S),
             HEARTBEAT_S=str(HEARTBEAT_S),
         )
-        yield stage
+        yield harness
     postgres_server.drop_database(dsn)
 
 
 @pytest.fixture
-def stage(shared_stage: Stage) -> Stage:
-    """The shared stage, its Worker answering as the template does."""
-    shared_stage.worker.behaviour = echo
-    shared_stage.worker.calls.clear()
-    return shared_stage
+def harness(shared_harness: Harness) -> Harness:
+    """The shared harness, its Worker answering as the template does."""
+    shared_harness.worker.behaviour = echo
+    shared_harness.worker.calls.clear()
+    return shared_harness
 
 
 @pytest.fixture
-def gateway(stage: Stage) -> Gateway:
-    """The gateway on the shared stage; it has short timeouts."""
-    return stage.gateways[0]
+def gateway(harness: Harness) -> Gateway:
+    """The gateway on the shared harness; it has short timeouts."""
+    return harness.gateways[0]

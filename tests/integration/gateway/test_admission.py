@@ -9,14 +9,16 @@ import aiohttp
 import pytest
 from webhost_contracts.events import TierChanged
 
-from tests.integration.gateway.stage import Agent, Gateway, Stage
+from tests.integration.gateway.harness import Agent, Gateway, Harness
 from tests.integration.gateway.worker import Call, echo
 from tests.support.deadline import eventually
 
 
-async def at_once(stage: Stage, gateways: list[Gateway], agent: Agent, number: int) -> Counter[str]:
+async def at_once(
+    harness: Harness, gateways: list[Gateway], agent: Agent, number: int
+) -> Counter[str]:
     """Invoke with this many callers at once; count the answers by code or limit."""
-    calls = [stage.invoke(gateways[i % len(gateways)], agent) for i in range(number)]
+    calls = [harness.invoke(gateways[i % len(gateways)], agent) for i in range(number)]
     answers: Counter[str] = Counter()
     for status, body in await asyncio.gather(*calls):
         error = body.get("error", {})
@@ -24,68 +26,70 @@ async def at_once(stage: Stage, gateways: list[Gateway], agent: Agent, number: i
     return answers
 
 
-async def quota(stage: Stage, agent: Agent) -> tuple[int, int]:
-    rows = stage.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+async def quota(harness: Harness, agent: Agent) -> tuple[int, int]:
+    rows = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
     return (sum(row["requests"] for row in rows), sum(row["in_flight"] for row in rows))
 
 
-async def until_quota(stage: Stage, agent: Agent, requests: int, in_flight: int) -> None:
+async def until_quota(harness: Harness, agent: Agent, requests: int, in_flight: int) -> None:
     async def there() -> bool:
-        return await quota(stage, agent) == (requests, in_flight)
+        return await quota(harness, agent) == (requests, in_flight)
 
     await eventually(there, f"{requests} requests, {in_flight} in flight", seconds=15)
 
 
-async def knows_tier(stage: Stage, gateway: Gateway, agent: Agent, tier: str) -> None:
+async def knows_tier(harness: Harness, gateway: Gateway, agent: Agent, tier: str) -> None:
     """Wait until the gateway has folded everything told before."""
-    marker = await stage.agent()
-    await stage.until_answers(gateway, marker)
+    marker = await harness.agent()
+    await harness.until_answers(gateway, marker)
 
 
-async def test_exactly_the_plans_requests_reach_the_worker(own_stage: Stage) -> None:
+async def test_exactly_the_plans_requests_reach_the_worker(own_harness: Harness) -> None:
     """200 callers at two gateways, a plan of 20: 20 calls, 180 refusals, 20 facts."""
-    stage = own_stage
-    gateways = list(await asyncio.gather(stage.start(), stage.start()))
-    agent = await stage.agent("small")
+    harness = own_harness
+    gateways = list(await asyncio.gather(harness.start(), harness.start()))
+    agent = await harness.agent("small")
     for gateway in gateways:
-        await knows_tier(stage, gateway, agent, "small")
-    stage.worker.calls.clear()
-    answers = await at_once(stage, gateways, agent, 200)
+        await knows_tier(harness, gateway, agent, "small")
+    harness.worker.calls.clear()
+    answers = await at_once(harness, gateways, agent, 200)
     assert answers == {"200": 20, "requests": 180}
-    assert len(stage.worker.calls) == 20
-    await stage.until_facts(agent, 20)
-    await until_quota(stage, agent, 20, 0)
-    _, body = await stage.invoke(gateways[0], agent)
+    assert len(harness.worker.calls) == 20
+    await harness.until_facts(agent, 20)
+    await until_quota(harness, agent, 20, 0)
+    _, body = await harness.invoke(gateways[0], agent)
     details = body["error"]["details"]
     assert (details["current"], details["limit"]) == (20, 20)
     assert details["suggestedAction"] == "upgrade"
 
     # A higher plan is in force without a restart, and what was used stays used.
-    await stage.tell(agent, TierChanged(tier="narrow", previous_tier="small", source="test"))
-    await stage.until_answers(gateways[0], agent)
-    assert len(await stage.until_facts(agent, 21)) == 21
-    ids = [envelope.aggregate_id for envelope in await stage.envelopes(agent)]
+    await harness.tell(agent, TierChanged(tier="narrow", previous_tier="small", source="test"))
+    await harness.until_answers(gateways[0], agent)
+    assert len(await harness.until_facts(agent, 21)) == 21
+    ids = [envelope.aggregate_id for envelope in await harness.envelopes(agent)]
     assert len(set(ids)) == len(ids)
     for gateway in gateways:
         assert await gateway.stop() == 0
-    assert stage.rows("SELECT * FROM leases") == []
+    assert harness.rows("SELECT * FROM leases") == []
 
 
-async def test_no_more_calls_at_once_than_the_plan_has(own_stage: Stage) -> None:
-    stage = own_stage
-    gateways = list(await asyncio.gather(stage.start(), stage.start()))
-    agent = await stage.agent("narrow")
+async def test_no_more_calls_at_once_than_the_plan_has(own_harness: Harness) -> None:
+    harness = own_harness
+    gateways = list(await asyncio.gather(harness.start(), harness.start()))
+    agent = await harness.agent("narrow")
     for gateway in gateways:
-        await knows_tier(stage, gateway, agent, "narrow")
+        await knows_tier(harness, gateway, agent, "narrow")
     go_on = asyncio.Event()
 
     async def held(call: Call) -> None:
         await go_on.wait()
         await echo(call)
 
-    stage.worker.behaviour = held
-    stage.worker.calls.clear()
-    calls = [asyncio.create_task(stage.invoke(gateways[number % 2], agent)) for number in range(30)]
+    harness.worker.behaviour = held
+    harness.worker.calls.clear()
+    calls = [
+        asyncio.create_task(harness.invoke(gateways[number % 2], agent)) for number in range(30)
+    ]
     refusals = []
     try:
         async with asyncio.timeout(15):
@@ -101,30 +105,30 @@ async def test_no_more_calls_at_once_than_the_plan_has(own_stage: Stage) -> None
         assert (details["current"], details["limit"]) == (3, 3)
     answers = Counter(status for status, _ in await asyncio.gather(*calls))
     assert answers == {402: 27, 200: 3}
-    assert len(stage.worker.calls) == 3
-    await until_quota(stage, agent, 3, 0)
-    assert await at_once(stage, gateways, agent, 3) == {"200": 3}
+    assert len(harness.worker.calls) == 3
+    await until_quota(harness, agent, 3, 0)
+    assert await at_once(harness, gateways, agent, 3) == {"200": 3}
 
 
 @pytest.mark.parametrize(
     ("point", "reached"), [("gateway.admitted", 0), ("gateway.answered", 1), ("relay.published", 1)]
 )
 async def test_a_call_under_a_dead_gateway_counts_once(
-    own_stage: Stage, point: str, reached: int
+    own_harness: Harness, point: str, reached: int
 ) -> None:
     """A gateway dies at a named point; its call is stated once, by whoever is there."""
-    stage = own_stage
-    dying, other = await asyncio.gather(*(stage.start(LEASE_TTL_S="2") for _ in range(2)))
-    agent = await stage.agent("narrow")
-    await knows_tier(stage, dying, agent, "narrow")
-    await knows_tier(stage, other, agent, "narrow")
-    stage.worker.calls.clear()
-    await until_quota(stage, agent, 0, 0)
-    await until_published(stage)
+    harness = own_harness
+    dying, other = await asyncio.gather(*(harness.start(LEASE_TTL_S="2") for _ in range(2)))
+    agent = await harness.agent("narrow")
+    await knows_tier(harness, dying, agent, "narrow")
+    await knows_tier(harness, other, agent, "narrow")
+    harness.worker.calls.clear()
+    await until_quota(harness, agent, 0, 0)
+    await until_published(harness)
     for gateway in (dying, other) if point == "relay.published" else (dying,):
         gateway.crash_file.write_text(point)
     with suppress(aiohttp.ClientError):
-        await stage.invoke(dying, agent)
+        await harness.invoke(dying, agent)
     dead = dying
     if point == "relay.published":
         # The relay is either gateway's.
@@ -133,25 +137,25 @@ async def test_a_call_under_a_dead_gateway_counts_once(
         assert await dead.process.wait() == -9
     survivor = other if dead is dying else dying
     survivor.crash_file.unlink(missing_ok=True)
-    assert len(stage.worker.calls) == reached
-    facts = await stage.until_facts(agent, 1)
+    assert len(harness.worker.calls) == reached
+    facts = await harness.until_facts(agent, 1)
     if point == "relay.published":
         assert {fact.outcome for fact in facts} == {"succeeded"}
     else:
         assert [(f.outcome, f.errors, f.wall_ms) for f in facts] == [("unknown", 0, None)]
-    await until_quota(stage, agent, 1, 0)
-    await stage.until_answers(survivor, agent)
-    await until_quota(stage, agent, 2, 0)
-    await stage.until_facts(agent, 2)
-    assert len({envelope.event_id for envelope in await stage.envelopes(agent)}) == 2
+    await until_quota(harness, agent, 1, 0)
+    await harness.until_answers(survivor, agent)
+    await until_quota(harness, agent, 2, 0)
+    await harness.until_facts(agent, 2)
+    assert len({envelope.event_id for envelope in await harness.envelopes(agent)}) == 2
 
 
-async def until_published(stage: Stage) -> None:
+async def until_published(harness: Harness) -> None:
     """Wait until every call so far is recorded and stated."""
 
     async def nothing_waits() -> bool:
-        open_calls = stage.rows("SELECT * FROM invocations WHERE finished_at_ms IS NULL")
-        return open_calls == [] and stage.rows("SELECT * FROM outbox LIMIT 1") == []
+        open_calls = harness.rows("SELECT * FROM invocations WHERE finished_at_ms IS NULL")
+        return open_calls == [] and harness.rows("SELECT * FROM outbox LIMIT 1") == []
 
     await eventually(nothing_waits, "all outcomes to be stated")
 
@@ -167,55 +171,55 @@ async def the_dead_one(*gateways: Gateway) -> Gateway:
     return dead[0]
 
 
-async def test_a_restarted_gateway_finds_its_routes_and_quotas(own_stage: Stage) -> None:
-    stage = own_stage
-    gateway = await stage.start()
-    agent = await stage.agent("small")
-    await stage.until_answers(gateway, agent)
-    await stage.until_facts(agent, 1)
+async def test_a_restarted_gateway_finds_its_routes_and_quotas(own_harness: Harness) -> None:
+    harness = own_harness
+    gateway = await harness.start()
+    agent = await harness.agent("small")
+    await harness.until_answers(gateway, agent)
+    await harness.until_facts(agent, 1)
     gateway.kill()
     await gateway.process.wait()
-    gateway = await stage.start()
-    assert await at_once(stage, [gateway], agent, 30) == {"200": 19, "requests": 11}
+    gateway = await harness.start()
+    assert await at_once(harness, [gateway], agent, 30) == {"200": 19, "requests": 11}
 
 
-async def test_a_gateway_that_lost_its_lease_admits_under_a_new_one(own_stage: Stage) -> None:
-    stage = own_stage
-    gateway = await stage.start()
-    agent = await stage.agent("narrow")
-    await stage.until_answers(gateway, agent)
-    ((before,),) = [tuple(row.values()) for row in stage.rows("SELECT gateway_id FROM leases")]
-    stage.execute("DELETE FROM leases")
-    status, body = await stage.invoke(gateway, agent)
+async def test_a_gateway_that_lost_its_lease_admits_under_a_new_one(own_harness: Harness) -> None:
+    harness = own_harness
+    gateway = await harness.start()
+    agent = await harness.agent("narrow")
+    await harness.until_answers(gateway, agent)
+    ((before,),) = [tuple(row.values()) for row in harness.rows("SELECT gateway_id FROM leases")]
+    harness.execute("DELETE FROM leases")
+    status, body = await harness.invoke(gateway, agent)
     assert (status, body["error"]["code"]) == (503, "UNAVAILABLE")
-    await stage.until_answers(gateway, agent)
-    ((after,),) = [tuple(row.values()) for row in stage.rows("SELECT gateway_id FROM leases")]
+    await harness.until_answers(gateway, agent)
+    ((after,),) = [tuple(row.values()) for row in harness.rows("SELECT gateway_id FROM leases")]
     assert before != after
-    await until_quota(stage, agent, 2, 0)
+    await until_quota(harness, agent, 2, 0)
 
 
-async def test_a_caller_at_its_limit_goes_on_when_a_call_has_ended(own_stage: Stage) -> None:
+async def test_a_caller_at_its_limit_goes_on_when_a_call_has_ended(own_harness: Harness) -> None:
     """Three callers, each one call after the other, never run into a limit of three."""
-    stage = own_stage
-    gateway = await stage.start()
-    agent = await stage.agent("narrow")
-    await stage.until_answers(gateway, agent)
+    harness = own_harness
+    gateway = await harness.start()
+    agent = await harness.agent("narrow")
+    await harness.until_answers(gateway, agent)
 
     async def one_after_the_other() -> list[int]:
-        return [(await stage.invoke(gateway, agent))[0] for _ in range(20)]
+        return [(await harness.invoke(gateway, agent))[0] for _ in range(20)]
 
     answers = await asyncio.gather(*(one_after_the_other() for _ in range(3)))
     assert answers == [[200] * 20] * 3
 
 
-async def test_a_call_that_outlives_its_gateways_lease_counts_once(own_stage: Stage) -> None:
+async def test_a_call_that_outlives_its_gateways_lease_counts_once(own_harness: Harness) -> None:
     """Another gateway finishes a frozen one's call; its own outcome then changes nothing."""
-    stage = own_stage
-    other = await stage.start(LEASE_TTL_S="2")  # the first one relays
-    frozen = await stage.start(LEASE_TTL_S="2")
-    agent = await stage.agent("narrow")
-    await knows_tier(stage, other, agent, "narrow")
-    await knows_tier(stage, frozen, agent, "narrow")
+    harness = own_harness
+    other = await harness.start(LEASE_TTL_S="2")  # the first one relays
+    frozen = await harness.start(LEASE_TTL_S="2")
+    agent = await harness.agent("narrow")
+    await knows_tier(harness, other, agent, "narrow")
+    await knows_tier(harness, frozen, agent, "narrow")
     arrived, thawed = asyncio.Event(), asyncio.Event()
 
     async def behave(call: Call) -> None:
@@ -223,17 +227,17 @@ async def test_a_call_that_outlives_its_gateways_lease_counts_once(own_stage: St
         await thawed.wait()
         await echo(call)
 
-    stage.worker.behaviour = behave
-    call = asyncio.create_task(stage.invoke(frozen, agent))
+    harness.worker.behaviour = behave
+    call = asyncio.create_task(harness.invoke(frozen, agent))
     await arrived.wait()
     frozen.process.send_signal(signal.SIGSTOP)
-    assert [fact.outcome for fact in await stage.until_facts(agent, 1)] == ["unknown"]
-    await until_quota(stage, agent, 1, 0)
+    assert [fact.outcome for fact in await harness.until_facts(agent, 1)] == ["unknown"]
+    await until_quota(harness, agent, 1, 0)
 
     thawed.set()
     frozen.process.send_signal(signal.SIGCONT)
     assert (await call)[0] == 200
-    await stage.until_answers(frozen, agent)
-    facts = await stage.until_facts(agent, 2)
+    await harness.until_answers(frozen, agent)
+    facts = await harness.until_facts(agent, 2)
     assert [fact.outcome for fact in facts] == ["unknown", "succeeded"]
-    await until_quota(stage, agent, 2, 0)
+    await until_quota(harness, agent, 2, 0)

@@ -7,16 +7,16 @@ from contextlib import AsyncExitStack
 
 from webhost_contracts import ids
 from webhost_contracts.entitlements import Entitlements
-from webhost_gateway.admission import Admission
-from webhost_gateway.lease import Lease
-from webhost_gateway.outcomes import Outcomes
-from webhost_gateway.records import Invocation, Outcome
-from webhost_gateway.statements import Statements
+from webhost_gateway.ledger.admission import Admission
+from webhost_gateway.ledger.lease import Lease
+from webhost_gateway.ledger.outcomes import Outcomes
+from webhost_gateway.ledger.records import Invocation, Outcome
+from webhost_gateway.ledger.statements import Statements
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database
+from webhost_kit.database.engine import Database
+from webhost_kit.database.migrations import upgrade
 from webhost_kit.errors import LimitExceeded
-from webhost_kit.eventstore import new_id
-from webhost_kit.migrations import upgrade
+from webhost_kit.eventsourcing.store import new_id
 
 from tests.integration.kit.conftest import in_background
 from tests.support.deadline import eventually
@@ -89,7 +89,7 @@ async def test_concurrent_writers_take_exactly_what_there_is(database_url: str) 
         async with asyncio.timeout(60):
             await asyncio.gather(*(caller(number) for number in range(CALLERS)))
             for _, outcomes in gateways:
-                await outcomes.drain()
+                await outcomes.close()
         assert dict(admitted) == {f"usr_{number}": REQUESTS for number in range(USERS)}
         async with database.transaction() as connection:
             quotas = await connection.exec_driver_sql("SELECT requests, in_flight FROM quotas")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.gateway.stage import Gateway, Stage
+from tests.integration.gateway.harness import Gateway, Harness
 from tests.integration.gateway.worker import Behaviour, Call
 from tests.support.deadline import eventually
 
@@ -100,7 +100,7 @@ async def huge(call: Call) -> None:
     ],
 )
 async def test_failures_are_told_apart_and_count(
-    stage: Stage,
+    harness: Harness,
     gateway: Gateway,
     behaviour: Behaviour,
     status: int,
@@ -108,44 +108,44 @@ async def test_failures_are_told_apart_and_count(
     upstream_status: int | None,
     retryable: bool,
 ) -> None:
-    agent = await stage.agent()
-    await stage.until_answers(gateway, agent)
-    stage.worker.behaviour = behaviour
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
+    harness.worker.behaviour = behaviour
     for stream in (False, True):
-        got, body = await stage.invoke(gateway, agent, stream=stream)
+        got, body = await harness.invoke(gateway, agent, stream=stream)
         error = body["error"]
         assert (got, error["code"]) == (status, "RUNTIME_ERROR")
         assert error["details"]["failure"] == failure
         assert error["details"].get("upstreamStatus") == upstream_status
         assert error["details"]["invokeHost"] == "workers.example"
         assert error["retryable"] is retryable
-    facts = (await stage.until_facts(agent, 3))[1:]
+    facts = (await harness.until_facts(agent, 3))[1:]
     assert [(f.outcome, f.errors, f.error_class) for f in facts] == [("failed", 1, "runtime")] * 2
 
 
-async def test_the_snippet_is_short_and_holds_no_secret(stage: Stage, gateway: Gateway) -> None:
-    agent = await stage.agent()
-    await stage.until_answers(gateway, agent)
-    stage.worker.behaviour = answering(b"key sk-abcdefghijkl " + b"x" * 5000, 500)
-    _, body = await stage.invoke(gateway, agent)
+async def test_the_snippet_is_short_and_holds_no_secret(harness: Harness, gateway: Gateway) -> None:
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
+    harness.worker.behaviour = answering(b"key sk-abcdefghijkl " + b"x" * 5000, 500)
+    _, body = await harness.invoke(gateway, agent)
     snippet = body["error"]["details"]["upstreamBodySnippet"]
     assert len(snippet) == 500
     assert snippet.startswith("key [redacted] xxx")
 
 
-async def test_a_call_that_was_never_sent_is_given_back(stage: Stage, gateway: Gateway) -> None:
+async def test_a_call_that_was_never_sent_is_given_back(harness: Harness, gateway: Gateway) -> None:
     """Nobody listens at the Workers' address: no byte was written, nothing is counted."""
-    deaf = await stage.start(WORKERS_CONNECT_TO="127.0.0.1:1")
-    agent = await stage.agent()
-    body = await stage.until_answers(deaf, agent, 502)
+    deaf = await harness.start(WORKERS_CONNECT_TO="127.0.0.1:1")
+    agent = await harness.agent()
+    body = await harness.until_answers(deaf, agent, 502)
     assert body["error"]["details"]["failure"] == "network_error"
 
     async def given_back() -> bool:
-        rows = stage.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+        rows = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
         return [(row["requests"], row["in_flight"]) for row in rows] == [(0, 0)]
 
     await eventually(given_back, "the quota to be given back")
-    assert stage.rows("SELECT * FROM invocations WHERE user_id = %s", agent.user_id) == []
-    await stage.until_answers(gateway, agent)
-    assert len(await stage.until_facts(agent, 1)) == 1
+    assert harness.rows("SELECT * FROM invocations WHERE user_id = %s", agent.user_id) == []
+    await harness.until_answers(gateway, agent)
+    assert len(await harness.until_facts(agent, 1)) == 1
     await deaf.stop()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.gateway.conftest import a_stage
-from tests.integration.gateway.stage import Gateway, Stage
+from tests.integration.gateway.conftest import running_harness
+from tests.integration.gateway.harness import Gateway, Harness
 from tests.integration.gateway.worker import Call, echo
 from tests.support.deadline import eventually
 from tests.support.infra import Nats, Postgres, running_nats, running_postgres
@@ -30,15 +30,15 @@ def nats():
 
 
 @pytest.fixture
-async def frail(postgres: Postgres, nats: Nats, tmp_path: Path) -> AsyncIterator[Stage]:
-    """A stage whose servers may be killed."""
-    async with a_stage(postgres.create_database(), nats.new_account(), tmp_path) as stage:
-        yield stage
+async def frail(postgres: Postgres, nats: Nats, tmp_path: Path) -> AsyncIterator[Harness]:
+    """A harness whose servers may be killed."""
+    async with running_harness(postgres.create_database(), nats.new_account(), tmp_path) as harness:
+        yield harness
 
 
-async def unavailable(stage: Stage, gateway: Gateway, agent) -> bool:
+async def unavailable(harness: Harness, gateway: Gateway, agent) -> bool:
     started = time.monotonic()
-    status, body = await stage.invoke(gateway, agent)
+    status, body = await harness.invoke(gateway, agent)
     assert time.monotonic() - started < BOUND_S
     if status == 200:
         return False
@@ -47,11 +47,11 @@ async def unavailable(stage: Stage, gateway: Gateway, agent) -> bool:
     return True
 
 
-async def test_the_database_goes_away_under_a_call(frail: Stage, postgres: Postgres) -> None:
-    stage = frail
-    gateway = await stage.start()
-    agent = await stage.agent("narrow")
-    await stage.until_answers(gateway, agent)
+async def test_the_database_goes_away_under_a_call(frail: Harness, postgres: Postgres) -> None:
+    harness = frail
+    gateway = await harness.start()
+    agent = await harness.agent("narrow")
+    await harness.until_answers(gateway, agent)
     go_on = asyncio.Event()
     arrived = asyncio.Event()
 
@@ -60,8 +60,8 @@ async def test_the_database_goes_away_under_a_call(frail: Stage, postgres: Postg
         await go_on.wait()
         await echo(call)
 
-    stage.worker.behaviour = held
-    running = asyncio.create_task(stage.invoke(gateway, agent))
+    harness.worker.behaviour = held
+    running = asyncio.create_task(harness.invoke(gateway, agent))
     await arrived.wait()
     postgres.kill()
     try:
@@ -69,48 +69,48 @@ async def test_the_database_goes_away_under_a_call(frail: Stage, postgres: Postg
         # The answer does not wait for the outcome.
         status, _ = await running
         assert status == 200
-        assert await unavailable(stage, gateway, agent)
+        assert await unavailable(harness, gateway, agent)
 
         async def unready() -> bool:
-            return not await stage.ready(gateway)
+            return not await harness.ready(gateway)
 
         await eventually(unready, "the gateway to be unready")
     finally:
         postgres.start()
-    await stage.until_answers(gateway, agent)
-    facts = await stage.until_facts(agent, 3)
+    await harness.until_answers(gateway, agent)
+    facts = await harness.until_facts(agent, 3)
     assert [fact.outcome for fact in facts] == ["succeeded"] * 3
 
     async def settled() -> bool:
-        rows = stage.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+        rows = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
         return [(row["requests"], row["in_flight"]) for row in rows] == [(3, 0)]
 
     await eventually(settled, "3 requests, none in flight")
 
 
-async def test_the_bus_goes_away(frail: Stage, nats: Nats) -> None:
+async def test_the_bus_goes_away(frail: Harness, nats: Nats) -> None:
     """A gateway that cannot hear of a pointer's change refuses, and states its facts later."""
-    stage = frail
-    gateway = await stage.start()
-    agent = await stage.agent("narrow")
-    await stage.until_answers(gateway, agent)
+    harness = frail
+    gateway = await harness.start()
+    agent = await harness.agent("narrow")
+    await harness.until_answers(gateway, agent)
     nats.kill()
     try:
-        await stage.invoke(gateway, agent)
+        await harness.invoke(gateway, agent)
 
         async def refused() -> bool:
-            return await unavailable(stage, gateway, agent)
+            return await unavailable(harness, gateway, agent)
 
         await eventually(refused, "the gateway to refuse")
-        assert not await stage.ready(gateway)
+        assert not await harness.ready(gateway)
     finally:
         nats.start()
-    await stage.until_answers(gateway, agent)
+    await harness.until_answers(gateway, agent)
 
     async def all_stated() -> bool:
-        (row,) = stage.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+        (row,) = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
         # A fact whose acknowledgement was lost is on the stream twice, about one invocation.
-        stated = {envelope.aggregate_id for envelope in await stage.envelopes(agent)}
+        stated = {envelope.aggregate_id for envelope in await harness.envelopes(agent)}
         return len(stated) == row["requests"]
 
     await eventually(all_stated, "a fact for every admitted call", seconds=15)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from tests.integration.gateway.stage import Gateway, Stage
+from tests.integration.gateway.harness import Gateway, Harness
 from tests.integration.gateway.worker import Call
 
 DEADLINE_S = 5
@@ -40,18 +40,18 @@ class Reader:
         return events
 
 
-async def test_a_whole_stream(stage: Stage, gateway: Gateway) -> None:
-    agent = await stage.agent()
-    await stage.until_answers(gateway, agent)
+async def test_a_whole_stream(harness: Harness, gateway: Gateway) -> None:
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
     body = {"input": {"prompt": "a b"}, "sessionId": "ses_1", "traceId": "t1"}
-    async with stage.post(gateway, agent, body, stream=True) as response:
+    async with harness.post(gateway, agent, body, stream=True) as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/event-stream"
         assert response.headers["Cache-Control"] == "no-cache, no-transform"
         assert response.headers["X-Accel-Buffering"] == "no"
         assert "X-Request-Id" in response.headers
         events = await Reader(response).rest()
-    invocation_id = stage.worker.calls[-1].body["invocationId"]
+    invocation_id = harness.worker.calls[-1].body["invocationId"]
     assert events == [
         (
             "meta",
@@ -71,10 +71,10 @@ async def test_a_whole_stream(stage: Stage, gateway: Gateway) -> None:
     ]
 
 
-async def test_no_chunk_waits_for_the_next(stage: Stage, gateway: Gateway) -> None:
+async def test_no_chunk_waits_for_the_next(harness: Harness, gateway: Gateway) -> None:
     """The Worker writes a chunk only once the client has the one before it."""
-    agent = await stage.agent()
-    await stage.until_answers(gateway, agent)
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
     gate = asyncio.Semaphore(0)
 
     async def gated(call: Call) -> None:
@@ -86,8 +86,8 @@ async def test_no_chunk_waits_for_the_next(stage: Stage, gateway: Gateway) -> No
         await call.event("done", {})
         await call.write("", more=False)
 
-    stage.worker.behaviour = gated
-    async with stage.post(gateway, agent, stream=True) as response:
+    harness.worker.behaviour = gated
+    async with harness.post(gateway, agent, stream=True) as response:
         reader = Reader(response)
         names = []
         while (event := await reader.next()) is not None:
@@ -96,9 +96,9 @@ async def test_no_chunk_waits_for_the_next(stage: Stage, gateway: Gateway) -> No
     assert names == ["meta", *["delta"] * 5, "done"]
 
 
-async def test_events_cut_anywhere_arrive_whole(stage: Stage, gateway: Gateway) -> None:
-    agent = await stage.agent()
-    await stage.until_answers(gateway, agent)
+async def test_events_cut_anywhere_arrive_whole(harness: Harness, gateway: Gateway) -> None:
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
 
     async def dribbling(call: Call) -> None:
         await call.start(kind="text/event-stream; charset=utf-8")
@@ -111,16 +111,16 @@ async def test_events_cut_anywhere_arrive_whole(stage: Stage, gateway: Gateway) 
             await call.write(text[place : place + 1])
         await call.write("", more=False)
 
-    stage.worker.behaviour = dribbling
-    async with stage.post(gateway, agent, stream=True) as response:
+    harness.worker.behaviour = dribbling
+    async with harness.post(gateway, agent, stream=True) as response:
         events = await Reader(response).rest()
     assert [name for name, _, _ in events] == ["meta", "delta", "done"]
     assert events[1][2] == {"text": "caf\u00e9"}
 
 
-async def test_what_fails_behind_meta_is_an_error_event(stage: Stage, gateway: Gateway) -> None:
-    agent = await stage.agent()
-    await stage.until_answers(gateway, agent)
+async def test_what_fails_behind_meta_is_an_error_event(harness: Harness, gateway: Gateway) -> None:
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
 
     async def ends_early(call: Call) -> None:
         await call.meta()
@@ -167,21 +167,21 @@ async def test_what_fails_behind_meta_is_an_error_event(stage: Stage, gateway: G
         (floods, "invalid_response"),
     ]
     for behaviour, failure in expected:
-        stage.worker.behaviour = behaviour
-        async with stage.post(gateway, agent, stream=True) as response:
+        harness.worker.behaviour = behaviour
+        async with harness.post(gateway, agent, stream=True) as response:
             assert response.status == 200
             events = await Reader(response).rest()
         assert [name for name, _, _ in events if name != "delta"] == ["meta", "error"]
         error = events[-1][2]["error"]
         assert (error["code"], error["details"]["failure"]) == ("RUNTIME_ERROR", failure)
         assert error["requestId"] == response.headers["X-Request-Id"]
-    facts = await stage.until_facts(agent, 1 + len(expected))
+    facts = await harness.until_facts(agent, 1 + len(expected))
     assert [fact.errors for fact in facts[1:]] == [1] * len(expected)
 
 
-async def test_a_silent_worker_makes_heartbeats(stage: Stage, gateway: Gateway) -> None:
-    agent = await stage.agent()
-    await stage.until_answers(gateway, agent)
+async def test_a_silent_worker_makes_heartbeats(harness: Harness, gateway: Gateway) -> None:
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
     go_on = asyncio.Event()
 
     async def pausing(call: Call) -> None:
@@ -190,8 +190,8 @@ async def test_a_silent_worker_makes_heartbeats(stage: Stage, gateway: Gateway) 
         await call.event("done", {})
         await call.write("", more=False)
 
-    stage.worker.behaviour = pausing
-    async with stage.post(gateway, agent, stream=True) as response:
+    harness.worker.behaviour = pausing
+    async with harness.post(gateway, agent, stream=True) as response:
         reader = Reader(response)
         reading = asyncio.create_task(reader.rest())
         async with asyncio.timeout(DEADLINE_S):
@@ -200,9 +200,9 @@ async def test_a_silent_worker_makes_heartbeats(stage: Stage, gateway: Gateway) 
         assert [event[0] for event in await reading] == ["meta", "done"]
 
 
-async def test_a_client_that_goes_away_cancels_the_call(stage: Stage, gateway: Gateway) -> None:
-    agent = await stage.agent()
-    await stage.until_answers(gateway, agent)
+async def test_a_client_that_goes_away_cancels_the_call(harness: Harness, gateway: Gateway) -> None:
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
     abandoned = asyncio.Queue[str]()
 
     arrived = asyncio.Event()
@@ -217,25 +217,27 @@ async def test_a_client_that_goes_away_cancels_the_call(stage: Stage, gateway: G
         await call.gone()
         await abandoned.put("behind meta")
 
-    stage.worker.behaviour = behind_meta
+    harness.worker.behaviour = behind_meta
     async with asyncio.timeout(DEADLINE_S):
-        async with stage.post(gateway, agent, stream=True) as response:
+        async with harness.post(gateway, agent, stream=True) as response:
             await Reader(response).next()
             response.close()
         assert await abandoned.get() == "behind meta"
-    stage.worker.behaviour = before_meta
-    asking = asyncio.create_task(stage.invoke(gateway, agent, stream=True))
+    harness.worker.behaviour = before_meta
+    asking = asyncio.create_task(harness.invoke(gateway, agent, stream=True))
     async with asyncio.timeout(DEADLINE_S):
         await arrived.wait()
         asking.cancel()
         assert await abandoned.get() == "before meta"
-    facts = await stage.until_facts(agent, 3)
+    facts = await harness.until_facts(agent, 3)
     assert [(fact.errors, fact.outcome) for fact in facts] == [(0, "succeeded")] * 3
 
 
-async def test_a_worker_that_does_not_stream_is_emulated(stage: Stage, gateway: Gateway) -> None:
-    agent = await stage.agent()
-    await stage.until_answers(gateway, agent)
+async def test_a_worker_that_does_not_stream_is_emulated(
+    harness: Harness, gateway: Gateway
+) -> None:
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
 
     async def plain(call: Call) -> None:
         await call.answer(
@@ -248,8 +250,8 @@ async def test_a_worker_that_does_not_stream_is_emulated(stage: Stage, gateway: 
             }
         )
 
-    stage.worker.behaviour = plain
-    async with stage.post(gateway, agent, stream=True) as response:
+    harness.worker.behaviour = plain
+    async with harness.post(gateway, agent, stream=True) as response:
         events = await Reader(response).rest()
     assert [(name, data) for name, _, data in events[1:]] == [
         ("delta", {"text": "all at once"}),

@@ -8,19 +8,19 @@ import sqlalchemy as sa
 from webhost_contracts import ids
 from webhost_contracts.events import AgentCreated, DeploymentActivated, Envelope
 from webhost_contracts.events.base import Event, data_of
-from webhost_gateway import projection
-from webhost_gateway.model import Agent
-from webhost_gateway.sweep import KEPT_MS, remove_old
+from webhost_gateway.ledger.retention import KEPT_MS, remove_old
+from webhost_gateway.routing import projection
+from webhost_gateway.routing.model import Agent
 from webhost_gateway.tables import metadata
+from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database
-from webhost_kit.facts import Fact
-from webhost_kit.migrations import upgrade
-from webhost_kit.reader import Position
+from webhost_kit.database.engine import Database
+from webhost_kit.database.migrations import upgrade
+from webhost_kit.eventsourcing.facts import Fact
 
 from tests.support.schema import differences
 
-NOWHERE = Position("now", 1, None)
+NOWHERE = Checkpoint("now", 1, None)
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ async def test_rows_never_go_back(database: Database) -> None:
     for batch in (batches[0], batches[1], batches[0]):
         async with database.transaction() as connection:
             await projection.fold(connection, batch, NOWHERE)
-    routes, position = await projection.load(database)
-    assert position is None
+    routes, checkpoint = await projection.load(database)
+    assert checkpoint is None
     assert routes.agents == {
         "agt_1": Agent(3, "usr_1", deployment_id="dep_2"),
         "agt_2": Agent(1, "usr_1"),

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import text
-from webhost_kit.bus import Bus, connect
-from webhost_kit.database import Database
-from webhost_kit.eventstore import EVENT_TABLES_SQL
+from webhost_kit.bus.connection import Bus, connect
+from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.store import EVENT_TABLES_SQL
 
 
 @dataclass

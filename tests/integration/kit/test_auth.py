@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from webhost_contracts import ids
-from webhost_kit.auth import TokenVerifier
 from webhost_kit.errors import Unauthenticated, Unavailable
+from webhost_kit.http.auth import TokenVerifier
 
 from tests.integration.kit.conftest import in_background
 from tests.support.deadline import eventually
@@ -81,7 +81,7 @@ async def watched(verifier: TokenVerifier) -> None:
 
 async def test_a_valid_token_names_its_user(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url)
-    async with in_background(verifier.watch()):
+    async with in_background(verifier.run()):
         await watched(verifier)
         token = issuer.token(email="a@example.com", aud="anything")
         principal = await verifier.verify(token)
@@ -92,7 +92,7 @@ async def test_a_valid_token_names_its_user(issuer: Issuer) -> None:
 
 async def test_what_cannot_be_kept_of_a_profile_is_left_out(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url)
-    async with in_background(verifier.watch()):
+    async with in_background(verifier.run()):
         await watched(verifier)
         principal = await verifier.verify(issuer.token(email="a\0", name="\udfff"))
         assert (principal.subject, principal.email, principal.name) == ("alice", None, None)
@@ -100,7 +100,7 @@ async def test_what_cannot_be_kept_of_a_profile_is_left_out(issuer: Issuer) -> N
 
 async def test_an_issuer_is_compared_to_the_letter(issuer: Issuer) -> None:
     verifier = TokenVerifier(f"{issuer.url}/")
-    async with in_background(verifier.watch()):
+    async with in_background(verifier.run()):
         await watched(verifier)
         assert (await verifier.verify(issuer.token(iss=f"{issuer.url}/"))).subject == "alice"
         with pytest.raises(Unauthenticated):
@@ -124,7 +124,7 @@ async def test_an_issuer_is_compared_to_the_letter(issuer: Issuer) -> None:
 )
 async def test_bad_claims_are_refused(issuer: Issuer, claims: dict[str, Any]) -> None:
     verifier = TokenVerifier(issuer.url)
-    async with in_background(verifier.watch()):
+    async with in_background(verifier.run()):
         await watched(verifier)
         with pytest.raises(Unauthenticated):
             await verifier.verify(issuer.token(**claims))
@@ -132,7 +132,7 @@ async def test_bad_claims_are_refused(issuer: Issuer, claims: dict[str, Any]) ->
 
 async def test_audience_and_party_are_checked_where_configured(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url, audience="webhost", authorized_parties=("https://app",))
-    async with in_background(verifier.watch()):
+    async with in_background(verifier.run()):
         await watched(verifier)
         await verifier.verify(issuer.token(aud="webhost", azp="https://app"))
         for claims in ({}, {"aud": "webhost"}, {"aud": "other", "azp": "https://app"}):
@@ -142,7 +142,7 @@ async def test_audience_and_party_are_checked_where_configured(issuer: Issuer) -
 
 async def test_the_algorithm_is_never_the_tokens_choice(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url)
-    async with in_background(verifier.watch()):
+    async with in_background(verifier.run()):
         await watched(verifier)
         claims = {"iss": issuer.url, "sub": "alice", "exp": 2**33}
         unsigned = jwt.encode(claims, None, "none", headers={"kid": "k1"})
@@ -156,7 +156,7 @@ async def test_a_new_key_is_fetched_once_and_a_flood_of_unknown_ones_is_not(
     issuer: Issuer,
 ) -> None:
     verifier = TokenVerifier(issuer.url)
-    async with in_background(verifier.watch()):
+    async with in_background(verifier.run()):
         await watched(verifier)
         before = issuer.fetched
         issuer.keys["k2"] = ec.generate_private_key(ec.SECP256R1())
@@ -180,7 +180,7 @@ async def test_without_any_key_nobody_is_refused_for_good(issuer: Issuer) -> Non
 
 async def test_the_last_good_keys_outlive_the_issuer(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url)
-    async with in_background(verifier.watch()):
+    async with in_background(verifier.run()):
         await watched(verifier)
         issuer.away = True
         assert (await verifier.verify(issuer.token())).subject == "alice"

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from webhost_kit import connection
-from webhost_kit.connection import MAX_HEAD_BYTES
-from webhost_kit.service import Service
+from webhost_kit.http import connection
+from webhost_kit.http.connection import MAX_HEAD_BYTES
+from webhost_kit.process.service import Service
 from webhost_local.ports import free_port
 
 from tests.integration.kit.conftest import in_background
@@ -36,7 +36,7 @@ async def closed(writer: asyncio.StreamWriter) -> None:
 async def listening(app: Any = hello) -> AsyncIterator[int]:
     port = free_port()
     service = Service("test")
-    service.door(app, f"127.0.0.1:{port}")
+    service.serve(app, f"127.0.0.1:{port}")
 
     async def reachable() -> bool:
         try:

@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from sqlalchemy import text
-from webhost_kit.database import VANISHED_AFTER_S, Database
+from webhost_kit.database.engine import VANISHED_AFTER_S, Database
 from webhost_kit.errors import Unavailable
 
 from tests.integration.kit.conftest import House, in_background
@@ -15,7 +15,7 @@ from tests.support.deadline import eventually
 async def test_where_no_connection_becomes_free_the_caller_may_come_again(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhost_kit.database.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("webhost_kit.database.engine.CONNECT_TIMEOUT_S", 1)
     database = Database(database_url, pool_size=1)
     async with database.transaction() as one, database.transaction() as two:
         await one.execute(text("SELECT 1"))
@@ -29,7 +29,7 @@ async def test_where_no_connection_becomes_free_the_caller_may_come_again(
 async def test_a_projector_outlives_a_full_pool(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhost_kit.database.CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("webhost_kit.database.engine.CONNECT_TIMEOUT_S", 0.2)
     house.database = crowded = Database(house.dsn, pool_size=1)
     names = projector(house)
     async with AsyncExitStack() as stack:
@@ -64,7 +64,7 @@ async def test_a_database_that_does_not_answer_holds_nobody_up_for_ever(
 ) -> None:
     async with house.database.transaction() as holder:
         await holder.execute(text("LOCK TABLE names"))
-        monkeypatch.setattr("webhost_kit.database.TRANSACTION_TIMEOUT_S", 0.5)
+        monkeypatch.setattr("webhost_kit.database.engine.TRANSACTION_TIMEOUT_S", 0.5)
         with pytest.raises(Unavailable):
             await house.scalar("SELECT count(*) FROM names")
     assert await house.scalar("SELECT count(*) FROM names") == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from webhost_contracts import subjects
 from webhost_kit.errors import Unavailable
-from webhost_kit.relay import Relay
+from webhost_kit.eventsourcing.relay import Relay
 
 from tests.integration.kit.conftest import House, in_background
 from tests.integration.kit.test_outbox_to_projection import create, projector
@@ -17,9 +17,9 @@ from tests.support.infra import Nats, Postgres
 
 RELAY_PROCESS = """
 import asyncio, sys
-from webhost_kit.bus import connect
+from webhost_kit.bus.connection import connect
 from webhost_kit.errors import Unavailable
-from webhost_kit.relay import Relay
+from webhost_kit.eventsourcing.relay import Relay
 
 async def main():
     await Relay(sys.argv[1], await connect(sys.argv[2], "relay")).run()
@@ -102,7 +102,7 @@ async def test_a_relay_killed_between_publish_and_mark_publishes_again(
 
 async def test_a_killed_database_loses_nothing(house: House, postgres_server: Postgres) -> None:
     relay, names = Relay(house.dsn, house.bus), projector(house)
-    async with in_background(relay.run(), names.run(), house.database.watch(every_s=0.1)):
+    async with in_background(relay.run(), names.run(), house.database.run(every_s=0.1)):
         await create(house, "agt_1", "one")
         await wait_for(house, "SELECT count(*) FROM names", 1, "the first fold")
         postgres_server.kill()

@@ -8,22 +8,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.events import AgentCreated, AgentUpdated
 from webhost_contracts.events.base import by_name
+from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.errors import VersionConflict
-from webhost_kit.eventstore import Circumstances, append
-from webhost_kit.facts import Fact
-from webhost_kit.projector import Projector
-from webhost_kit.reader import Position
-from webhost_kit.relay import Relay
+from webhost_kit.eventsourcing.facts import Fact
+from webhost_kit.eventsourcing.projector import Projector
+from webhost_kit.eventsourcing.relay import Relay
+from webhost_kit.eventsourcing.store import EventMetadata, append
 
 from tests.integration.kit.conftest import House, in_background
 from tests.support.deadline import eventually
 
 TYPES = by_name(AgentCreated, AgentUpdated)
-WHO = Circumstances(actor="test")
+WHO = EventMetadata(actor="test")
 
 
 async def fold_names(
-    connection: AsyncConnection, facts: Sequence[Fact], position: Position
+    connection: AsyncConnection, facts: Sequence[Fact], checkpoint: Checkpoint
 ) -> None:
     for fact in facts:
         assert isinstance(fact.event, AgentCreated | AgentUpdated)
@@ -122,7 +122,7 @@ async def test_a_recreated_stream_halts_the_projector(house: House) -> None:
         await eventually(relayed, "an empty outbox")
 
     async def folded() -> bool:
-        return await house.scalar("SELECT sequence FROM positions") == 1
+        return await house.scalar("SELECT sequence FROM checkpoints") == 1
 
     async with in_background(projector(house).run()):
         await eventually(folded, "the first fold")

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from nats.errors import Error as NatsError
 from webhost_contracts import subjects
-from webhost_kit.publishing import FEW, Message, publish_together
-from webhost_kit.relay import Relay
+from webhost_kit.bus.publishing import FEW, Message, publish_together
+from webhost_kit.eventsourcing.relay import Relay
 
 from tests.integration.kit.conftest import House, in_background
 from tests.integration.kit.test_faults import wait_for

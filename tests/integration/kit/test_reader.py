@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 from webhost_contracts import subjects
+from webhost_kit.bus.reader import Checkpoint, StreamReader
 from webhost_kit.errors import StreamDiverged
-from webhost_kit.reader import Position, StreamReader
 
 from tests.integration.kit.conftest import House
 
 
-async def position_behind_first(house: House, stream: str) -> Position:
+async def position_behind_first(house: House, stream: str) -> Checkpoint:
     async for batch in StreamReader(house.bus, stream, [">"]).batches(None):
         if batch.messages:
-            return batch.position
+            return batch.checkpoint
     raise AssertionError("the reader ended")
 
 
@@ -32,4 +32,4 @@ async def test_another_message_at_the_same_place_is_noticed(
         await anext(StreamReader(house.bus, subjects.EVENTS, [">"]).batches(restored))
 
     first = await anext(StreamReader(house.bus, subjects.EVENTS, [">"]).batches(there))
-    assert first.position == there
+    assert first.checkpoint == there

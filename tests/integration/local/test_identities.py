@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from nats.aio.msg import Msg
 from webhost_contracts import subjects
-from webhost_kit.bus import inbox_prefix
+from webhost_kit.bus.connection import inbox_prefix
 from webhost_local import nats_permissions, nats_server
 from webhost_local.data_dir import DataDir
 from webhost_local.identities import Identities, load_or_make, role, schema
@@ -112,10 +112,10 @@ REQUESTS = {
     **{f"STREAM.PURGE.{stream}": set() for stream in ("EVENTS", "USAGE", "COMMANDS", "KV_TOTALS")},
 }
 QUESTIONS = {
-    subjects.ASK_USAGE: {"api"},
-    subjects.ASK_RECENT_EVENTS: {"api"},
-    subjects.ASK_SET_TIER: set(),
-    subjects.ASK_REBUILD: set(),
+    subjects.RPC_USAGE: {"api"},
+    subjects.RPC_RECENT_EVENTS: {"api"},
+    subjects.RPC_SET_TIER: set(),
+    subjects.RPC_REBUILD: set(),
 }
 
 
@@ -149,14 +149,14 @@ async def test_a_service_hears_only_its_own_questions_and_answers(
         denied.append(str(error).lower())
 
     async def refused() -> bool:
-        return {"ask.billing.>", "_inbox.api.>"} <= {part for e in denied for part in e.split('"')}
+        return {"rpc.billing.>", "_inbox.api.>"} <= {part for e in denied for part in e.split('"')}
 
     async with await nats.connect(bus_url("gateway"), error_cb=on_error) as client:
-        await client.subscribe("ask.gateway.>")
+        await client.subscribe("rpc.gateway.>")
         await client.subscribe("_INBOX.gateway.>")
-        await client.subscribe("ask.billing.>")
+        await client.subscribe("rpc.billing.>")
         await client.subscribe("_INBOX.api.>")
-        await eventually(refused, "the refusal of billing's questions and the api's answers")
+        await eventually(refused, "the refusal of billing's requests and the api's answers")
     assert not any("gateway" in error for error in denied)
 
 
@@ -170,9 +170,9 @@ async def test_a_question_reaches_its_owner_and_the_answer_comes_back(
         await nats.connect(bus_url("billing")) as billing,
         await nats.connect(bus_url("api"), inbox_prefix=inbox_prefix("api")) as api,
     ):
-        await billing.subscribe("ask.billing.usage", cb=answer)
+        await billing.subscribe("rpc.billing.usage", cb=answer)
         await billing.flush()
-        assert (await api.request("ask.billing.usage", b"?", timeout=5)).data == b"42"
+        assert (await api.request("rpc.billing.usage", b"?", timeout=5)).data == b"42"
 
 
 def test_a_role_is_alone_with_its_schema(postgres_server: Postgres, identities: Identities) -> None:

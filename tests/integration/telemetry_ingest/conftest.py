@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from webhost_contracts import ids, signatures, subjects, wire
 from webhost_contracts.events import DeploymentStarted, Envelope, TelemetryAccepted
-from webhost_kit.bus import Bus, connect
+from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.clock import now_ms
-from webhost_kit.eventstore import new_id
+from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import MasterKeys, base64url
 
 from tests.support.infra import Nats

@@ -17,7 +17,7 @@ from webhost_contracts.events import (
 )
 from webhost_kit.errors import Conflict, InvalidRequest, LimitExceeded
 
-from tests.unit.api.givens import (
+from tests.unit.api.builders import (
     DELETED,
     DISABLED,
     ERROR,

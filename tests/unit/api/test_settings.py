@@ -2,7 +2,7 @@
 
 import pytest
 from webhost_api.settings import Settings
-from webhost_kit.settings import load
+from webhost_kit.process.settings import load
 
 GOOD = {
     "WEBHOST_INSTALLATION_ID": "test",

@@ -8,7 +8,7 @@ from webhost_api.model import Agent, AgentStatus, DeploymentStatus
 from webhost_contracts.events import AgentEnabled, DeploymentRetired, Event
 from webhost_kit.errors import Conflict
 
-from tests.unit.api.givens import (
+from tests.unit.api.builders import (
     CREATED,
     DELETED,
     DISABLED,

@@ -22,7 +22,7 @@ from webhost_billing.charging import (
     subtract,
 )
 from webhost_billing.model import GatewaySide, Report, WorkerSide, merge
-from webhost_contracts.questions import Counters
+from webhost_contracts.rpc import Counters
 
 COUNT = st.integers(0, 10**9)
 AT = st.integers(1_700_000_000_000, 1_800_000_000_000)
@@ -79,7 +79,7 @@ by_gateway = reports(gateway=gateway_sides)
 by_worker = reports(worker=worker_sides)
 
 
-def told(order: list[Report]) -> Report:
+def usage_reports(order: list[Report]) -> Report:
     known = None
     for news in order:
         known = merge(known, news)
@@ -116,8 +116,8 @@ def test_the_order_of_arrival_does_not_matter(gateway, worker, random) -> None:
     turns = [0] * len(gateway) + [1] * len(worker)
     random.shuffle(turns)
     interleaved = [next(sides[turn]) for turn in turns]
-    assert told(interleaved) == told([*gateway[:1], *worker[:1]])
-    final = charge(told(interleaved), BOOK)
+    assert usage_reports(interleaved) == usage_reports([*gateway[:1], *worker[:1]])
+    final = charge(usage_reports(interleaved), BOOK)
     expected = {} if final.counters == Counters() else {final.row: final.counters}
     assert charged_step_by_step(interleaved) == expected
     assert charged_step_by_step(order) == expected
@@ -126,8 +126,10 @@ def test_the_order_of_arrival_does_not_matter(gateway, worker, random) -> None:
 @given(by_gateway, by_worker, st.permutations([0, 0, 0, 1, 1, 1]))
 def test_repeated_reports_change_nothing(gateway, worker, turns) -> None:
     order = [(gateway, worker)[turn] for turn in turns]
-    assert told(order) == told([gateway, worker]) == told([worker, gateway])
-    known = told([gateway, worker])
+    assert (
+        usage_reports(order) == usage_reports([gateway, worker]) == usage_reports([worker, gateway])
+    )
+    known = usage_reports([gateway, worker])
     assert merge(known, gateway) is known
     assert merge(known, worker) is known
 
@@ -150,7 +152,7 @@ def test_the_worker_alone(worker) -> None:
 
 @given(by_gateway, by_worker)
 def test_both_together(gateway, worker) -> None:
-    both = told([worker, gateway])
+    both = usage_reports([worker, gateway])
     result: Charge = charge(both, BOOK)
     wall_ms = gateway.gateway.wall_ms
     assert result.counters.requests == 1

@@ -2,7 +2,7 @@
 
 import pytest
 from webhost_billing.decisions import Account, Refused, set_tier
-from webhost_billing.model import report_key, told_by
+from webhost_billing.model import report_key, usage_report_of
 from webhost_contracts import ids
 from webhost_contracts.events import InvocationFinished, TelemetryAccepted, TierChanged
 
@@ -48,8 +48,8 @@ def test_both_reports_of_an_invocation_meet_under_one_key() -> None:
         trace_id="a\x00b",
         provider={"a": "\x00"},
     )
-    gateway = told_by(envelope(USER, "inv_a", invocation), invocation)
-    worker = told_by(envelope(USER, "evt_a", telemetry), telemetry)
+    gateway = usage_report_of(envelope(USER, "inv_a", invocation), invocation)
+    worker = usage_report_of(envelope(USER, "evt_a", telemetry), telemetry)
     assert gateway.key == worker.key == report_key("dep_a", "event:inv_a")
     assert worker.key != report_key("dep_b", "event:inv_a")
     assert worker.report.trace_id == "a\N{REPLACEMENT CHARACTER}b"

@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webhost_billing.charging import PriceBook, UsageRow, add, load_prices
 from webhost_billing.folding import RowChange, fold
-from webhost_billing.model import Report, Told
-from webhost_contracts.questions import Counters
+from webhost_billing.model import Report, UsageReport
+from webhost_contracts.rpc import Counters
 
 from tests.unit.billing.test_charging import by_gateway, by_worker
 
 PRICES: PriceBook = load_prices()
 
-told = st.lists(
+usage_reports = st.lists(
     st.builds(
-        Told,
+        UsageReport,
         key=st.sampled_from([b"a", b"b", b"c"]),
         report=by_gateway | by_worker,
         occurred_at_ms=st.integers(0, 10**12),
@@ -25,7 +25,9 @@ told = st.lists(
 )
 
 
-def folded(batches: list[list[Told]]) -> tuple[dict[bytes, Report], dict[UsageRow, RowChange]]:
+def folded(
+    batches: list[list[UsageReport]],
+) -> tuple[dict[bytes, Report], dict[UsageRow, RowChange]]:
     known: dict[bytes, Report] = {}
     rows: dict[UsageRow, RowChange] = {}
     for batch in batches:
@@ -41,23 +43,23 @@ def folded(batches: list[list[Told]]) -> tuple[dict[bytes, Report], dict[UsageRo
     return known, rows
 
 
-@given(told, st.lists(st.integers(0, 12), max_size=4))
-def test_batches_may_end_anywhere(facts: list[Told], cuts: list[int]) -> None:
+@given(usage_reports, st.lists(st.integers(0, 12), max_size=4))
+def test_batches_may_end_anywhere(facts: list[UsageReport], cuts: list[int]) -> None:
     ends = [0, *sorted(min(cut, len(facts)) for cut in cuts), len(facts)]
     batches = [facts[start:end] for start, end in itertools.pairwise(ends)]
     assert folded(batches) == folded([facts])
 
 
-@given(told)
-def test_rows_hold_what_the_reports_come_to(facts: list[Told]) -> None:
+@given(usage_reports)
+def test_rows_hold_what_the_reports_come_to(facts: list[UsageReport]) -> None:
     reports, rows = folded([facts])
     assert sum(change.reports for change in rows.values()) == len(reports)
     empty = [change for change in rows.values() if change.reports == 0]
     assert all(change.counters == Counters() for change in empty)
 
 
-@given(told)
-def test_the_share_without_telemetry_is_counted(facts: list[Told]) -> None:
+@given(usage_reports)
+def test_the_share_without_telemetry_is_counted(facts: list[UsageReport]) -> None:
     changes = fold({}, facts, PRICES)
     reports = changes.reports.values()
     assert changes.invocations == sum(report.gateway is not None for report in reports)

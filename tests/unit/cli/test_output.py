@@ -4,7 +4,7 @@ import json
 
 import pytest
 from webhost_cli import billing, output, waiting
-from webhost_contracts.questions import Counters, Difference, RebuildProgress
+from webhost_contracts.rpc import Counters, Difference, RebuildProgress
 
 
 def test_json_is_the_answer_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

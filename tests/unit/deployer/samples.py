@@ -28,4 +28,4 @@ ORDER = Deploy(
 def begun() -> Deployment:
     """The deployment as its first fact leaves it."""
     (started,) = begin(ORDER, key_version=2)
-    return evolve(Deployment(order=ORDER), started, START_MS)
+    return evolve(Deployment(command=ORDER), started, START_MS)

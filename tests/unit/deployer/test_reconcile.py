@@ -1,10 +1,10 @@
 """What of a provider's listing goes, and what stays."""
 
 from msgspec.structs import replace
-from webhost_deployer.addresses import worker_name
-from webhost_deployer.listing import ListedRoute, ListedScript
+from webhost_deployer.cloudflare.addresses import worker_name
+from webhost_deployer.cloudflare.inventory import ListedRoute, ListedScript
+from webhost_deployer.cloudflare.reconcile import Plan, plan
 from webhost_deployer.model import Deployment, Phase
-from webhost_deployer.reconcile import Plan, plan
 
 from tests.unit.deployer.samples import AGENT, DEPLOYMENT, begun
 

@@ -252,7 +252,7 @@ def test_whatever_happens_it_ends_and_leaves_nothing_it_does_not_own(
 def test_a_deployment_that_is_refused_has_begun_and_failed() -> None:
     started, failed = begin(ORDER, key_version=2, refusal="Not now.")
     assert isinstance(started, DeploymentStarted)
-    state = evolve(evolve(Deployment(order=ORDER), started, 1), failed, 1)
+    state = evolve(evolve(Deployment(command=ORDER), started, 1), failed, 1)
     assert state.phase is Phase.FAILED
     assert (state.key_version, state.key_generation) == (2, 1)
     assert saga.due_at(state) is None

@@ -3,15 +3,16 @@
 import re
 
 import pytest
+import webhost_worker as worker
 from webhost_contracts.artifacts import Bundle, Module
 from webhost_contracts.bindings import is_reserved
-from webhost_deployer import addresses, scripts, worker
-from webhost_deployer.addresses import CustomDomain, WorkersDev
-from webhost_deployer.scripts import Surroundings
+from webhost_deployer.cloudflare import addresses, scripts
+from webhost_deployer.cloudflare.addresses import CustomDomain, WorkersDev
+from webhost_deployer.cloudflare.scripts import WorkerEnvironment
 
 from tests.unit.deployer.samples import AGENT, DEPLOYMENT, begun
 
-AROUND = Surroundings(
+AROUND = WorkerEnvironment(
     installation_id="ins_0123456789abcdef",
     telemetry_report_url="https://webhost.example/v1/telemetry/report",
     invoke_public_keys={"i1": "aaaa"},
@@ -72,7 +73,7 @@ def test_the_session_worker_is_replaced_by_other_content_and_never_by_an_older_p
 
 
 def test_new_platform_keys_reach_the_session_worker() -> None:
-    rotated = Surroundings(**{**vars(AROUND), "platform_public_keys": {"p2": "cccc"}})
+    rotated = WorkerEnvironment(**{**vars(AROUND), "platform_public_keys": {"p2": "cccc"}})
     assert not scripts.is_current(
         scripts.sessions_script(AROUND).tags, scripts.sessions_script(rotated)
     )

@@ -3,9 +3,9 @@
 import base64
 
 import pytest
-from webhost_deployer.addresses import CustomDomain, WorkersDev
+from webhost_deployer.cloudflare.addresses import CustomDomain, WorkersDev
 from webhost_deployer.settings import Settings
-from webhost_kit.settings import load
+from webhost_kit.process.settings import load
 
 KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
 GOOD = {

@@ -16,7 +16,7 @@ from webhost_contracts.events import (
     TierChanged,
 )
 from webhost_contracts.events.base import data_of
-from webhost_gateway.model import TYPES, Account, Agent, Deployment, RouteTable
+from webhost_gateway.routing.model import TYPES, Account, Agent, Deployment, RouteTable
 
 URL = "https://workers.example/dep/dep_1/invoke"
 
@@ -106,10 +106,10 @@ def test_the_order_across_aggregates_does_not_matter() -> None:
     ]
     results = []
     for order in itertools.permutations(facts):
-        positions = {fact[:2]: place for place, fact in enumerate(order)}
-        if positions["agt_1", 1] > positions["agt_1", 2]:
+        checkpoints = {fact[:2]: place for place, fact in enumerate(order)}
+        if checkpoints["agt_1", 1] > checkpoints["agt_1", 2]:
             continue
-        if positions["dep_1", 1] > positions["dep_1", 2]:
+        if checkpoints["dep_1", 1] > checkpoints["dep_1", 2]:
             continue
         routes = RouteTable()
         for fact in order:

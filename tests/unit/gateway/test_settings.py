@@ -3,7 +3,7 @@
 import pytest
 from webhost_gateway.settings import Settings
 from webhost_kit.keys import base64url
-from webhost_kit.settings import load
+from webhost_kit.process.settings import load
 
 GOOD = {
     "WEBHOST_INSTALLATION_ID": "test",

@@ -1,7 +1,7 @@
 """Server-sent events, however the bytes are split."""
 
 import pytest
-from webhost_gateway.sse import HEARTBEAT, SseEvent, SseReader, SseWriter
+from webhost_gateway.upstream.sse import HEARTBEAT, SseEvent, SseReader, SseWriter
 
 EXPECTED = [
     SseEvent("meta", b'{"sessionId":"s"}'),

@@ -1,7 +1,7 @@
 """What must never stand in a log or an error."""
 
 import pytest
-from webhost_kit.observability import REDACTED, redact, redact_text
+from webhost_kit.process.observability import REDACTED, redact, redact_text
 
 SECRET = "sk-live-0123456789abcdef"
 

@@ -2,7 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from webhost_kit.relay import OutboxRow, in_waves
+from webhost_kit.eventsourcing.relay import OutboxRow, in_waves
 
 
 def row(serial: int, key: str) -> OutboxRow:

@@ -1,7 +1,7 @@
 """A wrong environment ends the process with one clear line."""
 
 import pytest
-from webhost_kit.settings import EXIT_MISCONFIGURED, ServiceSettings, load
+from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings, load
 
 GOOD = {
     "WEBHOST_INSTALLATION_ID": "ins_1",

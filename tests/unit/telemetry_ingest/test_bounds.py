@@ -1,9 +1,9 @@
 """What is remembered and logged at the edge stays bounded."""
 
 from webhost_kit.errors import Unauthenticated
+from webhost_telemetry_ingest.dedupe import DedupeCache
 from webhost_telemetry_ingest.model import Deployment
 from webhost_telemetry_ingest.rejections import LINES_PER_WINDOW, WINDOW_MS, Rejections
-from webhost_telemetry_ingest.seen import Seen
 
 
 def test_one_deployment_cannot_flood_the_log() -> None:
@@ -24,7 +24,7 @@ def test_one_deployment_cannot_flood_the_log() -> None:
 
 
 def test_the_oldest_report_is_forgotten_first() -> None:
-    seen = Seen(most=2)
+    seen = DedupeCache(most=2)
     for number in range(3):
         seen.add(("dep_a", str(number)))
     assert [("dep_a", str(number)) in seen for number in range(3)] == [False, True, True]

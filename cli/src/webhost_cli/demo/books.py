@@ -3,7 +3,7 @@
 from typing import Any
 
 from webhost_contracts.errors import ErrorCode
-from webhost_contracts.questions import RebuildProgress, RebuildQuestion
+from webhost_contracts.rpc import RebuildProgress, RebuildRequest
 from webhost_local.state import Status
 
 from webhost_cli import bus
@@ -102,12 +102,12 @@ def _refusal(api: Api, agent_id: str) -> str:
 
 
 def _rebuild(narrator: Narrator, status: Status, *, dry_run: bool) -> RebuildProgress:
-    question = RebuildQuestion(dry_run=dry_run)
+    request = RebuildRequest(dry_run=dry_run)
     narrator.sent("webhost billing rebuild" + (" --dry-run" if dry_run else ""))
 
     async def work() -> RebuildProgress:
         async with bus.connected(status.nats_url) as client:
-            return await rebuild(client, question, lambda _: None)
+            return await rebuild(client, request, lambda _: None)
 
     result = bus.run(work())
     narrator.got(f"{result.processed} of {result.total} events replayed")

@@ -21,10 +21,10 @@ MESSAGE_ID_HEADER = "Nats-Msg-Id"
 DEAD_REASON_HEADER = "Webhost-Dead-Reason"
 DEAD_SUBJECT_HEADER = "Webhost-Dead-Subject"
 
-ASK_USAGE = "ask.billing.usage"
-ASK_RECENT_EVENTS = "ask.billing.recent-events"
-ASK_REBUILD = "ask.billing.rebuild"
-ASK_SET_TIER = "ask.billing.set-tier"
+RPC_USAGE = "rpc.billing.usage"
+RPC_RECENT_EVENTS = "rpc.billing.recent-events"
+RPC_REBUILD = "rpc.billing.rebuild"
+RPC_SET_TIER = "rpc.billing.set-tier"
 
 
 def event(user_id: str, kind: str, aggregate_id: str) -> str:

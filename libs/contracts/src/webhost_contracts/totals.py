@@ -1,6 +1,6 @@
 """A user's totals of one period, as billing keeps them in the totals bucket for the gateways.
 
-Absolute numbers, never differences. `generation` and `position` say which fold they are from:
+Absolute numbers, never differences. `generation` and `checkpoint` say which fold they are from:
 a reader never replaces totals by older ones.
 """
 
@@ -13,11 +13,11 @@ class Totals(Wire, frozen=True, kw_only=True):
     tokens: int
     compute_ms: int
     generation: int
-    position: int
+    checkpoint: int
 
     def newer_than(self, other: "Totals | None") -> bool:
         """Say whether these totals are from a later fold than `other`."""
-        return other is None or (self.generation, self.position) > (
+        return other is None or (self.generation, self.checkpoint) > (
             other.generation,
-            other.position,
+            other.checkpoint,
         )

@@ -126,7 +126,7 @@ class Retryable(HandlingError):
 
 
 class StreamDiverged(Exception):
-    """A stream is not the one that a position was taken on: it was restored or lost its tail.
+    """A stream is not the one that a checkpoint was taken on: it was restored or lost its tail.
 
     Nothing is folded until an operator has decided what is true.
     """

@@ -14,11 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
-from starlette.routing import Route as Door
+from starlette.routing import Route as Endpoint
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from webhost_local.edge import shapes
-from webhost_local.edge.bodies import read_json
+from webhost_local.edge import schemas
 from webhost_local.edge.errors import (
     ApiError,
     authentication_failed,
@@ -30,7 +29,8 @@ from webhost_local.edge.errors import (
 )
 from webhost_local.edge.model import Route
 from webhost_local.edge.ratelimit import ApiRateLimit
-from webhost_local.edge.scripts_api import ScriptDoors
+from webhost_local.edge.requests import read_json
+from webhost_local.edge.scripts_api import ScriptEndpoints
 from webhost_local.edge.settings import EdgeSettings
 from webhost_local.edge.store import Store
 from webhost_local.edge.workers import Workers
@@ -46,42 +46,42 @@ def build(
     account = {"id": settings.account_id, "name": "local", "type": "standard"}
 
     async def verify(_request: Request) -> JSONResponse:
-        return shapes.success({"id": "local-token", "status": "active"})
+        return schemas.success({"id": "local-token", "status": "active"})
 
     async def user(_request: Request) -> JSONResponse:
-        return shapes.success(USER)
+        return schemas.success(USER)
 
     async def accounts(_request: Request) -> JSONResponse:
-        return shapes.success([account])
+        return schemas.success([account])
 
     async def memberships(_request: Request) -> JSONResponse:
-        return shapes.success(
+        return schemas.success(
             [{"id": "local-membership", "status": "accepted", "account": account}]
         )
 
     async def namespaces(_request: Request) -> JSONResponse:
-        return shapes.success([])
+        return schemas.success([])
 
     async def alive(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     path = f"/accounts/{settings.account_id}"
-    doors = [
-        Door("/user", user, methods=["GET"]),
-        Door("/user/tokens/verify", verify, methods=["GET"]),
-        Door("/accounts", accounts, methods=["GET"]),
-        Door("/memberships", memberships, methods=["GET"]),
-        Door(f"{path}/tokens/verify", verify, methods=["GET"]),
-        Door(f"{path}/storage/kv/namespaces", namespaces, methods=["GET"]),
-        *ScriptDoors(store, workers, settings.workers_dev_subdomain).doors(path),
-        *RouteDoors(store, routes_changed).doors(f"/zones/{settings.zone_id}"),
+    endpoints = [
+        Endpoint("/user", user, methods=["GET"]),
+        Endpoint("/user/tokens/verify", verify, methods=["GET"]),
+        Endpoint("/accounts", accounts, methods=["GET"]),
+        Endpoint("/memberships", memberships, methods=["GET"]),
+        Endpoint(f"{path}/tokens/verify", verify, methods=["GET"]),
+        Endpoint(f"{path}/storage/kv/namespaces", namespaces, methods=["GET"]),
+        *ScriptEndpoints(store, workers, settings.workers_dev_subdomain).endpoints(path),
+        *RouteEndpoints(store, routes_changed).endpoints(f"/zones/{settings.zone_id}"),
     ]
     handlers = {ApiError: _refused, HTTPException: _no_door}
-    api = Starlette(routes=doors, exception_handlers=handlers)  # type: ignore[arg-type]
+    api = Starlette(routes=endpoints, exception_handlers=handlers)  # type: ignore[arg-type]
     return Starlette(
         routes=[
-            Door("/livez", alive),
-            Door("/readyz", alive),
+            Endpoint("/livez", alive),
+            Endpoint("/readyz", alive),
             Mount(PREFIX, Guard(api, settings)),
         ]
     )
@@ -101,7 +101,7 @@ class Guard:
         try:
             self._check(request)
         except ApiError as error:
-            await shapes.failure(error)(scope, receive, send)
+            await schemas.failure(error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -120,13 +120,13 @@ class Guard:
 
 
 async def _refused(_request: Request, error: ApiError) -> Response:
-    return shapes.failure(error)
+    return schemas.failure(error)
 
 
 async def _no_door(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
-        return shapes.failure(method_not_available(request.method))
-    return shapes.failure(no_route(request.url.path.removeprefix(PREFIX)))
+        return schemas.failure(method_not_available(request.method))
+    return schemas.failure(no_route(request.url.path.removeprefix(PREFIX)))
 
 
 class RouteBody(msgspec.Struct):
@@ -134,31 +134,31 @@ class RouteBody(msgspec.Struct):
     script: str | None = None
 
 
-class RouteDoors:
+class RouteEndpoints:
     """The zone's routes. A pattern exists once; its script must exist when it is named."""
 
     def __init__(self, store: Store, changed: Callable[[], None]) -> None:
         self._store = store
         self._changed = changed
 
-    def doors(self, zone: str) -> list[Door]:
+    def endpoints(self, zone: str) -> list[Endpoint]:
         routes = f"{zone}/workers/routes"
         return [
-            Door(routes, self.listing, methods=["GET"]),
-            Door(routes, self.create, methods=["POST"]),
-            Door(f"{routes}/{{id}}", self.get, methods=["GET"]),
-            Door(f"{routes}/{{id}}", self.update, methods=["PUT"]),
-            Door(f"{routes}/{{id}}", self.delete, methods=["DELETE"]),
+            Endpoint(routes, self.listing, methods=["GET"]),
+            Endpoint(routes, self.create, methods=["POST"]),
+            Endpoint(f"{routes}/{{id}}", self.get, methods=["GET"]),
+            Endpoint(f"{routes}/{{id}}", self.update, methods=["PUT"]),
+            Endpoint(f"{routes}/{{id}}", self.delete, methods=["DELETE"]),
         ]
 
     async def listing(self, _request: Request) -> JSONResponse:
-        return shapes.success([shapes.route(r) for r in self._store.routes.values()])
+        return schemas.success([schemas.route(r) for r in self._store.routes.values()])
 
     async def create(self, request: Request) -> JSONResponse:
         return await self._put(request, uuid.uuid4().hex)
 
     async def get(self, request: Request) -> JSONResponse:
-        return shapes.success(shapes.route(self._route(request)))
+        return schemas.success(schemas.route(self._route(request)))
 
     async def update(self, request: Request) -> JSONResponse:
         return await self._put(request, self._route(request).id)
@@ -166,7 +166,7 @@ class RouteDoors:
     async def delete(self, request: Request) -> JSONResponse:
         route = self._route(request)
         self._save({i: r for i, r in self._store.routes.items() if i != route.id})
-        return shapes.success({"id": route.id})
+        return schemas.success({"id": route.id})
 
     async def _put(self, request: Request, route_id: str) -> JSONResponse:
         body = await read_json(request, RouteBody)
@@ -180,7 +180,7 @@ class RouteDoors:
             raise bad_request("The route's script does not exist.", 10019)
         route = Route(route_id, body.pattern, body.script)
         self._save({**self._store.routes, route_id: route})
-        return shapes.success(shapes.route(route))
+        return schemas.success(schemas.route(route))
 
     def _route(self, request: Request) -> Route:
         route = self._store.routes.get(request.path_params["id"])

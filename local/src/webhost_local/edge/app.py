@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
-from webhost_kit.connection import Connection
+from webhost_kit.http.connection import Connection
 
 from webhost_local.edge import api
 from webhost_local.edge.errors import DataDirInUse

@@ -21,7 +21,7 @@ CTX_EXPORTS_DEFAULT_DATE = "2025-11-17"
 
 
 def entry_module(main: str, classes: Iterable[str]) -> str:
-    """Source of the module that workerd starts: the script's own exports and the bindings' door.
+    """Source of the module that workerd starts: its own exports and its bindings' endpoint.
 
     It refuses to start when one of the Durable Object `classes` is not exported, which workerd
     alone would only warn about.

@@ -1,4 +1,4 @@
-"""The Cloudflare API's doors to scripts: upload, read, secrets, subdomain, delete."""
+"""The Cloudflare API's endpoints to scripts: upload, read, secrets, subdomain, delete."""
 
 import asyncio
 import time
@@ -8,10 +8,9 @@ from urllib.parse import quote
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route as Door
+from starlette.routing import Route as Endpoint
 
-from webhost_local.edge import shapes, upload
-from webhost_local.edge.bodies import read_json, read_upload
+from webhost_local.edge import schemas, upload
 from webhost_local.edge.errors import (
     WorkerFailedToStart,
     bad_request,
@@ -22,11 +21,12 @@ from webhost_local.edge.errors import (
     version_not_found,
 )
 from webhost_local.edge.model import Script
+from webhost_local.edge.requests import read_json, read_upload
 from webhost_local.edge.store import Store
 from webhost_local.edge.workers import Workers
 
 
-class ScriptDoors:
+class ScriptEndpoints:
     """Changes to one script are serial; every change is on disk before it is answered."""
 
     def __init__(self, store: Store, workers: Workers, account_subdomain: str) -> None:
@@ -35,28 +35,28 @@ class ScriptDoors:
         self._account_subdomain = account_subdomain
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def doors(self, account: str) -> list[Door]:
+    def endpoints(self, account: str) -> list[Endpoint]:
         workers = f"{account}/workers"
         script = f"{workers}/scripts/{{name}}"
         return [
-            Door(f"{workers}/scripts", self.listing, methods=["GET"]),
-            Door(script, self.put, methods=["PUT"]),
-            Door(script, self.content, methods=["GET"]),
-            Door(script, self.delete, methods=["DELETE"]),
-            Door(f"{script}/settings", self.settings, methods=["GET"]),
-            Door(f"{script}/deployments", self.deployments, methods=["GET"]),
-            Door(f"{script}/deployments", self.deploy_version, methods=["POST"]),
-            Door(f"{script}/versions", self.put_version, methods=["POST"]),
-            Door(f"{script}/script-settings", self.script_settings, methods=["GET", "PATCH"]),
-            Door(f"{script}/references", self.references, methods=["GET"]),
-            Door(f"{script}/subdomain", self.subdomain, methods=["GET", "POST"]),
-            Door(f"{script}/secrets", self.secrets, methods=["GET"]),
-            Door(f"{script}/secrets", self.put_secret, methods=["PUT"]),
-            Door(f"{script}/secrets/{{secret:path}}", self.secret, methods=["GET", "DELETE"]),
-            Door(f"{workers}/services/{{name}}", self.service, methods=["GET"]),
-            Door(f"{workers}/services/{{name}}", self.delete, methods=["DELETE"]),
-            Door(f"{workers}/tails/by-consumer/{{name}}", self.tails, methods=["GET"]),
-            Door(f"{workers}/subdomain", self.account_subdomain, methods=["GET"]),
+            Endpoint(f"{workers}/scripts", self.listing, methods=["GET"]),
+            Endpoint(script, self.put, methods=["PUT"]),
+            Endpoint(script, self.content, methods=["GET"]),
+            Endpoint(script, self.delete, methods=["DELETE"]),
+            Endpoint(f"{script}/settings", self.settings, methods=["GET"]),
+            Endpoint(f"{script}/deployments", self.deployments, methods=["GET"]),
+            Endpoint(f"{script}/deployments", self.deploy_version, methods=["POST"]),
+            Endpoint(f"{script}/versions", self.put_version, methods=["POST"]),
+            Endpoint(f"{script}/script-settings", self.script_settings, methods=["GET", "PATCH"]),
+            Endpoint(f"{script}/references", self.references, methods=["GET"]),
+            Endpoint(f"{script}/subdomain", self.subdomain, methods=["GET", "POST"]),
+            Endpoint(f"{script}/secrets", self.secrets, methods=["GET"]),
+            Endpoint(f"{script}/secrets", self.put_secret, methods=["PUT"]),
+            Endpoint(f"{script}/secrets/{{secret:path}}", self.secret, methods=["GET", "DELETE"]),
+            Endpoint(f"{workers}/services/{{name}}", self.service, methods=["GET"]),
+            Endpoint(f"{workers}/services/{{name}}", self.delete, methods=["DELETE"]),
+            Endpoint(f"{workers}/tails/by-consumer/{{name}}", self.tails, methods=["GET"]),
+            Endpoint(f"{workers}/subdomain", self.account_subdomain, methods=["GET"]),
         ]
 
     def _script(self, request: Request) -> Script:
@@ -68,23 +68,23 @@ class ScriptDoors:
     async def listing(self, request: Request) -> JSONResponse:
         wanted = request.query_params.get("tags")
         found = [
-            shapes.script(script)
+            schemas.script(script)
             for script in sorted(self._store.scripts.values(), key=lambda s: s.name)
-            if not wanted or shapes.has_tags(script, wanted)
+            if not wanted or schemas.has_tags(script, wanted)
         ]
-        return shapes.success(found)
+        return schemas.success(found)
 
     async def put(self, request: Request) -> JSONResponse:
         async with self._locks[request.path_params["name"]]:
             script, startup_ms = await self._accept(request)
             await self._deploy(script)
-        return shapes.success(shapes.upload(script, startup_ms))
+        return schemas.success(schemas.upload(script, startup_ms))
 
     async def put_version(self, request: Request) -> JSONResponse:
         async with self._locks[request.path_params["name"]]:
             self._script(request)
             script, startup_ms = await self._accept(request)
-        return shapes.success(shapes.version(script, startup_ms))
+        return schemas.success(schemas.version(script, startup_ms))
 
     async def deploy_version(self, request: Request) -> JSONResponse:
         body = await read_json(request, DeploymentBody)
@@ -105,7 +105,7 @@ class ScriptDoors:
                         modified_at_ms=upload.now_ms(),
                     )
                 )
-        return shapes.success(shapes.deployment(self._script(request)))
+        return schemas.success(schemas.deployment(self._script(request)))
 
     async def _accept(self, request: Request) -> tuple[Script, int]:
         """The uploaded version, tried and on disk but not in use, and how long it took to start."""
@@ -155,7 +155,7 @@ class ScriptDoors:
         name = request.path_params["name"]
         async with self._locks[name]:
             script = self._script(request)
-            callers = shapes.references(name, self._store.scripts.values())["services"]["incoming"]
+            callers = schemas.references(name, self._store.scripts.values())["services"]["incoming"]
             if callers and request.query_params.get("force") != "true":
                 raise bad_request(
                     f"Worker '{name}' is used by other Workers' service bindings: "
@@ -164,10 +164,10 @@ class ScriptDoors:
                 )
             await self._workers.remove(name)
             self._store.delete(script)
-        return shapes.success(None)
+        return schemas.success(None)
 
     async def settings(self, request: Request) -> JSONResponse:
-        return shapes.success(shapes.settings(self._script(request)))
+        return schemas.success(schemas.settings(self._script(request)))
 
     async def script_settings(self, request: Request) -> JSONResponse:
         script = self._script(request)
@@ -179,31 +179,31 @@ class ScriptDoors:
                     upload.check_tags(body.tags)
                     script = msgspec.structs.replace(script, tags=body.tags)
                     self._store.save(script)
-        return shapes.success({"logpush": False, "tail_consumers": [], "tags": script.tags})
+        return schemas.success({"logpush": False, "tail_consumers": [], "tags": script.tags})
 
     async def deployments(self, request: Request) -> JSONResponse:
-        return shapes.success({"deployments": [shapes.deployment(self._script(request))]})
+        return schemas.success({"deployments": [schemas.deployment(self._script(request))]})
 
     async def references(self, request: Request) -> JSONResponse:
         script = self._script(request)
-        return shapes.success(shapes.references(script.name, self._store.scripts.values()))
+        return schemas.success(schemas.references(script.name, self._store.scripts.values()))
 
     async def service(self, request: Request) -> JSONResponse:
         script = self._store.scripts.get(request.path_params["name"])
         if script is None:
             raise service_not_found()
-        return shapes.success(shapes.service(script))
+        return schemas.success(schemas.service(script))
 
     async def tails(self, request: Request) -> JSONResponse:
         self._script(request)
-        return shapes.success([])
+        return schemas.success([])
 
     async def account_subdomain(self, _request: Request) -> JSONResponse:
-        return shapes.success({"subdomain": self._account_subdomain})
+        return schemas.success({"subdomain": self._account_subdomain})
 
     async def subdomain(self, request: Request) -> JSONResponse:
         if request.method == "GET":
-            return shapes.success(shapes.subdomain(self._script(request)))
+            return schemas.success(schemas.subdomain(self._script(request)))
         body = await read_json(request, SubdomainBody)
         async with self._locks[request.path_params["name"]]:
             script = msgspec.structs.replace(
@@ -212,11 +212,11 @@ class ScriptDoors:
                 previews_enabled=bool(body.previews_enabled),
             )
             self._store.save(script)
-        return shapes.success(shapes.subdomain(script))
+        return schemas.success(schemas.subdomain(script))
 
     async def secrets(self, request: Request) -> JSONResponse:
         script = self._script(request)
-        return shapes.success([b.public() for b in script.bindings if upload.is_secret(b)])
+        return schemas.success([b.public() for b in script.bindings if upload.is_secret(b)])
 
     async def put_secret(self, request: Request) -> JSONResponse:
         body = await read_json(request, SecretBody)
@@ -224,7 +224,7 @@ class ScriptDoors:
             script = upload.with_secret(self._script(request), body.name, body.text)
             self._store.save(script)
             await self._workers.replace(script)
-        return shapes.success({"name": body.name, "type": "secret_text"})
+        return schemas.success({"name": body.name, "type": "secret_text"})
 
     async def secret(self, request: Request) -> JSONResponse:
         name = request.path_params["secret"]
@@ -234,12 +234,12 @@ class ScriptDoors:
             if found is None or not upload.is_secret(found):
                 raise binding_not_found(name)
             if request.method == "GET":
-                return shapes.success(found.public())
+                return schemas.success(found.public())
             kept = [b for b in script.bindings if b is not found]
             script = msgspec.structs.replace(script, bindings=kept, modified_at_ms=upload.now_ms())
             self._store.save(script)
             await self._workers.replace(script)
-        return shapes.success(None)
+        return schemas.success(None)
 
 
 class TrafficBody(msgspec.Struct):

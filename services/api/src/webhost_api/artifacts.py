@@ -11,7 +11,7 @@ from nats.js.errors import ObjectNotFoundError
 from nats.js.object_store import ObjectStore
 from webhost_contracts import subjects, wire
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, checksum_of
-from webhost_kit.bus import Bus
+from webhost_kit.bus.connection import Bus
 from webhost_kit.errors import Unavailable
 
 TIMEOUT_S = 10.0

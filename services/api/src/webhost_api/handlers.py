@@ -16,7 +16,7 @@ from webhost_contracts.commands import DEPLOY, TEAR_DOWN_AGENT, Deploy, TearDown
 from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
 from webhost_contracts.events import AgentDeleted, DeploymentRequested, Envelope, Event
 from webhost_kit.errors import NotFound
-from webhost_kit.eventstore import Circumstances, append, new_id, send
+from webhost_kit.eventsourcing.store import EventMetadata, append, new_id, send
 
 from webhost_api import decisions, model, store
 from webhost_api.decisions import CreateAgent, RequestDeployment, UpdateAgent
@@ -31,7 +31,7 @@ class Caller:
     """Who asks, on what occasion. The user comes from the token and from nowhere else."""
 
     user_id: str
-    circumstances: Circumstances
+    metadata: EventMetadata
 
 
 def agent_not_found() -> NotFound:
@@ -59,7 +59,7 @@ async def create_agent(
     )
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
     event = decisions.create(command, existing or 0, entitlements)
-    who = caller.circumstances
+    who = caller.metadata
     await append(connection, agent_id, caller.user_id, 0, [event], who)
     agent = model.created(agent_id, caller.user_id, event, who.at_ms)
     await store.save(connection, None, agent)
@@ -73,7 +73,7 @@ async def update_agent(
     agent = await _owned(connection, caller, agent_id)
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
     events = decisions.update(agent, command, entitlements)
-    return (await record(connection, agent, events, caller.circumstances)).agent
+    return (await record(connection, agent, events, caller.metadata)).agent
 
 
 async def switch_agent(
@@ -84,13 +84,13 @@ async def switch_agent(
 ) -> Agent:
     """Disable or enable an agent. Raises NotFound."""
     agent = await _owned(connection, caller, agent_id)
-    return (await record(connection, agent, decide(agent), caller.circumstances)).agent
+    return (await record(connection, agent, decide(agent), caller.metadata)).agent
 
 
 async def delete_agent(connection: AsyncConnection, caller: Caller, agent_id: str) -> Agent:
     """Make an agent a tombstone, and let the deployer remove what it has. Raises NotFound."""
     agent = await _owned(connection, caller, agent_id)
-    recorded = await record(connection, agent, decisions.delete(agent), caller.circumstances)
+    recorded = await record(connection, agent, decisions.delete(agent), caller.metadata)
     cause = recorded.envelope_of(AgentDeleted)
     await send(
         connection,
@@ -118,7 +118,7 @@ async def request_deployment(
     agent = await _owned(connection, caller, agent_id)
     tier, entitlements = await tier_of(connection, tiers, caller.user_id)
     events = decisions.request_deployment(agent, command, entitlements)
-    recorded = await record(connection, agent, events, caller.circumstances)
+    recorded = await record(connection, agent, events, caller.metadata)
     cause = recorded.envelope_of(DeploymentRequested)
     deployment = recorded.agent.deployments[command.deployment_id]
     await send(
@@ -157,7 +157,7 @@ async def activate(
     if deployment is None:
         raise deployment_not_found()
     events = decisions.activate(agent, deployment, reason)
-    agent = (await record(connection, agent, events, caller.circumstances)).agent
+    agent = (await record(connection, agent, events, caller.metadata)).agent
     return agent, agent.deployments[deployment_id]
 
 
@@ -179,7 +179,7 @@ class Recorded:
 
 
 async def record(
-    connection: AsyncConnection, agent: Agent, events: Sequence[Event], who: Circumstances
+    connection: AsyncConnection, agent: Agent, events: Sequence[Event], who: EventMetadata
 ) -> Recorded:
     """Append an agent's next facts, and save what `evolve` makes of them."""
     envelopes = await append(connection, agent.id, agent.user_id, agent.version, events, who)

@@ -17,10 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 from webhost_contracts import ids
-from webhost_kit import problems
-from webhost_kit.auth import TokenVerifier
-from webhost_kit.bus import Bus
-from webhost_kit.database import Database
+from webhost_kit.bus.connection import Bus
+from webhost_kit.database.engine import Database
 from webhost_kit.errors import (
     InvalidRequest,
     MethodNotAllowed,
@@ -28,7 +26,9 @@ from webhost_kit.errors import (
     PayloadTooLarge,
     Problem,
 )
-from webhost_kit.eventstore import Circumstances
+from webhost_kit.eventsourcing.store import EventMetadata
+from webhost_kit.http import problems
+from webhost_kit.http.auth import TokenVerifier
 
 from webhost_api.artifacts import Artifacts
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
@@ -42,7 +42,7 @@ MAX_ISSUES = 20
 
 
 @dataclass(frozen=True)
-class House:
+class Dependencies:
     """What the doors work with."""
 
     database: Database
@@ -76,9 +76,9 @@ class DeployRoute(UserRoute):
     max_body_bytes = MAX_DEPLOY_BYTES
 
 
-def house(request: Request) -> House:
+def deps(request: Request) -> Dependencies:
     """Return what the doors work with."""
-    return cast(House, request.app.state.house)
+    return cast(Dependencies, request.app.state.dependencies)
 
 
 def caller(request: Request) -> Caller:
@@ -100,8 +100,8 @@ def deployment_id(deployment_id: Annotated[str, Path(alias="deploymentId")]) -> 
     return deployment_id
 
 
-TheHouse = Annotated[House, Depends(house)]
-TheCaller = Annotated[Caller, Depends(caller)]
+Deps = Annotated[Dependencies, Depends(deps)]
+CurrentCaller = Annotated[Caller, Depends(caller)]
 Limit = Annotated[int, Query(description="1 to 100; what is beyond is clamped.")]
 Cursor = Annotated[str | None, Query(description="The `nextCursor` of the page before.")]
 AgentId = Annotated[str, Depends(agent_id)]
@@ -110,7 +110,7 @@ DeploymentId = Annotated[str, Depends(deployment_id)]
 
 async def key_of(
     request: Request,
-    caller: TheCaller,
+    caller: CurrentCaller,
     idempotency_key: Annotated[
         str | None, Header(description="Makes a repeated request give the first answer again.")
     ] = None,
@@ -128,11 +128,11 @@ async def key_of(
     )
 
 
-TheKey = Annotated[IdempotencyKey | None, Depends(key_of)]
+RequestKey = Annotated[IdempotencyKey | None, Depends(key_of)]
 
 
 async def decide(
-    house: House,
+    deps: Dependencies,
     key: IdempotencyKey | None,
     work: Callable[[AsyncConnection], Awaitable[BaseModel]],
     *,
@@ -146,18 +146,18 @@ async def decide(
 
         return await answer() if key is None else await once(connection, key, answer)
 
-    answer = await house.database.decide(attempt)
+    answer = await deps.database.decide(attempt)
     return Response(answer.body, answer.status, media_type=problems.JSON_TYPE)
 
 
-def answered(shape: BaseModel) -> Response:
+def answered(schema: BaseModel) -> Response:
     """Return a read's answer."""
-    return Response(as_json(shape), media_type=problems.JSON_TYPE)
+    return Response(as_json(schema), media_type=problems.JSON_TYPE)
 
 
-def as_json(shape: BaseModel) -> bytes:
+def as_json(schema: BaseModel) -> bytes:
     """Return an answer's body."""
-    return shape.model_dump_json(by_alias=True).encode()
+    return schema.model_dump_json(by_alias=True).encode()
 
 
 def handle_problems(app: FastAPI) -> None:
@@ -198,15 +198,15 @@ def _issue_of(found: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _authenticated(request: Request) -> Caller:
-    house = cast(House, request.app.state.house)
-    principal = await house.verifier.verify(request.headers.get("Authorization"))
-    circumstances = Circumstances(
+    deps = cast(Dependencies, request.app.state.dependencies)
+    principal = await deps.verifier.verify(request.headers.get("Authorization"))
+    metadata = EventMetadata(
         actor=f"user:{principal.user_id}",
         request_id=request.headers[problems.REQUEST_ID_HEADER],
         traceparent=problems.traceparent_from(request.headers.get("traceparent")),
     )
-    await house.users.ensure(principal, circumstances)
-    return Caller(principal.user_id, circumstances)
+    await deps.users.ensure(principal, metadata)
+    return Caller(principal.user_id, metadata)
 
 
 async def _bounded_body(request: Request, limit: int) -> bytes:

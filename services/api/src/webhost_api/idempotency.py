@@ -16,9 +16,9 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database
+from webhost_kit.database.engine import Database
 from webhost_kit.errors import Conflict, InvalidRequest, Unavailable
-from webhost_kit.eventstore import new_id
+from webhost_kit.eventsourcing.store import new_id
 
 from webhost_api.tables import idempotency
 
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 HEADER = "Idempotency-Key"
 KEPT_MS = 24 * 3600 * 1000
-SWEEP_S = 3600.0
+RETENTION_EVERY_S = 3600.0
 
 _KEY = re.compile(r"^[\x21-\x7e]{1,200}$")
 
@@ -111,8 +111,8 @@ async def once(
     return answer
 
 
-async def sweep(database: Database) -> None:
-    """Remove, for ever, the records that need not be kept any more."""
+async def remove_old(database: Database) -> None:
+    """Remove, again and again, the records that are past their retention."""
     while True:
         try:
             async with database.transaction() as connection:
@@ -120,5 +120,5 @@ async def sweep(database: Database) -> None:
                     sa.delete(idempotency).where(idempotency.c.answered_at_ms < now_ms() - KEPT_MS)
                 )
         except Unavailable:
-            log.info("idempotency records are swept later")
-        await asyncio.sleep(SWEEP_S)
+            log.info("idempotency retention postponed")
+        await asyncio.sleep(RETENTION_EVERY_S)

@@ -8,9 +8,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from webhost_kit import problems
-from webhost_kit.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
 from webhost_kit.errors import InvalidRequest, Problem
+from webhost_kit.http import problems
+from webhost_kit.http.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
 
 log = structlog.get_logger(__name__)
 

@@ -2,7 +2,7 @@
 
 Consumes: `deployment.*` (of the deployer) and `account.*` (of billing) on EVENTS.
 Emits: `agent.deployment_ended|activated|retired` on EVENTS, `TearDown` on COMMANDS.
-Guarantees: the conclusions, the rows and the position are one transaction.
+Guarantees: the conclusions, the rows and the checkpoint are one transaction.
 On replay: a fact at or below the version last folded of its aggregate changes nothing, and a
 deployment ends once.
 """
@@ -23,13 +23,13 @@ from webhost_contracts.events import (
     TierChanged,
 )
 from webhost_contracts.events.base import by_name
-from webhost_kit.bus import Bus
-from webhost_kit.crashpoints import crash_point
-from webhost_kit.database import Database
-from webhost_kit.eventstore import Circumstances, new_id, send
-from webhost_kit.facts import Fact
-from webhost_kit.projector import Projector
-from webhost_kit.reader import Position
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.facts import Fact
+from webhost_kit.eventsourcing.projector import Projector
+from webhost_kit.eventsourcing.store import EventMetadata, new_id, send
+from webhost_kit.process.crashpoints import crash_point
 
 from webhost_api import decisions, model, store
 from webhost_api.handlers import Recorded, record
@@ -54,7 +54,7 @@ class Reactor:
         return Projector("api.reactor", database, bus, subjects.EVENTS, _FILTERS, _TYPES, self.fold)
 
     async def fold(
-        self, connection: AsyncConnection, facts: Sequence[Fact], _position: Position
+        self, connection: AsyncConnection, facts: Sequence[Fact], _checkpoint: Checkpoint
     ) -> None:
         """Fold a batch of facts, in order."""
         for fact in facts:
@@ -136,8 +136,8 @@ async def _tier_changed(
     )
 
 
-def _because_of(envelope: Envelope) -> Circumstances:
-    return Circumstances(
+def _because_of(envelope: Envelope) -> EventMetadata:
+    return EventMetadata(
         actor=ACTOR,
         request_id=envelope.request_id,
         traceparent=envelope.traceparent,

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 from pydantic import Field
-from webhost_kit.settings import UserDoorSettings
+from webhost_kit.process.settings import UserFacingSettings
 
 
-class Settings(UserDoorSettings):
+class Settings(UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     keep_deployments: Annotated[int, Field(ge=1)] = 5

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.artifacts import Artifact
 from webhost_contracts.errors import DeploymentError
-from webhost_kit.database import is_unique_violation
+from webhost_kit.database.engine import is_unique_violation
 from webhost_kit.errors import Conflict
 
 from webhost_api.model import GOOD, Agent, Deployment, DeploymentStatus

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from webhost_kit.eventstore import event_tables
+from webhost_kit.eventsourcing.store import event_tables
 
 metadata = sa.MetaData()
 event_tables(metadata)

@@ -5,9 +5,9 @@ Emits: `user.registered.v1`. Guarantees: once per user, however many first reque
 
 from sqlalchemy.dialects.postgresql import insert
 from webhost_contracts.events import UserRegistered
-from webhost_kit.auth import Principal
-from webhost_kit.database import Database
-from webhost_kit.eventstore import Circumstances, append
+from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.store import EventMetadata, append
+from webhost_kit.http.auth import Principal
 
 from webhost_api.tables import users
 
@@ -21,7 +21,7 @@ class Users:
         self._database = database
         self._known: dict[str, None] = {}
 
-    async def ensure(self, principal: Principal, who: Circumstances) -> None:
+    async def ensure(self, principal: Principal, who: EventMetadata) -> None:
         """Register this caller, unless it was done before. Raises Unavailable."""
         if principal.user_id in self._known:
             return
@@ -30,7 +30,7 @@ class Users:
             del self._known[next(iter(self._known))]
         self._known[principal.user_id] = None
 
-    async def _register(self, principal: Principal, who: Circumstances) -> None:
+    async def _register(self, principal: Principal, who: EventMetadata) -> None:
         row = {
             "user_id": principal.user_id,
             "issuer": principal.issuer,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 from webhost_contracts.periods import period_key
-from webhost_contracts.questions import Counters
+from webhost_contracts.rpc import Counters
 
 from webhost_billing.model import Report
 

@@ -17,7 +17,7 @@ class Account:
 
 
 class Refused(Exception):
-    """The question cannot be granted; the message says why."""
+    """The request cannot be granted; the message says why."""
 
 
 def set_tier(

@@ -7,10 +7,10 @@ sum of what each fact changed, also where a later fact of the same batch takes i
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from webhost_contracts.questions import Counters
+from webhost_contracts.rpc import Counters
 
 from webhost_billing.charging import Charge, PriceBook, UsageRow, add, charge, subtract
-from webhost_billing.model import Report, Told, merge
+from webhost_billing.model import Report, UsageReport, merge
 
 
 @dataclass
@@ -36,10 +36,12 @@ class Changes:
     """How many are now known from both sides, and were not before."""
 
 
-def fold(known: Mapping[bytes, Report], told: Iterable[Told], prices: PriceBook) -> Changes:
+def fold(
+    known: Mapping[bytes, Report], usage_reports: Iterable[UsageReport], prices: PriceBook
+) -> Changes:
     """Return what these facts, in the stream's order, change."""
     changes = Changes()
-    for fact in told:
+    for fact in usage_reports:
         before = changes.reports.get(fact.key) or known.get(fact.key)
         after = merge(before, fact.report)
         if after is before:

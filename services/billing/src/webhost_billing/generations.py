@@ -2,8 +2,8 @@
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts.questions import Counters, Difference
-from webhost_kit.database import Database
+from webhost_contracts.rpc import Counters, Difference
+from webhost_kit.database.engine import Database
 
 from webhost_billing.queries import counters_of
 from webhost_billing.tables import billing_usage, reports, usage_events

@@ -64,7 +64,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return "gateway" if self.worker is None else "both"
 
 
-class Told(msgspec.Struct, frozen=True):
+class UsageReport(msgspec.Struct, frozen=True):
     """One fact of the stream, as a report of one side under the invocation's key."""
 
     key: bytes
@@ -74,12 +74,12 @@ class Told(msgspec.Struct, frozen=True):
     """The Worker's own details as JSON, for display only."""
 
 
-def told_by(envelope: Envelope, fact: Event) -> Told:
+def usage_report_of(envelope: Envelope, fact: Event) -> UsageReport:
     """Return what this fact tells. Raises TypeError for a fact that is not about usage."""
     if isinstance(fact, InvocationFinished):
-        return _told_by_gateway(envelope, fact)
+        return _from_gateway(envelope, fact)
     if isinstance(fact, TelemetryAccepted):
-        return _told_by_worker(envelope, fact)
+        return _from_worker(envelope, fact)
     raise TypeError(f"{fact.type_name()} is not about usage")
 
 
@@ -100,7 +100,7 @@ def report_key(deployment_id: str, dedupe: str) -> bytes:
     return hashlib.blake2b(f"{deployment_id} {dedupe}".encode(), digest_size=KEY_BYTES).digest()
 
 
-def _told_by_gateway(envelope: Envelope, fact: InvocationFinished) -> Told:
+def _from_gateway(envelope: Envelope, fact: InvocationFinished) -> UsageReport:
     # The Worker's entry module reports under the invocation's id.
     dedupe = dedupe_key(envelope.aggregate_id, None, "")
     report = Report(
@@ -115,10 +115,10 @@ def _told_by_gateway(envelope: Envelope, fact: InvocationFinished) -> Told:
             invocation_id=envelope.aggregate_id, errors=fact.errors, wall_ms=fact.wall_ms
         ),
     )
-    return Told(report_key(fact.deployment_id, dedupe), report, envelope.occurred_at_ms)
+    return UsageReport(report_key(fact.deployment_id, dedupe), report, envelope.occurred_at_ms)
 
 
-def _told_by_worker(envelope: Envelope, fact: TelemetryAccepted) -> Told:
+def _from_worker(envelope: Envelope, fact: TelemetryAccepted) -> UsageReport:
     kind, _, identifier = fact.dedupe_key.partition(":")
     report = Report(
         user_id=envelope.user_id,
@@ -138,7 +138,7 @@ def _told_by_worker(envelope: Envelope, fact: TelemetryAccepted) -> Told:
         ),
     )
     provider: Any = fact.provider
-    return Told(
+    return UsageReport(
         report_key(fact.deployment_id, fact.dedupe_key),
         report,
         envelope.occurred_at_ms,

@@ -2,7 +2,7 @@
 
 Consumes: `invocation.finished` and `telemetry.accepted` of USAGE.
 Emits: nothing; notes which users' totals are due (see `totals`), in the same transaction.
-Guarantees: rows and position are one transaction, so each fact counts once. The pointer to the
+Guarantees: rows and checkpoint are one transaction, so each fact counts once. The pointer to the
 live generation is locked for it, so a rebuild swaps between two batches and never inside one.
 On replay: a report that was heard before changes nothing.
 """
@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
-from webhost_kit.bus import Bus
-from webhost_kit.database import Database
-from webhost_kit.facts import Fact
-from webhost_kit.projector import Committed, Projector
-from webhost_kit.reader import Position
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.facts import Fact
+from webhost_kit.eventsourcing.projector import Committed, Projector
 
 from webhost_billing.charging import PriceBook
 from webhost_billing.model import TYPES
@@ -35,7 +35,7 @@ _complete = Counter("webhost_billing_complete_total", "Invocations known from bo
 def projector(database: Database, bus: Bus, prices: PriceBook, committed: Committed) -> Projector:
     """Return what keeps the live generation current."""
 
-    async def fold(connection: AsyncConnection, facts: Sequence[Fact], behind: Position) -> None:
+    async def fold(connection: AsyncConnection, facts: Sequence[Fact], behind: Checkpoint) -> None:
         live = (await connection.execute(_LIVE)).scalar_one()
         changes = await fold_into(connection, live, facts, prices)
         _invocations.inc(changes.invocations)

@@ -5,13 +5,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts.questions import (
+from webhost_contracts.rpc import (
     Counters,
-    RecentEventsAnswer,
-    RecentEventsQuestion,
-    UsageAnswer,
+    RecentEventsReply,
+    RecentEventsRequest,
     UsageEvent,
-    UsageQuestion,
+    UsageReply,
+    UsageRequest,
 )
 
 from webhost_billing.charging import add
@@ -20,10 +20,10 @@ from webhost_billing.decisions import Account
 MOST_EVENTS = 100
 
 
-async def usage(connection: AsyncConnection, question: UsageQuestion) -> UsageAnswer:
+async def usage(connection: AsyncConnection, request: UsageRequest) -> UsageReply:
     """Return a user's usage of one period; zeros where there is none."""
     found = await connection.execute(
-        _USAGE, {"user_id": question.user_id, "period_key": question.period_key}
+        _USAGE, {"user_id": request.user_id, "period_key": request.period_key}
     )
     by_runtime: dict[str, Counters] = {}
     total, updated_at_ms = Counters(), 0
@@ -31,24 +31,24 @@ async def usage(connection: AsyncConnection, question: UsageQuestion) -> UsageAn
         counters = by_runtime[row.runtime_provider] = counters_of(row)
         total = add(total, counters)
         updated_at_ms = max(updated_at_ms, row.updated_at_ms)
-    return UsageAnswer(usage=total, by_runtime=by_runtime, updated_at_ms=updated_at_ms)
+    return UsageReply(usage=total, by_runtime=by_runtime, updated_at_ms=updated_at_ms)
 
 
 async def recent_events(
-    connection: AsyncConnection, question: RecentEventsQuestion
-) -> RecentEventsAnswer:
+    connection: AsyncConnection, request: RecentEventsRequest
+) -> RecentEventsReply:
     """Return the newest of a user's counted events."""
     found = await connection.execute(
         _RECENT,
         {
-            "user_id": question.user_id,
-            "agent_id": question.agent_id,
-            "since_ms": question.since_ms,
-            "errors_only": question.errors_only,
-            "most": min(max(question.limit, 1), MOST_EVENTS),
+            "user_id": request.user_id,
+            "agent_id": request.agent_id,
+            "since_ms": request.since_ms,
+            "errors_only": request.errors_only,
+            "most": min(max(request.limit, 1), MOST_EVENTS),
         },
     )
-    return RecentEventsAnswer(events=tuple(_event(row) for row in found))
+    return RecentEventsReply(events=tuple(_event(row) for row in found))
 
 
 async def account(connection: AsyncConnection, user_id: str) -> Account:

@@ -2,9 +2,9 @@
 
 Consumes: USAGE from its first message, while live folding goes on.
 Emits: nothing on the streams; it states no facts. Progress goes to whoever asked.
-Guarantees: the swap is one transaction, in which both generations stand at the same position;
+Guarantees: the swap is one transaction, in which both generations stand at the same checkpoint;
 until then nothing is changed. One rebuild runs at a time. Memory does not grow with the stream.
-On replay (it died): its rows are of a generation that nobody reads, and are swept at start.
+On replay (it died): its rows are of a generation that is not live; the next start removes them.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.periods import period_key
-from webhost_contracts.questions import Difference, RebuildProgress, RebuildQuestion
-from webhost_kit.bus import Bus
+from webhost_contracts.rpc import Difference, RebuildProgress, RebuildRequest
+from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
-from webhost_kit.crashpoints import crash_point
-from webhost_kit.database import Database
+from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, Unavailable
-from webhost_kit.facts import facts
-from webhost_kit.positions import read_position
+from webhost_kit.eventsourcing.checkpoints import read_checkpoint
+from webhost_kit.eventsourcing.facts import facts
+from webhost_kit.process.crashpoints import crash_point
 
 from webhost_billing import generations, projection
 from webhost_billing.charging import PriceBook
@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 DIFFERENCES_PER_LINE = 500
 
-Tell = Callable[[RebuildProgress], Awaitable[None]]
+SendProgress = Callable[[RebuildProgress], Awaitable[None]]
 
 
 class Refused(Exception):
@@ -68,23 +68,23 @@ class Rebuilder:
         self._bus = bus
         self._prices = prices
         self._totals_due = totals_due
-        self._swept = asyncio.Event()
+        self._clean = asyncio.Event()
 
-    async def rebuild(self, question: RebuildQuestion, tell: Tell) -> None:
-        """Rebuild and tell each step; the last line has `done`, or `refused` with the reason."""
+    async def rebuild(self, request: RebuildRequest, send: SendProgress) -> None:
+        """Rebuild and send each step; the last line has `done`, or `refused` with the reason."""
         try:
-            if question.user_id is not None or question.period_key is not None:
+            if request.user_id is not None or request.period_key is not None:
                 raise Refused("a rebuild of one user or period is not supported yet; rebuild all")
-            await self._swept.wait()
+            await self._clean.wait()
             async with self._alone() as connection:
-                rebuilt = await self._rebuild(connection, question.dry_run, tell)
+                rebuilt = await self._rebuild(connection, request.dry_run, send)
         except (Refused, StreamDiverged) as refusal:
-            await tell(RebuildProgress(processed=0, total=0, refused=str(refusal)))
+            await send(RebuildProgress(processed=0, total=0, refused=str(refusal)))
             return
         await self._purge(rebuilt.dead)
-        await _tell_end(tell, rebuilt, swapped=not question.dry_run)
+        await _send_end(send, rebuilt, swapped=not request.dry_run)
 
-    async def sweep(self) -> None:
+    async def clean_up(self) -> None:
         """Remove what a rebuild that died has left, unless another process rebuilds now.
 
         Once, at start: rebuilds wait for it.
@@ -93,9 +93,9 @@ class Rebuilder:
             async with self._alone():
                 await self._purge_dead()
         except (Refused, Unavailable, DBAPIError) as error:
-            log.info("nothing swept", reason=str(error).partition("\n")[0])
+            log.info("nothing cleaned up", reason=str(error).partition("\n")[0])
         finally:
-            self._swept.set()
+            self._clean.set()
 
     @asynccontextmanager
     async def _alone(self) -> AsyncGenerator[AsyncConnection]:
@@ -113,7 +113,9 @@ class Rebuilder:
                 # The lock goes with its connection, which must not return to the pool.
                 await connection.invalidate()
 
-    async def _rebuild(self, connection: AsyncConnection, dry_run: bool, tell: Tell) -> _Rebuilt:
+    async def _rebuild(
+        self, connection: AsyncConnection, dry_run: bool, send: SendProgress
+    ) -> _Rebuilt:
         total = await self._total()
         await self._purge_dead()
         async with connection.begin():
@@ -125,7 +127,7 @@ class Rebuilder:
                     # Live folding goes on: the less it is ahead, the shorter it is held up.
                     total = await _live_sequence(connection)
                 crash_point("rebuild.folded")
-                await tell(RebuildProgress(processed=replay.sequence, total=total))
+                await send(RebuildProgress(processed=replay.sequence, total=total))
             async with connection.begin():
                 live = await generations.lock(connection)
                 total = await _live_sequence(connection)
@@ -148,15 +150,15 @@ class Rebuilder:
         try:
             await generations.purge(self._database, generation)
         except Unavailable:
-            log.warning("left for the next sweep", generation=generation)
+            log.warning("left for the next cleanup", generation=generation)
 
     async def _total(self) -> int:
         """Return how many messages there are. Raises Refused where the stream lacks some."""
         async with self._database.transaction() as connection:
-            position = await read_position(connection, projection.NAME)
+            checkpoint = await read_checkpoint(connection, projection.NAME)
         stream = await self._bus.js.stream_info(subjects.USAGE)
         state = stream.state
-        if position and position.stream_created_at != str(stream.created):
+        if checkpoint and checkpoint.stream_created_at != str(stream.created):
             raise Refused("the stream is not the one that usage was folded from")
         if state.first_seq > 1:
             raise Refused(
@@ -164,23 +166,23 @@ class Rebuilder:
             )
         if state.messages != state.last_seq:
             raise Refused(f"the stream lacks {state.last_seq - state.messages} of its messages")
-        return position.sequence if position else 0
+        return checkpoint.sequence if checkpoint else 0
 
 
 async def _live_sequence(connection: AsyncConnection) -> int:
     """Return up to where the live generation has been folded."""
-    position = await read_position(connection, projection.NAME)
-    return position.sequence if position else 0
+    checkpoint = await read_checkpoint(connection, projection.NAME)
+    return checkpoint.sequence if checkpoint else 0
 
 
-async def _tell_end(tell: Tell, rebuilt: _Rebuilt, *, swapped: bool) -> None:
-    """Tell the differences, no more in one message than the bus takes, and the end."""
+async def _send_end(send: SendProgress, rebuilt: _Rebuilt, *, swapped: bool) -> None:
+    """SendProgress the differences, no more in one message than the bus takes, and the end."""
     found = rebuilt.differences
     line = RebuildProgress(processed=rebuilt.messages, total=rebuilt.messages)
     while len(found) > DIFFERENCES_PER_LINE:
-        await tell(replace(line, differences=tuple(found[:DIFFERENCES_PER_LINE])))
+        await send(replace(line, differences=tuple(found[:DIFFERENCES_PER_LINE])))
         found = found[DIFFERENCES_PER_LINE:]
-    await tell(replace(line, differences=tuple(found), done=True, swapped=swapped))
+    await send(replace(line, differences=tuple(found), done=True, swapped=swapped))
 
 
 _LOCK = sa.text(

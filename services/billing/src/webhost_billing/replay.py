@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Sequence
 
 from webhost_contracts import subjects
-from webhost_kit.bus import Bus
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.reader import Recorded, StreamReader
 from webhost_kit.errors import StreamDiverged
-from webhost_kit.reader import Recorded, StreamReader
 
 BATCH = 5_000
 SILENCE_S = 30.0

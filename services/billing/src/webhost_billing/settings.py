@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import model_validator
 from webhost_contracts.entitlements import load_tiers
-from webhost_kit.settings import ServiceSettings
+from webhost_kit.process.settings import ServiceSettings
 
 from webhost_billing.charging import load_prices
 

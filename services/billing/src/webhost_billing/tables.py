@@ -5,7 +5,7 @@ hold generations beside each other: `generations` says which one is live, a rebu
 """
 
 import sqlalchemy as sa
-from webhost_kit.eventstore import event_tables
+from webhost_kit.eventsourcing.store import event_tables
 
 metadata = sa.MetaData()
 event_tables(metadata)

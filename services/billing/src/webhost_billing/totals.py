@@ -1,7 +1,7 @@
 """Totals: what counts against the budgets, put where the gateways watch it.
 
 Consumes: the rows noted in `totals_due` by whoever changed usage, in that transaction.
-Emits: absolute totals into the totals bucket, with the generation and position they are from.
+Emits: absolute totals into the totals bucket, with the generation and checkpoint they are from.
 Guarantees: every change is put, however often this process or the bus dies; one replica puts at
 a time, so that what it puts never gets older.
 On replay (at start): all totals of the current period are put again.
@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects, wire
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
-from webhost_kit.bus import Bus
+from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database
+from webhost_kit.database.engine import Database
 
 from webhost_billing import projection
 
@@ -106,7 +106,7 @@ async def _lock(connection: AsyncConnection) -> bool:
 
 
 async def _due(connection: AsyncConnection) -> list[_Due]:
-    """Return what is due, with totals, generation and position of one snapshot."""
+    """Return what is due, with totals, generation and checkpoint of one snapshot."""
     async with connection.begin():
         found = await connection.execute(_READ_DUE, {"name": projection.NAME, "most": MOST})
         return [
@@ -117,7 +117,7 @@ async def _due(connection: AsyncConnection) -> list[_Due]:
                     tokens=int(row.tokens),
                     compute_ms=int(row.compute_ms),
                     generation=row.live,
-                    position=row.position,
+                    checkpoint=row.checkpoint,
                 ),
             )
             for row in found
@@ -133,7 +133,7 @@ async def _done(connection: AsyncConnection, due: Sequence[_Due]) -> None:
                 "users": [one.user_id for one in due],
                 "periods": [one.period_key for one in due],
                 "generation": due[0].totals.generation,
-                "position": due[0].totals.position,
+                "checkpoint": due[0].totals.checkpoint,
             },
         )
 
@@ -153,7 +153,7 @@ _ALL_DUE = sa.text(
 _READ_DUE = sa.text(
     """
     SELECT d.user_id, d.period_key, g.live,
-        coalesce((SELECT sequence FROM positions WHERE name = :name), 0) AS position,
+        coalesce((SELECT sequence FROM checkpoints WHERE name = :name), 0) AS checkpoint,
         coalesce(sum(u.llm_tokens), 0) AS tokens, coalesce(sum(u.compute_ms), 0) AS compute_ms
     FROM (SELECT user_id, period_key FROM totals_due LIMIT :most) d
     JOIN generations g ON g.scope = 'all'
@@ -167,6 +167,6 @@ _FORGET = sa.text(
     DELETE FROM totals_due t
     USING unnest(CAST(:users AS text[]), CAST(:periods AS text[])) AS put (user_id, period_key)
     WHERE (t.user_id, t.period_key) = (put.user_id, put.period_key)
-        AND (t.generation, t.sequence) <= (:generation, :position)
+        AND (t.generation, t.sequence) <= (:generation, :checkpoint)
     """
 )

@@ -11,20 +11,20 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_kit.facts import Fact
+from webhost_kit.eventsourcing.facts import Fact
 
 from webhost_billing.charging import PriceBook
 from webhost_billing.folding import Changes, fold
-from webhost_billing.model import GatewaySide, Report, WorkerSide, told_by
+from webhost_billing.model import GatewaySide, Report, WorkerSide, usage_report_of
 
 
 async def fold_into(
     connection: AsyncConnection, generation: int, facts: Sequence[Fact], prices: PriceBook
 ) -> Changes:
     """Fold these facts into this generation; return what that changed."""
-    told = [told_by(fact.envelope, fact.event) for fact in facts]
-    known = await _known(connection, generation, {one.key for one in told})
-    changes = fold(known, told, prices)
+    usage_reports = [usage_report_of(fact.envelope, fact.event) for fact in facts]
+    known = await _known(connection, generation, {one.key for one in usage_reports})
+    changes = fold(known, usage_reports, prices)
     if changes.reports:
         for statement, rows in (
             (_PUT_REPORTS, _report_rows(generation, changes)),

@@ -12,9 +12,9 @@ from faststream.specification import AsyncAPI
 from nats.aio.client import Client
 from webhost_contracts import commands as contract
 from webhost_contracts.commands import Command, Deploy, TearDown, TearDownAgent
-from webhost_kit.bus import Bus
-from webhost_kit.commands import broker
-from webhost_kit.database import Database
+from webhost_kit.bus.commands import broker
+from webhost_kit.bus.connection import Bus
+from webhost_kit.database.engine import Database
 
 from webhost_deployer.handlers import Handlers
 from webhost_deployer.subscribers import SERVICE, register

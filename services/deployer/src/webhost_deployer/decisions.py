@@ -11,18 +11,18 @@ KEY_GENERATION = 1
 AGENT_DELETED = "The agent was deleted."
 
 
-def begin(order: Deploy, key_version: int, refusal: str | None = None) -> list[Event]:
+def begin(command: Deploy, key_version: int, refusal: str | None = None) -> list[Event]:
     """Take a deployment on, or, for the reason in `refusal`, fail it at once."""
     events: list[Event] = [
         DeploymentStarted(
-            agent_id=order.agent_id,
-            deployment_version=order.deployment_version,
-            runtime_provider=order.runtime_provider,
+            agent_id=command.agent_id,
+            deployment_version=command.deployment_version,
+            runtime_provider=command.runtime_provider,
             key_version=key_version,
             key_generation=KEY_GENERATION,
         )
     ]
     if refusal is not None:
         error = DeploymentError(step="start", message=refusal)
-        events.append(DeploymentFailed(agent_id=order.agent_id, error=error))
+        events.append(DeploymentFailed(agent_id=command.agent_id, error=error))
     return events

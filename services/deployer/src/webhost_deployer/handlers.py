@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.commands import Deploy, TearDown, TearDownAgent
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database
+from webhost_kit.database.engine import Database
 from webhost_kit.errors import Permanent
 
 from webhost_deployer import decisions, store
@@ -27,13 +27,13 @@ class Handlers:
         self._key_version = newest_key_version
         self._wake = wake
 
-    async def deploy(self, order: Deploy) -> None:
+    async def deploy(self, command: Deploy) -> None:
         """Take the deployment on; the runner does the work."""
-        await self._begin(order, None)
+        await self._begin(command, None)
 
-    async def deploy_died(self, order: Deploy, reason: str) -> None:
+    async def deploy_died(self, command: Deploy, reason: str) -> None:
         """Fail a deployment that could not be taken on, so that nobody waits for it."""
-        await self._begin(order, "The deploy command could not be handled.")
+        await self._begin(command, "The deploy command could not be handled.")
 
     async def tear_down(self, command: TearDown) -> None:
         """Note from when on nothing of a retired deployment shall be left."""
@@ -61,15 +61,15 @@ class Handlers:
         await self._database.decide(work)
         self._wake()
 
-    async def _begin(self, order: Deploy, refusal: str | None) -> None:
+    async def _begin(self, command: Deploy, refusal: str | None) -> None:
         async def work(connection: AsyncConnection) -> None:
-            await store.lock_agent(connection, order.agent_id)
-            if await store.load(connection, order.deployment_id) is not None:
+            await store.lock_agent(connection, command.agent_id)
+            if await store.load(connection, command.deployment_id) is not None:
                 return
-            deleted = await store.is_deleted(connection, order.agent_id)
+            deleted = await store.is_deleted(connection, command.agent_id)
             reason = refusal or (decisions.AGENT_DELETED if deleted else None)
-            events = decisions.begin(order, self._key_version, reason)
-            await store.record(connection, Deployment(order=order), events, now_ms())
+            events = decisions.begin(command, self._key_version, reason)
+            await store.record(connection, Deployment(command=command), events, now_ms())
 
         await self._database.decide(work)
         self._wake()

@@ -6,7 +6,7 @@ from typing import LiteralString
 
 import psycopg
 from psycopg.rows import TupleRow
-from webhost_kit.database import connect_arguments
+from webhost_kit.database.engine import connect_arguments
 
 
 class Lock:

@@ -50,7 +50,7 @@ class Deployment(Wire, frozen=True, kw_only=True):
     instruction: from then on nothing of this deployment shall be at the provider.
     """
 
-    order: Deploy
+    command: Deploy
     version: int = 0
     phase: Phase = Phase.DEPLOYING
     key_version: int = 0
@@ -66,7 +66,7 @@ class Deployment(Wire, frozen=True, kw_only=True):
     @property
     def id(self) -> str:
         """Return the deployment's id."""
-        return self.order.deployment_id
+        return self.command.deployment_id
 
     @property
     def ended(self) -> bool:

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from webhost_contracts.artifacts import Bundle
 
-from webhost_deployer.listing import ListedRoute, ListedScript
+from webhost_deployer.cloudflare.inventory import ListedRoute, ListedScript
 from webhost_deployer.model import Deployment
 
 

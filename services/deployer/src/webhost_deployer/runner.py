@@ -10,11 +10,11 @@ import psycopg
 import structlog
 from prometheus_client import Gauge
 from webhost_kit.clock import now_ms
-from webhost_kit.database import Database
+from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
 
 from webhost_deployer import store
-from webhost_deployer.agent_work import AgentWork
+from webhost_deployer.executor import Executor
 from webhost_deployer.locks import held
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ _active = Gauge("webhost_deployer_active_agents", "Agents that this process work
 class Runner:
     """Works what is due off for as long as it runs."""
 
-    def __init__(self, database: Database, work: AgentWork) -> None:
+    def __init__(self, database: Database, work: Executor) -> None:
         self._database = database
         self._work = work
         self._wake = asyncio.Event()
@@ -74,7 +74,7 @@ class Runner:
                 with _active.track_inprogress():
                     async with held(self._database.dsn, f"agent {agent_id}") as lock:
                         if lock is not None:
-                            await self._work.work_off(agent_id, lock)
+                            await self._work.execute(agent_id, lock)
             except (Unavailable, psycopg.OperationalError, OSError) as error:
                 log.warning("work interrupted", agent=agent_id, error=str(error))
             except Exception:

@@ -2,9 +2,9 @@
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from webhost_kit.keys import MasterKeys, Signer, parse_public_keys, parse_signers
-from webhost_kit.settings import Address, ServiceSettings
+from webhost_kit.process.settings import Address, ServiceSettings
 
-from webhost_deployer.addresses import CustomDomain, Routing, WorkersDev
+from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, WorkersDev
 
 
 class Settings(ServiceSettings):

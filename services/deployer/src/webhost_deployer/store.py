@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import wire
 from webhost_contracts.events.base import Event
 from webhost_kit.errors import VersionConflict
-from webhost_kit.eventstore import Circumstances, append
+from webhost_kit.eventsourcing.store import EventMetadata, append
 
 from webhost_deployer import saga
 from webhost_deployer.model import Deployment, evolve
@@ -76,7 +76,7 @@ async def save(connection: AsyncConnection, state: Deployment) -> None:
         ),
         {
             "id": state.id,
-            "agent_id": state.order.agent_id,
+            "agent_id": state.command.agent_id,
             "phase": state.phase,
             "due_at_ms": saga.due_at(state),
             "state": wire.encode(state).decode(),
@@ -95,15 +95,15 @@ async def record(
     stored = await load(connection, state.id) or state
     if stored.version != state.version:
         raise VersionConflict(state.id)
-    order = stored.order
-    circumstances = Circumstances(
+    command = stored.command
+    metadata = EventMetadata(
         actor=ACTOR,
-        request_id=order.request_id,
-        traceparent=order.traceparent,
-        causation_id=order.causation_id,
+        request_id=command.request_id,
+        traceparent=command.traceparent,
+        causation_id=command.causation_id,
         at_ms=at_ms,
     )
-    await append(connection, state.id, order.user_id, stored.version, events, circumstances)
+    await append(connection, state.id, command.user_id, stored.version, events, metadata)
     for event in events:
         stored = evolve(stored, event, at_ms)
     await save(connection, stored)

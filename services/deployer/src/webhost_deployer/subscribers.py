@@ -1,14 +1,14 @@
 """The bus door: which command goes to which handler.
 
 Consumes: `cmd.deployer.deploy.*`, `cmd.deployer.tear-down.*`, `cmd.deployer.tear-down-agent.*`.
-Guarantees, retries and dead letters: see `webhost_kit.commands`.
+Guarantees, retries and dead letters: see `webhost_kit.bus.commands`.
 """
 
 from faststream.nats import NatsBroker
 from webhost_contracts import commands as contract
 from webhost_contracts.commands import Deploy, TearDown, TearDownAgent
-from webhost_kit.bus import Bus
-from webhost_kit.commands import subscribe
+from webhost_kit.bus.commands import subscribe
+from webhost_kit.bus.connection import Bus
 
 from webhost_deployer.handlers import Handlers, nothing_to_tell
 

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
-from webhost_kit.eventstore import event_tables
+from webhost_kit.eventsourcing.store import event_tables
 
 metadata = sa.MetaData()
 event_tables(metadata)
@@ -30,8 +30,8 @@ agent_teardowns = sa.Table(
 )
 """The tombstones of deleted agents. `due_at_ms` is null once the sessions are purged."""
 
-call_limits = sa.Table(
-    "call_limits",
+rate_limits = sa.Table(
+    "rate_limits",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("tokens", sa.Double, nullable=False),

@@ -1,65 +1,65 @@
 """The composition root: what the gateway consists of, and in which order it ends."""
 
-from webhost_kit.auth import TokenVerifier
-from webhost_kit.bus import connect
-from webhost_kit.database import Database
+from webhost_kit.bus.connection import connect
+from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.relay import Relay
+from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.keys import parse_signers
-from webhost_kit.relay import Relay
-from webhost_kit.service import Service
+from webhost_kit.process.service import Service
 
-from webhost_gateway import projection
-from webhost_gateway.admission import Admission
 from webhost_gateway.invoke import Invoker, Limits
-from webhost_gateway.lease import Lease
-from webhost_gateway.outcomes import Outcomes
-from webhost_gateway.routes import Door
+from webhost_gateway.ledger.admission import Admission
+from webhost_gateway.ledger.lease import Lease
+from webhost_gateway.ledger.outcomes import Outcomes
+from webhost_gateway.ledger.retention import Retention
+from webhost_gateway.ledger.statements import Statements
+from webhost_gateway.routes import InvokeApp
+from webhost_gateway.routing import projection
+from webhost_gateway.routing.totals import TotalsWatch
 from webhost_gateway.settings import Settings
-from webhost_gateway.statements import Statements
-from webhost_gateway.sweep import sweep
-from webhost_gateway.totals import TotalsWatch
-from webhost_gateway.upstream import Upstream
+from webhost_gateway.upstream.worker import Upstream
 
 RELAY_LINGER_S = 0.02
 """Facts of a moment are published together: the calls that are under way go first."""
 
 
-async def main(settings: Settings) -> None:
-    """Run the gateway until it is told to stop."""
+async def compose(service: Service, settings: Settings) -> None:
+    """Add the gateway's parts to the service."""
     dsn = settings.database_url.get_secret_value()
     signers = parse_signers(settings.invoke_private_keys.get_secret_value(), "INVOKE_PRIVATE_KEYS")
-    service = Service("gateway")
-    bus = await connect(settings.nats_url.get_secret_value(), "gateway")
-    service.stack.push_async_callback(bus.close)
-    database = Database(dsn)
-    service.stack.push_async_callback(database.close)
-    routes, position = await projection.load(database)
-    projector = projection.projector(database, bus)
-    follower = projection.follower(bus, routes)
-    totals = TotalsWatch(bus)
-    relay = Relay(dsn, bus, linger_s=RELAY_LINGER_S)
-    verifier = TokenVerifier(
-        settings.issuer,
-        audience=settings.jwt_audience,
-        authorized_parties=settings.jwt_authorized_parties,
+    bus = service.add("bus", await connect(settings.nats_url.get_secret_value(), service.name))
+    database = service.add("database", Database(dsn))
+    routes, checkpoint = await projection.load(database)
+    service.add("projection", projection.projector(database, bus))
+    memory = service.add("routes", projection.memory(bus, routes, checkpoint))
+    totals = service.add("totals", TotalsWatch(bus))
+    service.add("relay", Relay(dsn, bus, linger_s=RELAY_LINGER_S))
+    verifier = service.add(
+        "issuer",
+        TokenVerifier(
+            settings.issuer,
+            audience=settings.jwt_audience,
+            authorized_parties=settings.jwt_authorized_parties,
+        ),
     )
-    lease = Lease(database, ttl_s=settings.lease_ttl_s)
-    service.stack.push_async_callback(lease.release)
-    admitting, recording = Statements(dsn), Statements(dsn)
-    service.stack.push_async_callback(admitting.close)
-    service.stack.push_async_callback(recording.close)
-    outcomes = Outcomes(recording)
-    service.stack.push_async_callback(outcomes.drain)
-    admission = Admission(admitting, lease, outcomes)
-    upstream = Upstream(
-        signers[0],
-        connect_to=settings.workers_connect_to,
-        first_byte_timeout_s=settings.first_byte_timeout_s,
+    lease = service.add("lease", Lease(database, ttl_s=settings.lease_ttl_s))
+    recording = service.add("recording", Statements(dsn))
+    outcomes = service.add("outcomes", Outcomes(recording))
+    admitting = service.add("admitting", Statements(dsn))
+    admission = service.add("admission", Admission(admitting, lease, outcomes))
+    service.add("retention", Retention(database))
+    upstream = service.add(
+        "upstream",
+        Upstream(
+            signers[0],
+            connect_to=settings.workers_connect_to,
+            first_byte_timeout_s=settings.first_byte_timeout_s,
+        ),
     )
-    service.stack.push_async_callback(upstream.close)
     invoker = Invoker(
         verifier=verifier,
         routes=routes,
-        follower=follower,
+        memory=memory,
         totals=totals,
         admission=admission,
         outcomes=outcomes,
@@ -71,28 +71,7 @@ async def main(settings: Settings) -> None:
             agent_requests_per_minute=settings.agent_requests_per_minute,
         ),
     )
-    door = Door(invoke=invoker.answer, stream=invoker.stream, origins=settings.cors_allowed_origins)
-    service.door(door, settings.listen)
-    service.operations_door(settings.ops_listen)
-    service.work("database", database.watch())
-    service.work("issuer", verifier.watch())
-    service.work("projection", projector.run())
-    service.work("routes", follower.run(position))
-    service.work("totals", totals.run())
-    service.work("lease", lease.run())
-    service.work("admission", admission.run())
-    service.work("outcomes", outcomes.run())
-    service.work("relay", relay.run())
-    service.work("sweep", sweep(database))
-    for name, check in {
-        "database": database.check,
-        "lease": lease.check,
-        "bus": bus.check,
-        "routes": follower.check,
-        "projection": projector.check,
-        "totals": totals.check,
-        "relay": relay.check,
-        "issuer": verifier.check,
-    }.items():
-        service.readiness.add(name, check)
-    await service.run()
+    app = InvokeApp(
+        invoke=invoker.answer, stream=invoker.stream, origins=settings.cors_allowed_origins
+    )
+    service.serve(app, settings.listen)

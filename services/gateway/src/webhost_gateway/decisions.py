@@ -24,7 +24,7 @@ from webhost_kit.errors import (
     Unavailable,
 )
 
-from webhost_gateway.model import RouteTable
+from webhost_gateway.routing.model import RouteTable
 
 AGENTCORE = "agentcore"
 BUILT_PROVIDERS = frozenset({"cloudflare"})

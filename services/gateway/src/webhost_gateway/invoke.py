@@ -17,23 +17,23 @@ from webhost_contracts import ids
 from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
 from webhost_contracts.invoke import PROTOCOL
 from webhost_contracts.periods import period_key
-from webhost_kit.auth import Principal, TokenVerifier
 from webhost_kit.clock import now_ms
-from webhost_kit.crashpoints import crash_point
 from webhost_kit.errors import RuntimeFailed, Unauthenticated, Unavailable
-from webhost_kit.eventstore import new_id
-from webhost_kit.follower import Follower
+from webhost_kit.eventsourcing.memory import InMemoryProjection
+from webhost_kit.eventsourcing.store import new_id
+from webhost_kit.http.auth import Principal, TokenVerifier
+from webhost_kit.process.crashpoints import crash_point
 
 from webhost_gateway import decisions
-from webhost_gateway.admission import Admission
-from webhost_gateway.model import RouteTable
-from webhost_gateway.outcomes import Outcomes
+from webhost_gateway.ledger.admission import Admission
+from webhost_gateway.ledger.outcomes import Outcomes
+from webhost_gateway.ledger.records import Invocation, Outcome
 from webhost_gateway.ratelimit import RateLimit
-from webhost_gateway.records import Invocation, Outcome
 from webhost_gateway.routes import MAX_BODY_BYTES, Request
-from webhost_gateway.stream import ClientStream
-from webhost_gateway.totals import TotalsWatch
-from webhost_gateway.upstream import Call, NotSent, Upstream
+from webhost_gateway.routing.model import RouteTable
+from webhost_gateway.routing.totals import TotalsWatch
+from webhost_gateway.upstream.stream import ClientStream
+from webhost_gateway.upstream.worker import Call, NotSent, Upstream
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Invoker:
         *,
         verifier: TokenVerifier,
         routes: RouteTable,
-        follower: Follower,
+        memory: InMemoryProjection,
         totals: TotalsWatch,
         admission: Admission,
         outcomes: Outcomes,
@@ -63,7 +63,7 @@ class Invoker:
     ) -> None:
         self._verifier = verifier
         self._routes = routes
-        self._follower = follower
+        self._memory = memory
         self._totals = totals
         self._admission = admission
         self._outcomes = outcomes
@@ -125,7 +125,7 @@ class Invoker:
         entitlements = self._entitlements_of(user_id)
         self._check_rate(user_id, request.agent_id, entitlements)
         asked = decisions.parse(await request.body(MAX_BODY_BYTES))
-        if not self._follower.usable:
+        if not self._memory.usable:
             raise Unavailable("The gateway is catching up; try again shortly.")
         target = decisions.target_of(self._routes, user_id, request.agent_id)
         decisions.check_tier(target.runtime_provider, entitlements)
@@ -180,13 +180,13 @@ class Invoker:
     async def _on_record(
         self, request: Request, invocation: Invocation, call: Call
     ) -> AsyncGenerator[None]:
-        """Bound the call in time; record its outcome, or give it back if nothing was sent."""
+        """Bound the call in time; record its outcome, or release it if nothing was sent."""
         started_s = monotonic()
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 yield
         except NotSent:
-            self._outcomes.give_back(invocation)
+            self._outcomes.release(invocation)
             raise
         except asyncio.CancelledError:
             # The client went away: no error of the agent's.

@@ -1,16 +1,16 @@
-"""The HTTP door, raw ASGI: paths, CORS, and from a failure to its answer.
+"""The HTTP endpoints, raw ASGI: paths, CORS, and from a failure to its answer.
 
-Guarantees: see `webhost_kit.asgi`; answers to browsers of the allowed origins carry the CORS
+Guarantees: see `webhost_kit.http.asgi`; answers to browsers of the allowed origins carry the CORS
 headers, errors too.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from webhost_kit import asgi, problems
-from webhost_kit.asgi import ClientGone, Headers, Receive, Send
-from webhost_kit.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
 from webhost_kit.errors import MethodNotAllowed, NotFound, Problem
+from webhost_kit.http import asgi, problems
+from webhost_kit.http.asgi import ClientGone, Headers, Receive, Send
+from webhost_kit.http.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
 
 from webhost_gateway.ratelimit import TooManyRequests
 
@@ -46,7 +46,7 @@ class Request(asgi.Request):
             self.always += [(b"access-control-allow-origin", self.headers[b"origin"]), *_CORS]
 
     async def preflight(self) -> None:
-        """Answer a browser's question before its request."""
+        """Answer a browser's request before its request."""
         await self.start(204, _PREFLIGHT if self.origin_allowed else [])
         await self.write(b"", more=False)
 
@@ -54,7 +54,7 @@ class Request(asgi.Request):
 Handler = Callable[[Request], Awaitable[None]]
 
 
-class Door:
+class InvokeApp:
     """The ASGI application."""
 
     def __init__(self, *, invoke: Handler, stream: Handler, origins: tuple[str, ...]) -> None:

@@ -2,10 +2,10 @@
 
 from pydantic import SecretStr, model_validator
 from webhost_kit.keys import parse_signers
-from webhost_kit.settings import Address, UserDoorSettings
+from webhost_kit.process.settings import Address, UserFacingSettings
 
 
-class Settings(UserDoorSettings):
+class Settings(UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     invoke_private_keys: SecretStr

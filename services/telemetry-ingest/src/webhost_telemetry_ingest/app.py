@@ -1,36 +1,26 @@
 """The composition root: what telemetry-ingest consists of, and in which order it ends."""
 
-from webhost_kit.bus import connect
-from webhost_kit.database import Database
-from webhost_kit.service import Service
+from webhost_kit.bus.connection import connect
+from webhost_kit.database.engine import Database
+from webhost_kit.process.service import Service
 
 from webhost_telemetry_ingest import projection
 from webhost_telemetry_ingest.batcher import Batcher
 from webhost_telemetry_ingest.reports import Reports
-from webhost_telemetry_ingest.routes import Door
+from webhost_telemetry_ingest.routes import ReportApp
 from webhost_telemetry_ingest.settings import Settings
 
 
-async def main(settings: Settings) -> None:
-    """Run telemetry-ingest until it is told to stop."""
-    service = Service("telemetry-ingest")
-    bus = await connect(settings.nats_url.get_secret_value(), "telemetry-ingest")
-    service.stack.push_async_callback(bus.close)
-    database = Database(settings.database_url.get_secret_value(), pool_size=2)
-    service.stack.push_async_callback(database.close)
-    deployments, position = await projection.load(database)
-    projector = projection.projector(database, bus)
-    follower = projection.follower(bus, deployments)
-    batcher = Batcher(bus)
-    door = Door(Reports(settings.master_keys, deployments, batcher))
-    service.door(door, settings.listen)
-    service.operations_door(settings.ops_listen)
-    service.work("database", database.watch())
-    service.work("projection", projector.run())
-    service.work("deployments", follower.run(position))
-    service.work("batches", batcher.run())
-    service.readiness.add("database", database.check)
-    service.readiness.add("bus", bus.check)
-    service.readiness.add("deployments", follower.check)
-    service.readiness.add("projection", projector.check)
-    await service.run()
+async def compose(
+    service: Service, settings: Settings, *, batcher_class: type[Batcher] = Batcher
+) -> None:
+    """Add telemetry-ingest's parts to the service."""
+    bus = service.add("bus", await connect(settings.nats_url.get_secret_value(), service.name))
+    database = service.add(
+        "database", Database(settings.database_url.get_secret_value(), pool_size=2)
+    )
+    deployments, checkpoint = await projection.load(database)
+    service.add("projection", projection.projector(database, bus))
+    service.add("deployments", projection.memory(bus, deployments, checkpoint))
+    batcher = service.add("batches", batcher_class(bus))
+    service.serve(ReportApp(Reports(settings.master_keys, deployments, batcher)), settings.listen)

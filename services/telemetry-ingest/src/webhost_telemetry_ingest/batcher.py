@@ -13,9 +13,9 @@ from collections import deque
 import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Histogram
-from webhost_kit.bus import Bus
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.publishing import Message, publish_together
 from webhost_kit.errors import Unavailable
-from webhost_kit.publishing import Message, publish_together
 
 log = structlog.get_logger(__name__)
 

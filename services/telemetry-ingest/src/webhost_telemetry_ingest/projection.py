@@ -1,7 +1,7 @@
 """The deployments: folded into rows of our own, and followed in memory.
 
 Consumes: `deployment.started` of EVENTS.
-Guarantees: the memory starts from rows and position of one snapshot and never goes back.
+Guarantees: the memory starts from rows and checkpoint of one snapshot and never goes back.
 On replay: versions that were seen are skipped.
 """
 
@@ -12,13 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
-from webhost_kit.bus import Bus
-from webhost_kit.database import Database
-from webhost_kit.facts import Fact
-from webhost_kit.follower import Follower
-from webhost_kit.positions import read_position
-from webhost_kit.projector import Projector
-from webhost_kit.reader import Position
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.checkpoints import read_checkpoint
+from webhost_kit.eventsourcing.facts import Fact
+from webhost_kit.eventsourcing.memory import InMemoryProjection
+from webhost_kit.eventsourcing.projector import Projector
 
 from webhost_telemetry_ingest.model import SUBJECTS, TYPES, Deployment, Deployments
 from webhost_telemetry_ingest.tables import deployments
@@ -31,25 +31,25 @@ def projector(database: Database, bus: Bus) -> Projector:
     return Projector(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold)
 
 
-def follower(bus: Bus, memory: Deployments) -> Follower:
+def memory(bus: Bus, known: Deployments, after: Checkpoint | None) -> InMemoryProjection:
     """Return what keeps the memory."""
 
-    def take(fact: Fact) -> None:
-        memory.evolve(fact.envelope, fact.event)
+    def fold_one(fact: Fact) -> None:
+        known.evolve(fact.envelope, fact.event)
 
-    return Follower(bus, subjects.EVENTS, SUBJECTS, TYPES, take)
+    return InMemoryProjection(bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, after)
 
 
-async def load(database: Database) -> tuple[Deployments, Position | None]:
-    """Return all rows and the position they were folded to, of one snapshot."""
+async def load(database: Database) -> tuple[Deployments, Checkpoint | None]:
+    """Return all rows and the checkpoint they were folded to, of one snapshot."""
     async with database.snapshot() as connection:
         memory = Deployments()
         async for row in await connection.stream(sa.select(deployments)):
             memory.by_id[row.deployment_id] = Deployment(*row[1:])
-        return memory, await read_position(connection, NAME)
+        return memory, await read_checkpoint(connection, NAME)
 
 
-async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Position) -> None:
+async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:
     """Write what these facts mean."""
     news = Deployments()
     for fact in facts:

@@ -9,18 +9,18 @@ from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import Envelope, TelemetryAccepted
 from webhost_contracts.events.base import data_of
 from webhost_contracts.telemetry import TelemetryReceipt
+from webhost_kit.bus.publishing import Message
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Problem
-from webhost_kit.eventstore import new_id
+from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import MasterKeys
-from webhost_kit.publishing import Message
 
 from webhost_telemetry_ingest import decisions
 from webhost_telemetry_ingest.batcher import Batcher
 from webhost_telemetry_ingest.decisions import Credentials
+from webhost_telemetry_ingest.dedupe import DedupeCache
 from webhost_telemetry_ingest.model import Deployment, Deployments
 from webhost_telemetry_ingest.rejections import Rejections
-from webhost_telemetry_ingest.seen import Seen
 
 ACTOR = "worker"
 
@@ -32,7 +32,7 @@ class Reports:
         self._keys = keys
         self._deployments = deployments
         self._batcher = batcher
-        self._seen = Seen()
+        self._dedupe = DedupeCache()
         self._rejections = Rejections()
 
     def credentials(
@@ -53,10 +53,10 @@ class Reports:
         known = self._deployments.by_id.get(given.deployment_id)
         user_id, fact = self._decide(given, body, known, request_id, at_ms)
         key = (fact.deployment_id, fact.dedupe_key)
-        deduped = key in self._seen
+        deduped = key in self._dedupe
         if not deduped:
             await self._batcher.add(_message(fact, user_id, at_ms, request_id, traceparent))
-            self._seen.add(key)
+            self._dedupe.add(key)
         return TelemetryReceipt(
             accepted=True, event_id=decisions.event_id_of(fact), deduped=deduped
         )

@@ -1,7 +1,7 @@
-"""The HTTP door: one address, raw ASGI.
+"""The HTTP endpoint, raw ASGI.
 
 Consumes: `POST /v1/telemetry/report`. Emits: 202 with the receipt, or the error envelope.
-Guarantees: headers are checked before the body is read; see `webhost_kit.asgi` for the bounds.
+Guarantees: headers are checked before the body is read; see `webhost_kit.http.asgi` for the bounds.
 No CORS headers: no browser posts here.
 On replay: see `reports`.
 """
@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 from webhost_contracts import signatures
 from webhost_contracts.telemetry import MAX_BODY_BYTES
-from webhost_kit import problems
-from webhost_kit.asgi import ClientGone, Receive, Request, Send
 from webhost_kit.errors import MethodNotAllowed, NotFound, Problem
+from webhost_kit.http import problems
+from webhost_kit.http.asgi import ClientGone, Receive, Request, Send
 
 from webhost_telemetry_ingest.reports import Reports
 
@@ -23,7 +23,7 @@ _DEPLOYMENT = signatures.TELEMETRY_DEPLOYMENT_HEADER.lower().encode()
 _SIGNATURE = signatures.TELEMETRY_SIGNATURE_HEADER.lower().encode()
 
 
-class Door:
+class ReportApp:
     """The ASGI application."""
 
     def __init__(self, reports: Reports) -> None:
@@ -39,7 +39,7 @@ class Door:
                 raise NotFound("There is no such address.")
             if scope["method"] != "POST":
                 raise MethodNotAllowed("Only POST is allowed here.")
-            await self._take(request)
+            await self._accept(request)
         except ClientGone:
             return
         except MethodNotAllowed as problem:
@@ -49,7 +49,7 @@ class Door:
         except Exception as error:
             await request.refuse_whatever(error)
 
-    async def _take(self, request: Request) -> None:
+    async def _accept(self, request: Request) -> None:
         given = self._reports.credentials(
             request.text_header(_DEPLOYMENT), request.headers.get(_SIGNATURE), request.request_id
         )

@@ -2,7 +2,7 @@
 
 from pydantic import SecretStr, model_validator
 from webhost_kit.keys import MasterKeys
-from webhost_kit.settings import Address, ServiceSettings
+from webhost_kit.process.settings import Address, ServiceSettings
 
 
 class Settings(ServiceSettings):

@@ -1,10 +1,10 @@
 """telemetry-ingest's own tables; `migrations/` makes them, a test holds the two together."""
 
 import sqlalchemy as sa
-from webhost_kit.positions import position_table
+from webhost_kit.eventsourcing.checkpoints import checkpoint_table
 
 metadata = sa.MetaData()
-position_table(metadata)
+checkpoint_table(metadata)
 
 deployments = sa.Table(
     "deployments",

@@ -1,5 +1,5 @@
 """Alembic runs this to bring the schema up to date."""
 
-from webhost_kit import migrations
+from webhost_kit.database import migrations
 
 migrations.run()

@@ -7,30 +7,30 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 
 from webhost_api import decisions, handlers, queries
-from webhost_api.bodies import CreateAgentBody, UpdateAgentBody
 from webhost_api.decisions import CreateAgent, UpdateAgent
 from webhost_api.http import (
     AgentId,
+    CurrentCaller,
     Cursor,
+    Deps,
     Limit,
-    TheCaller,
-    TheHouse,
-    TheKey,
+    RequestKey,
     UserRoute,
     answered,
     decide,
 )
 from webhost_api.idempotency import id_for
 from webhost_api.model import AgentStatus
-from webhost_api.shapes.agents import AgentAnswer, AgentsAnswer, agent_shape
+from webhost_api.schemas.agents import AgentResponse, AgentsResponse, agent_schema
+from webhost_api.schemas.requests import CreateAgentBody, UpdateAgentBody
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=UserRoute)
 
 
-@router.get("", response_model=AgentsAnswer)
+@router.get("", response_model=AgentsResponse)
 async def list_agents(
-    house: TheHouse,
-    caller: TheCaller,
+    deps: Deps,
+    caller: CurrentCaller,
     limit: Limit = queries.DEFAULT_LIMIT,
     cursor: Cursor = None,
     status: AgentStatus | None = None,
@@ -38,19 +38,19 @@ async def list_agents(
 ) -> Response:
     """The caller's agents, newest first."""
     page = queries.Page.asked(limit, cursor)
-    async with house.database.transaction() as connection:
+    async with deps.database.transaction() as connection:
         agents, following = await queries.list_agents(
             connection, caller.user_id, page, status=status, include_deleted=include_deleted
         )
-    return answered(AgentsAnswer(agents=[*map(agent_shape, agents)], next_cursor=following))
+    return answered(AgentsResponse(agents=[*map(agent_schema, agents)], next_cursor=following))
 
 
-@router.post("", status_code=201, response_model=AgentAnswer)
+@router.post("", status_code=201, response_model=AgentResponse)
 async def create_agent(
-    house: TheHouse, caller: TheCaller, key: TheKey, body: CreateAgentBody
+    deps: Deps, caller: CurrentCaller, key: RequestKey, body: CreateAgentBody
 ) -> Response:
     """Make an agent."""
-    agent_id = id_for(key, ids.AGENT, caller.circumstances.at_ms)
+    agent_id = id_for(key, ids.AGENT, caller.metadata.at_ms)
     command = CreateAgent(
         name=body.name,
         description=body.description,
@@ -58,24 +58,24 @@ async def create_agent(
         preferred_runtime_provider=body.preferred_runtime_provider,
     )
 
-    async def work(connection: AsyncConnection) -> AgentAnswer:
-        agent = await handlers.create_agent(connection, caller, house.tiers, agent_id, command)
-        return AgentAnswer(agent=agent_shape(agent))
+    async def work(connection: AsyncConnection) -> AgentResponse:
+        agent = await handlers.create_agent(connection, caller, deps.tiers, agent_id, command)
+        return AgentResponse(agent=agent_schema(agent))
 
-    return await decide(house, key, work, status=201)
+    return await decide(deps, key, work, status=201)
 
 
-@router.get("/{agentId}", response_model=AgentAnswer)
-async def get_agent(house: TheHouse, caller: TheCaller, agent_id: AgentId) -> Response:
+@router.get("/{agentId}", response_model=AgentResponse)
+async def get_agent(deps: Deps, caller: CurrentCaller, agent_id: AgentId) -> Response:
     """One agent."""
-    async with house.database.transaction() as connection:
+    async with deps.database.transaction() as connection:
         agent = await queries.agent(connection, caller.user_id, agent_id)
-    return answered(AgentAnswer(agent=agent_shape(agent)))
+    return answered(AgentResponse(agent=agent_schema(agent)))
 
 
-@router.patch("/{agentId}", response_model=AgentAnswer)
+@router.patch("/{agentId}", response_model=AgentResponse)
 async def update_agent(
-    house: TheHouse, caller: TheCaller, agent_id: AgentId, body: UpdateAgentBody
+    deps: Deps, caller: CurrentCaller, agent_id: AgentId, body: UpdateAgentBody
 ) -> Response:
     """Change what an agent says of itself."""
     command = UpdateAgent(
@@ -85,45 +85,45 @@ async def update_agent(
         preferred_runtime_provider=body.preferred_runtime_provider,
     )
 
-    async def work(connection: AsyncConnection) -> AgentAnswer:
-        agent = await handlers.update_agent(connection, caller, house.tiers, agent_id, command)
-        return AgentAnswer(agent=agent_shape(agent))
+    async def work(connection: AsyncConnection) -> AgentResponse:
+        agent = await handlers.update_agent(connection, caller, deps.tiers, agent_id, command)
+        return AgentResponse(agent=agent_schema(agent))
 
-    return await decide(house, None, work)
+    return await decide(deps, None, work)
 
 
-@router.delete("/{agentId}", response_model=AgentAnswer)
-async def delete_agent(house: TheHouse, caller: TheCaller, agent_id: AgentId) -> Response:
+@router.delete("/{agentId}", response_model=AgentResponse)
+async def delete_agent(deps: Deps, caller: CurrentCaller, agent_id: AgentId) -> Response:
     """Make the agent a tombstone, refuse its invocations, and remove what it has."""
 
-    async def work(connection: AsyncConnection) -> AgentAnswer:
+    async def work(connection: AsyncConnection) -> AgentResponse:
         agent = await handlers.delete_agent(connection, caller, agent_id)
-        return AgentAnswer(agent=agent_shape(agent))
+        return AgentResponse(agent=agent_schema(agent))
 
-    return await decide(house, None, work)
+    return await decide(deps, None, work)
 
 
-@router.post("/{agentId}/disable", response_model=AgentAnswer)
+@router.post("/{agentId}/disable", response_model=AgentResponse)
 async def disable_agent(
-    house: TheHouse, caller: TheCaller, key: TheKey, agent_id: AgentId
+    deps: Deps, caller: CurrentCaller, key: RequestKey, agent_id: AgentId
 ) -> Response:
     """Refuse invocations from now on."""
 
-    async def work(connection: AsyncConnection) -> AgentAnswer:
+    async def work(connection: AsyncConnection) -> AgentResponse:
         agent = await handlers.switch_agent(connection, caller, agent_id, decisions.disable)
-        return AgentAnswer(agent=agent_shape(agent))
+        return AgentResponse(agent=agent_schema(agent))
 
-    return await decide(house, key, work)
+    return await decide(deps, key, work)
 
 
-@router.post("/{agentId}/enable", response_model=AgentAnswer)
+@router.post("/{agentId}/enable", response_model=AgentResponse)
 async def enable_agent(
-    house: TheHouse, caller: TheCaller, key: TheKey, agent_id: AgentId
+    deps: Deps, caller: CurrentCaller, key: RequestKey, agent_id: AgentId
 ) -> Response:
     """Let invocations in again."""
 
-    async def work(connection: AsyncConnection) -> AgentAnswer:
+    async def work(connection: AsyncConnection) -> AgentResponse:
         agent = await handlers.switch_agent(connection, caller, agent_id, decisions.enable)
-        return AgentAnswer(agent=agent_shape(agent))
+        return AgentResponse(agent=agent_schema(agent))
 
-    return await decide(house, key, work)
+    return await decide(deps, key, work)

@@ -4,38 +4,38 @@ from fastapi import APIRouter, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_contracts.artifacts import Bundle, Module
-from webhost_kit.crashpoints import crash_point
+from webhost_kit.process.crashpoints import crash_point
 
 from webhost_api import handlers, queries, templates
 from webhost_api.artifacts import pack
-from webhost_api.bodies import ActivateBody, DeployBody
 from webhost_api.decisions import RequestDeployment
 from webhost_api.http import (
     AgentId,
+    CurrentCaller,
     Cursor,
     DeploymentId,
     DeployRoute,
+    Deps,
     Limit,
-    TheCaller,
-    TheHouse,
-    TheKey,
+    RequestKey,
     UserRoute,
     answered,
     decide,
 )
 from webhost_api.idempotency import id_for
 from webhost_api.model import DeploymentStatus
-from webhost_api.shapes.agents import agent_shape
-from webhost_api.shapes.deployments import (
-    ActivatedAnswer,
-    DeploymentAnswer,
-    DeploymentsAnswer,
-    ModuleShape,
-    SourceAnswer,
-    TemplatesAnswer,
-    TemplateShape,
-    deployment_shape,
+from webhost_api.schemas.agents import agent_schema
+from webhost_api.schemas.deployments import (
+    ActivatedResponse,
+    DeploymentResponse,
+    DeploymentsResponse,
+    ModuleSchema,
+    SourceResponse,
+    TemplateSchema,
+    TemplatesResponse,
+    deployment_schema,
 )
+from webhost_api.schemas.requests import ActivateBody, DeployBody
 
 COMPATIBILITY_DATE = "2026-01-01"
 MAIN_MODULE_NAME = "agent.mjs"
@@ -45,17 +45,19 @@ router = APIRouter(tags=["deployments"], route_class=UserRoute)
 deploy_router = APIRouter(tags=["deployments"], route_class=DeployRoute)
 
 
-@deploy_router.post("/v1/agents/{agentId}/deploy", status_code=202, response_model=DeploymentAnswer)
+@deploy_router.post(
+    "/v1/agents/{agentId}/deploy", status_code=202, response_model=DeploymentResponse
+)
 @deploy_router.post(
     "/v1/agents/{agentId}/deployments",
     status_code=202,
-    response_model=DeploymentAnswer,
+    response_model=DeploymentResponse,
     name="create_deployment",
 )
 async def deploy(
-    house: TheHouse,
-    caller: TheCaller,
-    key: TheKey,
+    deps: Deps,
+    caller: CurrentCaller,
+    key: RequestKey,
     agent_id: AgentId,
     body: DeployBody | None = None,
 ) -> Response:
@@ -65,7 +67,7 @@ async def deploy(
     code = wanted.module_code or templates.load(templates.DEFAULT)
     artifact, bundle = pack(Bundle(modules=(Module(name=main_module_name, content=code),)))
     command = RequestDeployment(
-        deployment_id=id_for(key, ids.DEPLOYMENT, caller.circumstances.at_ms),
+        deployment_id=id_for(key, ids.DEPLOYMENT, caller.metadata.at_ms),
         artifact=artifact,
         main_module_name=main_module_name,
         invoke_path=wanted.invoke_path or INVOKE_PATH,
@@ -75,23 +77,23 @@ async def deploy(
         commit_hash=wanted.commit_hash,
     )
 
-    async def work(connection: AsyncConnection) -> DeploymentAnswer:
+    async def work(connection: AsyncConnection) -> DeploymentResponse:
         deployment = await handlers.request_deployment(
-            connection, caller, house.tiers, agent_id, command
+            connection, caller, deps.tiers, agent_id, command
         )
         # What is refused is not stored, and nothing is agreed to before it is.
-        await house.artifacts.put(artifact, bundle)
-        return DeploymentAnswer(deployment=deployment_shape(deployment))
+        await deps.artifacts.put(artifact, bundle)
+        return DeploymentResponse(deployment=deployment_schema(deployment))
 
-    response = await decide(house, key, work, status=202)
+    response = await decide(deps, key, work, status=202)
     crash_point("api.deploy_requested")
     return response
 
 
-@router.get("/v1/agents/{agentId}/deployments", response_model=DeploymentsAnswer)
+@router.get("/v1/agents/{agentId}/deployments", response_model=DeploymentsResponse)
 async def list_deployments(
-    house: TheHouse,
-    caller: TheCaller,
+    deps: Deps,
+    caller: CurrentCaller,
     agent_id: AgentId,
     limit: Limit = queries.DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -99,21 +101,21 @@ async def list_deployments(
 ) -> Response:
     """An agent's deployments, newest first."""
     page = queries.Page.asked(limit, cursor)
-    async with house.database.transaction() as connection:
+    async with deps.database.transaction() as connection:
         await queries.agent(connection, caller.user_id, agent_id)
         found, following = await queries.list_deployments(connection, agent_id, page, status=status)
     return answered(
-        DeploymentsAnswer(deployments=[*map(deployment_shape, found)], next_cursor=following)
+        DeploymentsResponse(deployments=[*map(deployment_schema, found)], next_cursor=following)
     )
 
 
 @router.post(
-    "/v1/agents/{agentId}/deployments/{deploymentId}/activate", response_model=ActivatedAnswer
+    "/v1/agents/{agentId}/deployments/{deploymentId}/activate", response_model=ActivatedResponse
 )
 async def activate(
-    house: TheHouse,
-    caller: TheCaller,
-    key: TheKey,
+    deps: Deps,
+    caller: CurrentCaller,
+    key: RequestKey,
     agent_id: AgentId,
     deployment_id: DeploymentId,
     body: ActivateBody | None = None,
@@ -121,42 +123,44 @@ async def activate(
     """Point the agent at a deployment that is there already: this is rollback."""
     reason = None if body is None else body.reason
 
-    async def work(connection: AsyncConnection) -> ActivatedAnswer:
+    async def work(connection: AsyncConnection) -> ActivatedResponse:
         agent, deployment = await handlers.activate(
             connection, caller, agent_id, deployment_id, reason
         )
-        return ActivatedAnswer(agent=agent_shape(agent), deployment=deployment_shape(deployment))
+        return ActivatedResponse(
+            agent=agent_schema(agent), deployment=deployment_schema(deployment)
+        )
 
-    return await decide(house, key, work)
+    return await decide(deps, key, work)
 
 
-@router.get("/v1/deployments/{deploymentId}", response_model=DeploymentAnswer)
+@router.get("/v1/deployments/{deploymentId}", response_model=DeploymentResponse)
 async def get_deployment(
-    house: TheHouse, caller: TheCaller, deployment_id: DeploymentId
+    deps: Deps, caller: CurrentCaller, deployment_id: DeploymentId
 ) -> Response:
     """One deployment, also of an agent that was deleted."""
-    async with house.database.transaction() as connection:
+    async with deps.database.transaction() as connection:
         deployment = await queries.deployment(connection, caller.user_id, deployment_id)
-    return answered(DeploymentAnswer(deployment=deployment_shape(deployment)))
+    return answered(DeploymentResponse(deployment=deployment_schema(deployment)))
 
 
-@router.get("/v1/deployments/{deploymentId}/source", response_model=SourceAnswer)
-async def get_source(house: TheHouse, caller: TheCaller, deployment_id: DeploymentId) -> Response:
+@router.get("/v1/deployments/{deploymentId}/source", response_model=SourceResponse)
+async def get_source(deps: Deps, caller: CurrentCaller, deployment_id: DeploymentId) -> Response:
     """The modules that were deployed."""
-    async with house.database.transaction() as connection:
+    async with deps.database.transaction() as connection:
         deployment = await queries.deployment(connection, caller.user_id, deployment_id)
-    bundle = await house.artifacts.read(deployment.artifact)
-    modules = [ModuleShape(name=m.name, content=m.content) for m in bundle.modules]
-    return answered(SourceAnswer(modules=modules))
+    bundle = await deps.artifacts.read(deployment.artifact)
+    modules = [ModuleSchema(name=m.name, content=m.content) for m in bundle.modules]
+    return answered(SourceResponse(modules=modules))
 
 
-@router.get("/v1/templates", response_model=TemplatesAnswer)
+@router.get("/v1/templates", response_model=TemplatesResponse)
 async def list_templates() -> Response:
     """The built-in templates."""
     return answered(
-        TemplatesAnswer(
+        TemplatesResponse(
             templates=[
-                TemplateShape(
+                TemplateSchema(
                     name=template.name,
                     description=template.description,
                     module_code=templates.load(template.name),

@@ -1,5 +1,5 @@
 """Runs this service's migrations."""
 
-from webhost_kit import migrations
+from webhost_kit.database import migrations
 
 migrations.run()

@@ -1,5 +1,5 @@
 """Runs the migrations on the connection that the service gives."""
 
-from webhost_kit import migrations
+from webhost_kit.database import migrations
 
 migrations.run()

@@ -1,7 +1,7 @@
 """Users, accounts, agents, deployments, idempotency records, and the event tables."""
 
 from alembic import op
-from webhost_kit.eventstore import EVENT_TABLES_SQL
+from webhost_kit.eventsourcing.store import EVENT_TABLES_SQL
 
 revision = "0001"
 down_revision = None

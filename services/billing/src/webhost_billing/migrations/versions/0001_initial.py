@@ -1,7 +1,7 @@
 """The first schema: usage by generation, the totals that are due, accounts."""
 
 from alembic import op
-from webhost_kit.eventstore import EVENT_TABLES_SQL
+from webhost_kit.eventsourcing.store import EVENT_TABLES_SQL
 
 revision = "0001"
 down_revision = None

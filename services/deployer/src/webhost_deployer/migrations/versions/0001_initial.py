@@ -1,7 +1,7 @@
 """The event table, the deployments, the tombstones and the shared call limit."""
 
 from alembic import op
-from webhost_kit.eventstore import EVENT_TABLES_SQL
+from webhost_kit.eventsourcing.store import EVENT_TABLES_SQL
 
 revision = "0001"
 down_revision = None
@@ -29,7 +29,7 @@ def upgrade() -> None:
         );
         CREATE INDEX agent_teardowns_due ON agent_teardowns (due_at_ms)
             WHERE due_at_ms IS NOT NULL;
-        CREATE TABLE call_limits (
+        CREATE TABLE rate_limits (
             name text PRIMARY KEY,
             tokens double precision NOT NULL,
             at timestamptz NOT NULL

@@ -1,8 +1,8 @@
-"""The first schema: outbox and positions, invocations and their quotas, leases, routes."""
+"""The first schema: outbox and checkpoints, invocations and their quotas, leases, routes."""
 
 from alembic import op
-from webhost_kit.outbox import OUTBOX_SQL
-from webhost_kit.positions import POSITIONS_SQL
+from webhost_kit.eventsourcing.checkpoints import CHECKPOINTS_SQL
+from webhost_kit.eventsourcing.outbox import OUTBOX_SQL
 
 revision = "0001"
 down_revision = None
@@ -55,6 +55,6 @@ CREATE TABLE routed_accounts (
 
 
 def upgrade() -> None:
-    op.execute(POSITIONS_SQL)
+    op.execute(CHECKPOINTS_SQL)
     op.execute(OUTBOX_SQL)
     op.execute(TABLES_SQL)

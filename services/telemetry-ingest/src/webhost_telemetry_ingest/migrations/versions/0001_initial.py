@@ -1,7 +1,7 @@
-"""The first schema: the projection's position, and the deployments that may report."""
+"""The first schema: the projection's checkpoint, and the deployments that may report."""
 
 from alembic import op
-from webhost_kit.positions import POSITIONS_SQL
+from webhost_kit.eventsourcing.checkpoints import CHECKPOINTS_SQL
 
 revision = "0001"
 down_revision = None
@@ -20,5 +20,5 @@ CREATE TABLE deployments (
 
 
 def upgrade() -> None:
-    op.execute(POSITIONS_SQL)
+    op.execute(CHECKPOINTS_SQL)
     op.execute(TABLES_SQL)

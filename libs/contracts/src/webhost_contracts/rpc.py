@@ -1,0 +1,114 @@
+"""What services ask each other over request/reply, with a short timeout.
+
+When the other side is away, that one answer is UNAVAILABLE and the rest works.
+"""
+
+from webhost_contracts.events.base import Json
+from webhost_contracts.wire import Wire
+
+
+class UsageRequest(Wire, frozen=True, kw_only=True):
+    """What has this user used in this period?"""
+
+    user_id: str
+    period_key: str
+
+
+class Counters(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """Summed counters. The cost is an estimate, in picodollars (10^-12 USD), exact."""
+
+    requests: int = 0
+    llm_tokens: int = 0
+    compute_ms: int = 0
+    tool_calls: int = 0
+    errors: int = 0
+    cost_picodollars: int = 0
+
+
+class UsageReply(Wire, frozen=True, kw_only=True):
+    """The totals, and the same by runtime provider; zeros where there is nothing."""
+
+    usage: Counters
+    by_runtime: dict[str, Counters]
+    updated_at_ms: int
+
+
+class RecentEventsRequest(Wire, frozen=True, kw_only=True):
+    """Which calls of this user were counted lately, newest first?"""
+
+    user_id: str
+    agent_id: str | None = None
+    since_ms: int = 0
+    limit: int = 25
+    errors_only: bool = False
+
+
+class UsageEvent(Wire, frozen=True, kw_only=True):
+    """One counted call or report, after both of its sides were merged."""
+
+    id: str
+    user_id: str
+    agent_id: str
+    deployment_id: str
+    runtime_provider: str
+    timestamp_ms: int
+    counters: Counters
+    source: str
+    invocation_id: str | None = None
+    event_id: str | None = None
+    trace_id: str | None = None
+    error_class: str | None = None
+    provider: Json | None = None
+
+
+class RecentEventsReply(Wire, frozen=True, kw_only=True):
+    """The events, newest first."""
+
+    events: tuple[UsageEvent, ...]
+
+
+class SetTierRequest(Wire, frozen=True, kw_only=True):
+    """An operator puts a user on a tier. `user` is a user id."""
+
+    user_id: str
+    tier: str
+    operator: str
+
+
+class SetTierReply(Wire, frozen=True, kw_only=True):
+    """The tier that the user is on now, or why it was refused."""
+
+    tier: str | None = None
+    refused: str | None = None
+
+
+class RebuildRequest(Wire, frozen=True, kw_only=True):
+    """An operator asks billing to rebuild usage from the stream; where absent, all of it.
+
+    A dry run prints what differs and changes nothing.
+    """
+
+    dry_run: bool = False
+    user_id: str | None = None
+    period_key: str | None = None
+
+
+class Difference(Wire, frozen=True, kw_only=True):
+    """One row of usage that is not what the stream says."""
+
+    user_id: str
+    period_key: str
+    runtime_provider: str
+    live: Counters | None
+    rebuilt: Counters | None
+
+
+class RebuildProgress(Wire, frozen=True, kw_only=True):
+    """One line of a rebuild's answer; the last one has `done` or `refused`."""
+
+    processed: int
+    total: int
+    done: bool = False
+    swapped: bool = False
+    differences: tuple[Difference, ...] = ()
+    refused: str | None = None

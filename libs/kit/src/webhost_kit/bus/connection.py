@@ -1,0 +1,78 @@
+"""The connection to NATS: reconnects for ever, says loudly what was denied."""
+
+import asyncio
+
+import nats
+import structlog
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+
+from webhost_kit.bus import streams
+
+log = structlog.get_logger(__name__)
+
+REQUEST_TIMEOUT_S = 5.0
+
+
+class Bus:
+    """One process's connection and its JetStream context."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.js: JetStreamContext = client.jetstream(timeout=REQUEST_TIMEOUT_S)
+
+    def check(self) -> str | None:
+        """Say what is wrong with the connection."""
+        return None if self.client.is_connected else "away: not connected"
+
+    async def close(self) -> None:
+        """Flush what is under way and close, within a bounded time."""
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                await self.client.drain()
+        except (NatsError, TimeoutError, OSError):
+            await self.client.close()
+
+
+def inbox_prefix(name: str) -> bytes:
+    """Return where a service hears its answers and deliveries: nobody else may listen there."""
+    return f"_INBOX.{name}".encode()
+
+
+async def log_error(error: Exception) -> None:
+    """Say loudly what the server refused: whoever asked only ever sees a timeout."""
+    log.error("bus", error=str(error))
+
+
+async def connect(url: str, name: str) -> Bus:
+    """Connect and declare the streams, waiting for the server for as long as it takes."""
+
+    async def on_disconnect() -> None:
+        log.warning("bus disconnected")
+
+    async def on_reconnect() -> None:
+        log.info("bus connected again")
+
+    client = await nats.connect(
+        url,
+        name=name,
+        inbox_prefix=inbox_prefix(name),
+        error_cb=log_error,
+        disconnected_cb=on_disconnect,
+        reconnected_cb=on_reconnect,
+        allow_reconnect=True,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.5,
+        connect_timeout=2,
+        ping_interval=10,
+        max_outstanding_pings=2,
+    )
+    bus = Bus(client)
+    while True:
+        try:
+            await streams.declare(bus.js)
+            return bus
+        except (NatsError, TimeoutError) as error:
+            log.warning("streams not declared yet", error=str(error))
+            await asyncio.sleep(0.5)

@@ -1,0 +1,268 @@
+"""Reads a stream in order from a checkpoint, without gaps, for as long as it is asked to.
+
+Consumes: one stream, through an ephemeral consumer that costs nothing to lose.
+Guarantees: every message behind the checkpoint once, in the stream's order; a hole in the
+deliveries, a missed heartbeat or a lost consumer starts a new consumer where this one stopped.
+A stream that is not the one the checkpoint was taken on raises StreamDiverged.
+"""
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from time import monotonic
+from typing import cast
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
+from nats.js.errors import NotFoundError
+from webhost_contracts.subjects import MESSAGE_ID_HEADER, TYPE_HEADER
+
+from webhost_kit.bus.connection import Bus
+from webhost_kit.errors import StreamDiverged
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_S = 1.0
+SILENCE_S = 3.5
+"""After so long without a message or a heartbeat the consumer is taken to be lost."""
+EXPIRES_S = 30.0
+INACTIVE_S = 60.0
+RETRY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A place on one incarnation of a stream: everything up to `sequence` has been folded.
+
+    `message_id` names the message there; one that came without an id goes by its content.
+    """
+
+    stream_created_at: str
+    sequence: int
+    message_id: str | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One message as a stream holds it. The type is None where the publisher named none."""
+
+    sequence: int
+    recorded_at_ms: int
+    subject: str
+    type_name: str | None
+    message_id: str | None
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Messages in order, the checkpoint behind the last, and how many more wait on the stream."""
+
+    messages: Sequence[Recorded]
+    checkpoint: Checkpoint
+    pending: int
+
+
+class StreamReader:
+    """Follows one stream. `check` is for readiness: it complains until the reader caught up."""
+
+    def __init__(
+        self, bus: Bus, stream: str, subjects: Sequence[str], *, batch_size: int = 500
+    ) -> None:
+        self._bus = bus
+        self._stream = stream
+        self._subjects = list(subjects)
+        self._batch_size = batch_size
+        self._heard_at = 0.0
+        self._problem: str | None = "starting"
+        self._caught_up = False
+
+    @property
+    def usable(self) -> bool:
+        """Say whether it caught up once and still hears from the stream.
+
+        A backlog of a moment makes `check` complain; it does not make what was read unusable.
+        """
+        return self._caught_up and monotonic() - self._heard_at <= SILENCE_S
+
+    def check(self) -> str | None:
+        """Say what is wrong: away, silent, diverged, or still catching up."""
+        if self._problem is None and monotonic() - self._heard_at > SILENCE_S:
+            return "silent"
+        return self._problem
+
+    async def batches(self, after: Checkpoint | None) -> AsyncGenerator[Batch]:
+        """Yield batches behind `after` (None: from the start) for ever.
+
+        An empty batch comes first and says how much is waiting. Raises StreamDiverged.
+        """
+        checkpoint = after
+        while True:
+            try:
+                checkpoint = await self._verified(checkpoint)
+                async with aclosing(self._consume(checkpoint)) as batches:
+                    async for batch in batches:
+                        yield batch
+                        checkpoint = batch.checkpoint
+                        self._problem = None if batch.pending == 0 else f"behind by {batch.pending}"
+                        self._caught_up = self._caught_up or batch.pending == 0
+            except StreamDiverged as error:
+                self._problem = f"halted: {error}"
+                raise
+            except (NatsError, TimeoutError, OSError) as error:
+                self._problem = f"away: {error!r}"
+                log.warning("reader interrupted", stream=self._stream, error=repr(error))
+                await asyncio.sleep(RETRY_S)
+
+    async def _verified(self, checkpoint: Checkpoint | None) -> Checkpoint:
+        info = await self._bus.js.stream_info(self._stream)
+        created_at = str(info.created)
+        if checkpoint is None:
+            return Checkpoint(created_at, 0, None)
+        if checkpoint.stream_created_at != created_at:
+            raise StreamDiverged(
+                f"stream {self._stream} was created at {created_at}, the checkpoint was taken on "
+                f"one created at {checkpoint.stream_created_at}"
+            )
+        if info.state.last_seq < checkpoint.sequence:
+            raise StreamDiverged(
+                f"stream {self._stream} ends at {info.state.last_seq}, the checkpoint is "
+                f"{checkpoint.sequence}: its tail is lost"
+            )
+        await self._verify_message(info, checkpoint)
+        return checkpoint
+
+    async def _verify_message(self, info: StreamInfo, checkpoint: Checkpoint) -> None:
+        if checkpoint.sequence < max(info.state.first_seq, 1):
+            return
+        try:
+            message = await self._bus.js.get_msg(self._stream, checkpoint.sequence)
+        except NotFoundError:
+            return
+        headers = cast(dict[str, str], message.headers or {})
+        found = _name_of(headers.get(MESSAGE_ID_HEADER), message.data or b"")
+        if checkpoint.message_id is not None and found != checkpoint.message_id:
+            raise StreamDiverged(
+                f"stream {self._stream} holds {found} at {checkpoint.sequence}, the checkpoint "
+                f"was taken at {checkpoint.message_id}"
+            )
+
+    async def _consume(self, checkpoint: Checkpoint) -> AsyncGenerator[Batch]:
+        consumer = await self._bus.js.add_consumer(
+            self._stream,
+            ConsumerConfig(
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=checkpoint.sequence + 1,
+                ack_policy=AckPolicy.NONE,
+                filter_subjects=self._subjects,
+                inactive_threshold=INACTIVE_S,
+                mem_storage=True,
+                num_replicas=1,
+            ),
+        )
+        self._heard_at = monotonic()
+        yield Batch((), checkpoint, consumer.num_pending or 0)
+        pull = _Pull(self._bus, self._stream, consumer.name, self._batch_size)
+        await pull.start()
+        try:
+            delivered = 0
+            while True:
+                messages = await pull.next(self._batch_size)
+                self._heard_at = pull.heard_at
+                if not messages:
+                    continue
+                recorded: list[Recorded] = []
+                for message in messages:
+                    delivered += 1
+                    if message.metadata.sequence.consumer != delivered:
+                        raise NatsError("a delivery is missing")
+                    recorded.append(_recorded(message))
+                last = recorded[-1]
+                name = _name_of(last.message_id, last.body)
+                checkpoint = Checkpoint(checkpoint.stream_created_at, last.sequence, name)
+                yield Batch(recorded, checkpoint, messages[-1].metadata.num_pending)
+        finally:
+            await pull.stop()
+
+
+class _Pull:
+    """At most one pull request under way; what has arrived and waits is less than two."""
+
+    def __init__(self, bus: Bus, stream: str, consumer: str, batch_size: int) -> None:
+        self._client = bus.client
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._request = msgspec.json.encode(
+            {
+                "batch": batch_size,
+                "expires": int(EXPIRES_S * 1e9),
+                "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+            }
+        )
+        self._batch_size = batch_size
+        self._left = 0
+        self._inbox = self._client.new_inbox()
+        self._arrived: deque[Msg] = deque()
+        self._wake = asyncio.Event()
+        self._failure: str | None = None
+        self.heard_at = monotonic()
+
+    async def start(self) -> None:
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
+        await self._ask()
+
+    async def stop(self) -> None:
+        if self._client.is_connected:
+            await self._subscription.unsubscribe()
+
+    async def next(self, most: int) -> list[Msg]:
+        """Return what has arrived, at most this many; empty after a heartbeat. Raises NatsError."""
+        if not self._arrived:
+            self._wake.clear()
+            async with asyncio.timeout(SILENCE_S):
+                await self._wake.wait()
+        if not self._arrived and self._failure is not None:
+            raise NatsError(self._failure)
+        taken = [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
+        # Only now: asked for on arrival, a stream would pile up before a slower fold.
+        if self._left == 0 and len(self._arrived) < self._batch_size:
+            await self._ask()
+        return taken
+
+    async def _ask(self) -> None:
+        self._left = self._batch_size
+        await self._client.publish(self._subject, self._request, reply=self._inbox)
+
+    async def _on_message(self, message: Msg) -> None:
+        self.heard_at = monotonic()
+        status = message.headers.get("Status") if message.headers and not message.data else None
+        if status is None:
+            self._arrived.append(message)
+            self._left -= 1
+        elif status in ("404", "408"):
+            await self._ask()
+        elif status != "100":
+            self._failure = f"consumer: {status} {(message.headers or {}).get('Description', '')}"
+        self._wake.set()
+
+
+def _name_of(message_id: str | None, body: bytes) -> str:
+    return message_id or f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def _recorded(message: Msg) -> Recorded:
+    headers = message.headers or {}
+    metadata = message.metadata
+    return Recorded(
+        sequence=metadata.sequence.stream,
+        recorded_at_ms=int(metadata.timestamp.timestamp() * 1000),
+        subject=message.subject,
+        type_name=headers.get(TYPE_HEADER),
+        message_id=headers.get(MESSAGE_ID_HEADER),
+        body=message.data,
+    )

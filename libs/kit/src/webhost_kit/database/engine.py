@@ -1,0 +1,120 @@
+"""One service's Postgres: its engine, and transactions that retry."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from webhost_kit.errors import Unavailable, VersionConflict
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 5
+VANISHED_AFTER_S = 11
+TRANSACTION_TIMEOUT_S = 20
+_KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+
+
+def sqlalchemy_url(dsn: str) -> str:
+    """Return a `postgresql://` address in the form that names the driver."""
+    return dsn.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def connect_arguments(options: str = "") -> dict[str, Any]:
+    """Return how every connection to Postgres is made, with these server options too.
+
+    A peer that vanished without a word is noticed within VANISHED_AFTER_S by either side: the
+    locks that it held are free then, so that another process takes its work over.
+    """
+    vanished_ms = VANISHED_AFTER_S * 1000
+    server = {f"tcp_{name}": value for name, value in _KEEPALIVES.items()}
+    server["tcp_user_timeout"] = vanished_ms
+    return {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "tcp_user_timeout": vanished_ms,
+        **_KEEPALIVES,
+        "options": " ".join([*(f"-c {name}={value}" for name, value in server.items()), options]),
+    }
+
+
+class Database:
+    """The service's own schema. Nobody else reads it."""
+
+    def __init__(self, dsn: str, *, pool_size: int = 8) -> None:
+        self.dsn = dsn
+        self.engine: AsyncEngine = create_async_engine(
+            sqlalchemy_url(dsn),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=CONNECT_TIMEOUT_S,
+            pool_pre_ping=True,
+            connect_args=connect_arguments(),
+        )
+        self._problem: str | None = "not asked yet"
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
+        """Begin, then commit or roll back.
+
+        Raises Unavailable when Postgres is away or does not answer for TRANSACTION_TIMEOUT_S, or
+        when no connection became free in time.
+        """
+        try:
+            async with asyncio.timeout(TRANSACTION_TIMEOUT_S), self.engine.begin() as connection:
+                yield connection
+        except (OperationalError, psycopg.OperationalError, PoolExhausted, TimeoutError) as error:
+            log.warning("database unavailable", error=str(error).partition("\n")[0])
+            raise Unavailable("The database is away; try again shortly.") from error
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[AsyncConnection]:
+        """Read several things as of one moment. Raises Unavailable when Postgres is away."""
+        async with self.transaction() as connection:
+            await connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield connection
+
+    async def decide(self, work: Callable[[AsyncConnection], Awaitable[T]], *, tries: int = 5) -> T:
+        """Run `work` in a transaction; when another decision came first, reload and run again.
+
+        Raises VersionConflict when that happened `tries` times in a row.
+        """
+        for _ in range(tries - 1):
+            try:
+                async with self.transaction() as connection:
+                    return await work(connection)
+            except VersionConflict:
+                await asyncio.sleep(0)
+        async with self.transaction() as connection:
+            return await work(connection)
+
+    def check(self) -> str | None:
+        """Say what is wrong with the database, as of the last look."""
+        return self._problem
+
+    async def run(self, *, every_s: float = 1.0) -> None:
+        """Probe the database again and again, so that `check` never has to wait."""
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S), self.engine.connect() as connection:
+                    await connection.execute(text("SELECT 1"))
+                self._problem = None
+            except (DBAPIError, PoolExhausted, psycopg.Error, OSError, TimeoutError) as error:
+                self._problem = f"away: {type(error).__name__}"
+            await asyncio.sleep(every_s)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+def is_unique_violation(error: IntegrityError) -> bool:
+    """Say whether a row with this key was there already."""
+    return isinstance(error.orig, psycopg.errors.UniqueViolation)

@@ -1,0 +1,1 @@
+"""Facts: appended, relayed to the streams, folded into projections."""

@@ -1,0 +1,163 @@
+"""The event table and its outbox: how a service states facts.
+
+Guarantees: a fact, the state row that was made of it and its outbox entry are one transaction;
+`(aggregate_id, version)` is unique and versions have no gaps; the table is append-only.
+On replay: the event table can be published again from the start, with the same event ids.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import ids, subjects, wire
+from webhost_contracts.commands import Command
+from webhost_contracts.events.base import Envelope, Event, data_of
+
+from webhost_kit.clock import now_ms
+from webhost_kit.database.engine import is_unique_violation
+from webhost_kit.errors import VersionConflict
+from webhost_kit.eventsourcing import outbox
+from webhost_kit.eventsourcing.checkpoints import CHECKPOINTS_SQL, checkpoint_table
+from webhost_kit.eventsourcing.outbox import OUTBOX_SQL, outbox_table
+
+
+def event_tables(metadata: sa.MetaData) -> None:
+    """Add the event table, the outbox and the projections' checkpoints to a service's metadata."""
+    sa.Table(
+        "events",
+        metadata,
+        sa.Column("aggregate_id", sa.Text, primary_key=True),
+        sa.Column("version", sa.Integer, primary_key=True),
+        sa.Column("event_id", sa.Text, nullable=False, unique=True),
+        sa.Column("type", sa.Text, nullable=False),
+        sa.Column("user_id", sa.Text, nullable=False),
+        sa.Column("occurred_at_ms", sa.BigInteger, nullable=False),
+        sa.Column("envelope", sa.LargeBinary, nullable=False),
+    )
+    outbox_table(metadata)
+    checkpoint_table(metadata)
+
+
+EVENT_TABLES_SQL = f"""
+{CHECKPOINTS_SQL}
+{OUTBOX_SQL}
+CREATE TABLE events (
+    aggregate_id text NOT NULL,
+    version integer NOT NULL,
+    event_id text NOT NULL UNIQUE,
+    type text NOT NULL,
+    user_id text NOT NULL,
+    occurred_at_ms bigint NOT NULL,
+    envelope bytea NOT NULL,
+    PRIMARY KEY (aggregate_id, version)
+);
+"""
+"""What the first migration of a service that states facts runs."""
+
+
+@dataclass(frozen=True)
+class EventMetadata:
+    """Who causes a fact, and on what occasion."""
+
+    actor: str
+    request_id: str | None = None
+    traceparent: str | None = None
+    causation_id: str | None = None
+    at_ms: int = field(default_factory=now_ms)
+
+
+async def append(
+    connection: AsyncConnection,
+    aggregate_id: str,
+    user_id: str,
+    after_version: int,
+    events: Sequence[Event],
+    metadata: EventMetadata,
+) -> list[Envelope]:
+    """Append facts about one aggregate behind `after_version`, and put them into the outbox.
+
+    Raises VersionConflict when another decision was recorded first; the transaction is then of
+    no more use.
+    """
+    envelopes = [
+        Envelope(
+            event_id=new_id(ids.EVENT, metadata.at_ms),
+            aggregate_id=aggregate_id,
+            version=after_version + number,
+            user_id=user_id,
+            occurred_at_ms=metadata.at_ms,
+            actor=metadata.actor,
+            request_id=metadata.request_id,
+            traceparent=metadata.traceparent,
+            causation_id=metadata.causation_id,
+            data=data_of(event),
+        )
+        for number, event in enumerate(events, start=1)
+    ]
+    if not envelopes:
+        return []
+    try:
+        await connection.execute(
+            _INSERT_EVENTS,
+            [
+                {
+                    "aggregate_id": envelope.aggregate_id,
+                    "version": envelope.version,
+                    "event_id": envelope.event_id,
+                    "type": event.type_name(),
+                    "user_id": user_id,
+                    "occurred_at_ms": envelope.occurred_at_ms,
+                    "envelope": wire.encode(envelope),
+                }
+                for envelope, event in zip(envelopes, events, strict=True)
+            ],
+        )
+    except IntegrityError as error:
+        if is_unique_violation(error):
+            raise VersionConflict(aggregate_id) from error
+        raise
+    await connection.execute(
+        outbox.INSERT,
+        [
+            {
+                "ordering_key": aggregate_id,
+                "subject": subjects.event(user_id, event.kind(), aggregate_id),
+                "message_id": envelope.event_id,
+                "headers": msgspec.json.encode({subjects.TYPE_HEADER: event.type_name()}).decode(),
+                "body": wire.encode(envelope),
+            }
+            for envelope, event in zip(envelopes, events, strict=True)
+        ],
+    )
+    return envelopes
+
+
+async def send(connection: AsyncConnection, subject: str, command: Command) -> None:
+    """Put a command into the outbox, in the transaction of the fact that caused it."""
+    await connection.execute(
+        outbox.INSERT,
+        {
+            "ordering_key": subject,
+            "subject": subject,
+            "message_id": command.command_id,
+            "headers": msgspec.json.encode({subjects.TYPE_HEADER: command.type_name()}).decode(),
+            "body": wire.encode(command),
+        },
+    )
+
+
+def new_id(prefix: str, at_ms: int) -> str:
+    """Return a fresh id of this kind."""
+    return ids.new_id(prefix, at_ms, secrets.token_bytes(ids.ENTROPY_BYTES))
+
+
+_INSERT_EVENTS = sa.text(
+    """
+    INSERT INTO events (aggregate_id, version, event_id, type, user_id, occurred_at_ms, envelope)
+    VALUES (:aggregate_id, :version, :event_id, :type, :user_id, :occurred_at_ms, :envelope)
+    """
+)

@@ -1,0 +1,1 @@
+"""What every HTTP endpoint does the same way."""

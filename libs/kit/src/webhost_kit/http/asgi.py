@@ -1,0 +1,116 @@
+"""One request at a hot door, raw ASGI: bounded bodies, request ids, the error envelope.
+
+Guarantees: a body is bounded before it is read; every answer carries `X-Request-Id`, every
+failure the envelope of the contract.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+
+from webhost_kit.errors import PayloadTooLarge, Problem
+from webhost_kit.http import problems
+
+log = structlog.get_logger(__name__)
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class ClientGone(Exception):
+    """The client went away; nobody is left to be answered."""
+
+
+class Request:
+    """One request and the way back to whoever sent it.
+
+    `headers` are by lower-case name, the last of several; `always` goes with every answer.
+    """
+
+    __slots__ = ("_receive", "_send", "always", "headers", "request_id", "started")
+
+    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = problems.request_id_from(self.text_header(b"x-request-id"))
+        self.always: Headers = [(b"x-request-id", self.request_id.encode())]
+        self.started = False
+
+    def text_header(self, name: bytes) -> str | None:
+        """Return a header's value as text."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    async def body(self, most: int) -> bytes:
+        """Return the body of at most this many bytes. Raises PayloadTooLarge, or ClientGone."""
+        announced = self.headers.get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > most:
+            raise _too_large(most)
+        parts: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > most:
+                raise _too_large(most)
+            more = message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def gone(self) -> None:
+        """Return when the client has gone away. Only after the body was read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send status and headers."""
+        self.started = True
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*headers, *self.always],
+            }
+        )
+
+    async def write(self, body: bytes, *, more: bool = True) -> None:
+        """Send a part of the body."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def answer(self, status: int, body: bytes, headers: Headers | None = None) -> None:
+        """Send a whole JSON answer."""
+        await self.start(
+            status,
+            [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                *(headers or []),
+            ],
+        )
+        await self.write(body, more=False)
+
+    async def refuse(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
+        """Send the error envelope."""
+        extra = problems.headers(problem) | dict(headers or {})
+        await self.answer(
+            problem.status,
+            problems.body(problem, self.request_id),
+            [(name.lower().encode(), value.encode()) for name, value in extra.items()],
+        )
+
+    async def refuse_whatever(self, error: Exception) -> None:
+        """Answer an error that nobody foresaw; after the answer began it can only be raised."""
+        log.error("request failed", request_id=self.request_id, exc_info=error)
+        if self.started:
+            raise error
+        await self.refuse(problems.internal())
+
+
+def _too_large(most: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is over {most // 1024} KiB.")

@@ -1,0 +1,176 @@
+"""Who is calling: JWTs of one OIDC issuer, checked against its published keys.
+
+The key set is fetched in the background and the last good one is kept; a token with an unknown
+key id asks for one refresh, at most every 30 seconds. The algorithm comes from the allow-list
+here, never from the token. Verified tokens are remembered until they expire (bounded).
+"""
+
+import asyncio
+import re
+from dataclasses import dataclass
+from time import monotonic, time
+from typing import Any, TypeGuard
+
+import httpx
+import jwt
+import structlog
+from jwt import PyJWK, PyJWKSet
+from webhost_contracts import ids
+
+from webhost_kit.errors import Unauthenticated, Unavailable
+
+log = structlog.get_logger(__name__)
+
+ALGORITHMS = ["RS256", "ES256"]
+REFRESH_S = 300.0
+RETRY_S = 2.0
+COOL_DOWN_S = 30.0
+FETCH_TIMEOUT_S = 5.0
+REMEMBERED_TOKENS = 10_000
+MAX_TOKEN_CHARS = 8_192
+
+_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+"""What JSON can spell, and Postgres or UTF-8 cannot keep."""
+
+
+@dataclass(frozen=True)
+class Principal:
+    """A verified caller. The user id is derived from issuer and subject."""
+
+    user_id: str
+    issuer: str
+    subject: str
+    expires_at: float
+    email: str | None = None
+    name: str | None = None
+
+
+class TokenVerifier:
+    """Verifies bearer tokens of one issuer."""
+
+    def __init__(
+        self, issuer: str, *, audience: str | None = None, authorized_parties: tuple[str, ...] = ()
+    ) -> None:
+        self._issuer = issuer
+        self._audience = audience
+        self._parties = authorized_parties
+        self._keys: dict[str, PyJWK] = {}
+        self._remembered: dict[str, Principal] = {}
+        self._asked_at = -COOL_DOWN_S
+        self._refreshing = asyncio.Lock()
+
+    def check(self) -> str | None:
+        """Say whether any key of the issuer is known."""
+        return None if self._keys else "no keys of the issuer yet"
+
+    async def run(self) -> None:
+        """Keep the key set fresh."""
+        while True:
+            fetched = await self._fetch()
+            await asyncio.sleep(REFRESH_S if fetched else RETRY_S)
+
+    def remembered(self, authorization: str) -> Principal | None:
+        """Return who a recently verified `Authorization` header is; no waiting, no checking."""
+        principal = self._remembered.get(authorization)
+        if principal is None or principal.expires_at <= time():
+            return None
+        return principal
+
+    async def verify(self, authorization: str | None) -> Principal:
+        """Return who the `Authorization` header is. Raises Unauthenticated or Unavailable."""
+        if authorization is None:
+            raise Unauthenticated("Send a bearer token in the Authorization header.")
+        if (principal := self.remembered(authorization)) is not None:
+            return principal
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_CHARS:
+            raise Unauthenticated("Send a bearer token in the Authorization header.")
+        principal = self._principal(self._claims(token, await self._key_of(token)))
+        self._remembered.pop(authorization, None)
+        while len(self._remembered) >= REMEMBERED_TOKENS:
+            del self._remembered[next(iter(self._remembered))]
+        self._remembered[authorization] = principal
+        return principal
+
+    async def _key_of(self, token: str) -> PyJWK:
+        try:
+            key_id = jwt.get_unverified_header(token).get("kid")
+        except jwt.PyJWTError as error:
+            raise _bad_token() from error
+        if key_id not in self._keys:
+            await self._refresh_for_unknown_key()
+        if not self._keys:
+            raise Unavailable("The identity provider is away; try again shortly.")
+        key = self._keys.get(str(key_id))
+        if key is None:
+            raise _bad_token()
+        return key
+
+    async def _refresh_for_unknown_key(self) -> None:
+        async with self._refreshing:
+            if monotonic() - self._asked_at >= COOL_DOWN_S:
+                self._asked_at = monotonic()
+                await self._fetch()
+
+    def _claims(self, token: str, key: PyJWK) -> dict[str, Any]:
+        try:
+            return jwt.decode(
+                token,
+                key,
+                algorithms=ALGORITHMS,
+                issuer=self._issuer,
+                audience=self._audience,
+                options={
+                    "require": ["exp", "iss", "sub"],
+                    "verify_aud": self._audience is not None,
+                },
+            )
+        except jwt.PyJWTError as error:
+            raise _bad_token() from error
+
+    def _principal(self, claims: dict[str, Any]) -> Principal:
+        if self._parties and claims.get("azp") not in self._parties:
+            raise _bad_token()
+        subject = claims["sub"]
+        if not _is_text(subject) or len(subject) > 255:
+            raise _bad_token()
+        return Principal(
+            user_id=ids.user_id(self._issuer, subject),
+            issuer=self._issuer,
+            subject=subject,
+            expires_at=float(claims["exp"]),
+            email=_text(claims.get("email")),
+            name=_text(claims.get("name")),
+        )
+
+    async def _fetch(self) -> bool:
+        try:
+            async with httpx.AsyncClient(timeout=FETCH_TIMEOUT_S) as client:
+                discovery = await client.get(
+                    f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
+                )
+                discovery.raise_for_status()
+                response = await client.get(discovery.json()["jwks_uri"])
+                response.raise_for_status()
+                keys = PyJWKSet.from_dict(response.json()).keys
+        except (httpx.HTTPError, jwt.PyJWTError, ValueError, KeyError, TypeError) as error:
+            log.warning("key set not fetched; the last good one is kept", error=repr(error))
+            return False
+        self._keys = {
+            key.key_id: key
+            for key in keys
+            if key.key_id is not None and key.algorithm_name in ALGORITHMS
+        }
+        return True
+
+
+def _bad_token() -> Unauthenticated:
+    return Unauthenticated("The token is missing, expired or not valid.")
+
+
+def _text(value: object) -> str | None:
+    return value if _is_text(value) else None
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value != "" and _NO_TEXT.search(value) is None

@@ -1,0 +1,166 @@
+"""How every process runs: its parts, its HTTP servers, an orderly end.
+
+Crash-only: a part that fails unexpectedly ends the process, and a restart is the recovery.
+SIGTERM and SIGINT stop the servers, let requests that are under way finish, and end.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+import uvicorn
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from webhost_kit.http.connection import Connection
+from webhost_kit.process.readiness import Readiness
+
+log = structlog.get_logger(__name__)
+
+GRACE_S = 10
+App = Any
+"""An ASGI application."""
+
+P = TypeVar("P")
+
+
+class Service:
+    """What one process consists of."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.readiness = Readiness()
+        self._closing = AsyncExitStack()
+        self._servers: list[uvicorn.Server] = []
+        self._work: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
+
+    def add(self, name: str, part: P) -> P:
+        """Add a part, by whichever of these methods it has, and return it.
+
+        `run()` runs in the background as long as the process lives; `check()` is a condition of
+        readiness; `close()` is awaited at the end, the part added last first.
+        """
+        if (run := getattr(part, "run", None)) is not None:
+            self.work(name, run)
+        if (check := getattr(part, "check", None)) is not None:
+            self.readiness.add(name, check)
+        if (close := getattr(part, "close", None)) is not None:
+            self._closing.push_async_callback(close)
+        return part
+
+    def work(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run this in the background as long as the process lives."""
+        self._work.append((name, run))
+
+    def serve(self, app: App, address: str) -> None:
+        """Answer HTTP at `host:port` with this ASGI application."""
+        host, _, port = address.rpartition(":")
+        self._servers.append(
+            _Server(
+                uvicorn.Config(
+                    app,
+                    host=host,
+                    port=int(port),
+                    loop="uvloop",
+                    http=Connection,
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    date_header=False,
+                    proxy_headers=False,
+                    lifespan="off",
+                    timeout_graceful_shutdown=GRACE_S,
+                    timeout_keep_alive=75,
+                )
+            )
+        )
+
+    def serve_operations(self, address: str) -> None:
+        """Answer /livez, /readyz and /metrics on a port that the public origin does not route."""
+        self.serve(_Operations(self.readiness), address)
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, or until a part fails (which is raised)."""
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        async with self._closing:
+            work = [asyncio.create_task(run(), name=name) for name, run in self._work]
+            servers = [asyncio.create_task(server.serve()) for server in self._servers]
+            stop: asyncio.Task[Any] = asyncio.create_task(stopping.wait())
+            log.info("started", service=self.name)
+            try:
+                await self._until_stopped_or_failed(stop, work, servers)
+            finally:
+                for server in self._servers:
+                    server.should_exit = True
+                await asyncio.gather(*servers, return_exceptions=True)
+                background: list[asyncio.Task[Any]] = [*work, stop]
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+                log.info("stopped", service=self.name)
+
+    async def _until_stopped_or_failed(
+        self,
+        stop: asyncio.Task[Any],
+        work: list[asyncio.Task[None]],
+        servers: list[asyncio.Task[None]],
+    ) -> None:
+        pending: set[asyncio.Task[Any]] = {stop, *work, *servers}
+        while stop in pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task in servers:
+                    raise RuntimeError("a server closed by itself; is its port taken?")
+                if task is not stop and (error := task.exception()) is not None:
+                    raise RuntimeError(f"{task.get_name()} failed") from error
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the Service, which has more than one server to close."""
+
+    def install_signal_handlers(self) -> None:
+        return
+
+    def capture_signals(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+
+class _Operations:
+    """/livez, /readyz and /metrics."""
+
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        status, kind, body = self._answer(scope["path"])
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(b"content-type", kind), (b"content-length", str(len(body)).encode())],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    def _answer(self, path: str) -> tuple[int, bytes, bytes]:
+        if path == "/livez":
+            return 200, b"application/json", b'{"status":"ok"}'
+        if path == "/readyz":
+            report = self._readiness.report()
+            ready = all(problem == "ok" for problem in report.values())
+            body = {"status": "ok" if ready else "unready", "checks": report}
+            return 200 if ready else 503, b"application/json", msgspec.json.encode(body)
+        if path == "/metrics":
+            return 200, CONTENT_TYPE_LATEST.encode(), generate_latest(REGISTRY)
+        return 404, b"application/json", b'{"status":"not found"}'

@@ -1,0 +1,126 @@
+"""How every service reads its environment: typed, validated before anything connects.
+
+Secrets print masked. A missing or invalid variable ends the process with one line that names it.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from webhost_contracts.entitlements import Entitlements, TiersError, load_tiers
+
+EXIT_MISCONFIGURED = 78
+"""What a process ends with when its environment is wrong (EX_CONFIG)."""
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("must be host:port")
+    return value
+
+
+CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Several values in one variable, separated by commas."""
+
+Address = Annotated[str, AfterValidator(_address)]
+"""host:port"""
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs to know. Variables are the fields' names in upper case."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    webhost_local_stack: bool = False
+    webhost_installation_id: str
+    nats_url: SecretStr
+    database_url: SecretStr
+    ops_listen: Address
+    log_format: str = "json"
+    log_level: str = "info"
+
+    @model_validator(mode="after")
+    def _crash_points_are_for_local_stacks(self) -> "ServiceSettings":
+        if "WEBHOST_CRASH_FILE" in os.environ and not self.webhost_local_stack:
+            raise ValueError("WEBHOST_CRASH_FILE is for the local stack only")
+        return self
+
+    def require_https(self, name: str, url: str) -> None:
+        """Refuse a public address that is not https, outside of the local stack."""
+        if not self.webhost_local_stack and urlsplit(url).scheme != "https":
+            raise ValueError(f"{name} must be an https address")
+
+
+class UserFacingSettings(ServiceSettings):
+    """What a service needs to know whose HTTP door is for users, with their tokens.
+
+    Exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN names who signs the tokens.
+    """
+
+    listen: Address
+    jwt_issuer: str | None = None
+    clerk_jwt_issuer_domain: str | None = None
+    jwt_audience: str | None = None
+    jwt_authorized_parties: CommaList = ()
+    cors_allowed_origins: CommaList = ()
+    webhost_tiers_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _issuer_is_known(self) -> "UserFacingSettings":
+        if bool(self.jwt_issuer) == bool(self.clerk_jwt_issuer_domain):
+            raise ValueError("set exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN")
+        self.require_https("JWT_ISSUER", self.issuer)
+        return self
+
+    @model_validator(mode="after")
+    def _tiers_are_usable(self) -> "UserFacingSettings":
+        self.tiers()
+        return self
+
+    @property
+    def issuer(self) -> str:
+        """Return the `iss` of the users' tokens."""
+        if self.jwt_issuer:
+            return self.jwt_issuer
+        domain = self.clerk_jwt_issuer_domain or ""
+        return domain if "://" in domain else f"https://{domain}"
+
+    def tiers(self) -> dict[str, Entitlements]:
+        """Return what each tier allows. Raises TiersError."""
+        return load_tiers(self.webhost_tiers_file)
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load(kind: type[S], program: str) -> S:
+    """Return the settings from the environment, or end the process with one clear line."""
+    try:
+        return kind()
+    except ValidationError as error:
+        missing = [str(e["loc"][0]).upper() for e in error.errors() if e["type"] == "missing"]
+        invalid = [
+            f"{'.'.join(str(part) for part in e['loc']).upper()}: {e['msg']}".lstrip(": ")
+            for e in error.errors()
+            if e["type"] != "missing"
+        ]
+        parts = [f"missing {', '.join(missing)}"] if missing else []
+        _refuse(program, "; ".join(parts + invalid))
+    except TiersError as error:
+        _refuse(program, str(error))
+
+
+def _refuse(program: str, reason: str) -> NoReturn:
+    sys.stderr.write(f"{program}: cannot start: {reason}\n")
+    sys.exit(EXIT_MISCONFIGURED)

@@ -1,0 +1,41 @@
+"""The entry of every service's process: settings, logs, schema, then the service."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from webhost_kit.database.migrations import migrate
+from webhost_kit.process.observability import configure_logging
+from webhost_kit.process.service import Service
+from webhost_kit.process.settings import ServiceSettings, load
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def start(
+    name: str, settings_class: type[S], compose: Callable[[Service, S], Awaitable[None]]
+) -> None:
+    """Run the service `name` until it is told to stop.
+
+    `compose` adds the service's parts. The service's package is `webhost_<name>`, and holds its
+    migrations.
+    """
+    package = f"webhost_{name.replace('-', '_')}"
+    settings = load(settings_class, f"webhost-{name}")
+    configure_logging(name, log_format=settings.log_format, level=settings.log_level)
+    migrate(settings.database_url.get_secret_value(), package)
+
+    async def main() -> None:
+        service = Service(name)
+        await compose(service, settings)
+        service.serve_operations(settings.ops_listen)
+        await service.run()
+
+    with asyncio.Runner(loop_factory=_uvloop) as runner:
+        runner.run(main())
+
+
+def _uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()

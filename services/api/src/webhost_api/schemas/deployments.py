@@ -1,0 +1,145 @@
+"""Deployments, their source, and the templates to start from."""
+
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import Field
+from webhost_contracts.errors import DeploymentError, ErrorCode
+from webhost_contracts.invoke import PROTOCOL
+
+from webhost_api.model import Deployment
+from webhost_api.schemas.agents import AgentSchema
+from webhost_api.schemas.base import OptionalInt, OptionalText, Schema, is_absent
+
+
+class ArtifactSchema(Schema):
+    """What is deployed."""
+
+    type: str
+    checksum: str
+    size_bytes: int
+
+
+class ProviderRef(Schema):
+    """Where a deployment lives at its runtime provider."""
+
+    worker_name: str
+    invoke_url: str
+
+
+class DeploymentErrorSchema(Schema):
+    """Why a deployment failed; `details` has step, endpoint, providerCode, providerMessage."""
+
+    code: str
+    message: str
+    retryable: bool
+    details: dict[str, Any]
+
+
+class DeploymentSchema(Schema):
+    """A deployment."""
+
+    id: str
+    user_id: str
+    agent_id: str
+    version: int
+    protocol: str
+    runtime_provider: str
+    status: str
+    artifact: ArtifactSchema
+    commit_hash: OptionalText = None
+    provider_ref: Annotated[ProviderRef | None, Field(exclude_if=is_absent)] = None
+    error_message: OptionalText = None
+    error: Annotated[DeploymentErrorSchema | None, Field(exclude_if=is_absent)] = None
+    created_at_ms: int
+    deployed_at_ms: OptionalInt = None
+    finished_at_ms: OptionalInt = None
+    deployed_by_user_id: str
+
+
+class DeploymentResponse(Schema):
+    """One deployment."""
+
+    deployment: DeploymentSchema
+
+
+class DeploymentsResponse(Schema):
+    """Deployments, newest first; `nextCursor` leads on."""
+
+    deployments: list[DeploymentSchema]
+    next_cursor: str | None
+
+
+class ActivatedResponse(Schema):
+    """The agent and the deployment that it points at now."""
+
+    agent: AgentSchema
+    deployment: DeploymentSchema
+
+
+class ModuleSchema(Schema):
+    """One module of a deployment's source."""
+
+    name: str
+    content: str
+
+
+class SourceResponse(Schema):
+    """What was deployed."""
+
+    modules: list[ModuleSchema]
+
+
+class TemplateSchema(Schema):
+    """A built-in template."""
+
+    name: str
+    description: str
+    module_code: str
+
+
+class TemplatesResponse(Schema):
+    """The built-in templates."""
+
+    templates: list[TemplateSchema]
+
+
+def deployment_schema(deployment: Deployment) -> DeploymentSchema:
+    """Return a deployment as the doors give it."""
+    artifact, error = deployment.artifact, deployment.error
+    return DeploymentSchema(
+        id=deployment.id,
+        user_id=deployment.user_id,
+        agent_id=deployment.agent_id,
+        version=deployment.version,
+        protocol=PROTOCOL,
+        runtime_provider=deployment.runtime_provider,
+        status=deployment.status,
+        artifact=ArtifactSchema(
+            type=artifact.type, checksum=artifact.checksum, size_bytes=artifact.size_bytes
+        ),
+        commit_hash=deployment.commit_hash,
+        provider_ref=_provider_ref(deployment),
+        error_message=None if error is None else error.message,
+        error=None if error is None else _deployment_error(error),
+        created_at_ms=deployment.created_at_ms,
+        deployed_at_ms=deployment.deployed_at_ms,
+        finished_at_ms=deployment.finished_at_ms,
+        deployed_by_user_id=deployment.user_id,
+    )
+
+
+def _provider_ref(deployment: Deployment) -> ProviderRef | None:
+    if deployment.worker_name is None or deployment.invoke_url is None:
+        return None
+    return ProviderRef(worker_name=deployment.worker_name, invoke_url=deployment.invoke_url)
+
+
+def _deployment_error(error: DeploymentError) -> DeploymentErrorSchema:
+    details = msgspec.to_builtins(error)
+    return DeploymentErrorSchema(
+        code=ErrorCode.DEPLOYMENT_FAILED,
+        message=details.pop("message"),
+        retryable=False,
+        details=details,
+    )

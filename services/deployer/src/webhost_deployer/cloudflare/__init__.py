@@ -1,0 +1,1 @@
+"""The runtime provider `cloudflare`: nothing of Cloudflare is known outside of this folder."""

@@ -1,0 +1,97 @@
+"""Calls to what runs at the provider, signed with the deployer's own key: probe and purge.
+
+Consumes: answers of the entry module and of the session Worker. Guarantees: the customer's
+handler never runs for them. On replay: both may be repeated.
+"""
+
+from http import HTTPStatus
+
+import httpx
+import msgspec
+from webhost_contracts.signatures import PLATFORM_SIGNATURE_HEADER, SESSIONS_AUDIENCE
+from webhost_kit.clock import now_ms
+from webhost_kit.keys import Signer
+
+from webhost_deployer.cloudflare.addresses import PROBE_PATH, PURGE_PATH
+from webhost_deployer.provider import ProviderError
+
+TIMEOUT_S = 10.0
+SNIPPET = 300
+
+
+class _Error(msgspec.Struct):
+    code: str
+    message: str
+    retryable: bool
+
+
+class _Failure(msgspec.Struct):
+    error: _Error
+
+
+class _Probed(msgspec.Struct, rename="camel"):
+    deployment_id: str
+
+
+class WorkerClient:
+    """Posts to Workers. `connect_to` (`host:port`) sends all of them there, in plain HTTP."""
+
+    def __init__(self, signer: Signer, connect_to: str | None) -> None:
+        self._signer = signer
+        self._connect_to = connect_to
+        self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+
+    async def probe(self, base_url: str, deployment_id: str) -> None:
+        """See that this deployment answers below `base_url`. Raises ProviderError."""
+        url = base_url + PROBE_PATH
+        body = await self._post(url, deployment_id, b"{}")
+        try:
+            answered = msgspec.json.decode(body, type=_Probed).deployment_id
+        except msgspec.DecodeError:
+            answered = None
+        if answered != deployment_id:
+            # The route may not have reached every place yet.
+            raise ProviderError(
+                f"POST {url}", None, "Another Worker answers at this address.", transient=True
+            )
+
+    async def purge(self, base_url: str, agent_id: str) -> None:
+        """Remove all sessions of the agent. Raises ProviderError."""
+        body = msgspec.json.encode({"agentId": agent_id})
+        await self._post(base_url + PURGE_PATH, SESSIONS_AUDIENCE, body)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def _post(self, url: str, audience: str, body: bytes) -> bytes:
+        address = httpx.URL(url)
+        headers = {
+            "Content-Type": "application/json",
+            "Host": address.host,
+            PLATFORM_SIGNATURE_HEADER: self._signer.header(now_ms(), audience, body),
+        }
+        if self._connect_to is not None:
+            host, _, port = self._connect_to.rpartition(":")
+            address = address.copy_with(scheme="http", host=host, port=int(port))
+        endpoint = f"POST {url}"
+        try:
+            response = await self._client.post(address, content=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise ProviderError(
+                endpoint, None, f"No answer: {type(error).__name__}", transient=True
+            ) from error
+        if response.status_code == HTTPStatus.OK:
+            return response.content
+        raise _refused(endpoint, response)
+
+
+def _refused(endpoint: str, response: httpx.Response) -> ProviderError:
+    """Tell a refusal of ours, which says whether a repeat helps, from whatever is in between."""
+    try:
+        error = msgspec.json.decode(response.content, type=_Failure).error
+    except msgspec.DecodeError:
+        message = response.text[:SNIPPET] or "No body."
+        return ProviderError(endpoint, str(response.status_code), message, transient=True)
+    broken = error.code == "RUNTIME_ERROR" and not error.retryable
+    return ProviderError(endpoint, error.code, error.message, transient=not broken)

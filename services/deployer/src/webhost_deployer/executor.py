@@ -1,0 +1,134 @@
+"""All that is due for one agent, one thing after the other, by whoever holds its lock.
+
+Consumes: the deployer's own rows. Emits: the outcome of every step as a fact, with its state
+row, in one transaction; then `deployment.succeeded`, `.failed` or `.torn_down`.
+On replay (a kill between a step and its outcome): the step is done again.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+from prometheus_client import Counter
+from webhost_contracts.events import DeploymentSucceeded
+from webhost_contracts.events.base import Event
+from webhost_kit.clock import now_ms
+from webhost_kit.database.engine import Database
+from webhost_kit.errors import VersionConflict
+from webhost_kit.process.crashpoints import crash_point
+
+from webhost_deployer import saga, store
+from webhost_deployer.locks import Lock
+from webhost_deployer.model import Deployment
+from webhost_deployer.provider import ProviderError
+from webhost_deployer.steps import StepFailed, Steps
+from webhost_deployer.store import AgentTeardown
+
+log = structlog.get_logger(__name__)
+
+_steps = Counter("webhost_deployer_steps_total", "Tries of saga steps", ["step", "outcome"])
+
+
+class Executor:
+    """Works an agent's sagas off."""
+
+    def __init__(
+        self, database: Database, steps: Steps, jitter: Callable[[], float] = random.random
+    ) -> None:
+        self._database = database
+        self._steps = steps
+        self._jitter = jitter
+
+    async def execute(self, agent_id: str, lock: Lock) -> None:
+        """Do what is due. Raises Unavailable or psycopg.OperationalError when Postgres is away."""
+        while True:
+            await lock.confirm()
+            async with self._database.transaction() as connection:
+                now = now_ms()
+                deployment = await store.due_deployment(connection, agent_id, now)
+                teardown = await store.due_teardown(connection, agent_id, now)
+            if deployment is not None:
+                with structlog.contextvars.bound_contextvars(
+                    deployment=deployment.id, request_id=deployment.command.request_id
+                ):
+                    await self._advance(deployment, now)
+            elif teardown is not None:
+                await self._purge(teardown)
+            else:
+                return
+
+    async def _advance(self, deployment: Deployment, now: int) -> None:
+        match saga.next_action(deployment, now):
+            case saga.Run() as run:
+                await self._run(deployment, run)
+            case saga.Succeed():
+                provider = self._steps.provider_of(deployment)
+                event = DeploymentSucceeded(
+                    agent_id=deployment.command.agent_id,
+                    worker_name=provider.worker_name(deployment),
+                    invoke_url=provider.invoke_url(deployment),
+                )
+                await self._end(deployment, event)
+            case saga.Record(event):
+                await self._end(deployment, event)
+            case saga.Wait():
+                # The row says due and the saga does not: put the row right.
+                await self._record(deployment)
+
+    async def _run(self, deployment: Deployment, run: saga.Run) -> None:
+        started = now_ms()
+        try:
+            await self._steps.perform(run.step, deployment)
+        except StepFailed as failure:
+            event: Event = saga.failed(
+                deployment,
+                run,
+                failure.error,
+                transient=failure.transient,
+                started_at_ms=started,
+                now_ms=now_ms(),
+                jitter=self._jitter(),
+            )
+            log.warning(
+                "step failed",
+                step=run.step,
+                attempt=run.attempt,
+                error=failure.error.provider_message or failure.error.message,
+            )
+            _steps.labels(run.step, "failed").inc()
+        else:
+            event = saga.succeeded(deployment, run, started)
+            log.info("step done", step=run.step, attempt=run.attempt)
+            _steps.labels(run.step, "succeeded").inc()
+        crash_point(f"deployer.{run.step}.done")
+        await self._record(deployment, event)
+        crash_point(f"deployer.{run.step}.recorded")
+
+    async def _end(self, deployment: Deployment, event: Event) -> None:
+        log.info(event.type_name())
+        await self._record(deployment, event)
+
+    async def _record(self, deployment: Deployment, *events: Event) -> None:
+        try:
+            async with self._database.transaction() as connection:
+                await store.record(connection, deployment, events, now_ms())
+        except VersionConflict:
+            log.info("decided elsewhere first; looking again")
+
+    async def _purge(self, teardown: AgentTeardown) -> None:
+        try:
+            await self._steps.purge_sessions(teardown.agent_id)
+        except ProviderError as error:
+            log.warning("purge failed", agent=teardown.agent_id, error=str(error))
+            tries = teardown.tries + 1
+            longest_ms = saga.LONGEST_TEARDOWN_DELAY_MS
+            due = now_ms() + saga.delay_ms(tries, self._jitter(), longest_ms)
+            await self._note(replace(teardown, tries=tries), due)
+            return
+        crash_point("deployer.purge.done")
+        await self._note(teardown, None)
+
+    async def _note(self, teardown: AgentTeardown, due_at_ms: int | None) -> None:
+        async with self._database.transaction() as connection:
+            await store.save_teardown(connection, teardown, due_at_ms)

@@ -1,0 +1,1 @@
+"""What the gateway has on record: admission, leases, outcomes."""

@@ -1,0 +1,229 @@
+"""Admission: a request of the quota and one of the concurrency limit, on record, or a refusal.
+
+Guarantees: with any number of gateways, no more than the tier's requests of a period are ever
+admitted, and no more than its concurrency are open at once; an admitted invocation is durable
+before its call begins; nothing is admitted without this gateway's lease. Requests that arrive
+together share one statement.
+On a failure of unknown outcome: the caller is refused, and what may have been taken is given
+back, since no call was made.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from prometheus_client import Histogram
+from webhost_contracts.entitlements import Entitlements
+from webhost_kit.errors import LimitExceeded, Unavailable
+
+from webhost_gateway import decisions
+from webhost_gateway.ledger.batcher import Batcher
+from webhost_gateway.ledger.lease import Lease
+from webhost_gateway.ledger.outcomes import Outcomes
+from webhost_gateway.ledger.records import Invocation
+from webhost_gateway.ledger.statements import NotRun, Statements
+
+KNOWN_QUOTAS = 100_000
+
+_batch_size = Histogram(
+    "webhost_gateway_admission_batch_size",
+    "Invocations that shared one statement",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
+)
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    invocation: Invocation
+    max_requests: int | None
+    max_in_flight: int | None
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    asked: _Asked
+    admitted: asyncio.Future[None]
+
+
+class Admission:
+    """Admits invocations, batched."""
+
+    def __init__(self, statements: Statements, lease: Lease, outcomes: Outcomes) -> None:
+        self._statements = statements
+        self._lease = lease
+        self._outcomes = outcomes
+        self._known: set[tuple[str, str]] = set()
+        self._batcher = Batcher(self._handle)
+        self.run = self._batcher.run
+
+    async def admit(self, invocation: Invocation, limits: Entitlements) -> None:
+        """Return when the invocation is on record.
+
+        Raises LimitExceeded (`requests`, `concurrency`) or Unavailable.
+        """
+        admitted = asyncio.get_running_loop().create_future()
+        asked = _Asked(invocation, limits.requests, limits.concurrency)
+        self._batcher.add(_Waiting(asked, admitted))
+        await admitted
+
+    async def _handle(self, batch: list[_Waiting]) -> None:
+        _batch_size.observe(len(batch))
+        crowded = await self._settle(batch)
+        if crowded:
+            # Calls that have ended here, and were not recorded yet, make room.
+            await self._outcomes.catch_up()
+            crowded = await self._settle([waiting for waiting, _ in crowded])
+        for waiting, problem in crowded:
+            _refuse(waiting, problem)
+
+    async def _settle(self, batch: list[_Waiting]) -> list[tuple[_Waiting, LimitExceeded]]:
+        """Admit or refuse; return those, undecided, who ran into the concurrency limit."""
+        crowded: list[tuple[_Waiting, LimitExceeded]] = []
+        try:
+            verdicts = await self._decide([waiting.asked for waiting in batch])
+        except Unavailable as error:
+            for waiting in batch:
+                if not isinstance(error, NotRun):
+                    self._outcomes.release(waiting.asked.invocation)
+                _refuse(waiting, error)
+            return crowded
+        for place, waiting in enumerate(batch, start=1):
+            verdict = verdicts.get(place)
+            if verdict is None:
+                _refuse(waiting, Unavailable("The gateway is not ready; try again shortly."))
+            elif (refusal := _refusal(waiting.asked, *verdict)) is None:
+                self._admitted(waiting)
+            elif refusal.retryable:
+                crowded.append((waiting, refusal))
+            else:
+                _refuse(waiting, refusal)
+        return crowded
+
+    def _admitted(self, waiting: _Waiting) -> None:
+        if waiting.admitted.cancelled():
+            self._outcomes.release(waiting.asked.invocation)
+        else:
+            waiting.admitted.set_result(None)
+
+    async def _decide(self, batch: list[_Asked]) -> dict[int, tuple[bool, int, int]]:
+        """Return by place in the batch whether it was admitted, with requests and in flight."""
+        keys = {(asked.invocation.user_id, asked.invocation.period_key) for asked in batch}
+        await self._make_quotas(keys - self._known)
+        rows = await self._statements.execute(
+            (
+                ADMIT,
+                {
+                    "asked": msgspec.json.encode([_flat(asked) for asked in batch]).decode(),
+                    "gateway_id": self._lease.gateway_id,
+                    "users": list({user_id for user_id, _ in keys}),
+                    "oldest": decisions.previous_period(min(period for _, period in keys)),
+                },
+            )
+        )
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+    async def _make_quotas(self, keys: set[tuple[str, str]]) -> None:
+        if not keys:
+            return
+        # In order, as everybody who touches several quotas at once.
+        users, periods = zip(*sorted(keys), strict=True)
+        await self._statements.execute(
+            (MAKE_QUOTAS, {"users": list(users), "periods": list(periods)})
+        )
+        if len(self._known) + len(keys) > KNOWN_QUOTAS:
+            self._known.clear()
+        self._known |= keys
+
+
+def _flat(asked: _Asked) -> dict[str, Any]:
+    return msgspec.structs.asdict(asked.invocation) | {
+        "max_requests": asked.max_requests,
+        "max_in_flight": asked.max_in_flight,
+    }
+
+
+def _refusal(asked: _Asked, admitted: bool, requests: int, in_flight: int) -> LimitExceeded | None:
+    if admitted:
+        return None
+    period_key = asked.invocation.period_key
+    if asked.max_requests is not None and requests >= asked.max_requests:
+        return decisions.over_limit("requests", period_key, requests, asked.max_requests)
+    return decisions.over_limit("concurrency", period_key, in_flight, asked.max_in_flight or 0)
+
+
+def _refuse(waiting: _Waiting, problem: Exception) -> None:
+    if not waiting.admitted.done():
+        waiting.admitted.set_exception(problem)
+
+
+MAKE_QUOTAS = """
+INSERT INTO quotas (user_id, period_key)
+SELECT * FROM unnest(%(users)s::text[], %(periods)s::text[])
+ON CONFLICT DO NOTHING
+"""
+
+ADMIT = """
+WITH asked AS MATERIALIZED (
+    SELECT * FROM ROWS FROM (json_to_recordset(%(asked)s::json) AS (
+        id text, user_id text, agent_id text, deployment_id text, runtime_provider text,
+        trace_id text, period_key text, admitted_at_ms bigint,
+        max_requests bigint, max_in_flight bigint
+    )) WITH ORDINALITY AS a(
+        id, user_id, agent_id, deployment_id, runtime_provider,
+        trace_id, period_key, admitted_at_ms, max_requests, max_in_flight, place
+    )
+),
+alive AS MATERIALIZED (
+    SELECT gateway_id FROM leases
+    WHERE gateway_id = %(gateway_id)s AND expires_at > clock_timestamp()
+    FOR KEY SHARE
+),
+locked AS MATERIALIZED (
+    SELECT user_id, period_key, requests, in_flight FROM quotas
+    WHERE EXISTS (SELECT FROM alive)
+        AND user_id = ANY(%(users)s::text[]) AND period_key >= %(oldest)s
+    ORDER BY user_id, period_key
+    FOR UPDATE
+),
+standing AS (
+    SELECT user_id, period_key, requests,
+        sum(in_flight) OVER (PARTITION BY user_id) AS in_flight
+    FROM locked
+),
+ranked AS (
+    SELECT a.*, s.requests, s.in_flight,
+        s.requests + row_number() OVER (PARTITION BY user_id, period_key ORDER BY place)
+            AS request,
+        s.in_flight + row_number() OVER (PARTITION BY user_id ORDER BY place) AS concurrent
+    FROM asked a JOIN standing s USING (user_id, period_key)
+),
+decided AS MATERIALIZED (
+    SELECT ranked.*,
+        request <= coalesce(max_requests, request)
+            AND concurrent <= coalesce(max_in_flight, concurrent) AS admitted
+    FROM ranked
+),
+recorded AS (
+    INSERT INTO invocations (id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
+        period_key, admitted_at_ms, gateway_id)
+    SELECT id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
+        period_key, admitted_at_ms, %(gateway_id)s
+    FROM decided WHERE admitted
+),
+taken AS (
+    UPDATE quotas q SET requests = q.requests + d.n, in_flight = q.in_flight + d.n
+    FROM (
+        SELECT user_id, period_key, count(*) AS n FROM decided
+        WHERE admitted GROUP BY user_id, period_key
+    ) d
+    WHERE q.user_id = ANY(%(users)s::text[])
+        AND (q.user_id, q.period_key) = (d.user_id, d.period_key)
+)
+SELECT place, admitted, (requests + taken_here)::bigint, (in_flight + taken_by_user)::bigint
+FROM (
+    SELECT decided.*,
+        count(*) FILTER (WHERE admitted) OVER (PARTITION BY user_id, period_key) AS taken_here,
+        count(*) FILTER (WHERE admitted) OVER (PARTITION BY user_id) AS taken_by_user
+    FROM decided
+) answered
+"""

@@ -1,0 +1,1 @@
+"""Where invocations go, and what their users have left: answered from memory."""

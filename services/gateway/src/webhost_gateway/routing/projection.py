@@ -1,0 +1,105 @@
+"""The route table: folded into the gateway's own rows, and followed in memory.
+
+Consumes: `agent.*`, `deployment.*` and `account.tier_changed` of EVENTS.
+Guarantees: the memory starts from rows and checkpoint of one snapshot and never goes back.
+On replay: versions that were seen are skipped.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import subjects
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.checkpoints import read_checkpoint
+from webhost_kit.eventsourcing.facts import Fact
+from webhost_kit.eventsourcing.memory import InMemoryProjection
+from webhost_kit.eventsourcing.projector import Projector
+
+from webhost_gateway.routing.model import SUBJECTS, TYPES, Account, Agent, Deployment, RouteTable
+from webhost_gateway.tables import routed_accounts, routed_agents, routed_deployments
+
+NAME = "routes"
+
+
+def projector(database: Database, bus: Bus) -> Projector:
+    """Return what keeps the rows."""
+    return Projector(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold)
+
+
+def memory(bus: Bus, routes: RouteTable, after: Checkpoint | None) -> InMemoryProjection:
+    """Return what keeps the memory."""
+
+    def fold_one(fact: Fact) -> None:
+        routes.evolve(fact.envelope, fact.event)
+
+    return InMemoryProjection(bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, after)
+
+
+async def load(database: Database) -> tuple[RouteTable, Checkpoint | None]:
+    """Return all rows and the checkpoint they were folded to, of one snapshot."""
+    async with database.snapshot() as connection:
+        return await _rows(connection, None), await read_checkpoint(connection, NAME)
+
+
+async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:
+    """Write what these facts mean."""
+    agents = {f.envelope.aggregate_id for f in facts if f.event.kind() == "agent"}
+    deployments = {f.envelope.aggregate_id for f in facts if f.event.kind() == "deployment"}
+    accounts = {f.envelope.user_id for f in facts if f.event.kind() == "account"}
+    routes = await _rows(connection, (agents, deployments, accounts))
+    for fact in facts:
+        routes.evolve(fact.envelope, fact.event)
+    await _put(connection, routed_agents, "agent_id", routes.agents)
+    await _put(connection, routed_deployments, "deployment_id", routes.deployments)
+    await _put(connection, routed_accounts, "user_id", routes.accounts)
+
+
+async def _rows(
+    connection: AsyncConnection, only: tuple[set[str], set[str], set[str]] | None
+) -> RouteTable:
+    agents, deployments, accounts = only or (None, None, None)
+    routes = RouteTable()
+    for row in await connection.execute(_of(routed_agents, agents)):
+        routes.agents[row.agent_id] = Agent(
+            row.version, row.user_id, row.disabled, row.deleted, row.deployment_id
+        )
+    for row in await connection.execute(_of(routed_deployments, deployments)):
+        routes.deployments[row.deployment_id] = Deployment(
+            row.version, row.runtime_provider, row.invoke_url
+        )
+    for row in await connection.execute(_of(routed_accounts, accounts)):
+        routes.accounts[row.user_id] = Account(row.version, row.tier)
+    return routes
+
+
+def _of(table: sa.Table, keys: set[str] | None) -> sa.Select[Any]:
+    query = sa.select(table)
+    if keys is None:
+        return query
+    key = next(iter(table.primary_key))
+    return query.where(key == sa.any_(sa.bindparam("keys", list(keys), sa.ARRAY(sa.Text))))
+
+
+async def _put(
+    connection: AsyncConnection,
+    table: sa.Table,
+    key: str,
+    rows: Mapping[str, Agent | Deployment | Account],
+) -> None:
+    if not rows:
+        return
+    names = [column.name for column in table.columns if column.name != key]
+    values = [
+        {key: aggregate_id} | {name: getattr(row, name) for name in names}
+        for aggregate_id, row in sorted(rows.items())
+    ]
+    statement = insert(table)
+    changes = {name: statement.excluded[name] for name in names}
+    await connection.execute(
+        statement.on_conflict_do_update(index_elements=[key], set_=changes), values
+    )

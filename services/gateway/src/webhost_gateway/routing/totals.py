@@ -1,0 +1,64 @@
+"""What billing has charged, watched into memory.
+
+Consumes: the totals bucket, key `<userId>.<period>`.
+Guarantees: older totals never replace newer ones; when the bucket cannot be watched, the last
+totals hold.
+On replay: the whole bucket is read again, which changes nothing.
+"""
+
+import asyncio
+
+import msgspec
+import structlog
+from webhost_contracts import subjects, wire
+from webhost_contracts.totals import Totals
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.reader import Recorded, StreamReader
+from webhost_kit.errors import StreamDiverged
+
+log = structlog.get_logger(__name__)
+
+STREAM = f"KV_{subjects.TOTALS_BUCKET}"
+PREFIX = f"$KV.{subjects.TOTALS_BUCKET}."
+RETRY_S = 1.0
+
+
+class TotalsWatch:
+    """The totals of every user and period that billing has ever put there."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._reader = StreamReader(bus, STREAM, [f"{PREFIX}>"])
+        self._totals: dict[str, Totals] = {}
+        self.loaded = False
+
+    def check(self) -> str | None:
+        """Say whether the totals were never read. Once they were, the last ones hold."""
+        return None if self.loaded else "not loaded"
+
+    def of(self, user_id: str, period_key: str) -> Totals | None:
+        """Return what was charged to this user in this period, None for nothing."""
+        return self._totals.get(subjects.totals_key(user_id, period_key))
+
+    async def run(self) -> None:
+        """Watch for ever; a bucket that was made anew is read from its start."""
+        while True:
+            try:
+                async for batch in self._reader.batches(None):
+                    for message in batch.messages:
+                        self._take(message)
+                    self.loaded = self.loaded or batch.pending == 0
+            except StreamDiverged as error:
+                log.warning("totals bucket was made anew", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    def _take(self, message: Recorded) -> None:
+        if not message.body:
+            return
+        try:
+            totals = wire.decode(message.body, Totals)
+        except msgspec.DecodeError as error:
+            log.error("undecodable totals", subject=message.subject, error=str(error))
+            return
+        key = message.subject.removeprefix(PREFIX)
+        if totals.newer_than(self._totals.get(key)):
+            self._totals[key] = totals

@@ -1,0 +1,1 @@
+"""The call to a Worker, and its answer on the way back."""

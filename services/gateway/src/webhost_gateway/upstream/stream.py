@@ -1,0 +1,146 @@
+"""A Worker's answer, passed on to the client event by event.
+
+Emits: `meta` first, `delta`s, `usage` at most once, then `done`; what arrived together leaves
+together, and nothing waits for what comes next.
+Guarantees: nothing of the Worker's stream passes unchecked; RuntimeFailed where it is not one
+of invoke/v1. While the Worker is silent, the client gets heartbeats.
+"""
+
+import asyncio
+from typing import Any
+
+import msgspec
+from webhost_contracts.invoke import Usage
+from webhost_kit.errors import RuntimeFailed
+from webhost_kit.http import problems
+
+from webhost_gateway.routes import Request
+from webhost_gateway.upstream import sse
+from webhost_gateway.upstream.sse import SseEvent, SseReader, SseWriter
+from webhost_gateway.upstream.worker import UNREADABLE, Answer, WorkerProblemBody
+
+END_S = 1.0
+"""How long the Worker's stream may take to end after `done`, before its connection is cut."""
+
+_HEADERS = [
+    (b"content-type", sse.CONTENT_TYPE.encode()),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class _Meta(msgspec.Struct, frozen=True, rename="camel"):
+    session_id: str
+
+
+class _Delta(msgspec.Struct, frozen=True):
+    text: str
+
+
+class ClientStream:
+    """The client's side of one stream. `meta` is the gateway's own, the session id aside."""
+
+    def __init__(self, request: Request, meta: dict[str, Any], heartbeat_s: float) -> None:
+        self._request = request
+        self._meta = meta
+        self._heartbeat_s = heartbeat_s
+        self._reader = SseReader()
+        self._writer = SseWriter()
+        self._usage_sent = False
+        self._done = False
+        self._sent_at = 0.0
+
+    async def pass_on(self, answer: Answer) -> None:
+        """Send the Worker's answer up to and with `done`. Raises RuntimeFailed."""
+        if not answer.streamed:
+            await self._emulate(answer)
+            return
+        while not self._done:
+            chunk = await self._next_chunk(answer)
+            if not chunk:
+                raise answer.invalid("The agent's stream ended before it was done.")
+            ready = bytearray()
+            try:
+                for event in self._reader.feed(chunk):
+                    ready += self._translated(event, answer)
+            finally:
+                await self._send(bytes(ready))
+        await _until_end(answer)
+
+    async def fail(self, problem: RuntimeFailed) -> None:
+        """Send the `error` event, which ends the stream."""
+        envelope = problems.envelope(problem, self._request.request_id)
+        await self._send(self._writer.event("error", envelope))
+
+    async def end(self) -> None:
+        """End the response."""
+        await self._request.write(b"", more=False)
+
+    async def _emulate(self, answer: Answer) -> None:
+        document = await answer.document()
+        events = [
+            self._writer.event("meta", self._meta | {"sessionId": document.session_id}),
+            self._writer.event("delta", document.output),
+        ]
+        if document.usage != Usage():
+            events.append(self._writer.event("usage", document.usage))
+        events.append(self._writer.event("done", {}))
+        await self._send(b"".join(events))
+
+    def _translated(self, event: SseEvent, answer: Answer) -> bytes:
+        """Return what the client gets for one event of the Worker's."""
+        if self._done:
+            return b""
+        try:
+            if event.name == "error":
+                raise answer.reported(msgspec.json.decode(event.data, type=WorkerProblemBody))
+            if "sessionId" not in self._meta:
+                if event.name != "meta":
+                    raise answer.invalid("The agent's stream does not begin with meta.")
+                session_id = msgspec.json.decode(event.data, type=_Meta).session_id
+                self._meta["sessionId"] = session_id
+                return self._writer.event("meta", self._meta)
+            if event.name == "delta":
+                return self._writer.event("delta", msgspec.json.decode(event.data, type=_Delta))
+            if event.name == "usage" and not self._usage_sent:
+                usage = msgspec.json.decode(event.data, type=Usage)
+                self._usage_sent = True
+                return self._writer.event("usage", usage)
+        except UNREADABLE as error:
+            message = f"The agent's stream has a malformed {event.name} event."
+            raise answer.invalid(message, event.data) from error
+        if event.name != "done":
+            return b""
+        self._done = True
+        return self._writer.event("done", {})
+
+    async def _next_chunk(self, answer: Answer) -> bytes:
+        if not self._request.started:
+            return await answer.next_chunk()
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout_at(self._sent_at + self._heartbeat_s):
+                    return await answer.next_chunk()
+            except TimeoutError:
+                if loop.time() < self._sent_at + self._heartbeat_s:
+                    raise
+                await self._send(sse.HEARTBEAT)
+
+    async def _send(self, events: bytes) -> None:
+        if not events:
+            return
+        if not self._request.started:
+            await self._request.start(200, _HEADERS)
+        await self._request.write(events)
+        self._sent_at = asyncio.get_running_loop().time()
+
+
+async def _until_end(answer: Answer) -> None:
+    """Let the Worker end its stream, so that the connection can be kept."""
+    try:
+        async with asyncio.timeout(END_S):
+            while await answer.next_chunk():
+                pass
+    except (TimeoutError, RuntimeFailed):
+        return

@@ -1,0 +1,248 @@
+"""The call to a Worker: signed, bounded in time and size, its failures told apart.
+
+Consumes: a deployment's invoke address. Emits: one POST, with none of the caller's headers but
+`traceparent`.
+Guarantees: RuntimeFailed says what went wrong; NotSent, which is one, that no byte of the
+request was written.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import aiohttp
+import msgspec
+from aiohttp import hdrs
+from webhost_contracts.invoke import MAX_ANSWER_BYTES, InvokeResponse
+from webhost_contracts.signatures import INVOKE_SIGNATURE_HEADER
+from webhost_kit.clock import now_ms
+from webhost_kit.errors import RuntimeFailed
+from webhost_kit.keys import Signer
+from webhost_kit.process.observability import redact_text
+from yarl import URL
+
+CONNECT_TIMEOUT_S = 10.0
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What JSON of a Worker's can fail with; the last where it is nested too deeply."""
+
+SNIPPET_CHARS = 500
+SNIPPET_BYTES = 4096
+
+Failure = Literal[
+    "network_error", "timeout", "upstream_status", "invalid_response", "session_expired"
+]
+
+_response = msgspec.json.Decoder(InvokeResponse)
+
+
+class NotSent(RuntimeFailed):
+    """The connection was not made: no byte of the request was written."""
+
+
+class WorkerProblem(msgspec.Struct, frozen=True):
+    """What the entry module says of a failure."""
+
+    code: str = ""
+    message: str = ""
+    retryable: bool | None = None
+
+
+class WorkerProblemBody(msgspec.Struct, frozen=True):
+    """The body of a Worker's failure, and the data of its `error` event."""
+
+    error: WorkerProblem
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: where to, and the body that is signed for that deployment."""
+
+    deployment_id: str
+    invoke_url: str
+    body: bytes
+    streamed: bool
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    url: URL
+    host: str
+
+
+class Answer:
+    """A Worker's answer of status 200, as it comes in."""
+
+    def __init__(self, response: aiohttp.ClientResponse, host: str) -> None:
+        self._response = response
+        self._host = host
+        self._bytes = 0
+        self.streamed = response.content_type == "text/event-stream"
+
+    async def document(self) -> InvokeResponse:
+        """Read and check the whole answer. Raises RuntimeFailed."""
+        body = b"".join([chunk async for chunk in self.chunks()])
+        try:
+            return _response.decode(body)
+        except UNREADABLE as error:
+            raise self.invalid("The agent's answer is not an invoke/v1 response.", body) from error
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield bytes as they arrive. Raises RuntimeFailed when they break off or are too many."""
+        while chunk := await self.next_chunk():
+            yield chunk
+
+    async def next_chunk(self) -> bytes:
+        """Return what has arrived, empty at the end. May be cancelled and asked again."""
+        try:
+            chunk = await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise failed("network_error", "The agent's answer broke off.", self._host) from error
+        self._bytes += len(chunk)
+        if self._bytes > MAX_ANSWER_BYTES:
+            raise self.invalid("The agent's answer is over 4 MiB.")
+        return chunk
+
+    def invalid(self, message: str, body: bytes = b"") -> RuntimeFailed:
+        """Return the failure of an answer that is not of the protocol."""
+        return failed("invalid_response", message, self._host, status=200, body=body)
+
+    def reported(self, problem: WorkerProblemBody) -> RuntimeFailed:
+        """Return the failure that the Worker reported in its stream."""
+        return _reported(200, msgspec.json.encode(problem), self._host)
+
+
+class Upstream:
+    """The Workers, over one set of kept connections."""
+
+    def __init__(
+        self, signer: Signer, *, connect_to: str | None, first_byte_timeout_s: float
+    ) -> None:
+        self._signer = signer
+        self._connect_to = connect_to
+        self._first_byte_timeout_s = first_byte_timeout_s
+        self._address = lru_cache(maxsize=10_000)(self._address_of)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT_ENCODING),
+            auto_decompress=False,
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+    @asynccontextmanager
+    async def answer(self, call: Call) -> AsyncGenerator[Answer]:
+        """Call, and give the answer of status 200. Raises RuntimeFailed or NotSent.
+
+        Leaving the block before the answer's end cancels the call.
+        """
+        address = self._address(call.invoke_url)
+        headers = {
+            hdrs.HOST: address.host,
+            hdrs.CONTENT_TYPE: "application/json",
+            hdrs.ACCEPT: "text/event-stream" if call.streamed else "application/json",
+            INVOKE_SIGNATURE_HEADER: self._signer.header(now_ms(), call.deployment_id, call.body),
+        }
+        if call.traceparent is not None:
+            headers["traceparent"] = call.traceparent
+        response = await self._post(address, headers, call.body)
+        try:
+            if response.status != 200:
+                raise _reported(response.status, await _beginning(response), address.host)
+            yield Answer(response, address.host)
+        finally:
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()
+
+    def timed_out(self, call: Call) -> RuntimeFailed:
+        """Return the failure of a call that took too long."""
+        host = self._address(call.invoke_url).host
+        return failed("timeout", "The agent did not answer in time.", host)
+
+    async def _post(
+        self, address: _Address, headers: dict[str, str], body: bytes
+    ) -> aiohttp.ClientResponse:
+        try:
+            async with asyncio.timeout(self._first_byte_timeout_s):
+                return await self._session.post(
+                    address.url, data=body, headers=headers, allow_redirects=False
+                )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            timed_out = isinstance(error, aiohttp.ConnectionTimeoutError)
+            raise failed(
+                "timeout" if timed_out else "network_error",
+                "The agent's runtime could not be reached.",
+                address.host,
+                kind=NotSent,
+            ) from error
+        except TimeoutError as error:
+            raise failed("timeout", "The agent did not answer in time.", address.host) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise failed(
+                "network_error", "The connection to the agent broke off.", address.host
+            ) from error
+
+    def _address_of(self, invoke_url: str) -> _Address:
+        url = URL(invoke_url)
+        host = url.host_port_subcomponent or ""
+        if self._connect_to is not None:
+            name, _, port = self._connect_to.rpartition(":")
+            url = url.with_scheme("http").with_host(name).with_port(int(port))
+        return _Address(url, host)
+
+
+def failed(
+    failure: Failure,
+    message: str,
+    host: str,
+    *,
+    status: int | None = None,
+    body: bytes = b"",
+    retryable: bool | None = None,
+    kind: type[RuntimeFailed] = RuntimeFailed,
+) -> RuntimeFailed:
+    """Return what the caller is told of a failure of the data plane."""
+    details: dict[str, Any] = {"failure": failure, "invokeHost": host}
+    if status is not None:
+        details["upstreamStatus"] = status
+    if body:
+        text = redact_text(body[:SNIPPET_BYTES].decode("utf-8", "replace"))
+        details["upstreamBodySnippet"] = text[:SNIPPET_CHARS]
+    if retryable is None:
+        retryable = failure in ("network_error", "timeout")
+    status_of_ours = 504 if failure == "timeout" else None
+    return kind(message, details=details, retryable=retryable, status=status_of_ours)
+
+
+def _reported(status: int, body: bytes, host: str) -> RuntimeFailed:
+    try:
+        problem = msgspec.json.decode(body, type=WorkerProblemBody).error
+    except UNREADABLE:
+        problem = WorkerProblem()
+    if problem.code == "SESSION_EXPIRED":
+        message = "The session does not exist or has expired."
+        return failed("session_expired", message, host, status=status)
+    retryable = problem.retryable
+    if retryable is None:
+        retryable = status == 429 or status >= 500
+    message = "The agent failed."
+    return failed("upstream_status", message, host, status=status, body=body, retryable=retryable)
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    try:
+        while len(body) < SNIPPET_BYTES and (chunk := await response.content.readany()):
+            body += chunk
+    except (aiohttp.ClientError, OSError):
+        pass
+    return body

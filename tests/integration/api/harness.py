@@ -1,0 +1,197 @@
+"""An api as a real process, with a real NATS, Postgres and issuer around it.
+
+The tests play the deployer and billing: they read the commands and state the facts.
+"""
+
+import asyncio
+import itertools
+import os
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from webhost_contracts import ids, subjects, wire
+from webhost_contracts.commands import Command
+from webhost_contracts.events import Event
+from webhost_contracts.events.base import Envelope
+from webhost_kit.bus.connection import Bus
+from webhost_local.child import tied_to_parent
+from webhost_local.ports import free_port
+
+from tests.support.deadline import eventually
+from tests.support.issuer import TestIssuer
+from tests.support.stating import envelope, state
+
+ORIGIN = "https://app.example"
+START_S = 30
+
+
+class User:
+    """One signed-in user's HTTP client, and the common calls."""
+
+    def __init__(self, http: httpx.AsyncClient, user_id: str) -> None:
+        self.http = http
+        self.id = user_id
+        self._names = itertools.count(1)
+
+    async def create(self, **fields: Any) -> dict[str, Any]:
+        fields = {"name": f"agent {next(self._names)}", **fields}
+        return ok(await self.http.post("/v1/agents", json=fields), 201)["agent"]
+
+    async def agent(self, agent_id: str) -> dict[str, Any]:
+        return ok(await self.http.get(f"/v1/agents/{agent_id}"))["agent"]
+
+    async def deploy(self, agent_id: str, **fields: Any) -> dict[str, Any]:
+        answer = await self.http.post(f"/v1/agents/{agent_id}/deploy", json=fields)
+        return ok(answer, 202)["deployment"]
+
+    async def deployment(self, deployment_id: str) -> dict[str, Any]:
+        return ok(await self.http.get(f"/v1/deployments/{deployment_id}"))["deployment"]
+
+
+@dataclass
+class Harness:
+    """The process under test and everything around it. `crash_file` asks for a crash point."""
+
+    dsn: str
+    nats_url: str
+    bus: Bus
+    issuer: TestIssuer
+    directory: Path
+    url: str = ""
+    ops_url: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    @property
+    def crash_file(self) -> Path:
+        return self.directory / "crash"
+
+    async def start(self, **environment: str) -> None:
+        """Start the api; returns when it is ready."""
+        port, ops_port = free_port(), free_port()
+        while ops_port == port:
+            ops_port = free_port()
+        listen, ops = f"127.0.0.1:{port}", f"127.0.0.1:{ops_port}"
+        self.url, self.ops_url = f"http://{listen}", f"http://{ops}"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "WEBHOST_LOCAL_STACK": "true",
+            "WEBHOST_INSTALLATION_ID": "test",
+            "WEBHOST_CRASH_FILE": str(self.crash_file),
+            "DATABASE_URL": self.dsn,
+            "NATS_URL": self.nats_url,
+            "LISTEN": listen,
+            "OPS_LISTEN": ops,
+            "JWT_ISSUER": self.issuer.url,
+            "CORS_ALLOWED_ORIGINS": ORIGIN,
+            **environment,
+        }
+        with (self.directory / "api.log").open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - tied to the main thread
+                [sys.executable, "-m", "webhost_api"],
+                env=environment,
+                stderr=log,
+                preexec_fn=tied_to_parent(),
+            )
+        await self.until_ready()
+
+    async def until_ready(self) -> None:
+        """Return when the api says that it is ready."""
+        await eventually(self._ready, "the api to be ready", seconds=START_S)
+
+    async def kill(self) -> None:
+        """SIGKILL; returns when it is dead."""
+        if self.process is not None:
+            self.process.kill()
+            await self.died()
+
+    async def died(self) -> None:
+        """Return when the process is dead."""
+        assert self.process is not None
+        await asyncio.to_thread(self.process.wait, START_S)
+        self.process = None
+
+    def user(self, subject: str | None = None, **claims: Any) -> User:
+        """Return a user, by default one whom nobody has seen before."""
+        subject = subject or f"user-{secrets.token_hex(6)}"
+        token = self.issuer.token(subject, **claims)
+        http = self.client(Authorization=f"Bearer {token}")
+        return User(http, ids.user_id(self.issuer.url, subject))
+
+    def client(self, **headers: str) -> httpx.AsyncClient:
+        """Return a client with these headers; the harness closes it at its end."""
+        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+        self.clients.append(client)
+        return client
+
+    async def close(self) -> None:
+        """End the process and close every client."""
+        await self.kill()
+        for client in self.clients:
+            await client.aclose()
+
+    async def states(self, user_id: str, aggregate_id: str, version: int, event: Event) -> None:
+        """State a fact in the name of the service that owns its kind."""
+        subject = subjects.event(user_id, event.kind(), aggregate_id)
+        await state(self.bus, subject, envelope(user_id, aggregate_id, event, version=version))
+
+    async def command(self, verb: str, agent_id: str, kind: type[Command]) -> Any:
+        """Return the last command of this kind to an agent's deployments, once it is there."""
+        subject = subjects.command("deployer", verb, agent_id)
+        message = await self._last(subjects.COMMANDS, subject)
+        return wire.decode(message.data, kind)
+
+    async def fact(self, user_id: str, kind: type[Event], aggregate_id: str) -> Envelope:
+        """Return an aggregate's last fact once it is of this kind."""
+        subject = subjects.event(user_id, kind.kind(), aggregate_id)
+        message = await self._last(subjects.EVENTS, subject, kind.type_name())
+        return wire.decode(message.data, Envelope)
+
+    async def _last(self, stream: str, subject: str, type_name: str | None = None) -> Any:
+        found: list[Any] = []
+
+        async def there() -> bool:
+            info = await self.bus.js.stream_info(stream, subjects_filter=subject)
+            if not info.state.subjects:
+                return False
+            message = await self.bus.js.get_last_msg(stream, subject)
+            found.append(message)
+            headers = message.headers or {}
+            return type_name is None or headers[subjects.TYPE_HEADER] == type_name
+
+        await eventually(there, f"a message on {subject}")
+        return found[-1]
+
+    async def _ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError((self.directory / "api.log").read_text()[-2000:])
+        try:
+            async with httpx.AsyncClient() as client:
+                return (await client.get(f"{self.ops_url}/readyz")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def ok(response: httpx.Response, status: int = 200) -> Any:
+    """Return the body of an answer that must have this status."""
+    assert response.status_code == status, f"{response.status_code} {response.text}"
+    return response.json()
+
+
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Return the error of an answer that must be this one, in the envelope."""
+    assert response.status_code == status, f"{response.status_code} {response.text}"
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert set(body) == {"error"}
+    error = body["error"]
+    assert set(error) == {"code", "message", "retryable", "details", "requestId"}
+    assert error["code"] == code, error
+    assert error["requestId"] == response.headers["x-request-id"]
+    return error

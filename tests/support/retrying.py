@@ -1,0 +1,53 @@
+"""A user who repeats what got no clear answer, with the same idempotency key, as clients should."""
+
+import secrets
+import time
+from typing import Any
+
+import httpx
+
+from tests.support.caller import Caller
+
+PATIENCE_S = 60
+_AGAIN_AFTER_S = 0.05
+
+
+class RetryingClient:
+    """One user's requests through outages. Each gives the success in the end, or fails."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+
+    def get(self, path: str) -> dict[str, Any]:
+        return self._send("GET", path)
+
+    def post(self, path: str, **body: Any) -> dict[str, Any]:
+        return self._send("POST", path, body, {"Idempotency-Key": secrets.token_hex(16)})
+
+    def deploy(self, agent_id: str, **fields: Any) -> dict[str, Any]:
+        """Deploy, and wait until the deployment has ended, well or not."""
+        began = self.post(f"/v1/agents/{agent_id}/deploy", **fields)["deployment"]
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            deployment = self.get(f"/v1/deployments/{began['id']}")["deployment"]
+            if deployment["status"] != "deploying":
+                return deployment
+            assert time.monotonic() < deadline, f"still deploying after {PATIENCE_S} s"
+            time.sleep(_AGAIN_AFTER_S)
+
+    def _send(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                answer = self.caller.http.request(method, path, json=body, headers=headers)
+            except httpx.TransportError as error:
+                problem = repr(error)
+            else:
+                if answer.is_success:
+                    return answer.json()
+                problem = f"{answer.status_code} {answer.text}"
+                assert answer.json()["error"]["retryable"], f"{method} {path}: {problem}"
+            assert time.monotonic() < deadline, f"{method} {path}: {problem}"
+            time.sleep(_AGAIN_AFTER_S)
