@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import text
-from webhost_api.idempotency import KEPT_MS, IdempotencyKey, sweep
+from webhost_api.idempotency import KEPT_MS, IdempotencyKey, remove_old
 from webhost_kit.database.engine import Database
 
 from tests.integration.api.harness import Harness, User, ok, problem
@@ -105,7 +105,7 @@ async def test_old_records_are_swept_and_young_ones_stay(harness: Harness, user:
             (KEPT_MS + 1, user.id),
         )
     database = Database(harness.dsn)
-    sweeping = asyncio.create_task(sweep(database))
+    removing = asyncio.create_task(remove_old(database))
 
     async def swept() -> bool:
         async with database.transaction() as connection:
@@ -114,6 +114,6 @@ async def test_old_records_are_swept_and_young_ones_stay(harness: Harness, user:
         return keys == ["young"]
 
     await eventually(swept, "the old record to be gone")
-    sweeping.cancel()
-    await asyncio.gather(sweeping, return_exceptions=True)
+    removing.cancel()
+    await asyncio.gather(removing, return_exceptions=True)
     await database.close()

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import aclosing
 
 import pytest
 from starlette.requests import Request
@@ -24,6 +24,7 @@ from webhost_kit.bus.connection import connect
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.migrations import upgrade
+from webhost_kit.process.service import Service
 
 from tests.support.serving import serving
 from tests.unit.deployer.samples import AGENT, ORDER
@@ -59,14 +60,12 @@ async def provider(
     api: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Cloudflare]:
     upgrade(database_url, "webhost_deployer")
-    database = Database(database_url)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(database.close)
-        base_url = await stack.enter_async_context(serving(api))
+    async with serving(api) as base_url, aclosing(Service("deployer")) as service:
         local = {"WEBHOST_LOCAL_STACK": "true", "CLOUDFLARE_API_BASE_URL": base_url}
         for name, value in (GOOD | ROUTED | local).items():
             monkeypatch.setenv(name, value)
-        yield provider_of(Settings(), database, stack)
+        database = service.add("database", Database(database_url))
+        yield provider_of(service, Settings(), database)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""The sweep against a real edge: what is nobody's goes, the rest stays."""
+"""Reconciliation against a real edge: what is nobody's goes, the rest stays."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import aclosing
 
 import psycopg
 import pytest
@@ -10,18 +10,19 @@ from webhost_deployer.app import provider_of
 from webhost_deployer.cloudflare.reconciliation import Reconciliation, TablesBehind
 from webhost_deployer.settings import Settings
 from webhost_kit.database.engine import Database
+from webhost_kit.process.service import Service
 
 from tests.integration.deployer.harness import House, new_agent
 
 
 @pytest.fixture
-async def sweep(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reconciliation]:
+async def reconciliation(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reconciliation]:
     for name, value in (house.env | {"OPS_LISTEN": "127.0.0.1:1"}).items():
         monkeypatch.setenv(name, value)
-    database = Database(house.dsn)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(database.close)
-        yield Reconciliation(database, house.bus, provider_of(Settings(), database, stack))
+    async with aclosing(Service("deployer")) as service:
+        database = service.add("database", Database(house.dsn))
+        provider = provider_of(service, Settings(), database)
+        yield Reconciliation(database, house.bus, provider)
 
 
 async def deployed(house: House) -> DeploymentSucceeded:
@@ -30,7 +31,7 @@ async def deployed(house: House) -> DeploymentSucceeded:
     return event
 
 
-async def test_what_no_deployment_owns_is_removed(house: House, sweep: Reconciliation) -> None:
+async def test_what_no_deployment_owns_is_removed(house: House, reconciliation: Reconciliation) -> None:
     house.start()
     kept, left = await deployed(house), await deployed(house)
     await house.until_quiet()
@@ -41,17 +42,17 @@ async def test_what_no_deployment_owns_is_removed(house: House, sweep: Reconcili
             " state = jsonb_set(state, '{phase}', '\"failed\"') WHERE agent_id = %s",
             (left.agent_id,),
         )
-    done = await sweep.once()
+    done = await reconciliation.once()
     assert [script.name for script in done.scripts] == [left.worker_name]
     assert await house.scripts() == [kept.worker_name]
     assert len(await house.routes()) == 1
     assert len(await house.session_workers()) == 1
-    again = await sweep.once()
+    again = await reconciliation.once()
     assert (again.scripts, again.routes, again.missing) == ((), (), ())
 
 
 async def test_nothing_is_removed_by_tables_older_than_the_stream(
-    house: House, sweep: Reconciliation
+    house: House, reconciliation: Reconciliation
 ) -> None:
     house.start()
     event = await deployed(house)
@@ -59,13 +60,13 @@ async def test_nothing_is_removed_by_tables_older_than_the_stream(
     with psycopg.connect(house.dsn) as connection:
         connection.execute("DELETE FROM deployments")
     with pytest.raises(TablesBehind):
-        await sweep.once()
+        await reconciliation.once()
     assert await house.scripts() == [event.worker_name]
 
 
-async def test_a_script_that_is_gone_is_reported(house: House, sweep: Reconciliation) -> None:
+async def test_a_script_that_is_gone_is_reported(house: House, reconciliation: Reconciliation) -> None:
     house.start()
     event = await deployed(house)
     path = f"/accounts/{house.edge.account_id}/workers/scripts/{event.worker_name}"
     await house.api("DELETE", path, params={"force": "true"})
-    assert len((await sweep.once()).missing) == 1
+    assert len((await reconciliation.once()).missing) == 1
