@@ -16,7 +16,9 @@ from tests.integration.deployer.harness import House, new_agent
 
 
 @pytest.fixture
-async def reconciliation(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reconciliation]:
+async def reconciliation(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Reconciliation]:
     for name, value in (house.env | {"OPS_LISTEN": "127.0.0.1:1"}).items():
         monkeypatch.setenv(name, value)
     async with aclosing(Service("deployer")) as service:

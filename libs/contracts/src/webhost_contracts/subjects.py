@@ -4,12 +4,18 @@ One tenant is one prefix, which can be replayed, exported or purged alone. The t
 is a header, never a part of its subject.
 """
 
+import hashlib
+
 EVENTS = "EVENTS"
 USAGE = "USAGE"
 COMMANDS = "COMMANDS"
 DEAD_LETTERS = "DEADLETTERS"
 TOTALS_BUCKET = "TOTALS"
 ARTIFACTS_BUCKET = "ARTIFACTS"
+
+PARTITIONS = 16
+GATEWAY = "gateway"
+TELEMETRY_INGEST = "telemetry-ingest"
 
 ALL_EVENTS = "evt.>"
 ALL_USAGE = "usage.>"
@@ -40,6 +46,24 @@ def events_of_kind(kind: str) -> str:
 def usage(user_id: str, agent_id: str) -> str:
     """Return the subject of one agent's usage facts."""
     return f"usage.{user_id}.{agent_id}"
+
+
+def usage_packets(partition: int, producer: str) -> str:
+    """Return the subject of the packets that one producer sends to one partition.
+
+    The producer is `GATEWAY` or `TELEMETRY_INGEST`, so that each can state only its own kind.
+    """
+    return f"usage.{partition}.{producer}"
+
+
+def usage_partition(partition: int) -> str:
+    """Return the filter that selects all usage of one partition."""
+    return f"usage.{partition}.*"
+
+
+def partition_of(user_id: str) -> int:
+    """Return the partition of a user's usage, from 0 to PARTITIONS - 1; it never changes."""
+    return hashlib.blake2b(user_id.encode(), digest_size=2).digest()[0] % PARTITIONS
 
 
 def command(service: str, verb: str, aggregate_id: str) -> str:
