@@ -33,7 +33,9 @@ async def deployed(house: House) -> DeploymentSucceeded:
     return event
 
 
-async def test_what_no_deployment_owns_is_removed(house: House, reconciliation: Reconciliation) -> None:
+async def test_what_no_deployment_owns_is_removed(
+    house: House, reconciliation: Reconciliation
+) -> None:
     house.start()
     kept, left = await deployed(house), await deployed(house)
     await house.until_quiet()
@@ -66,7 +68,9 @@ async def test_nothing_is_removed_by_tables_older_than_the_stream(
     assert await house.scripts() == [event.worker_name]
 
 
-async def test_a_script_that_is_gone_is_reported(house: House, reconciliation: Reconciliation) -> None:
+async def test_a_script_that_is_gone_is_reported(
+    house: House, reconciliation: Reconciliation
+) -> None:
     house.start()
     event = await deployed(house)
     path = f"/accounts/{house.edge.account_id}/workers/scripts/{event.worker_name}"
