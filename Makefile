@@ -25,7 +25,7 @@ $(UV):
 
 .venv/.ready: requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml worker/pyproject.toml local/pyproject.toml cli/pyproject.toml) | $(UV)
 	test -x .venv/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv
-	$(UV) pip sync --quiet --python .venv/bin/python requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python .venv/bin/python requirements.lock
 	touch $@
 
 node_modules/.ready: package-lock.json

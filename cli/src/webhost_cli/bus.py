@@ -16,8 +16,8 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
-from webhost_cli.connection import data_dir_of
 from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.options import data_dir_of
 
 T = TypeVar("T")
 

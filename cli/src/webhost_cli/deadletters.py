@@ -6,15 +6,16 @@ import typer
 from nats.aio.client import Client
 
 from webhost_cli import bus, output, parked
-from webhost_cli.connection import StackOption
 from webhost_cli.errors import CommandError, ExitCode
-from webhost_cli.options import JsonOption
+from webhost_cli.options import JsonOption, StackOption
 from webhost_cli.parked import DeadLetter
 
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
-        name="deadletters", help="Operators: what no handler could handle.", no_args_is_help=True
+        name="deadletters",
+        help="Operators: commands that no handler could handle.",
+        no_args_is_help=True,
     )
     group.command("list")(list_letters)
     group.command()(show)

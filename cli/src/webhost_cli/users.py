@@ -8,9 +8,8 @@ from webhost_contracts import subjects, wire
 from webhost_contracts.rpc import SetTierReply, SetTierRequest
 
 from webhost_cli import bus, output
-from webhost_cli.connection import StackOption
 from webhost_cli.errors import CommandError
-from webhost_cli.options import JsonOption
+from webhost_cli.options import JsonOption, StackOption
 
 _TIMEOUT_S = 5.0
 
