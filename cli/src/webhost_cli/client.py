@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
+from httpx_sse import ServerSentEvent, connect_sse
 
 from webhost_cli.errors import ApiError, CommandError, ExitCode
-from webhost_cli.sse import Decoder, Event
 
 Json = dict[str, Any]
 
@@ -72,16 +72,16 @@ class Api:
             if (cursor := page["nextCursor"]) is None:
                 return
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Event]:
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[ServerSentEvent]:
         """POST, and give each event of the answer the moment it arrives."""
-        headers = {"Accept": "text/event-stream"}
         try:
-            with self._http.stream("POST", path, json=body, headers=headers) as response:
-                if not response.is_success:
-                    raise ApiError.from_response(response.status_code, response.read())
-                decoder = Decoder()
-                for chunk in response.iter_raw():
-                    yield from decoder.feed(chunk)
+            with connect_sse(self._http, "POST", path, json=body) as source:
+                if not source.response.is_success:
+                    raise ApiError.from_response(
+                        source.response.status_code, source.response.read()
+                    )
+                # A heartbeat that follows an id is no event, but is given out as an empty one.
+                yield from (event for event in source.iter_sse() if event.data)
         except httpx.TransportError as error:
             raise self._nobody_answers(error) from error
 

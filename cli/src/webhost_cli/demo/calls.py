@@ -99,13 +99,13 @@ class Calls:
         data: dict[str, Json] = {}
         for event in self.api.stream(path, body):
             arrived = time.monotonic() - began
-            names.append(event.name)
-            data[event.name] = json.loads(event.data)
-            if event.name == "delta":
+            names.append(event.event)
+            data[event.event] = json.loads(event.data)
+            if event.event == "delta":
                 pieces.append(data["delta"]["text"])
                 arrivals.append(arrived)
             if tell:
-                self.narrator.got(f"{arrived * 1000:7.1f} ms  {event.name}", data[event.name])
+                self.narrator.got(f"{arrived * 1000:7.1f} ms  {event.event}", data[event.event])
         expected = ["meta", *["delta"] * len(pieces), "usage", "done"]
         if names != expected:
             raise DemoFailed(f"the stream's events\n  expected: {expected}\n  actual:   {names}")
