@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx
@@ -61,16 +61,19 @@ class SignIn:
         if "error" in answer:
             reason = answer.get("error_description") or answer["error"]
             raise CommandError(f"the issuer refused: {reason}", ExitCode.NOT_SIGNED_IN)
-        found: dict[str, Any] = self._client.fetch_token(
-            self._token_endpoint,
-            grant_type="authorization_code",
-            code=parse_authorization_code_response(redirect, state=self._state)["code"],
-            code_verifier=self._verifier,
-            # A public client names itself in the form, and has nothing to authenticate with.
-            client_id=self._client.client_id,
-            auth=httpx.Auth(),
+        token = cast(
+            dict[str, Any],
+            self._client.fetch_token(
+                self._token_endpoint,
+                grant_type="authorization_code",
+                code=parse_authorization_code_response(redirect, state=self._state)["code"],
+                code_verifier=self._verifier,
+                # A public client names itself in the form, and has no secret to prove itself by.
+                client_id=self._client.client_id,
+                auth=httpx.Auth(),
+            ),
         )
-        return Tokens(found["access_token"], found.get("expires_at") or int(time.time()) + 3600)
+        return Tokens(token["access_token"], token.get("expires_at") or int(time.time()) + 3600)
 
 
 def sign_in_with_browser(issuer: str, client_id: str, show: Callable[[str], None]) -> Tokens:

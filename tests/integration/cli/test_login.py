@@ -142,6 +142,6 @@ def test_an_issuer_that_speaks_something_else_is_named(issuer: str) -> None:
 def test_a_failed_sign_in_says_why(issuer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Another verifier than the one whose digest the issuer was given.
     monkeypatch.setattr(oidc, "generate_token", lambda length: "short")
-    with pytest.raises(CommandError, match="the sign-in failed: code_verifier does not fit") as caught:
+    with pytest.raises(CommandError, match="failed: code_verifier does not fit") as caught:
         oidc.sign_in_as(issuer, CLIENT, "alice")
     assert caught.value.exit_code == ExitCode.NOT_SIGNED_IN
