@@ -42,13 +42,17 @@ def memory(bus: Bus, database: Database, known: Deployments) -> InMemoryProjecti
     def fold_one(fact: Fact) -> None:
         known.evolve(fact.envelope, fact.event)
 
-    async def load() -> Checkpoint | None:
-        async with database.snapshot() as connection:
-            async for row in await connection.stream(sa.select(deployments)):
-                known.add(row.deployment_id, Deployment(*row[1:]))
-            return await read_checkpoint(connection, NAME)
+    return InMemoryProjection(
+        bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, lambda: load(database, known)
+    )
 
-    return InMemoryProjection(bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, load)
+
+async def load(database: Database, known: Deployments) -> Checkpoint | None:
+    """Take over what the rows hold that is newer; return the checkpoint they were folded to."""
+    async with database.snapshot() as connection:
+        async for row in await connection.stream(sa.select(deployments)):
+            known.add(row.deployment_id, Deployment(*row[1:]))
+        return await read_checkpoint(connection, NAME)
 
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:

@@ -43,12 +43,16 @@ def memory(bus: Bus, database: Database, routes: RouteTable) -> InMemoryProjecti
     def fold_one(fact: Fact) -> None:
         routes.evolve(fact.envelope, fact.event)
 
-    async def load() -> Checkpoint | None:
-        async with database.snapshot() as connection:
-            routes.merge(await _rows(connection, None))
-            return await read_checkpoint(connection, NAME)
+    return InMemoryProjection(
+        bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, lambda: load(database, routes)
+    )
 
-    return InMemoryProjection(bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, load)
+
+async def load(database: Database, routes: RouteTable) -> Checkpoint | None:
+    """Take over what the rows hold that is newer; return the checkpoint they were folded to."""
+    async with database.snapshot() as connection:
+        routes.merge(await _rows(connection, None))
+        return await read_checkpoint(connection, NAME)
 
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:
