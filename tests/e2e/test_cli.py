@@ -157,6 +157,6 @@ def test_commands_print_every_field_where_there_is_little_to_print(developer: De
     assert reads("deployments", "list", agent["id"])["deployments"] == []
     used = reads("usage")
     assert used["usage"]["requests"] == 0
-    rebuilt = developer.reads("billing", "rebuild", "--dry-run", "--user", agent["userId"])
+    rebuilt = developer.reads("billing", "rebuild", "--dry-run")
     assert (rebuilt["differences"], rebuilt["swapped"]) == ([], False)
     assert developer.reads("deadletters", "list") == {"deadLetters": []}
