@@ -33,6 +33,7 @@ COMMANDS = {
     "usage": ("usage", "Show what was used in a period, and the plan's limits."),
     "billing": ("billing", "Operators: usage."),
     "users": ("users", "Operators: users."),
+    "streams": ("streams", "Operators: projections, and facts to put back."),
     "deadletters": ("deadletters", "Operators: commands that no handler could handle."),
 }
 """Each command's module, and its line on the help page (which imports no module)."""

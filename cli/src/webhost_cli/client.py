@@ -1,7 +1,7 @@
 """The API as the command line calls it.
 
-Errors: ApiError with the envelope of a non-2xx answer; CommandError (unavailable) when nobody
-answers. Reads, and writes with an idempotency key, are tried again while the API says that it is
+Errors: ApiError with the envelope of a non-2xx answer; CommandError (unavailable) without
+an answer. Reads, and writes with an idempotency key, are tried again while the API says that it is
 unavailable: the key makes a repeated create or deploy the same one.
 """
 
@@ -83,7 +83,7 @@ class Api:
                 # A heartbeat that follows an id is no event, but is given out as an empty one.
                 yield from (event for event in source.iter_sse() if event.data)
         except httpx.TransportError as error:
-            raise self._nobody_answers(error) from error
+            raise self._no_answer(error) from error
 
     def _send(self, method: str, path: str, *, repeatable: bool = False, **rest: Any) -> Json:
         tries = _TRIES if repeatable else 1
@@ -93,14 +93,14 @@ class Api:
                 response = self._http.request(method, path, **rest)
             except httpx.TransportError as error:
                 if not tries:
-                    raise self._nobody_answers(error) from error
+                    raise self._no_answer(error) from error
                 time.sleep(1)
                 continue
             if response.status_code != 503 or not tries:
                 return _answer(response)
             time.sleep(_retry_after_s(response))
 
-    def _nobody_answers(self, error: httpx.TransportError) -> CommandError:
+    def _no_answer(self, error: httpx.TransportError) -> CommandError:
         reason = str(error) or type(error).__name__
         return CommandError(f"no answer from {self.origin}: {reason}", ExitCode.UNAVAILABLE)
 

@@ -179,6 +179,6 @@ class _Loopback:
         deadline = time.monotonic() + BROWSER_S
         while self._redirect is None:
             if time.monotonic() > deadline:
-                raise CommandError("nobody signed in within five minutes", ExitCode.NOT_SIGNED_IN)
+                raise CommandError("no sign-in within five minutes", ExitCode.NOT_SIGNED_IN)
             self._server.handle_request()
         return self._redirect

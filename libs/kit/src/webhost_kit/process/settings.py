@@ -90,7 +90,7 @@ class ServiceSettings(BaseSettings):
 
 
 class UserFacingSettings(ServiceSettings):
-    """What a service needs to know whose HTTP door is for users, with their tokens.
+    """What a service needs to know whose HTTP routes are for users, with their tokens.
 
     Exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN names who signs the tokens.
     """
