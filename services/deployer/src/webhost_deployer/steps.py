@@ -11,7 +11,6 @@ from webhost_kit.errors import Unavailable
 from webhost_kit.process.observability import redact_text
 
 from webhost_deployer.artifacts import ArtifactAway, ArtifactInvalid, Artifacts
-from webhost_deployer.cloudflare import scripts
 from webhost_deployer.model import Deployment, Step
 from webhost_deployer.provider import Provider, ProviderError
 
@@ -39,7 +38,7 @@ class Steps:
 
     def provider_of(self, deployment: Deployment) -> Provider:
         """Return where the deployment runs. Raises KeyError when it can run nowhere."""
-        return self._providers[deployment.command.runtime_provider]
+        return self._providers[deployment.plan.runtime_provider]
 
     async def perform(self, step: Step, deployment: Deployment) -> None:
         """Do the step; raises StepFailed, or Unavailable when our own Postgres is away."""
@@ -83,18 +82,18 @@ class Steps:
                 await provider.remove_script(deployment)
 
     async def _validate(self, deployment: Deployment) -> None:
-        name = deployment.command.runtime_provider
+        name = deployment.plan.runtime_provider
         if name not in self._providers:
             raise _failed(
                 Step.VALIDATE, f"The runtime provider {name} is not supported.", transient=False
             )
         bundle = await self._bundle(deployment)
-        problem = scripts.bundle_problem(deployment.command.main_module_name, bundle)
+        problem = self._providers[name].problem_of(deployment, bundle)
         if problem is not None:
             raise _failed(Step.VALIDATE, problem, transient=False)
 
     async def _bundle(self, deployment: Deployment) -> Bundle:
-        return await self._artifacts.read(deployment.command.artifact)
+        return await self._artifacts.read(deployment.plan.artifact)
 
 
 def _failed(step: Step, message: str, *, transient: bool) -> StepFailed:
