@@ -12,6 +12,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.facts import Fact
 
 from tests.integration.deployer.harness import Harness, new_agent
+from tests.support.deadline import eventually
 
 ROWS = {
     "deployments": "SELECT * FROM deployments ORDER BY deployment_id",
@@ -86,3 +87,24 @@ async def test_rows_go_on_where_an_older_backup_stopped(lived_through: Harness) 
             await take_back(connection, fact)
     assert rows(lived_through.dsn) == before
     await database.close()
+
+
+async def test_a_deployer_on_an_older_database_takes_its_facts_back(lived_through: Harness) -> None:
+    before = rows(lived_through.dsn)
+    last = (await lived_through.bus.js.stream_info(subjects.EVENTS)).state.last_seq
+    with psycopg.connect(lived_through.dsn) as connection:
+        connection.execute(
+            "TRUNCATE deployments, agent_teardowns, events, outbox, checkpoints, parked_events"
+        )
+    lived_through.start()
+
+    async def as_before() -> bool:
+        return rows(lived_through.dsn) == before
+
+    await eventually(as_before, "the rows of before", seconds=30)
+    assert lived_through.scalar("SELECT count(*) FROM events") == last
+    deployment = await lived_through.deploy(new_agent())
+    assert isinstance(await lived_through.until_stated(deployment), DeploymentSucceeded)
+    for row in before["agent_teardowns"]:
+        late = await lived_through.deploy(row["agent_id"])
+        assert isinstance(await lived_through.until_stated(late), DeploymentFailed)

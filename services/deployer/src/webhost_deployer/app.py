@@ -3,8 +3,11 @@
 from webhost_kit.bus.commands import CommandConsumer
 from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
+from webhost_kit.eventsourcing.republish import republish
 from webhost_kit.keys import public_keys
+from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
 from webhost_deployer.artifacts import Artifacts
@@ -17,6 +20,7 @@ from webhost_deployer.cloudflare.scripts import WorkerEnvironment
 from webhost_deployer.cloudflare.worker_client import WorkerClient
 from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers
+from webhost_deployer.recovery import OWN_SUBJECTS, TYPES, take_back
 from webhost_deployer.runner import Runner
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
@@ -61,6 +65,19 @@ async def compose(service: Service, settings: Settings) -> None:
     steps = Steps({scripts.PROVIDER: provider}, Artifacts(bus))
     runner = service.add("runner", Runner(database, Executor(database, steps)))
     service.add("relay", Relay(database.dsn, bus))
+    own_facts = service.add(
+        "own facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, take_back)
+    )
+    service.add(
+        "maintenance",
+        Maintenance(
+            service.name,
+            bus,
+            database,
+            [own_facts.projector],
+            lambda dry_run: republish(database, bus, OWN_SUBJECTS, TYPES, dry_run=dry_run),
+        ),
+    )
     service.add("reconciliation", Reconciliation(database, bus, api, settings.routing))
     handlers = Handlers(database, settings.master_keys.newest, runner.wake)
     commands = service.add("commands", CommandConsumer(nats_url, bus, service.name))

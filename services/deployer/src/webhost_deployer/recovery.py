@@ -7,6 +7,7 @@ On replay: a fact at or below the version of its row changes nothing.
 """
 
 from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import subjects
 from webhost_contracts.events import (
     DeploymentFailed,
     DeploymentStarted,
@@ -36,6 +37,9 @@ TYPES = by_name(
     TeardownFinished,
 )
 """All that the deployer states."""
+
+OWN_SUBJECTS = (subjects.events_of_kind("deployment"),)
+"""Where it states that."""
 
 
 async def take_back(connection: AsyncConnection, fact: Fact) -> None:

@@ -21,6 +21,7 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
+from webhost_kit.eventsourcing.store import events_table
 
 from webhost_deployer import store
 from webhost_deployer.cloudflare.addresses import Routing
@@ -36,7 +37,6 @@ from webhost_deployer.cloudflare.scripts import tagged
 from webhost_deployer.locks import held
 from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
-from webhost_deployer.tables import events
 
 log = structlog.get_logger(__name__)
 
@@ -138,6 +138,6 @@ class Reconciliation:
             return
         event_id = wire.decode(message.data or b"", Envelope).event_id
         async with self._database.transaction() as connection:
-            query = select(events.c.event_id).where(events.c.event_id == event_id)
+            query = select(events_table.c.event_id).where(events_table.c.event_id == event_id)
             if (await connection.execute(query)).scalar_one_or_none() is None:
                 raise TablesBehind(f"the newest fact about {agent_id} is not in the tables")
