@@ -47,7 +47,7 @@ def fact(
         data=data_of(event),
     )
     return Message(
-        subject or subjects.event(user_id, event.kind(), aggregate_id),
+        subject or event.published_on(user_id, aggregate_id),
         wire.encode(envelope),
         {subjects.TYPE_HEADER: event.type_name()},
         envelope.event_id,

@@ -91,10 +91,10 @@ async def test_killed_and_the_agent_deleted_meanwhile(harness: Harness, step: st
         gate.open = False
         harness.start()
 
-        async def told() -> bool:
+        async def began() -> bool:
             return harness.scalar("SELECT count(*) FROM agent_teardowns") == 1
 
-        await eventually(told, "the tombstone", seconds=30)
+        await eventually(began, "the teardown", seconds=30)
         gate.open = True
         await harness.until_stated(deployment)
         await harness.until_quiet()

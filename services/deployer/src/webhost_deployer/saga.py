@@ -1,6 +1,6 @@
 """The saga of a deployment: from what happened to what is done next. Pure.
 
-Order: validate, session_store, upload, route, probe, then `deployment.succeeded`. What can not
+Steps: validate, session_store, upload, route, probe, then `deployment.succeeded`. What can not
 succeed is compensated: route and script are removed, then `deployment.failed`. A deployment that
 is to be torn down stops at the next step, or, when it is live, is removed the same way and ends
 as `deployment.torn_down`.
@@ -112,7 +112,7 @@ def failed(
     """Return the fact that this try failed, and when the next one is.
 
     `jitter` is a random number from 0 to 1. A removal is tried until it succeeds: what is left
-    behind at a provider costs somebody money.
+    behind at a provider costs money.
     """
     again = run.step in REMOVAL or (transient and run.attempt < MAX_TRIES)
     longest_ms = LONGEST_TEARDOWN_DELAY_MS if state.phase is Phase.LIVE else LONGEST_DELAY_MS

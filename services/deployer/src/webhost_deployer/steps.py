@@ -7,6 +7,7 @@ import psycopg
 import structlog
 from webhost_contracts.artifacts import Bundle
 from webhost_contracts.errors import DeploymentError
+from webhost_kit.database.away import is_away
 from webhost_kit.errors import Unavailable
 from webhost_kit.process.observability import redact_text
 
@@ -51,9 +52,11 @@ class Steps:
             raise _failed(step, str(error), transient=False) from error
         except (ArtifactAway, TimeoutError) as error:
             raise _failed(step, str(error) or "Timed out.", transient=True) from error
-        except (StepFailed, Unavailable, psycopg.OperationalError):
+        except (StepFailed, Unavailable):
             raise
         except Exception as error:
+            if isinstance(error, psycopg.Error) and is_away(error):
+                raise
             log.exception("step failed in an unforeseen way", step=step)
             raise _failed(step, "The platform failed.", transient=True) from error
 

@@ -24,6 +24,8 @@ def broker(url: str, name: str, middleware: Any) -> NatsBroker:
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         connect_timeout=2,
+        ping_interval=2,
+        max_outstanding_pings=2,
         logger=None,
         serializer=MsgSpecSerializer(),
         middlewares=(middleware,),

@@ -9,7 +9,6 @@ On replay: it may be repeated at any time.
 
 import asyncio
 
-import psycopg
 import structlog
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
@@ -19,6 +18,7 @@ from webhost_contracts import subjects, wire
 from webhost_contracts.events import Envelope
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
+from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.store import events_table
@@ -69,17 +69,12 @@ class Reconciliation:
                 async with held(self._database.dsn, "reconciliation") as lock:
                     if lock is not None:
                         await self.once()
-            except (
-                ProviderError,
-                TablesBehind,
-                Unavailable,
-                NatsError,
-                psycopg.OperationalError,
-                OSError,
-            ) as error:
-                log.warning("reconciliation put off", error=str(error))
-            except Exception:
-                log.exception("reconciliation failed")
+            except (ProviderError, TablesBehind, Unavailable, NatsError) as error:
+                log.warning("not reconciled", reason=str(error), kind=type(error).__name__)
+            except Exception as error:
+                if not is_away(error):
+                    raise
+                log.warning("not reconciled", reason=str(error), kind=type(error).__name__)
 
     async def once(self) -> Plan:
         """Reconcile once; return what was done. Raises as `run` names."""
