@@ -45,7 +45,7 @@ class Handlers:
                 raise Permanent(f"no such deployment: {command.deployment_id}")
             await _instruct(connection, state, command.not_before_ms)
 
-        await self._database.decide(work)
+        await self._database.retry_conflicts(work)
         self._wake()
 
     async def tear_down_agent(self, command: TearDownAgent) -> None:
@@ -58,7 +58,7 @@ class Handlers:
             for state in await store.of_agent(connection, command.agent_id):
                 await _instruct(connection, state, now)
 
-        await self._database.decide(work)
+        await self._database.retry_conflicts(work)
         self._wake()
 
     async def _begin(self, command: Deploy, refusal: str | None) -> None:
@@ -71,7 +71,7 @@ class Handlers:
             events = decisions.begin(command, self._key_version, reason)
             await store.record(connection, Deployment(command=command), events, now_ms())
 
-        await self._database.decide(work)
+        await self._database.retry_conflicts(work)
         self._wake()
 
 
