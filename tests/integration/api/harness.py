@@ -137,7 +137,7 @@ class Harness:
 
     async def states(self, user_id: str, aggregate_id: str, version: int, event: Event) -> None:
         """State a fact in the name of the service that owns its kind."""
-        subject = subjects.event(user_id, event.kind(), aggregate_id)
+        subject = event.published_on(user_id, aggregate_id)
         await state(self.bus, subject, envelope(user_id, aggregate_id, event, version=version))
 
     async def command(self, verb: str, agent_id: str, kind: type[Command]) -> Any:

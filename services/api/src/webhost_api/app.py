@@ -12,9 +12,11 @@ from webhost_kit.process.service import App, Service
 
 from webhost_api import idempotency
 from webhost_api.artifacts import Artifacts
+from webhost_api.commands import Commands
 from webhost_api.http import Dependencies, handle_problems
 from webhost_api.middleware import Cors, RequestId
 from webhost_api.reactor import Reactor
+from webhost_api.resender import Resender
 from webhost_api.routes import agents, deployments, me, usage
 from webhost_api.schemas.errors import ErrorResponse
 from webhost_api.settings import Settings
@@ -27,7 +29,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def build() -> FastAPI:
-    """Return the HTTP application; its dependencies are given to it by `front`."""
+    """Return the HTTP application; `front` sets its dependencies."""
     app = FastAPI(
         title="webhost.systems",
         version="1",
@@ -52,7 +54,7 @@ def build() -> FastAPI:
 
 
 def front(deps: Dependencies, cors_allowed_origins: tuple[str, ...]) -> App:
-    """Return the application with everything that each request passes before it."""
+    """Return the application behind the middleware that each request passes."""
     app = build()
     app.state.dependencies = deps
     return RequestId(Cors(app, cors_allowed_origins))
@@ -71,11 +73,13 @@ async def compose(service: Service, settings: Settings) -> None:
         ),
     )
     service.add("relay", Relay(database.dsn, bus))
-    reactor = Reactor(
-        keep_deployments=settings.keep_deployments,
-        longest_call_ms=settings.longest_call_s * 1000,
-    )
+    commands = Commands(longest_call_ms=int(settings.longest_call_s * 1000))
+    reactor = Reactor(keep_deployments=settings.keep_deployments, commands=commands)
     service.add("reactor", reactor.projector(database, bus))
+    tiers = settings.tiers()
+    service.add(
+        "resender", Resender(database, bus, commands, tiers, after_s=settings.resend_after_s)
+    )
     service.work("idempotency", lambda: idempotency.remove_old(database))
     deps = Dependencies(
         database=database,
@@ -83,6 +87,7 @@ async def compose(service: Service, settings: Settings) -> None:
         verifier=verifier,
         users=Users(database),
         artifacts=Artifacts(bus),
-        tiers=settings.tiers(),
+        tiers=tiers,
+        commands=commands,
     )
     service.serve(front(deps, settings.cors_allowed_origins), settings.listen)

@@ -3,11 +3,11 @@
 from typing import Annotated
 
 from pydantic import Field
-from webhost_kit.process.settings import UserFacingSettings
+from webhost_kit.process.settings import LongestCall, UserFacingSettings
 
 
-class Settings(UserFacingSettings):
+class Settings(LongestCall, UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     keep_deployments: Annotated[int, Field(ge=1)] = 5
-    longest_call_s: Annotated[int, Field(ge=1)] = 120
+    resend_after_s: Annotated[float, Field(gt=0)] = 10

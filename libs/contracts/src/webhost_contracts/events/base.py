@@ -24,7 +24,7 @@ class Event(Wire, frozen=True, kw_only=True, tag_field="type"):
         """Return the kind of aggregate that this fact is about, such as `agent`."""
         return cls.type_name().partition(".")[0]
 
-    def subject(self, user_id: str, aggregate_id: str) -> str:
+    def published_on(self, user_id: str, aggregate_id: str) -> str:
         """Return where this fact about an aggregate of this user is published on EVENTS."""
         return subjects.event(user_id, self.kind(), aggregate_id)
 

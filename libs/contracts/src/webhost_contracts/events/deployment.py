@@ -11,7 +11,7 @@ class DeployerEvent(Event, frozen=True, kw_only=True):
 
     agent_id: str
 
-    def subject(self, user_id: str, aggregate_id: str) -> str:
+    def published_on(self, user_id: str, aggregate_id: str) -> str:
         """Return the subject of all that the deployer states about the agent."""
         return subjects.event(user_id, "deployment", self.agent_id)
 

@@ -1,6 +1,7 @@
 """The outbox: what waits to be published, written in the transaction of what it tells of."""
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects.postgresql import JSONB
 
 _TRIGGER_SQL = """
@@ -46,4 +47,4 @@ def outbox_table(metadata: sa.MetaData) -> None:
         sa.Column("headers", JSONB, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
     )
-    sa.event.listen(table, "after_create", sa.DDL(_TRIGGER_SQL))
+    event.listen(table, "after_create", sa.DDL(_TRIGGER_SQL))

@@ -125,7 +125,7 @@ async def append(
         [
             {
                 "ordering_key": aggregate_id,
-                "subject": event.subject(user_id, aggregate_id),
+                "subject": event.published_on(user_id, aggregate_id),
                 "message_id": envelope.event_id,
                 "headers": msgspec.json.encode({subjects.TYPE_HEADER: event.type_name()}).decode(),
                 "body": wire.encode(envelope),
