@@ -6,11 +6,12 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.process.service import App, Service
 
-from webhost_api import idempotency
+from webhost_api import idempotency, recovery
 from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
 from webhost_api.http import Dependencies, handle_problems
@@ -72,6 +73,10 @@ async def compose(service: Service, settings: Settings) -> None:
             authorized_parties=settings.jwt_authorized_parties,
         ),
     )
+    own_facts = OwnFacts(
+        service.name, database, bus, recovery.FILTERS, recovery.TYPES, recovery.take_back
+    )
+    service.add("own-facts", own_facts)
     service.add("relay", Relay(database.dsn, bus))
     commands = Commands(longest_call_ms=int(settings.longest_call_s * 1000))
     reactor = Reactor(keep_deployments=settings.keep_deployments, commands=commands)

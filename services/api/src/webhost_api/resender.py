@@ -3,7 +3,8 @@
 Consumes: the state rows whose command is unstarted, and the facts that caused these commands.
 Emits: `Deploy`, `TearDown`, `TearDownAgent` on COMMANDS, straight, not through the outbox.
 Guarantees: a command that the bus lost, before or after it was taken, is sent again for as long
-as its effect is not seen; several processes that send do no harm, as handlers are idempotent.
+as its effect is not seen. One process sends at a time; should two overlap, handlers are
+idempotent.
 On replay: the same command with the same id, since it is made from the same fact.
 """
 
@@ -25,10 +26,12 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.publishing import Message
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
+from webhost_kit.database.leadership import Leadership
 from webhost_kit.errors import Unavailable
+from webhost_kit.eventsourcing.store import events_table as events
 
 from webhost_api.commands import CAUSES, Commands, subject_of
-from webhost_api.tables import accounts, agents, deployments, events
+from webhost_api.tables import accounts, agents, deployments
 
 log = structlog.get_logger(__name__)
 
@@ -60,14 +63,21 @@ class Resender:
         self._commands = commands
         self._tiers = tiers
         self._after_s = after_s
+        self._leadership = Leadership(database.dsn, "resender", check=lambda: self._problem)
+        self._problem: str | None = None
         self._next: dict[str, _Next] = {}
 
     async def run(self) -> None:
-        """Look for unstarted commands again and again; what is away is waited for."""
+        """Send whenever it is this process's turn; broken dependencies are waited for."""
+        await self._leadership.run(self._send_repeatedly)
+
+    async def _send_repeatedly(self) -> None:
         while True:
             try:
                 await self.send_due()
+                self._problem = None
             except (Unavailable, NatsError, TimeoutError, OSError) as error:
+                self._problem = repr(error)
                 log.warning("commands not sent again", error=repr(error))
             await asyncio.sleep(self._after_s)
 

@@ -10,7 +10,6 @@ from webhost_kit.eventsourcing.store import event_tables
 
 metadata = sa.MetaData()
 event_tables(metadata)
-events = metadata.tables["events"]
 
 users = sa.Table(
     "users",
