@@ -117,7 +117,7 @@ class Harness:
         self.process = None
 
     def user(self, subject: str | None = None, **claims: Any) -> User:
-        """Return a user, by default one whom nobody has seen before."""
+        """Return a user, by default a new one."""
         subject = subject or f"user-{secrets.token_hex(6)}"
         token = self.issuer.token(subject, **claims)
         http = self.client(Authorization=f"Bearer {token}")
