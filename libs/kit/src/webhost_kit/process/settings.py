@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     SecretStr,
     ValidationError,
     WithJsonSchema,
@@ -87,6 +88,13 @@ class ServiceSettings(BaseSettings):
         """Refuse a public address that is not https, outside of the local stack."""
         if not self.webhost_local_stack and urlsplit(url).scheme != "https":
             raise ValueError(f"{name} must be an https address")
+
+
+class LongestCall(ServiceSettings):
+    """For a service that reckons with how long a call of an agent may take, in seconds."""
+
+    longest_call_s: Annotated[float, Field(gt=0)] = 60
+    """Seconds that a call of an agent may take; the same for gateway, api and billing."""
 
 
 class UserFacingSettings(ServiceSettings):
