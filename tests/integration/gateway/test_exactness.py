@@ -49,11 +49,11 @@ async def test_concurrent_writers_take_exactly_what_there_is(database_url: str) 
         for _ in range(GATEWAYS):
             database = Database(database_url)
             stack.push_async_callback(database.close)
-            admitting, recording = Statements(database_url), Statements(database_url)
+            admitting, recording = (Statements(database_url, name) for name in "ab")
             stack.push_async_callback(admitting.close)
             stack.push_async_callback(recording.close)
-            lease = Lease(database, ttl_s=8)
-            outcomes = Outcomes(recording)
+            lease = Lease(database, ttl_s=8, before_taking=nothing)
+            outcomes = Outcomes(recording, lease)
             admission = Admission(admitting, lease, outcomes)
             await stack.enter_async_context(
                 in_background(lease.run(), outcomes.run(), admission.run())
@@ -95,9 +95,14 @@ async def test_concurrent_writers_take_exactly_what_there_is(database_url: str) 
             quotas = await connection.exec_driver_sql("SELECT requests, in_flight FROM quotas")
             assert list(quotas) == [(REQUESTS, 0)] * USERS
             facts = await connection.exec_driver_sql(
-                "SELECT count(*), count(DISTINCT message_id) FROM outbox"
+                "SELECT count(*), count(DISTINCT fact->>'eventId') FROM usage_outbox,"
+                " jsonb_array_elements(('[' || body || ']')::jsonb) AS fact"
             )
             assert list(facts) == [(REQUESTS * USERS, REQUESTS * USERS)]
+
+
+async def nothing() -> None:
+    pass
 
 
 async def held(lease: Lease) -> None:

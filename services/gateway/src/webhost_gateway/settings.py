@@ -2,15 +2,14 @@
 
 from pydantic import SecretStr, model_validator
 from webhost_kit.keys import parse_signers
-from webhost_kit.process.settings import Address, UserFacingSettings
+from webhost_kit.process.settings import Address, LongestCall, UserFacingSettings
 
 
-class Settings(UserFacingSettings):
+class Settings(UserFacingSettings, LongestCall):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     invoke_private_keys: SecretStr
     workers_connect_to: Address | None = None
-    invoke_timeout_s: float = 60.0
     first_byte_timeout_s: float = 30.0
     heartbeat_s: float = 15.0
     lease_ttl_s: float = 8.0

@@ -1,16 +1,22 @@
-"""The first schema: outbox and checkpoints, invocations and their quotas, leases, routes."""
+"""The first schema: checkpoints, invocations and their quotas, leases, usage outbox, routes."""
 
 from alembic import op
 from webhost_kit.eventsourcing.checkpoints import CHECKPOINTS_SQL
-from webhost_kit.eventsourcing.outbox import OUTBOX_SQL
 
 revision = "0001"
 down_revision = None
 
 TABLES_SQL = """
+-- Which run of which database this is: another one may have been restored from a backup.
+CREATE FUNCTION incarnation() RETURNS text STABLE LANGUAGE sql AS $$
+    SELECT extract(epoch FROM pg_postmaster_start_time())::text || '/' || oid
+    FROM pg_database WHERE datname = current_database()
+$$;
 CREATE TABLE leases (
     gateway_id text PRIMARY KEY,
-    expires_at timestamptz NOT NULL
+    expires_at timestamptz NOT NULL,
+    incarnation text NOT NULL,
+    dead boolean NOT NULL DEFAULT false
 );
 CREATE TABLE quotas (
     user_id text NOT NULL,
@@ -32,19 +38,28 @@ CREATE TABLE invocations (
     finished_at_ms bigint
 );
 CREATE INDEX invocations_open ON invocations (gateway_id) WHERE finished_at_ms IS NULL;
+CREATE TABLE usage_outbox (
+    gateway_id text NOT NULL,
+    serial bigint GENERATED ALWAYS AS IDENTITY,
+    subject text NOT NULL,
+    body text NOT NULL,
+    oldest_ms bigint NOT NULL,
+    PRIMARY KEY (gateway_id, serial)
+);
 CREATE TABLE routed_agents (
     agent_id text PRIMARY KEY,
     version integer NOT NULL,
     user_id text NOT NULL,
     disabled boolean NOT NULL,
-    deleted boolean NOT NULL,
-    deployment_id text
+    deployment_id text,
+    deleted_at_ms bigint
 );
 CREATE TABLE routed_deployments (
     deployment_id text PRIMARY KEY,
     version integer NOT NULL,
     runtime_provider text NOT NULL,
-    invoke_url text
+    invoke_url text,
+    ended_at_ms bigint
 );
 CREATE TABLE routed_accounts (
     user_id text PRIMARY KEY,
@@ -56,5 +71,4 @@ CREATE TABLE routed_accounts (
 
 def upgrade() -> None:
     op.execute(CHECKPOINTS_SQL)
-    op.execute(OUTBOX_SQL)
     op.execute(TABLES_SQL)
