@@ -16,10 +16,13 @@ help: ## Show this list
 .PHONY: setup
 setup: .venv/.ready node_modules/.ready ## Install everything into the checkout
 
-# Debian splits venv off its Python: it is fetched where that is allowed, else asked for.
+# Debian splits venv off its Python: it is fetched where that is allowed, else asked for. Nothing
+# is installed as root before a line has said so.
 $(UV):
 	@$(PYTHON) -m venv .tools >/dev/null 2>&1 \
-		|| { [ "$$(id -u)" = 0 ] && apt-get install -qq -y python3-venv >/dev/null && $(PYTHON) -m venv .tools; } \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+			&& echo "make: installing the package python3-venv as root, with apt-get" >&2 \
+			&& apt-get install -qq -y python3-venv >/dev/null && $(PYTHON) -m venv .tools; } \
 		|| { rm -rf .tools; echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
 	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 

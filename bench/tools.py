@@ -19,7 +19,7 @@ def require(program: str) -> str:
     if (found := _find(program)) is not None:
         return found
     if os.geteuid() == 0 and shutil.which("apt-get") is not None:
-        progress(f"installing {package}")
+        progress(f"installing the package {package} as root, with apt-get")
         # At run level 1 Debian starts no server of the packages that it installs.
         quietly = os.environ | {"RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
         for arguments in (["update"], ["install", "--yes", package]):

@@ -21,7 +21,12 @@ from webhost_gateway.ledger.retention import (
     remove_routes,
 )
 from webhost_gateway.routing import projection
-from webhost_gateway.routing.model import AGENT_KEPT_MS, DEPLOYMENT_KEPT_MS, Agent
+from webhost_gateway.routing.model import (
+    AGENT_KEPT_MS,
+    DEPLOYMENT_KEPT_MS,
+    Agent,
+    RouteTable,
+)
 from webhost_gateway.tables import metadata
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
@@ -71,7 +76,8 @@ async def test_rows_never_go_back(database: Database) -> None:
     for batch in (batches[0], batches[1], batches[0]):
         async with database.transaction() as connection:
             await projection.fold(connection, batch, NOWHERE)
-    routes, checkpoint = await projection.load(database)
+    routes = RouteTable()
+    checkpoint = await projection.load(database, routes)
     assert checkpoint is None
     assert routes.agents == {
         "agt_1": Agent(3, "usr_1", deployment_id="dep_2"),
@@ -88,7 +94,8 @@ async def test_a_hundred_thousand_agents_load_in_seconds(database: Database) -> 
             )
         )
     started = time.monotonic()
-    routes, _ = await projection.load(database)
+    routes = RouteTable()
+    await projection.load(database, routes)
     assert len(routes.agents) == 100_000
     assert time.monotonic() - started < 5
 
@@ -162,7 +169,8 @@ async def test_routes_that_ended_are_removed_and_not_loaded(database: Database) 
     ]
     async with database.transaction() as connection:
         await projection.fold(connection, facts, NOWHERE)
-    routes, _ = await projection.load(database)
+    routes = RouteTable()
+    await projection.load(database, routes)
     assert (set(routes.agents), set(routes.deployments)) == ({"agt_young"}, {"dep_young"})
     assert await left(database, "routed_agents", "agent_id") == {"agt_old", "agt_young"}
     await remove_routes(database, now)

@@ -1,7 +1,8 @@
 """Micro-batches: accepted reports on their way to the stream.
 
 Consumes: accepted facts, one per request. Emits: packets to USAGE, one for each partition that a
-batch has facts of; while they are under way, the next batch collects.
+batch has facts of, few of them one by one and many atomically; while they are under way, the next
+batch collects.
 Guarantees: `add` returns only after the packet was acknowledged as durable; otherwise it raises
 Unavailable within a bounded time. Memory is bounded: a full queue refuses at once.
 On an unknown outcome: the request is refused, and its retry is recognised by billing.
@@ -10,6 +11,7 @@ On an unknown outcome: the request is refused, and its retry is recognised by bi
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import structlog
 from nats.errors import Error as NatsError
@@ -18,7 +20,7 @@ from webhost_contracts import subjects
 from webhost_contracts.events.packets import PACKET, pack
 from webhost_kit.batching import Batcher
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.publishing import Message, publish
+from webhost_kit.bus.publishing import FEW, Message, publish_together
 from webhost_kit.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -67,27 +69,31 @@ class ReportBatcher:
     async def _publish(self, batch: list[_Waiting]) -> None:
         _sizes.observe(len(batch))
         packets = in_packets(batch)
-        if len(packets) == 1:
-            await self._publish_packet(packets[0])
+        if len(packets) > FEW:
+            await self._settle(packets)
         else:
-            await asyncio.gather(*map(self._publish_packet, packets))
+            await asyncio.gather(*(self._settle([packet]) for packet in packets))
 
-    async def _publish_packet(self, packet: Sequence[_Waiting]) -> None:
-        subject = subjects.usage_packets(packet[0].partition, subjects.TELEMETRY_INGEST)
-        body = pack(waiting.envelope for waiting in packet)
+    async def _settle(self, packets: Sequence[Sequence[_Waiting]]) -> None:
         problem = None
         try:
-            await publish(self._bus, Message(subject, body, {subjects.TYPE_HEADER: PACKET}))
+            await publish_together(self._bus, [_message(packet) for packet in packets])
         except (NatsError, TimeoutError, OSError) as error:
-            log.warning("packet not acknowledged", size=len(packet), error=repr(error))
+            log.warning("packets not acknowledged", packets=len(packets), error=repr(error))
             problem = _unavailable()
-        for waiting in packet:
+        for waiting in chain.from_iterable(packets):
             if waiting.durable.done():  # its client has gone away
                 continue
             if problem is None:
                 waiting.durable.set_result(None)
             else:
                 waiting.durable.set_exception(problem)
+
+
+def _message(packet: Sequence[_Waiting]) -> Message:
+    subject = subjects.usage_packets(packet[0].partition, subjects.TELEMETRY_INGEST)
+    body = pack(waiting.envelope for waiting in packet)
+    return Message(subject, body, {subjects.TYPE_HEADER: PACKET})
 
 
 def in_packets(batch: Sequence[_Waiting]) -> list[list[_Waiting]]:

@@ -1,8 +1,8 @@
 """The gateway's lease: who holds one may admit.
 
-Guarantees: an invocation is only ever admitted under a live lease of this run of the database.
-Before a lease is valid for another run, which may be an old copy, `before_taking` has made the
-quotas right. A lease that was marked dead is never renewed. Times are the database's.
+Guarantees: an invocation is only ever admitted under a live lease of this incarnation of the
+database. Before a lease is valid for another one, which may be an old copy, `before_taking` has
+made the quotas right. A lease that was marked dead is never renewed. Times are the database's.
 """
 
 import asyncio
@@ -99,8 +99,12 @@ class Lease:
         return at_s
 
     async def _execute(self, statement: TextClause) -> float | None:
-        parameters = {"gateway_id": self.gateway_id, "ttl_s": self.ttl_s}
         async with asyncio.timeout(self.ttl_s), self._database.transaction() as connection:
+            parameters = {
+                "gateway_id": self.gateway_id,
+                "ttl_s": self.ttl_s,
+                "incarnation": connection.info["incarnation"],
+            }
             return (await connection.execute(statement, parameters)).scalar()
 
 
@@ -111,13 +115,13 @@ def _new_name() -> str:
 RENEW = text(
     """
     UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
-    WHERE gateway_id = :gateway_id AND NOT dead AND incarnation = incarnation()
+    WHERE gateway_id = :gateway_id AND NOT dead AND incarnation = :incarnation
     RETURNING extract(epoch FROM clock_timestamp())::float8
     """
 )
 RENEW_HERE = text(
     """
-    UPDATE leases SET incarnation = incarnation(),
+    UPDATE leases SET incarnation = :incarnation,
         expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
     WHERE gateway_id = :gateway_id AND NOT dead
     RETURNING extract(epoch FROM clock_timestamp())::float8
@@ -126,7 +130,7 @@ RENEW_HERE = text(
 TAKE = text(
     """
     INSERT INTO leases (gateway_id, expires_at, incarnation)
-    VALUES (:gateway_id, clock_timestamp() + make_interval(secs => :ttl_s), incarnation())
+    VALUES (:gateway_id, clock_timestamp() + make_interval(secs => :ttl_s), :incarnation)
     RETURNING extract(epoch FROM clock_timestamp())::float8
     """
 )

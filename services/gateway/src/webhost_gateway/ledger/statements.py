@@ -1,6 +1,6 @@
 """One connection of its own for the batched statements: always prepared, never pooled.
 
-Its setting `gateway.incarnation` says which run of which database it is connected to.
+Its setting `gateway.incarnation` says which incarnation of the database it is connected to.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import structlog
 from psycopg.rows import TupleRow
-from webhost_kit.database.engine import connect_arguments
+from webhost_kit.database.engine import INCARNATION, connect_arguments
 from webhost_kit.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -94,7 +94,7 @@ class Statements:
         )
 
 
-NAME_INCARNATION = "SELECT set_config('gateway.incarnation', incarnation(), false)"
+NAME_INCARNATION = f"SELECT set_config('gateway.incarnation', ({INCARNATION}), false)"
 
 
 async def _run(

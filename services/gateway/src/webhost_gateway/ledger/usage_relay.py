@@ -20,7 +20,7 @@ from prometheus_client import Counter, Gauge
 from webhost_contracts import subjects
 from webhost_contracts.events.packets import PACKET, pack
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.publishing import Message, publish
+from webhost_kit.bus.publishing import FEW, Message, publish_together
 from webhost_kit.errors import Unavailable
 from webhost_kit.process.crashpoints import crash_point
 
@@ -145,19 +145,17 @@ class UsageRelay:
 
     async def _publish(self, packets: Sequence[Packet]) -> list[int]:
         """Return the serials of the rows that the stream holds, without any doubt."""
-        stored = await asyncio.gather(*map(self._stored, packets))
+        together = [packets] if len(packets) > FEW else [[packet] for packet in packets]
+        stored = await asyncio.gather(*map(self._stored, together))
         return [serial for serials in stored for serial in serials]
 
-    async def _stored(self, packet: Packet) -> list[int]:
+    async def _stored(self, packets: Sequence[Packet]) -> list[int]:
         try:
-            if not self._bus.client.is_connected:
-                # What is published now would be kept, and sent beside its repetition.
-                raise NatsError("not connected")
-            await publish(self._bus, packet.message())
+            await publish_together(self._bus, [packet.message() for packet in packets])
         except (NatsError, TimeoutError, OSError) as error:
-            log.warning("publish failed", subject=packet.subject, error=repr(error))
+            log.warning("publish failed", packets=len(packets), error=repr(error))
             return []
-        return packet.serials
+        return [serial for packet in packets for serial in packet.serials]
 
 
 def in_packets(rows: Sequence[tuple[int, str, str]]) -> list[Packet]:

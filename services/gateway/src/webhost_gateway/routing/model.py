@@ -6,6 +6,7 @@ is forgotten some time later: no call can lead there any more.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from webhost_contracts import subjects
 from webhost_contracts.events import (
@@ -80,6 +81,12 @@ class RouteTable:
     deployments: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
     accounts: dict[str, Account] = field(default_factory=dict[str, Account])
 
+    def merge(self, other: "RouteTable") -> None:
+        """Take over what is newer in the other table."""
+        _merge(self.agents, other.agents)
+        _merge(self.deployments, other.deployments)
+        _merge(self.accounts, other.accounts)
+
     def evolve(self, envelope: Envelope, event: Event) -> None:
         """Take note of one fact."""
         version, key = envelope.version, envelope.aggregate_id
@@ -108,6 +115,15 @@ class RouteTable:
         ended = at_ms - DEPLOYMENT_KEPT_MS
         for key in [k for k, d in self.deployments.items() if _before(d.ended_at_ms, ended)]:
             del self.deployments[key]
+
+
+R = TypeVar("R", Agent, Deployment, Account)
+
+
+def _merge(known: dict[str, R], others: dict[str, R]) -> None:
+    for key, other in others.items():
+        if (row := known.get(key)) is None or other.version > row.version:
+            known[key] = other
 
 
 def _before(at_ms: int | None, limit_ms: int) -> bool:

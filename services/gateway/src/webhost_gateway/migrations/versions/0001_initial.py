@@ -1,17 +1,12 @@
 """The first schema: checkpoints, invocations and their quotas, leases, usage outbox, routes."""
 
 from alembic import op
-from webhost_kit.eventsourcing.checkpoints import CHECKPOINTS_SQL
+from webhost_kit.eventsourcing.checkpoints import PROJECTION_TABLES_SQL
 
 revision = "0001"
 down_revision = None
 
 TABLES_SQL = """
--- Which run of which database this is: another one may have been restored from a backup.
-CREATE FUNCTION incarnation() RETURNS text STABLE LANGUAGE sql AS $$
-    SELECT extract(epoch FROM pg_postmaster_start_time())::text || '/' || oid
-    FROM pg_database WHERE datname = current_database()
-$$;
 CREATE TABLE leases (
     gateway_id text PRIMARY KEY,
     expires_at timestamptz NOT NULL,
@@ -70,5 +65,5 @@ CREATE TABLE routed_accounts (
 
 
 def upgrade() -> None:
-    op.execute(CHECKPOINTS_SQL)
+    op.execute(PROJECTION_TABLES_SQL)
     op.execute(TABLES_SQL)
