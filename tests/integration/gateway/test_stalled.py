@@ -11,7 +11,14 @@ from webhost_kit.errors import LimitExceeded, Unavailable
 from tests.integration.gateway.ledger import Ledger, an_invocation, ledger, stopped, until_gone
 from tests.support.deadline import eventually
 
-TIER = Entitlements(requests=1, concurrency=10, requests_per_minute=1, telemetry_days=1, log_days=1)
+CALLS = 20
+TIER = Entitlements(
+    requests=1 + CALLS,
+    concurrency=1 + CALLS,
+    requests_per_minute=1,
+    telemetry_days=1,
+    log_days=1,
+)
 NARROW = Entitlements(
     requests=None, concurrency=1, requests_per_minute=1, telemetry_days=1, log_days=1
 )
@@ -46,7 +53,7 @@ async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
         await eventually(released, "the first call to be released")
         pid = here.backend("admitting")
         with stopped(pid):
-            calls = [an_invocation("usr_1") for _ in range(20)]
+            calls = [an_invocation("usr_1") for _ in range(CALLS)]
             began = time.monotonic()
             refusals = await asyncio.gather(
                 *(here.admission.admit(call, TIER) for call in calls), return_exceptions=True
@@ -61,14 +68,17 @@ async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
             await admits(here, "usr_1")
         await until_gone(here, pid)
         assert here.quota("usr_1") == (1, 1)
-        with pytest.raises(LimitExceeded):
-            await here.admission.admit(an_invocation("usr_1"), TIER)
         open_calls = here.rows("SELECT id FROM invocations WHERE finished_at_ms IS NULL")
         assert len(open_calls) == 1
         closed = {row[0] for row in here.rows("SELECT id FROM invocations")}
         assert {call.id for call in calls} <= closed
         assert late.id not in closed
         assert here.rows("SELECT 1 FROM usage_outbox") == []
+        # The user is not locked out either: all that is left can be taken, and no more.
+        for _ in range(CALLS):
+            await here.admission.admit(an_invocation("usr_1"), TIER)
+        with pytest.raises(LimitExceeded):
+            await here.admission.admit(an_invocation("usr_1"), TIER)
 
 
 async def test_a_user_at_its_concurrency_limit_holds_up_no_other(database_url: str) -> None:
