@@ -10,7 +10,6 @@ from webhost_contracts.events import (
     AgentEnabled,
     DeploymentActivated,
     DeploymentFailed,
-    DeploymentStarted,
     DeploymentSucceeded,
     DeploymentTornDown,
     Envelope,
@@ -28,6 +27,8 @@ from webhost_gateway.routing.model import (
     RouteTable,
 )
 
+from tests.support.facts import deployment_started
+
 URL = "https://workers.example/dep/dep_1/invoke"
 
 
@@ -36,13 +37,7 @@ def activated(deployment_id: str) -> Event:
 
 
 def started() -> Event:
-    return DeploymentStarted(
-        agent_id="agt_1",
-        deployment_version=1,
-        runtime_provider="cloudflare",
-        key_version=1,
-        key_generation=1,
-    )
+    return deployment_started("agt_1")
 
 
 def succeeded() -> Event:
