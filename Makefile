@@ -54,6 +54,10 @@ up: setup ## Start the whole stack in the foreground
 test: setup ## Run every test
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
+.PHONY: test-long
+test-long: setup ## Run the tests that take minutes
+	.venv/bin/python -m pytest -m long
+
 .PHONY: check
 check: setup ## Lint, types, import rules, generated documents
 	.venv/bin/ruff check .

@@ -105,7 +105,7 @@ def table(agent: Agent | None, deployment: Deployment | None = None) -> RouteTab
     [
         (table(None), NotFound),
         (table(Agent(1, "usr_other", deployment_id="dep_1")), NotFound),
-        (table(Agent(1, "usr_1", deleted=True, disabled=True)), NotFound),
+        (table(Agent(1, "usr_1", deleted_at_ms=1, disabled=True)), NotFound),
         (table(Agent(1, "usr_1", disabled=True)), Unauthorized),
         (table(Agent(1, "usr_1")), Conflict),
         (table(Agent(1, "usr_1", deployment_id="dep_1")), Unavailable),
