@@ -69,7 +69,7 @@ async def no_other_generations(billing: Billing) -> None:
     async def gone() -> bool:
         found = {
             row["generation"]
-            for table in ("reports", "usage_events", "billing_usage")
+            for table in ("invocations", "usage_events", "billing_usage")
             for row in billing.rows(f"SELECT DISTINCT generation FROM {table}")
         }
         return found == {billing.rows("SELECT live FROM generations")[0]["live"]}
@@ -82,9 +82,10 @@ async def test_missing_and_foreign_rows_are_differences_too(billing: Billing) ->
     before = billing.folded()
     billing.execute(f"DELETE FROM billing_usage WHERE user_id = '{BOB}'")
     billing.execute(
-        "INSERT INTO billing_usage SELECT generation, 'usr_x', period_key, runtime_provider,"
-        " reports, requests, llm_tokens, compute_ms, tool_calls, errors, cost_picodollars,"
-        f" updated_at_ms FROM billing_usage WHERE user_id = '{ALICE}' AND period_key = '{PERIOD}'"
+        "INSERT INTO billing_usage SELECT generation, partition, 'usr_x', period_key,"
+        " runtime_provider, invocations, requests, llm_tokens, compute_ms, tool_calls, errors,"
+        " cost_picodollars, updated_at_ms FROM billing_usage"
+        f" WHERE user_id = '{ALICE}' AND period_key = '{PERIOD}'"
     )
     found = (await billing.rebuild())[-1].differences
     assert {(one.user_id, one.live is None, one.rebuilt is None) for one in found} == {

@@ -7,13 +7,11 @@ from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.process.service import Service
 
-from webhost_billing import projection
-from webhost_billing.charging import load_prices
 from webhost_billing.handlers import Handlers
+from webhost_billing.projection import UsageProjection
 from webhost_billing.rebuild import Rebuilder
 from webhost_billing.settings import Settings
 from webhost_billing.subscribers import RebuildRequests, register
-from webhost_billing.totals import TotalsPublisher
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -21,11 +19,9 @@ async def compose(service: Service, settings: Settings) -> None:
     nats_url = settings.nats_url.get_secret_value()
     bus = service.add("bus", await connect(nats_url, service.name))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
-    prices = load_prices(settings.webhost_prices_file)
-    totals = service.add("totals", TotalsPublisher(database, bus))
-    service.add("projection", projection.projector(database, bus, prices, totals.wake))
+    projection = service.add("projection", UsageProjection(database, bus, settings.rules()))
     service.add("relay", Relay(database.dsn, bus))
-    rebuilder = Rebuilder(database, bus, prices, totals.wake)
+    rebuilder = Rebuilder(database, bus, projection.swapped)
     service.work("cleanup", rebuilder.clean_up)
     service.add("rebuilds", RebuildRequests(bus, rebuilder))
     subscribers = service.add("requests", Subscribers(nats_url, service.name))

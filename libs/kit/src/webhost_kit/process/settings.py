@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from webhost_contracts.entitlements import Entitlements, TiersError, load_tiers
 
@@ -60,6 +67,12 @@ class ServiceSettings(BaseSettings):
         """Refuse a public address that is not https, outside of the local stack."""
         if not self.webhost_local_stack and urlsplit(url).scheme != "https":
             raise ValueError(f"{name} must be an https address")
+
+
+class LongestCall(BaseSettings):
+    """The one setting of how long a call to an agent can last at most, in seconds."""
+
+    longest_call_s: int = Field(default=60, ge=1, le=3600)
 
 
 class UserFacingSettings(ServiceSettings):
