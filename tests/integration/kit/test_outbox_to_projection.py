@@ -130,6 +130,19 @@ async def test_a_recreated_stream_halts_the_projector(house: House) -> None:
     await house.bus.js.delete_stream(subjects.EVENTS)
     await house.bus.js.add_stream(info.config)
 
-    halted = projector(house)
-    await halted.run()
-    assert "halted" in (halted.check() or "")
+    again = projector(house)
+    async with in_background(again.run()):
+
+        async def halted() -> bool:
+            return "halted" in (again.check() or "")
+
+        await eventually(halted, "the projector to halt")
+        await again.reset()
+        await create(house, "agt_2", "two")
+        async with in_background(Relay(house.dsn, house.bus).run()):
+
+            async def goes_on() -> bool:
+                return await house.scalar("SELECT count(*) FROM names") == 2
+
+            await eventually(goes_on, "a reset projector to fold the new stream")
+            assert again.check() is None

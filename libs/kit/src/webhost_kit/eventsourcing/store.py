@@ -21,7 +21,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import is_unique_violation
 from webhost_kit.errors import VersionConflict
 from webhost_kit.eventsourcing import outbox
-from webhost_kit.eventsourcing.checkpoints import CHECKPOINTS_SQL, checkpoint_table
+from webhost_kit.eventsourcing.checkpoints import PROJECTION_TABLES_SQL, projection_tables
 from webhost_kit.eventsourcing.outbox import OUTBOX_SQL, outbox_table
 
 
@@ -39,11 +39,11 @@ def event_tables(metadata: sa.MetaData) -> None:
         sa.Column("envelope", sa.LargeBinary, nullable=False),
     )
     outbox_table(metadata)
-    checkpoint_table(metadata)
+    projection_tables(metadata)
 
 
 EVENT_TABLES_SQL = f"""
-{CHECKPOINTS_SQL}
+{PROJECTION_TABLES_SQL}
 {OUTBOX_SQL}
 CREATE TABLE events (
     aggregate_id text NOT NULL,
