@@ -40,9 +40,7 @@ def usage_reports(facts: Iterable[Fact]) -> list[UsageReport]:
     """Return what these facts report, without those that may not stand where they were found."""
     found: list[UsageReport] = []
     for fact in facts:
-        # A fact that was parked comes back without its subject.
-        reason = fact.subject and objection(fact.subject, fact.envelope, fact.event)
-        if reason:
+        if reason := objection(fact.subject, fact.envelope, fact.event):
             _refused.inc()
             log.error("fact refused", sequence=fact.sequence, index=fact.index, reason=reason)
         else:

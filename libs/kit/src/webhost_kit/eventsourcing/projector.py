@@ -89,6 +89,10 @@ class Projector:
         """Say what keeps the projection from being current. A waiting replica is well."""
         if not self._leadership.active:
             return self._leadership.check()
+        return self.problem()
+
+    def problem(self) -> str | None:
+        """As `check`, where `project` runs under another lock than this projection's own."""
         return self._problem or self._reader.check()
 
     def note(self) -> str | None:
@@ -158,7 +162,14 @@ class Projector:
         return folded, self._parked
 
     async def _folded_again(self, event: parked.ParkedEvent) -> bool:
-        fact = fact_of(event.sequence, event.recorded_at_ms, event.index, event.body, self._types)
+        fact = fact_of(
+            event.sequence,
+            event.recorded_at_ms,
+            event.index,
+            event.subject,
+            event.body,
+            self._types,
+        )
         if fact is None:
             return False
         try:
