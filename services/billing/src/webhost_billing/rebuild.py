@@ -78,7 +78,11 @@ class Rebuilder:
             await self._clean.wait()
             async with self._alone() as connection:
                 await self._purge_dead()
-                rebuilt = await _Rebuild(connection, self._bus, send).run(request.dry_run)
+                try:
+                    rebuilt = await _Rebuild(connection, self._bus, send).run(request.dry_run)
+                except Broken:
+                    await self._purge_dead()
+                    raise
         except (Refused, Broken) as refusal:
             await send(RebuildProgress(processed=0, total=0, refused=str(refusal)))
             return
