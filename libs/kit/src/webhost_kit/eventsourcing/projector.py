@@ -236,7 +236,6 @@ class Projector:
             if len(facts) > 1:
                 return await self._halved(connection, facts, behind)
             [fact] = facts
-            log.exception("event parked", projection=self.name, sequence=fact.sequence)
             return [parked.unfolded(fact, wire.encode(fact.envelope), repr(error))]
         return []
 
