@@ -190,7 +190,7 @@ class Projector:
         if batch.checkpoint == expected or (expected is None and not batch.messages):
             return
         async with self._database.engine.begin() as connection:
-            await require_checkpoint(connection, self.name, expected)
+            await require_checkpoint(connection, self.name, self.stream, expected)
             good, undigested = await self._sorted(connection, batch)
             if good:
                 undigested += await self._folded_or_parked(connection, good, batch.checkpoint)
