@@ -20,6 +20,7 @@ from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
 from webhost_kit.database.partitions import PartitionShare
+from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
 
@@ -60,16 +61,20 @@ class UsageProjection:
         self.projectors = {
             partition: self._projector(partition) for partition in range(subjects.PARTITIONS)
         }
-        self._held: set[int] = set()
 
     def check(self) -> str | None:
         """Say what keeps this process's partitions from being current."""
         if (problem := self._share.check()) is not None:
             return problem
-        for partition in sorted(self._held):
-            if (problem := self.projectors[partition].problem()) is not None:
+        for partition, projector in self.projectors.items():
+            if (problem := projector.check()) is not None:
                 return f"partition {partition}: {problem}"
         return None
+
+    def note(self) -> str | None:
+        """Say in which partitions events are parked."""
+        notes = {partition: one.note() for partition, one in self.projectors.items()}
+        return "; ".join(f"partition {p}: {note}" for p, note in notes.items() if note) or None
 
     async def run(self) -> None:
         """Fold and put totals for whichever partitions are this process's; see `check`."""
@@ -81,20 +86,16 @@ class UsageProjection:
             await totals.wake()
 
     async def _work(self, partition: int) -> None:
-        self._held.add(partition)
-        try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._project(self.projectors[partition]))
-                both.create_task(self._totals[partition].run())
-        finally:
-            self._held.discard(partition)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._project(self.projectors[partition]))
+            both.create_task(self._totals[partition].run())
 
     async def _project(self, projector: Projector) -> None:
         while True:
             try:
                 await projector.project()
             except Exception as error:
-                if not is_away(error):
+                if not (is_away(error) or isinstance(error, Unavailable)):
                     raise
                 log.warning("fold interrupted", projection=projector.name, error=repr(error))
             await asyncio.sleep(RETRY_S)
@@ -129,4 +130,5 @@ class UsageProjection:
             fold,
             committed=self._totals[partition].wake,
             batch_size=BATCH,
+            shared=True,
         )
