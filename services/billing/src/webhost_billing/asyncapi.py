@@ -1,4 +1,4 @@
-"""Prints the AsyncAPI document of billing's bus door; nothing is connected to.
+"""Prints the AsyncAPI document of what billing answers on the bus; nothing is connected to.
 
 The requests are decoded with msgspec behind the broker's back, so their schemas are put in here.
 The order to rebuild is taken from the bus directly, and is described here too.
@@ -25,7 +25,7 @@ from webhost_billing.handlers import Handlers
 from webhost_billing.subscribers import register
 
 SCHEMAS = "#/components/schemas/{name}"
-QUESTIONS: dict[str, type[Wire]] = {
+REQUESTS: dict[str, type[Wire]] = {
     subjects.RPC_USAGE: UsageRequest,
     subjects.RPC_RECENT_EVENTS: RecentEventsRequest,
     subjects.RPC_SET_TIER: SetTierRequest,
@@ -42,14 +42,14 @@ def document() -> str:
         subjects.RPC_REBUILD, title=subjects.RPC_REBUILD, description=RebuildRequest.__doc__
     )
     async def _on_rebuild(body: bytes) -> None:  # pyright: ignore[reportUnusedFunction]
-        """Describe what `subscribers.answer_rebuilds` takes."""
+        """Describe what `subscribers.RebuildRequests` takes."""
 
     specification = AsyncAPI(requests, title="webhost billing", version="1")
     described = json.loads(specification.to_specification().to_json())
     schemas: dict[str, Any] = described["components"]["schemas"]
-    _, shapes = msgspec.json.schema_components(QUESTIONS.values(), ref_template=SCHEMAS)
+    _, shapes = msgspec.json.schema_components(REQUESTS.values(), ref_template=SCHEMAS)
     schemas.update(shapes)
-    for subject, kind in QUESTIONS.items():
+    for subject, kind in REQUESTS.items():
         schemas[f"{subject}:Message:Payload"] = {"$ref": SCHEMAS.format(name=kind.__name__)}
     return json.dumps(described, indent=2, sort_keys=True)
 

@@ -88,8 +88,8 @@ class Rebuilder:
             return
         if not request.dry_run:
             await self._swapped()
-        await self._purge(rebuilt.dead)
         await _send_end(send, rebuilt, swapped=not request.dry_run)
+        await self._purge(rebuilt.dead)
 
     async def clean_up(self) -> None:
         """Remove what a rebuild that died has left, unless another process rebuilds now.

@@ -1,4 +1,4 @@
-"""The bus door: which request goes to which handler.
+"""Which request on the bus goes to which handler.
 
 Consumes: `rpc.billing.*`. A rebuild is answered by a stream of progress, so it is taken from the
 bus directly; the others are one answer each (see `webhost_kit.bus.rpc`).
