@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from webhost_billing import statements
 from webhost_billing.projection import checkpoint_name
 from webhost_contracts import ids, subjects
 from webhost_contracts.rpc import Difference
@@ -118,6 +119,26 @@ async def test_a_rebuild_beside_live_folding(billing: Billing) -> None:
     await billing.caught_up()
     assert (await billing.usage(ALICE)).usage == counters(220, 215)
     assert (await billing.rebuild(dry_run=True))[-1].differences == ()
+
+
+async def test_a_swap_waits_for_the_folds_that_are_under_way(billing: Billing) -> None:
+    await some_usage(billing)
+
+    async def waits() -> bool:
+        return bool(
+            billing.rows(
+                "SELECT 1 FROM pg_locks WHERE relation = 'generations'::regclass AND NOT granted"
+                " AND mode = 'ExclusiveLock'"
+            )
+        )
+
+    with psycopg.connect(billing.dsn) as fold:
+        fold.execute(str(statements.HOLD_GENERATION).encode())
+        rebuild = asyncio.create_task(billing.rebuild())
+        await eventually(waits, "the swap to wait", seconds=15)
+        assert billing.rows("SELECT live FROM generations") == [{"live": 1}]
+    assert (await rebuild)[-1].swapped
+    assert billing.rows("SELECT live FROM generations") == [{"live": 2}]
 
 
 async def test_only_one_rebuild_runs_at_a_time(billing: Billing) -> None:
