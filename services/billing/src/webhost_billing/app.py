@@ -7,8 +7,8 @@ from webhost_contracts.entitlements import load_tiers
 from webhost_contracts.events import TierChanged
 from webhost_contracts.events.base import by_name
 from webhost_contracts.maintenance import RepublishProgress
-from webhost_kit.bus.commands import Subscribers
 from webhost_kit.bus.connection import connect
+from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
@@ -44,8 +44,7 @@ async def compose(service: Service, settings: Settings) -> None:
 
     projectors = [own.projector, *projection.projectors.values()]
     service.add("maintenance", Maintenance(service.name, bus, database, projectors, put_back))
-    service.add("rebuilds", RebuildRequests(bus, rebuilder))
-
-    subscribers = service.add("requests", Subscribers(nats_url, service.name))
-    register(subscribers.broker, Handlers(database, load_tiers(settings.webhost_tiers_file)))
-    await subscribers.start()
+    rebuilds = service.add("rebuilds", RebuildRequests(bus, rebuilder))
+    requests = service.add("requests", RequestServer(nats_url, service.name))
+    register(requests, Handlers(database, load_tiers(settings.webhost_tiers_file)), rebuilds)
+    await requests.start()

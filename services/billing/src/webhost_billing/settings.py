@@ -4,16 +4,18 @@ from pathlib import Path
 
 from pydantic import model_validator
 from webhost_contracts.entitlements import load_tiers
-from webhost_kit.process.settings import LongestCall, ServiceSettings
+from webhost_kit.process.settings import LongestCall
 
 from webhost_billing.charging import Rules, load_prices
 
 
-class Settings(LongestCall, ServiceSettings):
+class Settings(LongestCall):
     """Variables are the fields' names in upper case. Without files: the product's own."""
 
     webhost_tiers_file: Path | None = None
+    """What each tier allows, as TOML; the product's own tiers without it."""
     webhost_prices_file: Path | None = None
+    """The price book, as TOML; the product's own prices without it."""
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":
