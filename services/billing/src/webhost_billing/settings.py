@@ -25,4 +25,4 @@ class Settings(LongestCall):
 
     def rules(self) -> Rules:
         """Return by what invocations are charged."""
-        return Rules(load_prices(self.webhost_prices_file), self.longest_call_s * 1000)
+        return Rules(load_prices(self.webhost_prices_file), int(self.longest_call_s * 1000))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    Field,
+    PositiveFloat,
     SecretStr,
     ValidationError,
     WithJsonSchema,
@@ -91,10 +91,10 @@ class ServiceSettings(BaseSettings):
 
 
 class LongestCall(ServiceSettings):
-    """The one setting of how long a call can last, for the services that depend on it."""
+    """How long a call to an agent may take; the same for all services."""
 
-    longest_call_s: Annotated[int, Field(ge=1, le=3600)] = 60
-    """How long a call to an agent may last, in seconds. The same for every service."""
+    longest_call_s: PositiveFloat = 60.0
+    """How long a call to an agent may take, in seconds. The same for all services."""
 
 
 class UserFacingSettings(ServiceSettings):
