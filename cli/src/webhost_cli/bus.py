@@ -54,6 +54,7 @@ async def connected(url: str) -> AsyncGenerator[Client]:
     client = await nats.connect(
         url,
         name="webhost-cli",
+        inbox_prefix=b"_INBOX.operator",
         error_cb=on_error,
         allow_reconnect=False,
         connect_timeout=5,

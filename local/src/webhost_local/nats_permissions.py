@@ -30,8 +30,9 @@ _PUBLISH = tuple(
         *(_TOTALS, _ARTIFACTS),
     )
 )
-# Where answers go to whoever asked.
-_ANSWERS = "_INBOX.>"
+# Where an operator's tools await replies; every service takes requests of theirs.
+_TO_OPERATOR = f"_INBOX.{OPERATOR}.>"
+_TO_API = "_INBOX.api.>"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ SERVICES: dict[str, Permissions] = {
     "deployer": Permissions(
         publish=(
             *("evt.*.deployment.>", "evt.*.secret.>", "dead.cmd.deployer.>"),
-            *(_FIND_STREAM, _ANSWERS),
+            _FIND_STREAM,
             f"$JS.API.CONSUMER.DURABLE.CREATE.{subjects.COMMANDS}.>",
             f"$JS.ACK.{subjects.COMMANDS}.>",
         ),
@@ -79,10 +80,11 @@ SERVICES: dict[str, Permissions] = {
     "billing": Permissions(
         publish=(
             *("evt.*.account.>", "evt.*.period.>", f"$KV.{subjects.TOTALS_BUCKET}.>"),
-            _ANSWERS,
+            _TO_API,
         ),
         subscribe=("rpc.billing.>",),
-        reads=(subjects.USAGE,),
+        # Of EVENTS its own facts, which it compares its tables with.
+        reads=(subjects.EVENTS, subjects.USAGE),
     ),
 }
 
@@ -93,7 +95,10 @@ def users(passwords: dict[str, str]) -> list[NatsUser]:
         NatsUser(
             name,
             passwords[name],
-            publish=(*_PUBLISH, *permissions.publish, *_reading(permissions.reads)),
+            publish=(
+                *(*_PUBLISH, _TO_OPERATOR),
+                *(*permissions.publish, *_reading(permissions.reads)),
+            ),
             subscribe=(f"_INBOX.{name}.>", *permissions.subscribe),
         )
         for name, permissions in SERVICES.items()

@@ -7,7 +7,7 @@ import nats
 import psycopg
 import pytest
 from nats.aio.msg import Msg
-from webhost_contracts import subjects
+from webhost_contracts import maintenance, subjects
 from webhost_kit.bus.connection import inbox_prefix
 from webhost_local import nats_permissions, nats_server
 from webhost_local.data_dir import DataDir
@@ -89,11 +89,11 @@ async def test_only_owners_state_facts_and_give_commands(
 
 # What reaches a stream's content or life: who may ask it of JetStream.
 REQUESTS = {
-    "STREAM.MSG.GET.EVENTS": {"api", "deployer", "gateway", "telemetry-ingest"},
+    "STREAM.MSG.GET.EVENTS": set(SERVICES),
     "STREAM.MSG.GET.USAGE": {"billing"},
     "STREAM.MSG.GET.COMMANDS": {"deployer"},
     "STREAM.MSG.GET.DEADLETTERS": set(),
-    "CONSUMER.CREATE.EVENTS.c.evt.>": {"api", "deployer", "gateway", "telemetry-ingest"},
+    "CONSUMER.CREATE.EVENTS.c.evt.>": set(SERVICES),
     "CONSUMER.CREATE.USAGE.c.usage.>": {"billing"},
     "CONSUMER.CREATE.COMMANDS.c": {"deployer"},
     "CONSUMER.CREATE.KV_TOTALS.c": {"gateway"},
@@ -112,11 +112,13 @@ REQUESTS = {
     },
     **{f"STREAM.PURGE.{stream}": set() for stream in ("EVENTS", "USAGE", "COMMANDS", "KV_TOTALS")},
 }
-QUESTIONS = {
+RPCS = {
     subjects.RPC_USAGE: {"api"},
     subjects.RPC_RECENT_EVENTS: {"api"},
     subjects.RPC_SET_TIER: set(),
     subjects.RPC_REBUILD: set(),
+    **{maintenance.subject(service, maintenance.REPLAY): set() for service in SERVICES},
+    maintenance.subject("api", maintenance.REPUBLISH): set(),
 }
 
 
@@ -124,7 +126,7 @@ QUESTIONS = {
 async def test_a_service_reads_its_streams_and_removes_none(
     service: str, bus_url: Callable[[str], str]
 ) -> None:
-    asked = {f"$JS.API.{request}": owners for request, owners in REQUESTS.items()} | QUESTIONS
+    asked = {f"$JS.API.{request}": owners for request, owners in REQUESTS.items()} | RPCS
     denied: set[str] = set()
 
     async def on_error(error: Exception) -> None:

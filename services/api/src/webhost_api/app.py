@@ -11,6 +11,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.http.auth import TokenVerifier
+from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import App, Service
 
 from webhost_api import idempotency, openapi_paths, recovery
@@ -102,7 +103,8 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("relay", Relay(database.dsn, bus))
     commands = Commands(longest_call_ms=int(settings.longest_call_s * 1000))
     reactor = Reactor(keep_deployments=settings.keep_deployments, commands=commands)
-    service.add("reactor", reactor.projector(database, bus))
+    projector = service.add("reactor", reactor.projector(database, bus))
+    service.add("maintenance", Maintenance(service.name, bus, database, [projector], own_facts))
     tiers = settings.tiers()
     service.add(
         "resender", Resender(database, bus, commands, tiers, after_s=settings.resend_after_s)

@@ -5,7 +5,6 @@ from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
-from webhost_kit.eventsourcing.republish import republish
 from webhost_kit.keys import public_keys
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
@@ -66,18 +65,9 @@ async def compose(service: Service, settings: Settings) -> None:
     runner = service.add("runner", Runner(database, Executor(database, steps)))
     service.add("relay", Relay(database.dsn, bus))
     own_facts = service.add(
-        "own facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, take_back)
+        "own-facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, take_back)
     )
-    service.add(
-        "maintenance",
-        Maintenance(
-            service.name,
-            bus,
-            database,
-            [own_facts.projector],
-            lambda dry_run: republish(database, bus, OWN_SUBJECTS, TYPES, dry_run=dry_run),
-        ),
-    )
+    service.add("maintenance", Maintenance(service.name, bus, database, [], own_facts))
     service.add("reconciliation", Reconciliation(database, bus, api, settings.routing))
     handlers = Handlers(database, settings.master_keys.newest, runner.wake)
     commands = service.add("commands", CommandConsumer(nats_url, bus, service.name))

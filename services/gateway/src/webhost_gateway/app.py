@@ -6,6 +6,7 @@ from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.keys import parse_signers
+from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
 from webhost_gateway.invoke import Invoker, Limits
@@ -35,7 +36,8 @@ async def compose(service: Service, settings: Settings) -> None:
     bus = service.add("bus", await connect(settings.nats_url.get_secret_value(), service.name))
     database = service.add("database", Database(dsn))
     routes = RouteTable()
-    service.add("projection", projection.projector(database, bus))
+    projector = service.add("projection", projection.projector(database, bus))
+    service.add("maintenance", Maintenance(service.name, bus, database, [projector]))
     memory = service.add("routes", projection.memory(bus, database, routes))
     totals = service.add("totals", TotalsWatch(bus))
     verifier = service.add(

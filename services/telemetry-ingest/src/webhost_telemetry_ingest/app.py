@@ -2,6 +2,7 @@
 
 from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
+from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
 from webhost_telemetry_ingest import projection
@@ -21,7 +22,8 @@ async def compose(
         "database", Database(settings.database_url.get_secret_value(), pool_size=2)
     )
     deployments = Deployments()
-    service.add("projection", projection.projector(database, bus))
+    projector = service.add("projection", projection.projector(database, bus))
+    service.add("maintenance", Maintenance(service.name, bus, database, [projector]))
     service.add("deployments", projection.memory(bus, database, deployments))
     batcher = service.add("batches", batcher_class(bus))
     service.serve(ReportApp(Reports(settings.master_keys, deployments, batcher)), settings.listen)

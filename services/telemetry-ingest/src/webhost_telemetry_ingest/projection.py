@@ -23,7 +23,7 @@ from webhost_kit.eventsourcing.projector import Projector
 from webhost_telemetry_ingest.model import SUBJECTS, TYPES, Deployment, Deployments
 from webhost_telemetry_ingest.tables import deployments
 
-NAME = "deployments"
+NAME = "telemetry-ingest.deployments"
 
 
 def projector(database: Database, bus: Bus) -> Projector:

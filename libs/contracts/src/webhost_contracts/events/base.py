@@ -1,5 +1,6 @@
 """What all facts share: the type, which is the struct's tag, and the envelope around it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -51,7 +52,7 @@ class Envelope(Wire, frozen=True, kw_only=True):
         """Return the type of the fact inside, known or not."""
         return msgspec.json.decode(self.data, type=_Typed).type
 
-    def event(self, types: dict[str, type[Event]]) -> Event | None:
+    def event(self, types: Mapping[str, type[Event]]) -> Event | None:
         """Return the fact inside, or None where its type is not one of `types`."""
         kind = types.get(self.type_name())
         return None if kind is None else msgspec.json.decode(self.data, type=kind)

@@ -12,7 +12,7 @@ refused until an operator has decided.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import sqlalchemy as sa
 import structlog
@@ -21,6 +21,7 @@ from nats.js.errors import NotFoundError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.events.base import Event
+from webhost_contracts.maintenance import RepublishProgress
 
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
@@ -29,6 +30,7 @@ from webhost_kit.errors import StreamDiverged, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
+from webhost_kit.eventsourcing.republish import republish
 from webhost_kit.eventsourcing.store import NOTHING_VERIFIED, events_table, insert_events
 
 log = structlog.get_logger(__name__)
@@ -53,6 +55,7 @@ class OwnFacts:
         take_back: TakeBack,
     ) -> None:
         self._filters = filters
+        self._types = types
         self._database = database
         self._bus = bus
         self._take_back = take_back
@@ -76,6 +79,10 @@ class OwnFacts:
     def note(self) -> str | None:
         """Say how many own facts could not be taken back."""
         return self.projector.note()
+
+    def republish(self, *, dry_run: bool) -> AsyncIterator[RepublishProgress]:
+        """Put own facts that the stream lacks back onto it, or only say how many there are."""
+        return republish(self._database, self._bus, self._filters, self._types, dry_run=dry_run)
 
     async def run(self) -> None:
         """Follow own facts, and verify each incarnation of the database."""

@@ -6,7 +6,7 @@ Guarantees: what the stream holds is not published again; memory does not grow w
 On replay: what was put back is found there, and left alone.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -44,7 +44,7 @@ async def republish(
     database: Database,
     bus: Bus,
     filters: Sequence[str],
-    types: dict[str, type[Event]],
+    types: Mapping[str, type[Event]],
     *,
     dry_run: bool,
 ) -> AsyncIterator[RepublishProgress]:
@@ -112,7 +112,7 @@ _missing = (
 
 
 async def _publish_missing(
-    connection: AsyncConnection, bus: Bus, types: dict[str, type[Event]]
+    connection: AsyncConnection, bus: Bus, types: Mapping[str, type[Event]]
 ) -> AsyncIterator[int]:
     published = 0
     query = sa.select(_missing.c.envelope).order_by(_missing.c.aggregate_id, _missing.c.version)

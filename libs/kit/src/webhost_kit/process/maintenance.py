@@ -7,7 +7,7 @@ On a repeat: everything may be repeated.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -25,7 +25,6 @@ from webhost_contracts.maintenance import (
     ProjectionState,
     ReplayParkedReply,
     ReplayReply,
-    RepublishProgress,
     RepublishRequest,
 )
 from webhost_contracts.wire import Wire
@@ -34,15 +33,13 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
+from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.parked import list_parked
 from webhost_kit.eventsourcing.projector import Projector
 
 log = structlog.get_logger(__name__)
 
 R = TypeVar("R", bound=Wire)
-
-Republish = Callable[[bool], AsyncIterator[RepublishProgress]]
-"""Publishes what the stream lacks, unless it is told that this is a dry run."""
 
 
 class Maintenance:
@@ -54,13 +51,14 @@ class Maintenance:
         bus: Bus,
         database: Database,
         projectors: Sequence[Projector],
-        republish: Republish | None = None,
+        own_facts: OwnFacts | None = None,
     ) -> None:
         self._service = service
         self._bus = bus
         self._database = database
-        self._projectors = {projector.name: projector for projector in projectors}
-        self._republish = republish
+        own = [own_facts.projector] if own_facts is not None else []
+        self._projectors = {projector.name: projector for projector in [*own, *projectors]}
+        self._own_facts = own_facts
         self._running: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -69,7 +67,7 @@ class Maintenance:
         await self._serve(maintenance.REPLAY, ProjectionRequest, self._on_replay)
         await self._serve(maintenance.PARKED, ParkedRequest, self._on_parked)
         await self._serve(maintenance.REPLAY_PARKED, ProjectionRequest, self._on_replay_parked)
-        if self._republish is not None:
+        if self._own_facts is not None:
             await self._serve(maintenance.REPUBLISH, RepublishRequest, self._on_republish)
         try:
             await asyncio.Event().wait()
@@ -151,9 +149,9 @@ class Maintenance:
         await _reply(message, ReplayParkedReply(folded=folded, left=left))
 
     async def _on_republish(self, request: RepublishRequest, message: Msg) -> None:
-        if self._republish is None:
+        if self._own_facts is None:
             return
-        async for progress in self._republish(request.dry_run):
+        async for progress in self._own_facts.republish(dry_run=request.dry_run):
             await _reply(message, progress)
 
     def _no_such(self, projection: str) -> str:

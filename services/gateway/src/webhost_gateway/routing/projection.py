@@ -24,7 +24,7 @@ from webhost_kit.eventsourcing.projector import Projector
 from webhost_gateway.routing.model import SUBJECTS, TYPES, Account, Agent, Deployment, RouteTable
 from webhost_gateway.tables import routed_accounts, routed_agents, routed_deployments
 
-NAME = "routes"
+NAME = "gateway.routes"
 
 
 def projector(database: Database, bus: Bus) -> Projector:
