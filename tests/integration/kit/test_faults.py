@@ -28,6 +28,14 @@ asyncio.run(main())
 """
 
 
+async def message_ids(house: House) -> set[str]:
+    """The ids of all messages that EVENTS holds."""
+    state = (await house.bus.js.stream_info(subjects.EVENTS)).state
+    sequences = range(state.first_seq, state.last_seq + 1) if state.messages else ()
+    stored = [await house.bus.js.get_msg(subjects.EVENTS, sequence) for sequence in sequences]
+    return {(message.headers or {})[subjects.MESSAGE_ID_HEADER] for message in stored}
+
+
 async def wait_for(house: House, query: str, expected: object, what: str) -> None:
     async def holds() -> bool:
         return await house.scalar(query) == expected
@@ -93,6 +101,10 @@ async def test_a_relay_killed_between_publish_and_mark_publishes_again(
 
     assert await relay_until_it_ends() == -9
     assert await house.scalar("SELECT count(*) FROM outbox") == 10
+    held = await message_ids(house)
+    waiting = await house.scalar("SELECT array_agg(message_id) FROM outbox")
+    assert held, "it died before it published"
+    assert held <= set(waiting)
 
     async with in_background(Relay(house.dsn, house.bus).run(), projector(house).run()):
         await wait_for(house, "SELECT count(*) FROM outbox", 0, "an empty outbox")
