@@ -54,6 +54,10 @@ up: setup ## Start the whole stack in the foreground
 test: setup ## Run every test
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
+.PHONY: test-long
+test-long: setup ## Run what takes too long for every change
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile -m long
+
 .PHONY: check
 check: setup ## Lint, types, import rules, generated documents
 	.venv/bin/ruff check .

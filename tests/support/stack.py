@@ -73,20 +73,22 @@ class Stack:
         return issuer.token(subject, expires_in_s=TOKEN_S)
 
     def caller(self, subject: str | None = None) -> Caller:
-        """A signed-in user, by default one whom nobody has seen before."""
-        caller = Caller(self.origin, self.token(subject or f"user-{secrets.token_hex(6)}"))
-        self._callers.append(caller)
-        return caller
+        """A signed-in user, by default one that no test has used before."""
+        return self._caller(self.origin, self.token(subject or f"user-{secrets.token_hex(6)}"))
+
+    def at_each_gateway(self, caller: Caller) -> list[Caller]:
+        """The same user, at each of the gateways by itself."""
+        return [self._caller(url, caller.token) for url in self.gateways()]
+
+    def _caller(self, origin: str, token: str) -> Caller:
+        self._callers.append(Caller(origin, token))
+        return self._callers[-1]
 
     def close(self) -> None:
         """Close our connections and the callers'."""
         self._http.close()
         for caller in self._callers:
             caller.http.close()
-
-    def pid(self, name: str) -> int:
-        """The process's id now."""
-        return self._process(name)["pid"]
 
     def crash_at(self, point: str) -> None:
         """Let the first service that reaches this crash point die there, once."""
@@ -96,12 +98,30 @@ class Stack:
         """Whether a service has died at the point that was asked for."""
         return not self.crash_file.exists()
 
+    def pids(self) -> dict[str, int]:
+        """Every process's id now."""
+        return {process["name"]: process["pid"] for process in self.status()["processes"]}
+
     def kill(self, name: str) -> None:
         """SIGKILL one process; returns when the supervisor has restarted it and all are ready."""
-        before = self.pid(name)
-        os.kill(before, signal.SIGKILL)
-        until(lambda: self.pid(name) != before, f"{name} to be restarted", seconds=RESTART_S)
+        before = self.pids()
+        os.kill(before[name], signal.SIGKILL)
+        self.until_replaced(before)
         self.until_ready()
+
+    def until_replaced(self, before: dict[str, int]) -> set[str]:
+        """Return the names of those that are other processes than `before`, once any is."""
+
+        def replaced() -> set[str]:
+            return {name for name, pid in self.pids().items() if before[name] != pid}
+
+        until(lambda: bool(replaced()), "a dead process to be restarted", seconds=RESTART_S)
+        return replaced()
+
+    def gateways(self) -> list[str]:
+        """The base URL of every gateway, past the balancing of the public origin."""
+        processes = self.status()["processes"]
+        return [p["url"] for p in processes if p["name"].startswith("gateway")]
 
     def until_ready(self) -> None:
         """Return when every process answers that it is ready."""

@@ -17,8 +17,8 @@ from webhost_contracts import ids
 from webhost_kit.errors import Unauthenticated, Unavailable
 from webhost_kit.http.auth import TokenVerifier
 
-from tests.integration.kit.conftest import in_background
 from tests.support.deadline import eventually
+from tests.support.harness import in_background
 from tests.support.serving import serving
 
 
