@@ -10,7 +10,7 @@ from webhost_contracts.events import AgentCreated, DeploymentActivated, Envelope
 from webhost_contracts.events.base import Event, data_of
 from webhost_gateway.ledger.retention import KEPT_MS, remove_old
 from webhost_gateway.routing import projection
-from webhost_gateway.routing.model import Agent
+from webhost_gateway.routing.model import Agent, RouteTable
 from webhost_gateway.tables import metadata
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
@@ -60,7 +60,8 @@ async def test_rows_never_go_back(database: Database) -> None:
     for batch in (batches[0], batches[1], batches[0]):
         async with database.transaction() as connection:
             await projection.fold(connection, batch, NOWHERE)
-    routes, checkpoint = await projection.load(database)
+    routes = RouteTable()
+    checkpoint = await projection.load(database, routes)
     assert checkpoint is None
     assert routes.agents == {
         "agt_1": Agent(3, "usr_1", deployment_id="dep_2"),
@@ -77,7 +78,8 @@ async def test_a_hundred_thousand_agents_load_in_seconds(database: Database) -> 
             )
         )
     started = time.monotonic()
-    routes, _ = await projection.load(database)
+    routes = RouteTable()
+    await projection.load(database, routes)
     assert len(routes.agents) == 100_000
     assert time.monotonic() - started < 5
 

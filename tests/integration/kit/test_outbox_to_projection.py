@@ -130,6 +130,19 @@ async def test_a_recreated_stream_halts_the_projector(harness: Harness) -> None:
     await harness.bus.js.delete_stream(subjects.EVENTS)
     await harness.bus.js.add_stream(info.config)
 
-    halted = projector(harness)
-    await halted.run()
-    assert "halted" in (halted.check() or "")
+    again = projector(harness)
+    async with in_background(again.run()):
+
+        async def halted() -> bool:
+            return "halted" in (again.check() or "")
+
+        await eventually(halted, "the projector to halt")
+        await again.reset()
+        await create(harness, "agt_2", "two")
+        async with in_background(Relay(harness.dsn, harness.bus).run()):
+
+            async def goes_on() -> bool:
+                return await harness.scalar("SELECT count(*) FROM names") == 2
+
+            await eventually(goes_on, "a reset projector to fold the new stream")
+            assert again.check() is None

@@ -126,10 +126,15 @@ class Retryable(HandlingError):
 
 
 class StreamDiverged(Exception):
-    """A stream is not the one that a checkpoint was taken on: it was restored or lost its tail.
+    """A stream is not the one that a checkpoint was taken on.
 
-    Nothing is folded until an operator has decided what is true.
+    It was restored, lost its tail, or what follows the checkpoint was removed unread. Nothing is
+    folded until an operator has decided what is true.
     """
+
+
+class CheckpointMoved(Exception):
+    """Another process folded, or an operator reset the projection: read the checkpoint again."""
 
 
 class VersionConflict(Exception):

@@ -15,6 +15,7 @@ from webhost_gateway.ledger.retention import Retention
 from webhost_gateway.ledger.statements import Statements
 from webhost_gateway.routes import InvokeApp
 from webhost_gateway.routing import projection
+from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
 from webhost_gateway.settings import Settings
 from webhost_gateway.upstream.worker import Upstream
@@ -29,11 +30,11 @@ async def compose(service: Service, settings: Settings) -> None:
     signers = parse_signers(settings.invoke_private_keys.get_secret_value(), "INVOKE_PRIVATE_KEYS")
     bus = service.add("bus", await connect(settings.nats_url.get_secret_value(), service.name))
     database = service.add("database", Database(dsn))
-    routes, checkpoint = await projection.load(database)
+    routes = RouteTable()
     service.add("projection", projection.projector(database, bus))
-    memory = service.add("routes", projection.memory(bus, routes, checkpoint))
+    memory = service.add("routes", projection.memory(bus, database, routes))
     totals = service.add("totals", TotalsWatch(bus))
-    service.add("relay", Relay(dsn, bus, linger_s=RELAY_LINGER_S))
+    service.add("relay", Relay(dsn, bus))
     verifier = service.add(
         "issuer",
         TokenVerifier(

@@ -1,12 +1,12 @@
 """The gateway's own tables; `migrations/` makes them, a test holds the two together."""
 
 import sqlalchemy as sa
-from webhost_kit.eventsourcing.checkpoints import checkpoint_table
+from webhost_kit.eventsourcing.checkpoints import projection_tables
 from webhost_kit.eventsourcing.outbox import outbox_table
 
 metadata = sa.MetaData()
 outbox_table(metadata)
-checkpoint_table(metadata)
+projection_tables(metadata)
 
 leases = sa.Table(
     "leases",

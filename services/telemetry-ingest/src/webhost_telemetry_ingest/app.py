@@ -6,6 +6,7 @@ from webhost_kit.process.service import Service
 
 from webhost_telemetry_ingest import projection
 from webhost_telemetry_ingest.batcher import Batcher
+from webhost_telemetry_ingest.model import Deployments
 from webhost_telemetry_ingest.reports import Reports
 from webhost_telemetry_ingest.routes import ReportApp
 from webhost_telemetry_ingest.settings import Settings
@@ -19,8 +20,8 @@ async def compose(
     database = service.add(
         "database", Database(settings.database_url.get_secret_value(), pool_size=2)
     )
-    deployments, checkpoint = await projection.load(database)
+    deployments = Deployments()
     service.add("projection", projection.projector(database, bus))
-    service.add("deployments", projection.memory(bus, deployments, checkpoint))
+    service.add("deployments", projection.memory(bus, database, deployments))
     batcher = service.add("batches", batcher_class(bus))
     service.serve(ReportApp(Reports(settings.master_keys, deployments, batcher)), settings.listen)

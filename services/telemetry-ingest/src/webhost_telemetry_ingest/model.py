@@ -28,13 +28,16 @@ class Deployments:
 
     by_id: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
 
+    def add(self, deployment_id: str, deployment: Deployment) -> None:
+        """Take a deployment in, unless a newer version of it is known."""
+        known = self.by_id.get(deployment_id)
+        if known is None or deployment.version > known.version:
+            self.by_id[deployment_id] = deployment
+
     def evolve(self, envelope: Envelope, event: Event) -> None:
         """Take a fact in; one that was seen before changes nothing."""
-        known = self.by_id.get(envelope.aggregate_id)
-        if known is not None and known.version >= envelope.version:
-            return
         if isinstance(event, DeploymentStarted):
-            self.by_id[envelope.aggregate_id] = Deployment(
+            deployment = Deployment(
                 version=envelope.version,
                 user_id=envelope.user_id,
                 agent_id=event.agent_id,
@@ -42,3 +45,4 @@ class Deployments:
                 key_version=event.key_version,
                 key_generation=event.key_generation,
             )
+            self.add(envelope.aggregate_id, deployment)

@@ -28,25 +28,31 @@ NAME = "deployments"
 
 def projector(database: Database, bus: Bus) -> Projector:
     """Return what keeps the rows."""
-    return Projector(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold)
+    return Projector(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold, reset=reset)
 
 
-def memory(bus: Bus, known: Deployments, after: Checkpoint | None) -> InMemoryProjection:
+async def reset(connection: AsyncConnection) -> None:
+    """Remove the rows: all of them are made from the stream."""
+    await connection.execute(sa.delete(deployments))
+
+
+def memory(bus: Bus, database: Database, known: Deployments) -> InMemoryProjection:
     """Return what keeps the memory."""
 
     def fold_one(fact: Fact) -> None:
         known.evolve(fact.envelope, fact.event)
 
-    return InMemoryProjection(bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, after)
+    return InMemoryProjection(
+        bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, lambda: load(database, known)
+    )
 
 
-async def load(database: Database) -> tuple[Deployments, Checkpoint | None]:
-    """Return all rows and the checkpoint they were folded to, of one snapshot."""
+async def load(database: Database, known: Deployments) -> Checkpoint | None:
+    """Take over what the rows hold that is newer; return the checkpoint they were folded to."""
     async with database.snapshot() as connection:
-        memory = Deployments()
         async for row in await connection.stream(sa.select(deployments)):
-            memory.by_id[row.deployment_id] = Deployment(*row[1:])
-        return memory, await read_checkpoint(connection, NAME)
+            known.add(row.deployment_id, Deployment(*row[1:]))
+        return await read_checkpoint(connection, NAME)
 
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:

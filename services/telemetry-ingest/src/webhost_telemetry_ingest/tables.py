@@ -1,10 +1,10 @@
 """telemetry-ingest's own tables; `migrations/` makes them, a test holds the two together."""
 
 import sqlalchemy as sa
-from webhost_kit.eventsourcing.checkpoints import checkpoint_table
+from webhost_kit.eventsourcing.checkpoints import projection_tables
 
 metadata = sa.MetaData()
-checkpoint_table(metadata)
+projection_tables(metadata)
 
 deployments = sa.Table(
     "deployments",

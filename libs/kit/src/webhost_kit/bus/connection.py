@@ -65,7 +65,7 @@ async def connect(url: str, name: str) -> Bus:
         max_reconnect_attempts=-1,
         reconnect_time_wait=0.5,
         connect_timeout=2,
-        ping_interval=10,
+        ping_interval=2,
         max_outstanding_pings=2,
     )
     bus = Bus(client)

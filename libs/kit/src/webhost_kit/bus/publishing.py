@@ -36,6 +36,9 @@ class Message:
 
 async def publish(bus: Bus, message: Message) -> None:
     """Return when the message is stored. Raises NatsError, TimeoutError or OSError in doubt."""
+    if not bus.client.is_connected:
+        # What is published now would be kept, and sent beside its repetition.
+        raise NatsError("not connected")
     headers = dict(message.headers)
     if message.message_id is not None:
         headers[MESSAGE_ID_HEADER] = message.message_id

@@ -11,7 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import cast
 
@@ -34,18 +34,22 @@ SILENCE_S = 3.5
 EXPIRES_S = 30.0
 INACTIVE_S = 60.0
 RETRY_S = 0.5
+IDLE_ADVANCE_S = 60.0
+"""A reader that gets nothing moves past what is not for it, so that it never seems left behind."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A place on one incarnation of a stream: everything up to `sequence` has been folded.
 
-    `message_id` names the message there; one that came without an id goes by its content.
+    `message_id` names the message there; one that came without an id goes by its content. The
+    sequence 0 is the start of the stream, whichever it is. `epoch` counts an operator's resets.
     """
 
     stream_created_at: str
     sequence: int
     message_id: str | None
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,11 @@ class StreamReader:
             return "silent"
         return self._problem
 
+    def interruption(self) -> str | None:
+        """Say what keeps the reader from hearing the stream; being behind is no interruption."""
+        problem = self.check()
+        return problem if problem == "silent" or (problem or "").startswith("away") else None
+
     async def batches(self, after: Checkpoint | None) -> AsyncGenerator[Batch]:
         """Yield batches behind `after` (None: from the start) for ever.
 
@@ -123,8 +132,8 @@ class StreamReader:
     async def _verified(self, checkpoint: Checkpoint | None) -> Checkpoint:
         info = await self._bus.js.stream_info(self._stream)
         created_at = str(info.created)
-        if checkpoint is None:
-            return Checkpoint(created_at, 0, None)
+        if checkpoint is None or checkpoint.sequence == 0:
+            return Checkpoint(created_at, 0, None, checkpoint.epoch if checkpoint else 0)
         if checkpoint.stream_created_at != created_at:
             raise StreamDiverged(
                 f"stream {self._stream} was created at {created_at}, the checkpoint was taken on "
@@ -134,6 +143,11 @@ class StreamReader:
             raise StreamDiverged(
                 f"stream {self._stream} ends at {info.state.last_seq}, the checkpoint is "
                 f"{checkpoint.sequence}: its tail is lost"
+            )
+        if info.state.first_seq > checkpoint.sequence + 1:
+            raise StreamDiverged(
+                f"stream {self._stream} begins at {info.state.first_seq}, the checkpoint is "
+                f"{checkpoint.sequence}: what was between them expired or was purged unread"
             )
         await self._verify_message(info, checkpoint)
         return checkpoint
@@ -152,6 +166,21 @@ class StreamReader:
                 f"stream {self._stream} holds {found} at {checkpoint.sequence}, the checkpoint "
                 f"was taken at {checkpoint.message_id}"
             )
+
+    async def _advanced(self, checkpoint: Checkpoint, consumer: str, delivered: int) -> Checkpoint:
+        """Return the checkpoint behind what the stream held when nothing of it was for us."""
+        info = await self._bus.js.stream_info(self._stream)
+        state = await self._bus.js.consumer_info(self._stream, consumer)
+        seen = state.delivered.consumer_seq if state.delivered else 0
+        if state.num_pending or seen != delivered or info.state.last_seq <= checkpoint.sequence:
+            return checkpoint
+        try:
+            message = await self._bus.js.get_msg(self._stream, info.state.last_seq)
+        except NotFoundError:
+            return checkpoint
+        headers = cast(dict[str, str], message.headers or {})
+        name = _name_of(headers.get(MESSAGE_ID_HEADER), message.data or b"")
+        return replace(checkpoint, sequence=info.state.last_seq, message_id=name)
 
     async def _consume(self, checkpoint: Checkpoint) -> AsyncGenerator[Batch]:
         consumer = await self._bus.js.add_consumer(
@@ -172,11 +201,17 @@ class StreamReader:
         await pull.start()
         try:
             delivered = 0
+            idle_since = monotonic()
             while True:
                 messages = await pull.next(self._batch_size)
                 self._heard_at = pull.heard_at
                 if not messages:
+                    if monotonic() - idle_since > IDLE_ADVANCE_S:
+                        idle_since = monotonic()
+                        checkpoint = await self._advanced(checkpoint, consumer.name, delivered)
+                        yield Batch((), checkpoint, 0)
                     continue
+                idle_since = monotonic()
                 recorded: list[Recorded] = []
                 for message in messages:
                     delivered += 1
@@ -185,7 +220,7 @@ class StreamReader:
                     recorded.append(_recorded(message))
                 last = recorded[-1]
                 name = _name_of(last.message_id, last.body)
-                checkpoint = Checkpoint(checkpoint.stream_created_at, last.sequence, name)
+                checkpoint = replace(checkpoint, sequence=last.sequence, message_id=name)
                 yield Batch(recorded, checkpoint, messages[-1].metadata.num_pending)
         finally:
             await pull.stop()

@@ -35,6 +35,8 @@ STREAMS = (
         subjects=[subjects.ALL_USAGE],
         storage=StorageType.FILE,
         max_age=USAGE_DAYS * 24 * 3600,
+        # Full means that new facts are refused, never that old ones are dropped.
+        discard=DiscardPolicy.NEW,
         allow_direct=True,
         allow_atomic=True,
         duplicate_window=120,

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 import psycopg
 import structlog
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolExhausted
+from sqlalchemy import event, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from webhost_kit.database.away import is_away
 from webhost_kit.errors import Unavailable, VersionConflict
 
 log = structlog.get_logger(__name__)
@@ -20,6 +20,15 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 5
 VANISHED_AFTER_S = 11
 TRANSACTION_TIMEOUT_S = 20
+IDLE_IN_TRANSACTION_S = 5
+"""A client that hangs inside a transaction, its locks held, is cut off after so long."""
+
+INCARNATION = """
+    SELECT pg_postmaster_start_time()::text || '/' ||
+        (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""What changes when the server was restarted, replaced or restored under its clients."""
+
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 
 
@@ -37,6 +46,7 @@ def connect_arguments(options: str = "") -> dict[str, Any]:
     vanished_ms = VANISHED_AFTER_S * 1000
     server = {f"tcp_{name}": value for name, value in _KEEPALIVES.items()}
     server["tcp_user_timeout"] = vanished_ms
+    server["idle_in_transaction_session_timeout"] = IDLE_IN_TRANSACTION_S * 1000
     return {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "tcp_user_timeout": vanished_ms,
@@ -45,8 +55,15 @@ def connect_arguments(options: str = "") -> dict[str, Any]:
     }
 
 
+WRITABLE = text("SELECT current_setting('transaction_read_only') = 'off'")
+
+
 class Database:
-    """The service's own schema. Nobody else reads it."""
+    """The service's own schema, which no other service reads.
+
+    `verified` is the incarnation of the database that facts may be appended to; None, the
+    default, lets any pass. See `webhost_kit.eventsourcing.own_facts`.
+    """
 
     def __init__(self, dsn: str, *, pool_size: int = 8) -> None:
         self.dsn = dsn
@@ -59,6 +76,8 @@ class Database:
             connect_args=connect_arguments(),
         )
         self._problem: str | None = "not asked yet"
+        self.verified: str | None = None
+        event.listen(self.engine.sync_engine, "connect", self._on_connect)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
@@ -70,7 +89,9 @@ class Database:
         try:
             async with asyncio.timeout(TRANSACTION_TIMEOUT_S), self.engine.begin() as connection:
                 yield connection
-        except (OperationalError, psycopg.OperationalError, PoolExhausted, TimeoutError) as error:
+        except Exception as error:
+            if not is_away(error):
+                raise
             log.warning("database unavailable", error=str(error).partition("\n")[0])
             raise Unavailable("The database is away; try again shortly.") from error
 
@@ -104,11 +125,21 @@ class Database:
         while True:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S), self.engine.connect() as connection:
-                    await connection.execute(text("SELECT 1"))
-                self._problem = None
-            except (DBAPIError, PoolExhausted, psycopg.Error, OSError, TimeoutError) as error:
+                    writable = (await connection.execute(WRITABLE)).scalar_one()
+                self._problem = None if writable else "read-only"
+            except Exception as error:
+                if not is_away(error):
+                    raise
                 self._problem = f"away: {type(error).__name__}"
             await asyncio.sleep(every_s)
+
+    def _on_connect(self, connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(INCARNATION)
+        record.info["incarnation"] = cursor.fetchone()[0]
+        record.info["database"] = self
+        cursor.close()
+        connection.rollback()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -1,25 +1,42 @@
-"""Where projections stand: a row beside the rows that they fold."""
+"""Where projections stand: a row beside the rows that they fold.
+
+A batch is folded in the transaction that locks the checkpoint, finds it where the batch began, and
+moves it behind the batch: of two projectors that overlap for a moment, one rolls back. An operator
+who resets a checkpoint raises its epoch, so that whoever folded meanwhile rolls back as well.
+"""
+
+from dataclasses import replace
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.errors import CheckpointMoved
+from webhost_kit.eventsourcing.parked import PARKED_SQL, parked_table
 
-CHECKPOINTS_SQL = """
+PROJECTION_TABLES_SQL = f"""
+{PARKED_SQL}
 CREATE TABLE checkpoints (
     name text PRIMARY KEY,
     stream text NOT NULL,
     stream_created_at text NOT NULL,
     sequence bigint NOT NULL,
-    message_id text
+    message_id text,
+    epoch integer NOT NULL DEFAULT 0
 );
 """
 """What the first migration of a service that projects runs."""
 
 
-def checkpoint_table(metadata: sa.MetaData) -> None:
-    """Add the table of checkpoints to a service's metadata."""
-    sa.Table(
+def projection_tables(metadata: sa.MetaData) -> None:
+    """Add what every service that projects needs to its metadata: checkpoints, parked events."""
+    _checkpoint_table(metadata)
+    parked_table(metadata)
+
+
+def _checkpoint_table(metadata: sa.MetaData) -> sa.Table:
+    return sa.Table(
         "checkpoints",
         metadata,
         sa.Column("name", sa.Text, primary_key=True),
@@ -27,43 +44,67 @@ def checkpoint_table(metadata: sa.MetaData) -> None:
         sa.Column("stream_created_at", sa.Text, nullable=False),
         sa.Column("sequence", sa.BigInteger, nullable=False),
         sa.Column("message_id", sa.Text),
+        sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
     )
 
 
-async def read_checkpoint(connection: AsyncConnection, name: str) -> Checkpoint | None:
-    """Return where the projection of this name stands, None before its first batch."""
-    result = await connection.execute(_READ, {"name": name})
-    row = result.one_or_none()
-    return None if row is None else Checkpoint(row[0], row[1], row[2])
+_table = _checkpoint_table(sa.MetaData())
+
+
+async def read_checkpoint(
+    connection: AsyncConnection, name: str, *, lock: bool = False
+) -> Checkpoint | None:
+    """Return where the projection of this name stands, None before its first batch.
+
+    With `lock`, nobody else moves it until the transaction ends.
+    """
+    query = sa.select(
+        _table.c.stream_created_at, _table.c.sequence, _table.c.message_id, _table.c.epoch
+    ).where(_table.c.name == name)
+    row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
+    return None if row is None else Checkpoint(*row)
+
+
+async def require_checkpoint(
+    connection: AsyncConnection, name: str, expected: Checkpoint | None
+) -> None:
+    """Lock the checkpoint until the transaction ends.
+
+    Raises CheckpointMoved when it is not `expected` any more.
+    """
+    found = await read_checkpoint(connection, name, lock=True)
+    there = (found.sequence, found.epoch) if found else (0, 0)
+    if there != ((expected.sequence, expected.epoch) if expected else (0, 0)):
+        raise CheckpointMoved(name)
 
 
 async def save_checkpoint(
     connection: AsyncConnection, name: str, stream: str, checkpoint: Checkpoint
 ) -> None:
-    """Move the projection of this name to this checkpoint, in the transaction of its rows."""
+    """Move the checkpoint, in the transaction that required it and of the rows it stands for."""
+    values = {
+        "name": name,
+        "stream": stream,
+        "stream_created_at": checkpoint.stream_created_at,
+        "sequence": checkpoint.sequence,
+        "message_id": checkpoint.message_id,
+        "epoch": checkpoint.epoch,
+    }
+    statement = insert(_table).values(values)
     await connection.execute(
-        _SAVE,
-        {
-            "name": name,
-            "stream": stream,
-            "created": checkpoint.stream_created_at,
-            "sequence": checkpoint.sequence,
-            "message_id": checkpoint.message_id,
-        },
+        statement.on_conflict_do_update(
+            index_elements=["name"], set_={key: statement.excluded[key] for key in values}
+        )
     )
 
 
-_READ = sa.text(
-    "SELECT stream_created_at, sequence, message_id FROM checkpoints WHERE name = :name"
-)
-_SAVE = sa.text(
-    """
-    INSERT INTO checkpoints (name, stream, stream_created_at, sequence, message_id)
-    VALUES (:name, :stream, :created, :sequence, :message_id)
-    ON CONFLICT (name) DO UPDATE SET
-        stream = excluded.stream,
-        stream_created_at = excluded.stream_created_at,
-        sequence = excluded.sequence,
-        message_id = excluded.message_id
-    """
-)
+async def reset_checkpoint(connection: AsyncConnection, name: str, stream: str) -> None:
+    """Let the projection of this name begin again at the start of its stream."""
+    found = await read_checkpoint(connection, name, lock=True)
+    start = Checkpoint("", 0, None, 0) if found is None else found
+    await save_checkpoint(
+        connection,
+        name,
+        stream,
+        replace(start, stream_created_at="", sequence=0, message_id=None, epoch=start.epoch + 1),
+    )

@@ -1,48 +1,135 @@
-"""From what a stream holds to what a fold understands."""
+"""From what a stream holds to what a fold understands.
+
+A message carries one fact, or a packet of them. What cannot be decoded, or is of an unknown
+version of a kind that the fold consumes, is not skipped but returned as Undigested.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
-import structlog
-from webhost_contracts import wire
+from webhost_contracts.events import EVENT_TYPES
 from webhost_contracts.events.base import Envelope, Event
+from webhost_contracts.events.packets import PACKET
 
 from webhost_kit.bus.reader import Recorded
 
-log = structlog.get_logger(__name__)
+_KNOWN_TYPES = frozenset(kind.type_name() for kind in EVENT_TYPES)
+_packet = msgspec.json.Decoder(list[msgspec.Raw])
+_envelope = msgspec.json.Decoder(Envelope)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fact:
-    """A decoded event with its place and time on the stream."""
+    """A decoded event with its place and time on the stream; `index` counts within a packet."""
 
     sequence: int
     recorded_at_ms: int
     envelope: Envelope
     event: Event
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Undigested:
+    """What a fold cannot use, whole as it was recorded, and why.
+
+    `aggregate_id` and `version` are known where at least the envelope could be read.
+    """
+
+    sequence: int
+    recorded_at_ms: int
+    index: int
+    reason: str
+    body: bytes
+    aggregate_id: str | None = None
+    version: int | None = None
+
+
+def decoded(
+    messages: Iterable[Recorded], types: Mapping[str, type[Event]]
+) -> list[Fact | Undigested]:
+    """Decode the facts of these types, in order. Known types that are not among them are left out.
+
+    A type that nobody knows is Undigested where it is about a kind that `types` are about.
+    """
+    kinds = frozenset(kind.kind() for kind in types.values())
+    found: list[Fact | Undigested] = []
+    for message in messages:
+        if message.type_name == PACKET:
+            found += _of_packet(message, types, kinds)
+        elif (one := _one(message, 0, message.body, message.type_name, types, kinds)) is not None:
+            found.append(one)
+    return found
 
 
 def facts(messages: Iterable[Recorded], types: Mapping[str, type[Event]]) -> list[Fact]:
-    """Decode the messages of these types.
+    """Decode the facts of these types, in order, without those that cannot be digested."""
+    return [one for one in decoded(messages, types) if isinstance(one, Fact)]
 
-    Others change nothing. One that cannot be decoded is logged, with its place, and skipped.
-    """
-    decoded: list[Fact] = []
-    for message in messages:
-        kind = types.get(message.type_name or "")
-        if kind is None:
-            continue
-        try:
-            envelope = wire.decode(message.body, Envelope)
-            event = msgspec.json.decode(envelope.data, type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
-            log.error(
-                "undecodable event skipped",
-                sequence=message.sequence,
-                type=message.type_name,
-                error=str(error),
-            )
-            continue
-        decoded.append(Fact(message.sequence, message.recorded_at_ms, envelope, event))
-    return decoded
+
+def fact_of(
+    sequence: int, recorded_at_ms: int, index: int, body: bytes, types: Mapping[str, type[Event]]
+) -> Fact | None:
+    """Decode one envelope again, None where that still cannot be done."""
+    message = Recorded(sequence, recorded_at_ms, "", None, None, body)
+    one = _one(message, index, body, None, types, frozenset())
+    return one if isinstance(one, Fact) else None
+
+
+def _of_packet(
+    message: Recorded, types: Mapping[str, type[Event]], kinds: frozenset[str]
+) -> list[Fact | Undigested]:
+    try:
+        bodies = _packet.decode(message.body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return [_undigested(message, 0, message.body, f"undecodable packet: {error}")]
+    found = [
+        _one(message, index, bytes(body), None, types, kinds) for index, body in enumerate(bodies)
+    ]
+    return [one for one in found if one is not None]
+
+
+def _one(
+    message: Recorded,
+    index: int,
+    body: bytes,
+    type_name: str | None,
+    types: Mapping[str, type[Event]],
+    kinds: frozenset[str],
+) -> Fact | Undigested | None:
+    if type_name is not None and type_name not in types and not _is_news(type_name, kinds):
+        return None
+    try:
+        envelope = _envelope.decode(body)
+        type_name = type_name or envelope.type_name()
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _undigested(message, index, body, f"undecodable: {error}")
+    kind = types.get(type_name)
+    if kind is None:
+        if not _is_news(type_name, kinds):
+            return None
+        return _undigested(message, index, body, f"unknown type {type_name}", envelope)
+    try:
+        event = msgspec.json.decode(envelope.data, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _undigested(message, index, body, f"undecodable: {error}", envelope)
+    return Fact(message.sequence, message.recorded_at_ms, envelope, event, index)
+
+
+def _is_news(type_name: str, kinds: frozenset[str]) -> bool:
+    return type_name not in _KNOWN_TYPES and type_name.partition(".")[0] in kinds
+
+
+def _undigested(
+    message: Recorded, index: int, body: bytes, reason: str, envelope: Envelope | None = None
+) -> Undigested:
+    return Undigested(
+        message.sequence,
+        message.recorded_at_ms,
+        index,
+        reason[:500],
+        body,
+        envelope.aggregate_id if envelope else None,
+        envelope.version if envelope else None,
+    )

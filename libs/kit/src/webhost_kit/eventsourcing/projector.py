@@ -1,34 +1,45 @@
 """The one projector: folds a stream into the service's own Postgres.
 
-Consumes: one stream, from the checkpoint in the table `checkpoints`.
+Consumes: one stream, from the projection's checkpoint.
 Guarantees: the fold's rows and the checkpoint are one transaction, so each message is folded
-exactly once however often the process dies; a second replica waits on the checkpoint's lock.
-A fold that also appends facts or commands through the outbox is a reactor: its decisions are in
-the same transaction. An event of unknown type moves the checkpoint and changes nothing.
-On replay (no checkpoint): from the start of the stream.
+exactly once however often the process dies. One process folds at a time, and is succeeded when it
+hangs or hears nothing. A fold that also appends facts or commands through the outbox is a reactor:
+its decisions are in the same transaction. What the fold cannot digest is parked, with what follows
+of its aggregate, while everything else flows.
+On replay (no checkpoint, or a reset one): from the start of the stream.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 
 import structlog
-from prometheus_client import Counter
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolExhausted
+from prometheus_client import Counter, Gauge
 from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import wire
 from webhost_contracts.events.base import Event
 
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Batch, Checkpoint, StreamReader
+from webhost_kit.database.away import is_away, is_conflict
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import StreamDiverged, VersionConflict
-from webhost_kit.eventsourcing.checkpoints import read_checkpoint, save_checkpoint
-from webhost_kit.eventsourcing.facts import Fact, facts
+from webhost_kit.database.leadership import Leadership, end_leadership
+from webhost_kit.errors import CheckpointMoved, StreamDiverged, Unavailable, VersionConflict
+from webhost_kit.eventsourcing import parked
+from webhost_kit.eventsourcing.checkpoints import (
+    read_checkpoint,
+    require_checkpoint,
+    reset_checkpoint,
+    save_checkpoint,
+)
+from webhost_kit.eventsourcing.facts import Fact, Undigested, decoded, fact_of
 
 log = structlog.get_logger(__name__)
 
 RETRY_S = 0.5
+HALTED_POLL_S = 1.0
+MOST_PARKED = 1_000
+"""So many parked events are no poison but a broken fold: the projection halts."""
 
 Fold = Callable[[AsyncConnection, Sequence[Fact], Checkpoint], Awaitable[None]]
 """Writes what the facts mean, on the given connection. Gets the checkpoint behind the batch."""
@@ -36,11 +47,15 @@ Fold = Callable[[AsyncConnection, Sequence[Fact], Checkpoint], Awaitable[None]]
 Committed = Callable[[], Awaitable[None]]
 """Runs after a batch was committed, before the next is folded."""
 
+Reset = Callable[[AsyncConnection], Awaitable[None]]
+"""Removes the projection's rows, in the transaction that resets its checkpoint."""
+
 _folded = Counter("webhost_projector_folded_total", "Messages folded", ["projection"])
+_parked = Gauge("webhost_projector_parked", "Events set aside", ["projection"])
 
 
 class Projector:
-    """Keeps one projection up to date for as long as it runs."""
+    """Keeps one projection up to date as long as it runs."""
 
     def __init__(
         self,
@@ -53,81 +68,218 @@ class Projector:
         fold: Fold,
         *,
         committed: Committed | None = None,
+        reset: Reset | None = None,
         batch_size: int = 500,
     ) -> None:
-        self._name = name
+        self.name = name
+        self.stream = stream
         self._database = database
-        self._stream = stream
         self._types = types
         self._fold = fold
         self._committed = committed
+        self._reset = reset
         self._reader = StreamReader(bus, stream, subjects, batch_size=batch_size)
-        self._active = False
-        self._problem: str | None = "starting"
+        self._leadership = Leadership(
+            database.dsn, f"projection {name}", check=self._reader.interruption
+        )
+        self._problem: str | None = None
+        self._parked = 0
 
     def check(self) -> str | None:
         """Say what keeps the projection from being current. A waiting replica is well."""
-        return self._problem or (self._reader.check() if self._active else None)
+        if not self._leadership.active:
+            return self._leadership.check()
+        return self._problem or self._reader.check()
+
+    def note(self) -> str | None:
+        """Say how many events are parked: worth a look, and no reason not to be ready."""
+        return f"{self._parked} parked" if self._parked else None
 
     async def run(self) -> None:
-        """Project for ever; broken dependencies are waited for, a diverged stream is not."""
+        """Project whenever it is this process's turn; broken dependencies are waited for."""
+        await self._leadership.run(self.project)
+
+    async def project(self) -> None:
+        """Project until a dependency goes away, which is raised as `is_away` knows it."""
+        self._problem = None
+        await self._count_parked()
+        if self._parked:
+            await self.replay_parked()
         while True:
+            checkpoint = await self._checkpoint()
             try:
-                await self._hold_lock_and_project()
+                async with aclosing(self._reader.batches(checkpoint)) as batches:
+                    async for batch in batches:
+                        await self._apply(batch, checkpoint)
+                        checkpoint = batch.checkpoint
             except StreamDiverged as error:
-                self._problem = f"halted: {error}"
-                log.error("projection halted", projection=self._name, reason=str(error))
-                return
+                await self._halt(str(error), checkpoint)
+            except CheckpointMoved:
+                log.info("checkpoint moved; reading it again", projection=self.name)
             except VersionConflict as error:
                 log.info("decided elsewhere first; folding again", aggregate=str(error))
-            except (DBAPIError, PoolExhausted, OSError, TimeoutError) as error:
-                if isinstance(error, DBAPIError) and not _is_away(error):
-                    raise
-                self._problem = f"database away: {type(error).__name__}"
-                log.warning("projection interrupted", projection=self._name, error=repr(error))
+            except Unavailable as error:
+                self._problem = str(error)
                 await asyncio.sleep(RETRY_S)
-            finally:
-                self._active = False
+            except Exception as error:
+                if not is_conflict(error):
+                    raise
+                log.info("another transaction was in the way; folding again", error=str(error))
+            self._problem = None
 
-    async def _hold_lock_and_project(self) -> None:
-        async with self._database.engine.connect() as connection:
-            try:
-                while not await self._lock(connection):
-                    self._problem = None
-                    await asyncio.sleep(RETRY_S)
-                self._active = True
-                self._problem = None
-                async for batch in self._reader.batches(await self._checkpoint(connection)):
-                    await self._apply(connection, batch)
-            finally:
-                # The lock goes with its connection, which must not return to the pool.
-                await connection.invalidate()
+    async def reset(self) -> None:
+        """Begin again at the start of the stream, without the rows that were made so far.
 
-    async def _apply(self, connection: AsyncConnection, batch: Batch) -> None:
-        async with connection.begin():
-            known = facts(batch.messages, self._types)
-            if known:
-                await self._fold(connection, known, batch.checkpoint)
-            await save_checkpoint(connection, self._name, self._stream, batch.checkpoint)
+        Where the rows cannot be made from the stream alone they stay, and what they hold already
+        is skipped by its version. Raises Unavailable.
+        """
+        async with self._database.transaction() as connection:
+            await reset_checkpoint(connection, self.name, self.stream)
+            if self._reset is not None:
+                await self._reset(connection)
+            # Whoever folds may hear nothing new for long, and would not notice.
+            await end_leadership(connection, f"projection {self.name}")
+        log.warning("projection reset", projection=self.name)
+
+    async def replay_parked(self) -> tuple[int, int]:
+        """Fold what is parked again; return how many were folded and how many are left."""
+        async with self._database.transaction() as connection:
+            waiting = await parked.list_parked(connection, self.name)
+        stuck: set[str] = set()
+        folded = 0
+        for event in waiting:
+            if event.aggregate_id in stuck:
+                continue
+            if await self._folded_again(event):
+                folded += 1
+            elif event.aggregate_id is not None:
+                stuck.add(event.aggregate_id)
+        await self._count_parked()
+        return folded, self._parked
+
+    async def _folded_again(self, event: parked.ParkedEvent) -> bool:
+        fact = fact_of(event.sequence, event.recorded_at_ms, event.index, event.body, self._types)
+        if fact is None:
+            return False
+        try:
+            async with self._database.transaction() as connection:
+                checkpoint = await read_checkpoint(connection, self.name, lock=True)
+                await self._fold(connection, [fact], checkpoint or Checkpoint("", 0, None))
+                await parked.remove(connection, [event])
+        except Unavailable:
+            raise
+        except Exception as error:
+            log.warning("still not digested", projection=self.name, error=repr(error))
+            return False
         if self._committed is not None:
             await self._committed()
-        _folded.labels(self._name).inc(len(batch.messages))
+        return True
 
-    async def _lock(self, connection: AsyncConnection) -> bool:
-        async with connection.begin():
-            result = await connection.execute(
-                text(
-                    "SELECT pg_try_advisory_lock("
-                    "hashtext('projection ' || :name), hashtext(current_schema()))"
-                ),
-                {"name": self._name},
+    async def _apply(self, batch: Batch, expected: Checkpoint | None) -> None:
+        if batch.checkpoint == expected or (expected is None and not batch.messages):
+            return
+        async with self._database.engine.begin() as connection:
+            await require_checkpoint(connection, self.name, expected)
+            good, undigested = await self._sorted(connection, batch)
+            if good:
+                undigested += await self._folded_or_parked(connection, good, batch.checkpoint)
+            if undigested:
+                await self._park(connection, undigested)
+            await save_checkpoint(connection, self.name, self.stream, batch.checkpoint)
+        if self._committed is not None and batch.messages:
+            await self._committed()
+        _folded.labels(self.name).inc(len(batch.messages))
+        if undigested:
+            await self._count_parked()
+
+    async def _sorted(
+        self, connection: AsyncConnection, batch: Batch
+    ) -> tuple[list[Fact], list[Undigested]]:
+        """Tell what can be folded from what cannot, or must wait behind what cannot."""
+        held_back: set[str] = set()
+        if self._parked:
+            held_back = await parked.parked_aggregates(connection, self.name)
+        good: list[Fact] = []
+        undigested: list[Undigested] = []
+        for one in decoded(batch.messages, self._types):
+            if isinstance(one, Undigested):
+                undigested.append(one)
+                if one.aggregate_id is not None:
+                    held_back.add(one.aggregate_id)
+            elif one.envelope.aggregate_id in held_back:
+                undigested.append(parked.behind(one, wire.encode(one.envelope)))
+            else:
+                good.append(one)
+        return good, undigested
+
+    async def _folded_or_parked(
+        self, connection: AsyncConnection, facts: Sequence[Fact], behind: Checkpoint
+    ) -> list[Undigested]:
+        """Fold these; return those that cannot be, found by halving, and what waits for them."""
+        try:
+            async with connection.begin_nested():
+                await self._fold(connection, facts, behind)
+        except Exception as error:
+            if _is_no_fault_of_the_facts(error):
+                raise
+            if len(facts) > 1:
+                return await self._halved(connection, facts, behind)
+            [fact] = facts
+            log.exception("event parked", projection=self.name, sequence=fact.sequence)
+            return [parked.unfolded(fact, wire.encode(fact.envelope), repr(error))]
+        return []
+
+    async def _halved(
+        self, connection: AsyncConnection, facts: Sequence[Fact], behind: Checkpoint
+    ) -> list[Undigested]:
+        middle = len(facts) // 2
+        found = await self._folded_or_parked(connection, facts[:middle], behind)
+        held_back = {one.aggregate_id for one in found}
+        rest: list[Fact] = []
+        for fact in facts[middle:]:
+            if fact.envelope.aggregate_id in held_back:
+                found.append(parked.behind(fact, wire.encode(fact.envelope)))
+            else:
+                rest.append(fact)
+        return found + (await self._folded_or_parked(connection, rest, behind) if rest else [])
+
+    async def _park(self, connection: AsyncConnection, undigested: Sequence[Undigested]) -> None:
+        if self._parked + len(undigested) > MOST_PARKED:
+            raise StreamDiverged(
+                f"{self._parked + len(undigested)} events of {self.stream} cannot be digested, the "
+                f"last one since {undigested[-1].reason}"
             )
-            return bool(result.scalar_one())
+        await parked.park(connection, self.name, undigested)
+        for one in undigested:
+            log.error(
+                "event parked",
+                projection=self.name,
+                sequence=one.sequence,
+                aggregate=one.aggregate_id,
+                version=one.version,
+                reason=one.reason,
+            )
 
-    async def _checkpoint(self, connection: AsyncConnection) -> Checkpoint | None:
-        async with connection.begin():
-            return await read_checkpoint(connection, self._name)
+    async def _count_parked(self) -> None:
+        async with self._database.engine.begin() as connection:
+            self._parked = await parked.count(connection, self.name)
+        _parked.labels(self.name).set(self._parked)
+
+    async def _halt(self, reason: str, checkpoint: Checkpoint | None) -> None:
+        """Wait until an operator has reset the checkpoint."""
+        log.error("projection halted", projection=self.name, reason=reason)
+        while await self._checkpoint() == checkpoint:
+            self._problem = f"halted: {reason}"
+            await asyncio.sleep(HALTED_POLL_S)
+
+    async def _checkpoint(self) -> Checkpoint | None:
+        async with self._database.engine.begin() as connection:
+            return await read_checkpoint(connection, self.name)
 
 
-def _is_away(error: DBAPIError) -> bool:
-    return error.connection_invalidated or isinstance(error, OperationalError)
+def _is_no_fault_of_the_facts(error: Exception) -> bool:
+    return (
+        is_away(error)
+        or is_conflict(error)
+        or isinstance(error, Unavailable | VersionConflict | CheckpointMoved | StreamDiverged)
+    )

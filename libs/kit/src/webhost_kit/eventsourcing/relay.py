@@ -2,36 +2,36 @@
 
 Consumes: the service's own outbox. Emits: its rows, to the subject each names.
 Guarantees: at least once, and one aggregate's rows in their order: two rows of one ordering key
-are never under way at once, and a row that was not acknowledged holds back those behind it.
-One relay of a service is active; the others wait on its lock.
-On replay (a crash between publish and mark): the row is published again, with the same message
-id where it goes alone; whoever folds skips versions, or invocations, that it has seen.
+are never under way at once, and a row that was not acknowledged holds back those behind it. One
+relay of a service is active; one that hangs or cannot publish is succeeded.
+On replay (a crash between publish and delete): the row is published again, with the same message
+id; a fold skips the versions that it has seen.
 """
 
 import asyncio
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 import psycopg
 import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 from psycopg import sql
-from psycopg.rows import TupleRow, class_row
+from psycopg.rows import TupleRow, dict_row
 
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.publishing import Message, publish_together
+from webhost_kit.bus.publishing import Message, publish
 from webhost_kit.database.engine import connect_arguments
+from webhost_kit.database.leadership import Leadership, WorkStuck
+from webhost_kit.eventsourcing.low_water import LowWater
 from webhost_kit.process.crashpoints import crash_point
 
 log = structlog.get_logger(__name__)
 
 BATCH = 500
 IDLE_S = 5.0
-RETRY_S = 0.5
-USAGE_PREFIX = "usage."
-"""These go together, atomically: a usage fact is recognised by the invocation it is about."""
 
 _published = Counter("webhost_relay_published_total", "Outbox rows that a stream acknowledged")
 _waiting = Gauge("webhost_relay_waiting", "Outbox rows seen at the last look")
@@ -54,87 +54,74 @@ class OutboxRow:
 
 
 class Relay:
-    """Publishes a service's outbox for as long as it runs.
+    """Publishes a service's outbox as long as it runs."""
 
-    `linger_s` lies between two rounds: more rows share one, where a moment is no matter.
-    """
-
-    def __init__(self, dsn: str, bus: Bus, *, linger_s: float = 0.0) -> None:
-        self._linger_s = linger_s
+    def __init__(self, dsn: str, bus: Bus) -> None:
         self._dsn = dsn
         self._bus = bus
-        self._problem: str | None = "starting"
+        self._leadership = Leadership(dsn, "relay")
 
     def check(self) -> str | None:
         """Say what keeps the relay from publishing. Waiting behind another relay is well."""
-        return self._problem
+        return self._leadership.check()
 
     async def run(self) -> None:
-        """Relay for ever; a broken dependency is waited for."""
-        while True:
-            try:
-                await self._relay()
-            except (psycopg.OperationalError, OSError) as error:
-                self._problem = f"database away: {type(error).__name__}"
-                log.warning("relay interrupted", error=str(error).partition("\n")[0])
-                await asyncio.sleep(RETRY_S)
+        """Relay whenever it is this process's turn; a broken dependency is waited for."""
+        await self._leadership.run(self._relay)
 
     async def _relay(self) -> None:
         connection = await psycopg.AsyncConnection.connect(
-            self._dsn, autocommit=True, **connect_arguments()
+            self._dsn, autocommit=True, application_name="relay", **connect_arguments()
         )
         async with connection:
-            self._problem = None
-            while not await _is_active(connection):  # noqa: ASYNC110 - held by another process
-                await asyncio.sleep(RETRY_S)
             await _listen(connection)
+            low_water = LowWater()
             while True:
-                if await self._publish_waiting(connection):
-                    await asyncio.sleep(self._linger_s)
+                if await self._publish_waiting(connection, low_water):
                     continue
                 async for _ in connection.notifies(timeout=IDLE_S, stop_after=1):
                     pass
 
-    async def _publish_waiting(self, connection: psycopg.AsyncConnection[TupleRow]) -> bool:
-        """Publish up to one batch; say whether there may be more to do at once."""
-        async with connection.cursor(row_factory=class_row(OutboxRow)) as cursor:
-            await cursor.execute(
-                "SELECT serial, ordering_key, subject, message_id, headers, body"
-                " FROM outbox ORDER BY serial LIMIT %s",
-                (BATCH,),
-            )
-            rows = await cursor.fetchall()
+    async def _publish_waiting(
+        self, connection: psycopg.AsyncConnection[TupleRow], low_water: LowWater
+    ) -> bool:
+        """Publish up to one batch; say whether there may be more to do at once.
+
+        Raises WorkStuck when something was not acknowledged: another process may do better.
+        """
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(LOOK, {"above": low_water.above(monotonic()), "batch": BATCH})
+            found = await cursor.fetchall()
+        rows = [
+            OutboxRow(**{name: row[name] for name in OutboxRow.__dataclass_fields__})
+            for row in found
+            if row["serial"] is not None
+        ]
         _waiting.set(len(rows))
+        seen_below = rows[-1].serial + 1 if len(rows) == BATCH else found[0]["next_serial"]
+        low_water.looked(seen_below, found[0]["next_xid"], found[0]["oldest_xid"])
         for wave in in_waves(rows):
-            done = await self._publish(wave)
+            published = await self._publish(wave)
             crash_point("relay.published")
-            await connection.execute("DELETE FROM outbox WHERE serial = ANY(%s)", (done,))
-            _published.inc(len(done))
-            if len(done) < len(wave):
-                self._problem = "bus away: publish not acknowledged"
-                await asyncio.sleep(RETRY_S)
-                return True
-        self._problem = None
-        return bool(rows)
+            if published:
+                await connection.execute("DELETE FROM outbox WHERE serial = ANY(%s)", (published,))
+                _published.inc(len(published))
+            if len(published) < len(wave):
+                raise WorkStuck("the stream does not acknowledge")
+        return len(rows) == BATCH
 
     async def _publish(self, wave: Sequence[OutboxRow]) -> list[int]:
-        """Publish rows of which no two share a key; return the serials of those stored."""
-        usage = [row for row in wave if row.subject.startswith(USAGE_PREFIX)]
-        singles = [row for row in wave if not row.subject.startswith(USAGE_PREFIX)]
-        groups = [*([usage] if usage else []), *([row] for row in singles)]
-        stored = await asyncio.gather(*map(self._stored, groups))
-        return [row.serial for group in stored for row in group]
+        """Publish rows of different keys at once; return the serials that were acknowledged."""
+        results = await asyncio.gather(*map(self._stored, wave))
+        return [row.serial for row, stored in zip(wave, results, strict=True) if stored]
 
-    async def _stored(self, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
-        """Return the rows once the stream holds them, none of them in any doubt."""
+    async def _stored(self, row: OutboxRow) -> bool:
         try:
-            await publish_together(self._bus, [row.message() for row in rows])
+            await publish(self._bus, row.message())
         except (NatsError, TimeoutError, OSError) as error:
-            log.warning(
-                "publish failed", subject=rows[0].subject, rows=len(rows), error=repr(error)
-            )
-            return ()
-        return rows
+            log.warning("publish failed", subject=row.subject, error=repr(error))
+            return False
+        return True
 
 
 def in_waves(rows: Iterable[OutboxRow]) -> list[list[OutboxRow]]:
@@ -150,16 +137,25 @@ def in_waves(rows: Iterable[OutboxRow]) -> list[list[OutboxRow]]:
     return waves
 
 
-async def _is_active(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
-    cursor = await connection.execute(
-        "SELECT pg_try_advisory_lock(hashtext('relay'), hashtext(current_schema()))"
-    )
-    row = await cursor.fetchone()
-    return row is not None and bool(row[0])
-
-
 async def _listen(connection: psycopg.AsyncConnection[TupleRow]) -> None:
     cursor = await connection.execute("SELECT current_schema() || '.outbox'")
     row = await cursor.fetchone()
     channel = sql.Identifier(str(row[0] if row else "outbox"))
     await connection.execute(sql.SQL("LISTEN {}").format(channel))
+
+
+# One row at least, so that what the low-water mark rests on comes from the same snapshot.
+LOOK = """
+SELECT o.*, s.* FROM (
+    SELECT
+        (SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END
+            FROM outbox_serial_seq) AS next_serial,
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_xid,
+        pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest_xid
+) s
+LEFT JOIN LATERAL (
+    SELECT serial, ordering_key, subject, message_id, headers, body
+    FROM outbox WHERE serial > %(above)s ORDER BY serial LIMIT %(batch)s
+) o ON true
+ORDER BY o.serial
+"""

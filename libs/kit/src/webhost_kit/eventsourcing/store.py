@@ -19,15 +19,21 @@ from webhost_contracts.events.base import Envelope, Event, data_of
 
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import is_unique_violation
-from webhost_kit.errors import VersionConflict
+from webhost_kit.errors import Unavailable, VersionConflict
 from webhost_kit.eventsourcing import outbox
-from webhost_kit.eventsourcing.checkpoints import CHECKPOINTS_SQL, checkpoint_table
+from webhost_kit.eventsourcing.checkpoints import PROJECTION_TABLES_SQL, projection_tables
 from webhost_kit.eventsourcing.outbox import OUTBOX_SQL, outbox_table
 
 
 def event_tables(metadata: sa.MetaData) -> None:
     """Add the event table, the outbox and the projections' checkpoints to a service's metadata."""
-    sa.Table(
+    _events_table(metadata)
+    outbox_table(metadata)
+    projection_tables(metadata)
+
+
+def _events_table(metadata: sa.MetaData) -> sa.Table:
+    return sa.Table(
         "events",
         metadata,
         sa.Column("aggregate_id", sa.Text, primary_key=True),
@@ -38,12 +44,16 @@ def event_tables(metadata: sa.MetaData) -> None:
         sa.Column("occurred_at_ms", sa.BigInteger, nullable=False),
         sa.Column("envelope", sa.LargeBinary, nullable=False),
     )
-    outbox_table(metadata)
-    checkpoint_table(metadata)
+
+
+events_table = _events_table(sa.MetaData())
+
+NOTHING_VERIFIED = ""
+"""What `Database.verified` is while nothing may be appended."""
 
 
 EVENT_TABLES_SQL = f"""
-{CHECKPOINTS_SQL}
+{PROJECTION_TABLES_SQL}
 {OUTBOX_SQL}
 CREATE TABLE events (
     aggregate_id text NOT NULL,
@@ -81,8 +91,9 @@ async def append(
     """Append facts about one aggregate behind `after_version`, and put them into the outbox.
 
     Raises VersionConflict when another decision was recorded first; the transaction is then of
-    no more use.
+    no more use. Raises Unavailable while own facts may be missing here (see `own_facts`).
     """
+    _require_verified(connection)
     envelopes = [
         Envelope(
             event_id=new_id(ids.EVENT, metadata.at_ms),
@@ -101,21 +112,7 @@ async def append(
     if not envelopes:
         return []
     try:
-        await connection.execute(
-            _INSERT_EVENTS,
-            [
-                {
-                    "aggregate_id": envelope.aggregate_id,
-                    "version": envelope.version,
-                    "event_id": envelope.event_id,
-                    "type": event.type_name(),
-                    "user_id": user_id,
-                    "occurred_at_ms": envelope.occurred_at_ms,
-                    "envelope": wire.encode(envelope),
-                }
-                for envelope, event in zip(envelopes, events, strict=True)
-            ],
-        )
+        await insert_events(connection, envelopes, events)
     except IntegrityError as error:
         if is_unique_violation(error):
             raise VersionConflict(aggregate_id) from error
@@ -136,6 +133,34 @@ async def append(
     return envelopes
 
 
+async def insert_events(
+    connection: AsyncConnection, envelopes: Sequence[Envelope], events: Sequence[Event]
+) -> None:
+    """Write facts into the event table, and nowhere else."""
+    await connection.execute(
+        sa.insert(events_table),
+        [
+            {
+                "aggregate_id": envelope.aggregate_id,
+                "version": envelope.version,
+                "event_id": envelope.event_id,
+                "type": event.type_name(),
+                "user_id": envelope.user_id,
+                "occurred_at_ms": envelope.occurred_at_ms,
+                "envelope": wire.encode(envelope),
+            }
+            for envelope, event in zip(envelopes, events, strict=True)
+        ],
+    )
+
+
+def _require_verified(connection: AsyncConnection) -> None:
+    info = connection.info
+    verified = info["database"].verified if "database" in info else None
+    if verified is not None and verified != info["incarnation"]:
+        raise Unavailable("The database is compared with the streams first; try again shortly.")
+
+
 async def send(connection: AsyncConnection, subject: str, command: Command) -> None:
     """Put a command into the outbox, in the transaction of the fact that caused it."""
     await connection.execute(
@@ -153,11 +178,3 @@ async def send(connection: AsyncConnection, subject: str, command: Command) -> N
 def new_id(prefix: str, at_ms: int) -> str:
     """Return a fresh id of this kind."""
     return ids.new_id(prefix, at_ms, secrets.token_bytes(ids.ENTROPY_BYTES))
-
-
-_INSERT_EVENTS = sa.text(
-    """
-    INSERT INTO events (aggregate_id, version, event_id, type, user_id, occurred_at_ms, envelope)
-    VALUES (:aggregate_id, :version, :event_id, :type, :user_id, :occurred_at_ms, :envelope)
-    """
-)

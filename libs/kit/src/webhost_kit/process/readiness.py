@@ -12,11 +12,20 @@ class Readiness:
     """The named checks behind `/readyz`. A service is ready when none of them complains."""
 
     checks: dict[str, Check] = field(default_factory=dict[str, Check])
+    notes: dict[str, Check] = field(default_factory=dict[str, Check])
 
     def add(self, name: str, check: Check) -> None:
         """Make the service's readiness depend on this too."""
         self.checks[name] = check
 
     def report(self) -> dict[str, str]:
-        """Return every dependency with `ok` or what is wrong."""
-        return {name: check() or "ok" for name, check in self.checks.items()}
+        """Return every dependency with `ok`, `ok: ` and a note, or what is wrong."""
+        return {name: check() or self._ok(name) for name, check in self.checks.items()}
+
+    def ready(self) -> bool:
+        """Say whether nothing is wrong."""
+        return all(check() is None for check in self.checks.values())
+
+    def _ok(self, name: str) -> str:
+        note = self.notes[name]() if name in self.notes else None
+        return f"ok: {note}" if note else "ok"

@@ -42,12 +42,15 @@ class Service:
         """Add a part, by whichever of these methods it has, and return it.
 
         `run()` runs in the background as long as the process lives; `check()` is a condition of
-        readiness; `close()` is awaited at the end, the part added last first.
+        readiness; `note()` is shown beside it; `close()` is awaited at the end,
+        the part added last first.
         """
         if (run := getattr(part, "run", None)) is not None:
             self.work(name, run)
         if (check := getattr(part, "check", None)) is not None:
             self.readiness.add(name, check)
+        if (note := getattr(part, "note", None)) is not None:
+            self.readiness.notes[name] = note
         if (close := getattr(part, "close", None)) is not None:
             self._closing.push_async_callback(close)
         return part
@@ -162,7 +165,7 @@ class _Operations:
             return 200, b"application/json", b'{"status":"ok"}'
         if path == "/readyz":
             report = self._readiness.report()
-            ready = all(problem == "ok" for problem in report.values())
+            ready = self._readiness.ready()
             body = {"status": "ok" if ready else "unready", "checks": report}
             return 200 if ready else 503, b"application/json", msgspec.json.encode(body)
         if path == "/metrics":

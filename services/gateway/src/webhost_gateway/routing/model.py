@@ -5,6 +5,7 @@ skipped otherwise, so the table never goes back, in whatever order facts arrive.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from webhost_contracts import subjects
 from webhost_contracts.events import (
@@ -72,6 +73,12 @@ class RouteTable:
     deployments: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
     accounts: dict[str, Account] = field(default_factory=dict[str, Account])
 
+    def merge(self, other: "RouteTable") -> None:
+        """Take over what is newer in the other table."""
+        _merge(self.agents, other.agents)
+        _merge(self.deployments, other.deployments)
+        _merge(self.accounts, other.accounts)
+
     def evolve(self, envelope: Envelope, event: Event) -> None:
         """Take note of one fact."""
         version, key = envelope.version, envelope.aggregate_id
@@ -90,6 +97,15 @@ class RouteTable:
                     account is None or version > account.version
                 ):
                     self.accounts[envelope.user_id] = Account(version, event.tier)
+
+
+R = TypeVar("R", Agent, Deployment, Account)
+
+
+def _merge(known: dict[str, R], others: dict[str, R]) -> None:
+    for key, other in others.items():
+        if (row := known.get(key)) is None or other.version > row.version:
+            known[key] = other
 
 
 def _agent(agent: Agent, version: int, event: Event) -> Agent:

@@ -28,22 +28,31 @@ NAME = "routes"
 
 def projector(database: Database, bus: Bus) -> Projector:
     """Return what keeps the rows."""
-    return Projector(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold)
+    return Projector(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold, reset=reset)
 
 
-def memory(bus: Bus, routes: RouteTable, after: Checkpoint | None) -> InMemoryProjection:
+async def reset(connection: AsyncConnection) -> None:
+    """Remove the rows: all of them are made from the stream."""
+    for table in (routed_agents, routed_deployments, routed_accounts):
+        await connection.execute(sa.delete(table))
+
+
+def memory(bus: Bus, database: Database, routes: RouteTable) -> InMemoryProjection:
     """Return what keeps the memory."""
 
     def fold_one(fact: Fact) -> None:
         routes.evolve(fact.envelope, fact.event)
 
-    return InMemoryProjection(bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, after)
+    return InMemoryProjection(
+        bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, lambda: load(database, routes)
+    )
 
 
-async def load(database: Database) -> tuple[RouteTable, Checkpoint | None]:
-    """Return all rows and the checkpoint they were folded to, of one snapshot."""
+async def load(database: Database, routes: RouteTable) -> Checkpoint | None:
+    """Take over what the rows hold that is newer; return the checkpoint they were folded to."""
     async with database.snapshot() as connection:
-        return await _rows(connection, None), await read_checkpoint(connection, NAME)
+        routes.merge(await _rows(connection, None))
+        return await read_checkpoint(connection, NAME)
 
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:

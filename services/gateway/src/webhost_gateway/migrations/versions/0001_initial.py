@@ -1,7 +1,7 @@
 """The first schema: outbox and checkpoints, invocations and their quotas, leases, routes."""
 
 from alembic import op
-from webhost_kit.eventsourcing.checkpoints import CHECKPOINTS_SQL
+from webhost_kit.eventsourcing.checkpoints import PROJECTION_TABLES_SQL
 from webhost_kit.eventsourcing.outbox import OUTBOX_SQL
 
 revision = "0001"
@@ -55,6 +55,6 @@ CREATE TABLE routed_accounts (
 
 
 def upgrade() -> None:
-    op.execute(CHECKPOINTS_SQL)
+    op.execute(PROJECTION_TABLES_SQL)
     op.execute(OUTBOX_SQL)
     op.execute(TABLES_SQL)

@@ -1,7 +1,7 @@
 """The first schema: the projection's checkpoint, and the deployments that may report."""
 
 from alembic import op
-from webhost_kit.eventsourcing.checkpoints import CHECKPOINTS_SQL
+from webhost_kit.eventsourcing.checkpoints import PROJECTION_TABLES_SQL
 
 revision = "0001"
 down_revision = None
@@ -20,5 +20,5 @@ CREATE TABLE deployments (
 
 
 def upgrade() -> None:
-    op.execute(CHECKPOINTS_SQL)
+    op.execute(PROJECTION_TABLES_SQL)
     op.execute(TABLES_SQL)

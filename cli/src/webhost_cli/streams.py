@@ -1,0 +1,169 @@
+"""`webhost streams …`, for operators: projections, and facts that a stream lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import typer
+from nats.aio.client import Client
+from nats.errors import NoRespondersError
+from webhost_contracts import maintenance, wire
+from webhost_contracts.maintenance import (
+    Nothing,
+    ProjectionRequest,
+    ProjectionsReply,
+    ProjectionState,
+    ReplayReply,
+    RepublishProgress,
+    RepublishRequest,
+)
+
+from webhost_cli import bus, output
+from webhost_cli.connection import StackOption
+from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.options import JsonOption
+
+SILENCE_S = 60.0
+"""A service that says nothing for so long is taken to be gone."""
+
+EVENTS = "EVENTS"
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(
+        name="streams", help="Operators: projections, and facts to put back.", no_args_is_help=True
+    )
+    group.command()(status)
+    group.command()(republish)
+    group.command()(replay)
+    app.add_typer(group)
+
+
+def status(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
+    """Show every service's projections: where each stands, what is parked, what is wrong."""
+
+    async def work() -> dict[str, tuple[ProjectionState, ...] | None]:
+        async with bus.connected(url) as client:
+            return {
+                service: await _projections(client, service) for service in maintenance.SERVICES
+            }
+
+    url = bus.nats_url_of(data_dir)
+    found = bus.run(work())
+    if as_json:
+        output.print_json({"services": found})
+        return
+    rows: list[tuple[object, ...]] = []
+    for service, projections in found.items():
+        if projections is None:
+            rows.append((service, "", "", "", "does not answer"))
+        for state in projections or ():
+            place = (state.name, state.stream, state.sequence, state.parked)
+            rows.append((*place, state.problem or "ok"))
+    columns = ("projection", "stream", "sequence", "parked", "state")
+    output.print_table(columns, rows, numbers=("sequence", "parked"))
+
+
+def replay(projection: str, data_dir: StackOption = None) -> None:
+    """Let one projection fold its stream again from the start.
+
+    Rows that follow from the stream alone are made anew; others stay, and what they hold already is
+    skipped.
+    """
+    service = projection.partition(".")[0]
+    if service not in maintenance.SERVICES:
+        raise CommandError(
+            f"'{projection}' names no service; `webhost streams status` lists the projections",
+            ExitCode.USAGE,
+        )
+
+    async def work() -> ReplayReply:
+        async with bus.connected(url) as client:
+            subject = maintenance.subject(service, maintenance.REPLAY)
+            request = wire.encode(ProjectionRequest(projection=projection))
+            reply = await client.request(subject, request, timeout=SILENCE_S)
+            return wire.decode(reply.data, ReplayReply)
+
+    url = bus.nats_url_of(data_dir)
+    reply = bus.run(work())
+    if reply.refused is not None:
+        raise CommandError(f"refused: {reply.refused}")
+    typer.echo(f"{projection} begins again at the start of its stream")
+
+
+def republish(
+    stream: Annotated[str, typer.Option(help="Which stream has lost facts.")] = EVENTS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing.")] = False,
+    data_dir: StackOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put the facts that a stream lost back onto it, from the services' own databases."""
+    if stream != EVENTS:
+        raise CommandError(
+            f"only {EVENTS} can be published again: COMMANDS are sent again by themselves, and what"
+            " USAGE held is kept by billing's own tables, which a replay leaves as they are",
+            ExitCode.USAGE,
+        )
+
+    async def work() -> dict[str, RepublishProgress]:
+        found: dict[str, RepublishProgress] = {}
+        async with bus.connected(url) as client:
+            for service in maintenance.REPUBLISHERS:
+                async for progress in _republish(client, service, dry_run):
+                    found[service] = progress
+                    spinner.update(_line(service, progress))
+        return found
+
+    url = bus.nats_url_of(data_dir)
+    with output.errors().status("comparing") as spinner:
+        found = bus.run(work())
+    if as_json:
+        output.print_json({"stream": stream, "dryRun": dry_run, "services": found})
+        return
+    for service, progress in found.items():
+        typer.echo(_line(service, progress))
+    if not dry_run and any(progress.published for progress in found.values()):
+        typer.echo("a projection that halted goes on after: webhost streams replay PROJECTION")
+
+
+def _line(service: str, progress: RepublishProgress) -> str:
+    return (
+        f"{service}: {progress.held} on the stream, {progress.missing} missing, "
+        f"{progress.published} put back"
+    )
+
+
+async def _projections(client: Client, service: str) -> tuple[ProjectionState, ...] | None:
+    subject = maintenance.subject(service, maintenance.PROJECTIONS)
+    try:
+        reply = await client.request(subject, wire.encode(Nothing()), timeout=5)
+    except (NoRespondersError, TimeoutError):
+        return None
+    return wire.decode(reply.data, ProjectionsReply).projections
+
+
+async def _republish(
+    client: Client, service: str, dry_run: bool
+) -> AsyncIterator[RepublishProgress]:
+    inbox = client.new_inbox()
+    replies = await client.subscribe(inbox)
+    subject = maintenance.subject(service, maintenance.REPUBLISH)
+    request = RepublishRequest(dry_run=dry_run)
+    await client.publish(subject, wire.encode(request), reply=inbox)
+    done = False
+    while not done:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                reply = await replies.next_msg(timeout=SILENCE_S)
+        except TimeoutError as error:
+            raise CommandError(
+                f"{service} says nothing any more; the command may be repeated",
+                ExitCode.UNAVAILABLE,
+            ) from error
+        if reply.headers and reply.headers.get("Status") == "503":
+            raise CommandError(f"{service} does not run", ExitCode.UNAVAILABLE)
+        progress = wire.decode(reply.data, RepublishProgress)
+        if progress.refused is not None:
+            raise CommandError(f"{service} refused: {progress.refused}")
+        yield progress
+        done = progress.done

@@ -1,0 +1,106 @@
+"""What operators ask every service over request and reply: its projections, its parked events,
+its facts published again.
+
+Subjects: `rpc.<service>.<verb>`, the verbs below. A republication is answered with a line of
+progress at a time; the last one has `done` or `refused`. The others have one reply.
+"""
+
+from webhost_contracts.wire import Wire
+
+PROJECTIONS = "projections"
+REPLAY = "replay-projection"
+PARKED = "parked-events"
+REPLAY_PARKED = "replay-parked-events"
+REPUBLISH = "republish"
+
+SERVICES = ("api", "deployer", "gateway", "telemetry-ingest", "billing")
+REPUBLISHERS = ("api", "deployer", "billing")
+"""The services with an event table."""
+
+
+def subject(service: str, verb: str) -> str:
+    """Return where a service takes this."""
+    return f"rpc.{service}.{verb}"
+
+
+class Nothing(Wire, frozen=True, kw_only=True):
+    """A request that needs no words."""
+
+
+class ProjectionState(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """Where one projection stands; `problem` is None when it is well, or waits behind a replica."""
+
+    name: str
+    stream: str
+    sequence: int
+    parked: int
+    problem: str | None = None
+
+
+class ProjectionsReply(Wire, frozen=True, kw_only=True):
+    """All of a service's projections."""
+
+    projections: tuple[ProjectionState, ...] = ()
+    refused: str | None = None
+
+
+class ProjectionRequest(Wire, frozen=True, kw_only=True):
+    """About one projection, by its name."""
+
+    projection: str
+
+
+class ReplayReply(Wire, frozen=True, kw_only=True):
+    """Done, unless refused."""
+
+    refused: str | None = None
+
+
+class ParkedRequest(Wire, frozen=True, kw_only=True):
+    """Which events are parked, of one projection or of all?"""
+
+    projection: str | None = None
+
+
+class ParkedEntry(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """One parked event. `body` is its envelope, or whatever stood in its place, as text."""
+
+    projection: str
+    sequence: int
+    index: int
+    aggregate_id: str | None
+    version: int | None
+    parked_at_ms: int
+    reason: str
+    body: str
+
+
+class ParkedReply(Wire, frozen=True, kw_only=True):
+    """At most a thousand, in the stream's order."""
+
+    events: tuple[ParkedEntry, ...] = ()
+    refused: str | None = None
+
+
+class ReplayParkedReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """How many were folded, and how many are still parked."""
+
+    folded: int = 0
+    left: int = 0
+    refused: str | None = None
+
+
+class RepublishRequest(Wire, frozen=True, kw_only=True):
+    """Put what the stream lacks of the service's own facts back onto it, from its event table."""
+
+    dry_run: bool = False
+
+
+class RepublishProgress(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """So many own facts are on the stream, are missing there, and were put back, so far."""
+
+    held: int = 0
+    missing: int = 0
+    published: int = 0
+    done: bool = False
+    refused: str | None = None

@@ -1,0 +1,152 @@
+"""Leadership: work that at most one process does at a time, and that another one takes over.
+
+Guarantees: a leader that dies, hangs, loses Postgres or fails at its work is succeeded within 10
+seconds, if another process waits. The lock is a session advisory lock on a connection of its own:
+it ends with the connection, and the server ends the connection of a leader whose heartbeats stop.
+Not guaranteed: that two never overlap for a moment. A leader that was suspended may go on for an
+instant when it wakes, so what it writes must be conditional or repeatable.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+import psycopg
+import structlog
+from psycopg.rows import TupleRow
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from webhost_kit.database.away import is_away
+from webhost_kit.database.engine import connect_arguments
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_S = 1.0
+HEARTBEAT_TIMEOUT_S = 3.0
+EXPIRES_S = 5
+"""A session without a heartbeat for so long is ended by the server."""
+PATIENCE_S = 3.0
+"""A leader whose work complains for so long lets go."""
+POLL_S = 0.5
+STEP_BACK_S = 1.5
+"""Who let go waits longer than the others poll, so that another one gets its turn."""
+
+
+END_SESSIONS = text(
+    """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user AND application_name = :name
+    """
+)
+
+
+class WorkStuck(Exception):
+    """The leader's work made no progress; somebody else may do better."""
+
+
+class Leadership:
+    """The right to do the work `name`, within one schema.
+
+    `check` says what is wrong with the work while it runs: after PATIENCE_S of complaints
+    without a break the leader lets go.
+    """
+
+    def __init__(self, dsn: str, name: str, *, check: Callable[[], str | None] | None = None):
+        self._dsn = dsn
+        self._name = name
+        self._check = check
+        self._problem: str | None = "starting"
+        self.active = False
+
+    def check(self) -> str | None:
+        """Say what keeps this process from leading, or waiting. Waiting its turn is well."""
+        return self._problem
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Lead whenever it is this process's turn.
+
+        While it leads, `work` runs. When `work` returns, raises what means that a dependency is
+        away, or complains for too long, leadership is let go for a moment. Raises what else
+        `work` raises.
+        """
+        while True:
+            try:
+                await self._lead(work)
+            except WorkStuck as error:
+                self._problem = str(error)
+                log.warning("leadership let go", name=self._name, reason=str(error))
+            except Exception as error:
+                if not is_away(error):
+                    raise
+                self._problem = f"database away: {type(error).__name__}"
+                log.warning(
+                    "leadership lost", name=self._name, reason=str(error).partition("\n")[0]
+                )
+            finally:
+                self.active = False
+            await asyncio.sleep(STEP_BACK_S)
+
+    async def _lead(self, work: Callable[[], Awaitable[None]]) -> None:
+        async with await open_lock_session(self._dsn, f"leadership {self._name}") as connection:
+            while not await try_lock(connection, self._name):
+                self._problem = None
+                await asyncio.sleep(POLL_S)
+            self._problem = None
+            self.active = True
+            log.info("leading", name=self._name)
+            tasks = [
+                asyncio.ensure_future(work()),
+                asyncio.ensure_future(self._keep(connection)),
+            ]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+
+    async def _keep(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
+        well_at = monotonic()
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            await heartbeat(connection)
+            problem = self._check() if self._check is not None else None
+            if problem is None:
+                well_at = monotonic()
+            elif monotonic() - well_at > PATIENCE_S:
+                raise WorkStuck(problem)
+
+
+async def open_lock_session(dsn: str, name: str) -> psycopg.AsyncConnection[TupleRow]:
+    """Return a connection for session locks, which the server ends when heartbeats stop."""
+    return await psycopg.AsyncConnection.connect(
+        dsn,
+        autocommit=True,
+        application_name=name[:63],
+        **connect_arguments(f"-c idle_session_timeout={EXPIRES_S}s"),
+    )
+
+
+async def end_leadership(connection: AsyncConnection, name: str) -> None:
+    """Make whoever leads this let go and begin anew, for instance after a reset."""
+    await connection.execute(END_SESSIONS, {"name": f"leadership {name}"[:63]})
+
+
+async def heartbeat(connection: psycopg.AsyncConnection[TupleRow]) -> None:
+    """Show the server that this session lives. Raises what is_away knows when it does not."""
+    async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
+        await connection.execute("SELECT 1")
+
+
+async def try_lock(connection: psycopg.AsyncConnection[TupleRow], name: str) -> bool:
+    """Take the lock of this name within the current schema, unless another session has it."""
+    async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
+        cursor = await connection.execute(
+            "SELECT pg_try_advisory_lock(hashtext(%s), hashtext(current_schema()))", (name,)
+        )
+        row = await cursor.fetchone()
+    return row is not None and bool(row[0])

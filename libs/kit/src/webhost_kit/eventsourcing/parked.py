@@ -1,0 +1,148 @@
+"""Parked events: what a projection could not digest, kept in its service's own Postgres.
+
+Guarantees: an event is parked in the transaction that moves the checkpoint past it; later versions
+of the same aggregate are parked behind it, so that order within an aggregate stays.
+On replay: an event that is folded again leaves the table in the same transaction.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from webhost_kit.clock import now_ms
+from webhost_kit.eventsourcing.facts import Fact, Undigested
+
+PARKED_SQL = """
+CREATE TABLE parked_events (
+    projection text NOT NULL,
+    sequence bigint NOT NULL,
+    index integer NOT NULL,
+    aggregate_id text,
+    version integer,
+    recorded_at_ms bigint NOT NULL,
+    parked_at_ms bigint NOT NULL,
+    reason text NOT NULL,
+    body bytea NOT NULL,
+    PRIMARY KEY (projection, sequence, index)
+);
+"""
+"""What the first migration of a service that projects runs."""
+
+BEHIND = "behind a parked event of its aggregate"
+
+
+def parked_table(metadata: sa.MetaData) -> sa.Table:
+    """Add the table of parked events to a service's metadata."""
+    return sa.Table(
+        "parked_events",
+        metadata,
+        sa.Column("projection", sa.Text, primary_key=True),
+        sa.Column("sequence", sa.BigInteger, primary_key=True),
+        sa.Column("index", sa.Integer, primary_key=True),
+        sa.Column("aggregate_id", sa.Text),
+        sa.Column("version", sa.Integer),
+        sa.Column("recorded_at_ms", sa.BigInteger, nullable=False),
+        sa.Column("parked_at_ms", sa.BigInteger, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+    )
+
+
+_table = parked_table(sa.MetaData())
+
+
+@dataclass(frozen=True)
+class ParkedEvent:
+    """One row. `body` is the envelope, or what stood in its place."""
+
+    projection: str
+    sequence: int
+    index: int
+    aggregate_id: str | None
+    version: int | None
+    recorded_at_ms: int
+    parked_at_ms: int
+    reason: str
+    body: bytes
+
+
+async def park(
+    connection: AsyncConnection, projection: str, undigested: Iterable[Undigested]
+) -> None:
+    """Set these aside. One that is there already stays as it is."""
+    rows = [
+        {
+            "projection": projection,
+            "sequence": one.sequence,
+            "index": one.index,
+            "aggregate_id": one.aggregate_id,
+            "version": one.version,
+            "recorded_at_ms": one.recorded_at_ms,
+            "parked_at_ms": now_ms(),
+            "reason": one.reason.replace("\x00", "?"),
+            "body": one.body,
+        }
+        for one in undigested
+    ]
+    if rows:
+        await connection.execute(insert(_table).values(rows).on_conflict_do_nothing())
+
+
+async def parked_aggregates(connection: AsyncConnection, projection: str) -> set[str]:
+    """Return the aggregates of which something is parked."""
+    found = await connection.execute(
+        sa.select(_table.c.aggregate_id)
+        .where(_table.c.projection == projection, _table.c.aggregate_id.is_not(None))
+        .distinct()
+    )
+    return set(found.scalars())
+
+
+async def count(connection: AsyncConnection, projection: str) -> int:
+    """Return how many events of this projection are parked."""
+    query = sa.select(sa.func.count()).select_from(_table).where(_table.c.projection == projection)
+    return int((await connection.execute(query)).scalar_one())
+
+
+async def list_parked(
+    connection: AsyncConnection, projection: str | None = None, *, limit: int = 1000
+) -> list[ParkedEvent]:
+    """Return what is parked, in the stream's order."""
+    query = sa.select(_table).order_by(_table.c.projection, _table.c.sequence, _table.c.index)
+    if projection is not None:
+        query = query.where(_table.c.projection == projection)
+    found = await connection.execute(query.limit(limit))
+    return [ParkedEvent(**row) for row in found.mappings()]
+
+
+async def remove(connection: AsyncConnection, events: Sequence[ParkedEvent]) -> None:
+    """Forget events that were folded."""
+    for event in events:
+        await connection.execute(
+            sa.delete(_table).where(
+                _table.c.projection == event.projection,
+                _table.c.sequence == event.sequence,
+                _table.c.index == event.index,
+            )
+        )
+
+
+def behind(fact: Fact, body: bytes) -> Undigested:
+    """Return a fact that waits for an earlier one of its aggregate."""
+    return unfolded(fact, body, BEHIND)
+
+
+def unfolded(fact: Fact, body: bytes, reason: str) -> Undigested:
+    """Return a fact that could be read and not folded."""
+    return Undigested(
+        fact.sequence,
+        fact.recorded_at_ms,
+        fact.index,
+        reason[:500],
+        body,
+        fact.envelope.aggregate_id,
+        fact.envelope.version,
+    )

@@ -1,0 +1,139 @@
+"""A service's own facts put back onto a stream that was lost, or lost its tail.
+
+Consumes: EVENTS from its start, then the event table. Emits: each fact that the stream lacks, in
+the order of its aggregate, without a message id (the server may still remember it).
+Guarantees: what the stream holds is not published again; memory does not grow with the history.
+On replay: what was put back is found there, and left alone.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+
+import msgspec
+import sqlalchemy as sa
+from nats.errors import Error as NatsError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import subjects, wire
+from webhost_contracts.events.base import Envelope, Event
+from webhost_contracts.maintenance import RepublishProgress
+
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.publishing import Message, publish
+from webhost_kit.bus.reader import Batch, StreamReader
+from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.store import events_table
+
+CHUNK = 500
+
+_held = sa.Table(
+    "held_facts",
+    sa.MetaData(),
+    sa.Column("aggregate_id", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    prefixes=["TEMPORARY"],
+    postgresql_on_commit="DROP",
+)
+
+
+class _Place(msgspec.Struct, rename="camel"):
+    aggregate_id: str
+    version: int
+
+
+async def republish(
+    database: Database,
+    bus: Bus,
+    filters: Sequence[str],
+    types: dict[str, type[Event]],
+    *,
+    dry_run: bool,
+) -> AsyncIterator[RepublishProgress]:
+    """Yield progress until everything is there; the last one has `done`. Raises NatsError in doubt,
+    and Unavailable.
+    """
+    progress = RepublishProgress()
+    async with database.engine.begin() as connection:
+        await connection.run_sync(_held.create)
+        reader = StreamReader(bus, subjects.EVENTS, filters, batch_size=5_000)
+        async with aclosing(reader.batches(None)) as batches:
+            async for batch in batches:
+                progress = msgspec.structs.replace(
+                    progress, held=progress.held + await _remember(connection, batch)
+                )
+                yield progress
+                if batch.pending == 0:
+                    break
+        missing = await connection.scalar(sa.select(sa.func.count()).select_from(_missing))
+        progress = msgspec.structs.replace(progress, missing=missing or 0)
+        yield progress
+        if not dry_run:
+            async for published in _publish_missing(connection, bus, types):
+                progress = msgspec.structs.replace(progress, published=published)
+                yield progress
+    yield msgspec.structs.replace(progress, done=True)
+
+
+async def _remember(connection: AsyncConnection, batch: Batch) -> int:
+    places = {
+        (place.aggregate_id, place.version)
+        for message in batch.messages
+        if (place := _place_of(message.body)) is not None
+    }
+    if places:
+        await connection.execute(
+            sa.text(
+                "INSERT INTO held_facts SELECT * FROM unnest("
+                " CAST(:ids AS text[]), CAST(:versions AS integer[])) ON CONFLICT DO NOTHING"
+            ),
+            {"ids": [place[0] for place in places], "versions": [place[1] for place in places]},
+        )
+    return len(places)
+
+
+def _place_of(body: bytes) -> _Place | None:
+    try:
+        return msgspec.json.decode(body, type=_Place)
+    except msgspec.DecodeError:
+        return None
+
+
+_missing = (
+    sa.select(events_table.c.aggregate_id, events_table.c.version, events_table.c.envelope)
+    .outerjoin(
+        _held,
+        sa.and_(
+            _held.c.aggregate_id == events_table.c.aggregate_id,
+            _held.c.version == events_table.c.version,
+        ),
+    )
+    .where(_held.c.version.is_(None))
+    .subquery()
+)
+
+
+async def _publish_missing(
+    connection: AsyncConnection, bus: Bus, types: dict[str, type[Event]]
+) -> AsyncIterator[int]:
+    published = 0
+    query = sa.select(_missing.c.envelope).order_by(_missing.c.aggregate_id, _missing.c.version)
+    async with connection.stream(query.execution_options(yield_per=CHUNK)) as rows:
+        async for row in rows:
+            envelope = wire.decode(bytes(row.envelope), Envelope)
+            event = envelope.event(types)
+            if event is None:
+                raise NatsError(
+                    f"{envelope.event_id} is of the unknown type {envelope.type_name()}"
+                )
+            await publish(bus, _message(envelope, event, bytes(row.envelope)))
+            published += 1
+            if published % CHUNK == 0:
+                yield published
+    yield published
+
+
+def _message(envelope: Envelope, event: Event, body: bytes) -> Message:
+    return Message(
+        subject=subjects.event(envelope.user_id, event.kind(), envelope.aggregate_id),
+        body=body,
+        headers={subjects.TYPE_HEADER: event.type_name()},
+    )

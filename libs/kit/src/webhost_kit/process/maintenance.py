@@ -1,0 +1,166 @@
+"""What every service does for an operator: show and reset projections, replay parked events,
+publish its facts again.
+
+Consumes: `rpc.<service>.<verb>` (see `webhost_contracts.maintenance`); of several replicas one
+replies. Emits: replies. Guarantees: nothing is changed by what cannot be read.
+On a repeat: everything may be repeated.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from webhost_contracts import maintenance, wire
+from webhost_contracts.maintenance import (
+    Nothing,
+    ParkedEntry,
+    ParkedReply,
+    ParkedRequest,
+    ProjectionRequest,
+    ProjectionsReply,
+    ProjectionState,
+    ReplayParkedReply,
+    ReplayReply,
+    RepublishProgress,
+    RepublishRequest,
+)
+from webhost_contracts.wire import Wire
+
+from webhost_kit.bus.connection import Bus
+from webhost_kit.database.engine import Database
+from webhost_kit.errors import Unavailable
+from webhost_kit.eventsourcing.checkpoints import read_checkpoint
+from webhost_kit.eventsourcing.parked import list_parked
+from webhost_kit.eventsourcing.projector import Projector
+
+log = structlog.get_logger(__name__)
+
+R = TypeVar("R", bound=Wire)
+
+Republish = Callable[[bool], AsyncIterator[RepublishProgress]]
+"""Publishes what the stream lacks, unless it is told that this is a dry run."""
+
+
+class Maintenance:
+    """Takes an operator's requests to one service."""
+
+    def __init__(
+        self,
+        service: str,
+        bus: Bus,
+        database: Database,
+        projectors: Sequence[Projector],
+        republish: Republish | None = None,
+    ) -> None:
+        self._service = service
+        self._bus = bus
+        self._database = database
+        self._projectors = {projector.name: projector for projector in projectors}
+        self._republish = republish
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Take requests as long as the process lives."""
+        await self._serve(maintenance.PROJECTIONS, Nothing, self._on_projections)
+        await self._serve(maintenance.REPLAY, ProjectionRequest, self._on_replay)
+        await self._serve(maintenance.PARKED, ParkedRequest, self._on_parked)
+        await self._serve(maintenance.REPLAY_PARKED, ProjectionRequest, self._on_replay_parked)
+        if self._republish is not None:
+            await self._serve(maintenance.REPUBLISH, RepublishRequest, self._on_republish)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _serve(
+        self, verb: str, kind: type[R], handle: Callable[[R, Msg], Awaitable[None]]
+    ) -> None:
+        async def answer(message: Msg) -> None:
+            try:
+                await handle(wire.decode(message.data, kind), message)
+            except (msgspec.DecodeError, Unavailable, NatsError, TimeoutError, OSError) as error:
+                await _reply(message, ReplayReply(refused=str(error) or type(error).__name__))
+            except Exception as error:
+                log.exception("maintenance failed", verb=verb)
+                await _reply(message, ReplayReply(refused=f"failed: {type(error).__name__}"))
+
+        async def on_message(message: Msg) -> None:
+            # Beside the subscription: one that takes long holds no other up.
+            task = asyncio.create_task(answer(message))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+        subject = maintenance.subject(self._service, verb)
+        await self._bus.client.subscribe(subject, queue=subject, cb=on_message)
+
+    async def _on_projections(self, _request: Nothing, message: Msg) -> None:
+        states = [await self._state_of(projector) for projector in self._projectors.values()]
+        await _reply(message, ProjectionsReply(projections=tuple(states)))
+
+    async def _state_of(self, projector: Projector) -> ProjectionState:
+        async with self._database.transaction() as connection:
+            checkpoint = await read_checkpoint(connection, projector.name)
+            parked = await list_parked(connection, projector.name)
+        return ProjectionState(
+            name=projector.name,
+            stream=projector.stream,
+            sequence=checkpoint.sequence if checkpoint else 0,
+            parked=len(parked),
+            problem=projector.check(),
+        )
+
+    async def _on_replay(self, request: ProjectionRequest, message: Msg) -> None:
+        projector = self._projectors.get(request.projection)
+        if projector is None:
+            await _reply(message, ReplayReply(refused=self._no_such(request.projection)))
+            return
+        await projector.reset()
+        await _reply(message, ReplayReply())
+
+    async def _on_parked(self, request: ParkedRequest, message: Msg) -> None:
+        async with self._database.transaction() as connection:
+            found = await list_parked(connection, request.projection)
+        entries = [
+            ParkedEntry(
+                projection=event.projection,
+                sequence=event.sequence,
+                index=event.index,
+                aggregate_id=event.aggregate_id,
+                version=event.version,
+                parked_at_ms=event.parked_at_ms,
+                reason=event.reason,
+                body=event.body.decode("utf-8", "replace"),
+            )
+            for event in found
+        ]
+        await _reply(message, ParkedReply(events=tuple(entries)))
+
+    async def _on_replay_parked(self, request: ProjectionRequest, message: Msg) -> None:
+        projector = self._projectors.get(request.projection)
+        if projector is None:
+            refused = self._no_such(request.projection)
+            await _reply(message, ReplayParkedReply(refused=refused))
+            return
+        folded, left = await projector.replay_parked()
+        await _reply(message, ReplayParkedReply(folded=folded, left=left))
+
+    async def _on_republish(self, request: RepublishRequest, message: Msg) -> None:
+        if self._republish is None:
+            return
+        async for progress in self._republish(request.dry_run):
+            await _reply(message, progress)
+
+    def _no_such(self, projection: str) -> str:
+        known = ", ".join(sorted(self._projectors))
+        return f"there is no projection '{projection}' here; there are: {known}"
+
+
+async def _reply(message: Msg, reply: Wire) -> None:
+    if message.reply:
+        await message.respond(wire.encode(reply))
