@@ -31,7 +31,9 @@ def shown() -> dict[str, list[str]]:
 def _marked(module: ast.Module) -> Iterator[str]:
     for node in ast.walk(module):
         match node:
-            case ast.Call(func=ast.Attribute(attr="accept"), args=arguments):
+            case ast.Call(
+                func=ast.Attribute(attr="accept", value=ast.Attribute(attr="mark")), args=arguments
+            ):
                 yield from (ast.literal_eval(argument) for argument in arguments)
             case _:
                 pass

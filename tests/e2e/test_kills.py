@@ -101,6 +101,7 @@ def note(record: Record, work: Work, fault: Fault, death: Death) -> None:
     record("death", line)
 
 
+@pytest.mark.accept("6.durable")
 @pytest.mark.accept("4")
 @pytest.mark.parametrize("fault", faults(), ids=repr)
 @pytest.mark.timeout(300)

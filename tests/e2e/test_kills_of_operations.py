@@ -28,6 +28,8 @@ LATEST_KILL_S = 0.5
 BEFORE, AFTER = 2, 3
 """Operations that are done before the kill may fall, and after it."""
 ATTEMPTS = 5
+TURN_PAUSE_S = 0.2
+"""A session keeps its last hundred turns: all of a test's have to be among them."""
 
 Record = Callable[[str, object], None]
 
@@ -55,6 +57,7 @@ def kill_during(
     return death, repeating.done
 
 
+@pytest.mark.accept("4.pointer")
 @pytest.mark.accept("4")
 @victims("api", "gateway")
 @pytest.mark.timeout(300)
@@ -83,6 +86,7 @@ def test_rollback(sturdy_stack: Stack, chance: random.Random, victim: str) -> No
     agent.until_tidy()
 
 
+@pytest.mark.accept("4.pointer")
 @pytest.mark.accept("4")
 @victims("nats")
 @pytest.mark.timeout(300)
@@ -130,17 +134,19 @@ export default {
 """
 
 
+@pytest.mark.accept("5.sessions")
 @pytest.mark.accept("4")
 @victims("edge")
 @pytest.mark.timeout(300)
 def test_a_session(sturdy_stack: Stack, chance: random.Random, victim: str) -> None:
     """It keeps every turn that was answered, in order and once, and then goes with its agent."""
     agent = TestAgent.on(sturdy_stack, RECALLING)
-    session_id = agent.user.caller.invoke(agent.agent_id, "turn one")["sessionId"]
+    session_id = agent.user.invoke(agent.agent_id, "turn one")["sessionId"]
     answered, unclear = ["turn one"], set[str]()
 
     def take_turn(number: int) -> None:
         while True:
+            threading.Event().wait(TURN_PAUSE_S)
             prompt = f"turn {len(answered) + len(unclear)} of {number}"
             try:
                 answer = agent.user.caller.post_invoke(agent.agent_id, prompt, sessionId=session_id)
@@ -152,7 +158,6 @@ def test_a_session(sturdy_stack: Stack, chance: random.Random, victim: str) -> N
             # The session is not to blame: it is never unknown, and never anyone else's.
             assert answer is None or "session_expired" not in answer.text, answer.text
             unclear.add(prompt)
-            threading.Event().wait(0.1)
 
     kill_during(sturdy_stack, chance, victim, take_turn)
     with sessions_of(sturdy_stack, agent.agent_id) as sessions:
@@ -165,6 +170,7 @@ def test_a_session(sturdy_stack: Stack, chance: random.Random, victim: str) -> N
         until_gone(sessions, session_id)
 
 
+@pytest.mark.accept("8.purge")
 @pytest.mark.accept("4")
 @victims("deployer")
 @pytest.mark.timeout(400)
@@ -174,7 +180,7 @@ def test_deletion(
     latest_s = LATEST_KILL_S
     for _ in range(ATTEMPTS):
         agent = TestAgent.on(sturdy_stack)
-        session_id = agent.user.caller.invoke(agent.agent_id, "Remember me.")["sessionId"]
+        session_id = agent.user.invoke(agent.agent_id, "Remember me.")["sessionId"]
         agent.deploy_second()
         with sessions_of(sturdy_stack, agent.agent_id) as sessions:
             assert "Remember me." in sessions.history(session_id)

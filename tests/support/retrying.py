@@ -29,6 +29,14 @@ class RetryingClient:
         """Delete; a repeat finds nothing when an earlier try got through unheard."""
         self._send("DELETE", path, done=(404,))
 
+    def invoke(self, agent_id: str, prompt: str) -> dict[str, Any]:
+        """Invoke, through what may pass: the answer of the last try, if there were several."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (answer := self.caller.post_invoke(agent_id, prompt)).status_code != 200:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(_AGAIN_AFTER_S)
+        return answer.json()
+
     def deploy(self, agent_id: str, **fields: Any) -> dict[str, Any]:
         """Deploy, and wait until the deployment has ended, well or not."""
         began = self.post(f"/v1/agents/{agent_id}/deploy", **fields)["deployment"]

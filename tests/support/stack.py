@@ -37,15 +37,58 @@ TOKEN_S = 3600
 
 
 class Stack:
-    """A running `webhost up`. Its processes are found anew at every look."""
+    """A `webhost up` on a directory and a free port; `options` go to it.
 
-    def __init__(self, data_dir: Path, origin: str) -> None:
-        self.data_dir = data_dir
-        self.origin = origin
-        self.crash_file = data_dir / "crash"
+    It can be stopped and started again on its data. Its processes are found anew at every look.
+    """
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.data_dir = directory / "data"
+        self.data_dir.mkdir()
+        self.crash_file = self.data_dir / "crash"
+        self._state = self.data_dir / "stack.json"
+        self._port = free_port()
+        self.origin = f"http://127.0.0.1:{self._port}"
+        self._options = options
+        self._log = directory / "log"
+        self._supervisor: subprocess.Popen[bytes] | None = None
         self._callers: list[Caller] = []
         # One client for all requests: making one costs more than asking.
         self._http = httpx.Client(timeout=2)
+
+    def start(self) -> None:
+        """Start it; returns when all of it is ready. To be called from the main thread."""
+        command = ["up", "--data-dir", str(self.data_dir), "--port", str(self._port)]
+        self._state.unlink(missing_ok=True)  # what an earlier run said
+        with self._log.open("ab") as output:
+            supervisor = self._supervisor = subprocess.Popen(
+                [sys.executable, "-m", "webhost_cli", *command, *self._options],
+                env={**_environment(), "WEBHOST_CRASH_FILE": str(self.crash_file)},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=tied_to_parent(signal.SIGTERM),
+            )
+        until(
+            lambda: supervisor.poll() is not None or self._all_ready(),
+            "the stack to be ready",
+            seconds=START_S,
+        )
+        assert supervisor.poll() is None, "the stack ended at once"
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it cleanly, if it runs; return how it ended."""
+        assert self._supervisor is not None
+        self._supervisor.send_signal(number)
+        try:
+            return self._supervisor.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._supervisor.kill()
+            self._supervisor.wait()
+            raise
+
+    def last_words(self, lines: int = 80) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     def webhost(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `webhost` command against this stack, with its operator's credentials.
@@ -65,7 +108,7 @@ class Stack:
 
     def status(self) -> dict[str, Any]:
         """What `webhost status --json` prints."""
-        return json.loads((self.data_dir / "stack.json").read_text())["status"]
+        return json.loads(self._state.read_text())["status"]
 
     def token(self, subject: str) -> str:
         """A JWT that the development issuer's key signed, as `webhost token` prints it."""
@@ -129,6 +172,12 @@ class Stack:
             name = process["name"]
             until(lambda name=name: self._is_ready(name), f"{name} to be ready", seconds=RESTART_S)
 
+    def _all_ready(self) -> bool:
+        try:
+            return json.loads(self._state.read_text())["ready"]
+        except FileNotFoundError:
+            return False
+
     def _process(self, name: str) -> dict[str, Any]:
         [found] = [p for p in self.status()["processes"] if p["name"] == name]
         return found
@@ -158,40 +207,16 @@ def running_stack(*options: str) -> Generator[Stack]:
     Everything is gone when the block ends. To be called from the main thread.
     """
     with tempfile.TemporaryDirectory(prefix="webhost-stack-") as directory:
-        data_dir, log = Path(directory) / "data", Path(directory) / "log"
-        data_dir.mkdir()
-        port = free_port()
-        stack = Stack(data_dir, f"http://127.0.0.1:{port}")
-        command = ["up", "--data-dir", str(data_dir), "--port", str(port), *options]
-        with log.open("wb") as output:
-            supervisor = subprocess.Popen(
-                [sys.executable, "-m", "webhost_cli", *command],
-                env={**_environment(), "WEBHOST_CRASH_FILE": str(stack.crash_file)},
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=tied_to_parent(signal.SIGTERM),
-            )
+        stack = Stack(Path(directory), *options)
         try:
-            until(
-                lambda: supervisor.poll() is not None or _all_ready(data_dir),
-                "the stack to be ready",
-                seconds=START_S,
-            )
-            assert supervisor.poll() is None, "the stack ended at once"
+            stack.start()
             yield stack
         except BaseException:
-            sys.stderr.write(f"\nthe stack's last words:\n{_tail(log)}\n")
+            sys.stderr.write(f"\nthe stack's last words:\n{stack.last_words()}\n")
             raise
         finally:
             stack.close()
-            supervisor.terminate()
-            try:
-                supervisor.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                supervisor.kill()
-                supervisor.wait()
-                raise
+            stack.stop()
 
 
 @pytest.fixture(scope="session")
@@ -200,17 +225,6 @@ def stack() -> Iterator[Stack]:
         yield running
 
 
-def _all_ready(data_dir: Path) -> bool:
-    try:
-        return json.loads((data_dir / "stack.json").read_text())["ready"]
-    except FileNotFoundError:
-        return False
-
-
 def _environment() -> dict[str, str]:
     """Ours, without what would lead a command to another stack."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("WEBHOST_", "NATS_"))}
-
-
-def _tail(log: Path, lines: int = 80) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

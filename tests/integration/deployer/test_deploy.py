@@ -187,6 +187,7 @@ async def test_a_deployment_waits_for_an_edge_that_is_away(house: House) -> None
     assert gate.refused >= 2
 
 
+@pytest.mark.accept("8.purge")
 async def test_deleting_an_agent_removes_all_of_it_and_its_sessions(house: House) -> None:
     house.start()
     agent, other = new_agent(), new_agent()
@@ -214,6 +215,7 @@ async def test_deleting_an_agent_removes_all_of_it_and_its_sessions(house: House
     assert event.error.message == "The agent was deleted."
 
 
+@pytest.mark.accept("8.deletion")
 async def test_a_deletion_stops_a_deployment_that_is_under_way(house: House) -> None:
     async with gated(house) as gate:
         gate.open = False
@@ -245,6 +247,7 @@ async def test_a_retired_deployment_is_torn_down_when_its_time_has_come(house: H
     assert (await house.get(event.invoke_url)).status_code == 404
 
 
+@pytest.mark.accept("4.ownership")
 async def test_what_others_have_is_never_touched(house: House) -> None:
     agent = new_agent()
     deployment = await house.deploy(agent)

@@ -33,6 +33,7 @@ async def deployed(house: House) -> DeploymentSucceeded:
     return event
 
 
+@pytest.mark.accept("8.reconciliation")
 async def test_what_no_deployment_owns_is_removed(
     house: House, reconciliation: Reconciliation
 ) -> None:
@@ -55,6 +56,7 @@ async def test_what_no_deployment_owns_is_removed(
     assert (again.scripts, again.routes, again.missing) == ((), (), ())
 
 
+@pytest.mark.accept("8.reconciliation")
 async def test_nothing_is_removed_by_tables_older_than_the_stream(
     house: House, reconciliation: Reconciliation
 ) -> None:

@@ -107,6 +107,7 @@ async def test_an_issuer_is_compared_to_the_letter(issuer: Issuer) -> None:
             await verifier.verify(issuer.token())
 
 
+@pytest.mark.accept("2.tokens")
 @pytest.mark.parametrize(
     "claims",
     [
@@ -130,6 +131,7 @@ async def test_bad_claims_are_refused(issuer: Issuer, claims: dict[str, Any]) ->
             await verifier.verify(issuer.token(**claims))
 
 
+@pytest.mark.accept("2.tokens")
 async def test_audience_and_party_are_checked_where_configured(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url, audience="webhost", authorized_parties=("https://app",))
     async with in_background(verifier.run()):
@@ -140,6 +142,7 @@ async def test_audience_and_party_are_checked_where_configured(issuer: Issuer) -
                 await verifier.verify(issuer.token(**claims))
 
 
+@pytest.mark.accept("2.tokens")
 async def test_the_algorithm_is_never_the_tokens_choice(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url)
     async with in_background(verifier.run()):
