@@ -66,13 +66,18 @@ async def read_checkpoint(
 
 
 async def require_checkpoint(
-    connection: AsyncConnection, name: str, expected: Checkpoint | None
+    connection: AsyncConnection, name: str, stream: str, expected: Checkpoint | None
 ) -> None:
     """Lock the checkpoint until the transaction ends.
 
     Raises CheckpointMoved when it is not `expected` any more.
     """
     found = await read_checkpoint(connection, name, lock=True)
+    if found is None:
+        # Two that begin at once must find one row to lock.
+        start = {"name": name, "stream": stream, "stream_created_at": "", "sequence": 0}
+        await connection.execute(insert(_table).values(start).on_conflict_do_nothing())
+        found = await read_checkpoint(connection, name, lock=True)
     there = (found.sequence, found.epoch) if found else (0, 0)
     if there != ((expected.sequence, expected.epoch) if expected else (0, 0)):
         raise CheckpointMoved(name)

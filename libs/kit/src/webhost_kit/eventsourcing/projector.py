@@ -179,7 +179,7 @@ class Projector:
         if batch.checkpoint == expected or (expected is None and not batch.messages):
             return
         async with self._database.engine.begin() as connection:
-            await require_checkpoint(connection, self.name, expected)
+            await require_checkpoint(connection, self.name, self.stream, expected)
             good, undigested = await self._sorted(connection, batch)
             if good:
                 undigested += await self._folded_or_parked(connection, good, batch.checkpoint)
@@ -225,7 +225,6 @@ class Projector:
             if len(facts) > 1:
                 return await self._halved(connection, facts, behind)
             [fact] = facts
-            log.exception("event parked", projection=self.name, sequence=fact.sequence)
             return [parked.unfolded(fact, wire.encode(fact.envelope), repr(error))]
         return []
 

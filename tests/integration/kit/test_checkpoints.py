@@ -1,0 +1,157 @@
+"""A checkpoint moves with its rows or not at all, and never past what was not folded."""
+
+import dataclasses
+
+import psycopg
+import pytest
+from nats.js.errors import APIError
+from webhost_contracts import subjects
+from webhost_kit.bus import reader
+from webhost_kit.eventsourcing.low_water import LowWater
+from webhost_kit.eventsourcing.relay import LOOK, Relay
+
+from tests.integration.kit.conftest import House, in_background
+from tests.integration.kit.test_outbox_to_projection import create, projector
+from tests.support.deadline import eventually
+
+
+async def relayed(house: House) -> None:
+    async with in_background(Relay(house.dsn, house.bus).run()):
+
+        async def empty() -> bool:
+            return await house.scalar("SELECT count(*) FROM outbox") == 0
+
+        await eventually(empty, "an empty outbox", seconds=20)
+
+
+async def folded(house: House, expected: int) -> None:
+    async def holds() -> bool:
+        return await house.scalar("SELECT count(*) FROM names") == expected
+
+    await eventually(holds, f"{expected} names")
+
+
+@pytest.mark.accept("A1")
+async def test_what_was_purged_unread_halts_the_projection(house: House) -> None:
+    await create(house, "agt_1", "one")
+    await relayed(house)
+    async with in_background(projector(house).run()):
+        await folded(house, 1)
+    await create(house, "agt_2", "two")
+    await create(house, "agt_3", "three")
+    await relayed(house)
+    await house.bus.js.purge_stream(subjects.EVENTS, seq=3)
+
+    halted = projector(house)
+    async with in_background(halted.run()):
+
+        async def halts() -> bool:
+            return "purged unread" in (halted.check() or "")
+
+        await eventually(halts, "the projection to halt")
+        assert await house.scalar("SELECT count(*) FROM names") == 1
+        await halted.reset()
+        await folded(house, 2)
+
+
+async def test_what_is_not_for_a_projection_does_not_leave_it_behind(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "IDLE_ADVANCE_S", 0.2)
+    await create(house, "agt_1", "one")
+    await relayed(house)
+    idle = projector(house)
+    async with in_background(idle.run()):
+        await folded(house, 1)
+        config = (await house.bus.js.stream_info(subjects.EVENTS)).config
+        assert config.subjects is not None
+        for number in range(5):
+            await house.bus.js.publish(f"evt.usr_1.other.{number}", b"{}")
+    # Its filter is for everything; one of agents alone stays where it is until it moves on.
+    from webhost_kit.eventsourcing.projector import Projector
+
+    from tests.integration.kit.test_outbox_to_projection import TYPES, fold_names
+
+    agents = Projector(
+        "agents",
+        house.database,
+        house.bus,
+        subjects.EVENTS,
+        ["evt.*.agent.*"],
+        TYPES,
+        fold_names,
+    )
+    async with in_background(agents.run()):
+
+        async def moved() -> bool:
+            found = await house.scalar("SELECT sequence FROM checkpoints WHERE name = 'agents'")
+            return found == 6
+
+        await eventually(moved, "the checkpoint to move past what is not for it")
+    await house.bus.js.purge_stream(subjects.EVENTS, seq=6)
+    await create(house, "agt_2", "two")
+    await relayed(house)
+    async with in_background(agents.run()):
+        await folded(house, 2)
+        assert agents.check() is None
+
+
+async def test_two_projectors_that_overlap_fold_each_fact_once(house: House) -> None:
+    first, second = projector(house), projector(house)
+    # Without leadership, as when one was suspended and wakes.
+    async with in_background(first.project(), second.project(), Relay(house.dsn, house.bus).run()):
+        for number in range(20):
+            await create(house, f"agt_{number}", *[f"{n}" for n in range(10)])
+        await folded(house, 20)
+
+        async def all_of_them() -> bool:
+            return await house.scalar("SELECT sum(seen) FROM names") >= 200
+
+        await eventually(all_of_them, "all facts")
+    assert await house.scalar("SELECT sum(seen) FROM names") == 200
+
+
+@pytest.mark.accept("A1")
+async def test_a_full_usage_stream_refuses_new_facts_and_keeps_the_old(house: House) -> None:
+    config = (await house.bus.js.stream_info(subjects.USAGE)).config
+    await house.bus.js.update_stream(dataclasses.replace(config, max_msgs=2))
+    for number in range(2):
+        await house.bus.js.publish("usage.0.gateway", b"%d" % number)
+    with pytest.raises(APIError):
+        await house.bus.js.publish("usage.0.gateway", b"2")
+    assert (await house.bus.js.get_msg(subjects.USAGE, 1)).data == b"0"
+
+
+@pytest.mark.accept("A10")
+async def test_a_look_at_the_outbox_costs_the_same_beside_a_dump(house: House) -> None:
+    def buffers(connection: psycopg.Connection, above: int) -> int:
+        plan = connection.execute(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {LOOK}".encode(),
+            {"above": above, "batch": 500},
+        ).fetchone()
+        assert plan is not None
+        return plan[0][0]["Plan"]["Shared Hit Blocks"]
+
+    with (
+        psycopg.connect(house.dsn) as dump,
+        psycopg.connect(house.dsn, autocommit=True) as connection,
+    ):
+        dump.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        dump.execute("SELECT count(*) FROM outbox")
+        connection.execute(
+            "INSERT INTO outbox (ordering_key, subject, message_id, headers, body)"
+            " SELECT n::text, 's', n::text, '{}', '' FROM generate_series(1, 40000) n"
+        )
+        connection.execute("DELETE FROM outbox")
+        low_water = LowWater()
+        low_water.above(0.0)
+        for _ in range(3):
+            found = connection.execute(LOOK.encode(), {"above": 0, "batch": 500}).fetchone()
+            assert found is not None
+            next_serial, next_xid, oldest_xid = found[-3:]
+            low_water.looked(next_serial, next_xid, oldest_xid)
+            connection.execute("SELECT pg_current_xact_id()")
+        assert low_water.above(1.0) == 40_000
+        from_the_bottom = buffers(connection, 0)
+        assert from_the_bottom > 100
+        assert buffers(connection, low_water.above(1.0)) < from_the_bottom / 10
