@@ -28,7 +28,7 @@ $(UV):
 
 .venv/.ready: requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml worker/pyproject.toml local/pyproject.toml cli/pyproject.toml) | $(UV)
 	test -x .venv/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv
-	$(UV) pip sync --quiet --python .venv/bin/python requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python .venv/bin/python requirements.lock
 	touch $@
 
 node_modules/.ready: package-lock.json
@@ -67,8 +67,9 @@ check: setup ## Lint, types, import rules, generated documents
 	$(MAKE) --no-print-directory docs-check
 
 # What is generated from code, and what writes each to standard output.
-DOCUMENTS := events.md openapi.json asyncapi/deployer.json asyncapi/billing.json
+DOCUMENTS := events.md configuration.md openapi.json asyncapi/deployer.json asyncapi/billing.json
 write-events.md := webhost_contracts.catalogue
+write-configuration.md := webhost_kit.process.reference $(notdir $(wildcard services/*/src/webhost_*))
 write-openapi.json := webhost_api.openapi
 write-asyncapi/deployer.json := webhost_deployer.asyncapi
 write-asyncapi/billing.json := webhost_billing.asyncapi

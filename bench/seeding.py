@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from webhost_contracts import ids, subjects, wire
+from webhost_contracts.artifacts import MODULES_TYPE, Artifact
 from webhost_contracts.events import (
     AgentCreated,
     DeploymentActivated,
@@ -46,7 +47,7 @@ def fact(
         data=data_of(event),
     )
     return Message(
-        subject or subjects.event(user_id, event.kind(), aggregate_id),
+        subject or event.published_on(user_id, aggregate_id),
         wire.encode(envelope),
         {subjects.TYPE_HEADER: event.type_name()},
         envelope.event_id,
@@ -72,7 +73,12 @@ def deployed(agent: Agent, deployment_id: str) -> list[Message]:
     started = DeploymentStarted(
         agent_id=agent.agent_id,
         deployment_version=1,
+        tier="free",
         runtime_provider=PROVIDER,
+        artifact=Artifact(type=MODULES_TYPE, checksum="sha256:00", size_bytes=1),
+        main_module_name="index.mjs",
+        invoke_path="/invoke",
+        compatibility_date="2026-01-01",
         key_version=1,
         key_generation=1,
     )

@@ -19,6 +19,26 @@ export default {
 };
 """
 
+DOCUMENTED: dict[tuple[str, ...], set[str]] = {
+    ("me",): {"user"},
+    ("agents", "list"): {"agents", "nextCursor"},
+    ("agents", "get"): {"agent", "invokeUrl"},
+    ("agents",): {"agent"},
+    ("deploy",): {"deployment", "invokeUrl"},
+    ("deployments", "list"): {"deployments", "nextCursor"},
+    ("deployments", "get"): {"deployment"},
+    ("deployments", "source"): {"modules"},
+    ("activate",): {"agent", "deployment"},
+    ("invoke",): {"protocol", "traceId", "sessionId", "output", "usage"},
+    ("usage",): {"periodKey", "tier", "usage", "byRuntime", "limits"},
+    ("users", "set-tier"): {"tier", "refused"},
+    ("billing", "rebuild"): {
+        *("processed", "total", "done", "swapped", "differences", "refused"),
+    },
+    ("deadletters", "list"): {"deadLetters"},
+}
+"""The fields of what each command prints with --json, on a stack where there is little to print."""
+
 
 class Developer:
     """One user at the command line, with a configuration directory of their own."""
@@ -35,7 +55,13 @@ class Developer:
         return result
 
     def reads(self, *arguments: str) -> Any:
-        return json.loads(self.runs(*arguments, "--json").stdout)
+        """Run a command with --json; what is printed has every documented field."""
+        printed = json.loads(self.runs(*arguments, "--json").stdout)
+        documented = next(
+            fields for command, fields in DOCUMENTED.items() if arguments[: len(command)] == command
+        )
+        assert printed.keys() == documented, arguments
+        return printed
 
 
 @pytest.fixture
@@ -44,7 +70,7 @@ def developer(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_agents_life_at_the_command_line(
-    stack: Stack, developer: Developer, tmp_path: Path
+    stack: Stack, developer: Developer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     developer.runs("me", ends=3)
     signed_in = developer.runs("login", "--subject", developer.subject)
@@ -56,6 +82,8 @@ def test_an_agents_life_at_the_command_line(
     assert (first["version"], first["status"]) == (1, "active")
     # Once a gateway has heard of the agent, the command line is not too early either.
     stack.caller(developer.subject).invoke(agent["id"], "Anybody there?")
+    shown = developer.reads("agents", "get", "helper")
+    assert shown["invokeUrl"] == f"{stack.status()['origin']}/v1/invoke/{agent['id']}"
     answer = developer.reads("invoke", "helper", "hello")
     assert answer["output"]["text"] == "You said: hello"
     again = developer.runs("invoke", agent["id"], "hello", "--session", answer["sessionId"])
@@ -71,6 +99,12 @@ def test_an_agents_life_at_the_command_line(
     assert [(d["version"], d["status"]) for d in listed] == [(2, "active"), (1, "inactive")]
     rolled_back = developer.reads("activate", "helper", first["id"])
     assert rolled_back["agent"]["activeDeploymentId"] == first["id"]
+
+    token = stack.webhost("token", developer.subject).stdout.strip()
+    monkeypatch.setenv("WEBHOST_TOKEN", token)
+    printed = developer.runs("deploy", "helper").stdout.splitlines()[-1]
+    called = subprocess.run(["bash", "-c", f"{printed} -sS"], capture_output=True, check=True)
+    assert json.loads(called.stdout)["output"]["text"] == "You said: Hello"
 
     streamed = developer.runs("invoke", "helper", "one two", "--stream", "--json").stdout
     events = [json.loads(line) for line in streamed.splitlines()]
@@ -102,7 +136,27 @@ def test_refusals_have_their_exit_codes(developer: Developer, tmp_path: Path) ->
 
 def test_an_operator_sets_a_tier(stack: Stack, developer: Developer) -> None:
     user = developer.reads("me", "--as", developer.subject)["user"]
-    developer.runs("users", "set-tier", user["id"], "pro")
+    assert developer.reads("users", "set-tier", user["id"], "pro") == {
+        "tier": "pro",
+        "refused": None,
+    }
     developer.runs("users", "set-tier", user["id"], "platinum", ends=1)
     caller = stack.caller(developer.subject)
     until(lambda: caller.usage()["limits"]["requests"] == 25_000, "the new limits", seconds=5)
+
+
+def test_commands_print_every_field_where_there_is_little_to_print(developer: Developer) -> None:
+    def reads(*arguments: str) -> Any:
+        return developer.reads(*arguments, "--as", developer.subject)
+
+    assert reads("agents", "list") == {"agents": [], "nextCursor": None}
+    agent = reads("agents", "create", "quiet")["agent"]
+    for command in ("disable", "enable"):
+        reads("agents", command, "quiet")
+    reads("agents", "update", "quiet", "--description", "Says nothing")
+    assert reads("deployments", "list", agent["id"])["deployments"] == []
+    used = reads("usage")
+    assert used["usage"]["requests"] == 0
+    rebuilt = developer.reads("billing", "rebuild", "--dry-run")
+    assert (rebuilt["differences"], rebuilt["swapped"]) == ([], False)
+    assert developer.reads("deadletters", "list") == {"deadLetters": []}

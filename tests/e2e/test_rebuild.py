@@ -47,12 +47,13 @@ def test_a_corrupted_row_is_named_by_the_dry_run_and_mended_by_the_rebuild(stack
     assert difference["live"]["requests"] == CALLS + 7
     assert difference["rebuilt"]["requests"] == CALLS
     assert difference["rebuilt"]["llmTokens"] == truth["usage"]["llmTokens"]
-    assert not dry.get("swapped", False)
+    assert dry["swapped"] is False
     assert caller.usage() == corrupted
 
     assert _rebuild(stack)["differences"] == [difference]
     assert caller.usage() == truth
-    assert _rebuild(stack, "--dry-run").get("differences", []) == []
+    again = _rebuild(stack, "--dry-run")
+    assert (again["differences"], again["swapped"], again["refused"]) == ([], False, None)
 
 
 def _rebuild(stack: Stack, *options: str) -> dict[str, Any]:

@@ -3,20 +3,16 @@
 given(evolve, Agent(), created).when(lambda agent: disable(agent)).then(AgentDisabled())
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Mapping
 
-import pytest
 from nats.js.api import DeliverPolicy
 from webhost_contracts import ids, subjects, wire
-from webhost_contracts.events import Envelope
+from webhost_contracts.artifacts import MODULES_TYPE, Artifact
+from webhost_contracts.events import DeploymentStarted, Envelope
 from webhost_contracts.events.base import Event, data_of
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
-
-State = TypeVar("State")
 
 
 def envelope(
@@ -32,6 +28,22 @@ def envelope(
         occurred_at_ms=at_ms,
         actor="test",
         data=data_of(fact),
+    )
+
+
+def deployment_started(agent_id: str) -> DeploymentStarted:
+    """Return the fact that a deployment of this agent was begun."""
+    return DeploymentStarted(
+        agent_id=agent_id,
+        deployment_version=1,
+        tier="free",
+        runtime_provider="cloudflare",
+        artifact=Artifact(type=MODULES_TYPE, checksum="sha256:00", size_bytes=1),
+        main_module_name="index.mjs",
+        invoke_path="/invoke",
+        compatibility_date="2026-01-01",
+        key_version=1,
+        key_generation=1,
     )
 
 
@@ -65,38 +77,3 @@ async def on_stream(
     """What a stream holds of these types on these subjects, in order."""
     found = await stored(bus, stream, pattern)
     return [(each, event) for each in found if (event := each.event(dict(types))) is not None]
-
-
-@dataclass(frozen=True)
-class Given(Generic[State]):
-    """A state that facts made, for a decision to be taken on."""
-
-    state: State
-
-    def when(self, decide: Callable[[State], Sequence[Event]]) -> "Decided":
-        return Decided(lambda: decide(self.state))
-
-
-@dataclass(frozen=True)
-class Decided:
-    """A decision that is taken when it is looked at."""
-
-    take: Callable[[], Sequence[Event]]
-
-    def then(self, *facts: Event) -> None:
-        """Exactly these facts came of it, in this order."""
-        assert list(self.take()) == list(facts)
-
-    def then_refused(self, refusal: type[Exception], match: str = "") -> None:
-        with pytest.raises(refusal, match=match):
-            self.take()
-
-
-def given(
-    evolve: Callable[[State, Event, int], State], initial: State, *facts: Event, at_ms: int = 0
-) -> Given[State]:
-    """The state behind these facts, which all happened at `at_ms`."""
-    state = initial
-    for fact in facts:
-        state = evolve(state, fact, at_ms)
-    return Given(state)

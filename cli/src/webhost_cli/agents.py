@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from webhost_cli import output
+from webhost_cli.calling import curl_line, invoke_url
 from webhost_cli.client import Api, Json
 from webhost_cli.connection import with_api
 from webhost_cli.errors import CommandError, ExitCode
@@ -68,8 +69,12 @@ def create(
 
 
 def get(api: Api, agent: AgentArgument, as_json: JsonOption = False) -> None:
-    """Show one agent."""
-    _show({"agent": find_agent(api, agent)}, as_json)
+    """Show one agent, and how to call it."""
+    found = find_agent(api, agent)
+    url = invoke_url(api, found["id"])
+    _show({"agent": found, "invokeUrl": url}, as_json)
+    if found.get("activeDeploymentId") and not as_json:
+        typer.echo(f"\n{curl_line(url)}")
 
 
 def update(
@@ -123,6 +128,7 @@ def _show(answer: Json, as_json: bool) -> None:
             ("description", agent.get("description")),
             ("secrets", ", ".join(agent["envVarKeys"]) or None),
             ("active deployment", agent.get("activeDeploymentId")),
+            ("address", answer.get("invokeUrl")),
             ("created", _created(agent)),
             ("last deployed", output.when(agent.get("lastDeployedAtMs"))),
         ]

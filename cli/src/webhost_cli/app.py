@@ -1,34 +1,77 @@
-"""The command line, assembled: one module per group of commands, each with a `register`."""
+"""The command line, assembled. A command's module is imported when the command is called."""
+
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
 
-from webhost_cli import (
-    agents,
-    billing,
-    deadletters,
-    deployments,
-    invoke,
-    login,
-    stack,
-    token,
-    usage,
-    users,
-)
-from webhost_cli.demo import command as demo
 from webhost_cli.errors import EXIT_CODES_HELP
+
+COMMANDS = {
+    "up": ("stack", "Run the whole stack on this machine until Ctrl-C."),
+    "status": ("stack", "Show what runs, and where. Ends with 1 when nothing does."),
+    "token": ("token", "Print a JWT for SUBJECT, and nothing else."),
+    "demo": (
+        "demo.command",
+        "Run an agent's whole life on this machine, on real parts, and check every step.",
+    ),
+    "login": ("login", "Sign in, and keep the token for the commands that follow."),
+    "me": ("login", "Show who is signed in, and what the plan allows."),
+    "agents": ("agents", "Create and look after agents."),
+    "deploy": ("deployments", "Deploy a new version of an agent."),
+    "activate": (
+        "deployments",
+        "Let calls go to another deployment, for instance back to an older one.",
+    ),
+    "deployments": ("deployments", "Look at what was deployed."),
+    "invoke": (
+        "invoke",
+        "Call an agent and print its answer. With --stream --json: one event per line.",
+    ),
+    "usage": ("usage", "Show what was used in a period, and the plan's limits."),
+    "billing": ("billing", "Operators: usage."),
+    "users": ("users", "Operators: users."),
+    "streams": ("streams", "Operators: projections, and facts to put back."),
+    "deadletters": ("deadletters", "Operators: commands that no handler could handle."),
+}
+"""Each command's module, and its line on the help page (which imports no module)."""
+
+
+def load(name: str) -> Any:
+    """Import a command of COMMANDS."""
+    module = import_module(f"webhost_cli.{COMMANDS[name][0]}")
+    commands = typer.Typer()
+    module.register(commands)
+    return get_group(commands).commands[name]
+
+
+class _Commands(TyperGroup):
+    """Lists commands without importing them, and imports the one that is called."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {
+            name: TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name else listed, rest
+
 
 app = typer.Typer(
     name="webhost",
     help="Host AI agents on Cloudflare Workers.",
     epilog=EXIT_CODES_HELP,
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
 
-for group in (
-    *(stack, token, demo, login),
-    *(agents, deployments, invoke, usage),
-    *(billing, users, deadletters),
-):
-    group.register(app)
+
+@app.callback()
+def _root() -> None:
+    """Take no options of its own."""

@@ -14,8 +14,7 @@ from webhost_contracts.rpc import (
 )
 
 from webhost_cli import bus, output
-from webhost_cli.connection import StackOption
-from webhost_cli.options import JsonOption
+from webhost_cli.options import JsonOption, StackOption
 from webhost_cli.rebuild import rebuild as ask_to_rebuild
 
 _COUNTERS = Counters.__struct_fields__

@@ -1,4 +1,4 @@
-"""The bus, for operators' commands: they ask the services, never their tables.
+"""The bus, for operators' commands: they call the services, and never read their tables.
 
 Address: the stack of `--data-dir`, else NATS_URL (with an operator's credentials), else the
 local stack of WEBHOST_DATA_DIR or of the default directory.
@@ -16,8 +16,8 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
-from webhost_cli.connection import data_dir_of
 from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.options import data_dir_of
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except NoRespondersError as error:
-        message = "nobody answers this on the bus: is billing running?"
+        message = "no service answers this on the bus: is billing running?"
         raise CommandError(message, ExitCode.UNAVAILABLE) from error
     except (NatsError, TimeoutError, OSError) as error:
         reason = str(error) or type(error).__name__

@@ -1,7 +1,7 @@
 """The API as the command line calls it.
 
-Errors: ApiError with the envelope of a non-2xx answer; CommandError (unavailable) when nobody
-answers. Reads, and writes with an idempotency key, are tried again while the API says that it is
+Errors: ApiError with the envelope of a non-2xx answer; CommandError (unavailable) without
+an answer. Reads, and writes with an idempotency key, are tried again while the API says that it is
 unavailable: the key makes a repeated create or deploy the same one.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
+from httpx_sse import ServerSentEvent, connect_sse
 
 from webhost_cli.errors import ApiError, CommandError, ExitCode
-from webhost_cli.sse import Decoder, Event
 
 Json = dict[str, Any]
 
@@ -72,18 +72,18 @@ class Api:
             if (cursor := page["nextCursor"]) is None:
                 return
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Event]:
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[ServerSentEvent]:
         """POST, and give each event of the answer the moment it arrives."""
-        headers = {"Accept": "text/event-stream"}
         try:
-            with self._http.stream("POST", path, json=body, headers=headers) as response:
-                if not response.is_success:
-                    raise ApiError.from_response(response.status_code, response.read())
-                decoder = Decoder()
-                for chunk in response.iter_raw():
-                    yield from decoder.feed(chunk)
+            with connect_sse(self._http, "POST", path, json=body) as source:
+                if not source.response.is_success:
+                    raise ApiError.from_response(
+                        source.response.status_code, source.response.read()
+                    )
+                # A heartbeat that follows an id is no event, but is given out as an empty one.
+                yield from (event for event in source.iter_sse() if event.data)
         except httpx.TransportError as error:
-            raise self._nobody_answers(error) from error
+            raise self._no_answer(error) from error
 
     def _send(self, method: str, path: str, *, repeatable: bool = False, **rest: Any) -> Json:
         tries = _TRIES if repeatable else 1
@@ -93,14 +93,14 @@ class Api:
                 response = self._http.request(method, path, **rest)
             except httpx.TransportError as error:
                 if not tries:
-                    raise self._nobody_answers(error) from error
+                    raise self._no_answer(error) from error
                 time.sleep(1)
                 continue
             if response.status_code != 503 or not tries:
                 return _answer(response)
             time.sleep(_retry_after_s(response))
 
-    def _nobody_answers(self, error: httpx.TransportError) -> CommandError:
+    def _no_answer(self, error: httpx.TransportError) -> CommandError:
         reason = str(error) or type(error).__name__
         return CommandError(f"no answer from {self.origin}: {reason}", ExitCode.UNAVAILABLE)
 

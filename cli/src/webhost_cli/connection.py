@@ -11,35 +11,16 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
-
-import typer
-from webhost_local.data_dir import DEFAULT, DataDir
+from typing import Any, Concatenate, ParamSpec
 
 from webhost_cli import credentials
 from webhost_cli.client import Api
 from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.options import AsOption, StackOption, UrlOption, data_dir_of
 
 P = ParamSpec("P")
 
 _TOKEN_LIFETIME_S = 3600
-
-UrlOption = Annotated[
-    str | None, typer.Option("--url", help="The origin of the API (or WEBHOST_URL).")
-]
-StackOption = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="A local stack's directory (or WEBHOST_DATA_DIR)."),
-]
-AsOption = Annotated[
-    str | None,
-    typer.Option("--as", metavar="SUBJECT", help="Be this user of the local stack."),
-]
-
-
-def data_dir_of(chosen: Path | None) -> DataDir:
-    """The local stack's directory: the one given, WEBHOST_DATA_DIR's, or the default one."""
-    return DataDir.at(chosen or Path(os.environ.get("WEBHOST_DATA_DIR") or DEFAULT))
 
 
 def origin_of(url: str | None, data_dir: Path | None) -> str:

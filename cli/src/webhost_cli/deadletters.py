@@ -5,16 +5,17 @@ from typing import Annotated
 import typer
 from nats.aio.client import Client
 
-from webhost_cli import bus, output, parked
-from webhost_cli.connection import StackOption
+from webhost_cli import bus, dead_letter_stream, output
+from webhost_cli.dead_letter_stream import DeadLetter
 from webhost_cli.errors import CommandError, ExitCode
-from webhost_cli.options import JsonOption
-from webhost_cli.parked import DeadLetter
+from webhost_cli.options import JsonOption, StackOption
 
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
-        name="deadletters", help="Operators: what no handler could handle.", no_args_is_help=True
+        name="deadletters",
+        help="Operators: commands that no handler could handle.",
+        no_args_is_help=True,
     )
     group.command("list")(list_letters)
     group.command()(show)
@@ -35,11 +36,11 @@ def list_letters(data_dir: StackOption = None, as_json: JsonOption = False) -> N
         output.print_json({"deadLetters": letters})
         return
     output.print_table(
-        ("seq", "parked", "subject", "reason"),
+        ("seq", "since", "subject", "reason"),
         [
             (
                 letter.seq,
-                letter.parked_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+                letter.dead_lettered_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
                 letter.subject,
                 letter.reason,
             )
@@ -53,7 +54,7 @@ def show(seq: int, data_dir: StackOption = None) -> None:
 
     async def work() -> DeadLetter:
         async with bus.connected(url) as client:
-            return await parked.one_letter(client.jetstream(), seq)
+            return await dead_letter_stream.one(client.jetstream(), seq)
 
     url = bus.nats_url_of(data_dir)
     output.print_json(bus.run(work()))
@@ -71,9 +72,9 @@ def replay(
     async def work() -> None:
         async with bus.connected(url) as client:
             js = client.jetstream()
-            chosen = await _all(client) if seq is None else [await parked.one_letter(js, seq)]
+            chosen = await _all(client) if seq is None else [await dead_letter_stream.one(js, seq)]
             for letter in chosen:
-                await parked.replay(js, letter)
+                await dead_letter_stream.replay(js, letter)
                 typer.echo(f"{letter.seq} replayed on {letter.subject}")
 
     url = bus.nats_url_of(data_dir)
@@ -81,4 +82,4 @@ def replay(
 
 
 async def _all(client: Client) -> list[DeadLetter]:
-    return [letter async for letter in parked.all_letters(client.jetstream())]
+    return [letter async for letter in dead_letter_stream.every(client.jetstream())]

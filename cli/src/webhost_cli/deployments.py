@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from webhost_cli import output, waiting
+from webhost_cli.calling import curl_line, invoke_url
 from webhost_cli.client import Api, Json
 from webhost_cli.connection import with_api
 from webhost_cli.errors import CommandError, ExitCode
@@ -46,12 +47,16 @@ def deploy(
         body |= {"moduleCode": _read(file), "mainModuleName": file.name}
     if commit is not None:
         body["commitHash"] = commit
-    answer = api.start(f"/v1/agents/{agent_id(api, agent)}/deploy", body)
+    at = agent_id(api, agent)
+    deployment = api.start(f"/v1/agents/{at}/deploy", body)["deployment"]
     if wait:
-        answer = {"deployment": _wait(api, answer["deployment"])}
-    _show(answer, as_json)
-    if reason := waiting.failure(answer["deployment"]):
+        deployment = _wait(api, deployment)
+    url = invoke_url(api, at)
+    _show({"deployment": deployment, "invokeUrl": url}, as_json)
+    if reason := waiting.failure(deployment):
         raise CommandError(reason, ExitCode.AGENT_FAILED)
+    if deployment["status"] == "active" and not as_json:
+        typer.echo(f"\n{curl_line(url)}")
 
 
 def activate(
@@ -159,5 +164,6 @@ def _show(answer: Json, as_json: bool) -> None:
             ("created", output.when(deployment["createdAtMs"])),
             ("deployed", output.when(deployment.get("deployedAtMs"))),
             ("error", deployment.get("errorMessage")),
+            ("address", answer.get("invokeUrl")),
         ]
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from httpx_sse import ServerSentEvent
 from webhost_contracts.errors import ErrorBody
 
 from webhost_cli import output
@@ -15,7 +16,6 @@ from webhost_cli.connection import with_api
 from webhost_cli.errors import ApiError, CommandError, ExitCode
 from webhost_cli.lookup import agent_id
 from webhost_cli.options import AgentArgument, JsonOption
-from webhost_cli.sse import Event
 
 
 def register(app: typer.Typer) -> None:
@@ -47,18 +47,18 @@ def invoke(
     _aside(answer["sessionId"], answer["usage"])
 
 
-def _stream(events: Iterator[Event], as_json: bool) -> None:
+def _stream(events: Iterator[ServerSentEvent], as_json: bool) -> None:
     session = ""
     usage: dict[str, Any] = {}
     ended = False
     for event in events:
         data = json.loads(event.data)
         if as_json:
-            typer.echo(json.dumps({"id": event.id, "event": event.name, "data": data}))
-        elif event.name == "delta":
+            typer.echo(json.dumps({"id": event.id or None, "event": event.event, "data": data}))
+        elif event.event == "delta":
             sys.stdout.write(data["text"])
         sys.stdout.flush()
-        match event.name:
+        match event.event:
             case "meta":
                 session = data["sessionId"]
             case "usage":

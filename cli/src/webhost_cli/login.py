@@ -7,9 +7,9 @@ import typer
 
 from webhost_cli import credentials, oidc, output
 from webhost_cli.client import Api
-from webhost_cli.connection import StackOption, UrlOption, data_dir_of, origin_of, with_api
+from webhost_cli.connection import origin_of, with_api
 from webhost_cli.errors import CommandError, ExitCode
-from webhost_cli.options import JsonOption
+from webhost_cli.options import JsonOption, StackOption, UrlOption, data_dir_of
 
 CLIENT_ID = "webhost-cli"
 

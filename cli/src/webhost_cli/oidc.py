@@ -4,19 +4,21 @@
 `sign_in_as` fills in the development issuer's page itself. Errors: CommandError.
 """
 
-import base64
-import hashlib
-import secrets
 import time
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
+from typing import Any, cast
+from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx
+from authlib.common.errors import AuthlibBaseError
+from authlib.common.security import generate_token
+from authlib.oauth2 import OAuth2Client
+from authlib.oauth2.rfc6749.parameters import parse_authorization_code_response
 
 from webhost_cli.errors import CommandError, ExitCode
 
@@ -32,98 +34,97 @@ class Tokens:
     expires_at_s: int
 
 
-@dataclass(frozen=True)
-class Flow:
-    """One attempt to sign in; its verifier and state are used once."""
+class SignIn:
+    """One attempt to sign in; `address` is the issuer's page. Its verifier is used once."""
 
-    issuer: str
-    client_id: str
-    redirect_uri: str
-    authorization_endpoint: str
-    token_endpoint: str
-    verifier: str = field(repr=False)
-    state: str = field(repr=False)
-
-    @classmethod
-    def begin(cls, http: httpx.Client, issuer: str, client_id: str, redirect_uri: str) -> "Flow":
-        """Ask the issuer where its endpoints are."""
-        address = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-        found = _json(_request(http, "GET", address))
-        if found.get("issuer") != issuer:
-            raise CommandError(f"{address} speaks for another issuer: {found.get('issuer')}")
-        return cls(
-            issuer=issuer,
+    def __init__(self, http: httpx.Client, issuer: str, client_id: str, redirect_uri: str) -> None:
+        self._issuer = issuer
+        discovered = _discover(http, issuer)
+        self._token_endpoint: str = discovered["token_endpoint"]
+        self._client = OAuth2Client(
+            http,
             client_id=client_id,
             redirect_uri=redirect_uri,
-            authorization_endpoint=found["authorization_endpoint"],
-            token_endpoint=found["token_endpoint"],
-            verifier=secrets.token_urlsafe(48),
-            state=secrets.token_urlsafe(24),
+            scope="openid profile email",
+            code_challenge_method="S256",
+        )
+        self._verifier = generate_token(64)
+        self.address, self._state = self._client.create_authorization_url(
+            discovered["authorization_endpoint"], code_verifier=self._verifier
         )
 
-    @property
-    def authorization_url(self) -> str:
-        digest = hashlib.sha256(self.verifier.encode()).digest()
-        parameters = {
-            "response_type": "code",
-            "client_id": self.client_id,
-            "redirect_uri": self.redirect_uri,
-            "scope": "openid profile email",
-            "state": self.state,
-            "code_challenge": base64.urlsafe_b64encode(digest).rstrip(b"=").decode(),
-            "code_challenge_method": "S256",
-        }
-        separator = "&" if urlsplit(self.authorization_endpoint).query else "?"
-        return self.authorization_endpoint + separator + urlencode(parameters)
-
-    def code_from(self, answer: Mapping[str, str]) -> str:
-        """The code in the redirect's parameters, if they answer this very request."""
-        if not secrets.compare_digest(answer.get("state", "").encode(), self.state.encode()):
-            raise CommandError("the answer to the sign-in belongs to another request")
-        if answer.get("iss", self.issuer) != self.issuer:
+    def finish(self, redirect: str) -> Tokens:
+        """Exchange the code in the address that the issuer redirected to for the token."""
+        answer = dict(parse_qsl(urlsplit(redirect).query))
+        if answer.get("iss", self._issuer) != self._issuer:
             raise CommandError("the answer to the sign-in comes from another issuer")
-        if "code" not in answer:
-            reason = answer.get("error_description") or answer.get("error") or "no code"
+        if "error" in answer:
+            reason = answer.get("error_description") or answer["error"]
             raise CommandError(f"the issuer refused: {reason}", ExitCode.NOT_SIGNED_IN)
-        return answer["code"]
-
-    def redeem(self, http: httpx.Client, code: str) -> Tokens:
-        """Exchange the code for the token."""
-        form = {
-            "grant_type": "authorization_code",
-            "code": code,
-            "redirect_uri": self.redirect_uri,
-            "client_id": self.client_id,
-            "code_verifier": self.verifier,
-        }
-        found = _json(_request(http, "POST", self.token_endpoint, data=form))
-        lifetime_s = int(found.get("expires_in", 3600))
-        return Tokens(found["access_token"], int(time.time()) + lifetime_s)
+        token = cast(
+            dict[str, Any],
+            self._client.fetch_token(
+                self._token_endpoint,
+                grant_type="authorization_code",
+                code=parse_authorization_code_response(redirect, state=self._state)["code"],
+                code_verifier=self._verifier,
+                # A public client names itself in the form, and has no secret to prove itself by.
+                client_id=self._client.client_id,
+                auth=httpx.Auth(),
+            ),
+        )
+        return Tokens(token["access_token"], token.get("expires_at") or int(time.time()) + 3600)
 
 
 def sign_in_with_browser(issuer: str, client_id: str, show: Callable[[str], None]) -> Tokens:
     """Open the issuer's page; `show` gets its address too, for where no browser opens."""
-    with httpx.Client(timeout=_TIMEOUT_S) as http, _Loopback() as loopback:
-        flow = Flow.begin(http, issuer, client_id, loopback.redirect_uri)
-        show(flow.authorization_url)
-        webbrowser.open(flow.authorization_url)
-        return flow.redeem(http, flow.code_from(loopback.wait()))
+    with _talking_to(issuer) as http, _Loopback() as loopback:
+        attempt = SignIn(http, issuer, client_id, loopback.redirect_uri)
+        show(attempt.address)
+        webbrowser.open(attempt.address)
+        return attempt.finish(loopback.wait())
 
 
 def sign_in_as(issuer: str, client_id: str, subject: str) -> Tokens:
     """Sign in at a development issuer, whose page asks for nothing but a name."""
-    redirect_uri = "http://127.0.0.1/callback"
-    with httpx.Client(timeout=_TIMEOUT_S) as http:
-        flow = Flow.begin(http, issuer, client_id, redirect_uri)
-        page = _request(http, "GET", flow.authorization_url)
+    with _talking_to(issuer) as http:
+        attempt = SignIn(http, issuer, client_id, "http://127.0.0.1/callback")
+        page = http.get(attempt.address)
         form = _Form()
-        form.feed(page.text)
+        form.feed(page.raise_for_status().text)
         if "subject" not in form.fields:
             raise CommandError("this issuer has no sign-in page for development; use a browser")
-        target = urljoin(flow.authorization_endpoint, form.action)
-        answer = _request(http, "POST", target, data=form.fields | {"subject": subject})
-        location: str = answer.headers.get("Location", "")
-        return flow.redeem(http, flow.code_from(dict(parse_qsl(urlsplit(location).query))))
+        target = urljoin(attempt.address, form.action)
+        answer = http.post(target, data=form.fields | {"subject": subject})
+        return attempt.finish(answer.headers.get("Location", ""))
+
+
+def _discover(http: httpx.Client, issuer: str) -> dict[str, Any]:
+    address = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+    found: dict[str, Any] = http.get(address).raise_for_status().json()
+    if found.get("issuer") != issuer:
+        raise CommandError(f"{address} speaks for another issuer: {found.get('issuer')}")
+    return found
+
+
+@contextmanager
+def _talking_to(issuer: str) -> Generator[httpx.Client]:
+    """An HTTP client for the issuer, with errors that the command's user understands."""
+    try:
+        with httpx.Client(timeout=_TIMEOUT_S) as http:
+            yield http
+    except httpx.TransportError as error:
+        message = f"no answer from the issuer at {issuer}: {error}"
+        raise CommandError(message, ExitCode.UNAVAILABLE) from error
+    except httpx.HTTPStatusError as error:
+        where = f"HTTP {error.response.status_code} at {error.request.url}"
+        raise CommandError(f"the issuer refused: {where}") from error
+    except AuthlibBaseError as error:
+        reason = error.description or error.error
+        raise CommandError(f"the sign-in failed: {reason}", ExitCode.NOT_SIGNED_IN) from error
+    except (ValueError, KeyError) as error:
+        message = f"the issuer at {issuer} does not speak OpenID Connect: {error}"
+        raise CommandError(message) from error
 
 
 class _Form(HTMLParser):
@@ -146,15 +147,14 @@ class _Loopback:
     """A listener on 127.0.0.1 that takes the browser's redirect."""
 
     def __enter__(self) -> "_Loopback":
-        self._answer: dict[str, str] | None = None
+        self._redirect: str | None = None
         loopback = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                parts = urlsplit(self.path)
-                known = parts.path == "/callback"
+                known = urlsplit(self.path).path == "/callback"
                 if known:
-                    loopback._answer = dict(parse_qsl(parts.query))
+                    loopback._redirect = self.path
                 self.send_response(200 if known else 404)
                 self.send_header("Content-Type", "text/plain; charset=utf-8")
                 self.end_headers()
@@ -174,29 +174,11 @@ class _Loopback:
     def redirect_uri(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}/callback"
 
-    def wait(self) -> dict[str, str]:
-        """The redirect's parameters. Raises CommandError when none comes."""
+    def wait(self) -> str:
+        """Return the redirect's path and query. Raises CommandError when none comes."""
         deadline = time.monotonic() + BROWSER_S
-        while self._answer is None:
+        while self._redirect is None:
             if time.monotonic() > deadline:
-                raise CommandError("nobody signed in within five minutes", ExitCode.NOT_SIGNED_IN)
+                raise CommandError("no sign-in within five minutes", ExitCode.NOT_SIGNED_IN)
             self._server.handle_request()
-        return self._answer
-
-
-def _request(http: httpx.Client, method: str, address: str, **rest: Any) -> httpx.Response:
-    try:
-        response = http.request(method, address, **rest)
-    except httpx.TransportError as error:
-        message = f"no answer from the issuer at {address}: {error}"
-        raise CommandError(message, ExitCode.UNAVAILABLE) from error
-    if response.status_code >= 400:
-        raise CommandError(f"the issuer refused: HTTP {response.status_code} at {address}")
-    return response
-
-
-def _json(response: httpx.Response) -> dict[str, Any]:
-    try:
-        return response.json()
-    except ValueError as error:
-        raise CommandError(f"not an OpenID Connect answer: {response.url}") from error
+        return self._redirect

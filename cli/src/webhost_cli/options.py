@@ -1,9 +1,11 @@
 """Options and arguments that several commands share."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from webhost_local.data_dir import DEFAULT, DataDir
 
 DataDirOption = Annotated[
     Path,
@@ -13,3 +15,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LimitOption = Annotated[int, typer.Option(min=1, max=100, help="How many at most.")]
 CursorOption = Annotated[str | None, typer.Option(help="Go on where another list ended.")]
 AgentArgument = Annotated[str, typer.Argument(help="The agent's id or name.")]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", help="The origin of the API (or WEBHOST_URL).")
+]
+StackOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="A local stack's directory (or WEBHOST_DATA_DIR)."),
+]
+AsOption = Annotated[
+    str | None,
+    typer.Option("--as", metavar="SUBJECT", help="Be this user of the local stack."),
+]
+
+
+def data_dir_of(chosen: Path | None) -> DataDir:
+    """The local stack's directory: the one given, WEBHOST_DATA_DIR's, or the default one."""
+    return DataDir.at(chosen or Path(os.environ.get("WEBHOST_DATA_DIR") or DEFAULT))

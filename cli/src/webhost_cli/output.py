@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import typer
@@ -25,7 +25,22 @@ def errors() -> Console:
 
 
 def print_json(value: Any) -> None:
-    typer.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+    """Print the value with every field of its messages, also those that are empty."""
+    typer.echo(msgspec.json.format(msgspec.json.encode(_whole(value))).decode())
+
+
+def _whole(value: Any) -> Any:
+    # Messages leave defaults out on the bus; a program that reads us should not need to know them.
+    match value:
+        case msgspec.Struct():
+            fields = msgspec.structs.fields(value)
+            return {field.encode_name: _whole(getattr(value, field.name)) for field in fields}
+        case dict():
+            return {key: _whole(inner) for key, inner in cast(dict[Any, Any], value).items()}
+        case list() | tuple():
+            return [_whole(inner) for inner in cast(list[Any], value)]
+        case _:
+            return value
 
 
 def print_table(

@@ -3,10 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from webhost_local.data_dir import DEFAULT, DataDir
 
+from webhost_cli import output
 from webhost_cli.options import DataDirOption, JsonOption
 
 DEFAULT_PORT = 8787
@@ -30,18 +29,15 @@ def up(
 
 def status(data_dir: DataDirOption = DEFAULT, as_json: JsonOption = False) -> None:
     """Show what runs, and where. Ends with 1 when nothing does."""
-    import msgspec
     from webhost_local import state
 
     running = state.read(DataDir.at(data_dir))
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(running)).decode())
+        output.print_json(running)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("process", "pid", "url"):
-        table.add_column(column)
-    for process in running.processes:
-        table.add_row(process.name, str(process.pid), process.url or "")
-    console = Console()
-    console.print(f"origin  [bold]{running.origin}[/bold]\n")
-    console.print(table)
+    output.print_fields([("origin", running.origin)])
+    output.print_table(
+        ("process", "pid", "url"),
+        [(process.name, process.pid, process.url) for process in running.processes],
+        numbers=("pid",),
+    )

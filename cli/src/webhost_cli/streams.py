@@ -19,9 +19,8 @@ from webhost_contracts.maintenance import (
 )
 
 from webhost_cli import bus, output
-from webhost_cli.connection import StackOption
 from webhost_cli.errors import CommandError, ExitCode
-from webhost_cli.options import JsonOption
+from webhost_cli.options import JsonOption, StackOption
 
 SILENCE_S = 60.0
 """A service that says nothing for so long is taken to be gone."""

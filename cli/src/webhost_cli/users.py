@@ -8,9 +8,8 @@ from webhost_contracts import subjects, wire
 from webhost_contracts.rpc import SetTierReply, SetTierRequest
 
 from webhost_cli import bus, output
-from webhost_cli.connection import StackOption
 from webhost_cli.errors import CommandError
-from webhost_cli.options import JsonOption
+from webhost_cli.options import JsonOption, StackOption
 
 _TIMEOUT_S = 5.0
 
@@ -34,7 +33,7 @@ def set_tier(
 ) -> None:
     """Put a user on another tier."""
     request = SetTierRequest(user_id=user, tier=tier, operator=getpass.getuser())
-    answer = bus.run(_ask(bus.nats_url_of(data_dir), request))
+    answer = bus.run(_set_tier(bus.nats_url_of(data_dir), request))
     if answer.refused is not None:
         raise CommandError(f"refused: {answer.refused}")
     if as_json:
@@ -43,7 +42,7 @@ def set_tier(
         typer.echo(f"{user} is on {answer.tier}")
 
 
-async def _ask(url: str, request: SetTierRequest) -> SetTierReply:
+async def _set_tier(url: str, request: SetTierRequest) -> SetTierReply:
     async with bus.connected(url) as client:
         reply = await client.request(
             subjects.RPC_SET_TIER, wire.encode(request), timeout=_TIMEOUT_S

@@ -1,4 +1,4 @@
-"""Waiting for a deployment, and telling of it."""
+"""Waiting for a deployment to end, and why it failed."""
 
 import time
 from collections.abc import Callable
@@ -11,10 +11,10 @@ PATIENCE_S = 16 * 60
 _ASK_EVERY_S = 0.25
 
 
-def until_ended(api: Api, deployment: Json, tell: Callable[[float], None]) -> Json:
+def until_ended(api: Api, deployment: Json, report: Callable[[float], None]) -> Json:
     """Ask until the deployment is no longer `deploying`; return it as it is then.
 
-    `tell` hears, at every look, how many seconds have passed. Raises CommandError after
+    `report` gets, at every look, how many seconds have passed. Raises CommandError after
     PATIENCE_S.
     """
     began = time.monotonic()
@@ -23,7 +23,7 @@ def until_ended(api: Api, deployment: Json, tell: Callable[[float], None]) -> Js
         if passed_s > PATIENCE_S:
             message = f"{deployment['id']} is still deploying after {PATIENCE_S // 60} minutes"
             raise CommandError(message, ExitCode.UNAVAILABLE)
-        tell(passed_s)
+        report(passed_s)
         time.sleep(_ASK_EVERY_S)
         deployment = api.get(f"/v1/deployments/{deployment['id']}")["deployment"]
     return deployment

@@ -58,14 +58,13 @@ SERVICES: dict[str, Permissions] = {
     "deployer": Permissions(
         publish=(
             *("evt.*.deployment.>", "evt.*.secret.>", "dead.cmd.deployer.>"),
-            _FIND_STREAM,
+            *(_FIND_STREAM, _ANSWERS),
             f"$JS.API.CONSUMER.DURABLE.CREATE.{subjects.COMMANDS}.>",
             f"$JS.ACK.{subjects.COMMANDS}.>",
-            # What is newest there: a sweep must not be behind it.
-            f"$JS.API.STREAM.MSG.GET.{subjects.EVENTS}",
         ),
         subscribe=("cmd.deployer.>", "rpc.deployer.>"),
-        reads=(subjects.COMMANDS, _ARTIFACTS),
+        # Of EVENTS its own facts, which it compares its tables with.
+        reads=(subjects.EVENTS, subjects.COMMANDS, _ARTIFACTS),
     ),
     "gateway": Permissions(
         publish=("usage.>",),

@@ -52,7 +52,7 @@ async def test_every_door_with_an_id_is_in_the_list(user: User) -> None:
         (method.upper(), path.replace("Id}", "}"))
         for path, methods in document["paths"].items()
         for method in methods
-        if "{" in path
+        if "{" in path and not path.startswith("/v1/invoke/")
     }
     assert doors == {(method, path) for method, path in DOORS if "?" not in path}
 

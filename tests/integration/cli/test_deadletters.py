@@ -25,7 +25,7 @@ async def operator(nats_account: str) -> AsyncIterator[Client]:
     await client.close()
 
 
-async def park(operator: Client, subject: str = SUBJECT) -> None:
+async def dead_letter(operator: Client, subject: str = SUBJECT) -> None:
     headers = {
         subjects.MESSAGE_ID_HEADER: f"of-{subject}",
         subjects.TYPE_HEADER: "deployment.deploy.v1",
@@ -55,7 +55,7 @@ async def listed(url: str) -> list[dict[str, object]]:
 
 async def test_they_are_listed_and_shown_as_they_were(operator: Client, nats_account: str) -> None:
     assert await listed(nats_account) == []
-    await park(operator)
+    await dead_letter(operator)
     [letter] = await listed(nats_account)
     assert letter["subject"] == SUBJECT
     assert letter["reason"] == "it was poison"
@@ -66,7 +66,7 @@ async def test_they_are_listed_and_shown_as_they_were(operator: Client, nats_acc
     assert (missing.returncode, missing.stderr) == (4, "webhost: no dead letter 99\n")
 
 
-async def test_a_replayed_one_is_where_it_came_from_and_no_longer_parked(
+async def test_a_replayed_one_is_where_it_came_from_and_no_longer_dead(
     operator: Client, nats_account: str
 ) -> None:
     # As its relay published it, with the message id that the server still remembers.
@@ -74,8 +74,8 @@ async def test_a_replayed_one_is_where_it_came_from_and_no_longer_parked(
         SUBJECT, BODY, headers={subjects.MESSAGE_ID_HEADER: f"of-{SUBJECT}"}
     )
     await operator.jetstream().purge_stream(subjects.COMMANDS)
-    await park(operator)
-    await park(operator, "cmd.deployer.deploy.dep_2")
+    await dead_letter(operator)
+    await dead_letter(operator, "cmd.deployer.deploy.dep_2")
     replayed = await webhost(nats_account, "replay", "1")
     assert replayed.stdout == f"1 replayed on {SUBJECT}\n"
     again = await operator.jetstream().get_last_msg(subjects.COMMANDS, SUBJECT)
@@ -88,7 +88,7 @@ async def test_a_replayed_one_is_where_it_came_from_and_no_longer_parked(
 
 async def test_all_are_replayed_at_once(operator: Client, nats_account: str) -> None:
     for number in range(3):
-        await park(operator, f"cmd.deployer.deploy.dep_{number}")
+        await dead_letter(operator, f"cmd.deployer.deploy.dep_{number}")
     assert (await webhost(nats_account, "replay", "--all")).returncode == 0
     assert await listed(nats_account) == []
     state = (await operator.jetstream().stream_info(subjects.COMMANDS)).state

@@ -1,4 +1,4 @@
-"""What lies between a deployer and the edge's API: open, shut, or losing an answer."""
+"""What lies between a deployer and the edge's API: open, shut, losing or holding answers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,18 +6,21 @@ from contextlib import asynccontextmanager, closing, suppress
 
 import httpx
 
-from tests.integration.deployer.harness import House
+from tests.integration.deployer.harness import Harness
 
 
 class ApiGate:
     """A TCP proxy in front of the edge's API, which can be closed and opened.
 
     `lose` is the number of the answer that never arrives: the edge did what it was asked, and
-    the connection ends before it could say so.
+    the connection ends before it could say so. While `flowing` is not set, answers are held back.
     """
 
     def __init__(self, target_port: int) -> None:
         self.open = True
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self.held_back = 0
         self.lose = 0
         self.answers = 0
         self.refused = 0
@@ -59,19 +62,21 @@ class ApiGate:
                 if self.answers == self.lose:
                     self.lose = 0
                     return
+                self.held_back += not self.flowing.is_set()
+                await self.flowing.wait()
                 writer.write(data)
                 await writer.drain()
 
 
 @asynccontextmanager
-async def gated(house: House) -> AsyncIterator[ApiGate]:
-    """Put a gate between the house's deployers and the edge's API."""
-    api = httpx.URL(house.edge.api_base_url)
+async def gated(harness: Harness) -> AsyncIterator[ApiGate]:
+    """Put a gate between the harness's deployers and the edge's API."""
+    api = httpx.URL(harness.edge.api_base_url)
     assert api.port is not None
     gate = ApiGate(api.port)
     port = await gate.start()
     try:
-        house.env["CLOUDFLARE_API_BASE_URL"] = f"http://127.0.0.1:{port}/client/v4"
+        harness.env["CLOUDFLARE_API_BASE_URL"] = f"http://127.0.0.1:{port}/client/v4"
         yield gate
     finally:
         await gate.stop()

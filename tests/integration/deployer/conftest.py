@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from webhost_kit.bus.connection import connect
 
-from tests.integration.deployer.harness import House
+from tests.integration.deployer.harness import Harness
 from tests.support.edge import Edge, start_edge
 
 
@@ -17,15 +17,15 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
 
 
 @pytest.fixture
-async def house(
+async def harness(
     edge: Edge, nats_account: str, database_url: str, tmp_path: Path
-) -> AsyncIterator[House]:
+) -> AsyncIterator[Harness]:
     """An installation without a deployer: the test starts as many as it needs."""
     bus = await connect(nats_account, "test")
-    house = House(edge, nats_account, database_url, tmp_path, bus)
-    await house.listen()
+    harness = Harness(edge, nats_account, database_url, tmp_path, bus)
+    await harness.listen()
     try:
-        yield house
+        yield harness
     finally:
-        await house.close()
+        await harness.close()
         await bus.close()

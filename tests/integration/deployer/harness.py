@@ -27,14 +27,12 @@ from webhost_contracts.commands import (
 )
 from webhost_contracts.events import (
     DeploymentFailed,
-    DeploymentStarted,
-    DeploymentStepFailed,
-    DeploymentStepSucceeded,
     DeploymentSucceeded,
     DeploymentTornDown,
 )
-from webhost_contracts.events.base import Envelope, Event, by_name
+from webhost_contracts.events.base import Envelope, Event
 from webhost_contracts.signatures import INVOKE_SIGNATURE_HEADER
+from webhost_deployer.recovery import TYPES
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
@@ -45,14 +43,6 @@ from webhost_local.ports import free_port
 from tests.support.deadline import eventually
 from tests.support.edge import Edge
 
-TYPES = by_name(
-    DeploymentStarted,
-    DeploymentStepSucceeded,
-    DeploymentStepFailed,
-    DeploymentSucceeded,
-    DeploymentFailed,
-    DeploymentTornDown,
-)
 ENDED = (DeploymentSucceeded, DeploymentFailed, DeploymentTornDown)
 DEPLOY_S = 40.0
 SAY = """
@@ -65,7 +55,7 @@ def _seed() -> str:
     return base64url(secrets.token_bytes(32))
 
 
-class House:
+class Harness:
     """One installation: its deployer processes, its view of the edge, and what was stated."""
 
     def __init__(self, edge: Edge, nats_url: str, dsn: str, directory: Path, bus: Bus) -> None:
@@ -73,6 +63,7 @@ class House:
         self.dsn = dsn
         self.bus = bus
         self.crash_file = directory / "crash"
+        self._log = directory / "deployer.log"
         self.user_id = f"usr_{secrets.token_hex(8)}"
         self.installation_id = f"ins_{secrets.token_hex(8)}"
         self.host = f"w{next(_numbers)}.example"
@@ -108,13 +99,26 @@ class House:
     # The deployer's processes
 
     def start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "webhost_deployer"],
-            env=self.env | {"OPS_LISTEN": f"127.0.0.1:{free_port()}"},
-            preexec_fn=tied_to_parent(),
-        )
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "webhost_deployer"],
+                env=self.env | {"OPS_LISTEN": f"127.0.0.1:{free_port()}"},
+                stderr=log,
+                preexec_fn=tied_to_parent(),
+            )
         self._processes.append(process)
         return process
+
+    def stop(self) -> None:
+        """End all deployers at once, as a kill does."""
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+
+    def logged(self, event: str) -> int:
+        """How often the deployers logged this."""
+        return self._log.read_text().count(f'"event": "{event}"')
 
     def crash_at(self, point: str) -> None:
         self.crash_file.write_text(point)
@@ -136,8 +140,13 @@ class House:
 
     async def deploy(self, agent_id: str, code: str = SAY, **changes: Any) -> str:
         """Send the command; return the deployment's id."""
-        deployment_id = new_id(ids.DEPLOYMENT, now_ms())
-        command = Deploy(
+        command = msgspec.structs.replace(await self.deploy_command(agent_id, code), **changes)
+        await self.send(DEPLOY, agent_id, command)
+        return command.deployment_id
+
+    async def deploy_command(self, agent_id: str, code: str = SAY) -> Deploy:
+        deployment_id = new_deployment()
+        return Deploy(
             **self._common(agent_id),
             deployment_id=deployment_id,
             deployment_version=1,
@@ -148,14 +157,12 @@ class House:
             invoke_path="/invoke",
             compatibility_date="2026-01-01",
         )
-        await self.send(DEPLOY, deployment_id, msgspec.structs.replace(command, **changes))
-        return deployment_id
 
     async def tear_down(self, agent_id: str, deployment_id: str, not_before_ms: int) -> None:
         command = TearDown(
             **self._common(agent_id), deployment_id=deployment_id, not_before_ms=not_before_ms
         )
-        await self.send(TEAR_DOWN, deployment_id, command)
+        await self.send(TEAR_DOWN, agent_id, command)
 
     async def delete(self, agent_id: str) -> None:
         command = TearDownAgent(**self._common(agent_id))
@@ -163,7 +170,7 @@ class House:
 
     async def send(self, verb: str, aggregate_id: str, command: Command) -> None:
         subject = subjects.command("deployer", verb, aggregate_id)
-        await self.bus.js.publish(subject, wire.encode(command))
+        await self.bus.js.publish(subject, wire.encode(command), headers=command.headers())
 
     def _common(self, agent_id: str) -> dict[str, str]:
         command_id = new_id(ids.COMMAND, now_ms())
@@ -191,14 +198,17 @@ class House:
         return [event for about, event in self.events if about == deployment_id]
 
     async def until_stated(
-        self, deployment_id: str, what: Callable[[Event], bool] = lambda e: isinstance(e, ENDED)
+        self,
+        deployment_id: str,
+        what: Callable[[Event], bool] = lambda e: isinstance(e, ENDED),
+        seconds: float = DEPLOY_S,
     ) -> Event:
         """Wait for an event of this deployment, by default for one that ends its saga."""
 
         async def found() -> bool:
             return any(map(what, self.stated(deployment_id)))
 
-        await eventually(found, f"an event of {deployment_id}", seconds=DEPLOY_S)
+        await eventually(found, f"an event of {deployment_id}", seconds=seconds)
         return next(filter(what, self.stated(deployment_id)))
 
     async def until_quiet(self) -> None:
@@ -277,13 +287,27 @@ class House:
         return await self._http.get(self.edge.origin + address.path, headers={"Host": address.host})
 
     async def close(self) -> None:
-        for process in self._processes:
-            with suppress(ProcessLookupError):
-                process.kill()
-            process.wait()
+        self.stop()
         await self._http.aclose()
         await self._api.aclose()
 
 
 def new_agent() -> str:
     return new_id(ids.AGENT, now_ms())
+
+
+def new_deployment() -> str:
+    return new_id(ids.DEPLOYMENT, now_ms())
+
+
+async def put_script(harness: Harness, name: str, **metadata: object) -> None:
+    described = {"main_module": "main.mjs", "compatibility_date": "2026-01-01", **metadata}
+    code = "export default { fetch: (request, env) => env.S?.fetch(request) ?? new Response() };"
+    await harness.api(
+        "PUT",
+        f"/accounts/{harness.edge.account_id}/workers/scripts/{name}",
+        files={
+            "metadata": (None, httpx.Response(200, json=described).content),
+            "main.mjs": ("main.mjs", code, "application/javascript+module"),
+        },
+    )

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from webhost_contracts.events import DeploymentStepSucceeded
 from webhost_deployer import store
-from webhost_deployer.app import provider_of
+from webhost_deployer.app import cloudflare_of
 from webhost_deployer.artifacts import Artifacts
+from webhost_deployer.cloudflare.api import CloudflareApi
 from webhost_deployer.cloudflare.provider import Cloudflare
 from webhost_deployer.decisions import begin
 from webhost_deployer.executor import Executor
@@ -27,7 +28,7 @@ from webhost_kit.database.migrations import upgrade
 from webhost_kit.process.service import Service
 
 from tests.support.serving import serving
-from tests.unit.deployer.samples import AGENT, ORDER
+from tests.unit.deployer.samples import AGENT, COMMAND, DEPLOYMENT, begun
 from tests.unit.deployer.test_settings import GOOD, ROUTED
 
 PAGE = HTMLResponse("<h1>522</h1>", 522)
@@ -56,16 +57,26 @@ async def api() -> Api:
 
 
 @pytest.fixture
-async def provider(
+async def cloudflare(
     api: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Cloudflare]:
+) -> AsyncIterator[tuple[Cloudflare, CloudflareApi]]:
     upgrade(database_url, "webhost_deployer")
     async with serving(api) as base_url, aclosing(Service("deployer")) as service:
         local = {"WEBHOST_LOCAL_STACK": "true", "CLOUDFLARE_API_BASE_URL": base_url}
         for name, value in (GOOD | ROUTED | local).items():
             monkeypatch.setenv(name, value)
         database = service.add("database", Database(database_url))
-        yield provider_of(service, Settings(), database)
+        yield cloudflare_of(service, Settings(), database)
+
+
+@pytest.fixture
+async def provider(cloudflare: tuple[Cloudflare, CloudflareApi]) -> Cloudflare:
+    return cloudflare[0]
+
+
+@pytest.fixture
+async def client(cloudflare: tuple[Cloudflare, CloudflareApi]) -> CloudflareApi:
+    return cloudflare[1]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +97,7 @@ async def test_what_may_be_tried_again(
 ) -> None:
     api.answer = answer
     with pytest.raises(ProviderError) as raised:
-        await provider.route(Deployment(command=ORDER))
+        await provider.route(begun())
     assert (raised.value.code, raised.value.transient) == (code, transient)
     assert raised.value.endpoint == "POST /workers/routes"
 
@@ -106,23 +117,23 @@ async def test_an_unreadable_listing_is_not_an_empty_one(
 ) -> None:
     api.answer = answer
     with pytest.raises(ProviderError) as raised:
-        await provider.remove_script(Deployment(command=ORDER))
+        await provider.remove_script(begun())
     assert raised.value.transient
 
 
 async def test_too_many_calls_are_a_pause_for_every_deployer(
-    provider: Cloudflare, api: Api
+    client: CloudflareApi, api: Api
 ) -> None:
     api.answer = refusal(429, 971, "Please wait")
     api.answer.headers["Retry-After"] = "2"
     with pytest.raises(ProviderError) as raised:
-        await provider.list_routes()
+        await client.list_routes()
     assert (raised.value.code, raised.value.transient) == ("971", True)
 
     api.answer = JSONResponse({"success": True, "result": []})
     loop = asyncio.get_running_loop()
     began = loop.time()
-    assert await provider.list_routes() == []
+    assert await client.list_routes() == []
     assert 1.5 < loop.time() - began < 10
 
 
@@ -141,8 +152,8 @@ async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
             DeploymentStepSucceeded(agent_id=AGENT, step=step, attempt=1, started_at_ms=1)
             for step in reached
         ]
-        events = [*begin(ORDER, key_version=1), *done]
-        await store.record(connection, Deployment(command=ORDER), events, now_ms())
+        new = Deployment(id=DEPLOYMENT, user_id=COMMAND.user_id, agent_id=AGENT)
+        await store.record(connection, new, [*begin(COMMAND, key_version=1), *done], now_ms())
 
     work = Executor(database, Steps({"cloudflare": provider}, Artifacts(bus)))
     async with held(database_url, "agent") as lock:
@@ -150,7 +161,7 @@ async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
         await work.execute(AGENT, lock)
 
     async with database.transaction() as connection:
-        state = await store.load(connection, ORDER.deployment_id)
+        state = await store.load(connection, DEPLOYMENT)
     assert state is not None
     assert state.phase is Phase.COMPENSATING
     assert state.failure is not None

@@ -24,7 +24,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.keys import MasterKeys
 
 from tests.integration.deployer.api_gate import gated
-from tests.integration.deployer.harness import House, new_agent
+from tests.integration.deployer.harness import Harness, new_agent, put_script
 from tests.support.deadline import eventually
 from tests.support.serving import serving
 
@@ -34,29 +34,29 @@ THROWS = 'throw new Error("not today");\nexport default { async invoke() { retur
 NOT_AN_AGENT = "export default { hello: 1 };"
 
 
-async def test_the_template_is_deployed_behind_the_custom_domain(house: House) -> None:
-    house.start()
+async def test_the_template_is_deployed_behind_the_custom_domain(harness: Harness) -> None:
+    harness.start()
     agent = new_agent()
-    deployment = await house.deploy(agent, templates.load(templates.DEFAULT))
-    event = await house.until_stated(deployment)
+    deployment = await harness.deploy(agent, templates.load(templates.DEFAULT))
+    event = await harness.until_stated(deployment)
 
     assert isinstance(event, DeploymentSucceeded), event
-    assert event.invoke_url == f"https://{house.host}/dep/{deployment}/invoke"
-    stated = house.stated(deployment)
+    assert event.invoke_url == f"https://{harness.host}/dep/{deployment}/invoke"
+    stated = harness.stated(deployment)
     assert isinstance(stated[0], DeploymentStarted)
     assert (stated[0].key_version, stated[0].key_generation) == (2, 1)
     assert [e.step for e in stated if isinstance(e, DeploymentStepSucceeded)] == STEPS
-    assert await house.scripts() == [event.worker_name]
-    assert await house.routes() == [f"{house.host}/dep/{deployment}/*"]
+    assert await harness.scripts() == [event.worker_name]
+    assert await harness.routes() == [f"{harness.host}/dep/{deployment}/*"]
 
-    first = await house.invoke(event.invoke_url, deployment, "hi")
+    first = await harness.invoke(event.invoke_url, deployment, "hi")
     assert first.json()["output"] == {"text": "You said: hi"}
     session = first.json()["sessionId"]
-    second = await house.invoke(event.invoke_url, deployment, "hi", sessionId=session)
+    second = await harness.invoke(event.invoke_url, deployment, "hi", sessionId=session)
     assert second.json()["output"] == {"text": "You said: hi (turn 2)"}
 
 
-async def test_the_worker_reports_with_its_deployments_own_key(house: House) -> None:
+async def test_the_worker_reports_with_its_deployments_own_key(harness: Harness) -> None:
     reports: list[tuple[bytes, bytes]] = []
 
     async def ingest(scope, receive, send):
@@ -66,70 +66,72 @@ async def test_the_worker_reports_with_its_deployments_own_key(house: House) -> 
         await Response(status_code=202)(scope, receive, send)
 
     async with serving(ingest) as url:
-        house.env["CONTROL_PLANE_TELEMETRY_REPORT_URL"] = f"{url}/v1/telemetry/report"
-        house.start()
+        harness.env["CONTROL_PLANE_TELEMETRY_REPORT_URL"] = f"{url}/v1/telemetry/report"
+        harness.start()
         agent = new_agent()
-        deployment = await house.deploy(agent)
-        event = await house.until_stated(deployment)
+        deployment = await harness.deploy(agent)
+        event = await harness.until_stated(deployment)
         assert isinstance(event, DeploymentSucceeded), event
-        assert (await house.invoke(event.invoke_url, deployment, "you")).status_code == 200
+        assert (await harness.invoke(event.invoke_url, deployment, "you")).status_code == 200
 
         async def reported() -> bool:
             return bool(reports)
 
         await eventually(reported, "the Worker's report")
     ((body, signature),) = reports
-    keys = MasterKeys.parse(house.env["TELEMETRY_MASTER_KEYS"])
+    keys = MasterKeys.parse(harness.env["TELEMETRY_MASTER_KEYS"])
     key = keys.telemetry_key(2, deployment, 1)
     assert key is not None
     assert telemetry_signature_matches(key, body, signature)
     said = msgspec.json.decode(body)
-    assert (said["userId"], said["agentId"]) == (house.user_id, agent)
+    assert (said["userId"], said["agentId"]) == (harness.user_id, agent)
 
 
-async def test_an_agent_on_workers_dev(house: House) -> None:
-    del house.env["CLOUDFLARE_ZONE_ID"], house.env["CLOUDFLARE_WORKERS_CUSTOM_DOMAIN"]
-    house.env["CLOUDFLARE_WORKERS_DEV_SUBDOMAIN"] = house.edge.subdomain
-    house.start()
+async def test_an_agent_on_workers_dev(harness: Harness) -> None:
+    del harness.env["CLOUDFLARE_ZONE_ID"], harness.env["CLOUDFLARE_WORKERS_CUSTOM_DOMAIN"]
+    harness.env["CLOUDFLARE_WORKERS_DEV_SUBDOMAIN"] = harness.edge.subdomain
+    harness.start()
     agent = new_agent()
-    deployment = await house.deploy(agent)
-    event = await house.until_stated(deployment)
+    deployment = await harness.deploy(agent)
+    event = await harness.until_stated(deployment)
     assert isinstance(event, DeploymentSucceeded), event
-    host = f"{event.worker_name}.{house.edge.subdomain}.workers.dev"
+    host = f"{event.worker_name}.{harness.edge.subdomain}.workers.dev"
     assert event.invoke_url == f"https://{host}/invoke"
-    answer = await house.invoke(event.invoke_url, deployment, "you")
+    answer = await harness.invoke(event.invoke_url, deployment, "you")
     assert answer.json()["output"] == {"text": "hello you"}
 
-    await house.delete(agent)
-    await house.until_quiet()
-    assert await house.scripts() == []
-    assert house.phases() == {"torn_down"}
+    await harness.delete(agent)
+    await harness.until_quiet()
+    assert await harness.scripts() == []
+    assert harness.phases() == {"torn_down"}
 
 
 @pytest.mark.parametrize("code", [BROKEN, THROWS], ids=["broken", "throws"])
 @pytest.mark.accept("10")
-async def test_a_broken_module_fails_at_upload_and_leaves_nothing(house: House, code: str) -> None:
-    house.start()
-    deployment = await house.deploy(new_agent(), code)
-    event = await house.until_stated(deployment)
+async def test_a_broken_module_fails_at_upload_and_leaves_nothing(
+    harness: Harness, code: str
+) -> None:
+    harness.start()
+    deployment = await harness.deploy(new_agent(), code)
+    event = await harness.until_stated(deployment)
     assert isinstance(event, DeploymentFailed)
     assert event.error.step == "upload"
     assert (event.error.endpoint or "").startswith("PUT /workers/scripts/whs-")
     assert event.error.provider_code == "10021"
     assert "Error" in (event.error.provider_message or "")
-    assert await house.scripts() == []
-    assert await house.routes() == []
+    assert await harness.scripts() == []
+    assert await harness.routes() == []
 
 
-async def test_a_module_that_is_no_agent_fails_at_the_probe(house: House) -> None:
-    house.start()
-    deployment = await house.deploy(new_agent(), NOT_AN_AGENT)
-    event = await house.until_stated(deployment)
+async def test_a_module_that_is_no_agent_fails_at_the_probe(harness: Harness) -> None:
+    harness.start()
+    deployment = await harness.deploy(new_agent(), NOT_AN_AGENT)
+    event = await harness.until_stated(deployment)
     assert isinstance(event, DeploymentFailed)
     assert event.error.step == "probe"
     assert "neither invoke() nor fetch()" in (event.error.provider_message or "")
-    assert await house.scripts() == []
-    assert await house.routes() == []
+    assert await harness.scripts() == []
+    assert await harness.routes() == []
 
 
 @pytest.mark.parametrize(
@@ -144,175 +146,162 @@ async def test_a_module_that_is_no_agent_fails_at_the_probe(house: House) -> Non
     ],
 )
 async def test_what_can_not_be_deployed_fails_validation(
-    house: House, changes: dict[str, object], message: str
+    harness: Harness, changes: dict[str, object], message: str
 ) -> None:
-    house.start()
-    deployment = await house.deploy(new_agent(), **changes)
-    event = await house.until_stated(deployment)
+    harness.start()
+    deployment = await harness.deploy(new_agent(), **changes)
+    event = await harness.until_stated(deployment)
     assert isinstance(event, DeploymentFailed)
     assert event.error.step == "validate"
     assert message in event.error.message
-    assert await house.scripts() == []
+    assert await harness.scripts() == []
 
 
-async def test_a_command_that_comes_twice_deploys_once(house: House) -> None:
+async def test_a_command_that_comes_twice_deploys_once(harness: Harness) -> None:
     agent = new_agent()
-    deployment = await house.deploy(agent)
-    message = await house.bus.js.get_last_msg("COMMANDS", f"cmd.deployer.{DEPLOY}.{deployment}")
+    deployment = await harness.deploy(agent)
+    message = await harness.bus.js.get_last_msg("COMMANDS", f"cmd.deployer.{DEPLOY}.{agent}")
     assert message.data is not None
-    await house.bus.js.publish(f"cmd.deployer.{DEPLOY}.{deployment}", message.data)
-    house.start()
-    await house.until_stated(deployment)
-    await house.until_quiet()
-    assert len(house.stated(deployment)) == 7
-    assert len(await house.scripts()) == 1
+    await harness.bus.js.publish(f"cmd.deployer.{DEPLOY}.{agent}", message.data)
+    harness.start()
+    await harness.until_stated(deployment)
+    await harness.until_quiet()
+    assert len(harness.stated(deployment)) == 7
+    assert len(await harness.scripts()) == 1
 
 
-async def test_a_deployment_waits_for_an_edge_that_is_away(house: House) -> None:
-    async with gated(house) as gate:
+async def test_a_deployment_waits_for_an_edge_that_is_away(harness: Harness) -> None:
+    async with gated(harness) as gate:
         gate.open = False
-        house.start()
-        deployment = await house.deploy(new_agent())
+        harness.start()
+        deployment = await harness.deploy(new_agent())
 
         def failed_twice(event: object) -> bool:
             return isinstance(event, DeploymentStepFailed) and event.attempt == 2
 
-        retried = await house.until_stated(deployment, failed_twice)
+        retried = await harness.until_stated(deployment, failed_twice)
         assert isinstance(retried, DeploymentStepFailed)
         assert retried.retry_at_ms is not None
         assert retried.error.step == "session_store"
         gate.open = True
-        event = await house.until_stated(deployment)
+        event = await harness.until_stated(deployment)
     assert isinstance(event, DeploymentSucceeded), event
     assert gate.refused >= 2
 
 
 @pytest.mark.accept("8.purge")
-async def test_deleting_an_agent_removes_all_of_it_and_its_sessions(house: House) -> None:
-    house.start()
+async def test_deleting_an_agent_removes_all_of_it_and_its_sessions(harness: Harness) -> None:
+    harness.start()
     agent, other = new_agent(), new_agent()
-    first, second = await house.deploy(agent), await house.deploy(agent)
-    kept = await house.deploy(other)
+    first, second = await harness.deploy(agent), await harness.deploy(agent)
+    kept = await harness.deploy(other)
     for deployment in (first, second, kept):
-        assert isinstance(await house.until_stated(deployment), DeploymentSucceeded)
-    peer = await session_peer(house, agent)
+        assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
+    peer = await session_peer(harness, agent)
     opened = await peer("open", {})
     assert opened.status_code == 200
     session = opened.json()["sessionId"]
 
-    await house.delete(agent)
-    await house.until_quiet()
+    await harness.delete(agent)
+    await harness.until_quiet()
     for deployment in (first, second):
-        assert isinstance(house.stated(deployment)[-1], DeploymentTornDown)
-    assert await house.routes() == [f"{house.host}/dep/{kept}/*"]
-    assert len(await house.scripts()) == 1
+        assert isinstance(harness.stated(deployment)[-1], DeploymentTornDown)
+    assert await harness.routes() == [f"{harness.host}/dep/{kept}/*"]
+    assert len(await harness.scripts()) == 1
     assert (await peer("history", {"sessionId": session})).status_code == 410
     assert (await peer("open", {})).status_code == 410
 
-    late = await house.deploy(agent)
-    event = await house.until_stated(late)
+    late = await harness.deploy(agent)
+    event = await harness.until_stated(late)
     assert isinstance(event, DeploymentFailed)
     assert event.error.message == "The agent was deleted."
 
 
 @pytest.mark.accept("8.deletion")
-async def test_a_deletion_stops_a_deployment_that_is_under_way(house: House) -> None:
-    async with gated(house) as gate:
+async def test_a_deletion_stops_a_deployment_that_is_under_way(harness: Harness) -> None:
+    async with gated(harness) as gate:
         gate.open = False
-        house.start()
+        harness.start()
         agent = new_agent()
-        deployment = await house.deploy(agent)
-        await house.until_stated(deployment, lambda e: isinstance(e, DeploymentStepFailed))
-        await house.delete(agent)
-        event = await house.until_stated(deployment)
+        deployment = await harness.deploy(agent)
+        await harness.until_stated(deployment, lambda e: isinstance(e, DeploymentStepFailed))
+        await harness.delete(agent)
+        event = await harness.until_stated(deployment)
         assert isinstance(event, DeploymentFailed)
         assert event.error.message == "The agent was deleted."
         gate.open = True
-        await house.until_quiet()
-    assert await house.scripts() == []
+        await harness.until_quiet()
+    assert await harness.scripts() == []
 
 
-async def test_a_retired_deployment_is_torn_down_when_its_time_has_come(house: House) -> None:
-    house.start()
+async def test_a_retired_deployment_is_torn_down_when_its_time_has_come(harness: Harness) -> None:
+    harness.start()
     agent = new_agent()
-    retired, active = await house.deploy(agent), await house.deploy(agent)
-    event = await house.until_stated(retired)
+    retired, active = await harness.deploy(agent), await harness.deploy(agent)
+    event = await harness.until_stated(retired)
     assert isinstance(event, DeploymentSucceeded)
-    await house.until_stated(active)
+    await harness.until_stated(active)
     not_before = now_ms() + 2_000
-    await house.tear_down(agent, retired, not_before)
-    await house.until_stated(retired, lambda e: isinstance(e, DeploymentTornDown))
+    await harness.tear_down(agent, retired, not_before)
+    await harness.until_stated(retired, lambda e: isinstance(e, DeploymentTornDown))
     assert now_ms() >= not_before
-    assert await house.routes() == [f"{house.host}/dep/{active}/*"]
-    assert (await house.get(event.invoke_url)).status_code == 404
+    assert await harness.routes() == [f"{harness.host}/dep/{active}/*"]
+    assert (await harness.get(event.invoke_url)).status_code == 404
 
 
 @pytest.mark.accept("4.ownership")
-async def test_what_others_have_is_never_touched(house: House) -> None:
+async def test_what_others_have_is_never_touched(harness: Harness) -> None:
     agent = new_agent()
-    deployment = await house.deploy(agent)
+    deployment = await harness.deploy(agent)
     name = f"whs-{agent.removeprefix('agt_')}-{deployment.removeprefix('dep_')}"
-    strange = f"{house.host}/dep/{deployment}/strange/*"
+    strange = f"{harness.host}/dep/{deployment}/strange/*"
     # Somebody else's script, by chance of the very name; somebody else's route.
-    await put_script(house, f"owner-{name}"[:63], tags=["of-the-owner"])
-    await house.api(
+    await put_script(harness, f"owner-{name}"[:63], tags=["of-the-owner"])
+    await harness.api(
         "POST",
-        f"/zones/{house.edge.zone_id}/workers/routes",
+        f"/zones/{harness.edge.zone_id}/workers/routes",
         json={"pattern": strange, "script": f"owner-{name}"[:63]},
     )
-    house.start()
-    assert isinstance(await house.until_stated(deployment), DeploymentSucceeded)
-    await house.delete(agent)
-    await house.until_quiet()
-    assert await house.routes() == [strange]
-    found = await house.api("GET", f"/accounts/{house.edge.account_id}/workers/scripts")
+    harness.start()
+    assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
+    await harness.delete(agent)
+    await harness.until_quiet()
+    assert await harness.routes() == [strange]
+    found = await harness.api("GET", f"/accounts/{harness.edge.account_id}/workers/scripts")
     assert f"owner-{name}"[:63] in [script["id"] for script in found]
 
 
-async def test_several_deployers_share_the_work_and_one_session_worker(house: House) -> None:
-    deployments = [await house.deploy(new_agent()) for _ in range(4)]
-    house.start()
-    house.start()
+async def test_several_deployers_share_the_work_and_one_session_worker(harness: Harness) -> None:
+    deployments = [await harness.deploy(new_agent()) for _ in range(4)]
+    harness.start()
+    harness.start()
     for deployment in deployments:
-        assert isinstance(await house.until_stated(deployment), DeploymentSucceeded)
-    await house.until_quiet()
+        assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
+    await harness.until_quiet()
     for deployment in deployments:
-        assert not any(isinstance(e, DeploymentStepFailed) for e in house.stated(deployment))
-    assert len(await house.session_workers()) == 1
-    assert len(await house.scripts()) == 4
+        assert not any(isinstance(e, DeploymentStepFailed) for e in harness.stated(deployment))
+    assert len(await harness.session_workers()) == 1
+    assert len(await harness.scripts()) == 4
 
 
-async def put_script(house: House, name: str, **metadata: object) -> None:
-    described = {"main_module": "main.mjs", "compatibility_date": "2026-01-01", **metadata}
-    code = "export default { fetch: (request, env) => env.S?.fetch(request) ?? new Response() };"
-    await house.api(
-        "PUT",
-        f"/accounts/{house.edge.account_id}/workers/scripts/{name}",
-        files={
-            "metadata": (None, httpx.Response(200, json=described).content),
-            "main.mjs": ("main.mjs", code, "application/javascript+module"),
-        },
-    )
-
-
-async def session_peer(house: House, agent: str):
+async def session_peer(harness: Harness, agent: str):
     """A script of the test's own that may do with the session store what this agent may."""
-    (store,) = await house.session_workers()
+    (store,) = await harness.session_workers()
     name = f"peer-{agent.removeprefix('agt_')}"
     binding = {"type": "service", "name": "S", "service": store, "props": {"agentId": agent}}
-    await put_script(house, name, bindings=[binding])
-    await house.api(
+    await put_script(harness, name, bindings=[binding])
+    await harness.api(
         "POST",
-        f"/accounts/{house.edge.account_id}/workers/scripts/{name}/subdomain",
+        f"/accounts/{harness.edge.account_id}/workers/scripts/{name}/subdomain",
         json={"enabled": True},
     )
 
     async def ask(operation: str, body: dict[str, object]) -> httpx.Response:
         async with httpx.AsyncClient() as client:
             return await client.post(
-                f"{house.edge.origin}/v1/{operation}",
+                f"{harness.edge.origin}/v1/{operation}",
                 json=body,
-                headers={"Host": f"{name}.{house.edge.subdomain}.workers.dev"},
+                headers={"Host": f"{name}.{harness.edge.subdomain}.workers.dev"},
             )
 
     return ask

@@ -1,5 +1,7 @@
 """A deployer that is killed at any step is followed by one that ends in the right state."""
 
+import signal
+
 import pytest
 from webhost_contracts.events import (
     DeploymentFailed,
@@ -7,10 +9,11 @@ from webhost_contracts.events import (
     DeploymentSucceeded,
     DeploymentTornDown,
 )
+from webhost_contracts.events.base import Event
 from webhost_deployer.saga import FORWARD, REMOVAL
 
 from tests.integration.deployer.api_gate import gated
-from tests.integration.deployer.harness import House, new_agent
+from tests.integration.deployer.harness import Harness, new_agent
 from tests.support.deadline import eventually
 from tests.support.infra import Nats, Postgres
 
@@ -21,145 +24,185 @@ NOT_AN_AGENT = "export default { hello: 1 };"
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("step", FORWARD)
 @pytest.mark.accept("4")
-async def test_killed_while_deploying(house: House, step: str, moment: str) -> None:
-    house.crash_at(f"deployer.{step}.{moment}")
-    first = house.start()
-    deployment = await house.deploy(new_agent())
-    await house.died(first)
-    house.start()
-    event = await house.until_stated(deployment)
+async def test_killed_while_deploying(harness: Harness, step: str, moment: str) -> None:
+    harness.crash_at(f"deployer.{step}.{moment}")
+    first = harness.start()
+    deployment = await harness.deploy(new_agent())
+    await harness.died(first)
+    harness.start()
+    event = await harness.until_stated(deployment)
 
     assert isinstance(event, DeploymentSucceeded), event
-    await house.until_quiet()
-    assert len(house.stated(deployment)) == 7
-    assert await house.scripts() == [event.worker_name]
-    assert await house.routes() == [f"{house.host}/dep/{deployment}/*"]
-    assert len(await house.session_workers()) == 1
-    answer = await house.invoke(event.invoke_url, deployment, "again")
+    await harness.until_quiet()
+    assert len(harness.stated(deployment)) == 7
+    assert await harness.scripts() == [event.worker_name]
+    assert await harness.routes() == [f"{harness.host}/dep/{deployment}/*"]
+    assert len(await harness.session_workers()) == 1
+    answer = await harness.invoke(event.invoke_url, deployment, "again")
     assert answer.json()["output"] == {"text": "hello again"}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("step", REMOVAL)
 @pytest.mark.accept("4")
-async def test_killed_while_compensating(house: House, step: str, moment: str) -> None:
-    house.crash_at(f"deployer.{step}.{moment}")
-    first = house.start()
-    deployment = await house.deploy(new_agent(), NOT_AN_AGENT)
-    await house.died(first)
-    house.start()
-    event = await house.until_stated(deployment)
+async def test_killed_while_compensating(harness: Harness, step: str, moment: str) -> None:
+    harness.crash_at(f"deployer.{step}.{moment}")
+    first = harness.start()
+    deployment = await harness.deploy(new_agent(), NOT_AN_AGENT)
+    await harness.died(first)
+    harness.start()
+    event = await harness.until_stated(deployment)
 
     assert isinstance(event, DeploymentFailed)
     assert event.error.step == "probe"
-    assert await house.scripts() == []
-    assert await house.routes() == []
+    assert await harness.scripts() == []
+    assert await harness.routes() == []
 
 
 @pytest.mark.parametrize(
     "point", [*(f"{step}.{moment}" for step in REMOVAL for moment in MOMENTS), "purge.done"]
 )
 @pytest.mark.accept("4")
-async def test_killed_while_tearing_down(house: House, point: str) -> None:
-    first = house.start()
+async def test_killed_while_tearing_down(harness: Harness, point: str) -> None:
+    first = harness.start()
     agent = new_agent()
-    deployment = await house.deploy(agent)
-    await house.until_stated(deployment)
-    house.crash_at(f"deployer.{point}")
-    await house.delete(agent)
-    await house.died(first)
-    house.start()
-    await house.until_quiet()
-    await house.until_stated(deployment, lambda event: isinstance(event, DeploymentTornDown))
-    assert await house.scripts() == []
-    assert await house.routes() == []
+    deployment = await harness.deploy(agent)
+    await harness.until_stated(deployment)
+    harness.crash_at(f"deployer.{point}")
+    await harness.delete(agent)
+    await harness.died(first)
+    harness.start()
+    await harness.until_quiet()
+    await harness.until_stated(deployment, lambda event: isinstance(event, DeploymentTornDown))
+    assert await harness.scripts() == []
+    assert await harness.routes() == []
 
 
 @pytest.mark.parametrize("step", ["upload", "route"])
 @pytest.mark.accept("4")
-async def test_killed_and_the_agent_deleted_meanwhile(house: House, step: str) -> None:
-    house.crash_at(f"deployer.{step}.done")
-    first = house.start()
+async def test_killed_and_the_agent_deleted_meanwhile(harness: Harness, step: str) -> None:
+    harness.crash_at(f"deployer.{step}.done")
+    first = harness.start()
     agent = new_agent()
-    deployment = await house.deploy(agent)
-    await house.died(first)
-    await house.delete(agent)
-    async with gated(house) as gate:
+    deployment = await harness.deploy(agent)
+    await harness.died(first)
+    await harness.delete(agent)
+    async with gated(harness) as gate:
         gate.open = False
-        house.start()
+        harness.start()
 
-        async def told() -> bool:
-            return house.scalar("SELECT count(*) FROM agent_teardowns") == 1
+        async def began() -> bool:
+            return harness.scalar("SELECT count(*) FROM agent_teardowns") == 1
 
-        await eventually(told, "the tombstone", seconds=30)
+        await eventually(began, "the teardown", seconds=30)
         gate.open = True
-        await house.until_stated(deployment)
-        await house.until_quiet()
-    assert await house.scripts() == []
-    assert await house.routes() == []
-    assert house.phases() <= {"failed", "torn_down"}
+        await harness.until_stated(deployment)
+        await harness.until_quiet()
+    assert await harness.scripts() == []
+    assert await harness.routes() == []
+    assert harness.phases() <= {"failed", "torn_down"}
 
 
 @pytest.mark.accept("4")
-async def test_another_deployer_takes_over_at_once(house: House) -> None:
-    house.crash_at("deployer.upload.done")
-    processes = [house.start(), house.start()]
-    deployment = await house.deploy(new_agent())
-    assert isinstance(await house.until_stated(deployment), DeploymentSucceeded)
+async def test_another_deployer_takes_over_at_once(harness: Harness) -> None:
+    harness.crash_at("deployer.upload.done")
+    processes = [harness.start(), harness.start()]
+    deployment = await harness.deploy(new_agent())
+    assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
 
     async def one_died() -> bool:
         return sum(process.poll() is not None for process in processes) == 1
 
     await eventually(one_died, "the death of one of them")
-    assert len(await house.scripts()) == 1
+    assert len(await harness.scripts()) == 1
+
+
+@pytest.mark.accept("4")
+async def test_a_frozen_deployer_is_succeeded_within_ten_seconds(harness: Harness) -> None:
+    async with gated(harness) as gate:
+        gate.flowing.clear()
+        frozen = harness.start()
+        deployment = await harness.deploy(new_agent())
+
+        async def under_way() -> bool:
+            return gate.held_back >= 1
+
+        await eventually(under_way, "a step that waits for Cloudflare", seconds=30)
+        harness.start()
+
+        async def both_there() -> bool:
+            return harness.logged("started") == 2
+
+        await eventually(both_there, "the second deployer", seconds=30)
+        frozen.send_signal(signal.SIGSTOP)
+        gate.flowing.set()
+
+        def past_the_step(event: Event) -> bool:
+            return isinstance(event, DeploymentStepSucceeded) and event.step == "session_store"
+
+        await harness.until_stated(deployment, past_the_step, seconds=10)
+        event = await harness.until_stated(deployment)
+        assert isinstance(event, DeploymentSucceeded), event
+
+        frozen.send_signal(signal.SIGCONT)
+
+        async def awake() -> bool:
+            return harness.logged("work interrupted") >= 1
+
+        await eventually(awake, "the first deployer's loss of its lock", seconds=15)
+        await harness.until_quiet()
+    assert frozen.poll() is None
+    assert len(harness.stated(deployment)) == 7
+    assert await harness.scripts() == [event.worker_name]
+    assert len(await harness.session_workers()) == 1
 
 
 @pytest.mark.parametrize("number", range(1, 6))
-async def test_an_answer_that_is_lost_does_nothing_twice(house: House, number: int) -> None:
+async def test_an_answer_that_is_lost_does_nothing_twice(harness: Harness, number: int) -> None:
     """The first deployment of all asks the API five things; each answer is lost once."""
-    async with gated(house) as gate:
+    async with gated(harness) as gate:
         gate.lose = number
-        house.start()
-        deployment = await house.deploy(new_agent())
-        event = await house.until_stated(deployment)
+        harness.start()
+        deployment = await harness.deploy(new_agent())
+        event = await harness.until_stated(deployment)
         assert gate.lose == 0, f"only {gate.answers} answers"
     assert isinstance(event, DeploymentSucceeded), event
-    assert await house.scripts() == [event.worker_name]
-    assert await house.routes() == [f"{house.host}/dep/{deployment}/*"]
-    assert len(await house.session_workers()) == 1
+    assert await harness.scripts() == [event.worker_name]
+    assert await harness.routes() == [f"{harness.host}/dep/{deployment}/*"]
+    assert len(await harness.session_workers()) == 1
 
 
 @pytest.mark.accept("4")
-async def test_postgres_dies_while_deploying(house: House, postgres_server: Postgres) -> None:
-    house.start()
-    deployment = await house.deploy(new_agent())
-    await house.until_stated(deployment, lambda event: isinstance(event, DeploymentStepSucceeded))
+async def test_postgres_dies_while_deploying(harness: Harness, postgres_server: Postgres) -> None:
+    harness.start()
+    deployment = await harness.deploy(new_agent())
+    await harness.until_stated(deployment, lambda event: isinstance(event, DeploymentStepSucceeded))
     postgres_server.kill()
     postgres_server.start()
-    event = await house.until_stated(deployment)
+    event = await harness.until_stated(deployment)
     assert isinstance(event, DeploymentSucceeded), event
-    assert await house.scripts() == [event.worker_name]
-    assert await house.routes() == [f"{house.host}/dep/{deployment}/*"]
+    assert await harness.scripts() == [event.worker_name]
+    assert await harness.routes() == [f"{harness.host}/dep/{deployment}/*"]
 
 
 @pytest.mark.accept("4")
-async def test_nats_dies_while_deploying(house: House, nats_server: Nats) -> None:
-    house.start()
-    first = await house.deploy(new_agent())
-    await house.until_stated(first, lambda event: isinstance(event, DeploymentStepSucceeded))
+async def test_nats_dies_while_deploying(harness: Harness, nats_server: Nats) -> None:
+    harness.start()
+    first = await harness.deploy(new_agent())
+    await harness.until_stated(first, lambda event: isinstance(event, DeploymentStepSucceeded))
     nats_server.kill()
     nats_server.start()
 
     async def live(deployment: str) -> bool:
         query = f"SELECT phase = 'live' FROM deployments WHERE deployment_id = '{deployment}'"
-        return house.scalar(query) is True
+        return harness.scalar(query) is True
 
     await eventually(lambda: live(first), "the first deployment", seconds=40)
-    second = await house.deploy(new_agent())
+    second = await harness.deploy(new_agent())
     await eventually(lambda: live(second), "a second deployment", seconds=40)
-    assert len(await house.scripts()) == 2
+    assert len(await harness.scripts()) == 2
 
     async def relayed() -> bool:
-        return house.scalar("SELECT count(*) FROM outbox") == 0
+        return harness.scalar("SELECT count(*) FROM outbox") == 0
 
     await eventually(relayed, "every fact on the stream", seconds=40)

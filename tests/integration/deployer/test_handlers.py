@@ -5,18 +5,20 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
-from webhost_contracts.commands import TearDown, TearDownAgent
+from webhost_contracts.commands import CommandIds, TearDown, TearDownAgent
+from webhost_contracts.events import DeploymentStepSucceeded
 from webhost_deployer import store
 from webhost_deployer.handlers import Handlers
 from webhost_deployer.model import Deployment, Phase
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.migrations import upgrade
-from webhost_kit.errors import Permanent
+from webhost_kit.errors import Permanent, VersionConflict
 
-from tests.unit.deployer.samples import AGENT, DEPLOYMENT, ORDER
+from tests.unit.deployer.samples import AGENT, COMMAND, DEPLOYMENT
 
 WHO = {"command_id": "cmd_2", "causation_id": "evt_2", "user_id": "usr_1", "agent_id": AGENT}
+IDS = CommandIds.of(COMMAND.headers())
 RETIRE = TearDown(**WHO, deployment_id=DEPLOYMENT, not_before_ms=5)
 DELETE = TearDownAgent(**WHO)
 
@@ -55,11 +57,11 @@ async def desk(database_url: str) -> AsyncIterator[Desk]:
 
 
 async def test_a_deployment_is_taken_on_once(desk: Desk) -> None:
-    await desk.handlers.deploy(ORDER)
-    await desk.handlers.deploy(ORDER)
+    await desk.handlers.deploy(COMMAND)
+    await desk.handlers.deploy(COMMAND)
     state = await desk.state()
     assert state is not None
-    assert (state.phase, state.version, state.key_version) == (Phase.DEPLOYING, 1, 7)
+    assert (state.phase, state.version, state.plan.key_version) == (Phase.DEPLOYING, 1, 7)
     assert await desk.event_types() == ["deployment.started.v1"]
     assert await desk.due_agents() == [AGENT]
     assert desk.woken == 2
@@ -67,41 +69,66 @@ async def test_a_deployment_is_taken_on_once(desk: Desk) -> None:
 
 @pytest.mark.accept("8.dead-letter")
 async def test_a_dead_command_fails_its_deployment(desk: Desk) -> None:
-    await desk.handlers.deploy_died(ORDER, "poison")
+    await desk.handlers.deploy_is_dead(IDS)
     state = await desk.state()
     assert state is not None
     assert state.phase is Phase.FAILED
-    assert await desk.event_types() == ["deployment.started.v1", "deployment.failed.v1"]
+    assert await desk.event_types() == ["deployment.failed.v1"]
     assert await desk.due_agents() == []
 
 
 async def test_a_command_that_dies_later_leaves_the_deployment_alone(desk: Desk) -> None:
-    await desk.handlers.deploy(ORDER)
-    await desk.handlers.deploy_died(ORDER, "poison")
+    await desk.handlers.deploy(COMMAND)
+    await desk.handlers.deploy_is_dead(IDS)
     assert await desk.event_types() == ["deployment.started.v1"]
 
 
 async def test_no_deployment_of_a_deleted_agent(desk: Desk) -> None:
     await desk.handlers.tear_down_agent(DELETE)
-    await desk.handlers.deploy(ORDER)
+    await desk.handlers.deploy(COMMAND)
     state = await desk.state()
     assert state is not None
     assert state.phase is Phase.FAILED
 
 
-async def test_an_instruction_is_kept_while_a_step_is_under_way(desk: Desk) -> None:
-    await desk.handlers.deploy(ORDER)
+async def test_a_command_that_comes_again_states_nothing_again(desk: Desk) -> None:
+    for _ in range(3):
+        await desk.handlers.deploy(COMMAND)
+        await desk.handlers.tear_down(RETIRE)
+        await desk.handlers.tear_down_agent(DELETE)
+    assert sorted(await desk.event_types()) == [
+        "deployment.started.v1",
+        "deployment.teardown_scheduled.v1",
+        "teardown.started.v1",
+    ]
+
+
+async def test_an_outcome_does_not_overwrite_what_was_decided_meanwhile(desk: Desk) -> None:
+    await desk.handlers.deploy(COMMAND)
     before = await desk.state()
     assert before is not None
     await desk.handlers.tear_down_agent(DELETE)
-    async with desk.database.transaction() as connection:
-        after = await store.record(connection, before, [], now_ms())
-    assert after.tear_down_at_ms is not None
+    done = DeploymentStepSucceeded(agent_id=AGENT, step="validate", attempt=1, started_at_ms=1)
+    with pytest.raises(VersionConflict):
+        async with desk.database.transaction() as connection:
+            await store.record(connection, before, [done], now_ms())
+    state = await desk.state()
+    assert state is not None
+    assert state.tear_down_at_ms is not None
+    assert state.done == ()
     assert await desk.due_agents() == [AGENT]
 
 
+async def test_all_facts_of_an_agent_are_on_one_subject(desk: Desk) -> None:
+    await desk.handlers.deploy(COMMAND)
+    await desk.handlers.tear_down_agent(DELETE)
+    async with desk.database.transaction() as connection:
+        result = await connection.execute(text("SELECT DISTINCT subject FROM outbox"))
+        assert list(result.scalars()) == [f"evt.usr_1.deployment.{AGENT}"]
+
+
 async def test_an_earlier_teardown_stands(desk: Desk) -> None:
-    await desk.handlers.deploy(ORDER)
+    await desk.handlers.deploy(COMMAND)
     await desk.handlers.tear_down(RETIRE)
     await desk.handlers.tear_down(replace(RETIRE, not_before_ms=10**15))
     state = await desk.state()
@@ -115,7 +142,7 @@ async def test_a_teardown_of_nothing_known_is_a_dead_letter(desk: Desk) -> None:
 
 
 async def test_a_purge_that_waits_for_a_removal_is_not_due(desk: Desk) -> None:
-    await desk.handlers.deploy(ORDER)
+    await desk.handlers.deploy(COMMAND)
     await desk.handlers.tear_down_agent(DELETE)
     state = await desk.state()
     assert state is not None

@@ -6,75 +6,133 @@ from contextlib import aclosing
 import psycopg
 import pytest
 from webhost_contracts.events import DeploymentSucceeded
-from webhost_deployer.app import provider_of
+from webhost_deployer.app import cloudflare_of
+from webhost_deployer.cloudflare.addresses import worker_name
 from webhost_deployer.cloudflare.reconciliation import Reconciliation, TablesBehind
 from webhost_deployer.settings import Settings
 from webhost_kit.database.engine import Database
 from webhost_kit.process.service import Service
 
-from tests.integration.deployer.harness import House, new_agent
+from tests.integration.deployer.harness import Harness, new_agent, new_deployment, put_script
 
 
 @pytest.fixture
 async def reconciliation(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Reconciliation]:
-    for name, value in (house.env | {"OPS_LISTEN": "127.0.0.1:1"}).items():
+    for name, value in (harness.env | {"OPS_LISTEN": "127.0.0.1:1"}).items():
         monkeypatch.setenv(name, value)
     async with aclosing(Service("deployer")) as service:
-        database = service.add("database", Database(house.dsn))
-        provider = provider_of(service, Settings(), database)
-        yield Reconciliation(database, house.bus, provider)
+        database = service.add("database", Database(harness.dsn))
+        settings = Settings()
+        _, api = cloudflare_of(service, settings, database)
+        yield Reconciliation(database, harness.bus, api, settings.routing)
 
 
-async def deployed(house: House) -> DeploymentSucceeded:
-    event = await house.until_stated(await house.deploy(new_agent()))
+async def deployed(harness: Harness) -> DeploymentSucceeded:
+    event = await harness.until_stated(await harness.deploy(new_agent()))
     assert isinstance(event, DeploymentSucceeded), event
     return event
 
 
 @pytest.mark.accept("8.reconciliation")
 async def test_what_no_deployment_owns_is_removed(
-    house: House, reconciliation: Reconciliation
+    harness: Harness, reconciliation: Reconciliation
 ) -> None:
-    house.start()
-    kept, left = await deployed(house), await deployed(house)
-    await house.until_quiet()
-    # As after a compensation that Cloudflare's absence kept from doing its work.
-    with psycopg.connect(house.dsn) as connection:
-        connection.execute(
-            "UPDATE deployments SET phase = 'failed',"
-            " state = jsonb_set(state, '{phase}', '\"failed\"') WHERE agent_id = %s",
-            (left.agent_id,),
-        )
+    harness.start()
+    kept, left = await deployed(harness), await deployed(harness)
+    await harness.until_quiet()
+    failed(harness, left)
     done = await reconciliation.once()
     assert [script.name for script in done.scripts] == [left.worker_name]
-    assert await house.scripts() == [kept.worker_name]
-    assert len(await house.routes()) == 1
-    assert len(await house.session_workers()) == 1
+    assert await harness.scripts() == [kept.worker_name]
+    assert len(await harness.routes()) == 1
+    assert len(await harness.session_workers()) == 1
     again = await reconciliation.once()
     assert (again.scripts, again.routes, again.missing) == ((), (), ())
 
 
+async def test_a_failed_deployments_route_goes_though_its_script_is_gone(
+    harness: Harness, reconciliation: Reconciliation
+) -> None:
+    harness.start()
+    kept, left = await deployed(harness), await deployed(harness)
+    await harness.until_quiet()
+    failed(harness, left)
+    # The owner's own: of our pattern but to a script of theirs, and to a script of ours.
+    strange = f"{harness.host}/dep/{new_deployment()}/*"
+    more = f"{harness.host}/dep/elsewhere/*"
+    await put_script(harness, "owners-script")
+    for pattern, script in ((strange, "owners-script"), (more, left.worker_name)):
+        await add_route(harness, pattern, script)
+    await delete_script(harness, left.worker_name)
+    done = await reconciliation.once()
+    assert done.scripts == ()
+    assert [route.script for route in done.routes] == [left.worker_name]
+    assert len(await harness.routes()) == 3
+    assert {strange, more} < set(await harness.routes())
+    assert await harness.scripts() == [kept.worker_name]
+
+
+async def test_a_route_of_nothing_known_goes_unless_its_script_is_anothers(
+    harness: Harness, reconciliation: Reconciliation
+) -> None:
+    harness.start()
+    kept = await deployed(harness)
+    gone, anothers = ((new_agent(), new_deployment()) for _ in range(2))
+    for agent, deployment in (gone, anothers):
+        name = worker_name(agent, deployment)
+        await put_script(harness, name, tags=["installation-another"])
+        await add_route(harness, f"{harness.host}/dep/{deployment}/*", name)
+    await delete_script(harness, worker_name(*gone))
+    done = await reconciliation.once()
+    assert [route.script for route in done.routes] == [worker_name(*gone)]
+    assert [route.pattern.split("/")[2] for route in done.routes] == [gone[1]]
+    assert len(await harness.routes()) == 2
+    assert await harness.scripts() == [kept.worker_name]
+
+
 @pytest.mark.accept("8.reconciliation")
 async def test_nothing_is_removed_by_tables_older_than_the_stream(
-    house: House, reconciliation: Reconciliation
+    harness: Harness, reconciliation: Reconciliation
 ) -> None:
-    house.start()
-    event = await deployed(house)
-    await house.until_quiet()
-    with psycopg.connect(house.dsn) as connection:
-        connection.execute("DELETE FROM deployments")
+    harness.start()
+    event = await deployed(harness)
+    await harness.until_quiet()
+    with psycopg.connect(harness.dsn) as connection:
+        connection.execute("TRUNCATE deployments, events")
     with pytest.raises(TablesBehind):
         await reconciliation.once()
-    assert await house.scripts() == [event.worker_name]
+    await delete_script(harness, event.worker_name)
+    with pytest.raises(TablesBehind):
+        await reconciliation.once()
+    assert len(await harness.routes()) == 1
 
 
 async def test_a_script_that_is_gone_is_reported(
-    house: House, reconciliation: Reconciliation
+    harness: Harness, reconciliation: Reconciliation
 ) -> None:
-    house.start()
-    event = await deployed(house)
-    path = f"/accounts/{house.edge.account_id}/workers/scripts/{event.worker_name}"
-    await house.api("DELETE", path, params={"force": "true"})
+    harness.start()
+    event = await deployed(harness)
+    await delete_script(harness, event.worker_name)
     assert len((await reconciliation.once()).missing) == 1
+
+
+def failed(harness: Harness, event: DeploymentSucceeded) -> None:
+    """Let the deployment have failed, as after a compensation that Cloudflare's absence ended."""
+    with psycopg.connect(harness.dsn) as connection:
+        connection.execute(
+            "UPDATE deployments SET phase = 'failed',"
+            " state = jsonb_set(state, '{phase}', '\"failed\"') WHERE agent_id = %s",
+            (event.agent_id,),
+        )
+
+
+async def delete_script(harness: Harness, name: str) -> None:
+    path = f"/accounts/{harness.edge.account_id}/workers/scripts/{name}"
+    await harness.api("DELETE", path, params={"force": "true"})
+
+
+async def add_route(harness: Harness, pattern: str, script: str) -> None:
+    path = f"/zones/{harness.edge.zone_id}/workers/routes"
+    await harness.api("POST", path, json={"pattern": pattern, "script": script})

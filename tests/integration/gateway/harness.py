@@ -21,7 +21,6 @@ from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import (
     AgentCreated,
     DeploymentActivated,
-    DeploymentStarted,
     DeploymentSucceeded,
     Envelope,
     InvocationFinished,
@@ -38,6 +37,7 @@ from webhost_local.ports import free_port
 
 from tests.integration.gateway.worker import Worker
 from tests.support.deadline import eventually
+from tests.support.facts import deployment_started
 from tests.support.issuer import TestIssuer
 from tests.support.stating import envelope, state
 
@@ -176,13 +176,7 @@ class Harness:
     async def deploy(self, agent: Agent, deployment_id: str, invoke_url: str | None = None) -> None:
         """Publish a deployment's success. The pointer stays where it is."""
         agent.deployment_id = deployment_id
-        started = DeploymentStarted(
-            agent_id=agent.agent_id,
-            deployment_version=1,
-            runtime_provider="cloudflare",
-            key_version=1,
-            key_generation=1,
-        )
+        started = deployment_started(agent.agent_id)
         await self.tell(agent, started)
         url = invoke_url or f"https://workers.example/dep/{deployment_id}/invoke"
         await self.tell(

@@ -92,7 +92,7 @@ REQUESTS = {
     "STREAM.MSG.GET.USAGE": {"billing"},
     "STREAM.MSG.GET.COMMANDS": {"deployer"},
     "STREAM.MSG.GET.DEADLETTERS": set(),
-    "CONSUMER.CREATE.EVENTS.c.evt.>": {"api", "gateway", "telemetry-ingest"},
+    "CONSUMER.CREATE.EVENTS.c.evt.>": {"api", "deployer", "gateway", "telemetry-ingest"},
     "CONSUMER.CREATE.USAGE.c.usage.>": {"billing"},
     "CONSUMER.CREATE.COMMANDS.c": {"deployer"},
     "CONSUMER.CREATE.KV_TOTALS.c": {"gateway"},

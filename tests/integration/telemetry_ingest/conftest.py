@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 from webhost_contracts import ids, signatures, subjects, wire
-from webhost_contracts.events import DeploymentStarted, Envelope, TelemetryAccepted
+from webhost_contracts.events import Envelope, TelemetryAccepted
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import MasterKeys, base64url
 
+from tests.support.facts import deployment_started
 from tests.support.infra import Nats
 from tests.support.service import ServiceProcess, service
 from tests.support.stating import envelope, state
@@ -61,13 +62,7 @@ class Edge:
 
     async def start(self, deployment: Deployment) -> None:
         """State that the deployment's work began."""
-        fact = DeploymentStarted(
-            agent_id=deployment.agent_id,
-            deployment_version=1,
-            runtime_provider="cloudflare",
-            key_version=1,
-            key_generation=1,
-        )
+        fact = deployment_started(deployment.agent_id)
         subject = subjects.event(deployment.user_id, "deployment", deployment.deployment_id)
         await state(self.bus, subject, envelope(deployment.user_id, deployment.deployment_id, fact))
 

@@ -109,6 +109,45 @@ async def test_each_event_is_given_out_before_the_next_one_is_written() -> None:
     assert await with_server(answer, use) == [0, 1, 2, 3, 4]
 
 
+async def test_a_stream_is_the_same_wherever_it_was_cut() -> None:
+    stream = (
+        b": hello\n\nid: 1\nevent: meta\ndata: {}\n\n: heartbeat\n\n"
+        b"event: delta\r\ndata: d\xc3\xa9j\xc3\xa0 vu \xe2\x80\xa8 same line\r\n\r\n"
+        b"data: one\ndata: two\n\nevent: delta\ndata: cut off\n"
+    )
+
+    async def answer(request: Request) -> Response:
+        size = int(request.query_params["size"])
+
+        async def body() -> Any:
+            for start in range(0, len(stream), size):
+                yield stream[start : start + size]
+                await asyncio.sleep(0)  # lets each piece go out by itself
+
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    def use(api: Api) -> list[list[tuple[str, str, str]]]:
+        return [
+            [(event.event, event.data, event.id) for event in api.stream(f"/s?size={size}", {})]
+            for size in (1, 2, 3, 7, len(stream))
+        ]
+
+    expected = [
+        ("meta", "{}", "1"),
+        ("delta", "déjà vu \u2028 same line", "1"),
+        ("message", "one\ntwo", "1"),
+    ]
+    assert await with_server(answer, use) == [expected] * 5
+
+
+async def test_an_answer_that_is_no_stream_is_said_to_be_none() -> None:
+    async def answer(request: Request) -> Response:
+        return JSONResponse({})
+
+    with pytest.raises(CommandError, match="text/event-stream"):
+        await with_server(answer, lambda api: list(api.stream("/s", {})))
+
+
 async def test_a_refused_stream_is_the_envelope() -> None:
     async def answer(request: Request) -> Response:
         return unavailable()

@@ -1,4 +1,4 @@
-"""The demo's checks: what holds is told, what does not ends it with both sides."""
+"""The demo's checks: what holds is shown, what does not ends it with both sides."""
 
 import io
 import time
@@ -10,21 +10,21 @@ from webhost_cli.errors import CommandError
 
 
 @pytest.fixture
-def told() -> io.StringIO:
+def shown() -> io.StringIO:
     return io.StringIO()
 
 
 @pytest.fixture
-def narrator(told: io.StringIO) -> Narrator:
-    return Narrator(Console(file=told, width=200))
+def narrator(shown: io.StringIO) -> Narrator:
+    return Narrator(Console(file=shown, width=200))
 
 
-def test_what_holds_is_told_and_counted(narrator: Narrator, told: io.StringIO) -> None:
+def test_what_holds_is_shown_and_counted(narrator: Narrator, shown: io.StringIO) -> None:
     with narrator.step("Look"):
         narrator.check("version", expected=1, actual=1)
         narrator.sent("GET /v1/me", {"x": "[bold]"})
     assert (narrator.steps, narrator.checks) == (1, 1)
-    lines = told.getvalue().splitlines()
+    lines = shown.getvalue().splitlines()
     assert lines[1:4] == [" 1. Look", "    ✓ version: 1", '    → GET /v1/me {"x": "[bold]"}']
 
 

@@ -4,13 +4,42 @@ import json
 
 import pytest
 from webhost_cli import billing, output, waiting
-from webhost_contracts.rpc import Counters, Difference, RebuildProgress
+from webhost_contracts.rpc import Counters, Difference, RebuildProgress, SetTierReply
+from webhost_local.state import RunningProcess
 
 
 def test_json_is_the_answer_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     answer = {"agents": [{"name": "Ünï [red]", "activeDeploymentId": None}], "nextCursor": None}
     output.print_json(answer)
     assert json.loads(capsys.readouterr().out) == answer
+
+
+@pytest.mark.parametrize(
+    ("message", "printed"),
+    [
+        (
+            RebuildProgress(processed=0, total=0, done=True),
+            {
+                "processed": 0,
+                "total": 0,
+                "done": True,
+                "swapped": False,
+                "differences": [],
+                "refused": None,
+            },
+        ),
+        (SetTierReply(tier="pro"), {"tier": "pro", "refused": None}),
+        (
+            {"processes": [RunningProcess("nats", 7)]},
+            {"processes": [{"name": "nats", "pid": 7, "url": None, "opsUrl": None}]},
+        ),
+    ],
+)
+def test_json_keeps_every_field_of_a_message(
+    message: object, printed: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output.print_json(message)
+    assert json.loads(capsys.readouterr().out) == printed
 
 
 def test_a_piped_table_is_neither_cut_nor_interpreted(capsys: pytest.CaptureFixture[str]) -> None:

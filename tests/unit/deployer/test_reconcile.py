@@ -1,16 +1,21 @@
 """What of a provider's listing goes, and what stays."""
 
+import pytest
 from msgspec.structs import replace
-from webhost_deployer.cloudflare.addresses import worker_name
+from webhost_deployer.cloudflare.addresses import CustomDomain, WorkersDev, worker_name
 from webhost_deployer.cloudflare.inventory import ListedRoute, ListedScript
-from webhost_deployer.cloudflare.reconcile import Plan, plan
+from webhost_deployer.cloudflare.reconcile import OwnRoute, Plan, own_routes, plan
 from webhost_deployer.model import Deployment, Phase
 
 from tests.unit.deployer.samples import AGENT, DEPLOYMENT, begun
 
 SCRIPT = ListedScript(worker_name(AGENT, DEPLOYMENT), ("webhost", f"deployment-{DEPLOYMENT}"))
 SESSIONS = ListedScript("whs-sessions-1", ("webhost", "sessions-v1-00"))
-ROUTE = ListedRoute("r1", f"w.example/dep/{DEPLOYMENT}/*", SCRIPT.name)
+ROUTING = CustomDomain("w.example", "zone")
+PATTERN = f"w.example/dep/{DEPLOYMENT}/*"
+ROUTE = ListedRoute("r1", PATTERN, SCRIPT.name)
+OWN = OwnRoute(ROUTE, SCRIPT.name, DEPLOYMENT, AGENT)
+OTHER_AGENT = "agt_01kb000000000000000000000z"
 LISTED_AT_MS = 2_000_000
 NOTHING = Plan((), (), ())
 
@@ -21,28 +26,56 @@ def known(phase: Phase) -> dict[str, Deployment]:
 
 def test_what_is_owned_stays() -> None:
     for phase in (Phase.DEPLOYING, Phase.COMPENSATING, Phase.LIVE):
-        assert plan([SCRIPT, SESSIONS], [ROUTE], known(phase), LISTED_AT_MS) == NOTHING
+        assert plan([SCRIPT, SESSIONS], [OWN], known(phase), LISTED_AT_MS) == NOTHING
 
 
 def test_what_has_ended_leaves_nothing_behind() -> None:
     for phase in (Phase.FAILED, Phase.TORN_DOWN):
-        found = plan([SCRIPT, SESSIONS], [ROUTE], known(phase), LISTED_AT_MS)
+        found = plan([SCRIPT, SESSIONS], [OWN], known(phase), LISTED_AT_MS)
         assert found == Plan((SCRIPT,), (ROUTE,), ())
 
 
 def test_a_route_goes_even_when_its_script_is_gone() -> None:
-    found = plan([], [ROUTE], known(Phase.FAILED), LISTED_AT_MS)
-    assert found.routes == (ROUTE,)
+    assert plan([], [OWN], known(Phase.FAILED), LISTED_AT_MS).routes == (ROUTE,)
 
 
-def test_what_nobody_knows_goes() -> None:
-    assert plan([SCRIPT], [ROUTE], {}, LISTED_AT_MS) == Plan((SCRIPT,), (ROUTE,), ())
+def test_a_route_to_another_agents_script_stays() -> None:
+    other = OwnRoute(ROUTE, worker_name(OTHER_AGENT, DEPLOYMENT), DEPLOYMENT, OTHER_AGENT)
+    assert plan([], [other], known(Phase.FAILED), LISTED_AT_MS).routes == ()
 
 
-def test_others_routes_stay_whatever_they_lead_to() -> None:
-    theirs = ListedRoute("r2", "owner.example/*", SCRIPT.name)
-    elsewhere = ListedRoute("r3", f"w.example/dep/{DEPLOYMENT}/*", "owners-script")
-    assert plan([SCRIPT], [theirs, elsewhere], {}, LISTED_AT_MS).routes == ()
+def test_what_is_unknown_goes() -> None:
+    assert plan([SCRIPT], [OWN], {}, LISTED_AT_MS) == Plan((SCRIPT,), (ROUTE,), ())
+    assert plan([], [OWN], {}, LISTED_AT_MS).routes == (ROUTE,)
+
+
+def test_an_unknown_route_to_a_script_without_our_tag_stays() -> None:
+    assert plan([], [OWN], {}, LISTED_AT_MS, {SCRIPT.name}).routes == ()
+
+
+def test_a_route_of_ours_is_known_by_host_pattern_and_script() -> None:
+    assert own_routes(ROUTING, [ROUTE]) == [OWN]
+    assert own_routes(WorkersDev("me"), [ROUTE]) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "script"),
+    [
+        ("owner.example/*", SCRIPT.name),
+        (f"owner.example/dep/{DEPLOYMENT}/*", SCRIPT.name),
+        (f"x.w.example/dep/{DEPLOYMENT}/*", SCRIPT.name),
+        (f"wXexample/dep/{DEPLOYMENT}/*", SCRIPT.name),
+        (f"{PATTERN}more/*", SCRIPT.name),
+        ("w.example/dep/*", SCRIPT.name),
+        ("w.example/dep/elsewhere/*", SCRIPT.name),
+        (PATTERN, "owners-script"),
+        (PATTERN, f"{SCRIPT.name}-more"),
+        (PATTERN, worker_name(AGENT, "dep_01kb000000000000000000000z")),
+        (PATTERN, None),
+    ],
+)
+def test_whatever_differs_is_not_ours(pattern: str, script: str | None) -> None:
+    assert own_routes(ROUTING, [ListedRoute("r2", pattern, script)]) == []
 
 
 def test_a_live_deployment_without_its_script_is_missed() -> None:

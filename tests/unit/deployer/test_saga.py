@@ -10,11 +10,17 @@ from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import DeploymentFailed, DeploymentStarted, DeploymentSucceeded
 from webhost_contracts.events.base import Event
 from webhost_deployer import saga
-from webhost_deployer.decisions import AGENT_DELETED, begin
-from webhost_deployer.model import Deployment, Phase, Step, evolve
+from webhost_deployer.decisions import (
+    AGENT_DELETED,
+    NOT_HANDLED,
+    begin,
+    refuse,
+    schedule_teardown,
+)
+from webhost_deployer.model import Phase, Step
 from webhost_deployer.saga import FORWARD, Record, Run, Succeed, Wait
 
-from tests.unit.deployer.samples import AGENT, ORDER, START_MS, begun
+from tests.unit.deployer.samples import AGENT, COMMAND, START_MS, begun, evolved
 
 Outcome = Callable[[Run], bool | None]
 """What a try comes to: True, None for a transient failure, False for a permanent one."""
@@ -72,7 +78,7 @@ class Saga:
 
     def _record(self, event: Event) -> None:
         self.events.append(event)
-        self.state = evolve(self.state, event, self.now_ms)
+        self.state = evolved(self.state, event, self.now_ms)
 
 
 def well(run: Run) -> bool:
@@ -205,7 +211,7 @@ def test_fifteen_minutes_without_progress_are_the_end() -> None:
     assert saga.next_action(state, last - 1) == Run(Step.SESSION_STORE, 1)
     action = saga.next_action(state, last)
     assert isinstance(action, Record)
-    assert evolve(state, action.event, last).phase is Phase.COMPENSATING
+    assert evolved(state, action.event, last).phase is Phase.COMPENSATING
 
 
 def test_waiting_for_a_first_try_is_not_lack_of_progress() -> None:
@@ -254,10 +260,29 @@ def test_whatever_happens_it_ends_and_leaves_nothing_it_does_not_own(
         assert played.state.phase is not Phase.LIVE
 
 
-def test_a_deployment_that_is_refused_has_begun_and_failed() -> None:
-    started, failed = begin(ORDER, key_version=2, refusal="Not now.")
+def test_a_deployment_of_a_deleted_agent_has_begun_and_failed() -> None:
+    started, failed = begin(COMMAND, key_version=2, agent_deleted=True)
     assert isinstance(started, DeploymentStarted)
-    state = evolve(evolve(Deployment(command=ORDER), started, 1), failed, 1)
+    state = evolved(evolved(None, started), failed)
     assert state.phase is Phase.FAILED
-    assert (state.key_version, state.key_generation) == (2, 1)
+    assert (state.plan.key_version, state.plan.key_generation) == (2, 1)
     assert saga.due_at(state) is None
+
+
+def test_a_deployment_may_fail_without_ever_having_begun() -> None:
+    state = evolved(None, refuse(AGENT, NOT_HANDLED))
+    assert (state.phase, state.version, state.started) == (Phase.FAILED, 1, None)
+    assert saga.due_at(state) is None
+
+
+@pytest.mark.parametrize(("second", "facts"), [(4, 1), (5, 0), (6, 0)])
+def test_an_earlier_date_of_a_teardown_stands(second: int, facts: int) -> None:
+    (scheduled,) = schedule_teardown(begun(), 5)
+    state = evolved(begun(), scheduled)
+    assert state.tear_down_at_ms == 5
+    assert len(schedule_teardown(state, second)) == facts
+
+
+@pytest.mark.parametrize("phase", [Phase.FAILED, Phase.TORN_DOWN])
+def test_what_has_ended_is_not_torn_down(phase: Phase) -> None:
+    assert schedule_teardown(replace(begun(), phase=phase), 5) == []

@@ -8,7 +8,6 @@ from webhost_contracts.events import (
     AgentDisabled,
     AgentEnabled,
     DeploymentActivated,
-    DeploymentStarted,
     DeploymentSucceeded,
     DeploymentTornDown,
     Envelope,
@@ -18,6 +17,8 @@ from webhost_contracts.events import (
 from webhost_contracts.events.base import data_of
 from webhost_gateway.routing.model import TYPES, Account, Agent, Deployment, RouteTable
 
+from tests.support.facts import deployment_started
+
 URL = "https://workers.example/dep/dep_1/invoke"
 
 
@@ -26,13 +27,7 @@ def activated(deployment_id: str) -> Event:
 
 
 def started() -> Event:
-    return DeploymentStarted(
-        agent_id="agt_1",
-        deployment_version=1,
-        runtime_provider="cloudflare",
-        key_version=1,
-        key_generation=1,
-    )
+    return deployment_started("agt_1")
 
 
 def succeeded() -> Event:

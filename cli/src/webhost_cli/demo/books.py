@@ -58,7 +58,7 @@ def check_books(narrator: Narrator, calls: Calls, status: Status) -> None:
 
 
 def delete(narrator: Narrator, calls: Calls, agent: Agent, status: Status) -> None:
-    """Delete the agent; nobody can call it, and nothing of it is left on the edge."""
+    """Delete the agent; no call reaches it, and nothing of it is left on the edge."""
     with (
         narrator.step("Delete the agent: nothing of it is left on the edge"),
         Edge(status.cloudflare) as edge,

@@ -1,4 +1,4 @@
-"""The demo's calls: each is made over HTTP, told of, and kept, to be found in the usage later."""
+"""The demo's calls: each is made over HTTP, shown, and kept, to be found in the usage later."""
 
 import json
 import time
@@ -67,10 +67,10 @@ class Calls:
         )
 
     def stream(self, agent_id: str, prompt: str, session_id: str | None = None) -> Answer:
-        """One call, answered piece by piece; every event is told of with its arrival time."""
+        """One call, answered piece by piece; every event is shown with its arrival time."""
         path, body = f"/v1/invoke/{agent_id}/stream", _body(prompt, session_id)
         self.narrator.sent(f"POST {path}", body)
-        return self._keep(self._streamed(path, body, tell=True))
+        return self._keep(self._streamed(path, body, show=True))
 
     def wait_until_calls_reach(self, agent_id: str, deployment_id: str) -> None:
         """Call until the gateway follows the agent's pointer. These calls count like any other."""
@@ -78,7 +78,7 @@ class Calls:
         began = time.monotonic()
         while (asked_s := time.monotonic() - began) < IN_FORCE_S:
             try:
-                answer = self._keep(self._streamed(path, body, tell=False))
+                answer = self._keep(self._streamed(path, body, show=False))
             except ApiError as error:
                 # It may not have heard of the agent, or of any deployment of it.
                 if error.exit_code not in (ExitCode.NOT_FOUND, ExitCode.CONFLICT):
@@ -91,7 +91,7 @@ class Calls:
             time.sleep(_ASK_EVERY_S)
         raise DemoFailed(f"calls do not reach {deployment_id} after {IN_FORCE_S:g} s")
 
-    def _streamed(self, path: str, body: Mapping[str, Any], *, tell: bool) -> Answer:
+    def _streamed(self, path: str, body: Mapping[str, Any], *, show: bool) -> Answer:
         began = time.monotonic()
         names: list[str] = []
         pieces: list[str] = []
@@ -99,13 +99,13 @@ class Calls:
         data: dict[str, Json] = {}
         for event in self.api.stream(path, body):
             arrived = time.monotonic() - began
-            names.append(event.name)
-            data[event.name] = json.loads(event.data)
-            if event.name == "delta":
+            names.append(event.event)
+            data[event.event] = json.loads(event.data)
+            if event.event == "delta":
                 pieces.append(data["delta"]["text"])
                 arrivals.append(arrived)
-            if tell:
-                self.narrator.got(f"{arrived * 1000:7.1f} ms  {event.name}", data[event.name])
+            if show:
+                self.narrator.got(f"{arrived * 1000:7.1f} ms  {event.event}", data[event.event])
         expected = ["meta", *["delta"] * len(pieces), "usage", "done"]
         if names != expected:
             raise DemoFailed(f"the stream's events\n  expected: {expected}\n  actual:   {names}")

@@ -1,4 +1,4 @@
-"""What is on the edge, as Cloudflare's API tells it: an agent's scripts and routes."""
+"""What is on the edge, as Cloudflare's API lists it: an agent's scripts and routes."""
 
 from typing import Any
 

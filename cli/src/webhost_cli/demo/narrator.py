@@ -35,7 +35,7 @@ class Narrator:
 
     @contextmanager
     def step(self, title: str) -> Generator[None]:
-        """One step of the story; what goes wrong in it is told with its name."""
+        """One step of the story; what goes wrong in it is shown with its name."""
         self.steps += 1
         self._print(f"\n{self.steps:>2}. {title}", style="bold")
         began = time.monotonic()
@@ -44,7 +44,7 @@ class Narrator:
         except CommandError as error:
             raise DemoFailed(f"step {self.steps} ({title}): {error}") from error
         except (LookupError, ValueError) as error:
-            reason = f"an answer is not of the agreed shape: {error!r}"
+            reason = f"an answer does not follow the contract: {error!r}"
             raise DemoFailed(f"step {self.steps} ({title}): {reason}") from error
         self._print(f"    done in {time.monotonic() - began:.2f} s", style="dim")
 

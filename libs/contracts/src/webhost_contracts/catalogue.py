@@ -17,6 +17,7 @@ OWNERS = {
     "user": "api",
     "agent": "api",
     "deployment": "deployer",
+    "teardown": "deployer",
     "account": "billing",
     "invocation": "gateway",
     "telemetry": "telemetry-ingest",

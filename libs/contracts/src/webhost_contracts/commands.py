@@ -1,11 +1,44 @@
 """What the api asks the deployer to do, on the COMMANDS stream.
 
-A command may arrive twice: handlers find out by the deployment or agent that it is about, and
-answer with facts.
+A command may arrive twice, and is sent again until its effect is seen: handlers find out by the
+deployment or agent that it is about, and answer with facts. Whom and what it is about stands in
+its headers too, so that also an unreadable one can be answered.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from webhost_contracts.artifacts import Artifact
+from webhost_contracts.subjects import TYPE_HEADER
 from webhost_contracts.wire import Wire
+
+COMMAND_HEADER = "Webhost-Command-Id"
+USER_HEADER = "Webhost-User-Id"
+AGENT_HEADER = "Webhost-Agent-Id"
+DEPLOYMENT_HEADER = "Webhost-Deployment-Id"
+REQUEST_HEADER = "Webhost-Request-Id"
+
+
+@dataclass(frozen=True)
+class CommandIds:
+    """What a command's headers say of it; None where they say nothing."""
+
+    command_id: str | None
+    user_id: str | None
+    agent_id: str | None
+    deployment_id: str | None
+    request_id: str | None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> "CommandIds":
+        """Read a message's headers."""
+        return cls(
+            headers.get(COMMAND_HEADER),
+            headers.get(USER_HEADER),
+            headers.get(AGENT_HEADER),
+            headers.get(DEPLOYMENT_HEADER),
+            headers.get(REQUEST_HEADER),
+        )
 
 
 class Command(Wire, frozen=True, kw_only=True, tag_field="type"):
@@ -25,6 +58,18 @@ class Command(Wire, frozen=True, kw_only=True, tag_field="type"):
         if not isinstance(tag, str):
             raise TypeError(f"{cls.__name__} has no tag")
         return tag
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of the command's message."""
+        named = {
+            TYPE_HEADER: self.type_name(),
+            COMMAND_HEADER: self.command_id,
+            USER_HEADER: self.user_id,
+            AGENT_HEADER: self.agent_id,
+            DEPLOYMENT_HEADER: getattr(self, "deployment_id", None),
+            REQUEST_HEADER: self.request_id,
+        }
+        return {name: value for name, value in named.items() if value is not None}
 
 
 class Deploy(Command, frozen=True, kw_only=True, tag="deployment.deploy.v1"):

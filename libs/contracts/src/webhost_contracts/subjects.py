@@ -1,4 +1,5 @@
-"""Names on the bus: one literal subject per aggregate, the user first.
+"""Names on the bus: one literal subject per aggregate, the user first; deployments share their
+agent's.
 
 One tenant is one prefix, which can be replayed, exported or purged alone. The type of a message
 is a header, never a part of its subject.
@@ -77,7 +78,7 @@ def commands_to(service: str, verb: str) -> str:
 
 
 def dead_letter(subject: str) -> str:
-    """Return where a message that nobody could handle is parked."""
+    """Return where a message goes that no handler could handle."""
     return f"dead.{subject}"
 
 

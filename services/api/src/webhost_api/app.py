@@ -3,14 +3,16 @@
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.process.service import App, Service
 
-from webhost_api import idempotency
+from webhost_api import idempotency, openapi_paths
 from webhost_api.artifacts import Artifacts
 from webhost_api.http import Dependencies, handle_problems
 from webhost_api.middleware import Cors, RequestId
@@ -26,17 +28,25 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
 def build() -> FastAPI:
     """Return the HTTP application; its dependencies are given to it by `front`."""
-    app = FastAPI(
+    app = FastAPIOffline(
         title="webhost.systems",
         version="1",
         openapi_url="/v1/openapi.json",
-        docs_url=None,
+        docs_url="/v1/docs",
         redoc_url=None,
+        static_url="/v1/docs/assets",
+        swagger_ui_oauth2_redirect_url="/v1/docs/oauth2-redirect",
+        # By default the page sends the document's address to a validator on the Internet.
+        swagger_ui_parameters={"validatorUrl": None},
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        generate_unique_id_function=lambda route: route.name,
+        generate_unique_id_function=_operation_id,
     )
     bearer = HTTPBearer(bearerFormat="JWT", auto_error=False)
     for router in (
@@ -48,7 +58,19 @@ def build() -> FastAPI:
     ):
         app.include_router(router, dependencies=[Depends(bearer)], responses=_ERRORS)
     handle_problems(app)
+    _describe_all_services(app, bearer)
     return app
+
+
+def _describe_all_services(app: FastAPI, bearer: HTTPBearer) -> None:
+    own = app.openapi
+
+    def whole() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            openapi_paths.add_to(own(), bearer=bearer.scheme_name)
+        return own()
+
+    app.openapi = whole
 
 
 def front(deps: Dependencies, cors_allowed_origins: tuple[str, ...]) -> App:

@@ -3,6 +3,7 @@
 Emits: `user.registered.v1`. Guarantees: once per user, however many first requests come at once.
 """
 
+from cachetools import LRUCache
 from sqlalchemy.dialects.postgresql import insert
 from webhost_contracts.events import UserRegistered
 from webhost_kit.database.engine import Database
@@ -19,16 +20,14 @@ class Users:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[str, None] = {}
+        self._known: LRUCache[str, bool] = LRUCache(REMEMBERED_USERS)
 
     async def ensure(self, principal: Principal, who: EventMetadata) -> None:
         """Register this caller, unless it was done before. Raises Unavailable."""
-        if principal.user_id in self._known:
+        if self._known.get(principal.user_id):
             return
         await self._register(principal, who)
-        while len(self._known) >= REMEMBERED_USERS:
-            del self._known[next(iter(self._known))]
-        self._known[principal.user_id] = None
+        self._known[principal.user_id] = True
 
     async def _register(self, principal: Principal, who: EventMetadata) -> None:
         row = {

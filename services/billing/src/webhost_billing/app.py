@@ -1,8 +1,8 @@
 """The composition root: the one place where adapters meet handlers."""
 
 from webhost_contracts.entitlements import load_tiers
-from webhost_kit.bus.commands import Subscribers
 from webhost_kit.bus.connection import connect
+from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.process.service import Service
@@ -27,7 +27,7 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("relay", Relay(database.dsn, bus))
     rebuilder = Rebuilder(database, bus, prices, totals.wake)
     service.work("cleanup", rebuilder.clean_up)
-    service.add("rebuilds", RebuildRequests(bus, rebuilder))
-    subscribers = service.add("requests", Subscribers(nats_url, service.name))
-    register(subscribers.broker, Handlers(database, load_tiers(settings.webhost_tiers_file)))
-    await subscribers.start()
+    rebuilds = service.add("rebuilds", RebuildRequests(bus, rebuilder))
+    requests = service.add("requests", RequestServer(nats_url, service.name))
+    register(requests, Handlers(database, load_tiers(settings.webhost_tiers_file)), rebuilds)
+    await requests.start()

@@ -13,7 +13,9 @@ class Settings(ServiceSettings):
     """Variables are the fields' names in upper case. Without files: the product's own."""
 
     webhost_tiers_file: Path | None = None
+    """What each tier allows, as TOML; the product's own tiers without it."""
     webhost_prices_file: Path | None = None
+    """The price book, as TOML; the product's own prices without it."""
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":

@@ -1,48 +1,59 @@
 """The composition root: the one place where adapters meet handlers."""
 
-from webhost_kit.bus.commands import Subscribers, watch_consumers
+from webhost_kit.bus.commands import CommandConsumer
 from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
+from webhost_kit.eventsourcing.republish import republish
 from webhost_kit.keys import public_keys
+from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
 from webhost_deployer.artifacts import Artifacts
 from webhost_deployer.cloudflare import scripts
-from webhost_deployer.cloudflare.provider import Cloudflare, client
+from webhost_deployer.cloudflare.api import CloudflareApi
+from webhost_deployer.cloudflare.provider import Cloudflare
+from webhost_deployer.cloudflare.rate_limiter import RateLimiter
 from webhost_deployer.cloudflare.reconciliation import Reconciliation
 from webhost_deployer.cloudflare.scripts import WorkerEnvironment
 from webhost_deployer.cloudflare.worker_client import WorkerClient
 from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers
+from webhost_deployer.recovery import OWN_SUBJECTS, TYPES, take_back
 from webhost_deployer.runner import Runner
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
 from webhost_deployer.subscribers import register
 
 
-def provider_of(service: Service, settings: Settings, database: Database) -> Cloudflare:
+def cloudflare_of(
+    service: Service, settings: Settings, database: Database
+) -> tuple[Cloudflare, CloudflareApi]:
     """Return Cloudflare as these settings describe it; the service closes its connections."""
-    workers = service.add("Workers", WorkerClient(settings.signers[0], settings.workers_connect_to))
-    sdk = service.add(
-        "Cloudflare",
-        client(settings.cloudflare_api_token.get_secret_value(), settings.cloudflare_api_base_url),
+    account_id = settings.cloudflare_account_id
+    api = CloudflareApi(
+        settings.cloudflare_api_token.get_secret_value(),
+        settings.cloudflare_api_base_url,
+        account_id,
+        settings.cloudflare_zone_id,
+        settings.webhost_installation_id,
+        RateLimiter(database, f"cloudflare {account_id}"),
     )
-    return Cloudflare(
-        sdk,
-        settings.cloudflare_account_id,
-        settings.routing,
-        WorkerEnvironment(
-            installation_id=settings.webhost_installation_id,
-            telemetry_report_url=settings.control_plane_telemetry_report_url,
-            invoke_public_keys=settings.public_invoke_keys,
-            platform_public_keys=public_keys(settings.signers),
-            session_idle_days=settings.session_idle_days,
-        ),
-        settings.master_keys,
-        workers,
-        database,
+    workers = WorkerClient(settings.signers[0], settings.workers_connect_to)
+    environment = WorkerEnvironment(
+        installation_id=settings.webhost_installation_id,
+        telemetry_report_url=settings.control_plane_telemetry_report_url,
+        invoke_public_keys=settings.public_invoke_keys,
+        platform_public_keys=public_keys(settings.signers),
+        session_idle_days=settings.session_idle_days,
     )
+    service.add("Cloudflare", api)
+    service.add("Workers", workers)
+    provider = Cloudflare(
+        api, workers, settings.routing, environment, settings.master_keys, database.dsn
+    )
+    return provider, api
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -50,13 +61,25 @@ async def compose(service: Service, settings: Settings) -> None:
     nats_url = settings.nats_url.get_secret_value()
     bus = service.add("bus", await connect(nats_url, service.name))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
-    provider = provider_of(service, settings, database)
+    provider, api = cloudflare_of(service, settings, database)
     steps = Steps({scripts.PROVIDER: provider}, Artifacts(bus))
     runner = service.add("runner", Runner(database, Executor(database, steps)))
     service.add("relay", Relay(database.dsn, bus))
-    service.add("reconciliation", Reconciliation(database, bus, provider))
+    own_facts = service.add(
+        "own facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, take_back)
+    )
+    service.add(
+        "maintenance",
+        Maintenance(
+            service.name,
+            bus,
+            database,
+            [own_facts.projector],
+            lambda dry_run: republish(database, bus, OWN_SUBJECTS, TYPES, dry_run=dry_run),
+        ),
+    )
+    service.add("reconciliation", Reconciliation(database, bus, api, settings.routing))
     handlers = Handlers(database, settings.master_keys.newest, runner.wake)
-    subscribers = service.add("commands", Subscribers(nats_url, service.name))
-    consumers = register(subscribers.broker, bus, handlers)
-    service.work("consumers", lambda: watch_consumers(bus, consumers))
-    await subscribers.start()
+    commands = service.add("commands", CommandConsumer(nats_url, bus, service.name))
+    register(commands, handlers)
+    await commands.start()

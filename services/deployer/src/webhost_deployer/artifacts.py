@@ -1,7 +1,7 @@
 """The artifact store: content-addressed bundles in a JetStream object store.
 
-Guarantees: what `read` returns has its checksum; it answers, or fails, within TIMEOUT_S. Whether
-a later try may succeed is told by the error's type.
+Guarantees: what `read` returns has its checksum; it returns, or fails, within TIMEOUT_S. The
+error's type says whether a later try may succeed.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ class ArtifactAway(Exception):
 
 
 class ArtifactInvalid(Exception):
-    """What is stored is not what was ordered, and never will be."""
+    """What is stored is not what is to be deployed, and never will be."""
 
 
 class Artifacts:

@@ -1,28 +1,48 @@
-"""What the deployer states when it is told to do something. Pure."""
+"""What the deployer states when a command reaches it. Pure."""
 
 from webhost_contracts.commands import Deploy
 from webhost_contracts.errors import DeploymentError
-from webhost_contracts.events import DeploymentFailed, DeploymentStarted
+from webhost_contracts.events import (
+    DeploymentFailed,
+    DeploymentStarted,
+    DeploymentTeardownScheduled,
+)
 from webhost_contracts.events.base import Event
+
+from webhost_deployer.model import Deployment
 
 KEY_GENERATION = 1
 """The generation of a new deployment's telemetry key."""
 
 AGENT_DELETED = "The agent was deleted."
+NOT_HANDLED = "The deploy command could not be handled."
 
 
-def begin(command: Deploy, key_version: int, refusal: str | None = None) -> list[Event]:
-    """Take a deployment on, or, for the reason in `refusal`, fail it at once."""
-    events: list[Event] = [
-        DeploymentStarted(
-            agent_id=command.agent_id,
-            deployment_version=command.deployment_version,
-            runtime_provider=command.runtime_provider,
-            key_version=key_version,
-            key_generation=KEY_GENERATION,
-        )
-    ]
-    if refusal is not None:
-        error = DeploymentError(step="start", message=refusal)
-        events.append(DeploymentFailed(agent_id=command.agent_id, error=error))
-    return events
+def begin(command: Deploy, key_version: int, *, agent_deleted: bool = False) -> list[Event]:
+    """Take a deployment on; that of a deleted agent fails at once."""
+    started = DeploymentStarted(
+        agent_id=command.agent_id,
+        deployment_version=command.deployment_version,
+        tier=command.tier,
+        runtime_provider=command.runtime_provider,
+        artifact=command.artifact,
+        main_module_name=command.main_module_name,
+        invoke_path=command.invoke_path,
+        compatibility_date=command.compatibility_date,
+        key_version=key_version,
+        key_generation=KEY_GENERATION,
+    )
+    return [started, refuse(command.agent_id, AGENT_DELETED)] if agent_deleted else [started]
+
+
+def refuse(agent_id: str, message: str) -> DeploymentFailed:
+    """Fail a deployment that no step was tried of."""
+    return DeploymentFailed(agent_id=agent_id, error=DeploymentError(step="start", message=message))
+
+
+def schedule_teardown(state: Deployment, not_before_ms: int) -> list[Event]:
+    """Let the deployment go; an earlier date that was stated before stands."""
+    earlier = state.tear_down_at_ms
+    if state.ended or (earlier is not None and earlier <= not_before_ms):
+        return []
+    return [DeploymentTeardownScheduled(agent_id=state.agent_id, not_before_ms=not_before_ms)]

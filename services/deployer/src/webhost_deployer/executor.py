@@ -1,17 +1,18 @@
-"""All that is due for one agent, one thing after the other, by whoever holds its lock.
+"""All that is due for one agent, one thing after the other, by the process that holds its lock.
 
 Consumes: the deployer's own rows. Emits: the outcome of every step as a fact, with its state
-row, in one transaction; then `deployment.succeeded`, `.failed` or `.torn_down`.
+row, in one transaction; then `deployment.succeeded`, `.failed` or `.torn_down`; for a deleted
+agent `teardown.finished`.
+Guarantees: an outcome is recorded only behind the state that the step was decided on.
 On replay (a kill between a step and its outcome): the step is done again.
 """
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 
 import structlog
 from prometheus_client import Counter
-from webhost_contracts.events import DeploymentSucceeded
+from webhost_contracts.events import DeploymentSucceeded, TeardownFinished
 from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
@@ -20,10 +21,9 @@ from webhost_kit.process.crashpoints import crash_point
 
 from webhost_deployer import saga, store
 from webhost_deployer.locks import Lock
-from webhost_deployer.model import Deployment
+from webhost_deployer.model import AgentTeardown, Deployment
 from webhost_deployer.provider import ProviderError
 from webhost_deployer.steps import StepFailed, Steps
-from webhost_deployer.store import AgentTeardown
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ _steps = Counter("webhost_deployer_steps_total", "Tries of saga steps", ["step",
 
 
 class Executor:
-    """Works an agent's sagas off."""
+    """Executes an agent's sagas."""
 
     def __init__(
         self, database: Database, steps: Steps, jitter: Callable[[], float] = random.random
@@ -47,14 +47,14 @@ class Executor:
             async with self._database.transaction() as connection:
                 now = now_ms()
                 deployment = await store.due_deployment(connection, agent_id, now)
-                teardown = await store.due_teardown(connection, agent_id, now)
+                purge = await store.due_purge(connection, agent_id, now)
             if deployment is not None:
                 with structlog.contextvars.bound_contextvars(
-                    deployment=deployment.id, request_id=deployment.command.request_id
+                    deployment=deployment.id, request_id=deployment.cause.request_id
                 ):
                     await self._advance(deployment, now)
-            elif teardown is not None:
-                await self._purge(teardown)
+            elif purge is not None:
+                await self._purge(*purge)
             else:
                 return
 
@@ -65,7 +65,7 @@ class Executor:
             case saga.Succeed():
                 provider = self._steps.provider_of(deployment)
                 event = DeploymentSucceeded(
-                    agent_id=deployment.command.agent_id,
+                    agent_id=deployment.agent_id,
                     worker_name=provider.worker_name(deployment),
                     invoke_url=provider.invoke_url(deployment),
                 )
@@ -74,7 +74,9 @@ class Executor:
                 await self._end(deployment, event)
             case saga.Wait():
                 # The row says due and the saga does not: put the row right.
-                await self._record(deployment)
+                async with self._database.transaction() as connection:
+                    newest = await store.load(connection, deployment.id)
+                    await store.save(connection, newest or deployment)
 
     async def _run(self, deployment: Deployment, run: saga.Run) -> None:
         started = now_ms()
@@ -116,19 +118,22 @@ class Executor:
         except VersionConflict:
             log.info("decided elsewhere first; looking again")
 
-    async def _purge(self, teardown: AgentTeardown) -> None:
+    async def _purge(self, teardown: AgentTeardown, failed_tries: int) -> None:
+        agent_id = teardown.agent_id
         try:
-            await self._steps.purge_sessions(teardown.agent_id)
+            await self._steps.purge_sessions(agent_id)
         except ProviderError as error:
-            log.warning("purge failed", agent=teardown.agent_id, error=str(error))
-            tries = teardown.tries + 1
+            log.warning("purge failed", agent=agent_id, error=str(error))
+            tries = failed_tries + 1
             longest_ms = saga.LONGEST_TEARDOWN_DELAY_MS
-            due = now_ms() + saga.delay_ms(tries, self._jitter(), longest_ms)
-            await self._note(replace(teardown, tries=tries), due)
+            due_at_ms = now_ms() + saga.delay_ms(tries, self._jitter(), longest_ms)
+            async with self._database.transaction() as connection:
+                await store.postpone_purge(connection, agent_id, tries, due_at_ms)
             return
         crash_point("deployer.purge.done")
-        await self._note(teardown, None)
-
-    async def _note(self, teardown: AgentTeardown, due_at_ms: int | None) -> None:
-        async with self._database.transaction() as connection:
-            await store.save_teardown(connection, teardown, due_at_ms)
+        try:
+            async with self._database.transaction() as connection:
+                finished = TeardownFinished(agent_id=agent_id)
+                await store.record_teardown(connection, teardown, finished, now_ms())
+        except VersionConflict:
+            log.info("recorded elsewhere first", agent=agent_id)

@@ -1,22 +1,24 @@
 """What the deployer does with a command: it records the work, and wakes the runner.
 
-Consumes: Deploy, TearDown, TearDownAgent. Emits: `deployment.started.v1`; and at once
-`deployment.failed.v1` where the agent is deleted already or the command died.
+Consumes: Deploy, TearDown, TearDownAgent. Emits: `deployment.started.v1`,
+`deployment.teardown_scheduled.v1`, `teardown.started.v1`; `deployment.failed.v1` where the agent
+is deleted already, or where a deploy command became a dead letter.
 Guarantees: what is recorded survives; one transaction per command.
-On replay: a deployment that is known, and an instruction that was given, change nothing.
+On replay: a deployment that is known, a teardown that began, a date that stands already change
+nothing.
 """
 
 from collections.abc import Callable
 
-from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts.commands import Deploy, TearDown, TearDownAgent
+from webhost_contracts.commands import Command, CommandIds, Deploy, TearDown, TearDownAgent
+from webhost_contracts.events import TeardownStarted
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Permanent
 
 from webhost_deployer import decisions, store
-from webhost_deployer.model import Deployment
+from webhost_deployer.model import AgentTeardown, Cause, Deployment
 
 
 class Handlers:
@@ -28,59 +30,90 @@ class Handlers:
         self._wake = wake
 
     async def deploy(self, command: Deploy) -> None:
-        """Take the deployment on; the runner does the work."""
-        await self._begin(command, None)
+        """Put one deployment on its runtime provider."""
 
-    async def deploy_died(self, command: Deploy, reason: str) -> None:
-        """Fail a deployment that could not be taken on, so that nobody waits for it."""
-        await self._begin(command, "The deploy command could not be handled.")
+        async def work(connection: AsyncConnection) -> None:
+            await store.lock_agent(connection, command.agent_id)
+            if await store.load(connection, command.deployment_id) is not None:
+                return
+            deleted = await store.teardown_of(connection, command.agent_id) is not None
+            state = Deployment(
+                id=command.deployment_id,
+                user_id=command.user_id,
+                agent_id=command.agent_id,
+                cause=_cause(command),
+            )
+            events = decisions.begin(command, self._key_version, agent_deleted=deleted)
+            await store.record(connection, state, events, now_ms())
+
+        await self._database.decide(work)
+        self._wake()
+
+    async def deploy_is_dead(self, ids: CommandIds) -> None:
+        """Fail the deployment of a dead command, so that it is not waited for."""
+        deployment_id, user_id, agent_id = ids.deployment_id, ids.user_id, ids.agent_id
+        if deployment_id is None or user_id is None or agent_id is None:
+            return
+
+        async def work(connection: AsyncConnection) -> None:
+            await store.lock_agent(connection, agent_id)
+            if await store.load(connection, deployment_id) is not None:
+                return
+            state = Deployment(
+                id=deployment_id,
+                user_id=user_id,
+                agent_id=agent_id,
+                cause=Cause(request_id=ids.request_id),
+            )
+            failed = decisions.refuse(agent_id, decisions.NOT_HANDLED)
+            await store.record(connection, state, [failed], now_ms())
+
+        await self._database.decide(work)
 
     async def tear_down(self, command: TearDown) -> None:
-        """Note from when on nothing of a retired deployment shall be left."""
+        """Remove a retired deployment from its provider, when its time has come."""
 
         async def work(connection: AsyncConnection) -> None:
             await store.lock_agent(connection, command.agent_id)
             state = await store.load(connection, command.deployment_id)
             if state is None:
                 raise Permanent(f"no such deployment: {command.deployment_id}")
-            await _instruct(connection, state, command.not_before_ms)
+            await _schedule_teardown(connection, state, command.not_before_ms)
 
         await self._database.decide(work)
         self._wake()
 
     async def tear_down_agent(self, command: TearDownAgent) -> None:
-        """Put a tombstone on the agent and let all of its deployments go."""
+        """Stop all work on a deleted agent, remove its deployments and purge its sessions."""
 
         async def work(connection: AsyncConnection) -> None:
             await store.lock_agent(connection, command.agent_id)
-            now = now_ms()
-            await store.put_tombstone(connection, command.agent_id, now)
-            for state in await store.of_agent(connection, command.agent_id):
-                await _instruct(connection, state, now)
-
-        await self._database.decide(work)
-        self._wake()
-
-    async def _begin(self, command: Deploy, refusal: str | None) -> None:
-        async def work(connection: AsyncConnection) -> None:
-            await store.lock_agent(connection, command.agent_id)
-            if await store.load(connection, command.deployment_id) is not None:
+            if await store.teardown_of(connection, command.agent_id) is not None:
                 return
-            deleted = await store.is_deleted(connection, command.agent_id)
-            reason = refusal or (decisions.AGENT_DELETED if deleted else None)
-            events = decisions.begin(command, self._key_version, reason)
-            await store.record(connection, Deployment(command=command), events, now_ms())
+            now = now_ms()
+            state = AgentTeardown(
+                agent_id=command.agent_id, user_id=command.user_id, cause=_cause(command)
+            )
+            started = TeardownStarted(agent_id=command.agent_id)
+            await store.record_teardown(connection, state, started, now)
+            for deployment in await store.of_agent(connection, command.agent_id):
+                await _schedule_teardown(connection, deployment, now)
 
         await self._database.decide(work)
         self._wake()
 
 
-async def nothing_to_tell(command: TearDown | TearDownAgent, reason: str) -> None:
-    """Leave a dead teardown to the operator: it is parked, and can be replayed."""
+async def _schedule_teardown(
+    connection: AsyncConnection, state: Deployment, not_before_ms: int
+) -> None:
+    events = decisions.schedule_teardown(state, not_before_ms)
+    if events:
+        await store.record(connection, state, events, now_ms())
 
 
-async def _instruct(connection: AsyncConnection, state: Deployment, at_ms: int) -> None:
-    earlier = state.tear_down_at_ms
-    if state.ended or (earlier is not None and earlier <= at_ms):
-        return
-    await store.save(connection, replace(state, tear_down_at_ms=at_ms))
+def _cause(command: Command) -> Cause:
+    return Cause(
+        request_id=command.request_id,
+        traceparent=command.traceparent,
+        causation_id=command.causation_id,
+    )

@@ -1,12 +1,21 @@
-"""Session-level advisory locks: held by a connection of its own, free the moment it ends."""
+"""Session-level advisory locks, each held by a connection of its own.
 
+Guarantees: a lock is free the moment its connection ends, and the server ends the connection of a
+holder that stops showing that it lives: one that was killed, cut off, or frozen. A holder that
+notices the loss is stopped in the middle of its work.
+Not guaranteed: that two holders never overlap for a moment (one that was frozen may go on for an
+instant when it wakes), so what they write is conditional or repeatable.
+"""
+
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import LiteralString
 
 import psycopg
 from psycopg.rows import TupleRow
-from webhost_kit.database.engine import connect_arguments
+from webhost_kit.database.leadership import HEARTBEAT_S, heartbeat, open_lock_session, try_lock
+
+POLL_S = 0.3
 
 
 class Lock:
@@ -17,31 +26,70 @@ class Lock:
 
     async def confirm(self) -> None:
         """Raise psycopg.OperationalError when the lock was lost with its connection."""
-        await self._connection.execute("SELECT 1")
+        try:
+            await heartbeat(self._connection)
+        except TimeoutError as error:
+            raise LockLost("no answer to a heartbeat") from error
+
+
+class LockLost(psycopg.OperationalError):
+    """The lock's connection ended, or Postgres does not answer on it."""
 
 
 @asynccontextmanager
 async def held(dsn: str, name: str) -> AsyncGenerator[Lock | None]:
-    """Hold the lock of this name, in this schema, or give None when another holds it."""
-    async with _connected(dsn) as connection:
-        cursor = await connection.execute(f"SELECT pg_try_advisory_lock({_KEY})", (name,))
-        row = await cursor.fetchone()
-        yield Lock(connection) if row is not None and row[0] else None
+    """Hold the lock of this name, in this schema, or give None when another holds it.
+
+    Raises LockLost out of the work that is done under it, once the lock is lost.
+    """
+    async with await open_lock_session(dsn, f"lock {name}") as connection:
+        if not await _try(connection, name):
+            yield None
+            return
+        async with _alive(connection):
+            yield Lock(connection)
 
 
 @asynccontextmanager
 async def waited_for(dsn: str, name: str) -> AsyncGenerator[Lock]:
-    """Hold the lock of this name, in this schema, as soon as nobody else does."""
-    async with _connected(dsn) as connection:
-        await connection.execute(f"SELECT pg_advisory_lock({_KEY})", (name,))
-        yield Lock(connection)
+    """Hold the lock of this name, in this schema, as soon as it is free."""
+    async with await open_lock_session(dsn, f"lock {name}") as connection:
+        while not await _try(connection, name):  # noqa: ASYNC110 - in another process
+            await asyncio.sleep(POLL_S)
+        async with _alive(connection):
+            yield Lock(connection)
 
 
-_KEY: LiteralString = "hashtextextended(current_schema() || ' ' || %s, 0)"
+async def _try(connection: psycopg.AsyncConnection[TupleRow], name: str) -> bool:
+    try:
+        return await try_lock(connection, name)
+    except TimeoutError as error:
+        raise LockLost("no answer about a lock") from error
 
 
 @asynccontextmanager
-async def _connected(dsn: str) -> AsyncGenerator[psycopg.AsyncConnection[TupleRow]]:
-    connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, **connect_arguments())
-    async with connection:
-        yield connection
+async def _alive(connection: psycopg.AsyncConnection[TupleRow]) -> AsyncGenerator[None]:
+    """Send heartbeats beside the work; cancel the work, and raise LockLost, when one fails."""
+    lost: list[Exception] = []
+
+    async def beat(scope: asyncio.Timeout) -> None:
+        try:
+            while True:
+                await asyncio.sleep(HEARTBEAT_S)
+                await heartbeat(connection)
+        except Exception as error:
+            lost.append(error)
+            scope.reschedule(asyncio.get_running_loop().time())
+
+    try:
+        async with asyncio.timeout(None) as scope:
+            beating = asyncio.create_task(beat(scope))
+            try:
+                yield
+            finally:
+                beating.cancel()
+                await asyncio.gather(beating, return_exceptions=True)
+    except TimeoutError as error:
+        if not lost:
+            raise
+        raise LockLost(f"lock lost: {lost[0]}") from error

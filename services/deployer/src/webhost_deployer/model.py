@@ -1,9 +1,12 @@
-"""A deployment as the deployer sees it, and what each fact makes of it. Pure."""
+"""Deployments and teardowns as the deployer sees them, and what each fact makes of them. Pure.
+
+A state is the fold of its own aggregate's facts and of nothing else, so that it can be taken
+back from the stream.
+"""
 
 from enum import StrEnum
 
 from msgspec.structs import replace
-from webhost_contracts.commands import Deploy
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
     DeploymentFailed,
@@ -11,10 +14,17 @@ from webhost_contracts.events import (
     DeploymentStepFailed,
     DeploymentStepSucceeded,
     DeploymentSucceeded,
+    DeploymentTeardownScheduled,
     DeploymentTornDown,
+    Envelope,
+    TeardownFinished,
+    TeardownStarted,
 )
 from webhost_contracts.events.base import Event
+from webhost_contracts.events.deployment import DeployerEvent
 from webhost_contracts.wire import Wire
+
+TEARDOWN_EVENTS = (TeardownStarted, TeardownFinished)
 
 
 class Step(StrEnum):
@@ -42,19 +52,39 @@ class Phase(StrEnum):
 FINAL = frozenset({Phase.FAILED, Phase.TORN_DOWN})
 
 
+class Cause(Wire, frozen=True, kw_only=True):
+    """The request, and the event, that everything about one aggregate goes back to."""
+
+    request_id: str | None = None
+    traceparent: str | None = None
+    causation_id: str | None = None
+
+    @classmethod
+    def of(cls, envelope: Envelope) -> "Cause":
+        """Return the cause that a fact names."""
+        return cls(
+            request_id=envelope.request_id,
+            traceparent=envelope.traceparent,
+            causation_id=envelope.causation_id,
+        )
+
+
 class Deployment(Wire, frozen=True, kw_only=True):
     """The state row. All times are Unix milliseconds.
 
     `tries` counts the failed tries of the step that is next. `progress_at_ms` is when work began
-    or last got somewhere, None before the first step was tried. `tear_down_at_ms` is the api's
-    instruction: from then on nothing of this deployment shall be at the provider.
+    or last got somewhere, None before the first step was tried. From `tear_down_at_ms` on nothing
+    of this deployment shall be at the provider. `started` is None where the command was
+    unreadable: such a deployment has only failed.
     """
 
-    command: Deploy
+    id: str
+    user_id: str
+    agent_id: str
+    cause: Cause = Cause()
     version: int = 0
+    started: DeploymentStarted | None = None
     phase: Phase = Phase.DEPLOYING
-    key_version: int = 0
-    key_generation: int = 0
     done: tuple[Step, ...] = ()
     removed: tuple[Step, ...] = ()
     tries: int = 0
@@ -64,9 +94,11 @@ class Deployment(Wire, frozen=True, kw_only=True):
     tear_down_at_ms: int | None = None
 
     @property
-    def id(self) -> str:
-        """Return the deployment's id."""
-        return self.command.deployment_id
+    def plan(self) -> DeploymentStarted:
+        """Return what is to be deployed. Raises ValueError where work never started."""
+        if self.started is None:
+            raise ValueError(f"{self.id} was never started")
+        return self.started
 
     @property
     def ended(self) -> bool:
@@ -74,14 +106,43 @@ class Deployment(Wire, frozen=True, kw_only=True):
         return self.phase in FINAL
 
 
-def evolve(state: Deployment, event: Event, at_ms: int) -> Deployment:
-    """Return what `event`, recorded at `at_ms`, makes of the deployment."""
-    state = replace(state, version=state.version + 1)
+class AgentTeardown(Wire, frozen=True, kw_only=True):
+    """A deleted agent: its deployments are removed, then its sessions are purged."""
+
+    agent_id: str
+    user_id: str
+    cause: Cause = Cause()
+    version: int = 0
+    finished: bool = False
+
+
+def evolve(state: Deployment | None, envelope: Envelope, event: Event) -> Deployment:
+    """Return what a fact makes of the deployment; the first one makes it."""
+    if not isinstance(event, DeployerEvent) or isinstance(event, TEARDOWN_EVENTS):
+        raise TypeError(f"not a fact about a deployment: {type(event).__name__}")
+    if state is None:
+        state = Deployment(
+            id=envelope.aggregate_id,
+            user_id=envelope.user_id,
+            agent_id=event.agent_id,
+            cause=Cause.of(envelope),
+        )
+    return _evolve(replace(state, version=envelope.version), event, envelope.occurred_at_ms)
+
+
+def evolve_teardown(state: AgentTeardown | None, envelope: Envelope, event: Event) -> AgentTeardown:
+    """Return what a fact makes of the teardown; the first one makes it."""
+    if state is None:
+        state = AgentTeardown(
+            agent_id=envelope.aggregate_id, user_id=envelope.user_id, cause=Cause.of(envelope)
+        )
+    return replace(state, version=envelope.version, finished=isinstance(event, TeardownFinished))
+
+
+def _evolve(state: Deployment, event: Event, at_ms: int) -> Deployment:
     match event:
         case DeploymentStarted():
-            return replace(
-                state, key_version=event.key_version, key_generation=event.key_generation
-            )
+            return replace(state, started=event)
         case DeploymentStepSucceeded():
             return _step_done(replace(state, tries=0, retry_at_ms=0, progress_at_ms=at_ms), event)
         case DeploymentStepFailed(retry_at_ms=None):
@@ -102,6 +163,8 @@ def evolve(state: Deployment, event: Event, at_ms: int) -> Deployment:
             return replace(state, phase=Phase.LIVE)
         case DeploymentFailed():
             return replace(state, phase=Phase.FAILED, failure=event.error)
+        case DeploymentTeardownScheduled():
+            return replace(state, tear_down_at_ms=event.not_before_ms)
         case DeploymentTornDown():
             return replace(state, phase=Phase.TORN_DOWN)
         case _:

@@ -4,7 +4,6 @@ from typing import Protocol
 
 from webhost_contracts.artifacts import Bundle
 
-from webhost_deployer.cloudflare.inventory import ListedRoute, ListedScript
 from webhost_deployer.model import Deployment
 
 
@@ -38,6 +37,10 @@ class Provider(Protocol):
         """Return the address at which the deployment is invoked."""
         ...
 
+    def problem_of(self, deployment: Deployment, bundle: Bundle) -> str | None:
+        """Say why these modules can not be deployed here, None where they can."""
+        ...
+
     async def ensure_session_store(self) -> None:
         """Make the installation's session store exist and be current."""
         ...
@@ -64,24 +67,4 @@ class Provider(Protocol):
 
     async def purge_sessions(self, agent_id: str) -> None:
         """Remove all sessions of an agent, for good."""
-        ...
-
-
-class Inventory(Protocol):
-    """What a provider holds for this installation. All methods raise ProviderError."""
-
-    async def list_scripts(self) -> list[ListedScript]:
-        """Return the installation's scripts, the session store among them."""
-        ...
-
-    async def list_routes(self) -> list[ListedRoute]:
-        """Return the zone's routes, whoever's they are."""
-        ...
-
-    async def delete_script(self, script: ListedScript) -> None:
-        """Delete a script that was listed; one that is gone is well."""
-        ...
-
-    async def delete_route(self, route: ListedRoute) -> None:
-        """Delete a route that was listed; one that is gone is well."""
         ...

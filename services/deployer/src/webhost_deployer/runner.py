@@ -1,15 +1,18 @@
-"""The runner: finds agents that something is due for, and lets their work be done.
+"""The runner: finds agents that something is due for, and executes what is due.
 
-Guarantees: work on one agent is serial across all deployers, by a lock that a kill frees at
-once; at most CONCURRENCY agents at a time per process; a broken dependency is waited for.
+Consumes: the due times of the deployer's rows. Emits: nothing itself; see the executor.
+Guarantees: work on one agent is serial across all deployers, by a lock that a kill frees at once
+and that a frozen process loses within seconds; at most CONCURRENCY agents at a time per process;
+a broken dependency is waited for.
+On replay: what was interrupted is still due.
 """
 
 import asyncio
 
-import psycopg
 import structlog
 from prometheus_client import Gauge
 from webhost_kit.clock import now_ms
+from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
 
@@ -26,11 +29,11 @@ _active = Gauge("webhost_deployer_active_agents", "Agents that this process work
 
 
 class Runner:
-    """Works what is due off for as long as it runs."""
+    """Executes what is due for as long as it runs."""
 
-    def __init__(self, database: Database, work: Executor) -> None:
+    def __init__(self, database: Database, executor: Executor) -> None:
         self._database = database
-        self._work = work
+        self._executor = executor
         self._wake = asyncio.Event()
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -40,7 +43,7 @@ class Runner:
         self._wake.set()
 
     async def run(self) -> None:
-        """Run for ever; on cancellation, what is under way stops where it is."""
+        """Look and execute without end; on cancellation, what is under way stops where it is."""
         try:
             while True:
                 self._wake.clear()
@@ -74,8 +77,9 @@ class Runner:
                 with _active.track_inprogress():
                     async with held(self._database.dsn, f"agent {agent_id}") as lock:
                         if lock is not None:
-                            await self._work.execute(agent_id, lock)
-            except (Unavailable, psycopg.OperationalError, OSError) as error:
-                log.warning("work interrupted", agent=agent_id, error=str(error))
-            except Exception:
-                log.exception("work failed; it is taken up again", agent=agent_id)
+                            await self._executor.execute(agent_id, lock)
+            except Exception as error:
+                if isinstance(error, Unavailable) or is_away(error):
+                    log.warning("work interrupted", agent=agent_id, error=str(error))
+                else:
+                    log.exception("work failed; it is taken up again", agent=agent_id)

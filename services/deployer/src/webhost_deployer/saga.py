@@ -1,6 +1,6 @@
 """The saga of a deployment: from what happened to what is done next. Pure.
 
-Order: validate, session_store, upload, route, probe, then `deployment.succeeded`. What can not
+Steps: validate, session_store, upload, route, probe, then `deployment.succeeded`. What can not
 succeed is compensated: route and script are removed, then `deployment.failed`. A deployment that
 is to be torn down stops at the next step, or, when it is live, is removed the same way and ends
 as `deployment.torn_down`.
@@ -92,7 +92,7 @@ def due_at(state: Deployment) -> int | None:
 def succeeded(state: Deployment, run: Run, started_at_ms: int) -> DeploymentStepSucceeded:
     """Return the fact that the step is done."""
     return DeploymentStepSucceeded(
-        agent_id=state.command.agent_id,
+        agent_id=state.agent_id,
         step=run.step,
         attempt=run.attempt,
         started_at_ms=started_at_ms,
@@ -112,12 +112,12 @@ def failed(
     """Return the fact that this try failed, and when the next one is.
 
     `jitter` is a random number from 0 to 1. A removal is tried until it succeeds: what is left
-    behind at a provider costs somebody money.
+    behind at a provider costs money.
     """
     again = run.step in REMOVAL or (transient and run.attempt < MAX_TRIES)
     longest_ms = LONGEST_TEARDOWN_DELAY_MS if state.phase is Phase.LIVE else LONGEST_DELAY_MS
     return DeploymentStepFailed(
-        agent_id=state.command.agent_id,
+        agent_id=state.agent_id,
         step=run.step,
         attempt=run.attempt,
         started_at_ms=started_at_ms,
@@ -151,7 +151,7 @@ def _compensate(state: Deployment, now_ms: int) -> Action:
     began = state.progress_at_ms or 0
     step = _next_removal(state) if Step.SESSION_STORE in state.done else None
     if step is None or now_ms - began >= LONGEST_COMPENSATION_MS:
-        return Record(DeploymentFailed(agent_id=state.command.agent_id, error=state.failure))
+        return Record(DeploymentFailed(agent_id=state.agent_id, error=state.failure))
     return _removal(state, step, now_ms)
 
 
@@ -160,7 +160,7 @@ def _tear_down(state: Deployment, now_ms: int) -> Action:
         return Wait(state.tear_down_at_ms)
     step = _next_removal(state)
     if step is None:
-        return Record(DeploymentTornDown(agent_id=state.command.agent_id))
+        return Record(DeploymentTornDown(agent_id=state.agent_id))
     return _removal(state, step, now_ms)
 
 
@@ -177,7 +177,7 @@ def _next_removal(state: Deployment) -> Step | None:
 def _give_up(state: Deployment, step: Step, message: str, now_ms: int) -> Record:
     return Record(
         DeploymentStepFailed(
-            agent_id=state.command.agent_id,
+            agent_id=state.agent_id,
             step=step,
             attempt=state.tries + 1,
             started_at_ms=now_ms,

@@ -11,17 +11,29 @@ class Settings(ServiceSettings):
     """What the deployer needs to know of Cloudflare, of the keys, and of where Workers report."""
 
     cloudflare_account_id: str
+    """The account that Workers are deployed to."""
     cloudflare_api_token: SecretStr
+    """The token for it."""
     cloudflare_api_base_url: str | None = None
+    """Cloudflare's API; the public one without it."""
     cloudflare_zone_id: str | None = None
+    """The zone of the custom domain; set both or neither."""
     cloudflare_workers_custom_domain: str | None = None
+    """The host below which Workers are served."""
     cloudflare_workers_dev_subdomain: str | None = None
+    """The workers.dev subdomain; needed where there is no custom domain."""
     control_plane_telemetry_report_url: str
+    """Where Workers report what calls used: the public `/v1/telemetry/report`."""
     telemetry_master_keys: SecretStr
+    """`<version>:<base64url>,…`, 32 bytes each; deployments' telemetry keys derive from them."""
     invoke_public_keys: str
+    """The gateway's public keys, `<key id>:<base64url>,…`, that Workers verify calls with."""
     platform_private_keys: SecretStr
+    """Ed25519 keys, `<key id>:<base64url seed>,…`; the first one signs calls to Workers."""
     workers_connect_to: Address | None = None
+    """In the local stack only: where the Workers' addresses really are."""
     session_idle_days: int = Field(default=30, ge=1)
+    """Days after which a session that is not used expires."""
 
     @field_validator(
         "cloudflare_api_base_url",

@@ -7,11 +7,11 @@ import psycopg
 import structlog
 from webhost_contracts.artifacts import Bundle
 from webhost_contracts.errors import DeploymentError
+from webhost_kit.database.away import is_away
 from webhost_kit.errors import Unavailable
 from webhost_kit.process.observability import redact_text
 
 from webhost_deployer.artifacts import ArtifactAway, ArtifactInvalid, Artifacts
-from webhost_deployer.cloudflare import scripts
 from webhost_deployer.model import Deployment, Step
 from webhost_deployer.provider import Provider, ProviderError
 
@@ -39,7 +39,7 @@ class Steps:
 
     def provider_of(self, deployment: Deployment) -> Provider:
         """Return where the deployment runs. Raises KeyError when it can run nowhere."""
-        return self._providers[deployment.command.runtime_provider]
+        return self._providers[deployment.plan.runtime_provider]
 
     async def perform(self, step: Step, deployment: Deployment) -> None:
         """Do the step; raises StepFailed, or Unavailable when our own Postgres is away."""
@@ -52,9 +52,11 @@ class Steps:
             raise _failed(step, str(error), transient=False) from error
         except (ArtifactAway, TimeoutError) as error:
             raise _failed(step, str(error) or "Timed out.", transient=True) from error
-        except (StepFailed, Unavailable, psycopg.OperationalError):
+        except (StepFailed, Unavailable):
             raise
         except Exception as error:
+            if isinstance(error, psycopg.Error) and is_away(error):
+                raise
             log.exception("step failed in an unforeseen way", step=step)
             raise _failed(step, "The platform failed.", transient=True) from error
 
@@ -83,18 +85,18 @@ class Steps:
                 await provider.remove_script(deployment)
 
     async def _validate(self, deployment: Deployment) -> None:
-        name = deployment.command.runtime_provider
+        name = deployment.plan.runtime_provider
         if name not in self._providers:
             raise _failed(
                 Step.VALIDATE, f"The runtime provider {name} is not supported.", transient=False
             )
         bundle = await self._bundle(deployment)
-        problem = scripts.bundle_problem(deployment.command.main_module_name, bundle)
+        problem = self._providers[name].problem_of(deployment, bundle)
         if problem is not None:
             raise _failed(Step.VALIDATE, problem, transient=False)
 
     async def _bundle(self, deployment: Deployment) -> Bundle:
-        return await self._artifacts.read(deployment.command.artifact)
+        return await self._artifacts.read(deployment.plan.artifact)
 
 
 def _failed(step: Step, message: str, *, transient: bool) -> StepFailed:

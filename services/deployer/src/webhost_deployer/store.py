@@ -1,202 +1,194 @@
 """Deployments and teardowns as rows: loaded, due, saved; `record` appends facts with them.
 
-Each function runs on the transaction of its caller.
+Each function runs on the transaction of its caller. A row is the fold of its aggregate's facts;
+what stands beside `state` is there to be searched, and when a failed purge is tried again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import and_, exists, func, not_, or_, select, union_all, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts import wire
 from webhost_contracts.events.base import Event
-from webhost_kit.errors import VersionConflict
 from webhost_kit.eventsourcing.store import EventMetadata, append
 
 from webhost_deployer import saga
-from webhost_deployer.model import Deployment, evolve
+from webhost_deployer.model import (
+    FINAL,
+    AgentTeardown,
+    Cause,
+    Deployment,
+    Phase,
+    evolve,
+    evolve_teardown,
+)
+from webhost_deployer.tables import agent_teardowns, deployments
 
 ACTOR = "service:deployer"
 DUE_LIMIT = 100
 
-_NOTHING_RUNS = """NOT EXISTS (
-    SELECT 1 FROM deployments AS d
-    WHERE d.agent_id = t.agent_id AND d.phase NOT IN ('failed', 'torn_down'))"""
-
-
-@dataclass(frozen=True)
-class AgentTeardown:
-    """A deleted agent whose sessions are still to be purged, after `tries` failed tries."""
-
-    agent_id: str
-    tries: int
+_NOTHING_RUNS = not_(
+    exists().where(
+        deployments.c.agent_id == agent_teardowns.c.agent_id,
+        deployments.c.phase.not_in(FINAL),
+    )
+)
 
 
 async def lock_agent(connection: AsyncConnection, agent_id: str) -> None:
-    """Let no other command about this agent be taken until the transaction ends."""
-    await connection.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended('agent command ' || :id, 0))"),
-        {"id": agent_id},
-    )
+    """Let no other command about this agent be handled until the transaction ends."""
+    key = func.hashtextextended(f"agent command {agent_id}", 0)
+    await connection.execute(select(func.pg_advisory_xact_lock(key)))
 
 
 async def load(connection: AsyncConnection, deployment_id: str) -> Deployment | None:
     """Return the deployment, locked until the transaction ends."""
-    result = await connection.execute(
-        text("SELECT state::text FROM deployments WHERE deployment_id = :id FOR UPDATE"),
-        {"id": deployment_id},
-    )
-    state = result.scalar_one_or_none()
-    return None if state is None else _decoded(state)
+    query = select(deployments.c.state).where(deployments.c.deployment_id == deployment_id)
+    found = (await connection.execute(query.with_for_update())).scalar_one_or_none()
+    return None if found is None else msgspec.convert(found, Deployment)
 
 
 async def of_agent(connection: AsyncConnection, agent_id: str) -> list[Deployment]:
     """Return the agent's deployments, oldest first, locked until the transaction ends."""
-    result = await connection.execute(
-        text(
-            "SELECT state::text FROM deployments WHERE agent_id = :id"
-            " ORDER BY deployment_id FOR UPDATE"
-        ),
-        {"id": agent_id},
+    query = select(deployments.c.state).where(deployments.c.agent_id == agent_id)
+    found = await connection.execute(query.order_by(deployments.c.deployment_id).with_for_update())
+    return msgspec.convert(list(found.scalars()), list[Deployment])
+
+
+async def known(connection: AsyncConnection, deployment_ids: Sequence[str]) -> list[Deployment]:
+    """Return these deployments, as far as they are known, and all that are live."""
+    query = select(deployments.c.state).where(
+        or_(deployments.c.phase == Phase.LIVE, deployments.c.deployment_id.in_(deployment_ids))
     )
-    return [_decoded(state) for state in result.scalars()]
+    return msgspec.convert(list((await connection.execute(query)).scalars()), list[Deployment])
 
 
 async def save(connection: AsyncConnection, state: Deployment) -> None:
     """Write the state row."""
+    statement = insert(deployments).values(
+        deployment_id=state.id,
+        agent_id=state.agent_id,
+        phase=state.phase,
+        due_at_ms=saga.due_at(state),
+        state=msgspec.to_builtins(state),
+    )
+    changed = {name: statement.excluded[name] for name in ("phase", "due_at_ms", "state")}
     await connection.execute(
-        text(
-            """
-            INSERT INTO deployments (deployment_id, agent_id, phase, due_at_ms, state)
-            VALUES (:id, :agent_id, :phase, :due_at_ms, CAST(:state AS jsonb))
-            ON CONFLICT (deployment_id) DO UPDATE
-            SET phase = excluded.phase, due_at_ms = excluded.due_at_ms, state = excluded.state
-            """
-        ),
-        {
-            "id": state.id,
-            "agent_id": state.command.agent_id,
-            "phase": state.phase,
-            "due_at_ms": saga.due_at(state),
-            "state": wire.encode(state).decode(),
-        },
+        statement.on_conflict_do_update(index_elements=["deployment_id"], set_=changed)
     )
 
 
 async def record(
     connection: AsyncConnection, state: Deployment, events: Sequence[Event], at_ms: int
 ) -> Deployment:
-    """Append facts about the deployment, with its state row, behind the version of `state`.
+    """Append facts about the deployment behind `state`, and write its row.
 
-    The api's instructions in the row are kept, as they may be newer than `state`. Raises
-    VersionConflict when another decision was recorded first.
+    Raises VersionConflict when another decision was recorded first.
     """
-    stored = await load(connection, state.id) or state
-    if stored.version != state.version:
-        raise VersionConflict(state.id)
-    command = stored.command
-    metadata = EventMetadata(
-        actor=ACTOR,
-        request_id=command.request_id,
-        traceparent=command.traceparent,
-        causation_id=command.causation_id,
-        at_ms=at_ms,
+    metadata = _metadata(state.cause, at_ms)
+    envelopes = await append(connection, state.id, state.user_id, state.version, events, metadata)
+    for envelope, event in zip(envelopes, events, strict=True):
+        state = evolve(state, envelope, event)
+    await save(connection, state)
+    return state
+
+
+async def teardown_of(connection: AsyncConnection, agent_id: str) -> AgentTeardown | None:
+    """Return the agent's teardown; where there is one, the agent is deleted."""
+    query = select(agent_teardowns.c.state).where(agent_teardowns.c.agent_id == agent_id)
+    found = (await connection.execute(query)).scalar_one_or_none()
+    return None if found is None else msgspec.convert(found, AgentTeardown)
+
+
+async def save_teardown(connection: AsyncConnection, state: AgentTeardown, due_at_ms: int) -> None:
+    """Write the state row; unless it is finished, it is due at `due_at_ms`."""
+    statement = insert(agent_teardowns).values(
+        agent_id=state.agent_id,
+        tries=0,
+        due_at_ms=None if state.finished else due_at_ms,
+        state=msgspec.to_builtins(state),
     )
-    await append(connection, state.id, command.user_id, stored.version, events, metadata)
-    for event in events:
-        stored = evolve(stored, event, at_ms)
-    await save(connection, stored)
-    return stored
+    changed = {name: statement.excluded[name] for name in ("tries", "due_at_ms", "state")}
+    await connection.execute(
+        statement.on_conflict_do_update(index_elements=["agent_id"], set_=changed)
+    )
+
+
+async def record_teardown(
+    connection: AsyncConnection, state: AgentTeardown, event: Event, at_ms: int
+) -> None:
+    """Append a fact about the teardown behind `state`, and write its row.
+
+    Raises VersionConflict when it was recorded before.
+    """
+    (envelope,) = await append(
+        connection,
+        state.agent_id,
+        state.user_id,
+        state.version,
+        [event],
+        _metadata(state.cause, at_ms),
+    )
+    await save_teardown(connection, evolve_teardown(state, envelope, event), at_ms)
+
+
+async def postpone_purge(
+    connection: AsyncConnection, agent_id: str, tries: int, due_at_ms: int
+) -> None:
+    """Note when the agent's purge is tried again, after so many failed tries."""
+    await connection.execute(
+        update(agent_teardowns)
+        .where(agent_teardowns.c.agent_id == agent_id, agent_teardowns.c.due_at_ms.is_not(None))
+        .values(tries=tries, due_at_ms=due_at_ms)
+    )
 
 
 async def due_agents(connection: AsyncConnection, now_ms: int) -> list[str]:
     """Return the agents that something is to be done for, the longest waiting first."""
-    result = await connection.execute(
-        text(
-            f"""
-            SELECT agent_id FROM (
-                SELECT agent_id, due_at_ms FROM deployments WHERE due_at_ms <= :now
-                UNION ALL
-                SELECT agent_id, due_at_ms FROM agent_teardowns AS t
-                WHERE due_at_ms <= :now AND {_NOTHING_RUNS}
-            ) AS due GROUP BY agent_id ORDER BY min(due_at_ms) LIMIT :limit
-            """  # noqa: S608 - our own words
+    due = union_all(
+        select(deployments.c.agent_id, deployments.c.due_at_ms).where(
+            deployments.c.due_at_ms <= now_ms
         ),
-        {"now": now_ms, "limit": DUE_LIMIT},
-    )
-    return list(result.scalars())
+        select(agent_teardowns.c.agent_id, agent_teardowns.c.due_at_ms).where(
+            and_(agent_teardowns.c.due_at_ms <= now_ms, _NOTHING_RUNS)
+        ),
+    ).subquery()
+    query = select(due.c.agent_id).group_by(due.c.agent_id)
+    found = await connection.execute(query.order_by(func.min(due.c.due_at_ms)).limit(DUE_LIMIT))
+    return list(found.scalars())
 
 
 async def due_deployment(
     connection: AsyncConnection, agent_id: str, now_ms: int
 ) -> Deployment | None:
     """Return the agent's oldest deployment that something is to be done for."""
-    result = await connection.execute(
-        text(
-            "SELECT state::text FROM deployments WHERE agent_id = :id AND due_at_ms <= :now"
-            " ORDER BY deployment_id LIMIT 1"
-        ),
-        {"id": agent_id, "now": now_ms},
+    query = select(deployments.c.state).where(
+        deployments.c.agent_id == agent_id, deployments.c.due_at_ms <= now_ms
     )
-    state = result.scalar_one_or_none()
-    return None if state is None else _decoded(state)
+    found = await connection.execute(query.order_by(deployments.c.deployment_id).limit(1))
+    state = found.scalar_one_or_none()
+    return None if state is None else msgspec.convert(state, Deployment)
 
 
-async def known(connection: AsyncConnection, deployment_ids: Sequence[str]) -> list[Deployment]:
-    """Return these deployments, as far as they are known, and all that are live."""
-    result = await connection.execute(
-        text(
-            "SELECT state::text FROM deployments WHERE phase = 'live' OR deployment_id = ANY(:ids)"
-        ),
-        {"ids": list(deployment_ids)},
-    )
-    return [_decoded(state) for state in result.scalars()]
-
-
-async def put_tombstone(connection: AsyncConnection, agent_id: str, now_ms: int) -> None:
-    """Note that the agent is deleted; its sessions are to be purged. A repeat changes nothing."""
-    await connection.execute(
-        text(
-            "INSERT INTO agent_teardowns (agent_id, deleted_at_ms, tries, due_at_ms)"
-            " VALUES (:id, :now, 0, :now) ON CONFLICT (agent_id) DO NOTHING"
-        ),
-        {"id": agent_id, "now": now_ms},
-    )
-
-
-async def is_deleted(connection: AsyncConnection, agent_id: str) -> bool:
-    """Say whether the agent has a tombstone."""
-    result = await connection.execute(
-        text("SELECT 1 FROM agent_teardowns WHERE agent_id = :id"), {"id": agent_id}
-    )
-    return result.scalar_one_or_none() is not None
-
-
-async def due_teardown(
+async def due_purge(
     connection: AsyncConnection, agent_id: str, now_ms: int
-) -> AgentTeardown | None:
-    """Return the agent's teardown when its sessions can go: nothing of it runs any more."""
-    result = await connection.execute(
-        text(
-            "SELECT tries FROM agent_teardowns AS t"  # noqa: S608 - our own words
-            f" WHERE agent_id = :id AND due_at_ms <= :now AND {_NOTHING_RUNS}"
-        ),
-        {"id": agent_id, "now": now_ms},
+) -> tuple[AgentTeardown, int] | None:
+    """Return the agent's teardown, and its failed purges, when nothing of it runs any more."""
+    query = select(agent_teardowns.c.state, agent_teardowns.c.tries).where(
+        agent_teardowns.c.agent_id == agent_id,
+        agent_teardowns.c.due_at_ms <= now_ms,
+        _NOTHING_RUNS,
     )
-    tries = result.scalar_one_or_none()
-    return None if tries is None else AgentTeardown(agent_id, tries)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else (msgspec.convert(row.state, AgentTeardown), row.tries)
 
 
-async def save_teardown(
-    connection: AsyncConnection, teardown: AgentTeardown, due_at_ms: int | None
-) -> None:
-    """Note how the purge went: None when it is done, else when it is tried again."""
-    await connection.execute(
-        text("UPDATE agent_teardowns SET tries = :tries, due_at_ms = :due WHERE agent_id = :id"),
-        {"id": teardown.agent_id, "tries": teardown.tries, "due": due_at_ms},
+def _metadata(cause: Cause, at_ms: int) -> EventMetadata:
+    return EventMetadata(
+        actor=ACTOR,
+        request_id=cause.request_id,
+        traceparent=cause.traceparent,
+        causation_id=cause.causation_id,
+        at_ms=at_ms,
     )
-
-
-def _decoded(state: str) -> Deployment:
-    return msgspec.json.decode(state, type=Deployment)

@@ -23,12 +23,12 @@ agent_teardowns = sa.Table(
     "agent_teardowns",
     metadata,
     sa.Column("agent_id", sa.Text, primary_key=True),
-    sa.Column("deleted_at_ms", sa.BigInteger, nullable=False),
     sa.Column("tries", sa.Integer, nullable=False),
     sa.Column("due_at_ms", sa.BigInteger),
+    sa.Column("state", JSONB, nullable=False),
     sa.Index("agent_teardowns_due", "due_at_ms", postgresql_where=sa.text("due_at_ms IS NOT NULL")),
 )
-"""The tombstones of deleted agents. `due_at_ms` is null once the sessions are purged."""
+"""The deleted agents. `due_at_ms` is null once the sessions are purged."""
 
 rate_limits = sa.Table(
     "rate_limits",

@@ -9,12 +9,19 @@ class Settings(UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     invoke_private_keys: SecretStr
+    """Ed25519 keys, `<key id>:<base64url seed>,…`; the first one signs calls to Workers."""
     workers_connect_to: Address | None = None
+    """In the local stack only: where the Workers' addresses really are."""
     invoke_timeout_s: float = 60.0
+    """Seconds that a call may take."""
     first_byte_timeout_s: float = 30.0
+    """Seconds that a Worker may take until its first byte."""
     heartbeat_s: float = 15.0
+    """Seconds of silence after which a stream gets a heartbeat."""
     lease_ttl_s: float = 8.0
+    """Seconds after which the calls of a gateway that gives no sign are finished by another."""
     agent_requests_per_minute: int | None = None
+    """Calls of one agent a minute at most, where the tier allows more."""
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":

@@ -1,6 +1,6 @@
 """Which reports were accepted lately: an optimisation, billing's deduplication is the exact one."""
 
-from collections import OrderedDict
+from cachetools import FIFOCache
 
 MOST = 20_000
 
@@ -9,8 +9,7 @@ class DedupeCache:
     """A bounded memory of (deployment, dedupe key) of what is durably on the stream."""
 
     def __init__(self, most: int = MOST) -> None:
-        self._most = most
-        self._keys: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._keys: FIFOCache[tuple[str, str], None] = FIFOCache(most)
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         return key in self._keys
@@ -18,5 +17,3 @@ class DedupeCache:
     def add(self, key: tuple[str, str]) -> None:
         """Remember a report; the one that was remembered longest ago makes room."""
         self._keys[key] = None
-        if len(self._keys) > self._most:
-            self._keys.popitem(last=False)

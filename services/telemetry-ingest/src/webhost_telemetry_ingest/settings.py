@@ -9,7 +9,9 @@ class Settings(ServiceSettings):
     """Variables are the fields' names in upper case."""
 
     listen: Address
+    """Where the service is served."""
     telemetry_master_keys: SecretStr
+    """`<version>:<base64url>,…`, 32 bytes each; deployments' telemetry keys derive from them."""
 
     @property
     def master_keys(self) -> MasterKeys:

@@ -5,6 +5,7 @@
 | user       | api              | EVENTS |
 | agent      | api              | EVENTS |
 | deployment | deployer         | EVENTS |
+| teardown   | deployer         | EVENTS |
 | account    | billing          | EVENTS |
 | invocation | gateway          | USAGE  |
 | telemetry  | telemetry-ingest | USAGE  |
@@ -32,9 +33,11 @@ from webhost_contracts.events.deployment import (
     DeploymentStepFailed,
     DeploymentStepSucceeded,
     DeploymentSucceeded,
+    DeploymentTeardownScheduled,
     DeploymentTornDown,
 )
 from webhost_contracts.events.invocation import InvocationFinished
+from webhost_contracts.events.teardown import TeardownFinished, TeardownStarted
 from webhost_contracts.events.telemetry import TelemetryAccepted
 from webhost_contracts.events.user import UserRegistered
 
@@ -54,7 +57,10 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     DeploymentStepFailed,
     DeploymentSucceeded,
     DeploymentFailed,
+    DeploymentTeardownScheduled,
     DeploymentTornDown,
+    TeardownStarted,
+    TeardownFinished,
     TierChanged,
     InvocationFinished,
     TelemetryAccepted,
@@ -76,10 +82,13 @@ __all__ = [
     "DeploymentStepFailed",
     "DeploymentStepSucceeded",
     "DeploymentSucceeded",
+    "DeploymentTeardownScheduled",
     "DeploymentTornDown",
     "Envelope",
     "Event",
     "InvocationFinished",
+    "TeardownFinished",
+    "TeardownStarted",
     "TelemetryAccepted",
     "TierChanged",
     "UserRegistered",

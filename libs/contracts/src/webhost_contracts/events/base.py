@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from webhost_contracts import subjects
 from webhost_contracts.wire import Wire
 
 
@@ -22,6 +23,10 @@ class Event(Wire, frozen=True, kw_only=True, tag_field="type"):
     def kind(cls) -> str:
         """Return the kind of aggregate that this fact is about, such as `agent`."""
         return cls.type_name().partition(".")[0]
+
+    def published_on(self, user_id: str, aggregate_id: str) -> str:
+        """Return where this fact about an aggregate of this user is published on EVENTS."""
+        return subjects.event(user_id, self.kind(), aggregate_id)
 
 
 class Envelope(Wire, frozen=True, kw_only=True):

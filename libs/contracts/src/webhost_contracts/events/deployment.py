@@ -1,32 +1,52 @@
 """Facts about a deployment's life at its runtime provider, stated by the deployer."""
 
+from webhost_contracts import subjects
+from webhost_contracts.artifacts import Artifact
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events.base import Event
 
 
-class DeploymentStarted(Event, frozen=True, kw_only=True, tag="deployment.started.v1"):
-    """Work began. The telemetry key's version and generation are fixed from here on."""
+class DeployerEvent(Event, frozen=True, kw_only=True):
+    """What the deployer states: all of one agent on one subject, whatever the aggregate is."""
 
     agent_id: str
+
+    def published_on(self, user_id: str, aggregate_id: str) -> str:
+        """Return the subject of all that the deployer states about the agent."""
+        return subjects.event(user_id, "deployment", self.agent_id)
+
+
+class DeploymentStarted(DeployerEvent, frozen=True, kw_only=True, tag="deployment.started.v1"):
+    """Work began. Here is all that it needs; the telemetry key's version and generation are
+    fixed from here on.
+    """
+
     deployment_version: int
+    tier: str
     runtime_provider: str
+    artifact: Artifact
+    main_module_name: str
+    invoke_path: str
+    compatibility_date: str
     key_version: int
     key_generation: int
 
 
-class DeploymentStepSucceeded(Event, frozen=True, kw_only=True, tag="deployment.step_succeeded.v1"):
+class DeploymentStepSucceeded(
+    DeployerEvent, frozen=True, kw_only=True, tag="deployment.step_succeeded.v1"
+):
     """One step of the saga is done and need not be done again."""
 
-    agent_id: str
     step: str
     attempt: int
     started_at_ms: int
 
 
-class DeploymentStepFailed(Event, frozen=True, kw_only=True, tag="deployment.step_failed.v1"):
+class DeploymentStepFailed(
+    DeployerEvent, frozen=True, kw_only=True, tag="deployment.step_failed.v1"
+):
     """One try of a step failed; it is tried again at `retry_at_ms`, or not at all where absent."""
 
-    agent_id: str
     step: str
     attempt: int
     started_at_ms: int
@@ -34,22 +54,26 @@ class DeploymentStepFailed(Event, frozen=True, kw_only=True, tag="deployment.ste
     retry_at_ms: int | None = None
 
 
-class DeploymentSucceeded(Event, frozen=True, kw_only=True, tag="deployment.succeeded.v1"):
+class DeploymentSucceeded(DeployerEvent, frozen=True, kw_only=True, tag="deployment.succeeded.v1"):
     """The deployment answers at `invoke_url`."""
 
-    agent_id: str
     worker_name: str
     invoke_url: str
 
 
-class DeploymentFailed(Event, frozen=True, kw_only=True, tag="deployment.failed.v1"):
+class DeploymentFailed(DeployerEvent, frozen=True, kw_only=True, tag="deployment.failed.v1"):
     """The deployment will never answer, and nothing of it is left at the provider."""
 
-    agent_id: str
     error: DeploymentError
 
 
-class DeploymentTornDown(Event, frozen=True, kw_only=True, tag="deployment.torn_down.v1"):
-    """Nothing of a deployment that once answered is left at the provider."""
+class DeploymentTeardownScheduled(
+    DeployerEvent, frozen=True, kw_only=True, tag="deployment.teardown_scheduled.v1"
+):
+    """From `not_before_ms` on nothing of the deployment shall be left at the provider."""
 
-    agent_id: str
+    not_before_ms: int
+
+
+class DeploymentTornDown(DeployerEvent, frozen=True, kw_only=True, tag="deployment.torn_down.v1"):
+    """Nothing of a deployment that once answered is left at the provider."""

@@ -1,60 +1,81 @@
-"""The one way in which a service takes commands: FastStream on a durable consumer.
+"""The one way in which a service takes commands: FastStream on durable consumers.
 
-Consumes: `cmd.<service>.<verb>.>` of COMMANDS. Guarantees: a message is acknowledged only after
-its handler returned; a Retryable failure is tried again later; a Permanent one, or the last of
-MAX_TRIES, is told to `on_dead`; then the message is parked among the dead letters, and ended.
+Consumes: `cmd.<service>.<verb>.*` of COMMANDS.
+Guarantees: a message is acknowledged only after its handler returned. A Retryable failure, and a
+dependency that is away, are waited for without end, and use up no tries. A Permanent failure, an
+unreadable message, or the last of MAX_TRIES of any other failure is told to `on_dead`, by the ids
+in the message's headers; then the message becomes a dead letter.
 On replay: a handler that has done its work before must find that, and change nothing.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-import msgspec
 import structlog
-from faststream import AckPolicy
-from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from fast_depends.exceptions import ValidationError
+from faststream import AckPolicy, BaseMiddleware
+from faststream.exceptions import NackMessage, RejectMessage
+from faststream.nats import JStream, NatsMessage, PullSub
 from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
-from webhost_contracts import subjects, wire
-from webhost_contracts.commands import Command
+from webhost_contracts import subjects
+from webhost_contracts.commands import Command, CommandIds
 
-from webhost_kit.bus.connection import Bus, inbox_prefix, log_error
+from webhost_kit.bus.broker import broker
+from webhost_kit.bus.connection import Bus, inbox_prefix
+from webhost_kit.database.away import is_away
 from webhost_kit.errors import Permanent, Retryable, Unavailable
 
 log = structlog.get_logger(__name__)
 
 MAX_TRIES = 8
+FIRST_DELAY_S = 0.2
+LONGEST_DELAY_S = 30.0
+AWAY_DELAY_S = 1.0
+DEAD_DELAY_S = 5.0
 ACK_WAIT_S = 10.0
 """Handlers only record what is to be done. A command whose handler was killed waits for so long."""
+COUNTED = 1_000
+"""So many messages' failures are counted at a time; the server's own count is also of outages."""
 
 LOOK_S = 2.0
 
 C = TypeVar("C", bound=Command)
 Handler = Callable[[C], Awaitable[None]]
-OnDead = Callable[[C, str], Awaitable[None]]
+OnDead = Callable[[CommandIds], Awaitable[None]]
 
 
-def broker(url: str, name: str) -> NatsBroker:
-    """Return a FastStream broker that reconnects for ever."""
-    return NatsBroker(
-        url,
-        name=name,
-        inbox_prefix=inbox_prefix(name),
-        error_cb=log_error,
-        allow_reconnect=True,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=1,
-        connect_timeout=2,
-        logger=None,
-    )
+class CommandConsumer:
+    """Takes one service's commands. Started when all handlers are registered."""
 
+    def __init__(self, url: str, bus: Bus, service: str) -> None:
+        self._bus = bus
+        self._service = service
+        self._on_dead: dict[str, OnDead] = {}
+        self._consumers: list[str] = []
+        self._failures: dict[int, int] = {}
+        self.broker = broker(url, service, self._middleware)
 
-class Subscribers:
-    """The broker as a part of a service: started when all is registered, stopped at the end."""
-
-    def __init__(self, url: str, name: str) -> None:
-        self.broker = broker(url, name)
+    def subscribe(self, verb: str, handler: Handler[C], on_dead: OnDead | None = None) -> None:
+        """Let `handler` take the commands of one verb; it names their type."""
+        subject = subjects.commands_to(self._service, verb)
+        durable = f"{self._service}-{verb}"
+        self._consumers.append(durable)
+        if on_dead is not None:
+            self._on_dead[verb] = on_dead
+        self.broker.subscriber(
+            subject,
+            stream=JStream(subjects.COMMANDS, declare=False),
+            durable=durable,
+            config=ConsumerConfig(
+                ack_wait=ACK_WAIT_S, max_deliver=-1, filter_subject=subject, max_ack_pending=256
+            ),
+            pull_sub=PullSub(batch_size=10, timeout=5.0),
+            inbox_prefix=inbox_prefix(self._service) + b".",
+            ack_policy=AckPolicy.NACK_ON_ERROR,
+            title=f"{self._service}:{verb}",
+        )(handler)
 
     async def start(self) -> None:
         """Begin to take messages."""
@@ -64,110 +85,89 @@ class Subscribers:
         """Stop taking messages; handlers that run finish first."""
         await self.broker.stop()
 
+    async def run(self) -> None:
+        """Raise once a consumer is gone: its pull loop would spin, a restart makes it again."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for consumer in self._consumers:
+                try:
+                    await self._bus.js.consumer_info(subjects.COMMANDS, consumer)
+                except NotFoundError as error:
+                    raise RuntimeError(f"consumer {consumer} was deleted; restarting") from error
+                except Exception as error:
+                    log.warning("consumer not seen", consumer=consumer, error=repr(error))
 
-def subscribe(
-    nats_broker: NatsBroker,
-    bus: Bus,
-    service: str,
-    verb: str,
-    kind: type[C],
-    handler: Handler[C],
-    on_dead: OnDead[C],
-) -> str:
-    """Let `handler` take this service's commands of one verb; return the consumer's name."""
-    subject = subjects.commands_to(service, verb)
-    durable = f"{service}-{verb}"
+    async def handled(self, message: NatsMessage) -> None:
+        """Note that the message's handler returned."""
+        self._failures.pop(_sequence(message), None)
 
-    @nats_broker.subscriber(
-        subject,
-        stream=JStream(subjects.COMMANDS, declare=False),
-        durable=durable,
-        config=ConsumerConfig(
-            ack_wait=ACK_WAIT_S, max_deliver=-1, filter_subject=subject, max_ack_pending=256
-        ),
-        pull_sub=PullSub(batch_size=10, timeout=5.0),
-        inbox_prefix=inbox_prefix(service) + b".",
-        ack_policy=AckPolicy.MANUAL,
-        title=f"{service}:{verb}",
-        description=kind.__doc__,
-        decoder=_undecoded,
-    )
-    async def _on_message(body: bytes, message: NatsMessage) -> None:  # pyright: ignore[reportUnusedFunction]
-        await _handle(bus, message, body, kind, handler, on_dead)
+    async def failed(self, message: NatsMessage, ids: CommandIds, error: Exception) -> NoReturn:
+        """Decide what follows from a failure. Raises what tells FastStream."""
+        match error:
+            case ValidationError():
+                await self._give_up(message, ids, f"undecodable: {error.__cause__ or error}")
+            case Permanent():
+                await self._give_up(message, ids, str(error))
+            case Retryable():
+                log.warning("command is tried again", error=str(error))
+                raise NackMessage(delay=error.delay_s)
+            case _ if isinstance(error, Unavailable) or is_away(error):
+                log.warning("command waits", error=str(error))
+                raise NackMessage(delay=AWAY_DELAY_S)
+            case _:
+                tries = self._count(message)
+                log.error("command failed", tries=tries, exc_info=error)
+                if tries >= MAX_TRIES:
+                    await self._give_up(message, ids, repr(error))
+                raise NackMessage(delay=min(FIRST_DELAY_S * 2.0 ** (tries - 1), LONGEST_DELAY_S))
 
-    return durable
+    def _middleware(self, msg: Any, /, *, context: Any) -> BaseMiddleware:
+        return _Handling(self, msg, context)
 
+    def _count(self, message: NatsMessage) -> int:
+        tries = self._failures.pop(_sequence(message), 0) + 1
+        self._failures[_sequence(message)] = tries
+        if len(self._failures) > COUNTED:
+            del self._failures[next(iter(self._failures))]
+        return tries
 
-async def watch_consumers(bus: Bus, consumers: list[str]) -> None:
-    """Raise once a consumer is gone: its pull loop would spin, a restart makes it again."""
-    while True:
-        await asyncio.sleep(LOOK_S)
-        for consumer in consumers:
-            try:
-                await bus.js.consumer_info(subjects.COMMANDS, consumer)
-            except NotFoundError as error:
-                raise RuntimeError(f"consumer {consumer} was deleted; restarting") from error
-            except Exception as error:
-                log.warning("consumer not seen", consumer=consumer, error=repr(error))
-
-
-async def _undecoded(message: NatsMessage) -> bytes:
-    return message.body
-
-
-async def _handle(
-    bus: Bus,
-    message: NatsMessage,
-    body: bytes,
-    kind: type[C],
-    handler: Handler[C],
-    on_dead: OnDead[C],
-) -> None:
-    tries = message.raw_message.metadata.num_delivered or 1
-    try:
-        command = wire.decode(body, kind)
-    except msgspec.DecodeError as error:
-        await _park(bus, message, body, f"undecodable: {error}")
-        return
-    with structlog.contextvars.bound_contextvars(
-        command=command.command_id, request_id=command.request_id
-    ):
+    async def _give_up(self, message: NatsMessage, ids: CommandIds, reason: str) -> NoReturn:
+        subject = message.raw_message.subject
+        log.error("dead letter", subject=subject, reason=reason)
+        headers: dict[str, Any] = dict(message.headers)
+        headers[subjects.DEAD_REASON_HEADER] = " ".join(reason.split())[:500]
+        headers[subjects.DEAD_SUBJECT_HEADER] = subject
         try:
-            await handler(command)
-        except Permanent as error:
-            await _bury(bus, message, body, command, on_dead, str(error))
-        except (Retryable, Unavailable) as error:
-            # A dependency that is away never makes a message poison.
-            delay_s = error.delay_s if isinstance(error, Retryable) else 1.0
-            log.warning("command is tried again", error=str(error), tries=tries)
-            await message.nack(delay=delay_s)
+            on_dead = self._on_dead.get(subject.split(".")[2])
+            if on_dead is not None:
+                await on_dead(ids)
+            await self._bus.js.publish(subjects.dead_letter(subject), message.body, headers=headers)
         except Exception as error:
-            log.exception("command failed", tries=tries)
-            if tries >= MAX_TRIES:
-                await _bury(bus, message, body, command, on_dead, repr(error))
-            else:
-                await message.nack(delay=min(2.0**tries * 0.1, 30.0))
-        else:
-            await message.ack()
+            log.exception("no dead letter yet; trying again")
+            raise NackMessage(delay=DEAD_DELAY_S) from error
+        await self.handled(message)
+        raise RejectMessage
 
 
-async def _bury(
-    bus: Bus, message: NatsMessage, body: bytes, command: C, on_dead: OnDead[C], reason: str
-) -> None:
-    try:
-        await on_dead(command, reason)
-    except Exception:
-        log.exception("dead letter not told of; trying again")
-        await message.nack(delay=5.0)
-        return
-    await _park(bus, message, body, reason)
+class _Handling(BaseMiddleware):
+    """Around every handler: log context, and what follows from a failure."""
+
+    def __init__(self, consumer: CommandConsumer, msg: Any, context: Any) -> None:
+        super().__init__(msg, context=context)
+        self._consumer = consumer
+
+    async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
+        ids = CommandIds.of(msg.headers)
+        with structlog.contextvars.bound_contextvars(
+            command=ids.command_id, request_id=ids.request_id
+        ):
+            try:
+                result = await call_next(msg)
+            except Exception as error:
+                await self._consumer.failed(msg, ids, error)
+            await self._consumer.handled(msg)
+            return result
 
 
-async def _park(bus: Bus, message: NatsMessage, body: bytes, reason: str) -> None:
-    subject = message.raw_message.subject
-    log.error("dead letter", subject=subject, reason=reason)
-    headers: dict[str, Any] = dict(message.headers)
-    headers[subjects.DEAD_REASON_HEADER] = " ".join(reason.split())[:500]
-    headers[subjects.DEAD_SUBJECT_HEADER] = subject
-    await bus.js.publish(subjects.dead_letter(subject), body, headers=headers)
-    await message.reject()
+def _sequence(message: NatsMessage) -> int:
+    return message.raw_message.metadata.sequence.stream

@@ -1,25 +1,28 @@
-"""Questions between services: request/reply with a short timeout, FastStream on the other side.
+"""Request and reply between services, with a short timeout; FastStream on the replying side.
 
 Consumes and emits: `rpc.<service>.<what>` and its reply; nothing of it is stored.
-Guarantees: an answer in time, or Unavailable; of several replicas one answers.
-On a repeat: the request is answered again, so an answer that changes something has to bear that.
+Guarantees: a reply in time, or Unavailable; of several replicas one replies.
+On a repeat: the handler runs again, so one that changes something has to bear that.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from faststream.nats import NatsBroker, NatsMessage
+import structlog
+from faststream import BaseMiddleware
 from nats.errors import Error as NatsError
 from webhost_contracts import wire
 from webhost_contracts.wire import Wire
 
+from webhost_kit.bus.broker import broker
 from webhost_kit.bus.connection import Bus
 from webhost_kit.errors import Unavailable
 
+log = structlog.get_logger(__name__)
+
 TIMEOUT_S = 2.0
 
-Q = TypeVar("Q", bound=Wire)
 A = TypeVar("A", bound=Wire)
 
 
@@ -32,23 +35,38 @@ async def call(bus: Bus, subject: str, request: Wire, kind: type[A]) -> A:
         raise Unavailable("A part of the system is away; try again shortly.") from error
 
 
-def serve(
-    broker: NatsBroker,
-    subject: str,
-    request: type[Q],
-    handler: Callable[[Q], Awaitable[Wire]],
-) -> None:
-    """Let `handler` reply to requests of this kind; replicas share the work."""
+class RequestServer:
+    """Replies to requests. Started when all handlers are registered, stopped at the end."""
 
-    async def undecoded(message: NatsMessage) -> bytes:
-        return message.body
+    def __init__(self, url: str, name: str) -> None:
+        self.broker = broker(url, name, _LogFailure)
 
-    @broker.subscriber(
-        subject,
-        queue=subject,
-        title=subject,
-        description=request.__doc__,
-        decoder=undecoded,
-    )
-    async def _on_request(body: bytes) -> bytes:  # pyright: ignore[reportUnusedFunction]
-        return wire.encode(await handler(wire.decode(body, request)))
+    def serve(self, subject: str, handler: Callable[..., Awaitable[Wire]]) -> None:
+        """Let `handler` reply to the requests on this subject; replicas share the work."""
+        self.broker.subscriber(subject, queue=subject, title=subject)(handler)
+
+    def serve_by_hand(self, subject: str, handler: Callable[..., Awaitable[None]]) -> None:
+        """Let `handler` take the requests on this subject, and send its own replies."""
+        self.broker.subscriber(subject, queue=subject, title=subject, no_reply=True)(handler)
+
+    async def start(self) -> None:
+        """Begin to take requests."""
+        await self.broker.start()
+
+    async def close(self) -> None:
+        """Stop taking requests; handlers that run finish first."""
+        await self.broker.stop()
+
+
+class _LogFailure(BaseMiddleware):
+    """A request that failed has no reply, and its sender goes on after a timeout."""
+
+    async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
+        try:
+            return await call_next(msg)
+        except Unavailable as error:
+            log.warning("request not answered", subject=msg.raw_message.subject, error=str(error))
+            raise
+        except Exception:
+            log.exception("request failed", subject=msg.raw_message.subject)
+            raise

@@ -133,7 +133,7 @@ async def _publish_missing(
 
 def _message(envelope: Envelope, event: Event, body: bytes) -> Message:
     return Message(
-        subject=subjects.event(envelope.user_id, event.kind(), envelope.aggregate_id),
+        subject=event.published_on(envelope.user_id, envelope.aggregate_id),
         body=body,
         headers={subjects.TYPE_HEADER: event.type_name()},
     )

@@ -122,7 +122,7 @@ async def append(
         [
             {
                 "ordering_key": aggregate_id,
-                "subject": subjects.event(user_id, event.kind(), aggregate_id),
+                "subject": event.published_on(user_id, aggregate_id),
                 "message_id": envelope.event_id,
                 "headers": msgspec.json.encode({subjects.TYPE_HEADER: event.type_name()}).decode(),
                 "body": wire.encode(envelope),
@@ -169,7 +169,7 @@ async def send(connection: AsyncConnection, subject: str, command: Command) -> N
             "ordering_key": subject,
             "subject": subject,
             "message_id": command.command_id,
-            "headers": msgspec.json.encode({subjects.TYPE_HEADER: command.type_name()}).decode(),
+            "headers": msgspec.json.encode(command.headers()).decode(),
             "body": wire.encode(command),
         },
     )

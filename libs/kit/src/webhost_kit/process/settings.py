@@ -3,13 +3,19 @@
 Secrets print masked. A missing or invalid variable ends the process with one line that names it.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    SecretStr,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from webhost_contracts.entitlements import Entitlements, TiersError, load_tiers
 
@@ -30,29 +36,50 @@ def _address(value: str) -> str:
     return value
 
 
-CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+CommaList = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_split),
+    WithJsonSchema({"type": "string", "format": "list, comma-separated"}),
+]
 """Several values in one variable, separated by commas."""
 
-Address = Annotated[str, AfterValidator(_address)]
+Address = Annotated[
+    str, AfterValidator(_address), WithJsonSchema({"type": "string", "format": "host:port"})
+]
 """host:port"""
 
 
 class ServiceSettings(BaseSettings):
-    """What every service needs to know. Variables are the fields' names in upper case."""
+    """What every service needs to know. Variables are the fields' names in upper case.
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+    Each field's docstring is its line in docs/configuration.md.
+    """
+
+    model_config = SettingsConfigDict(
+        extra="ignore", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
     webhost_local_stack: bool = False
+    """Whether this is a stack on one machine, where addresses need not be https."""
     webhost_installation_id: str
+    """What marks everything that this installation makes at a provider."""
     nats_url: SecretStr
+    """NATS, with the credentials of this service."""
     database_url: SecretStr
+    """Postgres, with the role of this service."""
     ops_listen: Address
+    """Where `/livez`, `/readyz` and `/metrics` are served; not for the public."""
     log_format: str = "json"
+    """`json`, or `console` for a person."""
     log_level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
+    webhost_crash_file: Path | None = None
+    """For tests, in the local stack only: names the step at which the process dies."""
 
     @model_validator(mode="after")
     def _crash_points_are_for_local_stacks(self) -> "ServiceSettings":
-        if "WEBHOST_CRASH_FILE" in os.environ and not self.webhost_local_stack:
+        if self.webhost_crash_file is not None and not self.webhost_local_stack:
             raise ValueError("WEBHOST_CRASH_FILE is for the local stack only")
         return self
 
@@ -63,18 +90,25 @@ class ServiceSettings(BaseSettings):
 
 
 class UserFacingSettings(ServiceSettings):
-    """What a service needs to know whose HTTP door is for users, with their tokens.
+    """What a service needs to know whose HTTP routes are for users, with their tokens.
 
     Exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN names who signs the tokens.
     """
 
     listen: Address
+    """Where the service is served."""
     jwt_issuer: str | None = None
+    """The `iss` of users' tokens. Set either this or `CLERK_JWT_ISSUER_DOMAIN`."""
     clerk_jwt_issuer_domain: str | None = None
+    """The same for Clerk: its domain."""
     jwt_audience: str | None = None
+    """If set, the `aud` that tokens must have."""
     jwt_authorized_parties: CommaList = ()
+    """If set, the `azp` values that tokens may have."""
     cors_allowed_origins: CommaList = ()
+    """The origins whose pages may call the service from a browser."""
     webhost_tiers_file: Path | None = None
+    """What each tier allows, as TOML; the product's own tiers without it."""
 
     @model_validator(mode="after")
     def _issuer_is_known(self) -> "UserFacingSettings":

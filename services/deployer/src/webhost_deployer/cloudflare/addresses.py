@@ -20,9 +20,10 @@ def sessions_name(installation_id: str) -> str:
     return f"whs-sessions-{suffix}"[:63]
 
 
-def is_pattern_of(deployment_id: str, pattern: str) -> bool:
-    """Say whether a route's pattern is one that we make for this deployment."""
-    return pattern.endswith(f"/dep/{deployment_id}/*")
+def agent_of(script: str, deployment_id: str) -> str | None:
+    """Return the agent in a script's name, where it is the name of this deployment's script."""
+    found = re.fullmatch(rf"whs-([0-9a-z]{{26}})-{re.escape(ids.suffix(deployment_id))}", script)
+    return None if found is None else f"{ids.AGENT}_{found[1]}"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class CustomDomain:
     def deployment_pattern(self, deployment_id: str) -> str:
         """Return the pattern of a deployment's route."""
         return f"{self.host}/dep/{deployment_id}/*"
+
+    def deployment_of(self, pattern: str) -> str | None:
+        """Return the deployment whose route has this pattern, None where it is not of ours."""
+        found = re.fullmatch(rf"{re.escape(self.host)}/dep/([^/]+)/\*", pattern)
+        if found is None or not ids.has_prefix(found[1], ids.DEPLOYMENT):
+            return None
+        return found[1]
 
     def sessions_url(self, installation_id: str) -> str:
         """Return what the session Worker's paths are appended to."""

@@ -2,16 +2,32 @@
 
 A deployment owns its script and route until it has failed or was torn down. What names a
 deployment that is not known here is left to the caller, who has to find out first whether it is
-really nobody's.
+really an orphan.
+
+What may be touched at all: scripts with this installation's tag; and routes of the pattern that
+we make, on our host, that lead to a script of the name that we make for the same deployment.
+Routes carry no tags: host, pattern and name together are what makes one ours. So whatever else
+the owner of the account, or another installation, has there is left alone, also a route of
+theirs on our host, or one of our pattern that leads to a script of theirs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from webhost_deployer.cloudflare.addresses import is_pattern_of, worker_name
+from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, agent_of, worker_name
 from webhost_deployer.cloudflare.inventory import ListedRoute, ListedScript
 from webhost_deployer.cloudflare.scripts import tagged
 from webhost_deployer.model import Deployment, Phase
+
+
+@dataclass(frozen=True)
+class OwnRoute:
+    """A route of ours, by its pattern and by the name of its script."""
+
+    listed: ListedRoute
+    script: str
+    deployment_id: str
+    agent_id: str
 
 
 @dataclass(frozen=True)
@@ -32,35 +48,49 @@ def deployments_of(scripts: Iterable[ListedScript]) -> dict[str, ListedScript]:
     }
 
 
+def own_routes(routing: Routing, routes: Iterable[ListedRoute]) -> list[OwnRoute]:
+    """Return the routes of our host, pattern and script name."""
+    if not isinstance(routing, CustomDomain):
+        return []
+    found: list[OwnRoute] = []
+    for route in routes:
+        deployment_id = routing.deployment_of(route.pattern)
+        if deployment_id is None or route.script is None:
+            continue
+        agent_id = agent_of(route.script, deployment_id)
+        if agent_id is not None:
+            found.append(OwnRoute(route, route.script, deployment_id, agent_id))
+    return found
+
+
 def plan(
     scripts: Iterable[ListedScript],
-    routes: Iterable[ListedRoute],
+    routes: Iterable[OwnRoute],
     known: Mapping[str, Deployment],
     listed_at_ms: int,
+    others_scripts: Collection[str] = (),
 ) -> Plan:
     """Decide. `known` was read after the listing and holds what is live and what is listed.
 
-    A deployment that is not in `known` is nobody's. One that went live after `listed_at_ms` is
-    not missed.
+    A deployment that is not in `known` is an orphan; its route goes unless it leads to one of
+    `others_scripts`, which exist without our tag. One that went live after `listed_at_ms` is not
+    missed.
     """
     by_deployment = deployments_of(scripts)
-    orphans = {
-        deployment_id: script
-        for deployment_id, script in by_deployment.items()
-        if deployment_id not in known or known[deployment_id].ended
-    }
-    nobodys = {script.name: deployment_id for deployment_id, script in orphans.items()} | {
-        worker_name(state.command.agent_id, state.id): state.id
-        for state in known.values()
-        if state.ended
-    }
+
+    def is_orphan(route: OwnRoute) -> bool:
+        state = known.get(route.deployment_id)
+        if state is None:
+            return route.script not in others_scripts
+        return state.ended and route.script == worker_name(state.agent_id, state.id)
+
     return Plan(
-        scripts=tuple(orphans.values()),
-        routes=tuple(
-            route
-            for route in routes
-            if route.script in nobodys and is_pattern_of(nobodys[route.script], route.pattern)
+        scripts=tuple(
+            script
+            for deployment_id, script in by_deployment.items()
+            if deployment_id not in known or known[deployment_id].ended
         ),
+        routes=tuple(route.listed for route in routes if is_orphan(route)),
         missing=tuple(
             state.id
             for state in known.values()

@@ -1,89 +1,101 @@
 """Reconciliation: removes, every few minutes, what no deployment owns.
 
-Consumes: the provider's listing, then the deployer's own rows (in this order: what was made in
-between is not seen as nobody's). Guarantees: one sweep at a time across all deployers; only this
-installation's scripts and the routes that lead to them are touched; nothing is removed while the
-stream knows a deployment that the tables do not, since they are then older than it.
-On replay: a sweep may be repeated at any time.
+Consumes: the account's scripts and routes, then the deployer's own rows (in this order: what was
+made in between is not seen as an orphan). Guarantees: one reconciliation at a time across all
+deployers; what `reconcile` says is touched and nothing else; nothing is removed of an agent about
+which the stream holds a newer fact than the tables, since they are then older than it.
+On replay: it may be repeated at any time.
 """
 
 import asyncio
 
-import psycopg
 import structlog
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 from prometheus_client import Counter, Gauge
-from webhost_contracts import subjects
+from sqlalchemy import select
+from webhost_contracts import subjects, wire
+from webhost_contracts.events import Envelope
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
+from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
+from webhost_kit.eventsourcing.store import events_table
 
 from webhost_deployer import store
-from webhost_deployer.cloudflare.inventory import ListedScript
-from webhost_deployer.cloudflare.reconcile import Plan, deployments_of, plan
+from webhost_deployer.cloudflare.addresses import Routing
+from webhost_deployer.cloudflare.inventory import Inventory, ListedScript
+from webhost_deployer.cloudflare.reconcile import (
+    OwnRoute,
+    Plan,
+    deployments_of,
+    own_routes,
+    plan,
+)
 from webhost_deployer.cloudflare.scripts import tagged
 from webhost_deployer.locks import held
 from webhost_deployer.model import Deployment
-from webhost_deployer.provider import Inventory, ProviderError
+from webhost_deployer.provider import ProviderError
 
 log = structlog.get_logger(__name__)
 
 EVERY_S = 300.0
 
-_removed = Counter("webhost_deployer_orphans_removed_total", "Scripts and routes of nobody")
+_removed = Counter("webhost_deployer_orphans_removed_total", "Orphaned scripts and routes")
 _missing = Gauge("webhost_deployer_scripts_missing", "Live deployments whose script is gone")
 
 
 class TablesBehind(Exception):
-    """The stream knows a deployment that the tables do not: what is nobody's is not known."""
+    """The stream holds newer facts than the tables: what is an orphan is not known."""
 
 
 class Reconciliation:
-    """Reconciles one provider."""
+    """Reconciles one account and zone."""
 
-    def __init__(self, database: Database, bus: Bus, inventory: Inventory) -> None:
+    def __init__(
+        self, database: Database, bus: Bus, inventory: Inventory, routing: Routing
+    ) -> None:
         self._database = database
         self._bus = bus
         self._inventory = inventory
+        self._routing = routing
 
     async def run(self) -> None:
-        """Reconciliation for ever; what stands in the way is logged, and tried again next time."""
+        """Reconcile again and again; what stands in the way is logged, and tried next time."""
         while True:
             await asyncio.sleep(EVERY_S)
             try:
-                async with held(self._database.dsn, "sweep") as lock:
+                async with held(self._database.dsn, "reconciliation") as lock:
                     if lock is not None:
                         await self.once()
-            except (
-                ProviderError,
-                TablesBehind,
-                Unavailable,
-                NatsError,
-                psycopg.OperationalError,
-                OSError,
-            ) as error:
+            except (ProviderError, TablesBehind, Unavailable, NatsError) as error:
+                log.warning("not reconciled", reason=str(error), kind=type(error).__name__)
+            except Exception as error:
+                if not is_away(error):
+                    raise
                 log.warning("not reconciled", reason=str(error), kind=type(error).__name__)
 
     async def once(self) -> Plan:
-        """Reconcile now; return what was done. Raises ProviderError or TablesBehind."""
+        """Reconcile once; return what was done. Raises as `run` names."""
         listed_at_ms = now_ms()
         scripts = await self._inventory.list_scripts()
-        routes = await self._inventory.list_routes()
+        routes = own_routes(self._routing, await self._inventory.list_routes())
         by_deployment = deployments_of(scripts)
-        known = await self._known(list(by_deployment))
-        for deployment_id, script in by_deployment.items():
-            if deployment_id not in known and await self._on_stream(deployment_id, script):
-                raise TablesBehind(f"{deployment_id} is on the stream and not in the tables")
-        found = plan(scripts, routes, known, listed_at_ms)
-        for route in found.routes:
-            await self._inventory.delete_route(route)
-        for script in found.scripts:
-            await self._inventory.delete_script(script)
-        _removed.inc(len(found.routes) + len(found.scripts))
+        known = await self._known({*by_deployment, *(route.deployment_id for route in routes)})
+        unknown = [route for route in routes if route.deployment_id not in known]
+        agents = {
+            tagged(script.tags, "agent")
+            for deployment_id, script in by_deployment.items()
+            if deployment_id not in known
+        } | {route.agent_id for route in unknown}
+        for agent_id in agents - {None}:
+            await self._require_newest(str(agent_id))
+        others = await self._others_scripts(unknown, scripts)
+        found = plan(scripts, routes, known, listed_at_ms, others)
+        await self._remove(found)
         _missing.set(len(found.missing))
-        if found.routes or found.scripts or found.missing:
+        if found.scripts or found.routes or found.missing:
             log.warning(
                 "reconciled",
                 scripts=[script.name for script in found.scripts],
@@ -92,16 +104,35 @@ class Reconciliation:
             )
         return found
 
-    async def _known(self, deployment_ids: list[str]) -> dict[str, Deployment]:
+    async def _remove(self, found: Plan) -> None:
+        for route in found.routes:
+            await self._inventory.delete_route(route)
+            _removed.inc()
+        for script in found.scripts:
+            await self._inventory.delete_script(script)
+            _removed.inc()
+
+    async def _known(self, deployment_ids: set[str]) -> dict[str, Deployment]:
         async with self._database.transaction() as connection:
-            states = await store.known(connection, deployment_ids)
+            states = await store.known(connection, sorted(deployment_ids))
         return {state.id: state for state in states}
 
-    async def _on_stream(self, deployment_id: str, script: ListedScript) -> bool:
-        user_id = tagged(script.tags, "user") or ""
-        subject = subjects.event(user_id, "deployment", deployment_id)
+    async def _others_scripts(
+        self, unknown: list[OwnRoute], scripts: list[ListedScript]
+    ) -> set[str]:
+        """Return the scripts of these routes that exist and are not listed as ours."""
+        unlisted = {route.script for route in unknown} - {script.name for script in scripts}
+        return {name for name in unlisted if await self._inventory.script_exists(name)}
+
+    async def _require_newest(self, agent_id: str) -> None:
+        """Raise TablesBehind where the newest fact about this agent is not in the event table."""
+        subject = subjects.event("*", "deployment", agent_id)
         try:
-            await self._bus.js.get_last_msg(subjects.EVENTS, subject)
+            message = await self._bus.js.get_last_msg(subjects.EVENTS, subject)
         except NotFoundError:
-            return False
-        return True
+            return
+        event_id = wire.decode(message.data or b"", Envelope).event_id
+        async with self._database.transaction() as connection:
+            query = select(events_table.c.event_id).where(events_table.c.event_id == event_id)
+            if (await connection.execute(query)).scalar_one_or_none() is None:
+                raise TablesBehind(f"the newest fact about {agent_id} is not in the tables")

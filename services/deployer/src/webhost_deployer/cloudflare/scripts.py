@@ -82,40 +82,40 @@ def agent_script(
     deployment: Deployment, bundle: Bundle, telemetry_key: bytes, environment: WorkerEnvironment
 ) -> Script:
     """Return a deployment's script: the platform's entry with the customer's modules beside it."""
-    command = deployment.command
-    shim = f"export {{ default }} from {json.dumps('./' + command.main_module_name)};\n"
+    plan = deployment.plan
+    shim = f"export {{ default }} from {json.dumps('./' + plan.main_module_name)};\n"
     customer = {module.name: module.content.encode() for module in bundle.modules}
     return Script(
-        name=worker_name(command.agent_id, command.deployment_id),
+        name=worker_name(deployment.agent_id, deployment.id),
         main_module=worker.ENTRY_MAIN,
         modules=worker.entry_modules() | {worker.CUSTOMER_MODULE: shim.encode()} | customer,
         tags=[
             "webhost",
             installation_tag(environment.installation_id),
-            f"user-{command.user_id}",
-            f"agent-{command.agent_id}",
-            f"deployment-{command.deployment_id}",
-            f"version-{command.deployment_version}",
+            f"user-{deployment.user_id}",
+            f"agent-{deployment.agent_id}",
+            f"deployment-{deployment.id}",
+            f"version-{plan.deployment_version}",
             f"provider-{PROVIDER}",
         ],
         bindings=[
             _secret("TELEMETRY_SECRET", base64url(telemetry_key)),
             _plain("TELEMETRY_REPORT_URL", environment.telemetry_report_url),
-            _plain("USER_ID", command.user_id),
-            _plain("AGENT_ID", command.agent_id),
-            _plain("DEPLOYMENT_ID", command.deployment_id),
+            _plain("USER_ID", deployment.user_id),
+            _plain("AGENT_ID", deployment.agent_id),
+            _plain("DEPLOYMENT_ID", deployment.id),
             _plain("RUNTIME_PROVIDER", PROVIDER),
             _plain("WEBHOST_INVOKE_PUBLIC_KEYS", json.dumps(environment.invoke_public_keys)),
             _plain("WEBHOST_PLATFORM_PUBLIC_KEYS", json.dumps(environment.platform_public_keys)),
-            _plain("WEBHOST_INVOKE_PATH", command.invoke_path),
+            _plain("WEBHOST_INVOKE_PATH", plan.invoke_path),
             {
                 "type": "service",
                 "name": "WEBHOST_SESSIONS",
                 "service": sessions_name(environment.installation_id),
-                "props": {"agentId": command.agent_id},
+                "props": {"agentId": deployment.agent_id},
             },
         ],
-        compatibility_date=command.compatibility_date,
+        compatibility_date=plan.compatibility_date,
         compatibility_flags=worker.COMPATIBILITY_FLAGS,
     )
 

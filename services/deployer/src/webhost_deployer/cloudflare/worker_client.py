@@ -1,7 +1,7 @@
-"""Calls to what runs at the provider, signed with the deployer's own key: probe and purge.
+"""Calls to what runs at Cloudflare, signed with the deployer's own key: probe and purge.
 
-Consumes: answers of the entry module and of the session Worker. Guarantees: the customer's
-handler never runs for them. On replay: both may be repeated.
+Consumes: answers of the entry module and of the session Worker.
+Guarantees: the customer's handler never runs for them. On replay: both may be repeated.
 """
 
 from http import HTTPStatus
@@ -34,7 +34,7 @@ class _Probed(msgspec.Struct, rename="camel"):
 
 
 class WorkerClient:
-    """Posts to Workers. `connect_to` (`host:port`) sends all of them there, in plain HTTP."""
+    """Calls Workers. `connect_to` (`host:port`) sends all of them there, in plain HTTP."""
 
     def __init__(self, signer: Signer, connect_to: str | None) -> None:
         self._signer = signer

@@ -1,4 +1,4 @@
-"""The event table, the deployments, the tombstones and the shared call limit."""
+"""The event table, the deployments, the deleted agents and the shared call limit."""
 
 from alembic import op
 from webhost_kit.eventsourcing.store import EVENT_TABLES_SQL
@@ -23,9 +23,9 @@ def upgrade() -> None:
         CREATE INDEX deployments_due ON deployments (due_at_ms) WHERE due_at_ms IS NOT NULL;
         CREATE TABLE agent_teardowns (
             agent_id text PRIMARY KEY,
-            deleted_at_ms bigint NOT NULL,
             tries integer NOT NULL,
-            due_at_ms bigint
+            due_at_ms bigint,
+            state jsonb NOT NULL
         );
         CREATE INDEX agent_teardowns_due ON agent_teardowns (due_at_ms)
             WHERE due_at_ms IS NOT NULL;

@@ -1,4 +1,4 @@
-"""The dead letters: messages that no handler could handle, parked in a stream of their own.
+"""The dead-letter stream: the commands that no handler could handle.
 
 Replaying one publishes it again on its first subject and then removes it. Done twice, it is
 handled twice: handlers are idempotent by the command's id.
@@ -16,7 +16,7 @@ from webhost_contracts import subjects
 
 from webhost_cli.errors import CommandError, ExitCode
 
-_OF_THE_PARKING = (
+_ADDED_HEADERS = (
     subjects.DEAD_REASON_HEADER,
     subjects.DEAD_SUBJECT_HEADER,
     subjects.MESSAGE_ID_HEADER,
@@ -24,18 +24,18 @@ _OF_THE_PARKING = (
 
 
 class DeadLetter(msgspec.Struct, rename="camel", frozen=True):
-    """One parked message; `seq` names it, `body` is as it was published."""
+    """One message of the stream; `seq` names it, `body` is as it was published."""
 
     seq: int
-    parked_at: datetime
+    dead_lettered_at: datetime
     subject: str
     reason: str
     headers: dict[str, str]
     body: Any
 
 
-async def all_letters(js: JetStreamContext) -> AsyncIterator[DeadLetter]:
-    """Every parked message, oldest first."""
+async def every(js: JetStreamContext) -> AsyncIterator[DeadLetter]:
+    """Give every dead letter, oldest first."""
     try:
         state = (await js.stream_info(subjects.DEAD_LETTERS)).state
     except NotFoundError as error:
@@ -50,8 +50,8 @@ async def all_letters(js: JetStreamContext) -> AsyncIterator[DeadLetter]:
         seq = letter.seq + 1
 
 
-async def one_letter(js: JetStreamContext, seq: int) -> DeadLetter:
-    """One parked message. Raises CommandError when there is none of this number."""
+async def one(js: JetStreamContext, seq: int) -> DeadLetter:
+    """Return the dead letter of this number. Raises CommandError when there is none."""
     try:
         return await _read(js, seq, at_or_after=False)
     except NotFoundError as error:
@@ -61,9 +61,11 @@ async def one_letter(js: JetStreamContext, seq: int) -> DeadLetter:
 async def replay(js: JetStreamContext, letter: DeadLetter) -> None:
     """Publish it again where it came from, and take it out of the dead letters."""
     raw = await js.get_msg(subjects.DEAD_LETTERS, letter.seq)
-    headers = {k: v for k, v in _headers(raw).items() if k not in _OF_THE_PARKING}
+    headers = {k: v for k, v in _headers(raw).items() if k not in _ADDED_HEADERS}
     # Its first message id would make the server drop it as a duplicate.
-    headers[subjects.MESSAGE_ID_HEADER] = f"replay-{letter.seq}-{letter.parked_at.isoformat()}"
+    headers[subjects.MESSAGE_ID_HEADER] = (
+        f"replay-{letter.seq}-{letter.dead_lettered_at.isoformat()}"
+    )
     await js.publish(letter.subject, raw.data or b"", headers=headers)
     await js.delete_msg(subjects.DEAD_LETTERS, letter.seq)
 
@@ -76,13 +78,13 @@ async def _read(js: JetStreamContext, seq: int, *, at_or_after: bool) -> DeadLet
         next=at_or_after,
     )
     headers = _headers(raw)
-    parked_on = (raw.subject or "").removeprefix(subjects.dead_letter(""))
+    subject = (raw.subject or "").removeprefix(subjects.dead_letter(""))
     if raw.seq is None or raw.time is None:
         raise CommandError(f"the bus gave dead letter {seq} without its number or time")
     return DeadLetter(
         seq=raw.seq,
-        parked_at=raw.time,
-        subject=headers.pop(subjects.DEAD_SUBJECT_HEADER, parked_on),
+        dead_lettered_at=raw.time,
+        subject=headers.pop(subjects.DEAD_SUBJECT_HEADER, subject),
         reason=headers.pop(subjects.DEAD_REASON_HEADER, "unknown"),
         headers=headers,
         body=_readable(raw.data or b""),

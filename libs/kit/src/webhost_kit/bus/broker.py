@@ -1,0 +1,40 @@
+"""The FastStream broker that commands and requests are taken with, and its AsyncAPI document.
+
+Handlers are typed: FastStream decodes a message's JSON with msgspec to the struct that a handler
+takes, encodes the struct that it returns, and describes both.
+"""
+
+import json
+from typing import Any
+
+from fast_depends.msgspec import MsgSpecSerializer
+from faststream.nats import NatsBroker
+
+from webhost_kit.bus.connection import inbox_prefix, log_error
+
+
+def broker(url: str, name: str, middleware: Any) -> NatsBroker:
+    """Return a broker that reconnects without end, each message in a middleware of this kind."""
+    return NatsBroker(
+        url,
+        name=name,
+        inbox_prefix=inbox_prefix(name),
+        error_cb=log_error,
+        allow_reconnect=True,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=1,
+        connect_timeout=2,
+        ping_interval=2,
+        max_outstanding_pings=2,
+        logger=None,
+        serializer=MsgSpecSerializer(),
+        middlewares=(middleware,),
+    )
+
+
+def describe(described: NatsBroker, title: str) -> str:
+    """Return the AsyncAPI document of what the broker takes, as JSON with sorted keys."""
+    from faststream.specification import AsyncAPI
+
+    document = AsyncAPI(described, title=title, version="1").to_specification().to_json()
+    return json.dumps(json.loads(document), indent=2, sort_keys=True)

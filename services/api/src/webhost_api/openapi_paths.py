@@ -1,0 +1,153 @@
+"""The routes of the gateway and of telemetry-ingest, for the one OpenAPI document.
+
+They are raw ASGI and describe nothing of themselves; their bodies are the contracts' structs.
+"""
+
+from typing import Any
+
+import msgspec
+from webhost_contracts.errors import HTTP_STATUS, ErrorCode
+from webhost_contracts.invoke import InvokeRequest, InvokeResponse
+from webhost_contracts.signatures import TELEMETRY_DEPLOYMENT_HEADER, TELEMETRY_SIGNATURE_HEADER
+from webhost_contracts.telemetry import TelemetryReceipt, TelemetryReport
+
+Json = dict[str, Any]
+
+_REF = "#/components/schemas/{name}"
+_SIGNATURE = "TelemetrySignature"
+_BODIES = (InvokeRequest, InvokeResponse, TelemetryReport, TelemetryReceipt)
+
+_COMMON = (
+    *(ErrorCode.INVALID_REQUEST, ErrorCode.UNAUTHENTICATED, ErrorCode.UNAUTHORIZED),
+    *(ErrorCode.METHOD_NOT_ALLOWED, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.INTERNAL),
+    ErrorCode.UNAVAILABLE,
+)
+_INVOKE = (
+    *_COMMON,
+    *(ErrorCode.LIMIT_EXCEEDED, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
+    *(ErrorCode.RATE_LIMITED, ErrorCode.RUNTIME_ERROR),
+)
+
+_STREAM = """\
+Server-sent events, each passed on when the agent has written it: `meta` first, with
+`{protocol, traceId, invocationId, agentId, deploymentId, sessionId}`; `delta` with `{text}`, any
+number; `usage` at most once; then exactly one `done` with `{}` or `error` with the error envelope.
+Every event has an id; a comment is the heartbeat."""
+
+_STREAM_EXAMPLE = """\
+id: 1
+event: meta
+data: {"protocol":"invoke/v1","traceId":"…","invocationId":"inv_…","agentId":"agt_…",\
+"deploymentId":"dep_…","sessionId":"ses_…"}
+
+id: 2
+event: delta
+data: {"text":"You said: Hello"}
+
+id: 3
+event: usage
+data: {"tokens":5,"computeMs":3,"toolCalls":0}
+
+id: 4
+event: done
+data: {}
+
+"""
+
+
+def add_to(document: Json, *, bearer: str) -> None:
+    """Add the routes; `bearer` is the security scheme of users. Raises ValueError on a clash."""
+    _, schemas = msgspec.json.schema_components(_BODIES, ref_template=_REF)
+    components = document["components"]
+    if clash := schemas.keys() & components["schemas"].keys():
+        raise ValueError(f"two schemas of one name: {', '.join(sorted(clash))}")
+    components["schemas"] |= schemas
+    components["securitySchemes"][_SIGNATURE] = {
+        "type": "apiKey",
+        "in": "header",
+        "name": TELEMETRY_SIGNATURE_HEADER,
+        "description": "`v1=` and the HMAC-SHA256 of the body in hex, with the deployment's key.",
+    }
+    document["paths"] |= {
+        "/v1/invoke/{agentId}": {
+            "post": _invocation(
+                "invoke",
+                "Call an agent, and get its answer as a whole.",
+                bearer,
+                {"application/json": {"schema": _ref(InvokeResponse)}},
+            )
+        },
+        "/v1/invoke/{agentId}/stream": {
+            "post": _invocation(
+                "invoke_stream",
+                "Call an agent, and get its answer as it comes.",
+                bearer,
+                {
+                    "text/event-stream": {
+                        "schema": {"type": "string", "description": _STREAM},
+                        "example": _STREAM_EXAMPLE,
+                    }
+                },
+            )
+        },
+        "/v1/telemetry/report": {"post": _report()},
+    }
+
+
+def _invocation(name: str, summary: str, bearer: str, content: Json) -> Json:
+    return {
+        "operationId": name,
+        "summary": summary,
+        "security": [{bearer: []}],
+        "parameters": [
+            {"name": "agentId", "in": "path", "required": True, "schema": {"type": "string"}}
+        ],
+        "requestBody": _body(InvokeRequest),
+        "responses": {
+            "200": {"description": "The agent's answer.", "content": content},
+            **_errors(_INVOKE),
+            "504": _error("RUNTIME_ERROR: the agent took too long"),
+        },
+    }
+
+
+def _report() -> Json:
+    return {
+        "operationId": "report_telemetry",
+        "summary": "Report what a call used, as a deployment's Worker does.",
+        "security": [{_SIGNATURE: []}],
+        "parameters": [
+            {
+                "name": TELEMETRY_DEPLOYMENT_HEADER,
+                "in": "header",
+                "required": True,
+                "schema": {"type": "string"},
+                "description": "Whose key signed the body.",
+            }
+        ],
+        "requestBody": _body(TelemetryReport),
+        "responses": {
+            "202": {
+                "description": "The report is durable.",
+                "content": {"application/json": {"schema": _ref(TelemetryReceipt)}},
+            },
+            **_errors(_COMMON),
+        },
+    }
+
+
+def _body(kind: type[msgspec.Struct]) -> Json:
+    return {"required": True, "content": {"application/json": {"schema": _ref(kind)}}}
+
+
+def _errors(codes: tuple[ErrorCode, ...]) -> Json:
+    return {str(HTTP_STATUS[code]): _error(code) for code in codes}
+
+
+def _error(description: str) -> Json:
+    envelope = {"$ref": _REF.format(name="ErrorResponse")}
+    return {"description": description, "content": {"application/json": {"schema": envelope}}}
+
+
+def _ref(kind: type[msgspec.Struct]) -> Json:
+    return {"$ref": _REF.format(name=kind.__name__)}

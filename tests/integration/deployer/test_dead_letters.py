@@ -1,0 +1,151 @@
+"""A command that can not be handled: its tries, its dead letter, its deployment, its replay.
+
+What makes handling fail is a constraint that the test adds to the deployer's own tables.
+"""
+
+import os
+import subprocess
+import sys
+
+import psycopg
+import pytest
+from nats.js.api import RawStreamMsg
+from webhost_contracts import subjects
+from webhost_contracts.commands import DEPLOY, TEAR_DOWN_AGENT
+from webhost_contracts.events import DeploymentFailed, DeploymentSucceeded, DeploymentTornDown
+from webhost_kit.bus.commands import MAX_TRIES
+
+from tests.integration.deployer.harness import Harness, new_agent
+from tests.support.deadline import eventually
+from tests.support.infra import Postgres
+
+TRIES_S = 60.0
+"""All tries of one command, with the pauses between them."""
+
+
+def execute(harness: Harness, statement: str) -> None:
+    with psycopg.connect(harness.dsn) as connection:
+        connection.execute(statement.encode())
+
+
+def refuse(harness: Harness, table: str, condition: str) -> None:
+    """Let the table take no row for which the condition does not hold, from now on."""
+    execute(harness, f"ALTER TABLE {table} ADD CONSTRAINT broken CHECK ({condition}) NOT VALID")
+
+
+def allow(harness: Harness, table: str) -> None:
+    execute(harness, f"ALTER TABLE {table} DROP CONSTRAINT broken")
+
+
+async def migrated(harness: Harness) -> None:
+    async def ready() -> bool:
+        return harness.scalar("SELECT to_regclass('agent_teardowns') IS NOT NULL") is True
+
+    await eventually(ready, "the tables", seconds=30)
+
+
+async def dead_letter(harness: Harness, verb: str) -> RawStreamMsg:
+    subject = subjects.dead_letter(f"cmd.deployer.{verb}.*")
+
+    async def there() -> bool:
+        info = await harness.bus.js.stream_info(subjects.DEAD_LETTERS, subjects_filter=subject)
+        return bool(info.state.subjects)
+
+    await eventually(there, "a dead letter", seconds=TRIES_S)
+    return await harness.bus.js.get_last_msg(subjects.DEAD_LETTERS, subject)
+
+
+def webhost(harness: Harness, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "webhost_cli", "deadletters", *arguments],
+        env=os.environ | {"NATS_URL": harness.env["NATS_URL"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def no_dead_letters(harness: Harness) -> bool:
+    return (await harness.bus.js.stream_info(subjects.DEAD_LETTERS)).state.messages == 0
+
+
+async def test_a_deployment_whose_command_can_not_be_handled_fails(harness: Harness) -> None:
+    process = harness.start()
+    await migrated(harness)
+    refuse(harness, "deployments", "phase <> 'deploying'")
+    agent = new_agent()
+    deployment = await harness.deploy(agent)
+    event = await harness.until_stated(deployment, seconds=TRIES_S)
+    assert isinstance(event, DeploymentFailed)
+    assert event.error.message == "The deploy command could not be handled."
+    letter = await dead_letter(harness, DEPLOY)
+    assert "CheckViolation" in (letter.headers or {})[subjects.DEAD_REASON_HEADER]
+    assert harness.logged("command failed") == MAX_TRIES
+    assert process.poll() is None
+
+    allow(harness, "deployments")
+    assert "replayed" in webhost(harness, "replay", str(letter.seq))
+    await harness.until_quiet()
+    # What has failed stays so; the api deploys anew.
+    assert harness.stated(deployment) == [event]
+    assert await no_dead_letters(harness)
+    again = await harness.until_stated(await harness.deploy(agent))
+    assert isinstance(again, DeploymentSucceeded), again
+
+
+async def test_a_teardown_that_is_replayed_is_done(harness: Harness) -> None:
+    harness.start()
+    agent = new_agent()
+    deployment = await harness.deploy(agent)
+    assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
+    refuse(harness, "agent_teardowns", "false")
+    await harness.delete(agent)
+    letter = await dead_letter(harness, TEAR_DOWN_AGENT)
+    assert harness.phases() == {"live"}
+
+    allow(harness, "agent_teardowns")
+    webhost(harness, "replay", str(letter.seq))
+    await harness.until_stated(deployment, lambda e: isinstance(e, DeploymentTornDown))
+    assert await harness.scripts() == []
+    assert await no_dead_letters(harness)
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"[]", b'{"type": "deployment.deploy.v1"}'])
+async def test_an_undecodable_command_fails_its_deployment(harness: Harness, body: bytes) -> None:
+    harness.start()
+    agent = new_agent()
+    command = await harness.deploy_command(agent)
+    subject = subjects.command("deployer", DEPLOY, agent)
+    await harness.bus.js.publish(subject, body, headers=command.headers())
+    event = await harness.until_stated(command.deployment_id)
+    assert isinstance(event, DeploymentFailed)
+    letter = await dead_letter(harness, DEPLOY)
+    assert (letter.headers or {})[subjects.DEAD_REASON_HEADER].startswith("undecodable")
+    assert letter.data == body
+
+
+async def test_time_away_uses_up_no_tries(harness: Harness, postgres_server: Postgres) -> None:
+    harness.start()
+    await migrated(harness)
+    refuse(harness, "deployments", "phase <> 'deploying'")
+    postgres_server.kill()
+    command = await harness.deploy_command(new_agent())
+    await harness.send(DEPLOY, command.agent_id, command)
+
+    async def waited() -> bool:
+        return harness.logged("command waits") > MAX_TRIES
+
+    await eventually(waited, "more deliveries than there are tries", seconds=90)
+    postgres_server.start()
+
+    async def failed_once() -> bool:
+        return harness.logged("command failed") >= 1
+
+    await eventually(failed_once, "the first failure of its own", seconds=60)
+    allow(harness, "deployments")
+    event = await harness.until_stated(command.deployment_id)
+    assert isinstance(event, DeploymentSucceeded), event
+    assert await no_dead_letters(harness)

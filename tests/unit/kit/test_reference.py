@@ -1,0 +1,55 @@
+"""The configuration reference says all that a service reads, and what is secret."""
+
+from importlib import import_module
+
+import pytest
+from pydantic import SecretStr
+from webhost_kit.process.reference import Variable, document, variables
+from webhost_kit.process.settings import ServiceSettings
+
+SERVICES = ("api", "billing", "deployer", "gateway", "telemetry_ingest")
+
+
+class Settings(ServiceSettings):
+    """A service's."""
+
+    door_key: SecretStr
+    """Opens it."""
+    doors: int = 3
+    """How many."""
+
+
+class Silent(ServiceSettings):
+    """A service's, whose variable says nothing of itself."""
+
+    doors: int = 3
+
+
+def test_each_variable_has_its_type_default_and_meaning() -> None:
+    _, *own = [one for one in variables(Settings) if "WEBHOST" not in one.name][-3:]
+    assert own == [
+        Variable("DOOR_KEY", "text", "required", True, "Opens it."),
+        Variable("DOORS", "integer", "`3`", False, "How many."),
+    ]
+
+
+def test_a_variable_without_a_meaning_is_refused() -> None:
+    with pytest.raises(ValueError, match="doors has no docstring"):
+        list(variables(Silent))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_variable_of_a_service_is_in_the_page(service: str) -> None:
+    settings: type[ServiceSettings] = import_module(f"webhost_{service}.settings").Settings
+    page = document({service: settings})
+    for name, field in settings.model_fields.items():
+        assert f"| `{name.upper()}` |" in page
+        secret = "SecretStr" in str(field.annotation)
+        row = next(line for line in page.splitlines() if f"`{name.upper()}`" in line[:60])
+        assert (" | yes | " in row) is secret
+
+
+def test_a_variable_that_several_services_read_stands_once() -> None:
+    page = document({"one": Settings, "two": Settings})
+    assert page.count("`DOOR_KEY`") == 1
+    assert "## Every service" in page
