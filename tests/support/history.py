@@ -25,6 +25,11 @@ class Recorded:
     at_ms: int
     data: dict[str, Any]
 
+    @property
+    def aggregate(self) -> tuple[str, str]:
+        """Its kind and id: an agent and its teardown share one."""
+        return self.type_name.partition(".")[0], self.aggregate_id
+
     def __str__(self) -> str:
         step = self.data.get("step")
         return f"{self.type_name} ({step})" if step else self.type_name
@@ -38,10 +43,10 @@ def history_of(stack: Stack, user_id: str) -> list[Recorded]:
 
 def is_unbroken(history: list[Recorded]) -> bool:
     """Whether every aggregate's versions are 1, 2, 3, …; a repeat says what the first one said."""
-    versions: dict[str, dict[int, Recorded]] = defaultdict(dict)
+    versions: dict[tuple[str, str], dict[int, Recorded]] = defaultdict(dict)
     for fact in history:
-        known = versions[fact.aggregate_id].setdefault(fact.version, fact)
-        assert known == fact, f"two facts are version {fact.version} of {fact.aggregate_id}"
+        known = versions[fact.aggregate].setdefault(fact.version, fact)
+        assert known == fact, f"two facts are version {fact.version} of {fact.aggregate}"
     return all(sorted(found) == [*range(1, len(found) + 1)] for found in versions.values())
 
 
