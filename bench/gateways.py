@@ -88,7 +88,10 @@ class Gateway:
     def relay_waits(self) -> int:
         """Return how many facts are not published yet."""
         with psycopg.connect(self.dsn) as connection:
-            row = connection.execute("SELECT count(*) FROM outbox").fetchone()
+            row = connection.execute(
+                "SELECT coalesce(sum(jsonb_array_length(('[' || body || ']')::jsonb)), 0)"
+                " FROM usage_outbox"
+            ).fetchone()
         return int(row[0]) if row else 0
 
     def drain(self) -> None:

@@ -4,19 +4,18 @@ Its endpoint, checks, projection and memory are the service's own; only the batc
 once.
 """
 
-from webhost_kit.bus.publishing import Message
 from webhost_kit.process.service import Service
 from webhost_kit.process.start import start
 from webhost_telemetry_ingest import app
-from webhost_telemetry_ingest.batcher import Batcher
+from webhost_telemetry_ingest.batcher import ReportBatcher
 from webhost_telemetry_ingest.settings import Settings
 
 
-class AcknowledgesAtOnce(Batcher):
+class AcknowledgesAtOnce(ReportBatcher):
     """Drops what it is given."""
 
-    async def add(self, message: Message) -> None:
-        """Return, as if the message were durable."""
+    async def add(self, user_id: str, envelope: bytes) -> None:
+        """Return, as if the fact were durable."""
 
 
 async def compose(service: Service, settings: Settings) -> None:

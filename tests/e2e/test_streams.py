@@ -59,7 +59,6 @@ async def make_usage_anew(bus: Bus) -> None:
 
 
 @pytest.mark.accept("A7")
-@pytest.mark.xfail(strict=True, reason="the api does not send a command again yet")
 def test_a_deploy_whose_command_was_lost_is_carried_out(own_stack: Stack) -> None:
     caller = own_stack.caller()
     agent = caller.create_agent()

@@ -15,6 +15,8 @@ WORKERS_DEV_SUBDOMAIN = "local"
 
 # What passes from the shell that runs `webhost up`: no credential of its user.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+# Settings that every service takes from that shell where they are set there.
+_SETTINGS = ("LONGEST_CALL_S",)
 _DASHBOARD_DEV_PORT = 5173
 
 
@@ -80,8 +82,8 @@ class Environment:
 
     def _every_service(self, kind: str, name: str) -> dict[str, str]:
         # Named crash points belong to the stack that a test starts with this variable.
-        crash = {k: v for k, v in os.environ.items() if k == "WEBHOST_CRASH_FILE"}
-        return crash | {
+        given = {k: v for k, v in os.environ.items() if k in ("WEBHOST_CRASH_FILE", *_SETTINGS)}
+        return given | {
             "WEBHOST_LOCAL_STACK": "true",
             "WEBHOST_INSTALLATION_ID": self.identities.installation_id,
             "NATS_URL": self.nats_url(kind),

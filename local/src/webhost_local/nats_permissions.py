@@ -67,12 +67,12 @@ SERVICES: dict[str, Permissions] = {
         reads=(subjects.EVENTS, subjects.COMMANDS, _ARTIFACTS),
     ),
     "gateway": Permissions(
-        publish=("usage.>",),
+        publish=(f"usage.*.{subjects.GATEWAY}",),
         subscribe=("rpc.gateway.>",),
         reads=(subjects.EVENTS, _TOTALS),
     ),
     "telemetry-ingest": Permissions(
-        publish=("usage.>",),
+        publish=(f"usage.*.{subjects.TELEMETRY_INGEST}",),
         subscribe=("rpc.telemetry-ingest.>",),
         reads=(subjects.EVENTS,),
     ),

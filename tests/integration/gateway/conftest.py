@@ -64,7 +64,7 @@ async def shared_harness(
     async with running_harness(dsn, nats_server.new_account(), directory) as harness:
         await harness.start(
             FIRST_BYTE_TIMEOUT_S=str(FIRST_BYTE_S),
-            INVOKE_TIMEOUT_S=str(OVERALL_S),
+            LONGEST_CALL_S=str(OVERALL_S),
             HEARTBEAT_S=str(HEARTBEAT_S),
         )
         yield harness

@@ -27,6 +27,7 @@ from webhost_contracts.events import (
     TierChanged,
 )
 from webhost_contracts.events.base import Event
+from webhost_contracts.events.packets import PACKET
 from webhost_contracts.totals import Totals
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
@@ -257,7 +258,12 @@ class Harness:
         return [wire.decode(bytes(e.data), InvocationFinished) for e in envelopes]
 
     async def envelopes(self, agent: Agent) -> list[Envelope]:
-        subject = subjects.usage(agent.user_id, agent.agent_id)
+        return [e for e in await self.packed(agent) if agent.agent_id.encode() in bytes(e.data)]
+
+    async def packed(self, agent: Agent) -> list[Envelope]:
+        """Everything in the gateways' packets of this user's partition, in order."""
+        partition = subjects.partition_of(agent.user_id)
+        subject = subjects.usage_packets(partition, subjects.GATEWAY)
         info = await self.bus.js.stream_info(subjects.USAGE, subjects_filter=subject)
         found: list[Envelope] = []
         sequence = 1
@@ -265,8 +271,9 @@ class Harness:
             message = await self.bus.js.get_msg(
                 subjects.USAGE, sequence, subject=subject, next=True, direct=True
             )
-            found.append(wire.decode(message.data, Envelope))
-            sequence = message.seq + 1
+            assert (message.headers or {})[subjects.TYPE_HEADER] == PACKET
+            found += wire.decode(message.data or b"", list[Envelope])
+            sequence = (message.seq or 0) + 1
         return found
 
     async def until_facts(self, agent: Agent, number: int) -> list[InvocationFinished]:

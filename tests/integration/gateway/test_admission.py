@@ -71,6 +71,7 @@ async def test_exactly_the_plans_requests_reach_the_worker(own_harness: Harness)
     for gateway in gateways:
         assert await gateway.stop() == 0
     assert harness.rows("SELECT * FROM leases") == []
+    assert harness.rows("SELECT * FROM usage_outbox") == []
 
 
 async def test_no_more_calls_at_once_than_the_plan_has(own_harness: Harness) -> None:
@@ -155,7 +156,7 @@ async def until_published(harness: Harness) -> None:
 
     async def nothing_waits() -> bool:
         open_calls = harness.rows("SELECT * FROM invocations WHERE finished_at_ms IS NULL")
-        return open_calls == [] and harness.rows("SELECT * FROM outbox LIMIT 1") == []
+        return open_calls == [] and harness.rows("SELECT * FROM usage_outbox LIMIT 1") == []
 
     await eventually(nothing_waits, "all outcomes to be stated")
 

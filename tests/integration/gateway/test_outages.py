@@ -1,20 +1,25 @@
 """What stands behind the gateway goes away, and comes back."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integration.gateway.conftest import running_harness
-from tests.integration.gateway.harness import Gateway, Harness
+from tests.integration.gateway.harness import Agent, Gateway, Harness
 from tests.integration.gateway.worker import Call, echo
 from tests.support.deadline import eventually
 from tests.support.infra import Nats, Postgres, running_nats, running_postgres
 
 BOUND_S = 6.0
 """An answer must come within this time, whatever is away."""
+
+LEASE_S = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +91,88 @@ async def test_the_database_goes_away_under_a_call(frail: Harness, postgres: Pos
         return [(row["requests"], row["in_flight"]) for row in rows] == [(3, 0)]
 
     await eventually(settled, "3 requests, none in flight")
+
+
+@dataclass
+class Held:
+    """A call that stays open until it is let go."""
+
+    call: asyncio.Task[tuple[int, Any]]
+    let_go: asyncio.Event
+
+
+async def a_held_call(harness: Harness, gateway: Gateway, agent: Agent) -> Held:
+    """Begin a call; return when it is with the Worker."""
+    let_go, arrived = asyncio.Event(), asyncio.Event()
+
+    async def held(call: Call) -> None:
+        arrived.set()
+        await let_go.wait()
+        await echo(call)
+
+    harness.worker.behaviour = held
+    call = asyncio.create_task(harness.invoke(gateway, agent))
+    async with asyncio.timeout(10):
+        await arrived.wait()
+    harness.worker.behaviour = echo
+    return Held(call, let_go)
+
+
+async def all_succeed(harness: Harness, *held: tuple[Agent, Held]) -> None:
+    """Let the calls go; each is answered, and stated as what it is."""
+    for agent, one in held:
+        one.let_go.set()
+        assert (await one.call)[0] == 200
+        facts = await harness.until_facts(agent, 2)
+        assert [fact.outcome for fact in facts] == ["succeeded", "succeeded"]
+
+
+async def test_an_outage_longer_than_the_lease_reaps_nobody(
+    frail: Harness, postgres: Postgres
+) -> None:
+    harness = frail
+    gateways = [await harness.start(LEASE_TTL_S=str(LEASE_S)) for _ in range(2)]
+    held: list[tuple[Agent, Held]] = []
+    for gateway in gateways:
+        agent = await harness.agent("narrow")
+        await harness.until_answers(gateway, agent)
+        await harness.until_facts(agent, 1)
+        held.append((agent, await a_held_call(harness, gateway, agent)))
+    names = {row["gateway_id"] for row in harness.rows("SELECT gateway_id FROM leases")}
+    postgres.kill()
+    try:
+        await asyncio.sleep(2 * LEASE_S)
+    finally:
+        postgres.start()
+    for gateway, (agent, _) in zip(gateways, held, strict=True):
+        other = await harness.agent("narrow")
+        await harness.until_answers(gateway, other)
+        assert [fact.outcome for fact in await harness.facts(agent)] == ["succeeded"]
+    leases = harness.rows("SELECT gateway_id, dead FROM leases")
+    assert {(row["gateway_id"], row["dead"]) for row in leases} == {(n, False) for n in names}
+    await all_succeed(harness, *held)
+
+
+async def test_a_gateway_that_stood_still_reaps_nobody_at_once(frail: Harness) -> None:
+    """Two stand still for longer than a lease; the first to go on leaves the other its time."""
+    harness = frail
+    first, second = [await harness.start(LEASE_TTL_S=str(LEASE_S)) for _ in range(2)]
+    agent = await harness.agent("narrow")
+    await harness.until_answers(second, agent)
+    await harness.until_answers(first, await harness.agent("narrow"))
+    await harness.until_facts(agent, 1)
+    held = await a_held_call(harness, second, agent)
+    for gateway in (first, second):
+        gateway.process.send_signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(2 * LEASE_S)
+        first.process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(LEASE_S / 3)
+    finally:
+        for gateway in (first, second):
+            gateway.process.send_signal(signal.SIGCONT)
+    await harness.until_answers(first, await harness.agent("narrow"))
+    await all_succeed(harness, (agent, held))
 
 
 async def test_the_bus_goes_away(frail: Harness, nats: Nats) -> None:

@@ -1,4 +1,4 @@
-"""The gateway's own tables: schema, routes as rows, and what is swept."""
+"""The gateway's own tables: schema, routes as rows, and what is removed."""
 
 import time
 from collections.abc import AsyncIterator
@@ -6,11 +6,27 @@ from collections.abc import AsyncIterator
 import pytest
 import sqlalchemy as sa
 from webhost_contracts import ids
-from webhost_contracts.events import AgentCreated, DeploymentActivated, Envelope
+from webhost_contracts.events import (
+    AgentCreated,
+    AgentDeleted,
+    DeploymentActivated,
+    DeploymentTornDown,
+    Envelope,
+)
 from webhost_contracts.events.base import Event, data_of
-from webhost_gateway.ledger.retention import KEPT_MS, remove_old
+from webhost_gateway.ledger.retention import (
+    KEPT_MS,
+    remove_calls,
+    remove_quotas,
+    remove_routes,
+)
 from webhost_gateway.routing import projection
-from webhost_gateway.routing.model import Agent, RouteTable
+from webhost_gateway.routing.model import (
+    AGENT_KEPT_MS,
+    DEPLOYMENT_KEPT_MS,
+    Agent,
+    RouteTable,
+)
 from webhost_gateway.tables import metadata
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
@@ -31,13 +47,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-def fact(agent_id: str, version: int, event: Event) -> Fact:
+def fact(agent_id: str, version: int, event: Event, at_ms: int = 1) -> Fact:
     envelope = Envelope(
         event_id="evt_1",
         aggregate_id=agent_id,
         version=version,
         user_id="usr_1",
-        occurred_at_ms=1,
+        occurred_at_ms=at_ms,
         actor="test",
         data=data_of(event),
     )
@@ -73,7 +89,7 @@ async def test_a_hundred_thousand_agents_load_in_seconds(database: Database) -> 
     async with database.transaction() as connection:
         await connection.execute(
             sa.text(
-                "INSERT INTO routed_agents SELECT 'agt_' || n, 1, 'usr_' || n, false, false, NULL"
+                "INSERT INTO routed_agents SELECT 'agt_' || n, 1, 'usr_' || n, false, NULL, NULL"
                 " FROM generate_series(1, 100000) n"
             )
         )
@@ -84,7 +100,7 @@ async def test_a_hundred_thousand_agents_load_in_seconds(database: Database) -> 
     assert time.monotonic() - started < 5
 
 
-async def test_only_what_is_old_finished_and_published_is_swept(database: Database) -> None:
+async def test_only_old_calls_that_ended_and_are_published_are_removed(database: Database) -> None:
     now = now_ms()
     old, young = now - KEPT_MS - 60_000, now - KEPT_MS + 60_000
 
@@ -92,7 +108,7 @@ async def test_only_what_is_old_finished_and_published_is_swept(database: Databa
         return ids.new_id(ids.INVOCATION, at_ms, number.to_bytes(10, "big"))
 
     rows = {
-        "gone": (invocation_id(1, old), old),
+        "gone": (invocation_id(1, old), old - 1),
         "unpublished": (invocation_id(2, old), old),
         "open": (invocation_id(3, old), None),
         "finished late": (invocation_id(4, old), young),
@@ -109,12 +125,59 @@ async def test_only_what_is_old_finished_and_published_is_swept(database: Databa
             )
         await connection.execute(
             sa.text(
-                "INSERT INTO outbox (ordering_key, subject, message_id, headers, body)"
-                " VALUES (:id, 's', 'm', '{}', '')"
+                "INSERT INTO usage_outbox (gateway_id, subject, body, oldest_ms)"
+                " VALUES ('g', 's', '{}', :at_ms)"
             ),
-            {"id": rows["unpublished"][0]},
+            {"at_ms": old},
         )
-    assert await remove_old(database, now - KEPT_MS) == 1
+    assert await remove_calls(database, now - KEPT_MS) == 1
+    assert await left(database, "invocations", "id") == {
+        invocation for name, (invocation, _) in rows.items() if name != "gone"
+    }
     async with database.transaction() as connection:
-        left = set((await connection.execute(sa.text("SELECT id FROM invocations"))).scalars())
-    assert left == {invocation for name, (invocation, _) in rows.items() if name != "gone"}
+        await connection.execute(sa.text("DELETE FROM usage_outbox"))
+    assert await remove_calls(database, now - KEPT_MS) == 1
+    assert rows["unpublished"][0] not in await left(database, "invocations", "id")
+
+
+async def test_quotas_of_past_periods_are_removed(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(
+            sa.text(
+                "INSERT INTO quotas (user_id, period_key, requests, in_flight) VALUES"
+                " ('u', '2026-11', 1, 0), ('u', '2026-12', 1, 0), ('u', '2027-01', 1, 0),"
+                " ('with an open call', '2026-11', 1, 1)"
+            )
+        )
+    assert await remove_quotas(database, "2027-01") == 1
+    async with database.transaction() as connection:
+        found = await connection.execute(sa.text("SELECT user_id, period_key FROM quotas"))
+        assert {tuple(row) for row in found} == {
+            ("u", "2026-12"),
+            ("u", "2027-01"),
+            ("with an open call", "2026-11"),
+        }
+
+
+async def test_routes_that_ended_are_removed_and_not_loaded(database: Database) -> None:
+    now = now_ms()
+    facts = [
+        fact("dep_old", 1, DeploymentTornDown(agent_id="agt_1"), now - DEPLOYMENT_KEPT_MS - 1_000),
+        fact("dep_young", 1, DeploymentTornDown(agent_id="agt_1"), now),
+        fact("agt_old", 1, AgentDeleted(), now - AGENT_KEPT_MS - 1_000),
+        fact("agt_young", 1, AgentDeleted(), now),
+    ]
+    async with database.transaction() as connection:
+        await projection.fold(connection, facts, NOWHERE)
+    routes = RouteTable()
+    await projection.load(database, routes)
+    assert (set(routes.agents), set(routes.deployments)) == ({"agt_young"}, {"dep_young"})
+    assert await left(database, "routed_agents", "agent_id") == {"agt_old", "agt_young"}
+    await remove_routes(database, now)
+    assert await left(database, "routed_agents", "agent_id") == {"agt_young"}
+    assert await left(database, "routed_deployments", "deployment_id") == {"dep_young"}
+
+
+async def left(database: Database, table: str, key: str) -> set[str]:
+    async with database.transaction() as connection:
+        return set((await connection.execute(sa.text(f"SELECT {key} FROM {table}"))).scalars())

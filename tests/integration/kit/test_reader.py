@@ -1,5 +1,6 @@
 """Positions: a stream that is not the one they were taken on is noticed."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,8 @@ from webhost_contracts import subjects
 from webhost_kit.bus.reader import Checkpoint, StreamReader
 from webhost_kit.errors import StreamDiverged
 
-from tests.support.harness import Harness
+from tests.support.deadline import eventually
+from tests.support.harness import Harness, in_background
 
 
 async def position_behind_first(harness: Harness, stream: str) -> Checkpoint:
@@ -33,3 +35,46 @@ async def test_another_message_at_the_same_place_is_noticed(
 
     first = await anext(StreamReader(harness.bus, subjects.EVENTS, [">"]).batches(there))
     assert first.checkpoint == there
+
+
+async def test_after_an_interruption_it_is_usable_once_it_has_caught_up(harness: Harness) -> None:
+    reader = StreamReader(harness.bus, subjects.EVENTS, [">"])
+    permits = asyncio.Semaphore(1)
+    sizes: list[int] = []
+
+    async def read() -> None:
+        async for batch in reader.batches(None):
+            sizes.append(len(batch.messages))
+            await permits.acquire()
+
+    async def state(number: int) -> None:
+        for _ in range(number):
+            await harness.bus.js.publish("evt.usr_1.agent.agt_1", b"{}")
+
+    async with in_background(read()):
+
+        async def usable() -> bool:
+            return reader.usable
+
+        await eventually(usable, "the reader to catch up")
+        await state(1)
+
+        async def holds_a_batch() -> bool:
+            return sizes == [0, 1]
+
+        await eventually(holds_a_batch, "the first message")
+        # Its consumer is lost while it is busy, and more is waiting behind.
+        await state(5)
+        [consumer] = await harness.bus.js.consumers_info(subjects.EVENTS)
+        await harness.bus.js.delete_consumer(subjects.EVENTS, consumer.name)
+        permits.release()
+
+        async def started_anew() -> bool:
+            return sizes == [0, 1, 0]
+
+        await eventually(started_anew, "a new consumer")
+        assert not reader.usable
+        permits.release()
+        permits.release()
+        await eventually(usable, "the reader to catch up again")
+        assert sum(sizes) == 6

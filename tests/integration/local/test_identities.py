@@ -27,7 +27,8 @@ FACTS = {
     "evt.usr_1.secret.agt_1": {"deployer"},
     "evt.usr_1.account.usr_1": {"billing"},
     "evt.usr_1.period.usr_1": {"billing"},
-    "usage.usr_1.agt_1": {"gateway", "telemetry-ingest"},
+    "usage.7.gateway": {"gateway"},
+    "usage.7.telemetry-ingest": {"telemetry-ingest"},
     "cmd.deployer.deploy.dep_1": {"api"},
     "$KV.TOTALS.usr_1.2026-11": {"billing"},
 }

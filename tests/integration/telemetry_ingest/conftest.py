@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from webhost_contracts import ids, signatures, subjects, wire
 from webhost_contracts.events import Envelope, TelemetryAccepted
+from webhost_contracts.events.packets import PACKET
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
@@ -94,9 +95,10 @@ class Edge:
         found: list[tuple[str, Envelope, TelemetryAccepted]] = []
         for sequence in range(1, info.state.last_seq + 1):
             message = await self.bus.js.get_msg(subjects.USAGE, sequence, direct=True)
-            stored = wire.decode(message.data, Envelope)
-            fact = wire.decode(bytes(stored.data), TelemetryAccepted)
-            found.append((str(message.subject), stored, fact))
+            assert (message.headers or {})[subjects.TYPE_HEADER] == PACKET
+            for stored in wire.decode(message.data or b"", list[Envelope]):
+                fact = wire.decode(bytes(stored.data), TelemetryAccepted)
+                found.append((str(message.subject), stored, fact))
         return found
 
 

@@ -32,7 +32,8 @@ async def test_an_accepted_report_is_on_the_stream(edge: Edge, deployment: Deplo
     assert not [name for name in headers if name.startswith("access-control")]
 
     [(subject, stored, fact)] = await edge.accepted()
-    assert subject == subjects.usage(deployment.user_id, deployment.agent_id)
+    partition = subjects.partition_of(deployment.user_id)
+    assert subject == subjects.usage_packets(partition, subjects.TELEMETRY_INGEST)
     assert stored.user_id == deployment.user_id
     assert (stored.request_id, stored.traceparent) == ("req_mine", trace)
     assert ids.has_prefix(stored.event_id, ids.EVENT)

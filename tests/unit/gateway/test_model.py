@@ -2,12 +2,14 @@
 
 import itertools
 
+from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
     AgentCreated,
     AgentDeleted,
     AgentDisabled,
     AgentEnabled,
     DeploymentActivated,
+    DeploymentFailed,
     DeploymentSucceeded,
     DeploymentTornDown,
     Envelope,
@@ -15,7 +17,15 @@ from webhost_contracts.events import (
     TierChanged,
 )
 from webhost_contracts.events.base import data_of
-from webhost_gateway.routing.model import TYPES, Account, Agent, Deployment, RouteTable
+from webhost_gateway.routing.model import (
+    AGENT_KEPT_MS,
+    DEPLOYMENT_KEPT_MS,
+    TYPES,
+    Account,
+    Agent,
+    Deployment,
+    RouteTable,
+)
 
 from tests.support.facts import deployment_started
 
@@ -34,13 +44,13 @@ def succeeded() -> Event:
     return DeploymentSucceeded(agent_id="agt_1", worker_name="w", invoke_url=URL)
 
 
-def take(routes: RouteTable, aggregate_id: str, version: int, event: Event) -> None:
+def take(routes: RouteTable, aggregate_id: str, version: int, event: Event, at_ms: int = 1) -> None:
     envelope = Envelope(
         event_id="evt_1",
         aggregate_id=aggregate_id,
         version=version,
         user_id="usr_1",
-        occurred_at_ms=1,
+        occurred_at_ms=at_ms,
         actor="test",
         data=data_of(event),
     )
@@ -55,7 +65,7 @@ def test_an_agents_life() -> None:
         (AgentDisabled(), Agent(3, "usr_1", disabled=True, deployment_id="dep_1")),
         (AgentEnabled(), Agent(4, "usr_1", deployment_id="dep_1")),
         (activated("dep_2"), Agent(5, "usr_1", deployment_id="dep_2")),
-        (AgentDeleted(), Agent(6, "usr_1", deleted=True, deployment_id="dep_2")),
+        (AgentDeleted(), Agent(6, "usr_1", deployment_id="dep_2", deleted_at_ms=1)),
     ]
     for version, (event, state) in enumerate(steps, start=1):
         take(routes, "agt_1", version, event)
@@ -69,7 +79,7 @@ def test_a_deployments_life() -> None:
     take(routes, "dep_1", 7, succeeded())
     assert routes.deployments["dep_1"] == Deployment(7, "cloudflare", URL)
     take(routes, "dep_1", 8, DeploymentTornDown(agent_id="agt_1"))
-    assert routes.deployments["dep_1"] == Deployment(8, "cloudflare")
+    assert routes.deployments["dep_1"] == Deployment(8, "cloudflare", ended_at_ms=1)
 
 
 def test_a_tier() -> None:
@@ -78,6 +88,25 @@ def test_a_tier() -> None:
     take(routes, "usr_1", 3, TierChanged(tier="free", previous_tier="pro", source="webhook"))
     take(routes, "usr_1", 2, TierChanged(tier="pro", previous_tier="pro", source="webhook"))
     assert routes.accounts == {"usr_1": Account(3, "free")}
+
+
+def test_what_ended_is_forgotten_after_its_time() -> None:
+    routes = RouteTable()
+    failed = DeploymentFailed(agent_id="agt_1", error=DeploymentError(step="upload", message="m"))
+    take(routes, "dep_torn_down", 1, DeploymentTornDown(agent_id="agt_1"), at_ms=1_000)
+    take(routes, "dep_failed", 1, failed, at_ms=2_000)
+    take(routes, "dep_live", 1, started(), at_ms=0)
+    take(routes, "agt_deleted", 1, AgentDeleted(), at_ms=1_000)
+    take(routes, "agt_live", 1, AgentDisabled(), at_ms=0)
+
+    routes.forget(1_000 + DEPLOYMENT_KEPT_MS)
+    assert set(routes.deployments) == {"dep_torn_down", "dep_failed", "dep_live"}
+    routes.forget(1_001 + DEPLOYMENT_KEPT_MS)
+    assert set(routes.deployments) == {"dep_failed", "dep_live"}
+    routes.forget(1_000 + AGENT_KEPT_MS)
+    assert set(routes.agents) == {"agt_deleted", "agt_live"}
+    routes.forget(1_001 + AGENT_KEPT_MS)
+    assert (set(routes.agents), set(routes.deployments)) == ({"agt_live"}, {"dep_live"})
 
 
 def test_what_was_seen_changes_nothing_again() -> None:

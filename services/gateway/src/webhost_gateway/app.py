@@ -1,18 +1,22 @@
 """The composition root: what the gateway consists of, and in which order it ends."""
 
+from functools import partial
+
 from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
-from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.keys import parse_signers
 from webhost_kit.process.service import Service
 
 from webhost_gateway.invoke import Invoker, Limits
+from webhost_gateway.ledger import admission, quotas
 from webhost_gateway.ledger.admission import Admission
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
+from webhost_gateway.ledger.reaper import Reaper
 from webhost_gateway.ledger.retention import Retention
 from webhost_gateway.ledger.statements import Statements
+from webhost_gateway.ledger.usage_relay import UsageRelay
 from webhost_gateway.routes import InvokeApp
 from webhost_gateway.routing import projection
 from webhost_gateway.routing.model import RouteTable
@@ -20,8 +24,8 @@ from webhost_gateway.routing.totals import TotalsWatch
 from webhost_gateway.settings import Settings
 from webhost_gateway.upstream.worker import Upstream
 
-RELAY_LINGER_S = 0.02
-"""Facts of a moment are published together: the calls that are under way go first."""
+NOT_FLUSHED = "-c synchronous_commit=off"
+"""A deletion that a crash undoes is a fact that is published twice."""
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -34,7 +38,6 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("projection", projection.projector(database, bus))
     memory = service.add("routes", projection.memory(bus, database, routes))
     totals = service.add("totals", TotalsWatch(bus))
-    service.add("relay", Relay(dsn, bus))
     verifier = service.add(
         "issuer",
         TokenVerifier(
@@ -43,12 +46,26 @@ async def compose(service: Service, settings: Settings) -> None:
             authorized_parties=settings.jwt_authorized_parties,
         ),
     )
-    lease = service.add("lease", Lease(database, ttl_s=settings.lease_ttl_s))
-    recording = service.add("recording", Statements(dsn))
-    outcomes = service.add("outcomes", Outcomes(recording))
-    admitting = service.add("admitting", Statements(dsn))
-    admission = service.add("admission", Admission(admitting, lease, outcomes))
-    service.add("retention", Retention(database))
+    lease = service.add(
+        "lease",
+        Lease(
+            database,
+            ttl_s=settings.lease_ttl_s,
+            before_taking=partial(quotas.raise_to_counted, database, totals.requests),
+        ),
+    )
+    publishing = service.add("publishing", Statements(dsn, "publishing", options=NOT_FLUSHED))
+    relay = UsageRelay(publishing, bus, lease)
+    reaping = service.add("reaping", Statements(dsn, "reaping"))
+    service.add("reaper", Reaper(reaping, lease, relay.wake_from_start))
+    service.add("relay", relay)
+    recording = service.add("recording", Statements(dsn, "recording"))
+    outcomes = service.add("outcomes", Outcomes(recording, lease, relay.wake))
+    admitting = service.add(
+        "admitting", Statements(dsn, "admitting", timeout_s=admission.STATEMENT_TIMEOUT_S)
+    )
+    admitted = service.add("admission", Admission(admitting, lease, outcomes))
+    service.add("retention", Retention(database, routes))
     upstream = service.add(
         "upstream",
         Upstream(
@@ -62,12 +79,12 @@ async def compose(service: Service, settings: Settings) -> None:
         routes=routes,
         memory=memory,
         totals=totals,
-        admission=admission,
+        admission=admitted,
         outcomes=outcomes,
         upstream=upstream,
         limits=Limits(
             tiers=settings.tiers(),
-            timeout_s=settings.invoke_timeout_s,
+            timeout_s=settings.longest_call_s,
             heartbeat_s=settings.heartbeat_s,
             agent_requests_per_minute=settings.agent_requests_per_minute,
         ),

@@ -95,7 +95,7 @@ def target_of(routes: RouteTable, user_id: str, agent_id: str) -> Target:
     (no active deployment) or Unavailable (its address is not known here yet).
     """
     agent = routes.agents.get(agent_id)
-    if agent is None or agent.user_id != user_id or agent.deleted:
+    if agent is None or agent.user_id != user_id or agent.deleted_at_ms is not None:
         raise NotFound("There is no such agent.")
     if agent.disabled:
         raise Unauthorized("The agent is disabled.", details={"reason": "agent_disabled"})

@@ -2,18 +2,16 @@
 
 from pydantic import SecretStr, model_validator
 from webhost_kit.keys import parse_signers
-from webhost_kit.process.settings import Address, UserFacingSettings
+from webhost_kit.process.settings import Address, LongestCall, UserFacingSettings
 
 
-class Settings(UserFacingSettings):
+class Settings(UserFacingSettings, LongestCall):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     invoke_private_keys: SecretStr
     """Ed25519 keys, `<key id>:<base64url seed>,…`; the first one signs calls to Workers."""
     workers_connect_to: Address | None = None
     """In the local stack only: where the Workers' addresses really are."""
-    invoke_timeout_s: float = 60.0
-    """Seconds that a call may take."""
     first_byte_timeout_s: float = 30.0
     """Seconds that a Worker may take until its first byte."""
     heartbeat_s: float = 15.0

@@ -2,10 +2,8 @@
 
 import sqlalchemy as sa
 from webhost_kit.eventsourcing.checkpoints import projection_tables
-from webhost_kit.eventsourcing.outbox import outbox_table
 
 metadata = sa.MetaData()
-outbox_table(metadata)
 projection_tables(metadata)
 
 leases = sa.Table(
@@ -13,6 +11,8 @@ leases = sa.Table(
     metadata,
     sa.Column("gateway_id", sa.Text, primary_key=True),
     sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("incarnation", sa.Text, nullable=False),
+    sa.Column("dead", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 quotas = sa.Table(
@@ -40,6 +40,16 @@ invocations = sa.Table(
     sa.Index("invocations_open", "gateway_id", postgresql_where=sa.text("finished_at_ms IS NULL")),
 )
 
+usage_outbox = sa.Table(
+    "usage_outbox",
+    metadata,
+    sa.Column("gateway_id", sa.Text, primary_key=True),
+    sa.Column("serial", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("oldest_ms", sa.BigInteger, nullable=False),
+)
+
 routed_agents = sa.Table(
     "routed_agents",
     metadata,
@@ -47,8 +57,8 @@ routed_agents = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("disabled", sa.Boolean, nullable=False),
-    sa.Column("deleted", sa.Boolean, nullable=False),
     sa.Column("deployment_id", sa.Text),
+    sa.Column("deleted_at_ms", sa.BigInteger),
 )
 
 routed_deployments = sa.Table(
@@ -58,6 +68,7 @@ routed_deployments = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("runtime_provider", sa.Text, nullable=False),
     sa.Column("invoke_url", sa.Text),
+    sa.Column("ended_at_ms", sa.BigInteger),
 )
 
 routed_accounts = sa.Table(

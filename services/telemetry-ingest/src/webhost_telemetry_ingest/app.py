@@ -5,7 +5,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.process.service import Service
 
 from webhost_telemetry_ingest import projection
-from webhost_telemetry_ingest.batcher import Batcher
+from webhost_telemetry_ingest.batcher import ReportBatcher
 from webhost_telemetry_ingest.model import Deployments
 from webhost_telemetry_ingest.reports import Reports
 from webhost_telemetry_ingest.routes import ReportApp
@@ -13,7 +13,7 @@ from webhost_telemetry_ingest.settings import Settings
 
 
 async def compose(
-    service: Service, settings: Settings, *, batcher_class: type[Batcher] = Batcher
+    service: Service, settings: Settings, *, batcher_class: type[ReportBatcher] = ReportBatcher
 ) -> None:
     """Add telemetry-ingest's parts to the service."""
     bus = service.add("bus", await connect(settings.nats_url.get_secret_value(), service.name))

@@ -1,26 +1,33 @@
 """Micro-batches: accepted reports on their way to the stream.
 
-Consumes: accepted facts, one per request. Emits: their messages to USAGE, one batch at a time,
-published atomically unless it is small; while a batch is under way, the next one collects.
-Guarantees: `add` returns only after the whole batch was acknowledged as durable; otherwise
-it raises Unavailable within a bounded time. Memory is bounded: a full queue refuses at once.
+Consumes: accepted facts, one per request. Emits: packets to USAGE, one for each partition that a
+batch has facts of, few of them one by one and many atomically; while they are under way, the next
+batch collects.
+Guarantees: `add` returns only after the packet was acknowledged as durable; otherwise it raises
+Unavailable within a bounded time. Memory is bounded: a full queue refuses at once.
 On an unknown outcome: the request is refused, and its retry is recognised by billing.
 """
 
 import asyncio
-from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Histogram
+from webhost_contracts import subjects
+from webhost_contracts.events.packets import PACKET, pack
+from webhost_kit.batching import Batcher
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.publishing import Message, publish_together
+from webhost_kit.bus.publishing import FEW, Message, publish_together
 from webhost_kit.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
-MOST_IN_BATCH = 500
-MOST_WAITING = 5_000
+MAX_WAITING = 5_000
+PACKET_BYTES = 512 * 1024
+"""About half of what the server takes in one message."""
 
 _sizes = Histogram(
     "webhost_telemetry_batch_size",
@@ -29,50 +36,79 @@ _sizes = Histogram(
 )
 
 
-class Batcher:
-    """Takes messages from requests and publishes them together."""
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    partition: int
+    envelope: bytes
+    durable: asyncio.Future[None]
+
+
+class ReportBatcher:
+    """Takes facts from requests and publishes them together."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._waiting: deque[tuple[Message, asyncio.Future[None]]] = deque()
-        self._wake = asyncio.Event()
+        self._batcher = Batcher(
+            self._publish,
+            max_waiting=MAX_WAITING,
+            wanted=lambda waiting: not waiting.durable.done(),
+        )
+        self.run = self._batcher.run
 
-    async def add(self, message: Message) -> None:
-        """Return when the message is durable. Raises Unavailable when that is not certain."""
-        if len(self._waiting) >= MOST_WAITING or self._bus.check() is not None:
+    async def add(self, user_id: str, envelope: bytes) -> None:
+        """Return when a user's fact is durable. Raises Unavailable when that is not certain."""
+        if self._bus.check() is not None:
             raise _unavailable()
         durable = asyncio.get_running_loop().create_future()
-        self._waiting.append((message, durable))
-        self._wake.set()
+        try:
+            self._batcher.add(_Waiting(subjects.partition_of(user_id), envelope, durable))
+        except asyncio.QueueFull as error:
+            raise _unavailable() from error
         await durable
 
-    async def run(self) -> None:
-        """Publish for ever. A batch that fails fails its requests, not this."""
-        while True:
-            await self._wake.wait()
-            # One turn of the loop: requests that arrived together share the first batch.
-            await asyncio.sleep(0)
-            size = min(len(self._waiting), MOST_IN_BATCH)
-            batch = [self._waiting.popleft() for _ in range(size)]
-            if not self._waiting:
-                self._wake.clear()
-            await self._settle(batch)
-
-    async def _settle(self, batch: list[tuple[Message, asyncio.Future[None]]]) -> None:
+    async def _publish(self, batch: list[_Waiting]) -> None:
         _sizes.observe(len(batch))
+        packets = in_packets(batch)
+        if len(packets) > FEW:
+            await self._settle(packets)
+        else:
+            await asyncio.gather(*(self._settle([packet]) for packet in packets))
+
+    async def _settle(self, packets: Sequence[Sequence[_Waiting]]) -> None:
         problem = None
         try:
-            await publish_together(self._bus, [message for message, _ in batch])
+            await publish_together(self._bus, [_message(packet) for packet in packets])
         except (NatsError, TimeoutError, OSError) as error:
-            log.warning("batch not acknowledged", size=len(batch), error=repr(error))
+            log.warning("packets not acknowledged", packets=len(packets), error=repr(error))
             problem = _unavailable()
-        for _, durable in batch:
-            if durable.done():  # its client has gone away
+        for waiting in chain.from_iterable(packets):
+            if waiting.durable.done():  # its client has gone away
                 continue
             if problem is None:
-                durable.set_result(None)
+                waiting.durable.set_result(None)
             else:
-                durable.set_exception(problem)
+                waiting.durable.set_exception(problem)
+
+
+def _message(packet: Sequence[_Waiting]) -> Message:
+    subject = subjects.usage_packets(packet[0].partition, subjects.TELEMETRY_INGEST)
+    body = pack(waiting.envelope for waiting in packet)
+    return Message(subject, body, {subjects.TYPE_HEADER: PACKET})
+
+
+def in_packets(batch: Sequence[_Waiting]) -> list[list[_Waiting]]:
+    """Group what waits by partition, as far as a packet's size allows."""
+    packets: list[list[_Waiting]] = []
+    filling: dict[int, list[_Waiting]] = {}
+    sizes: dict[int, int] = {}
+    for waiting in batch:
+        partition, size = waiting.partition, len(waiting.envelope)
+        if partition not in filling or sizes[partition] + size > PACKET_BYTES:
+            filling[partition], sizes[partition] = [], 0
+            packets.append(filling[partition])
+        filling[partition].append(waiting)
+        sizes[partition] += size
+    return packets
 
 
 def _unavailable() -> Unavailable:

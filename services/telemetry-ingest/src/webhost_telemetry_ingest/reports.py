@@ -5,18 +5,17 @@ Guarantees: the answer comes only after the fact is durable.
 On replay (the same report again): recognised here while remembered, in billing always.
 """
 
-from webhost_contracts import ids, subjects, wire
+from webhost_contracts import ids, wire
 from webhost_contracts.events import Envelope, TelemetryAccepted
 from webhost_contracts.events.base import data_of
 from webhost_contracts.telemetry import TelemetryReceipt
-from webhost_kit.bus.publishing import Message
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Problem
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import MasterKeys
 
 from webhost_telemetry_ingest import decisions
-from webhost_telemetry_ingest.batcher import Batcher
+from webhost_telemetry_ingest.batcher import ReportBatcher
 from webhost_telemetry_ingest.decisions import Credentials
 from webhost_telemetry_ingest.dedupe import DedupeCache
 from webhost_telemetry_ingest.model import Deployment, Deployments
@@ -28,7 +27,7 @@ ACTOR = "worker"
 class Reports:
     """Takes reports."""
 
-    def __init__(self, keys: MasterKeys, deployments: Deployments, batcher: Batcher) -> None:
+    def __init__(self, keys: MasterKeys, deployments: Deployments, batcher: ReportBatcher) -> None:
         self._keys = keys
         self._deployments = deployments
         self._batcher = batcher
@@ -55,7 +54,8 @@ class Reports:
         key = (fact.deployment_id, fact.dedupe_key)
         deduped = key in self._dedupe
         if not deduped:
-            await self._batcher.add(_message(fact, user_id, at_ms, request_id, traceparent))
+            envelope = _envelope(fact, user_id, at_ms, request_id, traceparent)
+            await self._batcher.add(user_id, wire.encode(envelope))
             self._dedupe.add(key)
         return TelemetryReceipt(
             accepted=True, event_id=decisions.event_id_of(fact), deduped=deduped
@@ -82,15 +82,15 @@ class Reports:
             raise
 
 
-def _message(
+def _envelope(
     fact: TelemetryAccepted,
     user_id: str,
     at_ms: int,
     request_id: str,
     traceparent: str | None,
-) -> Message:
+) -> Envelope:
     event_id = new_id(ids.EVENT, at_ms)
-    envelope = Envelope(
+    return Envelope(
         event_id=event_id,
         aggregate_id=event_id,
         version=1,
@@ -100,9 +100,4 @@ def _message(
         request_id=request_id,
         traceparent=traceparent,
         data=data_of(fact),
-    )
-    return Message(
-        subject=subjects.usage(user_id, fact.agent_id),
-        body=wire.encode(envelope),
-        headers={subjects.TYPE_HEADER: fact.type_name()},
     )

@@ -89,9 +89,10 @@ class StreamReader:
 
     @property
     def usable(self) -> bool:
-        """Say whether it caught up once and still hears from the stream.
+        """Say whether it caught up and has heard from the stream ever since.
 
         A backlog of a moment makes `check` complain; it does not make what was read unusable.
+        After an interruption it is usable once it has caught up again.
         """
         return self._caught_up and monotonic() - self._heard_at <= SILENCE_S
 
@@ -126,6 +127,7 @@ class StreamReader:
                 raise
             except (NatsError, TimeoutError, OSError) as error:
                 self._problem = f"away: {error!r}"
+                self._caught_up = False
                 log.warning("reader interrupted", stream=self._stream, error=repr(error))
                 await asyncio.sleep(RETRY_S)
 
@@ -261,7 +263,7 @@ class _Pull:
             self._wake.clear()
             async with asyncio.timeout(SILENCE_S):
                 await self._wake.wait()
-        if not self._arrived and self._failure is not None:
+        if self._failure is not None:
             raise NatsError(self._failure)
         taken = [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
         # Only now: asked for on arrival, a stream would pile up before a slower fold.
@@ -274,7 +276,11 @@ class _Pull:
         await self._client.publish(self._subject, self._request, reply=self._inbox)
 
     async def _on_message(self, message: Msg) -> None:
-        self.heard_at = monotonic()
+        heard_at = monotonic()
+        if heard_at - self.heard_at > SILENCE_S:
+            # This process itself may have stood still: how much is waiting has to be seen anew.
+            self._failure = "silent for too long"
+        self.heard_at = heard_at
         status = message.headers.get("Status") if message.headers and not message.data else None
         if status is None:
             self._arrived.append(message)

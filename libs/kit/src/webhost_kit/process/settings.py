@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    PositiveFloat,
     SecretStr,
     ValidationError,
     WithJsonSchema,
@@ -87,6 +88,13 @@ class ServiceSettings(BaseSettings):
         """Refuse a public address that is not https, outside of the local stack."""
         if not self.webhost_local_stack and urlsplit(url).scheme != "https":
             raise ValueError(f"{name} must be an https address")
+
+
+class LongestCall(ServiceSettings):
+    """How long a call to an agent may take."""
+
+    longest_call_s: PositiveFloat = 60.0
+    """Seconds that a call may take; the same for gateway, api and billing."""
 
 
 class UserFacingSettings(ServiceSettings):

@@ -1,6 +1,7 @@
 """The entry of every service's process: settings, logs, schema, then the service."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -22,6 +23,8 @@ def start(
     """
     package = f"webhost_{name.replace('-', '_')}"
     settings = load(settings_class, f"webhost-{name}")
+    # What Postgres shows of connections that say nothing else of themselves.
+    os.environ.setdefault("PGAPPNAME", f"webhost-{name}")
     configure_logging(name, log_format=settings.log_format, level=settings.log_level)
     migrate(settings.database_url.get_secret_value(), package)
 

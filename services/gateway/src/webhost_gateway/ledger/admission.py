@@ -3,9 +3,11 @@
 Guarantees: with any number of gateways, no more than the tier's requests of a period are ever
 admitted, and no more than its concurrency are open at once; an admitted invocation is durable
 before its call begins; nothing is admitted without this gateway's lease. Requests that arrive
-together share one statement.
-On a failure of unknown outcome: the caller is refused, and what may have been taken is given
-back, since no call was made.
+together share one statement. Each is decided within WAIT_S or refused; what waits is bounded,
+and one whose caller has gone is not admitted any more. A user at its concurrency limit holds up
+nobody else's.
+On a failure of unknown outcome: the caller is refused, and the call is released, since it was
+not made. Where the statement is executed later all the same, it admits nothing.
 """
 
 import asyncio
@@ -15,15 +17,19 @@ from typing import Any
 import msgspec
 from prometheus_client import Histogram
 from webhost_contracts.entitlements import Entitlements
+from webhost_kit.batching import Batcher
 from webhost_kit.errors import LimitExceeded, Unavailable
 
 from webhost_gateway import decisions
-from webhost_gateway.ledger.batcher import Batcher
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.records import Invocation
 from webhost_gateway.ledger.statements import NotRun, Statements
 
+WAIT_S = 1.0
+STATEMENT_TIMEOUT_S = 2.0
+"""Nobody waits for a statement that takes longer than WAIT_S."""
+MAX_WAITING = 5_000
 KNOWN_QUOTAS = 100_000
 
 _batch_size = Histogram(
@@ -39,10 +45,15 @@ class _Asked(msgspec.Struct, frozen=True):
     max_in_flight: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Waiting:
     asked: _Asked
     admitted: asyncio.Future[None]
+    last_try: bool = False
+
+
+def _is_wanted(waiting: _Waiting) -> bool:
+    return not waiting.admitted.done()
 
 
 class Admission:
@@ -53,32 +64,39 @@ class Admission:
         self._lease = lease
         self._outcomes = outcomes
         self._known: set[tuple[str, str]] = set()
-        self._batcher = Batcher(self._handle)
-        self.run = self._batcher.run
+        self._batcher = Batcher(self._settle, max_waiting=MAX_WAITING, wanted=_is_wanted)
+        self._crowded = Batcher(self._try_again, max_waiting=MAX_WAITING, wanted=_is_wanted)
+
+    async def run(self) -> None:
+        """Admit until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._batcher.run())
+            tasks.create_task(self._crowded.run())
 
     async def admit(self, invocation: Invocation, limits: Entitlements) -> None:
         """Return when the invocation is on record.
 
         Raises LimitExceeded (`requests`, `concurrency`) or Unavailable.
         """
-        admitted = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
         asked = _Asked(invocation, limits.requests, limits.concurrency)
-        self._batcher.add(_Waiting(asked, admitted))
-        await admitted
+        waiting = _Waiting(asked, loop.create_future())
+        _enqueue(self._batcher, waiting)
+        clock = loop.call_later(WAIT_S, _refuse_late, waiting)
+        try:
+            await waiting.admitted
+        finally:
+            clock.cancel()
 
-    async def _handle(self, batch: list[_Waiting]) -> None:
+    async def _try_again(self, batch: list[_Waiting]) -> None:
+        # Calls that have ended here, and were not recorded yet, make room.
+        await self._outcomes.catch_up()
+        for waiting in batch:
+            waiting.last_try = True
+            _enqueue(self._batcher, waiting)
+
+    async def _settle(self, batch: list[_Waiting]) -> None:
         _batch_size.observe(len(batch))
-        crowded = await self._settle(batch)
-        if crowded:
-            # Calls that have ended here, and were not recorded yet, make room.
-            await self._outcomes.catch_up()
-            crowded = await self._settle([waiting for waiting, _ in crowded])
-        for waiting, problem in crowded:
-            _refuse(waiting, problem)
-
-    async def _settle(self, batch: list[_Waiting]) -> list[tuple[_Waiting, LimitExceeded]]:
-        """Admit or refuse; return those, undecided, who ran into the concurrency limit."""
-        crowded: list[tuple[_Waiting, LimitExceeded]] = []
         try:
             verdicts = await self._decide([waiting.asked for waiting in batch])
         except Unavailable as error:
@@ -86,21 +104,23 @@ class Admission:
                 if not isinstance(error, NotRun):
                     self._outcomes.release(waiting.asked.invocation)
                 _refuse(waiting, error)
-            return crowded
+            return
         for place, waiting in enumerate(batch, start=1):
             verdict = verdicts.get(place)
             if verdict is None:
+                # The lease, or the quota's row, is not there: the database may be another one.
+                self._known.clear()
+                self._lease.renew_soon()
                 _refuse(waiting, Unavailable("The gateway is not ready; try again shortly."))
             elif (refusal := _refusal(waiting.asked, *verdict)) is None:
                 self._admitted(waiting)
-            elif refusal.retryable:
-                crowded.append((waiting, refusal))
+            elif refusal.retryable and not waiting.last_try:
+                _enqueue(self._crowded, waiting)
             else:
                 _refuse(waiting, refusal)
-        return crowded
 
     def _admitted(self, waiting: _Waiting) -> None:
-        if waiting.admitted.cancelled():
+        if waiting.admitted.done():
             self._outcomes.release(waiting.asked.invocation)
         else:
             waiting.admitted.set_result(None)
@@ -127,9 +147,13 @@ class Admission:
             return
         # In order, as everybody who touches several quotas at once.
         users, periods = zip(*sorted(keys), strict=True)
-        await self._statements.execute(
-            (MAKE_QUOTAS, {"users": list(users), "periods": list(periods)})
-        )
+        try:
+            await self._statements.execute(
+                (MAKE_QUOTAS, {"users": list(users), "periods": list(periods)})
+            )
+        except Unavailable as error:
+            # Whatever became of the rows, no call was admitted.
+            raise NotRun(error.message) from error
         if len(self._known) + len(keys) > KNOWN_QUOTAS:
             self._known.clear()
         self._known |= keys
@@ -149,6 +173,17 @@ def _refusal(asked: _Asked, admitted: bool, requests: int, in_flight: int) -> Li
     if asked.max_requests is not None and requests >= asked.max_requests:
         return decisions.over_limit("requests", period_key, requests, asked.max_requests)
     return decisions.over_limit("concurrency", period_key, in_flight, asked.max_in_flight or 0)
+
+
+def _enqueue(batcher: Batcher[_Waiting], waiting: _Waiting) -> None:
+    try:
+        batcher.add(waiting)
+    except asyncio.QueueFull:
+        _refuse_late(waiting)
+
+
+def _refuse_late(waiting: _Waiting) -> None:
+    _refuse(waiting, Unavailable("The gateway is overloaded; try again shortly."))
 
 
 def _refuse(waiting: _Waiting, problem: Exception) -> None:
@@ -176,6 +211,7 @@ WITH asked AS MATERIALIZED (
 alive AS MATERIALIZED (
     SELECT gateway_id FROM leases
     WHERE gateway_id = %(gateway_id)s AND expires_at > clock_timestamp()
+        AND NOT dead AND incarnation = current_setting('gateway.incarnation')
     FOR KEY SHARE
 ),
 locked AS MATERIALIZED (
@@ -197,33 +233,33 @@ ranked AS (
         s.in_flight + row_number() OVER (PARTITION BY user_id ORDER BY place) AS concurrent
     FROM asked a JOIN standing s USING (user_id, period_key)
 ),
-decided AS MATERIALIZED (
-    SELECT ranked.*,
-        request <= coalesce(max_requests, request)
-            AND concurrent <= coalesce(max_in_flight, concurrent) AS admitted
-    FROM ranked
+fitting AS MATERIALIZED (
+    SELECT ranked.* FROM ranked
+    WHERE request <= coalesce(max_requests, request)
+        AND concurrent <= coalesce(max_in_flight, concurrent)
 ),
 recorded AS (
     INSERT INTO invocations (id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
         period_key, admitted_at_ms, gateway_id)
     SELECT id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
         period_key, admitted_at_ms, %(gateway_id)s
-    FROM decided WHERE admitted
+    FROM fitting
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id, user_id, period_key
 ),
 taken AS (
-    UPDATE quotas q SET requests = q.requests + d.n, in_flight = q.in_flight + d.n
+    UPDATE quotas q SET requests = q.requests + r.n, in_flight = q.in_flight + r.n
     FROM (
-        SELECT user_id, period_key, count(*) AS n FROM decided
-        WHERE admitted GROUP BY user_id, period_key
-    ) d
+        SELECT user_id, period_key, count(*) AS n FROM recorded GROUP BY user_id, period_key
+    ) r
     WHERE q.user_id = ANY(%(users)s::text[])
-        AND (q.user_id, q.period_key) = (d.user_id, d.period_key)
+        AND (q.user_id, q.period_key) = (r.user_id, r.period_key)
 )
 SELECT place, admitted, (requests + taken_here)::bigint, (in_flight + taken_by_user)::bigint
 FROM (
-    SELECT decided.*,
-        count(*) FILTER (WHERE admitted) OVER (PARTITION BY user_id, period_key) AS taken_here,
-        count(*) FILTER (WHERE admitted) OVER (PARTITION BY user_id) AS taken_by_user
-    FROM decided
+    SELECT ranked.*, recorded.id IS NOT NULL AS admitted,
+        count(recorded.id) OVER (PARTITION BY ranked.user_id, ranked.period_key) AS taken_here,
+        count(recorded.id) OVER (PARTITION BY ranked.user_id) AS taken_by_user
+    FROM ranked LEFT JOIN recorded ON recorded.id = ranked.id
 ) answered
 """

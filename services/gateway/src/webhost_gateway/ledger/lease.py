@@ -1,106 +1,111 @@
-"""The gateway's lease: who holds one may admit; what a dead gateway left is finished.
+"""The gateway's lease: who holds one may admit.
 
-Emits: `invocation.finished.v1` of outcome `unknown`, on USAGE.
-Guarantees: an invocation is only ever admitted under a live lease, and a lease is deleted in
-the transaction that finishes its open invocations, each with its fact. So every admitted call
-is stated once, whoever dies when. Times are the database's.
-On replay: an invocation finished by another gateway is not open any more, and stays as it is.
+Guarantees: an invocation is only ever admitted under a live lease of this incarnation of the
+database. Before a lease is valid for another one, which may be an old copy, `before_taking` has
+made the quotas right. A lease that was marked dead is never renewed. Times are the database's.
 """
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
 
-from webhost_gateway.ledger.outcomes import finish
-from webhost_gateway.ledger.records import Invocation, Outcome, closing
-
 log = structlog.get_logger(__name__)
 
-BATCH = 500
 RENEWALS = 4
 """Tries to renew before the lease ends."""
+MOST_MISSED = 2
+"""Renewals that may be missed in a row while the database is taken to answer without a break."""
 
 
 class Lease:
     """This gateway's name, for as long as the database agrees that it is alive."""
 
-    def __init__(self, database: Database, *, ttl_s: float) -> None:
+    def __init__(
+        self, database: Database, *, ttl_s: float, before_taking: Callable[[], Awaitable[None]]
+    ) -> None:
         self._database = database
-        self._ttl_s = ttl_s
+        self._before_taking = before_taking
         self._problem: str | None = "starting"
+        self._answering_since: float | None = None
+        self._answered_at = 0.0
+        self._soon = asyncio.Event()
+        self.ttl_s = ttl_s
+        self.every_s = ttl_s / RENEWALS
+        self._longest_gap_s = MOST_MISSED * self.every_s
         self.gateway_id = _new_name()
 
     def check(self) -> str | None:
         """Say what keeps this gateway from admitting."""
         return self._problem
 
+    @property
+    def judges_until(self) -> float | None:
+        """The time, on the database's clock, until which this gateway may take others for dead.
+
+        None until the database has answered it for one unbroken lease time: after an outage, or
+        after a pause of this process, the others may not have had the time to renew.
+        """
+        since = self._answering_since
+        if since is None or self._answered_at - since < self.ttl_s:
+            return None
+        return self._answered_at + self._longest_gap_s
+
+    def renew_soon(self) -> None:
+        """Renew now rather than at the next turn."""
+        self._soon.set()
+
     async def run(self) -> None:
-        """Renew the lease, and finish what dead gateways left, for ever."""
+        """Renew the lease until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(self._ttl_s):
-                    await self._renew()
-                    self._problem = None
-                    while await self._reap_one():
-                        pass
+                self._answered(await self._renew())
+                self._problem = None
             except (Unavailable, DBAPIError, TimeoutError) as error:
+                self._answering_since = None
                 self._problem = f"not renewed: {type(error).__name__}"
                 log.warning("lease not renewed", error=str(error).partition("\n")[0])
-            await asyncio.sleep(self._ttl_s / RENEWALS)
+            # However often it is asked for: not more often than this.
+            await asyncio.sleep(self.every_s / 10)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.every_s * 0.9):
+                    await self._soon.wait()
+            self._soon.clear()
 
-    async def close(self) -> None:
-        """Give the lease up at an orderly end; where that fails, others find it expired."""
-        try:
-            async with self._database.transaction() as connection:
-                await connection.execute(RELEASE, {"gateway_id": self.gateway_id})
-                await _finish_open(connection, self.gateway_id)
-        except (Unavailable, DBAPIError) as error:
-            log.warning("lease not released", error=str(error).partition("\n")[0])
+    def _answered(self, at_s: float) -> None:
+        gap_s = at_s - self._answered_at
+        if self._answering_since is None or not 0 <= gap_s <= self._longest_gap_s:
+            self._answering_since = at_s
+        self._answered_at = at_s
 
-    async def _renew(self) -> None:
-        async with self._database.transaction() as connection:
-            renewed = await connection.execute(
-                RENEW, {"gateway_id": self.gateway_id, "ttl_s": self._ttl_s}
-            )
-            if renewed.rowcount == 0:
-                # Under the old name everything is finished by now: nothing may be added to it.
-                self.gateway_id = _new_name()
-                await connection.execute(
-                    TAKE, {"gateway_id": self.gateway_id, "ttl_s": self._ttl_s}
-                )
-                log.info("lease taken", gateway_id=self.gateway_id)
+    async def _renew(self) -> float:
+        """Renew or take the lease; return the database's time in seconds."""
+        if (at_s := await self._execute(RENEW)) is not None:
+            return at_s
+        await self._before_taking()
+        if (at_s := await self._execute(RENEW_HERE)) is not None:
+            return at_s
+        # Under the old name everything is being finished: nothing may be added to it.
+        self.gateway_id = _new_name()
+        if (at_s := await self._execute(TAKE)) is None:
+            raise Unavailable("The lease was not taken.")
+        log.info("lease taken", gateway_id=self.gateway_id)
+        return at_s
 
-    async def _reap_one(self) -> bool:
-        async with self._database.transaction() as connection:
-            dead = (await connection.execute(REAP)).scalar()
-            if dead is None:
-                return False
-            finished = await _finish_open(connection, dead)
-            log.warning("gateway found dead", gateway_id=dead, open_invocations=finished)
-            return True
-
-
-async def _finish_open(connection: AsyncConnection, gateway_id: str) -> int:
-    """Finish a gateway's open invocations as unknown; return how many there were."""
-    finished = 0
-    while True:
-        result = await connection.execute(OPEN, {"gateway_id": gateway_id, "batch": BATCH})
-        rows = [Invocation(**row) for row in result.mappings()]
-        if not rows:
-            return finished
-        at_ms = now_ms()
-        statement, parameters = finish(
-            [closing(row, Outcome(outcome="unknown"), at_ms) for row in rows]
-        )
-        await connection.exec_driver_sql(statement, parameters)
-        finished += len(rows)
+    async def _execute(self, statement: TextClause) -> float | None:
+        async with asyncio.timeout(self.ttl_s), self._database.transaction() as connection:
+            parameters = {
+                "gateway_id": self.gateway_id,
+                "ttl_s": self.ttl_s,
+                "incarnation": connection.info["incarnation"],
+            }
+            return (await connection.execute(statement, parameters)).scalar()
 
 
 def _new_name() -> str:
@@ -110,29 +115,22 @@ def _new_name() -> str:
 RENEW = text(
     """
     UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
-    WHERE gateway_id = :gateway_id
+    WHERE gateway_id = :gateway_id AND NOT dead AND incarnation = :incarnation
+    RETURNING extract(epoch FROM clock_timestamp())::float8
+    """
+)
+RENEW_HERE = text(
+    """
+    UPDATE leases SET incarnation = :incarnation,
+        expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
+    WHERE gateway_id = :gateway_id AND NOT dead
+    RETURNING extract(epoch FROM clock_timestamp())::float8
     """
 )
 TAKE = text(
     """
-    INSERT INTO leases (gateway_id, expires_at)
-    VALUES (:gateway_id, clock_timestamp() + make_interval(secs => :ttl_s))
-    """
-)
-RELEASE = text("DELETE FROM leases WHERE gateway_id = :gateway_id")
-REAP = text(
-    """
-    DELETE FROM leases WHERE gateway_id = (
-        SELECT gateway_id FROM leases WHERE expires_at < clock_timestamp()
-        LIMIT 1 FOR UPDATE SKIP LOCKED
-    ) RETURNING gateway_id
-    """
-)
-OPEN = text(
-    """
-    SELECT id, user_id, agent_id, deployment_id, runtime_provider, trace_id, period_key,
-        admitted_at_ms
-    FROM invocations WHERE gateway_id = :gateway_id AND finished_at_ms IS NULL
-    ORDER BY id LIMIT :batch
+    INSERT INTO leases (gateway_id, expires_at, incarnation)
+    VALUES (:gateway_id, clock_timestamp() + make_interval(secs => :ttl_s), :incarnation)
+    RETURNING extract(epoch FROM clock_timestamp())::float8
     """
 )

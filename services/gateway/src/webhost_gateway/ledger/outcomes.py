@@ -1,41 +1,45 @@
 """Outcomes: what became of an admitted call, recorded once and stated as a fact.
 
-Emits: `invocation.finished.v1` on USAGE, one per invocation, through the outbox, in the
-statement that closes the invocation's row and frees its place in the concurrency limit.
-Guarantees: only an open row gets an outcome, so a second try changes nothing; a call of which
-no byte was written leaves no row, no count and no fact. Outcomes of a moment share a statement,
-and are kept until the database has taken them.
+Emits: `invocation.finished.v1`, one per invocation, into the usage outbox, in the statement that
+closes the invocation's row and frees its place in the concurrency limit.
+Guarantees: only an open row gets an outcome, so a second try changes nothing. A released call, of
+which no byte was written, leaves no count and no fact, but a closed row: an admission of unknown
+outcome that is executed later finds it and admits nothing. Outcomes of a moment share a
+statement, and are kept until the database has taken them.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 from prometheus_client import Counter
-from webhost_contracts import subjects
-from webhost_contracts.events import InvocationFinished
+from webhost_kit.batching import Batcher
+from webhost_kit.clock import now_ms
 from webhost_kit.errors import Unavailable
 
-from webhost_gateway.ledger.batcher import Batcher
+from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.records import Closing, Invocation, Outcome, closing
 from webhost_gateway.ledger.statements import Statements
 
 RETRY_S = 0.5
 LINGER_S = 0.005
-"""Nobody waits for an outcome: a few more of them share its statement."""
+"""No answer waits for an outcome: a few more of them share its statement."""
 MOMENT_S = 0.5
 DRAIN_S = 5.0
 
 _finished = Counter("webhost_gateway_invocations_total", "Invocations recorded", ["outcome"])
 
 
-def finish(batch: list[Closing]) -> tuple[str, dict[str, object]]:
-    """Return the statement that closes these, and its parameters."""
+def finish(batch: list[Closing], gateway_id: str) -> tuple[str, dict[str, object]]:
+    """Return the statement that closes these, and its parameters.
+
+    Their facts wait in the usage outbox for this gateway to publish them.
+    """
     return FINISH, {
         "closing": msgspec.json.encode(batch).decode(),
-        "headers": msgspec.json.encode(
-            {subjects.TYPE_HEADER: InvocationFinished.type_name()}
-        ).decode(),
+        "gateway_id": gateway_id,
         "ids": [item.id for item in batch],
         "users": list({item.user_id for item in batch}),
         "periods": list({item.period_key for item in batch}),
@@ -43,10 +47,18 @@ def finish(batch: list[Closing]) -> tuple[str, dict[str, object]]:
 
 
 class Outcomes:
-    """Records outcomes, batched, behind the answers: nobody waits for them."""
+    """Records outcomes, batched, behind the answers.
 
-    def __init__(self, statements: Statements) -> None:
+    `recorded` is called after each batch: its facts can be published.
+    """
+
+    def __init__(
+        self, statements: Statements, lease: Lease, recorded: Callable[[], None] = lambda: None
+    ) -> None:
         self._statements = statements
+        self._lease = lease
+        self._recorded = recorded
+        # Bounded by the calls that were admitted.
         self._batcher: Batcher[Closing | Invocation] = Batcher(self._handle, linger_s=LINGER_S)
         self._flushing: asyncio.Future[None] | None = None
         self.run = self._batcher.run
@@ -67,7 +79,7 @@ class Outcomes:
         )
 
     def release(self, invocation: Invocation) -> None:
-        """Undo an admission, which may not have happened: the call was not made."""
+        """Undo an admission, which may not have happened yet: the call was not made."""
         _finished.labels("released").inc()
         self._batcher.add(invocation)
 
@@ -85,18 +97,28 @@ class Outcomes:
 
     async def _handle(self, batch: list[Closing | Invocation]) -> None:
         ended = [item for item in batch if isinstance(item, Closing)]
-        undone = [item.id for item in batch if isinstance(item, Invocation)]
+        released = [item for item in batch if isinstance(item, Invocation)]
         if ended:
-            await self._until_done(finish(ended))
-        if undone:
-            users = [item.user_id for item in batch if isinstance(item, Invocation)]
-            # Locked first: an admission of unknown outcome may still be on its way.
-            await self._until_done((LOCK_QUOTAS, {"users": users}), (RELEASE, {"ids": undone}))
+            await self._until_done(lambda: [finish(ended, self._lease.gateway_id)])
+            self._recorded()
+        if released:
+            await self._until_done(lambda: self._release(released))
 
-    async def _until_done(self, *steps: tuple[str, dict[str, object]]) -> None:
+    def _release(self, released: list[Invocation]) -> list[tuple[str, dict[str, Any]]]:
+        parameters = {
+            "released": msgspec.json.encode(released).decode(),
+            "gateway_id": self._lease.gateway_id,
+            "ids": [invocation.id for invocation in released],
+            "at_ms": now_ms(),
+        }
+        # Locked first: an admission that is under way is done with, or finds the closed rows.
+        users = [invocation.user_id for invocation in released]
+        return [(LOCK_QUOTAS, {"users": users}), (RELEASE, parameters)]
+
+    async def _until_done(self, steps: Callable[[], list[tuple[str, dict[str, Any]]]]) -> None:
         while True:
             try:
-                await self._statements.execute(*steps)
+                await self._statements.execute(*steps())
                 return
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
@@ -107,11 +129,11 @@ SELECT FROM quotas WHERE user_id = ANY(%(users)s::text[])
 ORDER BY user_id, period_key FOR UPDATE
 """
 
-# `locked` comes before `closed` touches a row: whoever closes holds the quota's lock.
+# `locked` comes before `closed` touches a row: who closes holds the quota's lock.
 FINISH = """
 WITH closing AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(closing)s::json) AS c(
-        id text, finished_at_ms bigint, subject text, message_id text, body text
+        id text, finished_at_ms bigint, subject text, body text
     )
 ),
 locked AS MATERIALIZED (
@@ -124,7 +146,7 @@ closed AS (
     UPDATE invocations i SET finished_at_ms = c.finished_at_ms
     FROM closing c CROSS JOIN (SELECT count(*) FROM locked) AS held
     WHERE i.id = ANY(%(ids)s::text[]) AND i.id = c.id AND i.finished_at_ms IS NULL
-    RETURNING i.id, i.user_id, i.period_key, c.subject, c.message_id, c.body
+    RETURNING i.user_id, i.period_key, i.finished_at_ms, c.subject, c.body
 ),
 freed AS (
     UPDATE quotas q SET in_flight = q.in_flight - c.n
@@ -132,16 +154,29 @@ freed AS (
     WHERE q.user_id = ANY(%(users)s::text[])
         AND (q.user_id, q.period_key) = (c.user_id, c.period_key)
 )
-INSERT INTO outbox (ordering_key, subject, message_id, headers, body)
-SELECT id, subject, message_id, %(headers)s::jsonb, convert_to(body, 'UTF8') FROM closed
+INSERT INTO usage_outbox (gateway_id, subject, body, oldest_ms)
+SELECT %(gateway_id)s, subject, string_agg(body, ','), min(finished_at_ms)
+FROM closed GROUP BY subject
 """
 
 RELEASE = """
-WITH gone AS (
-    DELETE FROM invocations WHERE id = ANY(%(ids)s::text[]) AND finished_at_ms IS NULL
+WITH closed AS (
+    UPDATE invocations SET finished_at_ms = %(at_ms)s
+    WHERE id = ANY(%(ids)s::text[]) AND finished_at_ms IS NULL
     RETURNING user_id, period_key
+),
+freed AS (
+    UPDATE quotas q SET requests = q.requests - c.n, in_flight = q.in_flight - c.n
+    FROM (SELECT user_id, period_key, count(*) AS n FROM closed GROUP BY user_id, period_key) c
+    WHERE (q.user_id, q.period_key) = (c.user_id, c.period_key)
 )
-UPDATE quotas q SET requests = q.requests - g.n, in_flight = q.in_flight - g.n
-FROM (SELECT user_id, period_key, count(*) AS n FROM gone GROUP BY user_id, period_key) g
-WHERE (q.user_id, q.period_key) = (g.user_id, g.period_key)
+INSERT INTO invocations (id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
+    period_key, admitted_at_ms, gateway_id, finished_at_ms)
+SELECT id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
+    period_key, admitted_at_ms, %(gateway_id)s, %(at_ms)s
+FROM json_to_recordset(%(released)s::json) AS r(
+    id text, user_id text, agent_id text, deployment_id text, runtime_provider text,
+    trace_id text, period_key text, admitted_at_ms bigint
+)
+ON CONFLICT (id) DO NOTHING
 """

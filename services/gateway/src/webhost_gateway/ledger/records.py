@@ -32,14 +32,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Closing(msgspec.Struct, frozen=True):
-    """A row of the statement FINISH: what to close, and the outbox entry that says so."""
+    """A row of the statement FINISH: what to close, and the fact that says so.
+
+    `subject` is that of the packet which will carry the fact.
+    """
 
     id: str
     user_id: str
     period_key: str
     finished_at_ms: int
     subject: str
-    message_id: str
     body: str
 
 
@@ -79,7 +81,6 @@ def closing(
         user_id=invocation.user_id,
         period_key=invocation.period_key,
         finished_at_ms=at_ms,
-        subject=subjects.usage(invocation.user_id, invocation.agent_id),
-        message_id=envelope.event_id,
+        subject=subjects.usage_packets(subjects.partition_of(invocation.user_id), subjects.GATEWAY),
         body=wire.encode(envelope).decode(),
     )

@@ -1,25 +1,29 @@
-"""One connection of its own for the batched statements: always prepared, never pooled."""
+"""One connection of its own for the batched statements: always prepared, never pooled.
+
+Its setting `gateway.incarnation` says which incarnation of the database it is connected to.
+"""
 
 import asyncio
+import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 import structlog
 from psycopg.rows import TupleRow
-from webhost_kit.database.engine import CONNECT_TIMEOUT_S, connect_arguments
+from webhost_kit.database.engine import INCARNATION, connect_arguments
 from webhost_kit.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
-STATEMENT_TIMEOUT_S = 5
+TIMEOUT_S = 5.0
+GRACE_S = 0.5
+"""A server that runs ends a statement itself; one that hangs is given up so much later."""
 
 # Every statement finds its rows by key. A plan made while the tables were still empty would
 # read them whole, and stay.
-OPTIONS = (
-    f"-c statement_timeout={STATEMENT_TIMEOUT_S}s"
-    " -c enable_seqscan=off -c plan_cache_mode=force_generic_plan"
-)
+_OPTIONS = "-c enable_seqscan=off -c plan_cache_mode=force_generic_plan"
 
 
 class NotRun(Unavailable):
@@ -27,28 +31,49 @@ class NotRun(Unavailable):
 
 
 class Statements:
-    """Runs one statement, or several in one transaction, at a time; reconnects by itself."""
+    """Runs one statement, or several in one transaction, at a time; reconnects by itself.
 
-    def __init__(self, dsn: str) -> None:
+    `name` is what the server shows of the connection.
+    """
+
+    def __init__(
+        self, dsn: str, name: str, *, timeout_s: float = TIMEOUT_S, options: str = ""
+    ) -> None:
         self._dsn = dsn
+        self._name = f"webhost-gateway {name}"
+        self._timeout_s = timeout_s
+        self._options = f"-c statement_timeout={round(timeout_s * 1000)} {_OPTIONS} {options}"
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
 
     async def execute(self, *steps: tuple[str, Mapping[str, Any]]) -> list[TupleRow]:
         """Run the steps in one transaction; return the last one's rows.
 
-        Raises NotRun, or another Unavailable when it cannot be known whether they were run.
+        Raises NotRun, or another Unavailable when it cannot be known whether they were run, or
+        still will be: a server that hangs may have received them.
         """
         try:
-            async with asyncio.timeout(STATEMENT_TIMEOUT_S + CONNECT_TIMEOUT_S):
-                connection = await self._open()
+            is_new = self._connection is None
+            connection = self._connection = self._connection or await self._connect()
+            limit_s = self._timeout_s + GRACE_S
+            # Not a cancellation: that would wait for the server to agree.
+            clock = asyncio.get_running_loop().call_later(limit_s, _sever, connection)
+            try:
+                if is_new:
+                    await _run(connection, NAME_INCARNATION, {})
                 if len(steps) == 1:
                     return await _run(connection, *steps[0])
                 async with connection.transaction():
                     for step in steps[:-1]:
                         await _run(connection, *step)
                     return await _run(connection, *steps[-1])
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            log.warning("statement not carried out", error=str(error).partition("\n")[0])
+            finally:
+                clock.cancel()
+        except (psycopg.Error, OSError) as error:
+            log.warning(
+                "statement not carried out",
+                connection=self._name,
+                error=str(error).partition("\n")[0],
+            )
             kind = NotRun if self._connection is None else Unavailable
             await self.close()
             raise kind("The database is away; try again shortly.") from error
@@ -59,15 +84,17 @@ class Statements:
         if connection is not None:
             await connection.close()
 
-    async def _open(self) -> psycopg.AsyncConnection[TupleRow]:
-        if self._connection is None:
-            self._connection = await psycopg.AsyncConnection.connect(
-                self._dsn,
-                autocommit=True,
-                prepare_threshold=0,
-                **connect_arguments(OPTIONS),
-            )
-        return self._connection
+    async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
+        return await psycopg.AsyncConnection.connect(
+            self._dsn,
+            autocommit=True,
+            prepare_threshold=0,
+            application_name=self._name,
+            **connect_arguments(self._options),
+        )
+
+
+NAME_INCARNATION = f"SELECT set_config('gateway.incarnation', ({INCARNATION}), false)"
 
 
 async def _run(
@@ -75,3 +102,9 @@ async def _run(
 ) -> list[TupleRow]:
     cursor = await connection.execute(query.encode(), parameters)
     return await cursor.fetchall() if cursor.description else []
+
+
+def _sever(connection: psycopg.AsyncConnection[TupleRow]) -> None:
+    if not connection.closed:
+        with socket.socket(fileno=os.dup(connection.fileno())) as ours:
+            ours.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,8 @@
 """Where invocations go: the facts about agents, deployments and tiers, folded.
 
 Pure. A fact is accepted when its version is above the last one seen of its aggregate, and
-skipped otherwise, so the table never goes back, in whatever order facts arrive.
+skipped otherwise, so the table never goes back, in whatever order facts arrive. What has ended
+is forgotten some time later: no call can lead there any more.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from webhost_contracts.events import (
     AgentDisabled,
     AgentEnabled,
     DeploymentActivated,
+    DeploymentFailed,
     DeploymentStarted,
     DeploymentSucceeded,
     DeploymentTornDown,
@@ -31,10 +33,15 @@ TYPES = by_name(
     DeploymentActivated,
     DeploymentStarted,
     DeploymentSucceeded,
+    DeploymentFailed,
     DeploymentTornDown,
     TierChanged,
 )
 SUBJECTS = tuple(subjects.events_of_kind(kind) for kind in ("agent", "deployment", "account"))
+
+DEPLOYMENT_KEPT_MS = 3600 * 1000
+AGENT_KEPT_MS = 24 * 3600 * 1000
+"""So long after its end something is remembered, by the time of the fact that ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +51,8 @@ class Agent:
     version: int
     user_id: str
     disabled: bool = False
-    deleted: bool = False
     deployment_id: str | None = None
+    deleted_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class Deployment:
     version: int
     runtime_provider: str
     invoke_url: str | None = None
+    ended_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +94,27 @@ class RouteTable:
             case "agent":
                 agent = self.agents.get(key) or Agent(0, envelope.user_id)
                 if version > agent.version:
-                    self.agents[key] = _agent(agent, version, event)
+                    self.agents[key] = _agent(agent, envelope, event)
             case "deployment":
                 deployment = self.deployments.get(key) or Deployment(0, "")
                 if version > deployment.version:
-                    self.deployments[key] = _deployment(deployment, version, event)
+                    self.deployments[key] = _deployment(deployment, envelope, event)
             case _:
                 account = self.accounts.get(envelope.user_id)
                 if isinstance(event, TierChanged) and (
                     account is None or version > account.version
                 ):
                     self.accounts[envelope.user_id] = Account(version, event.tier)
+
+    def forget(self, at_ms: int) -> None:
+        """Forget, as of this time, what ended long enough ago."""
+        for key in [
+            k for k, a in self.agents.items() if _before(a.deleted_at_ms, at_ms - AGENT_KEPT_MS)
+        ]:
+            del self.agents[key]
+        ended = at_ms - DEPLOYMENT_KEPT_MS
+        for key in [k for k, d in self.deployments.items() if _before(d.ended_at_ms, ended)]:
+            del self.deployments[key]
 
 
 R = TypeVar("R", Agent, Deployment, Account)
@@ -108,27 +126,33 @@ def _merge(known: dict[str, R], others: dict[str, R]) -> None:
             known[key] = other
 
 
-def _agent(agent: Agent, version: int, event: Event) -> Agent:
+def _before(at_ms: int | None, limit_ms: int) -> bool:
+    return at_ms is not None and at_ms < limit_ms
+
+
+def _agent(agent: Agent, envelope: Envelope, event: Event) -> Agent:
+    version = envelope.version
     match event:
         case AgentDisabled():
             return replace(agent, version=version, disabled=True)
         case AgentEnabled():
             return replace(agent, version=version, disabled=False)
         case AgentDeleted():
-            return replace(agent, version=version, deleted=True)
+            return replace(agent, version=version, deleted_at_ms=envelope.occurred_at_ms)
         case DeploymentActivated():
             return replace(agent, version=version, deployment_id=event.deployment_id)
         case _:
             return replace(agent, version=version)
 
 
-def _deployment(deployment: Deployment, version: int, event: Event) -> Deployment:
+def _deployment(deployment: Deployment, envelope: Envelope, event: Event) -> Deployment:
+    version, at_ms = envelope.version, envelope.occurred_at_ms
     match event:
         case DeploymentStarted():
             return replace(deployment, version=version, runtime_provider=event.runtime_provider)
         case DeploymentSucceeded():
             return replace(deployment, version=version, invoke_url=event.invoke_url)
-        case DeploymentTornDown():
-            return replace(deployment, version=version, invoke_url=None)
+        case DeploymentFailed() | DeploymentTornDown():
+            return replace(deployment, version=version, invoke_url=None, ended_at_ms=at_ms)
         case _:
             return replace(deployment, version=version)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.facts import Fact
@@ -52,7 +53,9 @@ async def load(database: Database, routes: RouteTable) -> Checkpoint | None:
     """Take over what the rows hold that is newer; return the checkpoint they were folded to."""
     async with database.snapshot() as connection:
         routes.merge(await _rows(connection, None))
-        return await read_checkpoint(connection, NAME)
+        checkpoint = await read_checkpoint(connection, NAME)
+    routes.forget(now_ms())
+    return checkpoint
 
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:
@@ -75,11 +78,11 @@ async def _rows(
     routes = RouteTable()
     for row in await connection.execute(_of(routed_agents, agents)):
         routes.agents[row.agent_id] = Agent(
-            row.version, row.user_id, row.disabled, row.deleted, row.deployment_id
+            row.version, row.user_id, row.disabled, row.deployment_id, row.deleted_at_ms
         )
     for row in await connection.execute(_of(routed_deployments, deployments)):
         routes.deployments[row.deployment_id] = Deployment(
-            row.version, row.runtime_provider, row.invoke_url
+            row.version, row.runtime_provider, row.invoke_url, row.ended_at_ms
         )
     for row in await connection.execute(_of(routed_accounts, accounts)):
         routes.accounts[row.user_id] = Account(row.version, row.tier)

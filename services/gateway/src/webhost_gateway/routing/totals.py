@@ -2,7 +2,7 @@
 
 Consumes: the totals bucket, key `<userId>.<period>`.
 Guarantees: older totals never replace newer ones; when the bucket cannot be watched, the last
-totals hold.
+totals hold. Only those of the current and the previous period are kept.
 On replay: the whole bucket is read again, which changes nothing.
 """
 
@@ -11,10 +11,14 @@ import asyncio
 import msgspec
 import structlog
 from webhost_contracts import subjects, wire
+from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Recorded, StreamReader
+from webhost_kit.clock import now_ms
 from webhost_kit.errors import StreamDiverged
+
+from webhost_gateway import decisions
 
 log = structlog.get_logger(__name__)
 
@@ -24,11 +28,11 @@ RETRY_S = 1.0
 
 
 class TotalsWatch:
-    """The totals of every user and period that billing has ever put there."""
+    """The totals of this and the previous period, of every user who has any."""
 
     def __init__(self, bus: Bus) -> None:
         self._reader = StreamReader(bus, STREAM, [f"{PREFIX}>"])
-        self._totals: dict[str, Totals] = {}
+        self._periods: dict[str, dict[str, Totals]] = {}
         self.loaded = False
 
     def check(self) -> str | None:
@@ -37,7 +41,14 @@ class TotalsWatch:
 
     def of(self, user_id: str, period_key: str) -> Totals | None:
         """Return what was charged to this user in this period, None for nothing."""
-        return self._totals.get(subjects.totals_key(user_id, period_key))
+        return self._periods.get(period_key, {}).get(user_id)
+
+    def requests(self, period_key: str) -> list[tuple[str, int]] | None:
+        """Return each user's requests in this period, None while the totals are not loaded."""
+        if not self.loaded:
+            return None
+        totals = self._periods.get(period_key, {})
+        return [(user_id, t.requests) for user_id, t in totals.items() if t.requests > 0]
 
     async def run(self) -> None:
         """Watch for ever; a bucket that was made anew is read from its start."""
@@ -59,6 +70,13 @@ class TotalsWatch:
         except msgspec.DecodeError as error:
             log.error("undecodable totals", subject=message.subject, error=str(error))
             return
-        key = message.subject.removeprefix(PREFIX)
-        if totals.newer_than(self._totals.get(key)):
-            self._totals[key] = totals
+        user_id, _, period = message.subject.removeprefix(PREFIX).rpartition(".")
+        oldest = decisions.previous_period(period_key(now_ms()))
+        if period not in self._periods:
+            for past in [known for known in self._periods if known < oldest]:
+                del self._periods[past]
+        if period < oldest:
+            return
+        known = self._periods.setdefault(period, {})
+        if totals.newer_than(known.get(user_id)):
+            known[user_id] = totals

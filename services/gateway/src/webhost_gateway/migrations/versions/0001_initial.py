@@ -1,8 +1,7 @@
-"""The first schema: outbox and checkpoints, invocations and their quotas, leases, routes."""
+"""The first schema: checkpoints, invocations and their quotas, leases, usage outbox, routes."""
 
 from alembic import op
 from webhost_kit.eventsourcing.checkpoints import PROJECTION_TABLES_SQL
-from webhost_kit.eventsourcing.outbox import OUTBOX_SQL
 
 revision = "0001"
 down_revision = None
@@ -10,7 +9,9 @@ down_revision = None
 TABLES_SQL = """
 CREATE TABLE leases (
     gateway_id text PRIMARY KEY,
-    expires_at timestamptz NOT NULL
+    expires_at timestamptz NOT NULL,
+    incarnation text NOT NULL,
+    dead boolean NOT NULL DEFAULT false
 );
 CREATE TABLE quotas (
     user_id text NOT NULL,
@@ -32,19 +33,28 @@ CREATE TABLE invocations (
     finished_at_ms bigint
 );
 CREATE INDEX invocations_open ON invocations (gateway_id) WHERE finished_at_ms IS NULL;
+CREATE TABLE usage_outbox (
+    gateway_id text NOT NULL,
+    serial bigint GENERATED ALWAYS AS IDENTITY,
+    subject text NOT NULL,
+    body text NOT NULL,
+    oldest_ms bigint NOT NULL,
+    PRIMARY KEY (gateway_id, serial)
+);
 CREATE TABLE routed_agents (
     agent_id text PRIMARY KEY,
     version integer NOT NULL,
     user_id text NOT NULL,
     disabled boolean NOT NULL,
-    deleted boolean NOT NULL,
-    deployment_id text
+    deployment_id text,
+    deleted_at_ms bigint
 );
 CREATE TABLE routed_deployments (
     deployment_id text PRIMARY KEY,
     version integer NOT NULL,
     runtime_provider text NOT NULL,
-    invoke_url text
+    invoke_url text,
+    ended_at_ms bigint
 );
 CREATE TABLE routed_accounts (
     user_id text PRIMARY KEY,
@@ -56,5 +66,4 @@ CREATE TABLE routed_accounts (
 
 def upgrade() -> None:
     op.execute(PROJECTION_TABLES_SQL)
-    op.execute(OUTBOX_SQL)
     op.execute(TABLES_SQL)

@@ -1,0 +1,128 @@
+"""Finishes what dead gateways left, and what this one leaves at its end.
+
+Emits: `invocation.finished.v1` of outcome `unknown`, into the usage outbox.
+Guarantees: a gateway is taken to be dead only by one that has seen the
+database answer for a whole lease time (`Lease.judges_until`). Its lease is marked
+first, so that it neither admits nor renews any more; then its open invocations are finished, each
+with its fact, in batches that hold no lock for long; its lease goes when none is open. So every
+admitted call is stated once, no matter who dies when: another reaper goes on with a marked lease.
+On replay: an invocation finished by another gateway is not open any more, and stays as it is.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+from webhost_kit.clock import now_ms
+from webhost_kit.errors import Unavailable
+
+from webhost_gateway.ledger.lease import Lease
+from webhost_gateway.ledger.outcomes import finish
+from webhost_gateway.ledger.records import Invocation, Outcome, closing
+from webhost_gateway.ledger.statements import Statements
+
+log = structlog.get_logger(__name__)
+
+BATCH = 300
+PAGE = 10 * BATCH
+PAUSE_S = 0.01
+"""Lies between two batches: admission goes first."""
+CLOSING_S = 5.0
+
+UNKNOWN = Outcome(outcome="unknown")
+
+
+class Reaper:
+    """Looks for dead gateways. `recorded` is called when there are facts to be published."""
+
+    def __init__(
+        self, statements: Statements, lease: Lease, recorded: Callable[[], None] = lambda: None
+    ) -> None:
+        self._statements = statements
+        self._lease = lease
+        self._recorded = recorded
+
+    async def run(self) -> None:
+        """Reap until cancelled."""
+        while True:
+            try:
+                await self.reap()
+            except Unavailable as error:
+                log.warning("dead gateways not finished", error=error.message)
+            await asyncio.sleep(self._lease.every_s)
+
+    async def close(self) -> None:
+        """Give this gateway's lease up. What is left to do, another one does."""
+        own = {"gateway_id": self._lease.gateway_id}
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(CLOSING_S):
+                await self._statements.execute((MARK_OWN, own))
+                await self._finish_open(self._lease.gateway_id)
+                await self._statements.execute((END_OWN, own))
+
+    async def reap(self) -> None:
+        """Mark dead gateways, as far as they may be judged; finish what belongs to marked ones."""
+        if (until_s := self._lease.judges_until) is not None:
+            for (gateway_id,) in await self._statements.execute((MARK, {"until_s": until_s})):
+                log.warning("gateway found dead", gateway_id=gateway_id)
+        for (gateway_id,) in await self._statements.execute((DEAD, {})):
+            await self._finish_open(gateway_id)
+            dead = {"gateway_id": gateway_id, "own": self._lease.gateway_id}
+            await self._statements.execute((END, dead), (ADOPT, dead))
+            self._recorded()
+
+    async def _finish_open(self, gateway_id: str) -> None:
+        finished = 0
+        while page := await self._open_invocations(gateway_id):
+            for start in range(0, len(page), BATCH):
+                at_ms = now_ms()
+                batch = [closing(i, UNKNOWN, at_ms) for i in page[start : start + BATCH]]
+                await self._statements.execute(finish(batch, self._lease.gateway_id))
+                self._recorded()
+                finished += len(batch)
+                await asyncio.sleep(PAUSE_S)
+        if finished:
+            log.warning("calls finished as unknown", gateway_id=gateway_id, calls=finished)
+
+    async def _open_invocations(self, gateway_id: str) -> list[Invocation]:
+        rows = await self._statements.execute((OPEN, {"gateway_id": gateway_id, "page": PAGE}))
+        names = Invocation.__struct_fields__
+        return [Invocation(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+# Where FOR UPDATE succeeds, no admission under the lease is under way. Executed late, by a
+# server that hung, it marks nothing.
+MARK = """
+UPDATE leases SET dead = true WHERE gateway_id IN (
+    SELECT gateway_id FROM leases
+    WHERE NOT dead AND expires_at < clock_timestamp()
+        AND clock_timestamp() < to_timestamp(%(until_s)s)
+    FOR UPDATE SKIP LOCKED
+) RETURNING gateway_id
+"""
+MARK_OWN = """
+UPDATE leases SET dead = true WHERE gateway_id IN (
+    SELECT gateway_id FROM leases WHERE gateway_id = %(gateway_id)s FOR UPDATE
+)
+"""
+DEAD = "SELECT gateway_id FROM leases WHERE dead ORDER BY gateway_id"
+
+# By user, so that a batch locks few quotas.
+OPEN = """
+SELECT id, user_id, agent_id, deployment_id, runtime_provider, trace_id, period_key,
+    admitted_at_ms
+FROM invocations WHERE gateway_id = %(gateway_id)s AND finished_at_ms IS NULL
+ORDER BY user_id, period_key, id LIMIT %(page)s
+"""
+
+# First the lease, then the facts: where nothing is open, no more facts are recorded under it.
+END = """
+DELETE FROM leases WHERE gateway_id = %(gateway_id)s AND dead AND NOT EXISTS (
+    SELECT FROM invocations WHERE gateway_id = %(gateway_id)s AND finished_at_ms IS NULL
+)
+"""
+ADOPT = "UPDATE usage_outbox SET gateway_id = %(own)s WHERE gateway_id = %(gateway_id)s"
+END_OWN = f"""
+{END} AND NOT EXISTS (SELECT FROM usage_outbox WHERE gateway_id = %(gateway_id)s)
+"""

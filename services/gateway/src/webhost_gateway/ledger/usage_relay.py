@@ -1,0 +1,185 @@
+"""Publishes the facts that this gateway recorded, or adopted from a dead one.
+
+Consumes: its own rows of the usage outbox. Emits: packets of `invocation.finished.v1` to USAGE.
+Guarantees: at least once; a row goes only when the stream holds its facts. No order: a usage
+fact needs none.
+On replay (a crash between publish and delete): the facts are published again; billing knows the
+invocations that it has seen.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
+
+import structlog
+from nats.errors import Error as NatsError
+from prometheus_client import Counter, Gauge
+from webhost_contracts import subjects
+from webhost_contracts.events.packets import PACKET, pack
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.publishing import FEW, Message, publish_together
+from webhost_kit.errors import Unavailable
+from webhost_kit.process.crashpoints import crash_point
+
+from webhost_gateway.ledger.lease import Lease
+from webhost_gateway.ledger.statements import Statements
+
+log = structlog.get_logger(__name__)
+
+ROWS = 500
+PACKET_BYTES = 512 * 1024
+"""About half of what the server takes in one message."""
+LINGER_S = 0.05
+"""Facts of a moment share packets."""
+RETRY_S = 0.5
+LOOK_S = 5.0
+DRAIN_S = 5.0
+FROM_START_S = 30.0
+"""Between two looks at all rows. Others pass over what was deleted, which a long snapshot keeps."""
+
+_published = Counter("webhost_usage_published_rows_total", "Usage rows the stream acknowledged")
+_waiting = Gauge("webhost_usage_waiting_rows", "Usage rows seen at the last look")
+
+
+@dataclass
+class Packet:
+    """Rows of one subject that are published together."""
+
+    subject: str
+    serials: list[int] = field(default_factory=list[int])
+    bodies: list[bytes] = field(default_factory=list[bytes])
+    size: int = 0
+
+    def message(self) -> Message:
+        """Return what is published; the same facts have the same message id."""
+        body = pack(self.bodies)
+        message_id = f"pkt_{hashlib.blake2b(body, digest_size=16).hexdigest()}"
+        return Message(self.subject, body, {subjects.TYPE_HEADER: PACKET}, message_id)
+
+
+class UsageRelay:
+    """Publishes for as long as it runs."""
+
+    def __init__(self, statements: Statements, bus: Bus, lease: Lease) -> None:
+        self._statements = statements
+        self._bus = bus
+        self._lease = lease
+        self._wake = asyncio.Event()
+        self._gateway_id = ""
+        self._passed = 0
+        self._from_start_at = -FROM_START_S
+        self._problem: str | None = "starting"
+
+    def check(self) -> str | None:
+        """Say what keeps the facts from being published."""
+        return self._problem
+
+    def wake(self) -> None:
+        """Take note that there are rows to publish."""
+        self._wake.set()
+
+    def wake_from_start(self) -> None:
+        """Take note that there may be rows to publish that are older than those seen."""
+        self._from_start_at = -FROM_START_S
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled; a broken dependency is waited for."""
+        while True:
+            self._wake.clear()
+            if await self._publish_waiting():
+                await asyncio.sleep(LINGER_S)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._wake.wait()
+            await asyncio.sleep(LINGER_S)
+
+    async def close(self) -> None:
+        """Publish what waits, at an orderly end. What is left, another gateway adopts."""
+        self.wake_from_start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while await self._publish_waiting():
+                    pass
+
+    async def _publish_waiting(self) -> bool:
+        """Publish a batch of rows; say whether there may be more to do at once."""
+        try:
+            rows = await self._rows()
+            _waiting.set(len(rows))
+            stored = await self._publish(in_packets(rows))
+            if stored:
+                crash_point("relay.published")
+                deleted = {"gateway_id": self._gateway_id, "serials": stored}
+                await self._statements.execute((DELETE, deleted))
+                _published.inc(len(stored))
+        except Unavailable:
+            self._problem = "database away"
+            await asyncio.sleep(RETRY_S)
+            return True
+        if len(stored) < len(rows):
+            self._problem = "bus away: publish not acknowledged"
+            await asyncio.sleep(RETRY_S)
+            return True
+        self._problem = None
+        if rows:
+            self._passed = rows[-1][0]
+        return len(rows) == ROWS
+
+    async def _rows(self) -> Sequence[tuple[int, str, str]]:
+        gateway_id = self._lease.gateway_id
+        if gateway_id != self._gateway_id:
+            names = {"from": self._gateway_id, "to": gateway_id}
+            await self._statements.execute((ADOPT, names))
+            self._gateway_id = gateway_id
+            self.wake_from_start()
+        if monotonic() - self._from_start_at >= FROM_START_S:
+            self._passed, self._from_start_at = 0, monotonic()
+        parameters = {"gateway_id": gateway_id, "passed": self._passed, "most": ROWS}
+        rows = await self._statements.execute((WAITING, parameters))
+        return [(serial, subject, body) for serial, subject, body in rows]
+
+    async def _publish(self, packets: Sequence[Packet]) -> list[int]:
+        """Return the serials of the rows that the stream holds, without any doubt."""
+        together = [packets] if len(packets) > FEW else [[packet] for packet in packets]
+        stored = await asyncio.gather(*map(self._stored, together))
+        return [serial for serials in stored for serial in serials]
+
+    async def _stored(self, packets: Sequence[Packet]) -> list[int]:
+        try:
+            await publish_together(self._bus, [packet.message() for packet in packets])
+        except (NatsError, TimeoutError, OSError) as error:
+            log.warning("publish failed", packets=len(packets), error=repr(error))
+            return []
+        return [serial for packet in packets for serial in packet.serials]
+
+
+def in_packets(rows: Sequence[tuple[int, str, str]]) -> list[Packet]:
+    """Join rows (serial, subject, body) of one subject, as far as a packet's size allows."""
+    open_packets: dict[str, Packet] = {}
+    packets: list[Packet] = []
+    for serial, subject, text in rows:
+        body = text.encode()
+        packet = open_packets.get(subject)
+        if packet is None or packet.size + len(body) > PACKET_BYTES:
+            packet = open_packets[subject] = Packet(subject)
+            packets.append(packet)
+        packet.serials.append(serial)
+        packet.bodies.append(body)
+        packet.size += len(body)
+    return packets
+
+
+WAITING = """
+SELECT serial, subject, body FROM usage_outbox
+WHERE gateway_id = %(gateway_id)s AND serial > %(passed)s
+ORDER BY serial LIMIT %(most)s
+"""
+DELETE = """
+DELETE FROM usage_outbox WHERE gateway_id = %(gateway_id)s AND serial = ANY(%(serials)s)
+"""
+ADOPT = "UPDATE usage_outbox SET gateway_id = %(to)s WHERE gateway_id = %(from)s"

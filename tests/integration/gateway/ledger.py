@@ -1,0 +1,129 @@
+"""A gateway's ledger in the test's own process: admission, outcomes, lease and reaper."""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from webhost_contracts import ids
+from webhost_gateway.ledger.admission import STATEMENT_TIMEOUT_S, Admission
+from webhost_gateway.ledger.lease import Lease
+from webhost_gateway.ledger.outcomes import Outcomes
+from webhost_gateway.ledger.reaper import Reaper
+from webhost_gateway.ledger.records import Invocation, Outcome
+from webhost_gateway.ledger.statements import Statements
+from webhost_kit.clock import now_ms
+from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.store import new_id
+
+from tests.integration.kit.conftest import in_background
+from tests.support.deadline import eventually
+
+
+async def nothing() -> None:
+    pass
+
+
+@dataclass
+class Ledger:
+    """One gateway's."""
+
+    dsn: str
+    lease: Lease
+    outcomes: Outcomes
+    admission: Admission
+    reaper: Reaper
+
+    def record(self, invocation: Invocation) -> None:
+        self.outcomes.record(
+            invocation,
+            Outcome(outcome="succeeded", wall_ms=1),
+            now_ms(),
+            request_id=None,
+            traceparent=None,
+        )
+
+    def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            cursor = connection.execute(query.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def quota(self, user_id: str) -> tuple[int, int]:
+        [row] = self.rows("SELECT requests, in_flight FROM quotas WHERE user_id = %s", user_id)
+        return (row[0], row[1])
+
+    def backend(self, name: str) -> int:
+        """The server's process behind the connection of this name."""
+        [(pid,)] = self.rows(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = %s",
+            f"webhost-gateway {name}",
+        )
+        return pid
+
+
+@asynccontextmanager
+async def ledger(
+    dsn: str,
+    *,
+    ttl_s: float = 8,
+    reaping: bool = False,
+    before_taking: Callable[[], Awaitable[None]] = nothing,
+) -> AsyncIterator[Ledger]:
+    """A running ledger that holds its lease. Its reaper runs by itself only if it is `reaping`."""
+    database = Database(dsn)
+    lease = Lease(database, ttl_s=ttl_s, before_taking=before_taking)
+    recording, reaps = Statements(dsn, "recording"), Statements(dsn, "reaping")
+    admitting = Statements(dsn, "admitting", timeout_s=STATEMENT_TIMEOUT_S)
+    outcomes = Outcomes(recording, lease)
+    admission = Admission(admitting, lease, outcomes)
+    reaper = Reaper(reaps, lease)
+    work = [lease.run(), outcomes.run(), admission.run(), *([reaper.run()] if reaping else [])]
+    try:
+        async with in_background(*work):
+            await held(lease)
+            yield Ledger(dsn, lease, outcomes, admission, reaper)
+    finally:
+        for part in (recording, reaps, admitting, database):
+            await part.close()
+
+
+async def held(lease: Lease) -> None:
+    async def is_held() -> bool:
+        return lease.check() is None
+
+    await eventually(is_held, "the lease")
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that stands still inside the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def until_gone(here: Ledger, pid: int) -> None:
+    async def gone() -> bool:
+        return here.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s", pid) == []
+
+    await eventually(gone, "the backend to end")
+
+
+def an_invocation(user_id: str) -> Invocation:
+    at_ms = now_ms()
+    return Invocation(
+        id=new_id(ids.INVOCATION, at_ms),
+        user_id=user_id,
+        agent_id="agt_1",
+        deployment_id="dep_1",
+        runtime_provider="cloudflare",
+        trace_id="t",
+        period_key="2026-11",
+        admitted_at_ms=at_ms,
+    )

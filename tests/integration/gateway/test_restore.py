@@ -1,0 +1,145 @@
+"""A gateway whose database is an older copy all at once: the plan's limit still holds."""
+
+import asyncio
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from webhost_contracts.periods import period_key
+from webhost_contracts.totals import Totals
+from webhost_gateway.ledger.quotas import BATCH, raise_to_counted
+from webhost_kit.clock import now_ms
+from webhost_kit.database.engine import Database
+from webhost_kit.database.migrations import upgrade
+from webhost_kit.errors import Unavailable
+
+from tests.integration.gateway.harness import Harness
+from tests.integration.gateway.ledger import ledger
+from tests.integration.gateway.test_admission import at_once
+from tests.support.deadline import eventually
+from tests.support.infra import Postgres
+
+
+def alone(postgres: Postgres, database: str, statement: str, *others: str) -> None:
+    """Run a statement about a database, named first in it, while nobody is connected to it."""
+    names = [sql.Identifier(name) for name in (database, *others)]
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(database))
+        )
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+            (database,),
+        )
+        connection.execute(sql.SQL(statement).format(*names))
+
+
+def allow(postgres: Postgres, database: str) -> None:
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(database))
+        )
+
+
+async def test_a_restored_database_does_not_give_the_plan_again(
+    own_harness: Harness, postgres_server: Postgres
+) -> None:
+    """The copy is seconds old, so that even the gateway's lease in it has not expired."""
+    harness = own_harness
+    gateway = await harness.start()
+    agent = await harness.agent("small")
+    await harness.until_answers(gateway, agent)
+    await harness.until_facts(agent, 1)
+    database = harness.dsn.rpartition("/")[2]
+    copy, replaced = f"{database}_copy", f"{database}_replaced"
+    alone(postgres_server, database, "CREATE DATABASE {1} TEMPLATE {0} STRATEGY FILE_COPY", copy)
+    allow(postgres_server, database)
+    try:
+        await harness.until_answers(gateway, agent)
+        answers = await at_once(harness, [gateway], agent, 30)
+        assert answers == {"200": 18, "requests": 12}
+        period = period_key(now_ms())
+        totals = Totals(tokens=0, compute_ms=0, generation=1, sequence=1, requests=20)
+        await harness.charge(agent, totals, period)
+
+        alone(postgres_server, database, "ALTER DATABASE {0} RENAME TO {1}", replaced)
+        alone(postgres_server, copy, "ALTER DATABASE {0} RENAME TO {1}", database)
+        allow(postgres_server, database)
+        [(before,)] = [row.values() for row in harness.rows("SELECT requests FROM quotas")]
+        assert before == 1
+        # Not one more: the first answer is that the plan is used up.
+        body: Any = None
+        status = 503
+
+        async def answers() -> bool:
+            nonlocal status, body
+            status, body = await harness.invoke(gateway, agent)
+            return status != 503
+
+        await eventually(answers, "an answer")
+        assert status == 402
+        assert body["error"]["details"]["limitType"] == "requests"
+        rows = harness.rows("SELECT requests, in_flight FROM quotas")
+        assert rows == [{"requests": 20, "in_flight": 0}]
+    finally:
+        for name in (copy, replaced):
+            postgres_server.drop_database(postgres_server.dsn_of(name))
+
+
+async def test_quotas_are_only_ever_raised(database_url: str) -> None:
+    upgrade(database_url, "webhost_gateway")
+    database = Database(database_url)
+    period = period_key(now_ms())
+    counted = [(f"usr_{number:06}", number) for number in range(1, 2 * BATCH)]
+
+    async def raised() -> dict[str, int]:
+        await raise_to_counted(database, lambda asked: counted if asked == period else [])
+        async with database.transaction() as connection:
+            rows = await connection.exec_driver_sql(
+                "SELECT user_id, requests FROM quotas WHERE period_key = %s", (period,)
+            )
+            return {row.user_id: row.requests for row in rows}
+
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO quotas VALUES ('usr_000001', %(p)s, 7), ('usr_000009', %(p)s, 7),"
+            " ('usr_000009', '2000-01', 1)",
+            {"p": period},
+        )
+    expected = dict(counted) | {"usr_000001": 7, "usr_000009": 9}
+    assert await raised() == expected
+    assert await raised() == expected
+    await database.close()
+
+
+async def test_no_lease_is_taken_before_the_totals_are_known(database_url: str) -> None:
+    upgrade(database_url, "webhost_gateway")
+    database = Database(database_url)
+    loaded = False
+    refused = 0
+
+    async def before_taking() -> None:
+        nonlocal refused
+        try:
+            await raise_to_counted(database, lambda _: [] if loaded else None)
+        except Unavailable:
+            refused += 1
+            raise
+
+    async def some_refused() -> bool:
+        nonlocal loaded
+        if refused:
+            assert await leases() == 0
+            loaded = True
+        return bool(refused)
+
+    async def leases() -> int:
+        async with database.transaction() as connection:
+            result = await connection.exec_driver_sql("SELECT count(*) FROM leases")
+            return int(result.scalar_one())
+
+    watching = asyncio.create_task(eventually(some_refused, "the lease to wait"))
+    async with ledger(database_url, ttl_s=2, before_taking=before_taking):
+        await watching
+        assert await leases() == 1
+    await database.close()
