@@ -55,8 +55,8 @@ test: setup ## Run every test
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: test-long
-test-long: setup ## Run the tests that take minutes
-	.venv/bin/python -m pytest -m long
+test-long: setup ## Run what takes too long for every change
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile -m long
 
 .PHONY: check
 check: setup ## Lint, types, import rules, generated documents

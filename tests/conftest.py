@@ -1,3 +1,3 @@
 """Fixtures for every test."""
 
-pytest_plugins = ["tests.support.infra", "tests.support.stack"]
+pytest_plugins = ["tests.support.infra", "tests.support.stack", "tests.support.seed"]

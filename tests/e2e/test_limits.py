@@ -54,6 +54,7 @@ def limit_of(answer: httpx.Response, *, retryable: bool = False) -> dict[str, An
     return error["details"]
 
 
+@pytest.mark.accept("7.requests")
 @pytest.mark.accept("limits")
 def test_the_call_after_the_last_one_never_reaches_the_runtime(
     sturdy_stack: Stack, caller: Caller
@@ -102,6 +103,7 @@ def test_the_call_after_the_last_one_never_reaches_the_runtime(
     )
 
 
+@pytest.mark.accept("7.concurrency")
 @pytest.mark.accept("limits")
 def test_one_call_more_than_may_run_at_once_never_reaches_the_runtime(caller: Caller) -> None:
     agent_id = deployed(caller, TELLING)
@@ -127,6 +129,7 @@ def test_one_call_more_than_may_run_at_once_never_reaches_the_runtime(caller: Ca
         )
 
 
+@pytest.mark.accept("7.budgets")
 @pytest.mark.accept("limits")
 def test_a_spent_token_budget_stops_calls_once_it_was_counted(caller: Caller) -> None:
     agent_id = deployed(caller, SPENDING)

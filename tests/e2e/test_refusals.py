@@ -108,6 +108,7 @@ def test_an_oversized_body(caller: Caller, agent_id: str, door: str, limit: int)
     assert post(body[:-1]).status_code in (400, 401)
 
 
+@pytest.mark.accept("2.unknown-fields")
 @pytest.mark.accept("10")
 @pytest.mark.parametrize("door", DOORS)
 def test_an_unknown_field_is_named(caller: Caller, agent_id: str, door: str) -> None:

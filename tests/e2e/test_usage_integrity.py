@@ -201,6 +201,7 @@ def test_a_second_report_of_a_real_call_changes_nothing(forgery: Forgery) -> Non
     assert tenant.usage_behind_a_barrier() == before
 
 
+@pytest.mark.accept("5.signature")
 @pytest.mark.accept("3")
 def test_a_worker_takes_calls_from_the_gateway_only(forgery: Forgery) -> None:
     tenant, keys = forgery.victim, forgery.keys
@@ -244,6 +245,7 @@ def test_a_worker_takes_calls_from_the_gateway_only(forgery: Forgery) -> None:
     assert answer.json()["output"]["text"] == "You said: Around the gateway."
 
 
+@pytest.mark.accept("5.trace-id")
 @pytest.mark.accept("3")
 def test_two_calls_with_one_trace_id_count_twice(stack: Stack) -> None:
     tenant = Tenant.on(stack)

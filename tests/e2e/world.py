@@ -1,10 +1,14 @@
 """Agents on a stack that tests break, and what must be true of them once it is whole again."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from tests.support.account import Account, script_name
+from tests.support.caller import IN_FORCE_S, Caller
 from tests.support.deadline import until
+from tests.support.history import Recorded, history_of, is_unbroken
 from tests.support.retrying import RetryingClient
 from tests.support.stack import Stack
 
@@ -19,12 +23,23 @@ def answering(text: str) -> str:
 
 
 @dataclass
-class Resident:
-    """A user of their own with one agent, whose first deployment answers."""
+class TestAgent:
+    """A user of its own with one agent, whose first deployment answers."""
 
+    __test__ = False
+
+    stack: Stack
     user: RetryingClient
+    user_id: str
     agent_id: str
-    first_id: str
+    first: dict[str, Any]
+
+    @classmethod
+    def on(cls, stack: Stack, module: str = answering(FIRST)) -> "TestAgent":
+        caller = stack.caller()
+        agent = caller.create_agent()
+        first = caller.deploy(agent["id"], moduleCode=module)
+        return cls(stack, RetryingClient(caller), agent["userId"], agent["id"], first)
 
     def agent(self) -> dict[str, Any]:
         return self.user.get(f"/v1/agents/{self.agent_id}")["agent"]
@@ -32,52 +47,59 @@ class Resident:
     def deployments(self) -> list[dict[str, Any]]:
         return self.user.get(f"/v1/agents/{self.agent_id}/deployments")["deployments"]
 
+    def history(self) -> list[Recorded]:
+        return history_of(self.stack, self.user_id)
+
+    def check_history(self) -> None:
+        """Return when what was stated of the user's things is on the stream, without a gap."""
+        until(lambda: is_unbroken(self.history()), "an unbroken history", seconds=TIDY_S)
+
     def deploy_second(self) -> dict[str, Any]:
         return self.user.deploy(self.agent_id, moduleCode=answering(SECOND))
 
     def check_second_is_in_force(self, second: dict[str, Any]) -> None:
-        """It was deployed once, the pointer names it, and it is what answers."""
+        """It was deployed once, the pointer names it, and it is what answers everywhere."""
         assert second["status"] == "active", second
         found = [(d["id"], d["version"], d["status"]) for d in self.deployments()]
-        assert found == [(second["id"], 2, "active"), (self.first_id, 1, "inactive")]
+        assert found == [(second["id"], 2, "active"), (self.first["id"], 1, "inactive")]
         agent = self.agent()
         assert (agent["status"], agent["activeDeploymentId"]) == ("active", second["id"])
 
-
-@dataclass
-class World:
-    """Everybody on the stack, so that what is on the edge can be held against what is kept."""
-
-    stack: Stack
-    account: Account
-    residents: list[Resident] = field(default_factory=list[Resident])
-
-    def resident(self) -> Resident:
-        """Somebody new."""
-        caller = self.stack.caller()
-        agent = caller.create_agent()
-        first = caller.deploy(agent["id"], moduleCode=answering(FIRST))
-        resident = Resident(RetryingClient(caller), agent["id"], first["id"])
-        self.residents.append(resident)
-        return resident
+    def until_every_gateway(self, status: int, said: str) -> None:
+        """Return when each gateway answers the agent's calls with this status and words."""
+        for caller in self.stack.at_each_gateway(self.user.caller):
+            until(
+                lambda caller=caller: _answers(caller, self.agent_id, status, said),
+                f"{caller.http.base_url} to answer {status} {said!r}",
+                seconds=IN_FORCE_S,
+            )
 
     def until_tidy(self) -> None:
-        """Return when the edge holds exactly the scripts and routes of what is kept."""
-        kept = {
-            (resident.agent_id, deployment["id"])
-            for resident in self.residents
-            if not _is_deleted(resident)
-            for deployment in resident.deployments()
-            if deployment["status"] in ("active", "inactive")
-        }
-        scripts = {script_name(*ids) for ids in kept}
-        routes = {deployment_id for _, deployment_id in kept}
+        """Return when the edge holds the scripts and routes of what is kept, and no other."""
+        account = Account(self.stack)
+        kept: set[str] = set()
+        known = {f.aggregate_id for f in self.history() if f.aggregate_id.startswith("dep_")}
+        if not self.is_deleted():
+            deployments = self.deployments()
+            known |= {d["id"] for d in deployments}
+            kept = {d["id"] for d in deployments if d["status"] in ("active", "inactive")}
+        scripts = {script_name(self.agent_id, deployment_id) for deployment_id in kept}
         until(
-            lambda: (self.account.scripts(), self.account.routes()) == (scripts, routes),
+            lambda: (
+                (account.scripts_of(self.agent_id), account.routes_of(self.agent_id, known))
+                == (scripts, kept)
+            ),
             "the edge to hold what is kept and nothing else",
             seconds=TIDY_S,
         )
 
+    def is_deleted(self) -> bool:
+        return self.user.caller.http.get(f"/v1/agents/{self.agent_id}").status_code == 404
 
-def _is_deleted(resident: Resident) -> bool:
-    return resident.user.caller.http.get(f"/v1/agents/{resident.agent_id}").status_code == 404
+
+def _answers(caller: Caller, agent_id: str, status: int, said: str) -> bool:
+    try:
+        answer = caller.post_invoke(agent_id, "Who is it?")
+    except httpx.TransportError:
+        return False
+    return answer.status_code == status and said in answer.text

@@ -1,44 +1,55 @@
-"""The Cloudflare account of a running stack: what is on the edge, as its API tells."""
+"""What the edge of a running stack holds of an agent.
 
-from typing import Any
+Read from the edge's own files, which change by renames: the edge counts calls per API token, and
+the one token that there is belongs to the deployer.
+"""
 
-import httpx
+from pathlib import Path
+
+import msgspec
 from webhost_contracts import ids
+from webhost_local.data_dir import DataDir
+from webhost_local.edge.model import Route
 
 from tests.support.stack import Stack
 
 
 class Account:
-    """Scripts and routes of agents, without the platform's own session Worker. To be closed."""
+    """Scripts and routes by agent; also answers while the edge is away."""
 
     def __init__(self, stack: Stack) -> None:
-        self._known = stack.status()["cloudflare"]
-        self._http = httpx.Client(
-            base_url=self._known["apiBaseUrl"],
-            headers={"Authorization": f"Bearer {self._known['apiToken']}"},
-            timeout=10,
-        )
+        self._edge: Path = DataDir.at(stack.data_dir).edge
 
-    def close(self) -> None:
-        self._http.close()
+    def scripts_of(self, agent_id: str) -> set[str]:
+        """Names of the scripts of an agent's deployments."""
+        manifests = (self._edge / "scripts").glob("*/manifest.json")
+        names = {manifest.parent.name for manifest in manifests}
+        return {name for name in names if name.startswith(_prefix(agent_id))}
 
-    def scripts(self) -> set[str]:
-        """Names of all deployments' scripts."""
-        listed = self._list(f"/accounts/{self._known['accountId']}/workers/scripts")
-        return {script["id"] for script in listed if "sessions" not in script["id"]}
-
-    def routes(self) -> set[str]:
-        """Deployment ids that a route leads to."""
-        listed = self._list(f"/zones/{self._known['zoneId']}/workers/routes")
-        patterns = [route["pattern"] for route in listed]
-        return {pattern.split("/")[-2] for pattern in patterns if "/dep/" in pattern}
-
-    def _list(self, path: str) -> list[dict[str, Any]]:
-        answer = self._http.get(path)
-        answer.raise_for_status()
-        return answer.json()["result"]
+    def routes_of(self, agent_id: str, deployment_ids: set[str]) -> set[str]:
+        """Deployment ids, of these or of any script of the agent's, that a route leads to."""
+        file = self._edge / "routes.json"
+        routes = msgspec.json.decode(file.read_bytes(), type=list[Route]) if file.exists() else []
+        return {
+            deployment_id
+            for route in routes
+            if (deployment_id := _deployment_of(route)) is not None
+            and (
+                deployment_id in deployment_ids
+                or (route.script or "").startswith(_prefix(agent_id))
+            )
+        }
 
 
 def script_name(agent_id: str, deployment_id: str) -> str:
     """What a deployment's script is called."""
-    return f"whs-{ids.suffix(agent_id)}-{ids.suffix(deployment_id)}"
+    return f"{_prefix(agent_id)}{ids.suffix(deployment_id)}"
+
+
+def _prefix(agent_id: str) -> str:
+    return f"whs-{ids.suffix(agent_id)}-"
+
+
+def _deployment_of(route: Route) -> str | None:
+    _, found, rest = route.pattern.partition("/dep/")
+    return rest.partition("/")[0] if found else None

@@ -1,8 +1,7 @@
-"""A local edge for tests: a real process on free ports.
+"""A local edge for tests: a real process on free ports, and the ways to speak to it.
 
 `start_edge(data_dir, **env)` yields once it is ready and ends it cleanly, unless the test already
-did. `env` adds variables (`EDGE_UPSTREAM_API="http://127.0.0.1:1"`); a value of None leaves the
-default.
+did. `env` adds variables (`EDGE_UPSTREAM_API="http://127.0.0.1:1"`).
 """
 
 import asyncio
@@ -12,17 +11,23 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+from cloudflare import AsyncCloudflare
 from webhost_local.ports import free_port
 
 READY_SECONDS = 20.0
 STOP_SECONDS = 20.0
+HTTP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Edge:
-    """A running edge. `origin` and `api_base_url` are base URLs without a slash at the end."""
+    """A running edge, Cloudflare's SDK on its API, and plain HTTP to its origin.
+
+    `origin` and `api_base_url` are base URLs without a slash at the end.
+    """
 
     origin: str
     api_base_url: str
@@ -31,6 +36,35 @@ class Edge:
     zone_id: str
     subdomain: str
     process: asyncio.subprocess.Process
+    sdk: AsyncCloudflare
+    http: aiohttp.ClientSession
+
+    async def upload(self, name: str, code: str, **metadata: Any) -> None:
+        await self.sdk.workers.scripts.update(
+            name,
+            account_id=self.account_id,
+            metadata={
+                "main_module": "main.mjs",
+                "compatibility_date": "2026-01-01",
+                **metadata,
+            },
+            files=[("main.mjs", code.encode(), "application/javascript+module")],
+        )
+
+    async def publish(self, name: str) -> None:
+        """Enable the script's own host."""
+        await self.sdk.workers.scripts.subdomain.create(
+            name, account_id=self.account_id, enabled=True
+        )
+
+    def host(self, name: str) -> dict[str, str]:
+        return {"Host": f"{name}.{self.subdomain}.workers.dev"}
+
+    async def get(self, name: str, path: str = "/", **headers: str) -> tuple[int, str]:
+        """GET over the script's own host: status and text."""
+        url = f"{self.origin}{path}"
+        async with self.http.get(url, headers={**self.host(name), **headers}) as response:
+            return response.status, await response.text()
 
 
 @asynccontextmanager
@@ -50,17 +84,25 @@ async def start_edge(data_dir: Path, **env: str) -> AsyncGenerator[Edge]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "webhost_local.edge", env={**inherited, **variables}
     )
+    base_url, token = f"http://{api}/client/v4", variables["EDGE_API_TOKEN"]
+    timeout = aiohttp.ClientTimeout(total=HTTP_SECONDS)
     try:
         await _ready(f"http://{api}/readyz", process)
-        yield Edge(
-            origin=f"http://{origin}",
-            api_base_url=f"http://{api}/client/v4",
-            api_token=variables["EDGE_API_TOKEN"],
-            account_id=variables["EDGE_ACCOUNT_ID"],
-            zone_id=variables["EDGE_ZONE_ID"],
-            subdomain=variables["EDGE_WORKERS_DEV_SUBDOMAIN"],
-            process=process,
-        )
+        async with (
+            AsyncCloudflare(api_token=token, base_url=base_url, max_retries=0) as sdk,
+            aiohttp.ClientSession(timeout=timeout) as http,
+        ):
+            yield Edge(
+                origin=f"http://{origin}",
+                api_base_url=base_url,
+                api_token=token,
+                account_id=variables["EDGE_ACCOUNT_ID"],
+                zone_id=variables["EDGE_ZONE_ID"],
+                subdomain=variables["EDGE_WORKERS_DEV_SUBDOMAIN"],
+                process=process,
+                sdk=sdk,
+                http=http,
+            )
     finally:
         if process.returncode is None:
             process.terminate()

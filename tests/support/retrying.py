@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Collection
 from typing import Any
 
 import httpx
@@ -24,6 +25,18 @@ class RetryingClient:
     def post(self, path: str, **body: Any) -> dict[str, Any]:
         return self._send("POST", path, body, {"Idempotency-Key": secrets.token_hex(16)})
 
+    def delete(self, path: str) -> None:
+        """Delete; a repeat finds nothing when an earlier try got through unheard."""
+        self._send("DELETE", path, done=(404,))
+
+    def invoke(self, agent_id: str, prompt: str) -> dict[str, Any]:
+        """Invoke, through what may pass: the answer of the last try, if there were several."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (answer := self.caller.post_invoke(agent_id, prompt)).status_code != 200:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(_AGAIN_AFTER_S)
+        return answer.json()
+
     def deploy(self, agent_id: str, **fields: Any) -> dict[str, Any]:
         """Deploy, and wait until the deployment has ended, well or not."""
         began = self.post(f"/v1/agents/{agent_id}/deploy", **fields)["deployment"]
@@ -36,7 +49,13 @@ class RetryingClient:
             time.sleep(_AGAIN_AFTER_S)
 
     def _send(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        *,
+        done: Collection[int] = (),
     ) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_S
         while True:
@@ -45,7 +64,7 @@ class RetryingClient:
             except httpx.TransportError as error:
                 problem = repr(error)
             else:
-                if answer.is_success:
+                if answer.is_success or answer.status_code in done:
                     return answer.json()
                 problem = f"{answer.status_code} {answer.text}"
                 assert answer.json()["error"]["retryable"], f"{method} {path}: {problem}"

@@ -37,15 +37,58 @@ TOKEN_S = 3600
 
 
 class Stack:
-    """A running `webhost up`. Its processes are found anew at every look."""
+    """A `webhost up` on a directory and a free port; `options` go to it.
 
-    def __init__(self, data_dir: Path, origin: str) -> None:
-        self.data_dir = data_dir
-        self.origin = origin
-        self.crash_file = data_dir / "crash"
+    It can be stopped and started again on its data. Its processes are found anew at every look.
+    """
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.data_dir = directory / "data"
+        self.data_dir.mkdir()
+        self.crash_file = self.data_dir / "crash"
+        self._state = self.data_dir / "stack.json"
+        self._port = free_port()
+        self.origin = f"http://127.0.0.1:{self._port}"
+        self._options = options
+        self._log = directory / "log"
+        self._supervisor: subprocess.Popen[bytes] | None = None
         self._callers: list[Caller] = []
         # One client for all requests: making one costs more than asking.
         self._http = httpx.Client(timeout=2)
+
+    def start(self) -> None:
+        """Start it; returns when all of it is ready. To be called from the main thread."""
+        command = ["up", "--data-dir", str(self.data_dir), "--port", str(self._port)]
+        self._state.unlink(missing_ok=True)  # what an earlier run said
+        with self._log.open("ab") as output:
+            supervisor = self._supervisor = subprocess.Popen(
+                [sys.executable, "-m", "webhost_cli", *command, *self._options],
+                env={**_environment(), "WEBHOST_CRASH_FILE": str(self.crash_file)},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=tied_to_parent(signal.SIGTERM),
+            )
+        until(
+            lambda: supervisor.poll() is not None or self._all_ready(),
+            "the stack to be ready",
+            seconds=START_S,
+        )
+        assert supervisor.poll() is None, "the stack ended at once"
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it cleanly, if it runs; return how it ended."""
+        assert self._supervisor is not None
+        self._supervisor.send_signal(number)
+        try:
+            return self._supervisor.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._supervisor.kill()
+            self._supervisor.wait()
+            raise
+
+    def last_words(self, lines: int = 80) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     def webhost(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `webhost` command against this stack, with its operator's credentials.
@@ -65,7 +108,7 @@ class Stack:
 
     def status(self) -> dict[str, Any]:
         """What `webhost status --json` prints."""
-        return json.loads((self.data_dir / "stack.json").read_text())["status"]
+        return json.loads(self._state.read_text())["status"]
 
     def token(self, subject: str) -> str:
         """A JWT that the development issuer's key signed, as `webhost token` prints it."""
@@ -73,20 +116,22 @@ class Stack:
         return issuer.token(subject, expires_in_s=TOKEN_S)
 
     def caller(self, subject: str | None = None) -> Caller:
-        """A signed-in user, by default one whom nobody has seen before."""
-        caller = Caller(self.origin, self.token(subject or f"user-{secrets.token_hex(6)}"))
-        self._callers.append(caller)
-        return caller
+        """A signed-in user, by default one that no test has used before."""
+        return self._caller(self.origin, self.token(subject or f"user-{secrets.token_hex(6)}"))
+
+    def at_each_gateway(self, caller: Caller) -> list[Caller]:
+        """The same user, at each of the gateways by itself."""
+        return [self._caller(url, caller.token) for url in self.gateways()]
+
+    def _caller(self, origin: str, token: str) -> Caller:
+        self._callers.append(Caller(origin, token))
+        return self._callers[-1]
 
     def close(self) -> None:
         """Close our connections and the callers'."""
         self._http.close()
         for caller in self._callers:
             caller.http.close()
-
-    def pid(self, name: str) -> int:
-        """The process's id now."""
-        return self._process(name)["pid"]
 
     def crash_at(self, point: str) -> None:
         """Let the first service that reaches this crash point die there, once."""
@@ -96,18 +141,42 @@ class Stack:
         """Whether a service has died at the point that was asked for."""
         return not self.crash_file.exists()
 
+    def pids(self) -> dict[str, int]:
+        """Every process's id now."""
+        return {process["name"]: process["pid"] for process in self.status()["processes"]}
+
     def kill(self, name: str) -> None:
         """SIGKILL one process; returns when the supervisor has restarted it and all are ready."""
-        before = self.pid(name)
-        os.kill(before, signal.SIGKILL)
-        until(lambda: self.pid(name) != before, f"{name} to be restarted", seconds=RESTART_S)
+        before = self.pids()
+        os.kill(before[name], signal.SIGKILL)
+        self.until_replaced(before)
         self.until_ready()
+
+    def until_replaced(self, before: dict[str, int]) -> set[str]:
+        """Return the names of those that are other processes than `before`, once any is."""
+
+        def replaced() -> set[str]:
+            return {name for name, pid in self.pids().items() if before[name] != pid}
+
+        until(lambda: bool(replaced()), "a dead process to be restarted", seconds=RESTART_S)
+        return replaced()
+
+    def gateways(self) -> list[str]:
+        """The base URL of every gateway, past the balancing of the public origin."""
+        processes = self.status()["processes"]
+        return [p["url"] for p in processes if p["name"].startswith("gateway")]
 
     def until_ready(self) -> None:
         """Return when every process answers that it is ready."""
         for process in self.status()["processes"]:
             name = process["name"]
             until(lambda name=name: self._is_ready(name), f"{name} to be ready", seconds=RESTART_S)
+
+    def _all_ready(self) -> bool:
+        try:
+            return json.loads(self._state.read_text())["ready"]
+        except FileNotFoundError:
+            return False
 
     def _process(self, name: str) -> dict[str, Any]:
         [found] = [p for p in self.status()["processes"] if p["name"] == name]
@@ -138,40 +207,16 @@ def running_stack(*options: str) -> Generator[Stack]:
     Everything is gone when the block ends. To be called from the main thread.
     """
     with tempfile.TemporaryDirectory(prefix="webhost-stack-") as directory:
-        data_dir, log = Path(directory) / "data", Path(directory) / "log"
-        data_dir.mkdir()
-        port = free_port()
-        stack = Stack(data_dir, f"http://127.0.0.1:{port}")
-        command = ["up", "--data-dir", str(data_dir), "--port", str(port), *options]
-        with log.open("wb") as output:
-            supervisor = subprocess.Popen(
-                [sys.executable, "-m", "webhost_cli", *command],
-                env={**_environment(), "WEBHOST_CRASH_FILE": str(stack.crash_file)},
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=tied_to_parent(signal.SIGTERM),
-            )
+        stack = Stack(Path(directory), *options)
         try:
-            until(
-                lambda: supervisor.poll() is not None or _all_ready(data_dir),
-                "the stack to be ready",
-                seconds=START_S,
-            )
-            assert supervisor.poll() is None, "the stack ended at once"
+            stack.start()
             yield stack
         except BaseException:
-            sys.stderr.write(f"\nthe stack's last words:\n{_tail(log)}\n")
+            sys.stderr.write(f"\nthe stack's last words:\n{stack.last_words()}\n")
             raise
         finally:
             stack.close()
-            supervisor.terminate()
-            try:
-                supervisor.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                supervisor.kill()
-                supervisor.wait()
-                raise
+            stack.stop()
 
 
 @pytest.fixture(scope="session")
@@ -180,17 +225,6 @@ def stack() -> Iterator[Stack]:
         yield running
 
 
-def _all_ready(data_dir: Path) -> bool:
-    try:
-        return json.loads((data_dir / "stack.json").read_text())["ready"]
-    except FileNotFoundError:
-        return False
-
-
 def _environment() -> dict[str, str]:
     """Ours, without what would lead a command to another stack."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("WEBHOST_", "NATS_"))}
-
-
-def _tail(log: Path, lines: int = 80) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,22 +1,40 @@
 """Calls that go on while something breaks, and the account that is given of them afterwards."""
 
+import math
 import secrets
 import threading
-from types import TracebackType
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
+from webhost_kit.clock import now_ms
 
-from tests.support.deadline import until
+from tests.support.faults import Death
 from tests.support.retrying import RetryingClient
 
 SETTLED_S = 30
 """Until a dead gateway's calls are found and counted: its lease has to run out first."""
 
+PROMPT = "Who is it?"
 _PACE_S = 0.1
 # The list of recent calls, in which each of them is looked for, has room for a hundred.
-_MOST_CALLS = 80
+_MOST_CALLS = 70
 # The statuses that say that a call was not admitted. Any other failure leaves it open.
 _NOT_ADMITTED = (401, 402, 403, 404, 409, 429)
+_CHARACTERS_PER_TOKEN = 4
+
+
+def tokens_of(text: str) -> int:
+    """What the Worker states for a call with this answer, whose module states nothing."""
+    return math.ceil((len(PROMPT) + len(text)) / _CHARACTERS_PER_TOKEN)
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    at_ms: int
 
 
 class Traffic:
@@ -27,7 +45,7 @@ class Traffic:
     """
 
     def __init__(self, user: RetryingClient, agent_id: str) -> None:
-        self.answered: set[str] = set()
+        self.answered: dict[str, Answer] = {}
         self.unclear: set[str] = set()
         self._user = user
         self._agent_id = agent_id
@@ -38,12 +56,7 @@ class Traffic:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(timeout=70)
         assert not self._thread.is_alive(), "a call hangs"
@@ -52,45 +65,88 @@ class Traffic:
         """Make one call and remember what came of it; return the agent's text, if it answered."""
         trace_id = f"call-{secrets.token_hex(8)}"
         try:
-            answer = self._user.caller.post_invoke(self._agent_id, "Who is it?", traceId=trace_id)
+            answer = self._user.caller.post_invoke(self._agent_id, PROMPT, traceId=trace_id)
         except httpx.TransportError:
             self.unclear.add(trace_id)
             return None
         if answer.status_code == 200:
-            self.answered.add(trace_id)
-            return answer.json()["output"]["text"]
+            text = answer.json()["output"]["text"]
+            self.answered[trace_id] = Answer(text, now_ms())
+            return text
         if answer.status_code not in _NOT_ADMITTED:
             self.unclear.add(trace_id)
         return None
 
-    def check_books(self, *, admitted_unanswered: int | None = None) -> None:
-        """Every answered call counts once; an unclear one at most once; nothing else counts.
+    def check_books(
+        self,
+        *,
+        possible_texts: Collection[str],
+        death: Death | None = None,
+        reports: dict[str, int] | None = None,
+        admitted_unanswered: int | None = None,
+    ) -> None:
+        """Every answered call counts once, with its Worker's report; an unclear one at most once.
 
-        `admitted_unanswered` says exactly how many of the unclear ones were admitted, where that
-        is known. The user must not have made other calls.
+        A report may be missing only where `death` says that the contract permits it. `reports`
+        are acknowledged telemetry events by id, with their tokens. `admitted_unanswered` says how
+        many unclear calls were admitted, where that is known. The user made no other calls.
         """
-
-        least = len(self.answered) + (admitted_unanswered or 0)
-        until(lambda: len(self._told()) >= least, "all calls to be counted", seconds=SETTLED_S)
-        until(
-            lambda: self._used() == len(self._told()),
-            "usage to be what the list of calls says",
-            seconds=SETTLED_S,
-        )
-        told = self._told()
-        assert len(told) == len(set(told)), "a call was counted twice"
-        assert self.answered <= set(told) <= self.answered | self.unclear
-        if admitted_unanswered is not None:
-            assert self._used() == least
-
-    def _told(self) -> list[str]:
-        """Trace ids of the calls that were counted."""
-        return [e["traceId"] for e in self._user.get("/v1/metrics/recent?limit=100")["events"]]
-
-    def _used(self) -> int:
-        return self._user.get("/v1/usage/current")["usage"]["requests"]
+        expected = _Expected(self, possible_texts, death, reports or {}, admitted_unanswered)
+        deadline = time.monotonic() + SETTLED_S
+        while problems := expected.compare(self._user):
+            assert time.monotonic() < deadline, "\n".join(problems[:5])
+            time.sleep(0.2)
 
     def _call_on(self) -> None:
         while not self._stop.wait(_PACE_S):
             if len(self.answered) + len(self.unclear) < _MOST_CALLS:
                 self.call()
+
+
+@dataclass
+class _Expected:
+    traffic: Traffic
+    possible_texts: Collection[str]
+    death: Death | None
+    reports: dict[str, int]
+    admitted_unanswered: int | None
+    problems: list[str] = field(default_factory=list[str])
+
+    def compare(self, user: RetryingClient) -> list[str]:
+        """Hold what billing says against what must be; return what differs, nothing if all fits."""
+        self.problems = []
+        events = user.get("/v1/metrics/recent?limit=100")["events"]
+        used = user.get("/v1/usage/current")["usage"]
+        own = {e["eventId"]: e for e in events if e.get("eventId") in self.reports}
+        calls = {e["traceId"]: e for e in events if "traceId" in e}
+        self.need(len(own) + len(calls) == len(events), "something was counted twice")
+        for name, total in (("requests", "requests"), ("llmTokens", "llmTokens")):
+            listed = sum(event[name] for event in events)
+            self.need(used[total] == listed, f"{name}: {used[total]} in all, {listed} listed")
+        self.need(own.keys() == self.reports.keys(), "an acknowledged report is missing")
+        for event_id, event in own.items():
+            self.need(event["llmTokens"] == self.reports[event_id], f"wrong tokens: {event}")
+        answered, unclear = self.traffic.answered, self.traffic.unclear
+        self.need(calls.keys() >= answered.keys(), "an answered call is missing")
+        self.need(calls.keys() <= answered.keys() | unclear, "a refused call was counted")
+        if self.admitted_unanswered is not None:
+            found = len(calls.keys() & unclear)
+            self.need(found == self.admitted_unanswered, f"{found} unanswered calls were counted")
+        for trace_id, event in calls.items():
+            self.check_call(answered.get(trace_id), event)
+        return self.problems
+
+    def check_call(self, answer: Answer | None, event: dict[str, Any]) -> None:
+        tokens, reported = event["llmTokens"], event["source"] != "gateway"
+        if answer is None:
+            possible = {tokens_of(text) for text in self.possible_texts} if reported else {0}
+            self.need(tokens in possible, f"unclear, with impossible tokens: {event}")
+            return
+        if event["source"] != "both":
+            lost = self.death is not None and self.death.may_lose_report(answer.at_ms)
+            self.need(lost and event["source"] == "gateway", f"half of it is missing: {event}")
+        self.need(tokens == (tokens_of(answer.text) if reported else 0), f"wrong tokens: {event}")
+
+    def need(self, holds: bool, problem: str) -> None:
+        if not holds:
+            self.problems.append(problem)

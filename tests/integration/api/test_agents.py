@@ -3,6 +3,7 @@
 import asyncio
 
 import psycopg
+import pytest
 from webhost_contracts.events import AgentCreated, TierChanged, UserRegistered
 
 from tests.integration.api.harness import Harness, User, ok, problem
@@ -22,6 +23,7 @@ async def on_tier(harness: Harness, user: User, tier: str, version: int = 1) -> 
     await eventually(changed, f"the tier {tier}")
 
 
+@pytest.mark.accept("2.registration")
 async def test_the_first_request_registers_the_user_once(harness: Harness) -> None:
     user = harness.user("alice", email="alice@example.com", name="Alice")
     async with user.http as http:
@@ -119,6 +121,7 @@ async def test_a_deleted_agent_is_not_found_anywhere(user: User) -> None:
         problem(await user.http.request(method, path + suffix, json=body), 404, "NOT_FOUND")
 
 
+@pytest.mark.accept("2.lists")
 async def test_lists_are_paged_newest_first(harness: Harness, user: User) -> None:
     await on_tier(harness, user, "pro")
     made = [(await user.create())["id"] for _ in range(7)]
@@ -166,6 +169,7 @@ async def test_the_tier_bounds_the_number_of_agents_also_at_once(user: User) -> 
     assert (details["current"], details["limit"]) == (10, 10)
 
 
+@pytest.mark.accept("7.tiers")
 async def test_agentcore_is_gated_by_tier(harness: Harness, user: User) -> None:
     body = {"name": "a", "preferredRuntimeProvider": "agentcore"}
     details = problem(await user.http.post("/v1/agents", json=body), 402, "LIMIT_EXCEEDED")

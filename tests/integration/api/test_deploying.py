@@ -109,6 +109,7 @@ async def test_set_as_active_false_leaves_the_pointer(harness: Harness, user: Us
     assert ok(await user.http.post(path))["agent"]["activeDeploymentId"] == first["id"]
 
 
+@pytest.mark.accept("4.failed-deploy")
 async def test_a_failed_deploy_leaves_the_pointer(harness: Harness, user: User) -> None:
     agent = await user.create()
     error = DeploymentError(
@@ -146,6 +147,7 @@ async def test_a_failed_deploy_leaves_the_pointer(harness: Harness, user: User) 
     assert (now["status"], now["activeDeploymentId"]) == ("active", good["id"])
 
 
+@pytest.mark.accept("4.one-deploy")
 async def test_one_deploy_at_a_time(user: User) -> None:
     agent = await user.create()
     await user.deploy(agent["id"])
@@ -154,6 +156,7 @@ async def test_one_deploy_at_a_time(user: User) -> None:
     assert error["retryable"] is False
 
 
+@pytest.mark.accept("8.retention")
 async def test_old_good_deployments_are_retired_and_torn_down(harness: Harness, user: User) -> None:
     agent = await user.create()
     before = now_ms()

@@ -134,6 +134,7 @@ async def test_unknown_query_parameters_are_ignored(user: User) -> None:
     ok(await user.http.get("/v1/agents?colour=green"))
 
 
+@pytest.mark.accept("2.bounds")
 @pytest.mark.accept("10")
 async def test_bodies_are_bounded_before_they_are_parsed(user: User) -> None:
     agent = await user.create()
@@ -161,6 +162,7 @@ async def test_a_module_of_half_a_mebibyte_is_deployed(user: User) -> None:
     assert source["modules"][0]["content"] == code
 
 
+@pytest.mark.accept("2.errors")
 async def test_what_the_framework_refuses_has_the_envelope(user: User) -> None:
     for path in ("/", "/v1/nothing", "/v1/agents/", "/v1/agents/agt_x/nothing"):
         problem(await user.http.get(path), 404, "NOT_FOUND")
@@ -191,6 +193,7 @@ async def test_strange_ids_are_not_found(user: User) -> None:
         problem(await user.http.get(f"/v1/metrics/recent?agentId={agent_id}"), 404, "NOT_FOUND")
 
 
+@pytest.mark.accept("2.request-id")
 async def test_a_valid_request_id_is_kept_and_another_replaced(user: User) -> None:
     kept = await user.http.get("/v1/me", headers={"X-Request-Id": "abc-123"})
     assert kept.headers["x-request-id"] == "abc-123"
@@ -198,6 +201,7 @@ async def test_a_valid_request_id_is_kept_and_another_replaced(user: User) -> No
     assert replaced.headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.accept("2.cors")
 async def test_cors_is_for_the_allowed_origins_only(harness: Harness, user: User) -> None:
     preflight = {
         "Access-Control-Request-Method": "PATCH",

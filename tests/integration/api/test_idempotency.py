@@ -19,6 +19,7 @@ def keyed(key: str) -> dict[str, str]:
     return {"Idempotency-Key": key}
 
 
+@pytest.mark.accept("2.idempotency")
 async def test_a_replay_gives_the_first_answer(user: User) -> None:
     first = await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed("k"))
     again = await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed("k"))
@@ -35,6 +36,7 @@ async def test_a_replay_gives_the_first_answer(user: User) -> None:
     assert ok(await user.http.post(path, json={}, headers=keyed("k")), 202) == replayed.json()
 
 
+@pytest.mark.accept("2.idempotency")
 async def test_another_body_is_a_conflict(user: User) -> None:
     ok(await user.http.post("/v1/agents", json={"name": "a"}, headers=keyed("k")), 201)
     other = await user.http.post("/v1/agents", json={"name": "b"}, headers=keyed("k"))
@@ -69,6 +71,7 @@ async def test_requests_at_once_make_one_agent(user: User) -> None:
     assert len(ok(await user.http.get("/v1/agents"))["agents"]) == 1
 
 
+@pytest.mark.accept("2.key-held")
 async def test_while_the_first_runs_the_key_is_held(harness: Harness, user: User) -> None:
     body = b'{"name":"a"}'
     key = IdempotencyKey.of(

@@ -189,6 +189,7 @@ async def test_a_deployment_waits_for_an_edge_that_is_away(harness: Harness) -> 
     assert gate.refused >= 2
 
 
+@pytest.mark.accept("8.purge")
 async def test_deleting_an_agent_removes_all_of_it_and_its_sessions(harness: Harness) -> None:
     harness.start()
     agent, other = new_agent(), new_agent()
@@ -216,6 +217,7 @@ async def test_deleting_an_agent_removes_all_of_it_and_its_sessions(harness: Har
     assert event.error.message == "The agent was deleted."
 
 
+@pytest.mark.accept("8.deletion")
 async def test_a_deletion_stops_a_deployment_that_is_under_way(harness: Harness) -> None:
     async with gated(harness) as gate:
         gate.open = False
@@ -247,6 +249,7 @@ async def test_a_retired_deployment_is_torn_down_when_its_time_has_come(harness:
     assert (await harness.get(event.invoke_url)).status_code == 404
 
 
+@pytest.mark.accept("4.ownership")
 async def test_what_others_have_is_never_touched(harness: Harness) -> None:
     agent = new_agent()
     deployment = await harness.deploy(agent)

@@ -67,6 +67,7 @@ async def test_a_deployment_is_taken_on_once(desk: Desk) -> None:
     assert desk.woken == 2
 
 
+@pytest.mark.accept("8.dead-letter")
 async def test_a_dead_command_fails_its_deployment(desk: Desk) -> None:
     await desk.handlers.deploy_is_dead(IDS)
     state = await desk.state()

@@ -19,6 +19,7 @@ async def databases(database_url: str) -> AsyncIterator[list[Database]]:
         await replica.close()
 
 
+@pytest.mark.accept("8.api-limit")
 async def test_two_replicas_share_one_bucket(databases: list[Database]) -> None:
     limits = [RateLimiter(database, "token") for database in databases]
     taken = 0

@@ -35,6 +35,7 @@ async def deployed(harness: Harness) -> DeploymentSucceeded:
     return event
 
 
+@pytest.mark.accept("8.reconciliation")
 async def test_what_no_deployment_owns_is_removed(
     harness: Harness, reconciliation: Reconciliation
 ) -> None:
@@ -91,6 +92,7 @@ async def test_a_route_of_nothing_known_goes_unless_its_script_is_anothers(
     assert await harness.scripts() == [kept.worker_name]
 
 
+@pytest.mark.accept("8.reconciliation")
 async def test_nothing_is_removed_by_tables_older_than_the_stream(
     harness: Harness, reconciliation: Reconciliation
 ) -> None:

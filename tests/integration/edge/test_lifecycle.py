@@ -6,14 +6,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import aiohttp
 from aiohttp import web
 from webhost_local.ports import free_port
 
-from tests.integration.edge.conftest import Client
-from tests.support.edge import Edge, start_edge
-
-Connect = Callable[[Edge], Client]
+from tests.support.edge import start_edge
 
 COUNTER = """
 import { DurableObject } from "cloudflare:workers";
@@ -64,83 +60,73 @@ def bound(props: dict[str, str]) -> dict[str, object]:
     return {"type": "service", "name": "STORE", "service": "store", "props": props}
 
 
-async def test_durable_objects_survive_redeploy_and_restart(
-    tmp_path: Path, connect: Connect
-) -> None:
+async def test_durable_objects_survive_redeploy_and_restart(tmp_path: Path) -> None:
     async with start_edge(tmp_path / "data") as edge:
-        client = connect(edge)
-        await client.upload("counter", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
-        await client.publish("counter")
-        assert (await client.get("counter"))[1].startswith("VERSION 1")
-        await client.upload("counter", COUNTER.replace("VERSION", "NEW"), bindings=[COUNTERS])
-        assert (await client.get("counter"))[1].startswith("NEW 2")
+        await edge.upload("counter", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
+        await edge.publish("counter")
+        assert (await edge.get("counter"))[1].startswith("VERSION 1")
+        await edge.upload("counter", COUNTER.replace("VERSION", "NEW"), bindings=[COUNTERS])
+        assert (await edge.get("counter"))[1].startswith("NEW 2")
     async with start_edge(tmp_path / "data") as edge:
-        assert (await connect(edge).get("counter"))[1].startswith("NEW 3")
+        assert (await edge.get("counter"))[1].startswith("NEW 3")
 
 
-async def test_props_reach_the_callee_and_cannot_be_forged(
-    tmp_path: Path, connect: Connect
-) -> None:
+async def test_props_reach_the_callee_and_cannot_be_forged(tmp_path: Path) -> None:
     async with start_edge(tmp_path / "data") as edge:
-        client = connect(edge)
-        await client.upload("store", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
-        await client.upload("one", CALLER, bindings=[bound({"agentId": "äg-1"})])
-        await client.upload("two", CALLER, bindings=[bound({"agentId": "ag-2"})])
+        await edge.upload("store", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
+        await edge.upload("one", CALLER, bindings=[bound({"agentId": "äg-1"})])
+        await edge.upload("two", CALLER, bindings=[bound({"agentId": "ag-2"})])
         for name in ("store", "one", "two"):
-            await client.publish(name)
+            await edge.publish(name)
         forged = {PROPS_HEADER: '{"agentId": "ag-2"}'}
-        assert [(await client.get("one", **forged))[1] for _ in range(2)] == [
+        assert [(await edge.get("one", **forged))[1] for _ in range(2)] == [
             "VERSION 1 äg-1",
             "VERSION 2 äg-1",
         ]
-        assert (await client.get("two"))[1] == "VERSION 1 ag-2"
-        assert (await client.get("store", **forged))[1] == "VERSION 1 public"
+        assert (await edge.get("two"))[1] == "VERSION 1 ag-2"
+        assert (await edge.get("store", **forged))[1] == "VERSION 1 public"
 
         # The callee changes under its running callers, and its objects go on.
-        await client.upload("store", COUNTER.replace("VERSION", "NEW"), bindings=[COUNTERS])
-        assert (await client.get("one"))[1] == "NEW 3 äg-1"
+        await edge.upload("store", COUNTER.replace("VERSION", "NEW"), bindings=[COUNTERS])
+        assert (await edge.get("one"))[1] == "NEW 3 äg-1"
 
 
-async def test_a_killed_edge_leaves_no_worker_and_a_killed_worker_restarts(
-    tmp_path: Path, connect: Connect
-) -> None:
+async def test_a_killed_edge_leaves_no_worker_and_a_killed_worker_restarts(tmp_path: Path) -> None:
     async with start_edge(tmp_path / "data") as edge:
-        client = connect(edge)
-        await client.upload("counter", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
-        await client.publish("counter")
-        assert (await client.get("counter"))[1].startswith("VERSION 1")
+        await edge.upload("counter", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
+        await edge.publish("counter")
+        assert (await edge.get("counter"))[1].startswith("VERSION 1")
         (worker,) = children(edge.process.pid)
         os.kill(worker, signal.SIGKILL)
         # A request that meets the process while it dies gets 502; the ones after it a new process.
         async with asyncio.timeout(10):
-            status, text = await client.get("counter")
+            status, text = await edge.get("counter")
             while status == 502:
-                status, text = await client.get("counter")
+                status, text = await edge.get("counter")
         assert text.startswith("VERSION 2")
         (worker,) = children(edge.process.pid)
         edge.process.kill()
         await edge.process.wait()
         await becomes(lambda pid=worker: not _alive(pid))
     async with start_edge(tmp_path / "data") as edge:
-        assert (await connect(edge).get("counter"))[1].startswith("VERSION 3")
+        assert (await edge.get("counter"))[1].startswith("VERSION 3")
         (worker,) = children(edge.process.pid)
     assert edge.process.returncode == 0
     await becomes(lambda pid=worker: not _alive(pid))
 
 
-async def test_idle_workers_stop_and_start_again(tmp_path: Path, connect: Connect) -> None:
+async def test_idle_workers_stop_and_start_again(tmp_path: Path) -> None:
     async with start_edge(tmp_path / "data", EDGE_IDLE_SECONDS="0.4") as edge:
-        client = connect(edge)
-        await client.upload("store", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
-        await client.upload("one", CALLER, bindings=[bound({"agentId": "a"})])
-        await client.publish("one")
-        assert (await client.get("one"))[1] == "VERSION 1 a"
+        await edge.upload("store", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
+        await edge.upload("one", CALLER, bindings=[bound({"agentId": "a"})])
+        await edge.publish("one")
+        assert (await edge.get("one"))[1] == "VERSION 1 a"
         assert len(children(edge.process.pid)) == 2
         await becomes(lambda: not children(edge.process.pid))
-        assert (await client.get("one"))[1] == "VERSION 2 a"
+        assert (await edge.get("one"))[1] == "VERSION 2 a"
 
 
-async def test_a_chunk_leaves_when_it_is_written(tmp_path: Path, connect: Connect) -> None:
+async def test_a_chunk_leaves_when_it_is_written(tmp_path: Path) -> None:
     """Chunk k+1 is written only after the test has received chunk k."""
     gate: asyncio.Queue[None] = asyncio.Queue()
 
@@ -172,10 +158,9 @@ async def test_a_chunk_leaves_when_it_is_written(tmp_path: Path, connect: Connec
     gate_url = {"type": "plain_text", "name": "GATE", "text": f"http://127.0.0.1:{port}/"}
     try:
         async with start_edge(tmp_path / "data") as edge, asyncio.timeout(30):
-            client = connect(edge)
-            await client.upload("gated", code, bindings=[gate_url])
-            await client.publish("gated")
-            async with client.http.get(edge.origin, headers=client.host("gated")) as response:
+            await edge.upload("gated", code, bindings=[gate_url])
+            await edge.publish("gated")
+            async with edge.http.get(edge.origin, headers=edge.host("gated")) as response:
                 for k in range(4):
                     gate.put_nowait(None)
                     assert await response.content.readuntil(b";") == f"chunk {k};".encode()
@@ -184,9 +169,7 @@ async def test_a_chunk_leaves_when_it_is_written(tmp_path: Path, connect: Connec
         await runner.cleanup()
 
 
-async def test_services_stream_both_ways_and_their_absence_is_said(
-    tmp_path: Path, http: aiohttp.ClientSession
-) -> None:
+async def test_services_stream_both_ways_and_their_absence_is_said(tmp_path: Path) -> None:
     cancelled = asyncio.Event()
 
     async def echo(request: web.Request) -> web.StreamResponse:
@@ -226,16 +209,18 @@ async def test_services_stream_both_ways_and_their_absence_is_said(
         ):
             url = f"{edge.origin}/v1/invoke/agt%2F1/stream?a=%20b"
             for _ in range(2):  # one replica is away: the other answers every call
-                async with http.post(url) as response:
+                async with edge.http.post(url) as response:
                     assert response.status == 200
-            async with http.post(url, data=body()) as response:
+            async with edge.http.post(url, data=body()) as response:
                 assert response.headers["X-Path"] == "/v1/invoke/agt%2F1/stream?a=%20b"
                 received.put_nowait(await response.content.readany())
                 assert await response.content.readany() == b"second"
                 response.close()
             await cancelled.wait()
             for path in ("/v1/agents", "/v1/telemetry/report"):
-                async with http.get(edge.origin + path, headers={"X-Request-Id": "r-1"}) as away:
+                async with edge.http.get(
+                    edge.origin + path, headers={"X-Request-Id": "r-1"}
+                ) as away:
                     assert away.status == 503
                     assert away.headers["Retry-After"]
                     assert away.headers["X-Request-Id"] == "r-1"
@@ -245,19 +230,18 @@ async def test_services_stream_both_ways_and_their_absence_is_said(
         await runner.cleanup()
 
 
-async def test_no_request_fails_while_versions_change(tmp_path: Path, connect: Connect) -> None:
+async def test_no_request_fails_while_versions_change(tmp_path: Path) -> None:
     async with start_edge(tmp_path / "data") as edge:
-        client = connect(edge)
         code = "export default { async fetch(r) { return new Response(`0 ${await r.text()}`); } };"
-        await client.upload("busy", code)
-        await client.publish("busy")
+        await edge.upload("busy", code)
+        await edge.publish("busy")
         answers: list[tuple[int, str]] = []
         done = asyncio.Event()
 
         async def call() -> None:
             while not done.is_set():
-                async with client.http.post(
-                    edge.origin, headers=client.host("busy"), data=b"hello"
+                async with edge.http.post(
+                    edge.origin, headers=edge.host("busy"), data=b"hello"
                 ) as response:
                     answers.append((response.status, (await response.text())[1:]))
 
@@ -265,20 +249,18 @@ async def test_no_request_fails_while_versions_change(tmp_path: Path, connect: C
             for _ in range(4):
                 group.create_task(call())
             for version in range(1, 5):
-                await client.upload("busy", code.replace("`0", f"`{version}"))
+                await edge.upload("busy", code.replace("`0", f"`{version}"))
                 seen = len(answers)
                 await becomes(lambda seen=seen: len(answers) > seen + 20)
             done.set()
         assert set(answers) == {(200, " hello")}
 
 
-async def test_the_api_blocks_a_token_that_passes_the_limit(
-    tmp_path: Path, http: aiohttp.ClientSession
-) -> None:
+async def test_the_api_blocks_a_token_that_passes_the_limit(tmp_path: Path) -> None:
     async with start_edge(tmp_path / "data", EDGE_API_RATE_LIMIT="3") as edge:
         headers = {"Authorization": f"Bearer {edge.api_token}"}
         statuses = []
         for _ in range(5):
-            async with http.get(f"{edge.api_base_url}/user", headers=headers) as response:
+            async with edge.http.get(f"{edge.api_base_url}/user", headers=headers) as response:
                 statuses.append(response.status)
         assert statuses == [200, 200, 200, 429, 429]

@@ -3,7 +3,7 @@
 import cloudflare
 import pytest
 
-from tests.integration.edge.conftest import Client
+from tests.support.edge import Edge
 
 SECRET_ECHO = """
 export default { fetch(request, env) {
@@ -13,15 +13,15 @@ export default { fetch(request, env) {
 
 
 @pytest.mark.accept("7")
-async def test_a_script_lives_from_upload_to_delete(client: Client) -> None:
-    scripts, account = client.sdk.workers.scripts, client.edge.account_id
+async def test_a_script_lives_from_upload_to_delete(edge: Edge) -> None:
+    scripts, account = edge.sdk.workers.scripts, edge.account_id
     secret = {"type": "secret_text", "name": "TOKEN", "text": 'q"\\\n\té'}
     tags = ["installation:one", "agent:a"]
-    await client.upload("life", SECRET_ECHO, bindings=[secret], tags=tags)
-    await client.publish("life")
+    await edge.upload("life", SECRET_ECHO, bindings=[secret], tags=tags)
+    await edge.publish("life")
 
-    assert await client.get("life", "/x") == (200, 'VERSION q"\\\n\té /x')
-    async with client.http.get(f"{client.edge.origin}/v1/x", headers=client.host("life")) as own:
+    assert await edge.get("life", "/x") == (200, 'VERSION q"\\\n\té /x')
+    async with edge.http.get(f"{edge.origin}/v1/x", headers=edge.host("life")) as own:
         assert (await own.text()).endswith("/v1/x"), "the script's own host is all the script's"
 
     listed = await scripts.list(account_id=account, tags="installation:one:yes")
@@ -34,39 +34,39 @@ async def test_a_script_lives_from_upload_to_delete(client: Client) -> None:
     assert settings.bindings is not None
     assert "text" not in settings.bindings[0].to_dict()
 
-    await client.upload("life", SECRET_ECHO.replace("VERSION", "SECOND"), bindings=[secret])
-    assert (await client.get("life"))[1].startswith("SECOND")
+    await edge.upload("life", SECRET_ECHO.replace("VERSION", "SECOND"), bindings=[secret])
+    assert (await edge.get("life"))[1].startswith("SECOND")
 
     await scripts.delete("life", account_id=account, force=True)
-    assert (await client.get("life"))[0] == 404
+    assert (await edge.get("life"))[0] == 404
     with pytest.raises(cloudflare.NotFoundError, match="10007"):
         await scripts.delete("life", account_id=account)
 
 
 @pytest.mark.accept("7")
-async def test_a_secret_set_later_is_visible_inside(client: Client) -> None:
-    secrets, account = client.sdk.workers.scripts.secrets, client.edge.account_id
-    await client.upload("secretive", SECRET_ECHO)
-    await client.publish("secretive")
-    assert (await client.get("secretive"))[1] == "VERSION undefined /"
+async def test_a_secret_set_later_is_visible_inside(edge: Edge) -> None:
+    secrets, account = edge.sdk.workers.scripts.secrets, edge.account_id
+    await edge.upload("secretive", SECRET_ECHO)
+    await edge.publish("secretive")
+    assert (await edge.get("secretive"))[1] == "VERSION undefined /"
     await secrets.update(
         "secretive", account_id=account, name="TOKEN", text="hush", type="secret_text"
     )
-    assert (await client.get("secretive"))[1] == "VERSION hush /"
+    assert (await edge.get("secretive"))[1] == "VERSION hush /"
     listed = await secrets.list("secretive", account_id=account)
     assert [secret.name for secret in listed.result] == ["TOKEN"]
     await secrets.delete("TOKEN", account_id=account, script_name="secretive")
-    assert (await client.get("secretive"))[1] == "VERSION undefined /"
+    assert (await edge.get("secretive"))[1] == "VERSION undefined /"
     with pytest.raises(cloudflare.BadRequestError, match="5 KiB"):
         await secrets.update(
             "secretive", account_id=account, name="BIG", text="x" * 5121, type="secret_text"
         )
 
 
-async def test_a_route_leads_to_its_script(client: Client) -> None:
-    routes, zone = client.sdk.workers.routes, client.edge.zone_id
-    await client.upload("routed", SECRET_ECHO)
-    url = f"{client.edge.origin}/dep/dep_1/invoke"
+async def test_a_route_leads_to_its_script(edge: Edge) -> None:
+    routes, zone = edge.sdk.workers.routes, edge.zone_id
+    await edge.upload("routed", SECRET_ECHO)
+    url = f"{edge.origin}/dep/dep_1/invoke"
     pattern = "agents.example.com/dep/dep_1/*"
     route = await routes.create(zone_id=zone, pattern=pattern, script="routed")
     with pytest.raises(cloudflare.ConflictError, match="10020"):
@@ -76,29 +76,29 @@ async def test_a_route_leads_to_its_script(client: Client) -> None:
         ("agents.example.com", 200),
         ("other.example.com", 404),
     ):
-        async with client.http.get(url, headers={"Host": host} if host else {}) as response:
+        async with edge.http.get(url, headers={"Host": host} if host else {}) as response:
             assert response.status == status, host
     assert [r.pattern for r in (await routes.list(zone_id=zone)).result] == [pattern]
-    assert (await client.get("routed"))[0] == 404, "its own host was never enabled"
+    assert (await edge.get("routed"))[0] == 404, "its own host was never enabled"
 
     await routes.delete(route.id, zone_id=zone)
-    async with client.http.get(url) as response:
+    async with edge.http.get(url) as response:
         assert response.status == 404
         assert (await response.json())["error"]["code"] == "NOT_FOUND"
 
 
 @pytest.mark.accept("7")
-async def test_a_bad_token_is_refused_as_cloudflare_does(client: Client) -> None:
+async def test_a_bad_token_is_refused_as_cloudflare_does(edge: Edge) -> None:
     stranger = cloudflare.AsyncCloudflare(
-        api_token="wrong", base_url=client.edge.api_base_url, max_retries=0
+        api_token="wrong", base_url=edge.api_base_url, max_retries=0
     )
     async with stranger:
         with pytest.raises(cloudflare.AuthenticationError, match="10000"):
-            await stranger.workers.scripts.list(account_id=client.edge.account_id)
+            await stranger.workers.scripts.list(account_id=edge.account_id)
     with pytest.raises(cloudflare.PermissionDeniedError, match="10000"):
-        await client.sdk.workers.scripts.list(account_id="another-account")
+        await edge.sdk.workers.scripts.list(account_id="another-account")
     with pytest.raises(cloudflare.NotFoundError, match="7003"):
-        await client.sdk.workers.routes.list(zone_id="another-zone")
+        await edge.sdk.workers.routes.list(zone_id="another-zone")
 
 
 @pytest.mark.parametrize(
@@ -110,33 +110,33 @@ async def test_a_bad_token_is_refused_as_cloudflare_does(client: Client) -> None
     ],
 )
 async def test_broken_code_is_refused_and_the_old_version_serves(
-    client: Client, code: str, said: str
+    edge: Edge, code: str, said: str
 ) -> None:
-    await client.upload("fragile", SECRET_ECHO)
-    await client.publish("fragile")
+    await edge.upload("fragile", SECRET_ECHO)
+    await edge.publish("fragile")
     with pytest.raises(cloudflare.BadRequestError) as refused:
-        await client.upload("fragile", code)
+        await edge.upload("fragile", code)
     assert refused.value.errors[0].code == 10021
     assert said in str(refused.value)
     assert "/work" not in str(refused.value)
-    assert (await client.get("fragile"))[1].startswith("VERSION")
+    assert (await edge.get("fragile"))[1].startswith("VERSION")
 
 
-async def test_what_cloudflare_refuses_is_refused(client: Client) -> None:
+async def test_what_cloudflare_refuses_is_refused(edge: Edge) -> None:
     with pytest.raises(cloudflare.BadRequestError, match="tags"):
-        await client.upload("tagged", SECRET_ECHO, tags=[f"t{i}" for i in range(9)])
+        await edge.upload("tagged", SECRET_ECHO, tags=[f"t{i}" for i in range(9)])
     with pytest.raises(cloudflare.BadRequestError, match="name"):
-        await client.upload("Upper", SECRET_ECHO)
+        await edge.upload("Upper", SECRET_ECHO)
     binding = {"type": "service", "name": "OTHER", "service": "nowhere"}
     with pytest.raises(cloudflare.BadRequestError, match="10143"):
-        await client.upload("caller", SECRET_ECHO, bindings=[binding])
+        await edge.upload("caller", SECRET_ECHO, bindings=[binding])
     with pytest.raises(cloudflare.BadRequestError, match="future"):
-        await client.upload("early", SECRET_ECHO, compatibility_date="2999-01-01")
+        await edge.upload("early", SECRET_ECHO, compatibility_date="2999-01-01")
     migrations = {"new_tag": "v1", "new_sqlite_classes": ["Missing"]}
     with pytest.raises(cloudflare.BadRequestError, match="not exported"):
-        await client.upload("objects", SECRET_ECHO, migrations=migrations)
+        await edge.upload("objects", SECRET_ECHO, migrations=migrations)
     binding = {"type": "durable_object_namespace", "name": "O", "class_name": "Missing"}
     with pytest.raises(cloudflare.BadRequestError, match="10061"):
-        await client.upload("objects", SECRET_ECHO, bindings=[binding])
+        await edge.upload("objects", SECRET_ECHO, bindings=[binding])
     with pytest.raises(cloudflare.NotFoundError):
-        await client.sdk.workers.scripts.delete("tagged", account_id=client.edge.account_id)
+        await edge.sdk.workers.scripts.delete("tagged", account_id=edge.account_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.edge.conftest import Client
+from tests.support.edge import Edge
 
 WRANGLER = Path(__file__).resolve().parents[3] / "node_modules" / ".bin" / "wrangler"
 WORKER = """
@@ -39,7 +39,7 @@ CONFIG = {
 class Wrangler:
     """Runs commands in a project of its own, with a home of its own."""
 
-    def __init__(self, client: Client, directory: Path) -> None:
+    def __init__(self, edge: Edge, directory: Path) -> None:
         self.project = directory / "project"
         home = directory / "home"
         for path in (self.project, home):
@@ -49,9 +49,9 @@ class Wrangler:
             "HOME": str(home),
             "XDG_CONFIG_HOME": str(home / "config"),
             "XDG_CACHE_HOME": str(home / "cache"),
-            "CLOUDFLARE_API_BASE_URL": client.edge.api_base_url,
-            "CLOUDFLARE_API_TOKEN": client.edge.api_token,
-            "CLOUDFLARE_ACCOUNT_ID": client.edge.account_id,
+            "CLOUDFLARE_API_BASE_URL": edge.api_base_url,
+            "CLOUDFLARE_API_TOKEN": edge.api_token,
+            "CLOUDFLARE_ACCOUNT_ID": edge.account_id,
             "CI": "1",
             "WRANGLER_SEND_METRICS": "false",
             "WRANGLER_HIDE_BANNER": "true",
@@ -77,22 +77,22 @@ class Wrangler:
 
 @pytest.mark.accept("7")
 @pytest.mark.timeout(300)
-async def test_wrangler_deploys_sets_a_secret_and_deletes(client: Client, tmp_path: Path) -> None:
-    wrangler = Wrangler(client, tmp_path)
+async def test_wrangler_deploys_sets_a_secret_and_deletes(edge: Edge, tmp_path: Path) -> None:
+    wrangler = Wrangler(edge, tmp_path)
     (wrangler.project / "wrangler.json").write_text(json.dumps(CONFIG))
     (wrangler.project / "worker.js").write_text(WORKER)
     words = wrangler.project / "words.js"
     words.write_text('export const words = "first";')
 
     await wrangler.succeed("deploy")
-    assert await _answer(client) == ["first", "plain", None, 1]
+    assert await _answer(edge) == ["first", "plain", None, 1]
 
     await wrangler.succeed("secret", "put", "HUSH", stdin="a secret\n")
-    assert await _answer(client) == ["first", "plain", "a secret", 2]
+    assert await _answer(edge) == ["first", "plain", "a secret", 2]
 
     words.write_text('export const words = "second";')
     await wrangler.succeed("deploy")
-    assert await _answer(client) == ["second", "plain", "a secret", 3], "the secret is kept"
+    assert await _answer(edge) == ["second", "plain", "a secret", 3], "the secret is kept"
 
     words.write_text('export const words = "third"; throw new Error("at the top");')
     code, output = await wrangler.run("deploy")
@@ -105,10 +105,10 @@ async def test_wrangler_deploys_sets_a_secret_and_deletes(client: Client, tmp_pa
     assert "10000" in output
 
     await wrangler.succeed("delete", "--force")
-    assert (await client.get("by-wrangler"))[0] == 404
+    assert (await edge.get("by-wrangler"))[0] == 404
 
 
-async def _answer(client: Client) -> list[object]:
-    status, text = await client.get("by-wrangler")
+async def _answer(edge: Edge) -> list[object]:
+    status, text = await edge.get("by-wrangler")
     assert status == 200, text
     return json.loads(text)

@@ -54,6 +54,7 @@ async def huge(call: Call) -> None:
     await call.write("", more=False)
 
 
+@pytest.mark.accept("5.failures")
 @pytest.mark.parametrize(
     ("behaviour", "status", "failure", "upstream_status", "retryable"),
     [
@@ -133,6 +134,7 @@ async def test_the_snippet_is_short_and_holds_no_secret(harness: Harness, gatewa
     assert snippet.startswith("key [redacted] xxx")
 
 
+@pytest.mark.accept("5.unsent")
 async def test_a_call_that_was_never_sent_is_given_back(harness: Harness, gateway: Gateway) -> None:
     """Nobody listens at the Workers' address: no byte was written, nothing is counted."""
     deaf = await harness.start(WORKERS_CONNECT_TO="127.0.0.1:1")

@@ -34,6 +34,7 @@ async def test_an_invocation_is_answered_and_stated_once(
     assert (row["requests"], row["in_flight"]) == (1, 0)
 
 
+@pytest.mark.accept("5.headers")
 async def test_no_header_of_the_callers_is_passed_on_but_traceparent(
     harness: Harness, gateway: Gateway
 ) -> None:
@@ -49,6 +50,7 @@ async def test_no_header_of_the_callers_is_passed_on_but_traceparent(
     assert headers.keys() == {"content-type", "content-length", "x-webhost-invoke-signature"}
 
 
+@pytest.mark.accept("5.trace-id")
 async def test_two_calls_with_one_trace_id_are_two_invocations(
     harness: Harness, gateway: Gateway
 ) -> None:
@@ -95,6 +97,7 @@ async def test_another_users_agent_is_not_found(harness: Harness, gateway: Gatew
     assert foreign == missing
 
 
+@pytest.mark.accept("4.pointer")
 async def test_pointer_disable_enable_and_delete_are_followed(
     harness: Harness, gateway: Gateway
 ) -> None:
@@ -174,6 +177,7 @@ async def test_browsers_of_the_allowed_origins(harness: Harness, gateway: Gatewa
             assert got == (origin if allowed else None)
 
 
+@pytest.mark.accept("2.rate-limit")
 async def test_rate_limit(harness: Harness, gateway: Gateway) -> None:
     agent = await harness.agent("slow")
     await harness.until_answers(gateway, agent, 429)

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 
 from tests.integration.gateway.harness import Gateway, Harness
 from tests.integration.gateway.worker import Call
@@ -40,6 +41,7 @@ class Reader:
         return events
 
 
+@pytest.mark.accept("5.stream")
 async def test_a_whole_stream(harness: Harness, gateway: Gateway) -> None:
     agent = await harness.agent()
     await harness.until_answers(gateway, agent)
@@ -118,6 +120,7 @@ async def test_events_cut_anywhere_arrive_whole(harness: Harness, gateway: Gatew
     assert events[1][2] == {"text": "caf\u00e9"}
 
 
+@pytest.mark.accept("5.stream")
 async def test_what_fails_behind_meta_is_an_error_event(harness: Harness, gateway: Gateway) -> None:
     agent = await harness.agent()
     await harness.until_answers(gateway, agent)
@@ -200,6 +203,7 @@ async def test_a_silent_worker_makes_heartbeats(harness: Harness, gateway: Gatew
         assert [event[0] for event in await reading] == ["meta", "done"]
 
 
+@pytest.mark.accept("5.cancel")
 async def test_a_client_that_goes_away_cancels_the_call(harness: Harness, gateway: Gateway) -> None:
     agent = await harness.agent()
     await harness.until_answers(gateway, agent)
@@ -233,6 +237,7 @@ async def test_a_client_that_goes_away_cancels_the_call(harness: Harness, gatewa
     assert [(fact.errors, fact.outcome) for fact in facts] == [(0, "succeeded")] * 3
 
 
+@pytest.mark.accept("5.emulated")
 async def test_a_worker_that_does_not_stream_is_emulated(
     harness: Harness, gateway: Gateway
 ) -> None:

@@ -9,7 +9,7 @@ from webhost_contracts.events import AgentCreated, AgentUpdated, Event
 from webhost_kit.eventsourcing.aggregates import Aggregate, Appended
 from webhost_kit.eventsourcing.store import EventMetadata
 
-from tests.integration.kit.conftest import House
+from tests.support.harness import Harness
 
 RACERS = 5
 
@@ -50,28 +50,28 @@ def nothing(_state: Named) -> list[Event]:
     return []
 
 
-async def test_each_racing_decision_sees_the_one_before(house: House) -> None:
+async def test_each_racing_decision_sees_the_one_before(harness: Harness) -> None:
     aggregate = Aggregate(evolve, save)
 
     async def work(connection: AsyncConnection) -> Appended[Named]:
         return await aggregate.handle(connection, load, lengthen, EventMetadata(actor="test"))
 
     async def racer() -> Appended[Named]:
-        return await house.database.retry_conflicts(work, tries=RACERS)
+        return await harness.database.retry_conflicts(work, tries=RACERS)
 
     appended = await asyncio.gather(*(racer() for _ in range(RACERS)))
     assert sorted(it.state.version for it in appended) == list(range(1, RACERS + 1))
     for it in appended:
         [(_, envelope)] = it.facts
         assert (envelope.version, len(it.state.name)) == (it.state.version, it.state.version)
-    assert await house.scalar("SELECT name FROM names") == "x" * RACERS
-    assert await house.scalar("SELECT count(*) FROM events") == RACERS
+    assert await harness.scalar("SELECT name FROM names") == "x" * RACERS
+    assert await harness.scalar("SELECT count(*) FROM events") == RACERS
 
 
-async def test_no_facts_change_nothing(house: House) -> None:
+async def test_no_facts_change_nothing(harness: Harness) -> None:
     aggregate = Aggregate(evolve, save)
-    async with house.database.transaction() as connection:
+    async with harness.database.transaction() as connection:
         metadata = EventMetadata(actor="test")
         appended = await aggregate.handle(connection, load, nothing, metadata)
     assert (appended.state, appended.facts) == (Named("agt_1"), ())
-    assert await house.scalar("SELECT count(*) FROM names") == 0
+    assert await harness.scalar("SELECT count(*) FROM names") == 0

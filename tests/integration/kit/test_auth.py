@@ -17,8 +17,8 @@ from webhost_contracts import ids
 from webhost_kit.errors import Unauthenticated, Unavailable
 from webhost_kit.http.auth import TokenVerifier
 
-from tests.integration.kit.conftest import in_background
 from tests.support.deadline import eventually
+from tests.support.harness import in_background
 from tests.support.serving import serving
 
 
@@ -107,6 +107,7 @@ async def test_an_issuer_is_compared_to_the_letter(issuer: Issuer) -> None:
             await verifier.verify(issuer.token())
 
 
+@pytest.mark.accept("2.tokens")
 @pytest.mark.parametrize(
     "claims",
     [
@@ -154,6 +155,7 @@ async def test_an_issuers_clock_may_be_a_little_ahead_and_an_expired_token_is_ex
                 await verifier.verify(token)
 
 
+@pytest.mark.accept("2.tokens")
 async def test_audience_and_party_are_checked_where_configured(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url, audience="webhost", authorized_parties=("https://app",))
     async with in_background(verifier.run()):
@@ -164,6 +166,7 @@ async def test_audience_and_party_are_checked_where_configured(issuer: Issuer) -
                 await verifier.verify(issuer.token(**claims))
 
 
+@pytest.mark.accept("2.tokens")
 async def test_the_algorithm_is_never_the_tokens_choice(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url)
     async with in_background(verifier.run()):

@@ -10,9 +10,9 @@ from webhost_kit.database.away import is_away, is_conflict
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.relay import Relay
 
-from tests.integration.kit.conftest import House, in_background
 from tests.integration.kit.test_outbox_to_projection import create, projector
 from tests.support.deadline import eventually
+from tests.support.harness import Harness, in_background
 
 
 @pytest.mark.accept("A5")
@@ -68,37 +68,37 @@ def set_read_only(dsn: str, read_only: bool) -> None:
 
 
 @pytest.mark.accept("A5")
-async def test_a_read_only_server_makes_us_unready_and_never_wrong(house: House) -> None:
-    relay, names = Relay(house.dsn, house.bus), projector(house)
-    async with in_background(relay.run(), names.run(), house.database.run(every_s=0.1)):
-        await create(house, "agt_1", "one")
+async def test_a_read_only_server_makes_us_unready_and_never_wrong(harness: Harness) -> None:
+    relay, names = Relay(harness.dsn, harness.bus), projector(harness)
+    async with in_background(relay.run(), names.run(), harness.database.run(every_s=0.1)):
+        await create(harness, "agt_1", "one")
 
         async def folded(expected: int = 1) -> bool:
-            return await house.scalar("SELECT count(*) FROM names") == expected
+            return await harness.scalar("SELECT count(*) FROM names") == expected
 
         await eventually(folded, "the first fold")
         # Something waits in the outbox, so that the relay has work when it cannot delete.
-        set_read_only(house.dsn, True)
+        set_read_only(harness.dsn, True)
         try:
 
             async def unready() -> bool:
-                return house.database.check() is not None
+                return harness.database.check() is not None
 
             await eventually(unready, "the database to be unready")
             with pytest.raises(Unavailable):
-                await create(house, "agt_2", "two")
+                await create(harness, "agt_2", "two")
         finally:
-            set_read_only(house.dsn, False)
+            set_read_only(harness.dsn, False)
 
         async def ready() -> bool:
-            checks = (house.database.check(), relay.check(), names.check())
+            checks = (harness.database.check(), relay.check(), names.check())
             return checks == (None, None, None)
 
         await eventually(ready, "readiness to come back", seconds=20)
 
         async def works() -> bool:
             try:
-                await create(house, "agt_3", "three")
+                await create(harness, "agt_3", "three")
             except Unavailable:
                 return False
             return True
@@ -106,9 +106,9 @@ async def test_a_read_only_server_makes_us_unready_and_never_wrong(house: House)
         await eventually(works, "writes to work again")
 
         async def both() -> bool:
-            return await house.scalar("SELECT count(*) FROM names") == 2
+            return await harness.scalar("SELECT count(*) FROM names") == 2
 
         await eventually(both, "the fold to go on", seconds=20)
-    async with house.database.transaction() as connection:
+    async with harness.database.transaction() as connection:
         assert (await connection.execute(text("SELECT sum(seen) FROM names"))).scalar() == 2
-    assert (await house.bus.js.stream_info(subjects.EVENTS)).state.messages == 2
+    assert (await harness.bus.js.stream_info(subjects.EVENTS)).state.messages == 2

@@ -10,63 +10,63 @@ from webhost_kit.bus import reader
 from webhost_kit.eventsourcing.low_water import LowWater
 from webhost_kit.eventsourcing.relay import LOOK, Relay
 
-from tests.integration.kit.conftest import House, in_background
 from tests.integration.kit.test_outbox_to_projection import create, projector
 from tests.support.deadline import eventually
+from tests.support.harness import Harness, in_background
 
 
-async def relayed(house: House) -> None:
-    async with in_background(Relay(house.dsn, house.bus).run()):
+async def relayed(harness: Harness) -> None:
+    async with in_background(Relay(harness.dsn, harness.bus).run()):
 
         async def empty() -> bool:
-            return await house.scalar("SELECT count(*) FROM outbox") == 0
+            return await harness.scalar("SELECT count(*) FROM outbox") == 0
 
         await eventually(empty, "an empty outbox", seconds=20)
 
 
-async def folded(house: House, expected: int) -> None:
+async def folded(harness: Harness, expected: int) -> None:
     async def holds() -> bool:
-        return await house.scalar("SELECT count(*) FROM names") == expected
+        return await harness.scalar("SELECT count(*) FROM names") == expected
 
     await eventually(holds, f"{expected} names")
 
 
 @pytest.mark.accept("A1")
-async def test_what_was_purged_unread_halts_the_projection(house: House) -> None:
-    await create(house, "agt_1", "one")
-    await relayed(house)
-    async with in_background(projector(house).run()):
-        await folded(house, 1)
-    await create(house, "agt_2", "two")
-    await create(house, "agt_3", "three")
-    await relayed(house)
-    await house.bus.js.purge_stream(subjects.EVENTS, seq=3)
+async def test_what_was_purged_unread_halts_the_projection(harness: Harness) -> None:
+    await create(harness, "agt_1", "one")
+    await relayed(harness)
+    async with in_background(projector(harness).run()):
+        await folded(harness, 1)
+    await create(harness, "agt_2", "two")
+    await create(harness, "agt_3", "three")
+    await relayed(harness)
+    await harness.bus.js.purge_stream(subjects.EVENTS, seq=3)
 
-    halted = projector(house)
+    halted = projector(harness)
     async with in_background(halted.run()):
 
         async def halts() -> bool:
             return "purged unread" in (halted.check() or "")
 
         await eventually(halts, "the projection to halt")
-        assert await house.scalar("SELECT count(*) FROM names") == 1
+        assert await harness.scalar("SELECT count(*) FROM names") == 1
         await halted.reset()
-        await folded(house, 2)
+        await folded(harness, 2)
 
 
 async def test_what_is_not_for_a_projection_does_not_leave_it_behind(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "IDLE_ADVANCE_S", 0.2)
-    await create(house, "agt_1", "one")
-    await relayed(house)
-    idle = projector(house)
+    await create(harness, "agt_1", "one")
+    await relayed(harness)
+    idle = projector(harness)
     async with in_background(idle.run()):
-        await folded(house, 1)
-        config = (await house.bus.js.stream_info(subjects.EVENTS)).config
+        await folded(harness, 1)
+        config = (await harness.bus.js.stream_info(subjects.EVENTS)).config
         assert config.subjects is not None
         for number in range(5):
-            await house.bus.js.publish(f"evt.usr_1.other.{number}", b"{}")
+            await harness.bus.js.publish(f"evt.usr_1.other.{number}", b"{}")
     # Its filter is for everything; one of agents alone stays where it is until it moves on.
     from webhost_kit.eventsourcing.projector import Projector
 
@@ -74,8 +74,8 @@ async def test_what_is_not_for_a_projection_does_not_leave_it_behind(
 
     agents = Projector(
         "agents",
-        house.database,
-        house.bus,
+        harness.database,
+        harness.bus,
         subjects.EVENTS,
         ["evt.*.agent.*"],
         TYPES,
@@ -84,46 +84,48 @@ async def test_what_is_not_for_a_projection_does_not_leave_it_behind(
     async with in_background(agents.run()):
 
         async def moved() -> bool:
-            found = await house.scalar("SELECT sequence FROM checkpoints WHERE name = 'agents'")
+            found = await harness.scalar("SELECT sequence FROM checkpoints WHERE name = 'agents'")
             return found == 6
 
         await eventually(moved, "the checkpoint to move past what is not for it")
-    await house.bus.js.purge_stream(subjects.EVENTS, seq=6)
-    await create(house, "agt_2", "two")
-    await relayed(house)
+    await harness.bus.js.purge_stream(subjects.EVENTS, seq=6)
+    await create(harness, "agt_2", "two")
+    await relayed(harness)
     async with in_background(agents.run()):
-        await folded(house, 2)
+        await folded(harness, 2)
         assert agents.check() is None
 
 
-async def test_two_projectors_that_overlap_fold_each_fact_once(house: House) -> None:
-    first, second = projector(house), projector(house)
+async def test_two_projectors_that_overlap_fold_each_fact_once(harness: Harness) -> None:
+    first, second = projector(harness), projector(harness)
     # Without leadership, as when one was suspended and wakes.
-    async with in_background(first.project(), second.project(), Relay(house.dsn, house.bus).run()):
+    async with in_background(
+        first.project(), second.project(), Relay(harness.dsn, harness.bus).run()
+    ):
         for number in range(20):
-            await create(house, f"agt_{number}", *[f"{n}" for n in range(10)])
-        await folded(house, 20)
+            await create(harness, f"agt_{number}", *[f"{n}" for n in range(10)])
+        await folded(harness, 20)
 
         async def all_of_them() -> bool:
-            return await house.scalar("SELECT sum(seen) FROM names") >= 200
+            return await harness.scalar("SELECT sum(seen) FROM names") >= 200
 
         await eventually(all_of_them, "all facts")
-    assert await house.scalar("SELECT sum(seen) FROM names") == 200
+    assert await harness.scalar("SELECT sum(seen) FROM names") == 200
 
 
 @pytest.mark.accept("A1")
-async def test_a_full_usage_stream_refuses_new_facts_and_keeps_the_old(house: House) -> None:
-    config = (await house.bus.js.stream_info(subjects.USAGE)).config
-    await house.bus.js.update_stream(dataclasses.replace(config, max_msgs=2))
+async def test_a_full_usage_stream_refuses_new_facts_and_keeps_the_old(harness: Harness) -> None:
+    config = (await harness.bus.js.stream_info(subjects.USAGE)).config
+    await harness.bus.js.update_stream(dataclasses.replace(config, max_msgs=2))
     for number in range(2):
-        await house.bus.js.publish("usage.0.gateway", b"%d" % number)
+        await harness.bus.js.publish("usage.0.gateway", b"%d" % number)
     with pytest.raises(APIError):
-        await house.bus.js.publish("usage.0.gateway", b"2")
-    assert (await house.bus.js.get_msg(subjects.USAGE, 1)).data == b"0"
+        await harness.bus.js.publish("usage.0.gateway", b"2")
+    assert (await harness.bus.js.get_msg(subjects.USAGE, 1)).data == b"0"
 
 
 @pytest.mark.accept("A10")
-async def test_a_look_at_the_outbox_costs_the_same_beside_a_dump(house: House) -> None:
+async def test_a_look_at_the_outbox_costs_the_same_beside_a_dump(harness: Harness) -> None:
     def buffers(connection: psycopg.Connection, above: int) -> int:
         plan = connection.execute(
             f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {LOOK}".encode(),
@@ -133,8 +135,8 @@ async def test_a_look_at_the_outbox_costs_the_same_beside_a_dump(house: House) -
         return plan[0][0]["Plan"]["Shared Hit Blocks"]
 
     with (
-        psycopg.connect(house.dsn) as dump,
-        psycopg.connect(house.dsn, autocommit=True) as connection,
+        psycopg.connect(harness.dsn) as dump,
+        psycopg.connect(harness.dsn, autocommit=True) as connection,
     ):
         dump.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         dump.execute("SELECT count(*) FROM outbox")

@@ -11,8 +11,8 @@ from webhost_kit.http.connection import MAX_HEAD_BYTES
 from webhost_kit.process.service import Service
 from webhost_local.ports import free_port
 
-from tests.integration.kit.conftest import in_background
 from tests.support.deadline import eventually
+from tests.support.harness import in_background
 
 MOST_BYTES = 64 * 1024 * 1024
 """What an attacker sends; far more than the buffers of sockets hold."""

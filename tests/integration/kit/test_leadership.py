@@ -15,9 +15,9 @@ from webhost_kit.database.leadership import Leadership
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_local.child import tied_to_parent
 
-from tests.integration.kit.conftest import House, in_background
 from tests.integration.kit.test_outbox_to_projection import create, projector
 from tests.support.deadline import eventually
+from tests.support.harness import Harness, in_background
 from tests.support.proxy import Proxy
 
 SUCCEEDED_S = 10.0
@@ -122,27 +122,29 @@ async def test_a_leader_whose_work_complains_lets_go(database_url: str) -> None:
 
 @pytest.mark.accept("A3")
 async def test_a_relay_and_a_projector_cut_off_from_the_bus_alone_are_succeeded(
-    house: House,
+    harness: Harness,
 ) -> None:
-    host = house.nats_url.rpartition("@")[2]
+    host = harness.nats_url.rpartition("@")[2]
     async with Proxy(int(host.rpartition(":")[2])) as proxy:
-        url = house.nats_url.replace(host, f"127.0.0.1:{proxy.port}")
+        url = harness.nats_url.replace(host, f"127.0.0.1:{proxy.port}")
         half = await connect(url, "half")
-        behind = House(house.dsn, url, house.database, half)
-        relay, names = Relay(house.dsn, half), projector(behind)
+        behind = Harness(harness.dsn, url, harness.database, half)
+        relay, names = Relay(harness.dsn, half), projector(behind)
         async with in_background(relay.run(), names.run()):
-            await create(house, "agt_1", "one")
+            await create(harness, "agt_1", "one")
 
             async def folded() -> bool:
-                return await house.scalar("SELECT count(*) FROM names") == 1
+                return await harness.scalar("SELECT count(*) FROM names") == 1
 
             await eventually(folded, "the first fold")
-            async with in_background(Relay(house.dsn, house.bus).run(), projector(house).run()):
+            async with in_background(
+                Relay(harness.dsn, harness.bus).run(), projector(harness).run()
+            ):
                 proxy.hold()
-                await create(house, "agt_2", "two")
+                await create(harness, "agt_2", "two")
 
                 async def succeeded() -> bool:
-                    return await house.scalar("SELECT count(*) FROM names") == 2
+                    return await harness.scalar("SELECT count(*) FROM names") == 2
 
                 await eventually(succeeded, "others to take over", seconds=SUCCEEDED_S)
                 proxy.release()

@@ -16,9 +16,9 @@ from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
 from webhost_kit.eventsourcing.relay import Relay
 
-from tests.integration.kit.conftest import House, in_background
 from tests.integration.kit.test_outbox_to_projection import create, fold_names
 from tests.support.deadline import eventually
+from tests.support.harness import Harness, in_background
 
 TYPES = by_name(AgentCreated, AgentUpdated)
 
@@ -39,28 +39,28 @@ class Digestion:
                 await connection.execute(text("SELECT 1 / 0"))
 
 
-def projector(house: House, fold: Digestion, types: object = TYPES) -> Projector:
+def projector(harness: Harness, fold: Digestion, types: object = TYPES) -> Projector:
     return Projector(
-        "names", house.database, house.bus, subjects.EVENTS, ["evt.>"], TYPES, fold.fold
+        "names", harness.database, harness.bus, subjects.EVENTS, ["evt.>"], TYPES, fold.fold
     )
 
 
-async def folded(house: House, expected: int) -> None:
+async def folded(harness: Harness, expected: int) -> None:
     async def holds() -> bool:
-        return await house.scalar("SELECT count(*) FROM names") == expected
+        return await harness.scalar("SELECT count(*) FROM names") == expected
 
     await eventually(holds, f"{expected} names")
 
 
-async def relayed(house: House) -> None:
+async def relayed(harness: Harness) -> None:
     async def empty() -> bool:
-        return await house.scalar("SELECT count(*) FROM outbox") == 0
+        return await harness.scalar("SELECT count(*) FROM outbox") == 0
 
     await eventually(empty, "an empty outbox", seconds=20)
 
 
-async def waiting(house: House) -> list[tuple[str | None, int | None, str]]:
-    async with house.database.transaction() as connection:
+async def waiting(harness: Harness) -> list[tuple[str | None, int | None, str]]:
+    async with harness.database.transaction() as connection:
         return [
             (event.aggregate_id, event.version, event.reason)
             for event in await parked.list_parked(connection, "names")
@@ -68,21 +68,21 @@ async def waiting(house: House) -> list[tuple[str | None, int | None, str]]:
 
 
 @pytest.mark.accept("A6")
-async def test_one_bad_fact_among_many_is_set_aside(house: House) -> None:
-    async with in_background(Relay(house.dsn, house.bus).run()):
+async def test_one_bad_fact_among_many_is_set_aside(harness: Harness) -> None:
+    async with in_background(Relay(harness.dsn, harness.bus).run()):
         for number in range(40):
-            await create(house, f"agt_{number}", "good")
-        await create(house, "agt_bad", "good", "poison", "after", "after that")
+            await create(harness, f"agt_{number}", "good")
+        await create(harness, "agt_bad", "good", "poison", "after", "after that")
         for number in range(40, 80):
-            await create(house, f"agt_{number}", "good")
-        await relayed(house)
+            await create(harness, f"agt_{number}", "good")
+        await relayed(harness)
         digestion = Digestion("poison")
-        names = projector(house, digestion)
+        names = projector(harness, digestion)
         async with in_background(names.run()):
-            await folded(house, 81)
+            await folded(harness, 81)
             assert names.check() is None
             assert names.note() == "3 parked"
-            found = await waiting(house)
+            found = await waiting(harness)
             assert [(one[0], one[1]) for one in found] == [
                 ("agt_bad", 2),
                 ("agt_bad", 3),
@@ -90,23 +90,25 @@ async def test_one_bad_fact_among_many_is_set_aside(house: House) -> None:
             ]
             assert "DivisionByZero" in found[0][2]
             assert found[1][2] == found[2][2] == parked.BEHIND
-            assert await house.scalar("SELECT sum(seen) FROM names") == 81
+            assert await harness.scalar("SELECT sum(seen) FROM names") == 81
 
-            await create(house, "agt_new", "flows")
-            await folded(house, 82)
+            await create(harness, "agt_new", "flows")
+            await folded(harness, 82)
             assert await names.replay_parked() == (0, 3)
             digestion.poison = "nothing"
             assert await names.replay_parked() == (3, 0)
             assert names.note() is None
-            assert await house.scalar("SELECT name FROM names WHERE id = 'agt_bad'") == "after that"
-            assert await house.scalar("SELECT sum(seen) FROM names") == 85
+            assert (
+                await harness.scalar("SELECT name FROM names WHERE id = 'agt_bad'") == "after that"
+            )
+            assert await harness.scalar("SELECT sum(seen) FROM names") == 85
 
 
 @pytest.mark.accept("A6")
-async def test_an_unknown_version_is_parked_and_folded_by_who_knows_it(house: House) -> None:
-    async with in_background(Relay(house.dsn, house.bus).run()):
-        await create(house, "agt_1", "first")
-        await relayed(house)
+async def test_an_unknown_version_is_parked_and_folded_by_who_knows_it(harness: Harness) -> None:
+    async with in_background(Relay(harness.dsn, harness.bus).run()):
+        await create(harness, "agt_1", "first")
+        await relayed(harness)
         newer = Envelope(
             event_id="evt_2",
             aggregate_id="agt_1",
@@ -121,13 +123,13 @@ async def test_an_unknown_version_is_parked_and_folded_by_who_knows_it(house: Ho
             ("secret.set.v1", b"of a kind that this fold is not about"),
             ("agent.deleted.v1", b"known to the contracts, not asked for here"),
         ):
-            await house.bus.js.publish(
+            await harness.bus.js.publish(
                 "evt.usr_1.agent.agt_1", body, headers={subjects.TYPE_HEADER: type_name}
             )
-        await create(house, "agt_2", "flows")
-        async with in_background(projector(house, Digestion("")).run()):
-            await folded(house, 2)
-        assert [(one[0], one[1]) for one in await waiting(house)] == [("agt_1", 2)]
+        await create(harness, "agt_2", "flows")
+        async with in_background(projector(harness, Digestion("")).run()):
+            await folded(harness, 2)
+        assert [(one[0], one[1]) for one in await waiting(harness)] == [("agt_1", 2)]
 
         # What a new version of the service knows, it folds before anything else.
         class AgentRenamed(AgentUpdated, frozen=True, kw_only=True, tag="agent.renamed.v7"):
@@ -135,8 +137,8 @@ async def test_an_unknown_version_is_parked_and_folded_by_who_knows_it(house: Ho
 
         upgraded = Projector(
             "names",
-            house.database,
-            house.bus,
+            harness.database,
+            harness.bus,
             subjects.EVENTS,
             ["evt.>"],
             TYPES | by_name(AgentRenamed),
@@ -145,23 +147,23 @@ async def test_an_unknown_version_is_parked_and_folded_by_who_knows_it(house: Ho
         async with in_background(upgraded.run()):
 
             async def renamed() -> bool:
-                return await house.scalar("SELECT name FROM names WHERE id = 'agt_1'") == "second"
+                return await harness.scalar("SELECT name FROM names WHERE id = 'agt_1'") == "second"
 
             await eventually(renamed, "the parked fact to be folded")
-            assert await waiting(house) == []
+            assert await waiting(harness) == []
 
 
 @pytest.mark.accept("A6")
-async def test_a_fold_that_can_digest_nothing_halts(house: House) -> None:
-    async with in_background(Relay(house.dsn, house.bus).run()):
+async def test_a_fold_that_can_digest_nothing_halts(harness: Harness) -> None:
+    async with in_background(Relay(harness.dsn, harness.bus).run()):
         for number in range(30):
-            await create(house, f"agt_{number}", *["poison"] * 40)
-        await relayed(house)
-        names = projector(house, Digestion("poison"))
+            await create(harness, f"agt_{number}", *["poison"] * 40)
+        await relayed(harness)
+        names = projector(harness, Digestion("poison"))
         async with in_background(names.run()):
 
             async def halted() -> bool:
                 return "halted" in (names.check() or "")
 
             await eventually(halted, "the projection to halt", seconds=30)
-        assert await house.scalar("SELECT count(*) FROM parked_events") <= 1_000
+        assert await harness.scalar("SELECT count(*) FROM parked_events") <= 1_000

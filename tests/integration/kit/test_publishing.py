@@ -8,8 +8,7 @@ from webhost_contracts import subjects
 from webhost_kit.bus.publishing import FEW, Message, publish_together
 from webhost_kit.eventsourcing.relay import Relay
 
-from tests.integration.kit.conftest import House, in_background
-from tests.integration.kit.test_faults import wait_for
+from tests.support.harness import Harness, in_background
 from tests.support.infra import Nats
 
 
@@ -17,45 +16,45 @@ def messages(count: int) -> list[Message]:
     return [Message("usage.usr_1.agt_1", b"%d" % n, {"N": str(n)}) for n in range(count)]
 
 
-async def stored(house: House) -> int:
-    return (await house.bus.js.stream_info(subjects.USAGE)).state.messages
+async def stored(harness: Harness) -> int:
+    return (await harness.bus.js.stream_info(subjects.USAGE)).state.messages
 
 
 @pytest.mark.parametrize("count", [1, FEW, FEW + 1, 1_000, 2_100])
-async def test_all_are_stored_in_order(house: House, count: int) -> None:
-    await publish_together(house.bus, messages(count))
-    assert await stored(house) == count
-    last = await house.bus.js.get_msg(subjects.USAGE, count)
+async def test_all_are_stored_in_order(harness: Harness, count: int) -> None:
+    await publish_together(harness.bus, messages(count))
+    assert await stored(harness) == count
+    last = await harness.bus.js.get_msg(subjects.USAGE, count)
     assert last.headers["N"] == str(count - 1)
 
 
-async def test_a_subject_of_another_stream_refuses_the_batch(house: House) -> None:
+async def test_a_subject_of_another_stream_refuses_the_batch(harness: Harness) -> None:
     mixed = [*messages(FEW), Message("evt.usr_1.agent.agt_1", b"", {})]
     with pytest.raises((NatsError, TimeoutError)):
-        await publish_together(house.bus, mixed)
-    assert await stored(house) == 0
+        await publish_together(harness.bus, mixed)
+    assert await stored(harness) == 0
 
 
 async def test_a_bus_that_is_away_is_a_doubt_within_a_bounded_time(
-    house: House, nats_server: Nats
+    harness: Harness, nats_server: Nats
 ) -> None:
     nats_server.kill()
     try:
         async with asyncio.timeout(10):
             with pytest.raises((NatsError, TimeoutError, OSError)):
-                await publish_together(house.bus, messages(FEW + 1))
+                await publish_together(harness.bus, messages(FEW + 1))
     finally:
         nats_server.start()
 
 
-async def test_the_relay_carries_usage_in_batches(house: House) -> None:
-    async with house.database.transaction() as connection:
+async def test_the_relay_carries_usage_in_batches(harness: Harness) -> None:
+    async with harness.database.transaction() as connection:
         # As the gateway does: its usage facts are in the outbox alone.
         await connection.exec_driver_sql(
             "INSERT INTO outbox (ordering_key, subject, message_id, headers, body)"
             " SELECT 'inv_' || n, 'usage.usr_1.agt_1', 'evt_' || n, '{}', ''"
             " FROM generate_series(1, 300) AS n"
         )
-    async with in_background(Relay(house.dsn, house.bus).run()):
-        await wait_for(house, "SELECT count(*) FROM outbox", 0, "an empty outbox")
-    assert await stored(house) == 300
+    async with in_background(Relay(harness.dsn, harness.bus).run()):
+        await harness.until_scalar("SELECT count(*) FROM outbox", 0, "an empty outbox")
+    assert await stored(harness) == 300

@@ -8,12 +8,12 @@ from webhost_contracts import subjects
 from webhost_kit.bus.reader import Checkpoint, StreamReader
 from webhost_kit.errors import StreamDiverged
 
-from tests.integration.kit.conftest import House, in_background
 from tests.support.deadline import eventually
+from tests.support.harness import Harness, in_background
 
 
-async def position_behind_first(house: House, stream: str) -> Checkpoint:
-    async for batch in StreamReader(house.bus, stream, [">"]).batches(None):
+async def position_behind_first(harness: Harness, stream: str) -> Checkpoint:
+    async for batch in StreamReader(harness.bus, stream, [">"]).batches(None):
         if batch.messages:
             return batch.checkpoint
     raise AssertionError("the reader ended")
@@ -21,24 +21,24 @@ async def position_behind_first(house: House, stream: str) -> Checkpoint:
 
 @pytest.mark.parametrize("headers", [None, {subjects.MESSAGE_ID_HEADER: "evt_1"}])
 async def test_another_message_at_the_same_place_is_noticed(
-    house: House, headers: dict[str, str] | None
+    harness: Harness, headers: dict[str, str] | None
 ) -> None:
-    await house.bus.js.publish("usage.usr_1.agt_1", b'{"eventId":"evt_1"}', headers=headers)
-    taken = await position_behind_first(house, subjects.USAGE)
+    await harness.bus.js.publish("usage.usr_1.agt_1", b'{"eventId":"evt_1"}', headers=headers)
+    taken = await position_behind_first(harness, subjects.USAGE)
     # What stands there after a restore that lost the first message and took another.
-    await house.bus.js.publish("evt.usr_1.agent.agt_1", b'{"eventId":"evt_2"}')
-    there = await position_behind_first(house, subjects.EVENTS)
+    await harness.bus.js.publish("evt.usr_1.agent.agt_1", b'{"eventId":"evt_2"}')
+    there = await position_behind_first(harness, subjects.EVENTS)
     restored = replace(there, message_id=taken.message_id)
 
     with pytest.raises(StreamDiverged):
-        await anext(StreamReader(house.bus, subjects.EVENTS, [">"]).batches(restored))
+        await anext(StreamReader(harness.bus, subjects.EVENTS, [">"]).batches(restored))
 
-    first = await anext(StreamReader(house.bus, subjects.EVENTS, [">"]).batches(there))
+    first = await anext(StreamReader(harness.bus, subjects.EVENTS, [">"]).batches(there))
     assert first.checkpoint == there
 
 
-async def test_after_an_interruption_it_is_usable_once_it_has_caught_up(house: House) -> None:
-    reader = StreamReader(house.bus, subjects.EVENTS, [">"])
+async def test_after_an_interruption_it_is_usable_once_it_has_caught_up(harness: Harness) -> None:
+    reader = StreamReader(harness.bus, subjects.EVENTS, [">"])
     permits = asyncio.Semaphore(1)
     sizes: list[int] = []
 
@@ -49,7 +49,7 @@ async def test_after_an_interruption_it_is_usable_once_it_has_caught_up(house: H
 
     async def state(number: int) -> None:
         for _ in range(number):
-            await house.bus.js.publish("evt.usr_1.agent.agt_1", b"{}")
+            await harness.bus.js.publish("evt.usr_1.agent.agt_1", b"{}")
 
     async with in_background(read()):
 
@@ -65,8 +65,8 @@ async def test_after_an_interruption_it_is_usable_once_it_has_caught_up(house: H
         await eventually(holds_a_batch, "the first message")
         # Its consumer is lost while it is busy, and more is waiting behind.
         await state(5)
-        [consumer] = await house.bus.js.consumers_info(subjects.EVENTS)
-        await house.bus.js.delete_consumer(subjects.EVENTS, consumer.name)
+        [consumer] = await harness.bus.js.consumers_info(subjects.EVENTS)
+        await harness.bus.js.delete_consumer(subjects.EVENTS, consumer.name)
         permits.release()
 
         async def started_anew() -> bool:

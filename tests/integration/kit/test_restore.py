@@ -17,9 +17,9 @@ from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.eventsourcing.store import EventMetadata, append
 
-from tests.integration.kit.conftest import House, in_background
 from tests.integration.kit.test_outbox_to_projection import TYPES
 from tests.support.deadline import eventually
+from tests.support.harness import Harness, in_background
 from tests.support.infra import Postgres
 
 WHO = EventMetadata(actor="test")
@@ -50,8 +50,8 @@ async def name(database: Database, agent: str, after_version: int, text_: str) -
         )
 
 
-def own_facts(house: House, database: Database) -> OwnFacts:
-    return OwnFacts("test", database, house.bus, ["evt.*.agent.*"], TYPES, take_back)
+def own_facts(harness: Harness, database: Database) -> OwnFacts:
+    return OwnFacts("test", database, harness.bus, ["evt.*.agent.*"], TYPES, take_back)
 
 
 async def verified(part: OwnFacts) -> None:
@@ -62,10 +62,10 @@ async def verified(part: OwnFacts) -> None:
 
 
 @asynccontextmanager
-async def serving(house: House, database: Database) -> AsyncIterator[OwnFacts]:
+async def serving(harness: Harness, database: Database) -> AsyncIterator[OwnFacts]:
     """A service on this database: own facts and relay."""
-    part = own_facts(house, database)
-    async with in_background(part.run(), Relay(database.dsn, house.bus).run(), database.run()):
+    part = own_facts(harness, database)
+    async with in_background(part.run(), Relay(database.dsn, harness.bus).run(), database.run()):
         await verified(part)
         yield part
 
@@ -110,85 +110,85 @@ def backup_of(postgres: Postgres, dsn: str) -> str:
 
 @pytest.mark.accept("A1")
 async def test_a_restored_database_takes_its_own_facts_back(
-    house: House, postgres_server: Postgres
+    harness: Harness, postgres_server: Postgres
 ) -> None:
-    async with serving(house, house.database):
-        await name(house.database, "agt_1", 0, "first")
-        await name(house.database, "agt_2", 0, "first")
-        await relayed(house.database)
-    await house.database.close()
-    restored = Database(backup_of(postgres_server, house.dsn))
+    async with serving(harness, harness.database):
+        await name(harness.database, "agt_1", 0, "first")
+        await name(harness.database, "agt_2", 0, "first")
+        await relayed(harness.database)
+    await harness.database.close()
+    restored = Database(backup_of(postgres_server, harness.dsn))
 
-    async with serving(house, house.database):
+    async with serving(harness, harness.database):
         for version in range(1, 6):
-            await name(house.database, "agt_1", version, f"name {version}")
-        await name(house.database, "agt_3", 0, "new")
-        await relayed(house.database)
+            await name(harness.database, "agt_1", version, f"name {version}")
+        await name(harness.database, "agt_3", 0, "new")
+        await relayed(harness.database)
     everything = "SELECT aggregate_id, version, event_id, envelope FROM events ORDER BY 1, 2"
-    lost = await rows(house.database, everything)
-    state = await rows(house.database, "SELECT id, name FROM names ORDER BY id")
+    lost = await rows(harness.database, everything)
+    state = await rows(harness.database, "SELECT id, name FROM names ORDER BY id")
 
-    unverified = own_facts(house, restored)
+    unverified = own_facts(harness, restored)
     with pytest.raises(Unavailable):
         await name(restored, "agt_1", 1, "a second version 2")
     assert unverified.check() is not None
-    async with serving(house, restored):
+    async with serving(harness, restored):
         assert await rows(restored, everything) == lost
         assert await rows(restored, "SELECT id, name FROM names ORDER BY id") == state
         assert await rows(restored, "SELECT count(*) FROM outbox") == [(0,)]
         await name(restored, "agt_1", 6, "goes on")
         await relayed(restored)
-    info = await house.bus.js.stream_info(subjects.EVENTS)
+    info = await harness.bus.js.stream_info(subjects.EVENTS)
     assert info.state.messages == len(lost) + 1
     await restored.close()
 
 
 @pytest.mark.accept("A1")
 async def test_a_database_that_is_restored_under_a_running_service(
-    house: House, postgres_server: Postgres
+    harness: Harness, postgres_server: Postgres
 ) -> None:
-    async with serving(house, house.database):
-        await name(house.database, "agt_1", 0, "first")
-        await relayed(house.database)
-    await house.database.close()
-    backup = backup_of(postgres_server, house.dsn)
-    async with serving(house, house.database) as part:
-        await name(house.database, "agt_1", 1, "second")
-        await relayed(house.database)
-        swap(postgres_server, house.dsn, backup)
+    async with serving(harness, harness.database):
+        await name(harness.database, "agt_1", 0, "first")
+        await relayed(harness.database)
+    await harness.database.close()
+    backup = backup_of(postgres_server, harness.dsn)
+    async with serving(harness, harness.database) as part:
+        await name(harness.database, "agt_1", 1, "second")
+        await relayed(harness.database)
+        swap(postgres_server, harness.dsn, backup)
         with pytest.raises(Unavailable):
             # Its clients find out by this; the version would be one that the stream has.
-            await name(house.database, "agt_1", 1, "another second")
+            await name(harness.database, "agt_1", 1, "another second")
 
         async def has_both() -> bool:
             try:
-                found = await rows(house.database, "SELECT name FROM names")
+                found = await rows(harness.database, "SELECT name FROM names")
             except Unavailable:
                 return False
             return found == [("second",)] and part.check() is None
 
         await eventually(has_both, "the lost fact to be taken back")
-        await name(house.database, "agt_1", 2, "third")
-        await relayed(house.database)
-    info = await house.bus.js.stream_info(subjects.EVENTS)
+        await name(harness.database, "agt_1", 2, "third")
+        await relayed(harness.database)
+    info = await harness.bus.js.stream_info(subjects.EVENTS)
     assert info.state.messages == 3
 
 
 @pytest.mark.accept("A1")
 async def test_two_histories_are_refused_with_one_clear_line(
-    house: House, postgres_server: Postgres
+    harness: Harness, postgres_server: Postgres
 ) -> None:
-    async with serving(house, house.database):
-        await name(house.database, "agt_1", 0, "first")
-        await relayed(house.database)
-    await house.database.close()
-    other = Database(backup_of(postgres_server, house.dsn))
-    async with serving(house, house.database):
-        await name(house.database, "agt_1", 1, "here")
-        await relayed(house.database)
+    async with serving(harness, harness.database):
+        await name(harness.database, "agt_1", 0, "first")
+        await relayed(harness.database)
+    await harness.database.close()
+    other = Database(backup_of(postgres_server, harness.dsn))
+    async with serving(harness, harness.database):
+        await name(harness.database, "agt_1", 1, "here")
+        await relayed(harness.database)
     # What an older version of the service could do: append without looking at the stream.
     await name(other, "agt_1", 1, "there")
-    part = own_facts(house, other)
+    part = own_facts(harness, other)
     async with in_background(part.run()):
 
         async def refuses() -> bool:

@@ -142,6 +142,7 @@ async def test_concurrent_reports_share_publishes(edge: Edge, deployment: Deploy
     assert batches < 100
 
 
+@pytest.mark.accept("6.durable")
 async def test_nothing_acknowledged_is_lost_when_the_bus_dies(
     edge: Edge, deployment: Deployment, nats: Nats
 ) -> None:

@@ -96,6 +96,7 @@ def test_disable_and_delete() -> None:
     assert decisions.delete(agent(requested(1))) == [AgentDeleted()]
 
 
+@pytest.mark.accept("4.versions")
 def test_a_deploy_is_a_new_version_that_knows_the_pointer() -> None:
     it = agent(*live(1), requested(2, revision=1), failed(2))
     assert decisions.request_deployment(it, wish(3), FREE) == [requested(3, revision=1)]
@@ -129,6 +130,7 @@ def test_success_does_not_flip_without_set_as_active() -> None:
     assert decisions.conclude_succeeded(it, "dep_1", KEEP) == [succeeded(1)]
 
 
+@pytest.mark.accept("4.pointer-decision")
 def test_success_does_not_flip_after_another_pointer_decision() -> None:
     it = agent(*live(2), requested(3, revision=2), activated(1, 3, 2, "activate"))
     assert decisions.conclude_succeeded(it, "dep_3", KEEP) == [succeeded(3)]
@@ -144,6 +146,7 @@ def test_of_a_deleted_agent_every_running_deploy_failed() -> None:
     assert decisions.conclude_succeeded(agent(requested(1), DELETED), "dep_1", KEEP) == [ended]
 
 
+@pytest.mark.accept("4.failed-deploy")
 def test_failure_never_touches_the_pointer() -> None:
     it = agent(*live(1), requested(2, revision=1))
     assert decisions.conclude_failed(it, "dep_2", ERROR) == [failed(2)]
@@ -166,6 +169,7 @@ def test_what_is_beyond_the_newest_good_ones_is_retired() -> None:
     ]
 
 
+@pytest.mark.accept("8.retention")
 def test_the_active_one_is_never_retired() -> None:
     facts = [
         *live(5),

@@ -61,6 +61,7 @@ TABLE: list[tuple[str, Sequence[Event], Callable[[Agent], list[Event]], bool]] =
 ]
 
 
+@pytest.mark.accept("4.table")
 @pytest.mark.parametrize(
     ("given", "when", "allowed"), [r[1:] for r in TABLE], ids=[r[0] for r in TABLE]
 )

@@ -93,6 +93,7 @@ def names(events: list[Event]) -> list[str]:
     return [event.type_name().removeprefix("deployment.") for event in events]
 
 
+@pytest.mark.accept("8.steps")
 def test_a_deployment_goes_through_the_steps_in_order() -> None:
     played = Saga()
     played.play(well)
@@ -111,6 +112,7 @@ UNDONE = {
 }
 
 
+@pytest.mark.accept("8.compensation")
 @pytest.mark.parametrize("step", FORWARD)
 def test_a_permanent_failure_is_compensated_once(step: Step) -> None:
     played = Saga()
@@ -122,6 +124,7 @@ def test_a_permanent_failure_is_compensated_once(step: Step) -> None:
     )
 
 
+@pytest.mark.accept("8.retries")
 @pytest.mark.parametrize("step", FORWARD)
 def test_a_step_that_never_succeeds_is_tried_so_often_and_no_more(step: Step) -> None:
     played = Saga()
@@ -140,6 +143,7 @@ def test_a_transient_failure_costs_one_more_try(step: Step) -> None:
     assert played.now_ms == START_MS + saga.FIRST_DELAY_MS
 
 
+@pytest.mark.accept("8.deletion")
 @pytest.mark.parametrize("done", range(len(FORWARD) + 1))
 def test_a_deletion_stops_a_deployment_at_the_next_step(done: int) -> None:
     played = Saga()
@@ -200,6 +204,7 @@ def test_a_compensation_that_gets_nowhere_does_not_keep_the_deployment_deploying
     assert played.now_ms - START_MS < saga.NO_PROGRESS_MS
 
 
+@pytest.mark.accept("4.no-progress")
 def test_fifteen_minutes_without_progress_are_the_end() -> None:
     state = replace(begun(), done=(Step.VALIDATE,), progress_at_ms=START_MS)
     last = START_MS + saga.NO_PROGRESS_MS

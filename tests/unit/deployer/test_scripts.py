@@ -25,6 +25,7 @@ def bundle(*names: str) -> Bundle:
     return Bundle(modules=tuple(Module(name=name, content="export default {}") for name in names))
 
 
+@pytest.mark.accept("8.scripts")
 def test_an_agents_script() -> None:
     script = scripts.agent_script(begun(), bundle("index.mjs"), b"k" * 32, AROUND)
     assert re.fullmatch(r"[a-z0-9-]{1,63}", script.name)

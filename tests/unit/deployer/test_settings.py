@@ -30,6 +30,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, **changes: str) -> Settings:
     return load(Settings, "webhost-deployer")
 
 
+@pytest.mark.accept("8.routing")
 def test_both_ways_of_routing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(monkeypatch).routing == WorkersDev("me")
     assert loaded(monkeypatch, **ROUTED).routing == CustomDomain("w.example", "zone")

@@ -22,6 +22,7 @@ TIER = Entitlements(
 )
 
 
+@pytest.mark.accept("5.shape")
 @pytest.mark.parametrize(
     ("body", "path"),
     [
@@ -129,12 +130,14 @@ def test_another_users_agent_looks_like_none() -> None:
     assert refusals[0] == refusals[1]
 
 
+@pytest.mark.accept("4.pointer")
 def test_the_pointer_alone_decides() -> None:
     routes = table(Agent(1, "usr_1", deployment_id="dep_1"), Deployment(2, "cloudflare", URL))
     routes.deployments["dep_2"] = Deployment(9, "cloudflare", "https://newer.example/")
     assert decisions.target_of(routes, "usr_1", "agt_1").invoke_url == URL
 
 
+@pytest.mark.accept("7.tiers")
 def test_the_tier_gates_the_provider() -> None:
     decisions.check_tier("cloudflare", TIER)
     with pytest.raises(LimitExceeded) as refused:

@@ -12,6 +12,7 @@ from webhost_kit.keys import MasterKeys, base64url, parse_signers, public_keys
 SEED = base64url(bytes(range(32)))
 
 
+@pytest.mark.accept("6.keys")
 def test_a_telemetry_key_depends_on_version_deployment_and_generation() -> None:
     masters = MasterKeys.parse(f"1:{SEED},2:{base64url(bytes(32))}")
     keys = {

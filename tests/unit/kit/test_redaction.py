@@ -6,6 +6,7 @@ from webhost_kit.process.observability import REDACTED, redact, redact_text
 SECRET = "sk-live-0123456789abcdef"
 
 
+@pytest.mark.accept("4.secrets")
 @pytest.mark.parametrize(
     "text",
     [

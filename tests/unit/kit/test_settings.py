@@ -53,5 +53,6 @@ def test_crash_points_are_refused_outside_of_the_local_stack(
     assert load(ServiceSettings, "webhost-test").webhost_local_stack
 
 
+@pytest.mark.accept("4.secrets")
 def test_settings_print_no_secret(environment: pytest.MonkeyPatch) -> None:
     assert "hidden" not in repr(load(ServiceSettings, "webhost-test"))

@@ -94,6 +94,7 @@ def test_an_unusable_deployment_header_is_a_bad_credential(deployment_id: str | 
         decisions.credentials(deployment_id, b"v1=00")
 
 
+@pytest.mark.accept("6.credentials")
 def test_all_bad_credentials_look_the_same() -> None:
     raw = body()
     refused = [
@@ -172,17 +173,20 @@ def test_a_foreign_attribution_is_refused(changes: dict[str, Any]) -> None:
     assert one.details == {"reason": "attribution_mismatch"}
 
 
+@pytest.mark.accept("6.window")
 @pytest.mark.parametrize("offset", [-OLDEST_MS, 0, NEWEST_MS])
 def test_the_time_window_includes_its_ends(offset: int) -> None:
     assert decide(body(timestampMs=NOW + offset)).timestamp_ms == NOW + offset
 
 
+@pytest.mark.accept("6.window")
 @pytest.mark.parametrize("offset", [-OLDEST_MS - 1, NEWEST_MS + 1])
 def test_outside_of_the_time_window_is_refused(offset: int) -> None:
     one = problem(body(timestampMs=NOW + offset))
     assert one.details["issues"][0]["path"] == ["timestampMs"]
 
 
+@pytest.mark.accept("6.order")
 def test_the_order_of_the_checks() -> None:
     """Each step mends the first thing that is wrong; the next one shows."""
     late = NOW + NEWEST_MS + 1

@@ -1,0 +1,92 @@
+"""Telemetry reports that a test posts itself, until each is acknowledged."""
+
+import random
+import secrets
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import msgspec
+from webhost_kit.clock import now_ms
+
+from tests.support.keys import StackKeys
+from tests.support.stack import Stack
+
+_PACE_S = 0.3
+_AGAIN_AFTER_S = 0.1
+_PATIENCE_S = 60
+# The list in which each is looked for afterwards has room for a hundred, calls included.
+_MOST = 20
+_MOST_TOKENS = 5_000
+
+
+class Reports:
+    """Reports as a deployment's Worker would post them, one after the other until the block ends.
+
+    `acknowledged` is what was answered 202, by event id: how many tokens it states. Each report
+    is posted, unchanged, until it is: none is in doubt afterwards.
+    """
+
+    def __init__(self, stack: Stack, deployment: dict[str, Any], chance: random.Random) -> None:
+        self.acknowledged: dict[str, int] = {}
+        self._stack = stack
+        self._keys = StackKeys(stack)
+        self._deployment = deployment
+        self._chance = chance
+        self._stop = threading.Event()
+        self._problem: str | None = None
+        self._thread = threading.Thread(target=self._post_on, daemon=True)
+
+    def __enter__(self) -> "Reports":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=_PATIENCE_S + 10)
+        assert not self._thread.is_alive(), "a report hangs"
+        assert self._problem is None, self._problem
+
+    def _post_on(self) -> None:
+        with httpx.Client(timeout=10) as http:
+            while not self._stop.wait(_PACE_S) and self._problem is None:
+                if len(self.acknowledged) < _MOST:
+                    self._post(http)
+
+    def _post(self, http: httpx.Client) -> None:
+        event_id, tokens = f"own-{secrets.token_hex(8)}", self._chance.randint(1, _MOST_TOKENS)
+        deployment = self._deployment
+        body = msgspec.json.encode(
+            {
+                "userId": deployment["userId"],
+                "agentId": deployment["agentId"],
+                "deploymentId": deployment["id"],
+                "runtimeProvider": deployment["runtimeProvider"],
+                "timestampMs": now_ms(),
+                "eventId": event_id,
+                "requests": 1,
+                "llmTokens": tokens,
+                "computeMs": 1,
+                "errors": 0,
+            }
+        )
+        url = f"{self._stack.origin}/v1/telemetry/report"
+        headers = self._keys.report_headers(deployment["id"], body)
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            said = "no answer"
+            with suppress(httpx.TransportError):
+                answer = http.post(url, content=body, headers=headers)
+                if answer.status_code == 202:
+                    self.acknowledged[event_id] = tokens
+                    return
+                said = f"{answer.status_code} {answer.text}"
+                if answer.status_code < 500:
+                    self._problem = f"a good report was refused: {said}"
+                    return
+            if time.monotonic() > deadline:
+                self._problem = f"not acknowledged in {_PATIENCE_S} s: {said}"
+                return
+            time.sleep(_AGAIN_AFTER_S)
