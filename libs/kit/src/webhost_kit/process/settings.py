@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    Field,
+    PositiveFloat,
     SecretStr,
     ValidationError,
     WithJsonSchema,
@@ -91,10 +91,10 @@ class ServiceSettings(BaseSettings):
 
 
 class LongestCall(ServiceSettings):
-    """For a service that reckons with how long a call of an agent may take, in seconds."""
+    """How long a call to an agent may take."""
 
-    longest_call_s: Annotated[float, Field(gt=0)] = 60
-    """Seconds that a call of an agent may take; the same for gateway, api and billing."""
+    longest_call_s: PositiveFloat = 60.0
+    """Seconds that a call may take; the same for gateway, api and billing."""
 
 
 class UserFacingSettings(ServiceSettings):
