@@ -15,7 +15,7 @@ from webhost_contracts.rpc import (
 
 from webhost_cli import bus, output
 from webhost_cli.options import JsonOption, StackOption
-from webhost_cli.rebuild import rebuild as ask_to_rebuild
+from webhost_cli.rebuild import rebuild as request_rebuild
 
 _COUNTERS = Counters.__struct_fields__
 
@@ -53,10 +53,10 @@ def rebuild(
     ) as bar:
         task = bar.add_task("", total=None)
 
-        def tell(line: RebuildProgress) -> None:
+        def show(line: RebuildProgress) -> None:
             bar.update(task, completed=line.processed, total=line.total)
 
-        result = bus.run(_rebuild(url, request, tell))
+        result = bus.run(_rebuild(url, request, show))
     if as_json:
         output.print_json(result)
     else:
@@ -64,10 +64,10 @@ def rebuild(
 
 
 async def _rebuild(
-    url: str, request: RebuildRequest, tell: Callable[[RebuildProgress], None]
+    url: str, request: RebuildRequest, show: Callable[[RebuildProgress], None]
 ) -> RebuildProgress:
     async with bus.connected(url) as client:
-        return await ask_to_rebuild(client, request, tell)
+        return await request_rebuild(client, request, show)
 
 
 def _show(result: RebuildProgress) -> None:
@@ -80,7 +80,7 @@ def _show(result: RebuildProgress) -> None:
     count = len(result.differences)
     found = f"rows that differ: {count}" if count else "no difference"
     swapped = "the rebuilt usage is in force" if result.swapped else "nothing was changed"
-    typer.echo(f"{result.processed} events replayed: {found}; {swapped}")
+    typer.echo(f"{result.processed} messages replayed: {found}; {swapped}")
 
 
 def _rows(difference: Difference) -> list[tuple[object, ...]]:

@@ -12,13 +12,13 @@ from webhost_contracts.rpc import RebuildProgress, RebuildRequest
 from webhost_cli.errors import CommandError, ExitCode
 
 SILENCE_S = 60.0
-"""How long billing may say nothing before we take it to be gone."""
+"""How long billing may say nothing before it is taken to be gone."""
 
 
 async def rebuild(
-    client: Client, request: RebuildRequest, tell: Callable[[RebuildProgress], None]
+    client: Client, request: RebuildRequest, show: Callable[[RebuildProgress], None]
 ) -> RebuildProgress:
-    """Return the last line, with the differences of all lines in it; `tell` hears every line.
+    """Return the last line, with the differences of all lines in it; `show` gets every line.
 
     Raises CommandError when billing refuses, or goes silent.
     """
@@ -31,14 +31,14 @@ async def rebuild(
             async with asyncio.timeout(SILENCE_S):
                 reply = await replies.next_msg(timeout=SILENCE_S)
         except TimeoutError as error:
-            message = "billing says nothing any more; the dry run tells what it has done"
+            message = "billing has gone silent; a dry run shows what is in force"
             raise CommandError(message, ExitCode.UNAVAILABLE) from error
         if reply.headers and reply.headers.get("Status") == "503":
             raise NoRespondersError
         line = wire.decode(reply.data, RebuildProgress)
         if line.refused is not None:
             raise CommandError(f"refused: {line.refused}")
-        tell(line)
+        show(line)
         before = () if seen is None else seen.differences
         seen = msgspec.structs.replace(line, differences=before + line.differences)
     return seen

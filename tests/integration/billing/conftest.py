@@ -1,5 +1,6 @@
-"""A real billing process, and the facts that its owners state on the bus."""
+"""A real billing process, and the packets of facts that their owners send."""
 
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
-from nats.js.errors import KeyNotFoundError
+from nats.js.errors import KeyNotFoundError, NotFoundError
 from psycopg.rows import dict_row
-from webhost_billing.projection import NAME
+from webhost_billing.projection import checkpoint_name
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import Envelope, InvocationFinished, TelemetryAccepted
+from webhost_contracts.events.packets import PACKET, pack
 from webhost_contracts.periods import period_key
 from webhost_contracts.rpc import (
     RebuildProgress,
@@ -26,7 +28,7 @@ from webhost_kit.clock import now_ms
 
 from tests.support.deadline import eventually
 from tests.support.service import ServiceProcess, service
-from tests.support.stating import envelope, state
+from tests.support.stating import envelope
 
 AT_MS = now_ms()
 PERIOD = period_key(AT_MS)
@@ -34,7 +36,7 @@ ALICE, BOB = ids.user_id("test", "alice"), ids.user_id("test", "bob")
 
 
 def call(user_id: str, number: int, **changes: Any) -> tuple[str, Envelope]:
-    """The gateway's fact about call `number`, with its subject."""
+    """The gateway's fact about call `number`, with the subject of its packet."""
     fact = InvocationFinished(
         agent_id="agt_a",
         deployment_id=f"dep_{user_id}",
@@ -45,11 +47,12 @@ def call(user_id: str, number: int, **changes: Any) -> tuple[str, Envelope]:
         wall_ms=100,
     )
     fact = msgspec.structs.replace(fact, **changes)
-    return subjects.usage(user_id, "agt_a"), envelope(user_id, f"inv_{number}", fact, at_ms=AT_MS)
+    stated = envelope(user_id, f"inv_{number}", fact, at_ms=AT_MS)
+    return subjects.usage_packets(subjects.partition_of(user_id), subjects.GATEWAY), stated
 
 
 def telemetry(user_id: str, number: int, **changes: Any) -> tuple[str, Envelope]:
-    """The Worker's report of call `number`, with its subject."""
+    """The Worker's report of call `number`, with the subject of its packet."""
     fact = TelemetryAccepted(
         agent_id="agt_a",
         deployment_id=f"dep_{user_id}",
@@ -66,7 +69,14 @@ def telemetry(user_id: str, number: int, **changes: Any) -> tuple[str, Envelope]
     )
     fact = msgspec.structs.replace(fact, **changes)
     stated = envelope(user_id, f"evt_{number}", fact, at_ms=AT_MS + 5)
-    return subjects.usage(user_id, "agt_a"), stated
+    partition = subjects.partition_of(user_id)
+    return subjects.usage_packets(partition, subjects.TELEMETRY_INGEST), stated
+
+
+async def send_packet(bus: Bus, subject: str, facts: Sequence[Envelope]) -> None:
+    """Publish a packet and wait until it is stored."""
+    body = pack(wire.encode(fact) for fact in facts)
+    await bus.js.publish(subject, body, headers={subjects.TYPE_HEADER: PACKET})
 
 
 @dataclass
@@ -83,17 +93,32 @@ class Billing:
         await self.caught_up()
 
     async def state(self, *facts: tuple[str, Envelope]) -> None:
-        for subject, stated in facts:
-            await state(self.bus, subject, stated)
+        """Send these facts in packets: what follows each other and goes the same way together."""
+        for subject, together in itertools.groupby(facts, key=lambda fact: fact[0]):
+            await send_packet(self.bus, subject, [envelope for _, envelope in together])
 
     async def caught_up(self) -> None:
-        last = (await self.bus.js.stream_info(subjects.USAGE)).state.last_seq
+        for partition in range(subjects.PARTITIONS):
+            await self._folded(partition)
+
+    async def _folded(self, partition: int) -> None:
+        try:
+            last = await self.bus.js.get_last_msg(
+                subjects.USAGE, subjects.usage_partition(partition)
+            )
+        except NotFoundError:
+            return
 
         async def folded() -> bool:
-            rows = self.rows("SELECT sequence FROM checkpoints WHERE name = %s", NAME)
-            return bool(rows) and rows[0]["sequence"] >= last
+            return self.checkpoint(partition) >= (last.seq or 0)
 
-        await eventually(folded, f"everything up to {last} to be folded", seconds=20)
+        await eventually(folded, f"partition {partition} to be folded", seconds=20)
+
+    def checkpoint(self, partition: int) -> int:
+        rows = self.rows(
+            "SELECT sequence FROM checkpoints WHERE name = %s", checkpoint_name(partition)
+        )
+        return rows[0]["sequence"] if rows else 0
 
     async def usage(self, user_id: str, period: str = PERIOD) -> UsageReply:
         request = UsageRequest(user_id=user_id, period_key=period)
@@ -131,7 +156,7 @@ class Billing:
 
     def folded(self) -> Sequence[str]:
         """Every row that is a fold of USAGE, byte for byte, without its generation."""
-        tables = ("reports", "usage_events", "billing_usage")
+        tables = ("invocations", "usage_events", "billing_usage")
         return [
             f"{table} {row['line']}"
             for table in tables

@@ -1,12 +1,15 @@
 """A rebuild is honest: it names what differs, mends it, and is byte for byte what was folded."""
 
 import asyncio
+import contextlib
 import random
 from pathlib import Path
 
 import psycopg
 import pytest
-from webhost_contracts import subjects
+from webhost_billing import statements
+from webhost_billing.projection import checkpoint_name
+from webhost_contracts import ids, subjects
 from webhost_contracts.rpc import Difference
 
 from tests.integration.billing.conftest import ALICE, AT_MS, BOB, PERIOD, Billing, call, telemetry
@@ -69,7 +72,7 @@ async def no_other_generations(billing: Billing) -> None:
     async def gone() -> bool:
         found = {
             row["generation"]
-            for table in ("reports", "usage_events", "billing_usage")
+            for table in ("invocations", "usage_events", "billing_usage")
             for row in billing.rows(f"SELECT DISTINCT generation FROM {table}")
         }
         return found == {billing.rows("SELECT live FROM generations")[0]["live"]}
@@ -82,9 +85,10 @@ async def test_missing_and_foreign_rows_are_differences_too(billing: Billing) ->
     before = billing.folded()
     billing.execute(f"DELETE FROM billing_usage WHERE user_id = '{BOB}'")
     billing.execute(
-        "INSERT INTO billing_usage SELECT generation, 'usr_x', period_key, runtime_provider,"
-        " reports, requests, llm_tokens, compute_ms, tool_calls, errors, cost_picodollars,"
-        f" updated_at_ms FROM billing_usage WHERE user_id = '{ALICE}' AND period_key = '{PERIOD}'"
+        "INSERT INTO billing_usage SELECT generation, partition, 'usr_x', period_key,"
+        " runtime_provider, invocations, requests, llm_tokens, compute_ms, tool_calls, errors,"
+        " cost_picodollars, updated_at_ms FROM billing_usage"
+        f" WHERE user_id = '{ALICE}' AND period_key = '{PERIOD}'"
     )
     found = (await billing.rebuild())[-1].differences
     assert {(one.user_id, one.live is None, one.rebuilt is None) for one in found} == {
@@ -117,6 +121,26 @@ async def test_a_rebuild_beside_live_folding(billing: Billing) -> None:
     assert (await billing.rebuild(dry_run=True))[-1].differences == ()
 
 
+async def test_a_swap_waits_for_the_folds_that_are_under_way(billing: Billing) -> None:
+    await some_usage(billing)
+
+    async def waits() -> bool:
+        return bool(
+            billing.rows(
+                "SELECT 1 FROM pg_locks WHERE relation = 'generations'::regclass AND NOT granted"
+                " AND mode = 'ExclusiveLock'"
+            )
+        )
+
+    with psycopg.connect(billing.dsn) as fold:
+        fold.execute(str(statements.HOLD_GENERATION).encode())
+        rebuild = asyncio.create_task(billing.rebuild())
+        await eventually(waits, "the swap to wait", seconds=15)
+        assert billing.rows("SELECT live FROM generations") == [{"live": 1}]
+    assert (await rebuild)[-1].swapped
+    assert billing.rows("SELECT live FROM generations") == [{"live": 2}]
+
+
 async def test_only_one_rebuild_runs_at_a_time(billing: Billing) -> None:
     await some_usage(billing)
     with psycopg.connect(billing.dsn) as another:
@@ -127,7 +151,25 @@ async def test_only_one_rebuild_runs_at_a_time(billing: Billing) -> None:
     assert (await billing.rebuild())[-1].swapped
 
 
-@pytest.mark.parametrize("point", ["rebuild.folded", "rebuild.swapping"])
+def rebuilding(billing: Billing) -> list[int]:
+    """The processes that fold for a rebuild of this test's billing."""
+    found: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command, environment = ((process / name).read_text() for name in ("cmdline", "environ"))
+            if "webhost_billing.refolding" in command and billing.dsn in environment:
+                found.append(int(process.name))
+    return found
+
+
+async def no_more_rebuilding(billing: Billing) -> None:
+    async def gone() -> bool:
+        return not rebuilding(billing)
+
+    await eventually(gone, "the processes of the rebuild to end")
+
+
+@pytest.mark.parametrize("point", ["rebuild.progress", "rebuild.swapping"])
 async def test_a_rebuild_that_dies_leaves_nothing(
     billing: Billing, tmp_path: Path, point: str
 ) -> None:
@@ -137,12 +179,56 @@ async def test_a_rebuild_that_dies_leaves_nothing(
     inbox = billing.bus.client.new_inbox()
     await billing.bus.client.publish(subjects.RPC_REBUILD, b"{}", reply=inbox)
     assert billing.process.process is not None
-    await billing.process.process.wait()
+    async with asyncio.timeout(20):
+        await billing.process.process.wait()
     assert billing.folded() == before
+    await no_more_rebuilding(billing)
     await billing.process.start()
     await no_other_generations(billing)
     assert billing.folded() == before
     assert (await billing.rebuild())[-1].done
+
+
+async def test_a_process_of_a_rebuild_that_dies_leaves_nothing(
+    billing: Billing, tmp_path: Path
+) -> None:
+    await some_usage(billing)
+    before = billing.folded()
+    (tmp_path / "crash").write_text("rebuild.folded")
+    last = (await billing.rebuild())[-1]
+    assert (last.done, last.refused) == (False, "a process of the rebuild died")
+    assert billing.folded() == before
+    await no_more_rebuilding(billing)
+    await no_other_generations(billing)
+    assert (await billing.rebuild())[-1].swapped
+    assert billing.folded() == before
+
+
+async def test_every_partition_is_rebuilt(billing: Billing) -> None:
+    users = [ids.user_id("test", f"user {number}") for number in range(60)]
+    assert len({subjects.partition_of(user) for user in users}) == subjects.PARTITIONS
+    facts = [call(user, number) for user in users for number in range(3)]
+    facts += [telemetry(user, number) for user in users for number in range(2)]
+    random.Random(4).shuffle(facts)
+    await billing.tell(*facts)
+    before = billing.folded()
+    last = (await billing.rebuild())[-1]
+    assert (last.swapped, last.differences) == (True, ())
+    assert last.processed == (await billing.bus.js.stream_info(subjects.USAGE)).state.messages
+    assert billing.folded() == before
+
+
+async def test_a_partition_may_stand_beyond_its_last_message(billing: Billing) -> None:
+    await billing.tell(call(BOB, 1), call(ALICE, 1), call(ALICE, 2))
+    last = (await billing.bus.js.stream_info(subjects.USAGE)).state.last_seq
+    name = checkpoint_name(subjects.partition_of(BOB))
+    moved = billing.execute(
+        f"UPDATE checkpoints SET sequence = {last}, message_id = NULL WHERE name = '{name}'"
+    )
+    assert moved == 1
+    assert (await billing.rebuild())[-1].swapped
+    await billing.tell(call(BOB, 2))
+    assert (await billing.usage(BOB)).usage == counters(2, 0)
 
 
 async def test_what_cannot_be_rebuilt_is_refused(billing: Billing) -> None:

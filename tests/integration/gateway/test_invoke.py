@@ -194,14 +194,14 @@ async def test_budgets_follow_what_billing_charged(
     agent = await harness.agent()
     await harness.until_answers(gateway, agent)
     period = period_key(now_ms())
-    totals = Totals(tokens=tokens, compute_ms=compute_ms, generation=1, checkpoint=9)
+    totals = Totals(tokens=tokens, compute_ms=compute_ms, generation=1, sequence=9)
     await harness.charge(agent, totals, period)
     body = await harness.until_answers(gateway, agent, 402)
     details = body["error"]["details"]
     assert (details["limitType"], details["periodKey"]) == (over, period)
     assert details["current"] == details["limit"]
     calls = len(harness.worker.calls)
-    await harness.charge(agent, Totals(tokens=0, compute_ms=0, generation=1, checkpoint=8), period)
+    await harness.charge(agent, Totals(tokens=0, compute_ms=0, generation=1, sequence=8), period)
     marker = await harness.agent()
     await harness.charge(marker, totals, period)
     await harness.until_answers(gateway, marker, 402)

@@ -59,7 +59,7 @@ async def test_a_restored_database_does_not_give_the_plan_again(
         answers = await at_once(harness, [gateway], agent, 30)
         assert answers == {"200": 18, "requests": 12}
         period = period_key(now_ms())
-        totals = Totals(tokens=0, compute_ms=0, generation=1, checkpoint=1, requests=20)
+        totals = Totals(tokens=0, compute_ms=0, generation=1, sequence=1, requests=20)
         await harness.charge(agent, totals, period)
 
         alone(postgres_server, database, "ALTER DATABASE {0} RENAME TO {1}", replaced)

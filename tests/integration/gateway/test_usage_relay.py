@@ -137,7 +137,7 @@ def test_a_packet_is_not_larger_than_a_message_may_be() -> None:
 async def test_totals_of_past_periods_are_dropped(bus: Bus) -> None:
     watch = TotalsWatch(bus)
     kv = await bus.js.key_value(subjects.TOTALS_BUCKET)
-    totals = wire.encode(Totals(tokens=1, compute_ms=1, generation=1, checkpoint=1, requests=7))
+    totals = wire.encode(Totals(tokens=1, compute_ms=1, generation=1, sequence=1, requests=7))
     current = period_key(now_ms())
     for period in ("2000-01", current):
         await kv.put(subjects.totals_key("usr_1", period), totals)

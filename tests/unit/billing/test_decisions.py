@@ -2,7 +2,7 @@
 
 import pytest
 from webhost_billing.decisions import Account, Refused, set_tier
-from webhost_billing.model import report_key, usage_report_of
+from webhost_billing.model import invocation_key, usage_report_of
 from webhost_contracts import ids
 from webhost_contracts.events import InvocationFinished, TelemetryAccepted, TierChanged
 
@@ -50,7 +50,8 @@ def test_both_reports_of_an_invocation_meet_under_one_key() -> None:
     )
     gateway = usage_report_of(envelope(USER, "inv_a", invocation), invocation)
     worker = usage_report_of(envelope(USER, "evt_a", telemetry), telemetry)
-    assert gateway.key == worker.key == report_key("dep_a", "event:inv_a")
-    assert worker.key != report_key("dep_b", "event:inv_a")
-    assert worker.report.trace_id == "a\N{REPLACEMENT CHARACTER}b"
+    assert gateway.key == worker.key == invocation_key(USER, "dep_a", "event:inv_a")
+    assert worker.key != invocation_key(USER, "dep_b", "event:inv_a")
+    assert worker.key != invocation_key(ids.user_id("test", "b"), "dep_a", "event:inv_a")
+    assert worker.invocation.trace_id == "a\N{REPLACEMENT CHARACTER}b"
     assert worker.provider == b'{"a":"\\u0000"}'

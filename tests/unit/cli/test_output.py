@@ -77,7 +77,7 @@ def test_a_difference_names_the_counters_that_differ(capsys: pytest.CaptureFixtu
     billing._show(result)
     _, row, summary = capsys.readouterr().out.splitlines()
     assert row.split() == ["usr_1", "2026-11", "cloudflare", "requests", "3", "2"]
-    assert summary == "2 events replayed: rows that differ: 1; nothing was changed"
+    assert summary == "2 messages replayed: rows that differ: 1; nothing was changed"
 
 
 def test_a_failed_deployment_names_step_endpoint_and_message() -> None:

@@ -150,7 +150,7 @@ def test_the_tier_gates_the_provider() -> None:
     [(99, 999, None), (100, 0, "tokens"), (250, 0, "tokens"), (0, 1000, "computeMs")],
 )
 def test_budgets(tokens: int, compute_ms: int, over: str | None) -> None:
-    totals = Totals(tokens=tokens, compute_ms=compute_ms, generation=1, checkpoint=1)
+    totals = Totals(tokens=tokens, compute_ms=compute_ms, generation=1, sequence=1)
     unlimited = msgspec.structs.replace(TIER, tokens=None, compute_ms=None)
     decisions.check_budgets(unlimited, totals, "2026-11")
     decisions.check_budgets(TIER, None, "2026-11")

@@ -110,5 +110,5 @@ def _rebuild(narrator: Narrator, status: Status, *, dry_run: bool) -> RebuildPro
             return await rebuild(client, request, lambda _: None)
 
     result = bus.run(work())
-    narrator.got(f"{result.processed} of {result.total} events replayed")
+    narrator.got(f"{result.processed} of {result.total} messages replayed")
     return result

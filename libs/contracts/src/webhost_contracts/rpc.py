@@ -1,4 +1,4 @@
-"""What services ask each other over request/reply, with a short timeout.
+"""Requests between services and their replies, with a short timeout.
 
 When the other side is away, that one answer is UNAVAILABLE and the rest works.
 """
@@ -8,7 +8,7 @@ from webhost_contracts.wire import Wire
 
 
 class UsageRequest(Wire, frozen=True, kw_only=True):
-    """What has this user used in this period?"""
+    """What a user used in a period."""
 
     user_id: str
     period_key: str
@@ -34,7 +34,7 @@ class UsageReply(Wire, frozen=True, kw_only=True):
 
 
 class RecentEventsRequest(Wire, frozen=True, kw_only=True):
-    """Which calls of this user were counted lately, newest first?"""
+    """Which calls of a user were counted lately, newest first."""
 
     user_id: str
     agent_id: str | None = None
@@ -104,7 +104,10 @@ class Difference(Wire, frozen=True, kw_only=True):
 
 
 class RebuildProgress(Wire, frozen=True, kw_only=True):
-    """One line of a rebuild's answer; the last one has `done` or `refused`."""
+    """One line of a rebuild's answer; the last one has `done` or `refused`.
+
+    `processed` and `total` count messages of the stream, over all processes that fold it.
+    """
 
     processed: int
     total: int

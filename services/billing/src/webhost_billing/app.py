@@ -1,19 +1,29 @@
 """The composition root: the one place where adapters meet handlers."""
 
+from collections.abc import AsyncIterator
+
+from webhost_contracts import subjects
 from webhost_contracts.entitlements import load_tiers
+from webhost_contracts.events import TierChanged
+from webhost_contracts.events.base import by_name
+from webhost_contracts.maintenance import RepublishProgress
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
+from webhost_kit.eventsourcing.republish import republish
+from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
-from webhost_billing import projection
-from webhost_billing.charging import load_prices
-from webhost_billing.handlers import Handlers
+from webhost_billing.handlers import Handlers, take_back
+from webhost_billing.projection import UsageProjection
 from webhost_billing.rebuild import Rebuilder
 from webhost_billing.settings import Settings
 from webhost_billing.subscribers import RebuildRequests, register
-from webhost_billing.totals import TotalsPublisher
+
+OWN_FACTS = [subjects.events_of_kind(TierChanged.kind())]
+OWN_TYPES = by_name(TierChanged)
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -21,12 +31,19 @@ async def compose(service: Service, settings: Settings) -> None:
     nats_url = settings.nats_url.get_secret_value()
     bus = service.add("bus", await connect(nats_url, service.name))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
-    prices = load_prices(settings.webhost_prices_file)
-    totals = service.add("totals", TotalsPublisher(database, bus))
-    service.add("projection", projection.projector(database, bus, prices, totals.wake))
+    own = service.add(
+        "own-facts", OwnFacts(service.name, database, bus, OWN_FACTS, OWN_TYPES, take_back)
+    )
+    projection = service.add("projection", UsageProjection(database, bus, settings.rules()))
     service.add("relay", Relay(database.dsn, bus))
-    rebuilder = Rebuilder(database, bus, prices, totals.wake)
+    rebuilder = Rebuilder(database, bus, projection.swapped)
     service.work("cleanup", rebuilder.clean_up)
+
+    def put_back(dry_run: bool) -> AsyncIterator[RepublishProgress]:
+        return republish(database, bus, OWN_FACTS, OWN_TYPES, dry_run=dry_run)
+
+    projectors = [own.projector, *projection.projectors.values()]
+    service.add("maintenance", Maintenance(service.name, bus, database, projectors, put_back))
     rebuilds = service.add("rebuilds", RebuildRequests(bus, rebuilder))
     requests = service.add("requests", RequestServer(nats_url, service.name))
     register(requests, Handlers(database, load_tiers(settings.webhost_tiers_file)), rebuilds)

@@ -8,12 +8,20 @@
 
 Where the gateway died under the call, wall time is unknown: the Worker's compute then counts up
 to the longest call there can be, plus that second.
+
+A charge is kept with the invocation. When the other side reports, what was charged is taken back
+as it was and the whole invocation is charged by the rules in force then, once. So a change of
+rules never makes a total wrong; calls that were complete before it keep what they were charged.
+A rebuild charges every call by the rules in force when it runs. The price book is append-only and
+goes by the time of the call, so new prices do not change what a rebuild comes to; another longest
+call does, for calls whose gateway died, and the rebuild shows it.
 """
 
 import bisect
 import itertools
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -22,10 +30,9 @@ import msgspec
 from webhost_contracts.periods import period_key
 from webhost_contracts.rpc import Counters
 
-from webhost_billing.model import Report
+from webhost_billing.model import Invocation
 
 SLACK_MS = 1_000
-LONGEST_CALL_MS = 60_000
 PICO_PER_MICRO = 1_000_000
 
 
@@ -68,6 +75,15 @@ class PriceBook:
         )
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What a charge depends on beside the invocation itself."""
+
+    prices: PriceBook
+    longest_call_ms: int
+    """How long a call can last at most: LONGEST_CALL_S, which gateway, api and billing share."""
+
+
 class UsageRow(msgspec.Struct, frozen=True, order=True):
     """Which row of usage a charge belongs to."""
 
@@ -83,24 +99,26 @@ class Charge(msgspec.Struct, frozen=True):
     counters: Counters
 
 
-def charge(report: Report, prices: PriceBook) -> Charge:
+def charge(invocation: Invocation, rules: Rules) -> Charge:
     """Return what this invocation adds, as far as it is known."""
-    gateway, worker = report.gateway, report.worker
+    gateway, worker = invocation.gateway, invocation.worker
     tokens = worker.llm_tokens if worker else 0
-    compute_ms = _compute_ms(report)
+    compute_ms = _compute_ms(invocation, rules)
     if gateway is not None:
         requests, errors = 1, gateway.errors
     else:
         requests, errors = (worker.requests, worker.errors) if worker else (0, 0)
     return Charge(
-        UsageRow(report.user_id, period_key(report.at_ms), report.runtime_provider),
+        UsageRow(invocation.user_id, period_key(invocation.at_ms), invocation.runtime_provider),
         Counters(
             requests=requests,
             llm_tokens=tokens,
             compute_ms=compute_ms,
             tool_calls=worker.tool_calls if worker else 0,
             errors=errors,
-            cost_picodollars=prices.picodollars(report.at_ms, requests, compute_ms, tokens),
+            cost_picodollars=rules.prices.picodollars(
+                invocation.at_ms, requests, compute_ms, tokens
+            ),
         ),
     )
 
@@ -132,13 +150,13 @@ def load_prices(path: Path | None = None) -> PriceBook:
     return PriceBook(prices)
 
 
-def _compute_ms(report: Report) -> int:
-    gateway, worker = report.gateway, report.worker
+def _compute_ms(invocation: Invocation, rules: Rules) -> int:
+    gateway, worker = invocation.gateway, invocation.worker
     if gateway is None:
         return worker.compute_ms if worker else 0
     if worker is None:
         return gateway.wall_ms or 0
-    wall_ms = LONGEST_CALL_MS if gateway.wall_ms is None else gateway.wall_ms
+    wall_ms = rules.longest_call_ms if gateway.wall_ms is None else gateway.wall_ms
     return min(worker.compute_ms, wall_ms + SLACK_MS)
 
 

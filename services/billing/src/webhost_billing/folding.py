@@ -9,58 +9,62 @@ from dataclasses import dataclass, field
 
 from webhost_contracts.rpc import Counters
 
-from webhost_billing.charging import Charge, PriceBook, UsageRow, add, charge, subtract
-from webhost_billing.model import Report, UsageReport, merge
+from webhost_billing.charging import Charge, Rules, UsageRow, add, charge, subtract
+from webhost_billing.model import Invocation, UsageReport, merge
+
+
+@dataclass(frozen=True)
+class Charged:
+    """An invocation as it is known, and what was charged for it."""
+
+    invocation: Invocation
+    charge: Charge
 
 
 @dataclass
 class RowChange:
-    """What is added to one row of usage. `reports` is how many invocations are charged to it."""
+    """What is added to one row of usage. `invocations` is how many are charged to it."""
 
     counters: Counters = Counters()  # noqa: RUF009 - it is frozen
-    reports: int = 0
+    invocations: int = 0
     updated_at_ms: int = 0
 
 
 @dataclass
 class Changes:
-    """What a batch changes: reports as they are now, and additions to rows of usage."""
+    """What a batch changes: invocations as they are now, and additions to rows of usage."""
 
-    reports: dict[bytes, Report] = field(default_factory=dict[bytes, Report])
-    charges: dict[bytes, Charge] = field(default_factory=dict[bytes, Charge])
+    charged: dict[bytes, Charged] = field(default_factory=dict[bytes, Charged])
     providers: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     rows: dict[UsageRow, RowChange] = field(default_factory=dict[UsageRow, RowChange])
     invocations: int = 0
-    """How many the gateway spoke of for the first time."""
+    """How many the gateway reported for the first time."""
     complete: int = 0
     """How many are now known from both sides, and were not before."""
 
 
 def fold(
-    known: Mapping[bytes, Report], usage_reports: Iterable[UsageReport], prices: PriceBook
+    known: Mapping[bytes, Charged], usage_reports: Iterable[UsageReport], rules: Rules
 ) -> Changes:
-    """Return what these facts, in the stream's order, change."""
+    """Return what these reports, in the stream's order, change."""
     changes = Changes()
-    for fact in usage_reports:
-        before = changes.reports.get(fact.key) or known.get(fact.key)
-        after = merge(before, fact.report)
-        if after is before:
-            continue
-        new = charge(after, prices)
+    for report in usage_reports:
+        before = changes.charged.get(report.key) or known.get(report.key)
+        merged = merge(before.invocation if before else None, report.invocation)
         if before is not None:
-            old = changes.charges.get(fact.key) or charge(before, prices)
-            row = _row(changes, old.row, fact.occurred_at_ms)
-            row.counters = subtract(row.counters, old.counters)
-            row.reports -= 1
-        row = _row(changes, new.row, fact.occurred_at_ms)
-        row.counters = add(row.counters, new.counters)
-        row.reports += 1
-        changes.invocations += fact.report.gateway is not None
-        changes.complete += after.source == "both"
-        changes.reports[fact.key] = after
-        changes.charges[fact.key] = new
-        if fact.provider is not None:
-            changes.providers[fact.key] = fact.provider
+            if merged is before.invocation:
+                continue
+            row = _row(changes, before.charge.row, report.occurred_at_ms)
+            row.counters = subtract(row.counters, before.charge.counters)
+            row.invocations -= 1
+        after = changes.charged[report.key] = Charged(merged, charge(merged, rules))
+        row = _row(changes, after.charge.row, report.occurred_at_ms)
+        row.counters = add(row.counters, after.charge.counters)
+        row.invocations += 1
+        changes.invocations += report.invocation.gateway is not None
+        changes.complete += merged.source == "both"
+        if report.provider is not None:
+            changes.providers[report.key] = report.provider
     return changes
 
 

@@ -8,6 +8,7 @@ On replay: a user who is on that tier already stays there, and no fact is stated
 from collections.abc import Collection
 
 from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts.events import TierChanged
 from webhost_contracts.rpc import (
     RecentEventsReply,
     RecentEventsRequest,
@@ -17,6 +18,7 @@ from webhost_contracts.rpc import (
     UsageRequest,
 )
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.store import EventMetadata, append
 
 from webhost_billing import decisions, queries
@@ -65,3 +67,10 @@ class Handlers:
             return await self._database.retry_conflicts(work)
         except Refused as refusal:
             return SetTierReply(refused=str(refusal))
+
+
+async def take_back(connection: AsyncConnection, fact: Fact) -> None:
+    """Make the account what this fact says, which the database lacked after a restore."""
+    if isinstance(fact.event, TierChanged):
+        state = Account(fact.envelope.version, fact.event.tier)
+        await queries.put_account(connection, fact.envelope.user_id, state)

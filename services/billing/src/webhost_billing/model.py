@@ -1,9 +1,9 @@
 """Pure: what is known of one invocation, and how its two reports become one.
 
-The gateway states that a call was made, how long it took and how it ended; the Worker says what
-it used. They arrive in either order, and each may arrive again. The merge is commutative: the
+The gateway reports that a call was made, how long it took and how it ended; the Worker reports
+what it used. They arrive in either order, and each may arrive again. The merge is commutative: the
 first report of each side counts, later ones of that side change nothing, and where both sides
-say the same kind of thing the gateway's word stands.
+report the same kind of thing the gateway's stands.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class GatewaySide(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerSide(msgspec.Struct, frozen=True, kw_only=True):
-    """What the Worker said of itself."""
+    """What the Worker reported of itself."""
 
     event_id: str | None
     requests: int
@@ -39,11 +39,11 @@ class WorkerSide(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one invocation, or of one report of a Worker called by other means.
+class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one invocation, or of one call of a Worker by other means.
 
-    At least one side is there. All else is the gateway's word where it has spoken, and the
-    Worker's until then; `at_ms` is the admission, or the time that the Worker named.
+    At least one side is there. All else is what the gateway reported, or the Worker until then;
+    `at_ms` is the admission, or the time that the Worker named.
     """
 
     user_id: str
@@ -58,24 +58,27 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def source(self) -> str:
-        """Say who has spoken: `gateway`, `worker` or `both`."""
+        """Say who has reported: `gateway`, `worker` or `both`."""
         if self.gateway is None:
             return "worker"
         return "gateway" if self.worker is None else "both"
 
 
 class UsageReport(msgspec.Struct, frozen=True):
-    """One fact of the stream, as a report of one side under the invocation's key."""
+    """What one side reported of an invocation: one fact of the stream, under the invocation's key.
+
+    `invocation` holds the one side only.
+    """
 
     key: bytes
-    report: Report
+    invocation: Invocation
     occurred_at_ms: int
     provider: bytes | None = None
     """The Worker's own details as JSON, for display only."""
 
 
 def usage_report_of(envelope: Envelope, fact: Event) -> UsageReport:
-    """Return what this fact tells. Raises TypeError for a fact that is not about usage."""
+    """Return what this fact reports. Raises TypeError for a fact that is not about usage."""
     if isinstance(fact, InvocationFinished):
         return _from_gateway(envelope, fact)
     if isinstance(fact, TelemetryAccepted):
@@ -83,27 +86,31 @@ def usage_report_of(envelope: Envelope, fact: Event) -> UsageReport:
     raise TypeError(f"{fact.type_name()} is not about usage")
 
 
-def merge(known: Report | None, news: Report) -> Report:
-    """Return what is known once `news`, a report of one side, was heard.
+def merge(known: Invocation | None, reported: Invocation) -> Invocation:
+    """Return what is known with `reported`, which holds one side.
 
-    The very object `known` comes back where it says nothing new.
+    The very object `known` comes back where that side was known already.
     """
     if known is None:
-        return news
-    if news.gateway is not None:
-        return known if known.gateway is not None else replace(news, worker=known.worker)
-    return known if known.worker is not None else replace(known, worker=news.worker)
+        return reported
+    if reported.gateway is not None:
+        return known if known.gateway is not None else replace(reported, worker=known.worker)
+    return known if known.worker is not None else replace(known, worker=reported.worker)
 
 
-def report_key(deployment_id: str, dedupe: str) -> bytes:
-    """Return the 16 bytes under which the reports of one invocation meet."""
-    return hashlib.blake2b(f"{deployment_id} {dedupe}".encode(), digest_size=KEY_BYTES).digest()
+def invocation_key(user_id: str, deployment_id: str, dedupe: str) -> bytes:
+    """Return the 16 bytes under which the reports of one invocation meet.
+
+    The user is in it, so that the rows of two partitions are never the same.
+    """
+    key = f"{user_id} {deployment_id} {dedupe}".encode()
+    return hashlib.blake2b(key, digest_size=KEY_BYTES).digest()
 
 
 def _from_gateway(envelope: Envelope, fact: InvocationFinished) -> UsageReport:
     # The Worker's entry module reports under the invocation's id.
     dedupe = dedupe_key(envelope.aggregate_id, None, "")
-    report = Report(
+    invocation = Invocation(
         user_id=envelope.user_id,
         agent_id=fact.agent_id,
         deployment_id=fact.deployment_id,
@@ -115,12 +122,16 @@ def _from_gateway(envelope: Envelope, fact: InvocationFinished) -> UsageReport:
             invocation_id=envelope.aggregate_id, errors=fact.errors, wall_ms=fact.wall_ms
         ),
     )
-    return UsageReport(report_key(fact.deployment_id, dedupe), report, envelope.occurred_at_ms)
+    return UsageReport(
+        invocation_key(envelope.user_id, fact.deployment_id, dedupe),
+        invocation,
+        envelope.occurred_at_ms,
+    )
 
 
 def _from_worker(envelope: Envelope, fact: TelemetryAccepted) -> UsageReport:
     kind, _, identifier = fact.dedupe_key.partition(":")
-    report = Report(
+    invocation = Invocation(
         user_id=envelope.user_id,
         agent_id=fact.agent_id,
         deployment_id=fact.deployment_id,
@@ -139,8 +150,8 @@ def _from_worker(envelope: Envelope, fact: TelemetryAccepted) -> UsageReport:
     )
     provider: Any = fact.provider
     return UsageReport(
-        report_key(fact.deployment_id, fact.dedupe_key),
-        report,
+        invocation_key(envelope.user_id, fact.deployment_id, fact.dedupe_key),
+        invocation,
         envelope.occurred_at_ms,
         None if provider is None else wire.encode(provider),
     )

@@ -1,72 +1,134 @@
-"""Usage: USAGE folded into the live generation, for as long as billing runs.
+"""Usage: USAGE folded into the live generation, partition by partition, as long as billing runs.
 
-Consumes: `invocation.finished` and `telemetry.accepted` of USAGE.
-Emits: nothing; notes which users' totals are due (see `totals`), in the same transaction.
-Guarantees: rows and checkpoint are one transaction, so each fact counts once. The pointer to the
-live generation is locked for it, so a rebuild swaps between two batches and never inside one.
-On replay: a report that was heard before changes nothing.
+Consumes: `invocation.finished` and `telemetry.accepted` of USAGE, in packets.
+Emits: users' totals (see `totals`), which are noted as due in the transaction of the fold.
+Guarantees: a partition's rows and its checkpoint are one transaction, so each fact counts once;
+the running processes share the partitions (see `webhost_kit.database.partitions`). The live
+generation is held for each batch, so a rebuild swaps between two batches and never inside one.
+On replay: a side of an invocation that was known already changes nothing.
 """
 
+import asyncio
 from collections.abc import Sequence
 
-import sqlalchemy as sa
+import structlog
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
+from webhost_kit.database.partitions import PartitionShare
+from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.facts import Fact
-from webhost_kit.eventsourcing.projector import Committed, Projector
+from webhost_kit.eventsourcing.projector import Projector
 
-from webhost_billing.charging import PriceBook
+from webhost_billing import generations, statements
+from webhost_billing.charging import Rules
 from webhost_billing.model import TYPES
-from webhost_billing.usage import fold_into
+from webhost_billing.totals import TotalsPublisher
+from webhost_billing.usage import fold_into, usage_reports
 
-NAME = "billing.usage"
-SUBJECTS = (subjects.ALL_USAGE,)
-BATCH = 1_000
+log = structlog.get_logger(__name__)
+
+SHARE = "billing usage"
+BATCH = 500
+RETRY_S = 0.5
 
 # What the second lacks of the first is the share of invocations without telemetry.
-_invocations = Counter("webhost_billing_invocations_total", "Invocations that the gateway stated")
+_invocations = Counter("webhost_billing_invocations_total", "Invocations that the gateway reported")
 _complete = Counter("webhost_billing_complete_total", "Invocations known from both sides")
 
 
-def projector(database: Database, bus: Bus, prices: PriceBook, committed: Committed) -> Projector:
-    """Return what keeps the live generation current."""
+def checkpoint_name(partition: int) -> str:
+    """Return the name of the checkpoint up to which this partition is folded."""
+    return f"billing.usage.{partition}"
 
-    async def fold(connection: AsyncConnection, facts: Sequence[Fact], behind: Checkpoint) -> None:
-        live = (await connection.execute(_LIVE)).scalar_one()
-        changes = await fold_into(connection, live, facts, prices)
-        _invocations.inc(changes.invocations)
-        _complete.inc(changes.complete)
-        due = sorted({(row.user_id, row.period_key) for row in changes.rows})
-        users, periods = [user for user, _ in due], [period for _, period in due]
-        await connection.execute(
-            _DUE,
-            {"users": users, "periods": periods, "live": live, "sequence": behind.sequence},
+
+class UsageProjection:
+    """Keeps this process's share of the partitions current, and their totals."""
+
+    def __init__(self, database: Database, bus: Bus, rules: Rules) -> None:
+        self._database = database
+        self._bus = bus
+        self._rules = rules
+        self._share = PartitionShare(database.dsn, SHARE, subjects.PARTITIONS, check=bus.check)
+        self._totals = {
+            partition: TotalsPublisher(database, bus, partition, checkpoint_name(partition))
+            for partition in range(subjects.PARTITIONS)
+        }
+        self.projectors = {
+            partition: self._projector(partition) for partition in range(subjects.PARTITIONS)
+        }
+
+    def check(self) -> str | None:
+        """Say what keeps this process's partitions from being current."""
+        if (problem := self._share.check()) is not None:
+            return problem
+        for partition, projector in self.projectors.items():
+            if (problem := projector.check()) is not None:
+                return f"partition {partition}: {problem}"
+        return None
+
+    def note(self) -> str | None:
+        """Say in which partitions events are parked."""
+        notes = {partition: one.note() for partition, one in self.projectors.items()}
+        return "; ".join(f"partition {p}: {note}" for p, note in notes.items() if note) or None
+
+    async def run(self) -> None:
+        """Fold and put totals for whichever partitions are this process's; see `check`."""
+        await self._share.run(self._work)
+
+    async def swapped(self) -> None:
+        """Put the totals that a rebuild in this process made due."""
+        for totals in self._totals.values():
+            await totals.wake()
+
+    async def _work(self, partition: int) -> None:
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._project(self.projectors[partition]))
+            both.create_task(self._totals[partition].run())
+
+    async def _project(self, projector: Projector) -> None:
+        while True:
+            try:
+                await projector.project()
+            except Exception as error:
+                if not (is_away(error) or isinstance(error, Unavailable)):
+                    raise
+                log.warning("fold interrupted", projection=projector.name, error=repr(error))
+            await asyncio.sleep(RETRY_S)
+
+    def _projector(self, partition: int) -> Projector:
+        async def fold(
+            connection: AsyncConnection, facts: Sequence[Fact], behind: Checkpoint
+        ) -> None:
+            live = await generations.hold(connection)
+            changes = await fold_into(connection, live, usage_reports(facts), self._rules)
+            _invocations.inc(changes.invocations)
+            _complete.inc(changes.complete)
+            due = sorted({(row.user_id, row.period_key) for row in changes.rows})
+            await connection.execute(
+                statements.CHANGED_ARE_DUE,
+                {
+                    "partition": partition,
+                    "users": [user for user, _ in due],
+                    "periods": [period for _, period in due],
+                    "generation": live,
+                    "sequence": behind.sequence,
+                },
+            )
+
+        return Projector(
+            checkpoint_name(partition),
+            self._database,
+            self._bus,
+            subjects.USAGE,
+            [subjects.usage_partition(partition)],
+            TYPES,
+            fold,
+            committed=self._totals[partition].wake,
+            batch_size=BATCH,
+            shared=True,
         )
-
-    return Projector(
-        NAME,
-        database,
-        bus,
-        subjects.USAGE,
-        SUBJECTS,
-        TYPES,
-        fold,
-        committed=committed,
-        batch_size=BATCH,
-    )
-
-
-_LIVE = sa.text("SELECT live FROM generations WHERE scope = 'all' FOR SHARE")
-_DUE = sa.text(
-    """
-    INSERT INTO totals_due (user_id, period_key, generation, sequence)
-    SELECT u, p, :live, :sequence
-    FROM unnest(CAST(:users AS text[]), CAST(:periods AS text[])) AS due (u, p)
-    ON CONFLICT (user_id, period_key) DO UPDATE SET
-        generation = excluded.generation, sequence = excluded.sequence
-    """
-)

@@ -4,7 +4,9 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import subjects
 from webhost_contracts.rpc import (
     Counters,
     RecentEventsReply,
@@ -16,14 +18,25 @@ from webhost_contracts.rpc import (
 
 from webhost_billing.charging import add
 from webhost_billing.decisions import Account
+from webhost_billing.tables import COUNTERS, accounts, billing_usage, generations, usage_events
 
 MOST_EVENTS = 100
+LIVE = sa.select(generations.c.live).where(generations.c.scope == "all").scalar_subquery()
 
 
 async def usage(connection: AsyncConnection, request: UsageRequest) -> UsageReply:
     """Return a user's usage of one period; zeros where there is none."""
+    table = billing_usage.c
     found = await connection.execute(
-        _USAGE, {"user_id": request.user_id, "period_key": request.period_key}
+        sa.select(billing_usage)
+        .where(
+            table.generation == LIVE,
+            table.partition == subjects.partition_of(request.user_id),
+            table.user_id == request.user_id,
+            table.period_key == request.period_key,
+            table.invocations > 0,
+        )
+        .order_by(table.runtime_provider)
     )
     by_runtime: dict[str, Counters] = {}
     total, updated_at_ms = Counters(), 0
@@ -38,37 +51,41 @@ async def recent_events(
     connection: AsyncConnection, request: RecentEventsRequest
 ) -> RecentEventsReply:
     """Return the newest of a user's counted events."""
-    found = await connection.execute(
-        _RECENT,
-        {
-            "user_id": request.user_id,
-            "agent_id": request.agent_id,
-            "since_ms": request.since_ms,
-            "errors_only": request.errors_only,
-            "most": min(max(request.limit, 1), MOST_EVENTS),
-        },
+    table = usage_events.c
+    query = sa.select(usage_events).where(
+        table.generation == LIVE,
+        table.user_id == request.user_id,
+        table.at_ms >= request.since_ms,
     )
+    if request.agent_id is not None:
+        query = query.where(table.agent_id == request.agent_id)
+    if request.errors_only:
+        query = query.where(table.errors > 0)
+    newest_first = query.order_by(table.at_ms.desc(), table.key.desc())
+    found = await connection.execute(newest_first.limit(min(max(request.limit, 1), MOST_EVENTS)))
     return RecentEventsReply(events=tuple(_event(row) for row in found))
 
 
 async def account(connection: AsyncConnection, user_id: str) -> Account:
     """Return what was decided about a user so far."""
-    row = (await connection.execute(_ACCOUNT, {"user_id": user_id})).one_or_none()
+    query = sa.select(accounts.c.version, accounts.c.tier).where(accounts.c.user_id == user_id)
+    row = (await connection.execute(query)).one_or_none()
     return Account() if row is None else Account(row.version, row.tier)
 
 
 async def put_account(connection: AsyncConnection, user_id: str, state: Account) -> None:
     """Write what was decided about a user."""
+    values = {"version": state.version, "tier": state.tier}
     await connection.execute(
-        _PUT_ACCOUNT, {"user_id": user_id, "version": state.version, "tier": state.tier}
+        insert(accounts)
+        .values(user_id=user_id, **values)
+        .on_conflict_do_update(index_elements=["user_id"], set_=values)
     )
 
 
 def counters_of(row: Any, prefix: str = "") -> Counters:
     """Return a row's counters, whose columns have this prefix."""
-    return Counters(
-        **{name: int(getattr(row, prefix + name)) for name in Counters.__struct_fields__}
-    )
+    return Counters(**{name: int(getattr(row, prefix + name)) for name in COUNTERS})
 
 
 def _event(row: Any) -> UsageEvent:
@@ -87,32 +104,3 @@ def _event(row: Any) -> UsageEvent:
         error_class=row.error_class,
         provider=None if row.provider is None else msgspec.json.decode(bytes(row.provider)),
     )
-
-
-# A row that every charge has moved away from holds no report, and is not there for a reader.
-_USAGE = sa.text(
-    """
-    SELECT u.* FROM billing_usage u
-    JOIN generations g ON g.scope = 'all' AND g.live = u.generation
-    WHERE u.user_id = :user_id AND u.period_key = :period_key AND u.reports > 0
-    ORDER BY u.runtime_provider
-    """
-)
-_RECENT = sa.text(
-    """
-    SELECT e.* FROM usage_events e
-    JOIN generations g ON g.scope = 'all' AND g.live = e.generation
-    WHERE e.user_id = :user_id AND e.at_ms >= :since_ms
-        AND (CAST(:agent_id AS text) IS NULL OR e.agent_id = :agent_id)
-        AND (NOT :errors_only OR e.errors > 0)
-    ORDER BY e.at_ms DESC, e.key DESC
-    LIMIT :most
-    """
-)
-_ACCOUNT = sa.text("SELECT version, tier FROM accounts WHERE user_id = :user_id")
-_PUT_ACCOUNT = sa.text(
-    """
-    INSERT INTO accounts (user_id, version, tier) VALUES (:user_id, :version, :tier)
-    ON CONFLICT (user_id) DO UPDATE SET version = excluded.version, tier = excluded.tier
-    """
-)

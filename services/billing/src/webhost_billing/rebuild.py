@@ -1,42 +1,47 @@
 """A rebuild: usage made anew from the stream, beside the live rows, and put in their place.
 
-Consumes: USAGE from its first message, while live folding goes on.
-Emits: nothing on the streams; it states no facts. Progress goes to whoever asked.
-Guarantees: the swap is one transaction, in which both generations stand at the same checkpoint;
-until then nothing is changed. One rebuild runs at a time. Memory does not grow with the stream.
-On replay (it died): its rows are of a generation that is not live; the next start removes them.
+Consumes: USAGE from its first message, in several processes (see `crew`), while live folding
+goes on.
+Emits: nothing on the streams; it states no facts. Progress goes to the operator who asked.
+Guarantees: the swap is one transaction, in which both generations stand at the same sequence of
+every partition; until then nothing is changed. One rebuild runs at a time. Memory does not grow
+with the stream.
+On replay (it died, or one of its processes did): its rows are of a generation that is not live;
+the next rebuild or start removes them.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from time import monotonic
 
 import sqlalchemy as sa
 import structlog
 from msgspec.structs import replace
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.periods import period_key
 from webhost_contracts.rpc import Difference, RebuildProgress, RebuildRequest
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
+from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import StreamDiverged, Unavailable
+from webhost_kit.database.leadership import EXPIRES_S, HEARTBEAT_S
+from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
-from webhost_kit.eventsourcing.facts import facts
 from webhost_kit.process.crashpoints import crash_point
 
-from webhost_billing import generations, projection
-from webhost_billing.charging import PriceBook
-from webhost_billing.model import TYPES
-from webhost_billing.replay import Replay
-from webhost_billing.usage import fold_into
+from webhost_billing import generations
+from webhost_billing.crew import Broken, Crew, crew
+from webhost_billing.projection import checkpoint_name
+from webhost_billing.refolding import Targets
 
 log = structlog.get_logger(__name__)
 
 DIFFERENCES_PER_LINE = 500
+CATCH_UP_S = 1.0
+"""Folds are held back only when catching up with them last took no longer than this."""
 
 SendProgress = Callable[[RebuildProgress], Awaitable[None]]
 
@@ -47,7 +52,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class _Rebuilt:
-    """How many messages were folded, what differed, which generation nobody reads any more."""
+    """How many messages were folded, what differed, which generation is of no more use."""
 
     messages: int
     differences: Sequence[Difference]
@@ -58,16 +63,11 @@ class Rebuilder:
     """Rebuilds usage when an operator asks for it."""
 
     def __init__(
-        self,
-        database: Database,
-        bus: Bus,
-        prices: PriceBook,
-        totals_due: Callable[[], Awaitable[None]],
+        self, database: Database, bus: Bus, swapped: Callable[[], Awaitable[None]]
     ) -> None:
         self._database = database
         self._bus = bus
-        self._prices = prices
-        self._totals_due = totals_due
+        self._swapped = swapped
         self._clean = asyncio.Event()
 
     async def rebuild(self, request: RebuildRequest, send: SendProgress) -> None:
@@ -77,12 +77,19 @@ class Rebuilder:
                 raise Refused("a rebuild of one user or period is not supported yet; rebuild all")
             await self._clean.wait()
             async with self._alone() as connection:
-                rebuilt = await self._rebuild(connection, request.dry_run, send)
-        except (Refused, StreamDiverged) as refusal:
+                await self._purge_dead()
+                try:
+                    rebuilt = await _Rebuild(connection, self._bus, send).run(request.dry_run)
+                except Broken:
+                    await self._purge_dead()
+                    raise
+        except (Refused, Broken) as refusal:
             await send(RebuildProgress(processed=0, total=0, refused=str(refusal)))
             return
-        await self._purge(rebuilt.dead)
+        if not request.dry_run:
+            await self._swapped()
         await _send_end(send, rebuilt, swapped=not request.dry_run)
+        await self._purge(rebuilt.dead)
 
     async def clean_up(self) -> None:
         """Remove what a rebuild that died has left, unless another process rebuilds now.
@@ -92,17 +99,21 @@ class Rebuilder:
         try:
             async with self._alone():
                 await self._purge_dead()
-        except (Refused, Unavailable, DBAPIError) as error:
+        except Exception as error:
+            if not (isinstance(error, Refused | Unavailable) or is_away(error)):
+                raise
             log.info("nothing cleaned up", reason=str(error).partition("\n")[0])
         finally:
             self._clean.set()
 
     @asynccontextmanager
     async def _alone(self) -> AsyncGenerator[AsyncConnection]:
-        """Hold the lock on rebuilding. Raises Refused where somebody else has it."""
+        """Hold the lock on rebuilding. Raises Refused where another process has it."""
         async with self._database.engine.connect() as connection:
             try:
                 async with connection.begin():
+                    # Without a heartbeat the server ends the session, and with it the lock.
+                    await connection.execute(sa.text(f"SET idle_session_timeout = '{EXPIRES_S}s'"))
                     locked = (await connection.execute(_LOCK)).scalar_one()
                 if not locked:
                     raise Refused("a rebuild is running already")
@@ -112,35 +123,6 @@ class Rebuilder:
             finally:
                 # The lock goes with its connection, which must not return to the pool.
                 await connection.invalidate()
-
-    async def _rebuild(
-        self, connection: AsyncConnection, dry_run: bool, send: SendProgress
-    ) -> _Rebuilt:
-        total = await self._total()
-        await self._purge_dead()
-        async with connection.begin():
-            new = await generations.begin(connection)
-        async with aclosing(Replay(self._bus)) as replay:
-            while messages := await replay.next(total):
-                async with connection.begin():
-                    await fold_into(connection, new, facts(messages, TYPES), self._prices)
-                    # Live folding goes on: the less it is ahead, the shorter it is held up.
-                    total = await _live_sequence(connection)
-                crash_point("rebuild.folded")
-                await send(RebuildProgress(processed=replay.sequence, total=total))
-            async with connection.begin():
-                live = await generations.lock(connection)
-                total = await _live_sequence(connection)
-                while messages := await replay.next(total):
-                    await fold_into(connection, new, facts(messages, TYPES), self._prices)
-                differences = await generations.differences(connection, live, new)
-                if not dry_run:
-                    await generations.swap(connection, live, new, period_key(now_ms()), total)
-                    crash_point("rebuild.swapping")
-        if not dry_run:
-            await self._totals_due()
-        log.info("rebuilt", dry_run=dry_run, messages=total, differences=len(differences))
-        return _Rebuilt(total, differences, dead=new if dry_run else live)
 
     async def _purge_dead(self) -> None:
         for generation in await generations.dead(self._database):
@@ -152,31 +134,91 @@ class Rebuilder:
         except Unavailable:
             log.warning("left for the next cleanup", generation=generation)
 
-    async def _total(self) -> int:
-        """Return how many messages there are. Raises Refused where the stream lacks some."""
-        async with self._database.transaction() as connection:
-            checkpoint = await read_checkpoint(connection, projection.NAME)
+
+class _Rebuild:
+    """One rebuild, on the connection that holds the lock: without the lock there is no swap."""
+
+    def __init__(self, connection: AsyncConnection, bus: Bus, send: SendProgress) -> None:
+        self._connection = connection
+        self._bus = bus
+        self._send = send
+        self._folded = 0
+        self._total = 0
+
+    async def run(self, dry_run: bool) -> _Rebuilt:
+        connection = self._connection
+        async with connection.begin():
+            await self._require_whole_stream()
+            new = await generations.begin(connection)
+        async with crew(new) as processes:
+            took = CATCH_UP_S + 1
+            while took > CATCH_UP_S:
+                async with connection.begin():
+                    targets = await _live_targets(connection)
+                began = monotonic()
+                await self._fold_up_to(processes, targets)
+                took = monotonic() - began
+            async with connection.begin():
+                live = await generations.hold_back_folds(connection)
+                await self._fold_up_to(processes, await _live_targets(connection))
+                differences = await generations.differences(connection, live, new)
+                if not dry_run:
+                    await generations.swap(connection, live, new, period_key(now_ms()))
+                    crash_point("rebuild.swapping")
+        log.info("rebuilt", dry_run=dry_run, messages=self._folded, differences=len(differences))
+        return _Rebuilt(self._folded, differences, dead=new if dry_run else live)
+
+    async def _fold_up_to(self, processes: Crew, targets: Targets) -> None:
+        """Let the processes fold, while this connection shows the server that it lives."""
+        self._total = max([self._total, *targets.values()])
+        folding = asyncio.ensure_future(processes.fold_up_to(targets, self._on_folded))
+        try:
+            while not (await asyncio.wait([folding], timeout=HEARTBEAT_S))[0]:
+                await self._heartbeat()
+            await folding
+        finally:
+            folding.cancel()
+
+    async def _on_folded(self, messages: int) -> None:
+        self._folded += messages
+        crash_point("rebuild.progress")
+        await self._send(RebuildProgress(processed=self._folded, total=self._total))
+
+    async def _heartbeat(self) -> None:
+        if self._connection.in_transaction():
+            await self._connection.execute(_HEARTBEAT)
+        else:
+            async with self._connection.begin():
+                await self._connection.execute(_HEARTBEAT)
+
+    async def _require_whole_stream(self) -> None:
+        """Raise Refused where the stream lacks messages, or is not the one that was folded."""
         stream = await self._bus.js.stream_info(subjects.USAGE)
+        for partition in range(subjects.PARTITIONS):
+            checkpoint = await read_checkpoint(self._connection, checkpoint_name(partition))
+            created_at = checkpoint.stream_created_at if checkpoint else ""
+            if created_at not in ("", str(stream.created)):
+                raise Refused("the stream is not the one that usage was folded from")
         state = stream.state
-        if checkpoint and checkpoint.stream_created_at != str(stream.created):
-            raise Refused("the stream is not the one that usage was folded from")
         if state.first_seq > 1:
             raise Refused(
                 f"the stream begins at {state.first_seq}: what was before it cannot be rebuilt"
             )
         if state.messages != state.last_seq:
             raise Refused(f"the stream lacks {state.last_seq - state.messages} of its messages")
-        return checkpoint.sequence if checkpoint else 0
 
 
-async def _live_sequence(connection: AsyncConnection) -> int:
-    """Return up to where the live generation has been folded."""
-    checkpoint = await read_checkpoint(connection, projection.NAME)
-    return checkpoint.sequence if checkpoint else 0
+async def _live_targets(connection: AsyncConnection) -> Targets:
+    """Return by partition up to where the live generation has been folded."""
+    checkpoints = {
+        partition: await read_checkpoint(connection, checkpoint_name(partition))
+        for partition in range(subjects.PARTITIONS)
+    }
+    return {p: checkpoint.sequence for p, checkpoint in checkpoints.items() if checkpoint}
 
 
 async def _send_end(send: SendProgress, rebuilt: _Rebuilt, *, swapped: bool) -> None:
-    """SendProgress the differences, no more in one message than the bus takes, and the end."""
+    """Send the differences, no more in one message than the bus takes, and the end."""
     found = rebuilt.differences
     line = RebuildProgress(processed=rebuilt.messages, total=rebuilt.messages)
     while len(found) > DIFFERENCES_PER_LINE:
@@ -188,6 +230,7 @@ async def _send_end(send: SendProgress, rebuilt: _Rebuilt, *, swapped: bool) -> 
 _LOCK = sa.text(
     "SELECT pg_try_advisory_lock(hashtext('billing rebuild'), hashtext(current_schema()))"
 )
+_HEARTBEAT = sa.text("SELECT 1")
 _UNLOCK = sa.text(
     "SELECT pg_advisory_unlock(hashtext('billing rebuild'), hashtext(current_schema()))"
 )

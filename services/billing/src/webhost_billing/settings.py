@@ -4,12 +4,12 @@ from pathlib import Path
 
 from pydantic import model_validator
 from webhost_contracts.entitlements import load_tiers
-from webhost_kit.process.settings import ServiceSettings
+from webhost_kit.process.settings import LongestCall
 
-from webhost_billing.charging import load_prices
+from webhost_billing.charging import Rules, load_prices
 
 
-class Settings(ServiceSettings):
+class Settings(LongestCall):
     """Variables are the fields' names in upper case. Without files: the product's own."""
 
     webhost_tiers_file: Path | None = None
@@ -22,3 +22,7 @@ class Settings(ServiceSettings):
         load_tiers(self.webhost_tiers_file)
         load_prices(self.webhost_prices_file)
         return self
+
+    def rules(self) -> Rules:
+        """Return by what invocations are charged."""
+        return Rules(load_prices(self.webhost_prices_file), int(self.longest_call_s * 1000))

@@ -1,8 +1,10 @@
-"""billing's own tables; `migrations/` makes them, a test holds the two together.
+"""billing's own tables, declared here and nowhere else: the first migration makes them from this.
 
-`reports`, `usage_events` and `billing_usage` are a fold of USAGE and can be thrown away. They
+`invocations`, `usage_events` and `billing_usage` are a fold of USAGE and can be thrown away. They
 hold generations beside each other: `generations` says which one is live, a rebuild makes another.
 """
+
+from typing import Any
 
 import sqlalchemy as sa
 from webhost_kit.eventsourcing.store import event_tables
@@ -10,10 +12,17 @@ from webhost_kit.eventsourcing.store import event_tables
 metadata = sa.MetaData()
 event_tables(metadata)
 
+COUNTERS = ("requests", "llm_tokens", "compute_ms", "tool_calls", "errors", "cost_picodollars")
 
-def _counters(kind: type[sa.Numeric[int]] | type[sa.BigInteger]) -> list[sa.Column[int]]:
-    names = ("requests", "llm_tokens", "compute_ms", "tool_calls", "errors")
-    return [sa.Column(name, kind, nullable=False) for name in names]
+
+def _counters(kind: type[sa.Numeric[int]] | type[sa.BigInteger]) -> list[sa.Column[Any]]:
+    cost = sa.Column("cost_picodollars", sa.Numeric, nullable=False)
+    return [*(sa.Column(name, kind, nullable=False) for name in COUNTERS[:-1]), cost]
+
+
+def _room_for_updates(fillfactor: int) -> dict[str, Any]:
+    """Fill pages so far only: an updated row finds room on its own page, and indexes stay."""
+    return {"postgresql_with": {"fillfactor": fillfactor}}
 
 
 generations = sa.Table(
@@ -24,10 +33,12 @@ generations = sa.Table(
     sa.Column("newest", sa.Integer, nullable=False),
 )
 
-reports = sa.Table(
-    "reports",
+# What is known of each invocation, and, in `charged_period` and the counters, what was charged
+# for it: to its user, under its runtime provider.
+invocations = sa.Table(
+    "invocations",
     metadata,
-    sa.Column("generation", sa.Integer, primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("key", sa.LargeBinary, primary_key=True),
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("agent_id", sa.Text, nullable=False),
@@ -45,12 +56,16 @@ reports = sa.Table(
     sa.Column("worker_compute_ms", sa.BigInteger),
     sa.Column("worker_tool_calls", sa.BigInteger),
     sa.Column("worker_errors", sa.BigInteger),
+    sa.Column("charged_period", sa.Text, nullable=False),
+    sa.Column("charged_runtime", sa.Text, nullable=False),
+    *_counters(sa.BigInteger),
+    **_room_for_updates(70),
 )
 
 usage_events = sa.Table(
     "usage_events",
     metadata,
-    sa.Column("generation", sa.Integer, primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("key", sa.LargeBinary, primary_key=True),
     sa.Column("user_id", sa.Text, nullable=False),
     sa.Column("agent_id", sa.Text, nullable=False),
@@ -63,27 +78,32 @@ usage_events = sa.Table(
     sa.Column("trace_id", sa.Text),
     sa.Column("error_class", sa.Text),
     *_counters(sa.BigInteger),
-    sa.Column("cost_picodollars", sa.Numeric, nullable=False),
     sa.Column("provider", sa.LargeBinary),
     sa.Index("usage_events_recent", "generation", "user_id", "at_ms"),
+    **_room_for_updates(70),
 )
 
+# `invocations` is how many are charged to a row; one that all of them have left is not there for
+# a reader. The key begins with the partition: whoever folds it reads its users' totals by it.
 billing_usage = sa.Table(
     "billing_usage",
     metadata,
-    sa.Column("generation", sa.Integer, primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("partition", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("user_id", sa.Text, primary_key=True),
     sa.Column("period_key", sa.Text, primary_key=True),
     sa.Column("runtime_provider", sa.Text, primary_key=True),
-    sa.Column("reports", sa.BigInteger, nullable=False),
+    sa.Column("invocations", sa.BigInteger, nullable=False),
     *_counters(sa.Numeric),
-    sa.Column("cost_picodollars", sa.Numeric, nullable=False),
     sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
+    **_room_for_updates(50),
 )
 
+# Totals that changed, by generation and sequence of the fold, and were not put yet.
 totals_due = sa.Table(
     "totals_due",
     metadata,
+    sa.Column("partition", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("user_id", sa.Text, primary_key=True),
     sa.Column("period_key", sa.Text, primary_key=True),
     sa.Column("generation", sa.Integer, nullable=False),

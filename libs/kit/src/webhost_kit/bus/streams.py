@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 USAGE_DAYS = 400
 """A period can be rebuilt for at least 13 months."""
 
+TOTALS_DAYS = 62
+"""Totals of a period that is over for long are of no use: they end by themselves."""
+
 STREAMS = (
     StreamConfig(
         name=subjects.EVENTS,
@@ -70,7 +73,9 @@ async def declare(js: JetStreamContext) -> None:
     try:
         await js.key_value(subjects.TOTALS_BUCKET)
     except BucketNotFoundError:
-        await js.create_key_value(KeyValueConfig(bucket=subjects.TOTALS_BUCKET, history=1))
+        await js.create_key_value(
+            KeyValueConfig(bucket=subjects.TOTALS_BUCKET, history=1, ttl=TOTALS_DAYS * 24 * 3600)
+        )
     try:
         await js.object_store(subjects.ARTIFACTS_BUCKET)
     except (BucketNotFoundError, NotFoundError):

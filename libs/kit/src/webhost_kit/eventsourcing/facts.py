@@ -28,6 +28,7 @@ class Fact:
     envelope: Envelope
     event: Event
     index: int = 0
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Undigested:
     body: bytes
     aggregate_id: str | None = None
     version: int | None = None
+    subject: str = ""
 
 
 def decoded(
@@ -69,10 +71,15 @@ def facts(messages: Iterable[Recorded], types: Mapping[str, type[Event]]) -> lis
 
 
 def fact_of(
-    sequence: int, recorded_at_ms: int, index: int, body: bytes, types: Mapping[str, type[Event]]
+    sequence: int,
+    recorded_at_ms: int,
+    index: int,
+    subject: str,
+    body: bytes,
+    types: Mapping[str, type[Event]],
 ) -> Fact | None:
     """Decode one envelope again, None where that still cannot be done."""
-    message = Recorded(sequence, recorded_at_ms, "", None, None, body)
+    message = Recorded(sequence, recorded_at_ms, subject, None, None, body)
     one = _one(message, index, body, None, types, frozenset())
     return one if isinstance(one, Fact) else None
 
@@ -114,7 +121,7 @@ def _one(
         event = msgspec.json.decode(envelope.data, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
         return _undigested(message, index, body, f"undecodable: {error}", envelope)
-    return Fact(message.sequence, message.recorded_at_ms, envelope, event, index)
+    return Fact(message.sequence, message.recorded_at_ms, envelope, event, index, message.subject)
 
 
 def _is_news(type_name: str, kinds: frozenset[str]) -> bool:
@@ -132,4 +139,5 @@ def _undigested(
         body,
         envelope.aggregate_id if envelope else None,
         envelope.version if envelope else None,
+        message.subject,
     )

@@ -20,6 +20,7 @@ CREATE TABLE parked_events (
     projection text NOT NULL,
     sequence bigint NOT NULL,
     index integer NOT NULL,
+    subject text NOT NULL,
     aggregate_id text,
     version integer,
     recorded_at_ms bigint NOT NULL,
@@ -42,6 +43,7 @@ def parked_table(metadata: sa.MetaData) -> sa.Table:
         sa.Column("projection", sa.Text, primary_key=True),
         sa.Column("sequence", sa.BigInteger, primary_key=True),
         sa.Column("index", sa.Integer, primary_key=True),
+        sa.Column("subject", sa.Text, nullable=False),
         sa.Column("aggregate_id", sa.Text),
         sa.Column("version", sa.Integer),
         sa.Column("recorded_at_ms", sa.BigInteger, nullable=False),
@@ -61,6 +63,7 @@ class ParkedEvent:
     projection: str
     sequence: int
     index: int
+    subject: str
     aggregate_id: str | None
     version: int | None
     recorded_at_ms: int
@@ -78,6 +81,7 @@ async def park(
             "projection": projection,
             "sequence": one.sequence,
             "index": one.index,
+            "subject": one.subject,
             "aggregate_id": one.aggregate_id,
             "version": one.version,
             "recorded_at_ms": one.recorded_at_ms,
@@ -145,4 +149,5 @@ def unfolded(fact: Fact, body: bytes, reason: str) -> Undigested:
         body,
         fact.envelope.aggregate_id,
         fact.envelope.version,
+        fact.subject,
     )

@@ -55,7 +55,10 @@ _parked = Gauge("webhost_projector_parked", "Events set aside", ["projection"])
 
 
 class Projector:
-    """Keeps one projection up to date as long as it runs."""
+    """Keeps one projection up to date as long as it runs.
+
+    A `shared` one is not run: the holder of its share of the work calls `project`.
+    """
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Projector:
         committed: Committed | None = None,
         reset: Reset | None = None,
         batch_size: int = 500,
+        shared: bool = False,
     ) -> None:
         self.name = name
         self.stream = stream
@@ -82,14 +86,16 @@ class Projector:
         self._leadership = Leadership(
             database.dsn, f"projection {name}", check=self._reader.interruption
         )
+        self._shared = shared
+        self._projecting = False
         self._problem: str | None = None
         self._parked = 0
 
     def check(self) -> str | None:
         """Say what keeps the projection from being current. A waiting replica is well."""
-        if not self._leadership.active:
-            return self._leadership.check()
-        return self._problem or self._reader.check()
+        if self._projecting:
+            return self._problem or self._reader.check()
+        return None if self._shared else self._leadership.check()
 
     def note(self) -> str | None:
         """Say how many events are parked: worth a look, and no reason not to be ready."""
@@ -101,6 +107,13 @@ class Projector:
 
     async def project(self) -> None:
         """Project until a dependency goes away, which is raised as `is_away` knows it."""
+        self._projecting = True
+        try:
+            await self._project()
+        finally:
+            self._projecting = False
+
+    async def _project(self) -> None:
         self._problem = None
         await self._count_parked()
         if self._parked:
@@ -158,7 +171,14 @@ class Projector:
         return folded, self._parked
 
     async def _folded_again(self, event: parked.ParkedEvent) -> bool:
-        fact = fact_of(event.sequence, event.recorded_at_ms, event.index, event.body, self._types)
+        fact = fact_of(
+            event.sequence,
+            event.recorded_at_ms,
+            event.index,
+            event.subject,
+            event.body,
+            self._types,
+        )
         if fact is None:
             return False
         try:

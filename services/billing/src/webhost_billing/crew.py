@@ -1,0 +1,91 @@
+"""The processes of a rebuild, as many as there are cores, and what they are told."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+from webhost_contracts import subjects
+
+from webhost_billing.refolding import Progress, Targets
+
+ENDED_S = 5.0
+
+
+class Broken(Exception):
+    """A process of the rebuild failed or died; the message says how."""
+
+
+Folded = Callable[[int], Awaitable[None]]
+"""Is told how many more messages are folded and committed."""
+
+
+class Crew:
+    """Processes that fold the stream into one generation, each its own partitions."""
+
+    def __init__(self, members: Sequence["_Member"]) -> None:
+        self._members = members
+
+    async def fold_up_to(self, targets: Targets, folded: Folded) -> None:
+        """Return when every partition is folded up to its target. Raises Broken."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for member in self._members:
+                    group.create_task(member.fold_up_to(targets, folded))
+        except* Broken as broken:
+            raise broken.exceptions[0] from None
+
+
+@asynccontextmanager
+async def crew(generation: int, most: int = subjects.PARTITIONS) -> AsyncGenerator[Crew]:
+    """Start the processes; end them behind the block."""
+    size = min(os.cpu_count() or 1, most)
+    members: list[_Member] = []
+    try:
+        for number in range(size):
+            partitions = range(number, subjects.PARTITIONS, size)
+            members.append(await _start(generation, partitions))
+        yield Crew(members)
+    finally:
+        await asyncio.gather(*(member.end() for member in members))
+
+
+class _Member:
+    def __init__(self, process: asyncio.subprocess.Process, partitions: Sequence[int]) -> None:
+        self._process = process
+        self._partitions = partitions
+
+    async def fold_up_to(self, targets: Targets, folded: Folded) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        mine = {partition: targets.get(partition, 0) for partition in self._partitions}
+        self._process.stdin.write(msgspec.json.encode(mine) + b"\n")
+        while line := await self._process.stdout.readline():
+            progress = msgspec.json.decode(line, type=Progress)
+            if progress.failed is not None:
+                raise Broken(progress.failed)
+            if progress.reached:
+                return
+            await folded(progress.messages)
+        raise Broken("a process of the rebuild died")
+
+    async def end(self) -> None:
+        """End it; it has nothing to finish."""
+        if self._process.returncode is None:
+            self._process.kill()
+        async with asyncio.timeout(ENDED_S):
+            await self._process.wait()
+
+
+async def _start(generation: int, partitions: Sequence[int]) -> _Member:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "webhost_billing.refolding",
+        *map(str, (generation, *partitions)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    return _Member(process, partitions)

@@ -1,0 +1,135 @@
+"""The named statements of the fold, of a rebuild and of the totals: raw SQL, and all of it.
+
+They carry whole batches, or compare and remove whole generations. Rows come as one JSON text per
+statement, which is sent and parsed faster than one parameter per value. Columns are declared in
+`tables`; lists of them are made from there.
+"""
+
+import sqlalchemy as sa
+
+from webhost_billing.tables import COUNTERS, billing_usage, invocations, usage_events
+
+FOLDED = (billing_usage, usage_events, invocations)
+"""The tables that hold generations."""
+
+
+def _replaced(table: sa.Table, *kept: str) -> str:
+    names = [column.name for column in table.columns if not column.primary_key]
+    return ", ".join(f"{name} = excluded.{name}" for name in names if name not in kept)
+
+
+_ROWS = "SELECT * FROM json_populate_recordset(NULL::{0}, CAST(:rows AS json))"
+
+# Folding holds this lock, which many may hold, and a swap waits for all of them. A lock on the
+# table waits in line; one on the row could be kept from a swap as long as others keep coming.
+HOLD_GENERATION = sa.text("LOCK TABLE generations IN ROW SHARE MODE")
+HOLD_BACK_FOLDS = sa.text("LOCK TABLE generations IN EXCLUSIVE MODE")
+
+READ_INVOCATIONS = sa.text(
+    "SELECT * FROM invocations WHERE generation = :generation AND key = ANY(:keys)"
+)
+PUT_INVOCATIONS = sa.text(
+    f"""
+    INSERT INTO invocations {_ROWS.format("invocations")}
+    ON CONFLICT (generation, key) DO UPDATE SET {_replaced(invocations)}
+    """
+)
+PUT_EVENTS = sa.text(
+    f"""
+    INSERT INTO usage_events AS old {_ROWS.format("usage_events")}
+    ON CONFLICT (generation, key) DO UPDATE SET {_replaced(usage_events, "provider")},
+        provider = coalesce(excluded.provider, old.provider)
+    """
+)
+_SUMMED = ", ".join(f"{name} = old.{name} + excluded.{name}" for name in ("invocations", *COUNTERS))
+ADD_USAGE = sa.text(
+    f"""
+    INSERT INTO billing_usage AS old {_ROWS.format("billing_usage")}
+    ON CONFLICT (generation, partition, user_id, period_key, runtime_provider) DO UPDATE SET
+        {_SUMMED}, updated_at_ms = greatest(old.updated_at_ms, excluded.updated_at_ms)
+    """
+)
+
+_IS_DUE = """
+    ON CONFLICT (partition, user_id, period_key) DO UPDATE SET
+        generation = excluded.generation, sequence = excluded.sequence
+"""
+CHANGED_ARE_DUE = sa.text(
+    f"""
+    INSERT INTO totals_due (partition, user_id, period_key, generation, sequence)
+    SELECT :partition, user_id, period_key, :generation, :sequence
+    FROM unnest(CAST(:users AS text[]), CAST(:periods AS text[])) AS due (user_id, period_key)
+    {_IS_DUE}
+    """  # noqa: S608
+)
+SWAPPED_ARE_DUE = sa.text(
+    f"""
+    INSERT INTO totals_due (partition, user_id, period_key, generation, sequence)
+    SELECT DISTINCT partition, user_id, period_key, CAST(:new AS integer), 0
+    FROM billing_usage WHERE generation IN (:live, :new) AND period_key >= :period
+    {_IS_DUE}
+    """  # noqa: S608
+)
+CURRENT_ARE_DUE = sa.text(
+    """
+    INSERT INTO totals_due (partition, user_id, period_key, generation, sequence)
+    SELECT DISTINCT partition, user_id, period_key, 0, 0 FROM billing_usage
+    WHERE generation = (SELECT live FROM generations WHERE scope = 'all')
+        AND partition = :partition AND period_key >= :period
+    ON CONFLICT DO NOTHING
+    """
+)
+READ_DUE = sa.text(
+    """
+    SELECT d.user_id, d.period_key, g.live,
+        coalesce((SELECT sequence FROM checkpoints WHERE name = :checkpoint), 0) AS sequence,
+        coalesce(sum(u.llm_tokens), 0) AS tokens, coalesce(sum(u.compute_ms), 0) AS compute_ms,
+        coalesce(sum(u.requests), 0) AS requests
+    FROM (
+        SELECT user_id, period_key FROM totals_due WHERE partition = :partition LIMIT :most
+    ) d
+    JOIN generations g ON g.scope = 'all'
+    LEFT JOIN billing_usage u ON (u.generation, u.partition, u.user_id, u.period_key)
+        = (g.live, :partition, d.user_id, d.period_key)
+    GROUP BY d.user_id, d.period_key, g.live
+    """
+)
+NO_LONGER_DUE = sa.text(
+    """
+    DELETE FROM totals_due t
+    USING unnest(CAST(:users AS text[]), CAST(:periods AS text[])) AS put (user_id, period_key)
+    WHERE (t.partition, t.user_id, t.period_key) = (:partition, put.user_id, put.period_key)
+        AND (t.generation, t.sequence) <= (:generation, :sequence)
+    """
+)
+
+_SIDES = ", ".join(
+    f"{side}.{name} AS {side}_{name}" for side in ("live", "new") for name in COUNTERS
+)
+DIFFERENCES = sa.text(
+    f"""
+    WITH live AS (SELECT * FROM billing_usage WHERE generation = :live),
+        new AS (SELECT * FROM billing_usage WHERE generation = :new)
+    SELECT user_id, period_key, runtime_provider, {_SIDES}
+    FROM live FULL JOIN new USING (partition, user_id, period_key, runtime_provider)
+    WHERE to_jsonb(live) - 'generation' IS DISTINCT FROM to_jsonb(new) - 'generation'
+    ORDER BY user_id, period_key, runtime_provider
+    """  # noqa: S608
+)
+DEAD_GENERATIONS = sa.text(
+    f"""
+    SELECT DISTINCT generation
+    FROM ({" UNION ".join(f"SELECT generation FROM {table.name}" for table in FOLDED)}) found
+    WHERE generation <> (SELECT live FROM generations WHERE scope = 'all')
+    """  # noqa: S608
+)
+REMOVE = {
+    table.name: sa.text(
+        f"""
+        DELETE FROM {table.name} WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM {table.name} WHERE generation = :generation LIMIT :most
+            FOR UPDATE SKIP LOCKED))
+        """  # noqa: S608
+    )
+    for table in FOLDED
+}

@@ -1,0 +1,124 @@
+"""Several billing processes share the partitions, and none waits for one that died or hangs."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from webhost_contracts import ids, subjects
+
+from tests.integration.billing.conftest import Billing, call, telemetry
+from tests.integration.billing.test_rebuild import no_other_generations
+from tests.integration.billing.test_usage import counters, until_totals
+from tests.support.deadline import eventually
+from tests.support.service import ServiceProcess, service
+
+USERS = [ids.user_id("test", f"user {number}") for number in range(40)]
+TAKEN_OVER_S = 10.0
+
+
+@pytest.fixture
+async def second(billing: Billing, nats_account: str) -> AsyncIterator[ServiceProcess]:
+    async with service("webhost_billing", billing.dsn, nats_account) as process:
+        yield process
+
+
+def shares(billing: Billing) -> list[int]:
+    """How many partitions each session holds, the smallest share first."""
+    held = billing.rows(
+        "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE locktype = 'advisory' AND objid < %s AND granted"
+        " AND application_name = 'share billing usage' AND datname = current_database()",
+        subjects.PARTITIONS,
+    )
+    return sorted(Counter(row["pid"] for row in held).values())
+
+
+async def until_shares(billing: Billing, expected: list[int], seconds: float) -> None:
+    async def shared() -> bool:
+        return shares(billing) == expected
+
+    await eventually(shared, f"shares of {expected}", seconds=seconds)
+
+
+async def until_all_count(billing: Billing, calls: int, reported: int, seconds: float) -> None:
+    """Ask the tables: a request might go to the process that hangs."""
+    expected = counters(calls, reported)
+    row = (expected.requests, expected.llm_tokens, expected.compute_ms, expected.cost_picodollars)
+
+    async def counted() -> bool:
+        found = billing.rows(
+            "SELECT requests, llm_tokens, compute_ms, cost_picodollars FROM billing_usage"
+            " WHERE user_id = ANY(%s) AND generation = (SELECT live FROM generations)",
+            USERS,
+        )
+        return [tuple(one.values()) for one in found] == [row] * len(USERS)
+
+    await eventually(counted, f"{calls} calls of each user to count", seconds=seconds)
+
+
+async def test_a_new_process_has_its_share_within_seconds(
+    billing: Billing, second: ServiceProcess, nats_account: str
+) -> None:
+    await until_shares(billing, [8, 8], 5)
+    async with service("webhost_billing", billing.dsn, nats_account) as third:
+        await until_shares(billing, [4, 6, 6], 5)
+        await third.kill()
+        await until_shares(billing, [8, 8], TAKEN_OVER_S)
+    await billing.state(*(call(user, 1) for user in USERS))
+    await until_all_count(billing, 1, 0, 10)
+    for user in USERS:
+        assert (await until_totals(billing, user, 0, 100)).requests == 1
+
+
+async def test_a_killed_process_is_succeeded(billing: Billing, second: ServiceProcess) -> None:
+    await until_shares(billing, [8, 8], 5)
+    await second.kill()
+    await billing.state(*(call(user, 1) for user in USERS))
+    await until_all_count(billing, 1, 0, TAKEN_OVER_S)
+
+
+async def test_a_frozen_process_is_succeeded_and_spoils_nothing_when_it_wakes(
+    billing: Billing, second: ServiceProcess
+) -> None:
+    await until_shares(billing, [8, 8], 5)
+    process = second.process
+    assert process is not None
+
+    async def freeze() -> None:
+        # In the middle of the work, so that it wakes up with something under way.
+        await asyncio.sleep(0.05)
+        os.kill(process.pid, signal.SIGSTOP)
+
+    facts = [call(user, number) for number in range(20) for user in USERS]
+    await asyncio.gather(billing.state(*facts), freeze())
+    await billing.state(*(telemetry(user, 1) for user in USERS))
+    try:
+        await until_all_count(billing, 20, 1, TAKEN_OVER_S)
+        for user in USERS:
+            await until_totals(billing, user, 10, 19 * 100 + 40)
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    await until_shares(billing, [8, 8], TAKEN_OVER_S)
+    await billing.state(*(telemetry(user, 2) for user in USERS))
+    await until_all_count(billing, 20, 2, 10)
+    assert (await billing.rebuild(dry_run=True))[-1].differences == ()
+
+
+async def test_totals_follow_a_rebuild_in_another_process(
+    billing: Billing, second: ServiceProcess
+) -> None:
+    await until_shares(billing, [8, 8], 5)
+    await billing.state(*(call(user, 1) for user in USERS))
+    await until_all_count(billing, 1, 0, 10)
+    billing.execute("UPDATE billing_usage SET compute_ms = compute_ms + 1")
+    assert len((await billing.rebuild())[-1].differences) == len(USERS)
+
+    async def put_again() -> bool:
+        found = [await billing.totals(user) for user in USERS]
+        return {(one.compute_ms, one.generation) for one in found if one} == {(100, 2)}
+
+    await eventually(put_again, "the totals of the new generation")
+    await no_other_generations(billing)
