@@ -13,7 +13,9 @@ from tests.support.issuer import running_issuer
 
 
 @asynccontextmanager
-async def running_stage(nats: Nats, postgres: Postgres, directory: Path) -> AsyncIterator[Harness]:
+async def running_harness(
+    nats: Nats, postgres: Postgres, directory: Path
+) -> AsyncIterator[Harness]:
     dsn, nats_url = postgres.create_database(), nats.new_account()
     bus = await connect(nats_url, "test")
     try:
@@ -33,7 +35,7 @@ async def running_stage(nats: Nats, postgres: Postgres, directory: Path) -> Asyn
 async def harness(
     nats_server: Nats, postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Harness]:
-    async with running_stage(nats_server, postgres_server, tmp_path_factory.mktemp("api")) as it:
+    async with running_harness(nats_server, postgres_server, tmp_path_factory.mktemp("api")) as it:
         yield it
 
 
@@ -41,7 +43,7 @@ async def harness(
 async def own_harness(
     nats_server: Nats, postgres_server: Postgres, tmp_path: Path
 ) -> AsyncIterator[Harness]:
-    async with running_stage(nats_server, postgres_server, tmp_path) as it:
+    async with running_harness(nats_server, postgres_server, tmp_path) as it:
         yield it
 
 

@@ -117,7 +117,7 @@ class Harness:
         self.process = None
 
     def user(self, subject: str | None = None, **claims: Any) -> User:
-        """Return a user, by default one whom nobody has seen before."""
+        """Return a user, by default a new one."""
         subject = subject or f"user-{secrets.token_hex(6)}"
         token = self.issuer.token(subject, **claims)
         http = self.client(Authorization=f"Bearer {token}")
@@ -137,7 +137,7 @@ class Harness:
 
     async def states(self, user_id: str, aggregate_id: str, version: int, event: Event) -> None:
         """State a fact in the name of the service that owns its kind."""
-        subject = subjects.event(user_id, event.kind(), aggregate_id)
+        subject = event.published_on(user_id, aggregate_id)
         await state(self.bus, subject, envelope(user_id, aggregate_id, event, version=version))
 
     async def command(self, verb: str, agent_id: str, kind: type[Command]) -> Any:

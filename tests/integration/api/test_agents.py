@@ -190,8 +190,8 @@ async def test_a_tier_may_come_before_the_user(harness: Harness) -> None:
     event = TierChanged(tier="starter", previous_tier="free", source="operator")
     await harness.states(user.id, user.id, 1, event)
 
-    async def told() -> bool:
+    async def folded() -> bool:
         return ok(await user.http.get("/v1/me"))["user"]["tier"] == "starter"
 
-    await eventually(told, "the tier")
+    await eventually(folded, "the tier")
     await user.http.aclose()

@@ -3,10 +3,12 @@
 import asyncio
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from sqlalchemy import text
 from webhost_api.idempotency import KEPT_MS, IdempotencyKey, remove_old
+from webhost_contracts import ids
 from webhost_kit.database.engine import Database
 
 from tests.integration.api.harness import Harness, User, ok, problem
@@ -95,7 +97,7 @@ async def test_a_malformed_key_is_refused(user: User, key: str) -> None:
     assert details["issues"][0]["path"] == ["Idempotency-Key"]
 
 
-async def test_old_records_are_swept_and_young_ones_stay(harness: Harness, user: User) -> None:
+async def test_old_records_are_removed_and_young_ones_stay(harness: Harness, user: User) -> None:
     for name in ("old", "young"):
         ok(await user.http.post("/v1/agents", json={"name": name}, headers=keyed(name)), 201)
     with psycopg.connect(harness.dsn) as connection:
@@ -104,16 +106,51 @@ async def test_old_records_are_swept_and_young_ones_stay(harness: Harness, user:
             " WHERE user_id = %s AND key = 'old'",
             (KEPT_MS + 1, user.id),
         )
+        connection.execute(
+            "UPDATE idempotency_claims SET first_tried_at_ms = first_tried_at_ms - %s"
+            " WHERE user_id = %s AND key = 'old'",
+            (KEPT_MS + 1, user.id),
+        )
     database = Database(harness.dsn)
     removing = asyncio.create_task(remove_old(database))
 
-    async def swept() -> bool:
+    async def removed() -> bool:
         async with database.transaction() as connection:
-            query = text("SELECT key FROM idempotency WHERE user_id = :user_id")
+            query = text(
+                "SELECT key FROM idempotency WHERE user_id = :user_id"
+                " UNION ALL SELECT key FROM idempotency_claims WHERE user_id = :user_id"
+            )
             keys = (await connection.execute(query, {"user_id": user.id})).scalars().all()
-        return keys == ["young"]
+        return keys == ["young", "young"]
 
-    await eventually(swept, "the old record to be gone")
+    await eventually(removed, "the old record to be gone")
     removing.cancel()
     await asyncio.gather(removing, return_exceptions=True)
     await database.close()
+
+
+async def test_killed_before_the_commit_a_retry_makes_the_same_id(own_harness: Harness) -> None:
+    harness, body = own_harness, b'{"name":"a"}'
+    user = harness.user()
+    ok(await user.http.get("/v1/me"))
+    key = IdempotencyKey.of(
+        "k", user_id=user.id, route="POST /v1/agents", method="POST", path="/v1/agents", body=body
+    )
+    headers = {**user.http.headers, **keyed("k"), "Content-Type": "application/json"}
+    for _ in range(2):
+        harness.crash_file.write_text("api.claimed")
+        async with harness.client(**headers) as http:
+            with pytest.raises(httpx.TransportError):
+                await http.post("/v1/agents", content=body)
+        await harness.died()
+        await harness.start()
+    with psycopg.connect(harness.dsn) as connection:
+        query = "SELECT first_tried_at_ms FROM idempotency_claims WHERE user_id = %s"
+        [(first_tried_at_ms,)] = connection.execute(query, (user.id,)).fetchall()
+        assert connection.execute("SELECT count(*) FROM agents").fetchone() == (0,)
+
+    async with harness.client(**headers) as http:
+        agent = ok(await http.post("/v1/agents", content=body), 201)["agent"]
+    entropy = key.digest(ids.AGENT)[: ids.ENTROPY_BYTES]
+    assert agent["id"] == ids.new_id(ids.AGENT, first_tried_at_ms, entropy)
+    assert agent["createdAtMs"] > first_tried_at_ms

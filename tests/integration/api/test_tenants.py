@@ -1,4 +1,4 @@
-"""What is someone else's answers exactly as what does not exist, whatever the door."""
+"""What is someone else's answers exactly as what does not exist, on every route."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from tests.integration.api.harness import Harness, User, ok, problem
 
 MISSING = "zzzzzzzzzzzzzzzzzzzzzzzzzz"
-DOORS = [
+ROUTES = [
     ("GET", "/v1/agents/{agent}"),
     ("PATCH", "/v1/agents/{agent}"),
     ("DELETE", "/v1/agents/{agent}"),
@@ -31,7 +31,7 @@ async def refused(user: User, method: str, path: str) -> dict[str, Any]:
 
 
 @pytest.mark.accept("5")
-@pytest.mark.parametrize(("method", "path"), DOORS)
+@pytest.mark.parametrize(("method", "path"), ROUTES)
 async def test_a_foreign_id_is_not_found(
     harness: Harness, user: User, method: str, path: str
 ) -> None:
@@ -46,15 +46,15 @@ async def test_a_foreign_id_is_not_found(
     assert await user.agent(agent["id"]) == before
 
 
-async def test_every_door_with_an_id_is_in_the_list(user: User) -> None:
+async def test_every_route_with_an_id_is_in_the_list(user: User) -> None:
     document = ok(await user.http.get("/v1/openapi.json"))
-    doors = {
+    routes = {
         (method.upper(), path.replace("Id}", "}"))
         for path, methods in document["paths"].items()
         for method in methods
         if "{" in path and not path.startswith("/v1/invoke/")
     }
-    assert doors == {(method, path) for method, path in DOORS if "?" not in path}
+    assert routes == {(method, path) for method, path in ROUTES if "?" not in path}
 
 
 async def test_ones_own_deployment_of_another_agent_is_not_found(user: User) -> None:

@@ -130,6 +130,30 @@ async def test_bad_claims_are_refused(issuer: Issuer, claims: dict[str, Any]) ->
             await verifier.verify(issuer.token(**claims))
 
 
+@pytest.mark.parametrize(
+    ("claim", "seconds", "valid"),
+    [
+        ("iat", 3, True),
+        ("nbf", 3, True),
+        ("iat", 30, False),
+        ("nbf", 30, False),
+        ("exp", -1, False),
+    ],
+)
+async def test_an_issuers_clock_may_be_a_little_ahead_and_an_expired_token_is_expired(
+    issuer: Issuer, claim: str, seconds: int, valid: bool
+) -> None:
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.run()):
+        await watched(verifier)
+        token = issuer.token(**{claim: int(time.time()) + seconds})
+        if valid:
+            assert (await verifier.verify(token)).subject == "alice"
+        else:
+            with pytest.raises(Unauthenticated):
+                await verifier.verify(token)
+
+
 async def test_audience_and_party_are_checked_where_configured(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url, audience="webhost", authorized_parties=("https://app",))
     async with in_background(verifier.run()):

@@ -1,6 +1,7 @@
 """Given these events: an agent folded from its facts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from webhost_api import model
 from webhost_api.decisions import RequestDeployment
@@ -63,7 +64,7 @@ def activated(
 
 def agent(*events: Event) -> Agent:
     """The agent after CREATED and these facts, one per millisecond from 1,000 on."""
-    it = model.created("agt_1", "usr_1", CREATED, 1000)
+    it = model.evolve(Agent(id="agt_1", user_id="usr_1"), CREATED, 1000)
     for at_ms, event in enumerate(events, start=1001):
         it = model.evolve(it, event, at_ms)
     return it
@@ -81,16 +82,11 @@ def live(count: int) -> Sequence[Event]:
     return facts
 
 
-def wish(number: int, **fields: object) -> RequestDeployment:
-    """What a user asks for when deploying."""
+def wish(number: int, **fields: Any) -> RequestDeployment:
+    """A user's request to deploy."""
     return RequestDeployment(
-        **{
-            "deployment_id": f"dep_{number}",
-            "artifact": ARTIFACT,
-            "main_module_name": "agent.mjs",
-            "invoke_path": "/invoke",
-            "compatibility_date": "2026-01-01",
-            "set_as_active": True,
-            **fields,
-        }
+        deployment_id=f"dep_{number}",
+        artifact=ARTIFACT,
+        main_module_name="agent.mjs",
+        **fields,
     )

@@ -1,10 +1,9 @@
 """Given these events, when this command, then these events."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from webhost_api import decisions, model
-from webhost_api.decisions import DELETED_MEANWHILE, CreateAgent, UpdateAgent
+from webhost_api.decisions import DELETED_MEANWHILE, DescribeAgent
 from webhost_api.model import DeploymentStatus
 from webhost_contracts.events import (
     AgentCreated,
@@ -36,15 +35,15 @@ KEEP = 5
 
 
 def test_create() -> None:
-    command = CreateAgent(name="a", description="", env_var_keys=("A",))
-    assert decisions.create(command, 9, FREE) == AgentCreated(name="a", env_var_keys=("A",))
+    command = DescribeAgent(name="a", description="", env_var_keys=("A",))
+    assert decisions.create(command, 9, FREE) == [AgentCreated(name="a", env_var_keys=("A",))]
 
 
 def test_create_beyond_the_tier() -> None:
     with pytest.raises(LimitExceeded) as refusal:
-        decisions.create(CreateAgent(name="a"), 10, FREE)
+        decisions.create(DescribeAgent(name="a"), 10, FREE)
     assert refusal.value.details["limitType"] == "agents"
-    assert decisions.create(CreateAgent(name="a"), 10_000, TIERS["enterprise"])
+    assert decisions.create(DescribeAgent(name="a"), 10_000, TIERS["enterprise"])
 
 
 @pytest.mark.parametrize(
@@ -55,14 +54,14 @@ def test_create_beyond_the_tier() -> None:
         ("lambda", "enterprise", InvalidRequest),
     ],
 )
-def test_providers_are_gated_at_every_door(
+def test_providers_are_gated_wherever_one_is_named(
     provider: str, tier: str, refusal: type[Exception]
 ) -> None:
     allowed = TIERS[tier]
     with pytest.raises(refusal):
-        decisions.create(CreateAgent(name="a", preferred_runtime_provider=provider), 0, allowed)
+        decisions.create(DescribeAgent(name="a", preferred_runtime_provider=provider), 0, allowed)
     with pytest.raises(refusal):
-        decisions.update(agent(), UpdateAgent(preferred_runtime_provider=provider), allowed)
+        decisions.update(agent(), DescribeAgent(preferred_runtime_provider=provider), allowed)
     with pytest.raises(refusal):
         decisions.request_deployment(agent(), wish(1, runtime_provider=provider), allowed)
 
@@ -75,17 +74,17 @@ def test_a_preferred_provider_is_gated_again_when_the_tier_fell() -> None:
 
 
 def test_update_states_all_fields_as_they_are_now() -> None:
-    assert decisions.update(agent(), UpdateAgent(name="new"), FREE) == [
+    assert decisions.update(agent(), DescribeAgent(name="new"), FREE) == [
         AgentUpdated(name="new", description="what it is", env_var_keys=("A",))
     ]
-    assert decisions.update(agent(), UpdateAgent(description=""), FREE) == [
+    assert decisions.update(agent(), DescribeAgent(description=""), FREE) == [
         AgentUpdated(name="mine", env_var_keys=("A",))
     ]
 
 
 def test_nothing_new_is_no_fact() -> None:
     it = agent()
-    assert decisions.update(it, UpdateAgent(name="mine"), FREE) == []
+    assert decisions.update(it, DescribeAgent(name="mine"), FREE) == []
     assert decisions.enable(it) == []
     assert decisions.disable(agent(DISABLED)) == []
     it = agent(*live(1))
@@ -125,7 +124,7 @@ def test_success_ends_the_deploy_and_flips_the_pointer() -> None:
     assert decisions.conclude_succeeded(it, "dep_2", KEEP) == [succeeded(2), activated(2, 2, 1)]
 
 
-def test_success_does_not_flip_where_it_was_not_asked_for() -> None:
+def test_success_does_not_flip_without_set_as_active() -> None:
     it = agent(requested(1, set_as_active=False))
     assert decisions.conclude_succeeded(it, "dep_1", KEEP) == [succeeded(1)]
 

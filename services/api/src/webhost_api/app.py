@@ -8,15 +8,18 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.process.service import App, Service
 
-from webhost_api import idempotency, openapi_paths
+from webhost_api import idempotency, openapi_paths, recovery
 from webhost_api.artifacts import Artifacts
+from webhost_api.commands import Commands
 from webhost_api.http import Dependencies, handle_problems
 from webhost_api.middleware import Cors, RequestId
 from webhost_api.reactor import Reactor
+from webhost_api.resender import Resender
 from webhost_api.routes import agents, deployments, me, usage
 from webhost_api.schemas.errors import ErrorResponse
 from webhost_api.settings import Settings
@@ -33,7 +36,7 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def build() -> FastAPI:
-    """Return the HTTP application; its dependencies are given to it by `front`."""
+    """Return the HTTP application; `front` sets its dependencies."""
     app = FastAPIOffline(
         title="webhost.systems",
         version="1",
@@ -74,7 +77,7 @@ def _describe_all_services(app: FastAPI, bearer: HTTPBearer) -> None:
 
 
 def front(deps: Dependencies, cors_allowed_origins: tuple[str, ...]) -> App:
-    """Return the application with everything that each request passes before it."""
+    """Return the application behind the middleware that each request passes."""
     app = build()
     app.state.dependencies = deps
     return RequestId(Cors(app, cors_allowed_origins))
@@ -92,12 +95,18 @@ async def compose(service: Service, settings: Settings) -> None:
             authorized_parties=settings.jwt_authorized_parties,
         ),
     )
-    service.add("relay", Relay(database.dsn, bus))
-    reactor = Reactor(
-        keep_deployments=settings.keep_deployments,
-        longest_call_ms=settings.longest_call_s * 1000,
+    own_facts = OwnFacts(
+        service.name, database, bus, recovery.FILTERS, recovery.TYPES, recovery.take_back
     )
+    service.add("own-facts", own_facts)
+    service.add("relay", Relay(database.dsn, bus))
+    commands = Commands(longest_call_ms=int(settings.longest_call_s * 1000))
+    reactor = Reactor(keep_deployments=settings.keep_deployments, commands=commands)
     service.add("reactor", reactor.projector(database, bus))
+    tiers = settings.tiers()
+    service.add(
+        "resender", Resender(database, bus, commands, tiers, after_s=settings.resend_after_s)
+    )
     service.work("idempotency", lambda: idempotency.remove_old(database))
     deps = Dependencies(
         database=database,
@@ -105,6 +114,7 @@ async def compose(service: Service, settings: Settings) -> None:
         verifier=verifier,
         users=Users(database),
         artifacts=Artifacts(bus),
-        tiers=settings.tiers(),
+        tiers=tiers,
+        commands=commands,
     )
     service.serve(front(deps, settings.cors_allowed_origins), settings.listen)

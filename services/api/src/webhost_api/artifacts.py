@@ -1,7 +1,7 @@
 """The artifact store: bundles by the checksum of their bytes, in JetStream's object store.
 
-Guarantees: what `put` was given is stored when it returns; a bundle that is there already is not
-written again; what `read` returns has its checksum.
+Guarantees: a bundle is stored when `put` returns, and is not written again where it is there
+already; what `read` returns has its checksum.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _AWAY = "The artifact store is away; try again shortly."
 
 
 def pack(bundle: Bundle) -> tuple[Artifact, bytes]:
-    """Return what names a bundle, and its bytes."""
+    """Return a bundle's name, and its bytes."""
     body = wire.encode(bundle)
     return Artifact(type=MODULES_TYPE, checksum=checksum_of(body), size_bytes=len(body)), body
 
@@ -41,7 +41,7 @@ class Artifacts:
             raise Unavailable(_AWAY) from error
 
     async def read(self, artifact: Artifact) -> Bundle:
-        """Return a stored bundle. Raises RuntimeError when it is not what was stored."""
+        """Return a stored bundle. Raises RuntimeError when its bytes have another checksum."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 store = await self._store()
@@ -49,7 +49,7 @@ class Artifacts:
         except (NatsError, TimeoutError, OSError) as error:
             raise Unavailable(_AWAY) from error
         if checksum_of(body) != artifact.checksum:
-            raise RuntimeError(f"the artifact {artifact.checksum} is not what was stored")
+            raise RuntimeError(f"the artifact {artifact.checksum} has another checksum")
         return wire.decode(body, Bundle)
 
     async def _store(self) -> ObjectStore:

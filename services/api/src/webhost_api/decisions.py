@@ -1,12 +1,13 @@
 """The rules: command + state → facts. Pure; what is not allowed is raised as a Problem.
 
-An agent that is deleted never comes here: it is not found.
+Requests about a deleted agent are refused before: it is not found.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 from webhost_contracts.artifacts import Artifact
 from webhost_contracts.entitlements import Entitlements
 from webhost_contracts.errors import DeploymentError
@@ -24,7 +25,7 @@ from webhost_contracts.events import (
 )
 from webhost_kit.errors import Conflict, InvalidRequest, LimitExceeded
 
-from webhost_api.model import Agent, Deployment, DeploymentStatus
+from webhost_api.model import Agent, Deployment, DeploymentStatus, common_fields
 
 CLOUDFLARE = "cloudflare"
 AGENTCORE = "agentcore"
@@ -34,19 +35,8 @@ DELETED_MEANWHILE = DeploymentError(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CreateAgent:
-    """A user wants a new agent."""
-
-    name: str
-    description: str | None = None
-    env_var_keys: tuple[str, ...] = ()
-    preferred_runtime_provider: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpdateAgent:
-    """A user wants an agent changed. None leaves a field as it is; "" clears the description."""
+class DescribeAgent(Struct, frozen=True, kw_only=True):
+    """What a user says of an agent. None says nothing; "" clears the description."""
 
     name: str | None = None
     description: str | None = None
@@ -54,21 +44,20 @@ class UpdateAgent:
     preferred_runtime_provider: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RequestDeployment:
+class RequestDeployment(Struct, frozen=True, kw_only=True):
     """A user wants this stored artifact deployed; no provider means the agent's preferred one."""
 
     deployment_id: str
     artifact: Artifact
     main_module_name: str
-    invoke_path: str
-    compatibility_date: str
-    set_as_active: bool
+    invoke_path: str = "/invoke"
+    compatibility_date: str = "2026-01-01"
+    set_as_active: bool = True
     runtime_provider: str | None = None
     commit_hash: str | None = None
 
 
-def create(command: CreateAgent, existing: int, entitlements: Entitlements) -> AgentCreated:
+def create(command: DescribeAgent, existing: int, entitlements: Entitlements) -> list[Event]:
     """Decide on a new agent of a user who has `existing` ones. LIMIT_EXCEEDED at the tier's end."""
     _require_provider(command.preferred_runtime_provider, entitlements, "preferredRuntimeProvider")
     if entitlements.agents is not None and existing >= entitlements.agents:
@@ -81,33 +70,14 @@ def create(command: CreateAgent, existing: int, entitlements: Entitlements) -> A
                 "suggestedAction": "upgrade",
             },
         )
-    return AgentCreated(
-        name=command.name,
-        description=command.description or None,
-        env_var_keys=command.env_var_keys,
-        preferred_runtime_provider=command.preferred_runtime_provider,
-    )
+    return [AgentCreated(**_stated(command))]
 
 
-def update(agent: Agent, command: UpdateAgent, entitlements: Entitlements) -> list[Event]:
+def update(agent: Agent, command: DescribeAgent, entitlements: Entitlements) -> list[Event]:
     """Decide on a change. Nothing to change is no fact."""
     _require_provider(command.preferred_runtime_provider, entitlements, "preferredRuntimeProvider")
-    before = AgentUpdated(
-        name=agent.name,
-        description=agent.description,
-        env_var_keys=agent.env_var_keys,
-        preferred_runtime_provider=agent.preferred_runtime_provider,
-    )
-    after = AgentUpdated(
-        name=agent.name if command.name is None else command.name,
-        description=(
-            agent.description if command.description is None else command.description or None
-        ),
-        env_var_keys=agent.env_var_keys if command.env_var_keys is None else command.env_var_keys,
-        preferred_runtime_provider=(
-            command.preferred_runtime_provider or agent.preferred_runtime_provider
-        ),
-    )
+    before = AgentUpdated(**common_fields(agent, AgentUpdated))
+    after = replace(before, **_stated(command))
     return [] if after == before else [after]
 
 
@@ -117,7 +87,7 @@ def disable(agent: Agent) -> list[Event]:
 
 
 def enable(agent: Agent) -> list[Event]:
-    """Decide to let invocations in again."""
+    """Decide to accept invocations again."""
     return [] if agent.disabled_at_ms is None else [AgentEnabled()]
 
 
@@ -133,20 +103,12 @@ def request_deployment(
     _require_changeable(agent)
     provider = command.runtime_provider or agent.preferred_runtime_provider or CLOUDFLARE
     _require_provider(provider, entitlements, "runtimeProvider")
-    return [
-        DeploymentRequested(
-            deployment_id=command.deployment_id,
-            deployment_version=agent.newest_deployment_version + 1,
-            runtime_provider=provider,
-            artifact=command.artifact,
-            main_module_name=command.main_module_name,
-            invoke_path=command.invoke_path,
-            set_as_active=command.set_as_active,
-            pointer_revision=agent.pointer_revision,
-            compatibility_date=command.compatibility_date,
-            commit_hash=command.commit_hash,
-        )
-    ]
+    fields: dict[str, Any] = common_fields(command, DeploymentRequested) | {
+        "deployment_version": agent.newest_deployment_version + 1,
+        "runtime_provider": provider,
+        "pointer_revision": agent.pointer_revision,
+    }
+    return [DeploymentRequested(**fields)]
 
 
 def activate(agent: Agent, deployment: Deployment, reason: str | None) -> list[Event]:
@@ -185,6 +147,11 @@ def conclude_failed(agent: Agent, deployment_id: str, error: DeploymentError) ->
     if deployment is None or deployment.status is not DeploymentStatus.DEPLOYING:
         return []
     return [_failed(deployment, error)]
+
+
+def _stated(command: DescribeAgent) -> dict[str, Any]:
+    stated = {name: value for name, value in asdict(command).items() if value is not None}
+    return stated | ({"description": None} if command.description == "" else {})
 
 
 def _retire(good: Sequence[Deployment], active: str | None, keep: int) -> list[Event]:

@@ -1,26 +1,27 @@
-"""What users ask for: load the state, decide, append, save, command; one transaction each.
+"""What users request: load, decide, append, evolve, save, command; one transaction each.
 
-Consumes: requests of users who were authenticated. Emits: facts about agents on EVENTS, commands
-to the deployer on COMMANDS. Guarantees: the fact, its state row and its command are written
-together or not at all; a foreign, a deleted and a missing agent look the same.
+Consumes: requests of authenticated users. Emits: facts about agents on EVENTS, commands to the
+deployer on COMMANDS. Guarantees: a fact, its state row and its command are written together or
+not at all; a foreign, a deleted and a missing agent look the same.
 On replay: a request that comes again under its idempotency key does not reach a handler.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts import ids, subjects
-from webhost_contracts.commands import DEPLOY, TEAR_DOWN_AGENT, Deploy, TearDownAgent
 from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
-from webhost_contracts.events import AgentDeleted, DeploymentRequested, Envelope, Event
+from webhost_contracts.events import Event
 from webhost_kit.errors import NotFound
-from webhost_kit.eventsourcing.store import EventMetadata, append, new_id, send
+from webhost_kit.eventsourcing.aggregates import Appended
+from webhost_kit.eventsourcing.store import EventMetadata, send
 
-from webhost_api import decisions, model, store
-from webhost_api.decisions import CreateAgent, RequestDeployment, UpdateAgent
+from webhost_api import decisions, store
+from webhost_api.commands import Commands, subject_of
+from webhost_api.decisions import DescribeAgent, RequestDeployment
 from webhost_api.model import Agent, Deployment
+from webhost_api.store import AGENTS
 from webhost_api.tables import accounts, agents, users
 
 Tiers = dict[str, Entitlements]
@@ -28,7 +29,7 @@ Tiers = dict[str, Entitlements]
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, on what occasion. The user comes from the token and from nowhere else."""
+    """Who sent a request. The user comes from the token and from nowhere else."""
 
     user_id: str
     metadata: EventMetadata
@@ -45,10 +46,10 @@ def deployment_not_found() -> NotFound:
 
 
 async def create_agent(
-    connection: AsyncConnection, caller: Caller, tiers: Tiers, agent_id: str, command: CreateAgent
+    connection: AsyncConnection, caller: Caller, tiers: Tiers, agent_id: str, command: DescribeAgent
 ) -> Agent:
     """Make an agent. Raises LimitExceeded, InvalidRequest, or Conflict where the name is taken."""
-    # Whoever else creates for this user waits here, so that the count is exact.
+    # Requests that create agents of one user wait for each other, so that the count is exact.
     await connection.execute(
         sa.select(users.c.user_id).where(users.c.user_id == caller.user_id).with_for_update()
     )
@@ -58,22 +59,21 @@ async def create_agent(
         .where(agents.c.user_id == caller.user_id, agents.c.deleted_at_ms.is_(None))
     )
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
-    event = decisions.create(command, existing or 0, entitlements)
-    who = caller.metadata
-    await append(connection, agent_id, caller.user_id, 0, [event], who)
-    agent = model.created(agent_id, caller.user_id, event, who.at_ms)
-    await store.save(connection, None, agent)
-    return agent
+    events = decisions.create(command, existing or 0, entitlements)
+    new = Agent(id=agent_id, user_id=caller.user_id)
+    return (await AGENTS.append(connection, new, events, caller.metadata)).state
 
 
 async def update_agent(
-    connection: AsyncConnection, caller: Caller, tiers: Tiers, agent_id: str, command: UpdateAgent
+    connection: AsyncConnection, caller: Caller, tiers: Tiers, agent_id: str, command: DescribeAgent
 ) -> Agent:
-    """Change an agent's description of itself. Raises NotFound, Conflict, and the tier's gates."""
-    agent = await _owned(connection, caller, agent_id)
+    """Change what is said of an agent. Raises NotFound, Conflict, and the tier's gates."""
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
-    events = decisions.update(agent, command, entitlements)
-    return (await record(connection, agent, events, caller.metadata)).agent
+
+    def decide(agent: Agent) -> list[Event]:
+        return decisions.update(agent, command, entitlements)
+
+    return await switch_agent(connection, caller, agent_id, decide)
 
 
 async def switch_agent(
@@ -82,66 +82,52 @@ async def switch_agent(
     agent_id: str,
     decide: Callable[[Agent], list[Event]],
 ) -> Agent:
-    """Disable or enable an agent. Raises NotFound."""
-    agent = await _owned(connection, caller, agent_id)
-    return (await record(connection, agent, decide(agent), caller.metadata)).agent
+    """Do what `decide` says with an agent of the caller's. Raises NotFound, and what it raises."""
+    load = _owned(caller, agent_id)
+    return (await AGENTS.handle(connection, load, decide, caller.metadata)).state
 
 
-async def delete_agent(connection: AsyncConnection, caller: Caller, agent_id: str) -> Agent:
+async def delete_agent(
+    connection: AsyncConnection, caller: Caller, commands: Commands, agent_id: str
+) -> Agent:
     """Make an agent a tombstone, and let the deployer remove what it has. Raises NotFound."""
-    agent = await _owned(connection, caller, agent_id)
-    recorded = await record(connection, agent, decisions.delete(agent), caller.metadata)
-    cause = recorded.envelope_of(AgentDeleted)
-    await send(
-        connection,
-        subjects.command("deployer", TEAR_DOWN_AGENT, agent_id),
-        TearDownAgent(
-            command_id=new_id(ids.COMMAND, cause.occurred_at_ms),
-            causation_id=cause.event_id,
-            user_id=agent.user_id,
-            agent_id=agent.id,
-            request_id=cause.request_id,
-            traceparent=cause.traceparent,
-        ),
-    )
-    return recorded.agent
+    load = _owned(caller, agent_id)
+    appended = await AGENTS.handle(connection, load, decisions.delete, caller.metadata)
+    await send_commands(connection, commands, appended)
+    return appended.state
 
 
 async def request_deployment(
     connection: AsyncConnection,
     caller: Caller,
     tiers: Tiers,
+    commands: Commands,
     agent_id: str,
     command: RequestDeployment,
 ) -> Deployment:
     """Start a deployment. Raises NotFound, Conflict, and the tier's gates."""
-    agent = await _owned(connection, caller, agent_id)
     tier, entitlements = await tier_of(connection, tiers, caller.user_id)
-    events = decisions.request_deployment(agent, command, entitlements)
-    recorded = await record(connection, agent, events, caller.metadata)
-    cause = recorded.envelope_of(DeploymentRequested)
-    deployment = recorded.agent.deployments[command.deployment_id]
-    await send(
-        connection,
-        subjects.command("deployer", DEPLOY, agent_id),
-        Deploy(
-            command_id=new_id(ids.COMMAND, cause.occurred_at_ms),
-            causation_id=cause.event_id,
-            user_id=agent.user_id,
-            agent_id=agent.id,
-            request_id=cause.request_id,
-            traceparent=cause.traceparent,
-            deployment_id=deployment.id,
-            deployment_version=deployment.version,
-            tier=tier,
-            runtime_provider=deployment.runtime_provider,
-            artifact=deployment.artifact,
-            main_module_name=deployment.main_module_name,
-            invoke_path=deployment.invoke_path,
-            compatibility_date=deployment.compatibility_date,
-        ),
-    )
-    return deployment
+
+    def decide(agent: Agent) -> list[Event]:
+        return decisions.request_deployment(agent, command, entitlements)
+
+    load = _owned(caller, agent_id)
+    appended = await AGENTS.handle(connection, load, decide, caller.metadata)
+    await send_commands(connection, commands, appended, tier=tier)
+    return appended.state.deployments[command.deployment_id]
+
+
+async def check_deployment(
+    connection: AsyncConnection,
+    caller: Caller,
+    tiers: Tiers,
+    agent_id: str,
+    command: RequestDeployment,
+) -> None:
+    """Raise what `request_deployment` would raise now. Changes and locks nothing."""
+    _, entitlements = await tier_of(connection, tiers, caller.user_id)
+    agent = await _owned(caller, agent_id, lock=False)(connection)
+    decisions.request_deployment(agent, command, entitlements)
 
 
 async def activate(
@@ -152,43 +138,30 @@ async def activate(
     reason: str | None,
 ) -> tuple[Agent, Deployment]:
     """Set the pointer. Raises NotFound, or Conflict in the wrong state."""
-    agent = await _owned(connection, caller, agent_id, deployment_id)
-    deployment = agent.deployments.get(deployment_id)
-    if deployment is None:
-        raise deployment_not_found()
-    events = decisions.activate(agent, deployment, reason)
-    agent = (await record(connection, agent, events, caller.metadata)).agent
+
+    def decide(agent: Agent) -> list[Event]:
+        deployment = agent.deployments.get(deployment_id)
+        if deployment is None:
+            raise deployment_not_found()
+        return decisions.activate(agent, deployment, reason)
+
+    load = _owned(caller, agent_id, deployment_id)
+    agent = (await AGENTS.handle(connection, load, decide, caller.metadata)).state
     return agent, agent.deployments[deployment_id]
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """An agent after its newest facts, and those facts as they were appended."""
-
-    agent: Agent
-    events: Sequence[Event]
-    envelopes: Sequence[Envelope]
-
-    def envelope_of(self, kind: type[Event]) -> Envelope:
-        """Return the envelope of the one fact of this kind."""
-        return next(
-            envelope
-            for event, envelope in zip(self.events, self.envelopes, strict=True)
-            if isinstance(event, kind)
-        )
-
-
-async def record(
-    connection: AsyncConnection, agent: Agent, events: Sequence[Event], who: EventMetadata
-) -> Recorded:
-    """Append an agent's next facts, and save what `evolve` makes of them."""
-    envelopes = await append(connection, agent.id, agent.user_id, agent.version, events, who)
-    after = agent
-    for event in events:
-        after = model.evolve(after, event, who.at_ms)
-    if events:
-        await store.save(connection, agent, after)
-    return Recorded(after, events, envelopes)
+async def send_commands(
+    connection: AsyncConnection,
+    commands: Commands,
+    appended: Appended[Agent],
+    *,
+    tier: str = DEFAULT_TIER,
+) -> None:
+    """Send the commands that follow from facts, in the transaction of the facts."""
+    for event, cause in appended.facts:
+        command = commands.caused_by(cause, event, tier=tier)
+        if command is not None:
+            await send(connection, subject_of(command), command)
 
 
 async def tier_of(
@@ -200,10 +173,13 @@ async def tier_of(
     return name, tiers[name]
 
 
-async def _owned(
-    connection: AsyncConnection, caller: Caller, agent_id: str, deployment_id: str | None = None
-) -> Agent:
-    agent = await store.load_for_decision(connection, agent_id, deployment_id)
-    if agent is None or agent.user_id != caller.user_id or agent.deleted_at_ms is not None:
-        raise agent_not_found()
-    return agent
+def _owned(
+    caller: Caller, agent_id: str, deployment_id: str | None = None, *, lock: bool = True
+) -> Callable[[AsyncConnection], Awaitable[Agent]]:
+    async def load(connection: AsyncConnection) -> Agent:
+        agent = await store.load(connection, agent_id, deployment_id, lock=lock)
+        if agent is None or agent.user_id != caller.user_id or agent.deleted_at_ms is not None:
+            raise agent_not_found()
+        return agent
+
+    return load

@@ -1,4 +1,4 @@
-"""How a request becomes an answer: who asks, how much is read, once per key, one error envelope.
+"""What all routes share: authentication, bounded bodies, idempotency, one error envelope.
 
 Guarantees: the caller is known and the body bounded before anything is parsed; a decision and its
 recorded answer are one transaction; every failure is answered with the envelope.
@@ -31,6 +31,7 @@ from webhost_kit.http import problems
 from webhost_kit.http.auth import TokenVerifier
 
 from webhost_api.artifacts import Artifacts
+from webhost_api.commands import Commands
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
 from webhost_api.idempotency import Answer, IdempotencyKey, once
 from webhost_api.middleware import problem_response
@@ -43,7 +44,7 @@ MAX_ISSUES = 20
 
 @dataclass(frozen=True)
 class Dependencies:
-    """What the doors work with."""
+    """What the routes work with."""
 
     database: Database
     bus: Bus
@@ -51,10 +52,11 @@ class Dependencies:
     users: Users
     artifacts: Artifacts
     tiers: Tiers
+    commands: Commands
 
 
 class UserRoute(APIRoute):
-    """A route for users: who asks is known, and the body bounded, before anything is parsed."""
+    """A route for users: the caller is known and the body bounded before anything is parsed."""
 
     max_body_bytes = MAX_BODY_BYTES
 
@@ -77,24 +79,24 @@ class DeployRoute(UserRoute):
 
 
 def deps(request: Request) -> Dependencies:
-    """Return what the doors work with."""
+    """Return what the routes work with."""
     return cast(Dependencies, request.app.state.dependencies)
 
 
 def caller(request: Request) -> Caller:
-    """Return who asks, which the route found out."""
+    """Return the caller that the route authenticated."""
     return cast(Caller, request.state.caller)
 
 
 def agent_id(agent_id: Annotated[str, Path(alias="agentId")]) -> str:
-    """Return an agent's id from the path. Raises NotFound for what is no such id."""
+    """Return an agent's id from the path. Raises NotFound where it is not one."""
     if not ids.has_prefix(agent_id, ids.AGENT):
         raise agent_not_found()
     return agent_id
 
 
 def deployment_id(deployment_id: Annotated[str, Path(alias="deploymentId")]) -> str:
-    """Return a deployment's id from the path. Raises NotFound for what is no such id."""
+    """Return a deployment's id from the path. Raises NotFound where it is not one."""
     if not ids.has_prefix(deployment_id, ids.DEPLOYMENT):
         raise deployment_not_found()
     return deployment_id
@@ -131,14 +133,17 @@ async def key_of(
 RequestKey = Annotated[IdempotencyKey | None, Depends(key_of)]
 
 
-async def decide(
+async def execute(
     deps: Dependencies,
     key: IdempotencyKey | None,
     work: Callable[[AsyncConnection], Awaitable[BaseModel]],
     *,
     status: int = 200,
 ) -> Response:
-    """Do the work in one transaction, once per key, and return its answer."""
+    """Do the work in one transaction, once per key, and return its answer.
+
+    The work calls nothing but the database. Raises what it raises.
+    """
 
     async def attempt(connection: AsyncConnection) -> Answer:
         async def answer() -> Answer:
@@ -146,12 +151,12 @@ async def decide(
 
         return await answer() if key is None else await once(connection, key, answer)
 
-    answer = await deps.database.decide(attempt)
+    answer = await deps.database.retry_conflicts(attempt)
     return Response(answer.body, answer.status, media_type=problems.JSON_TYPE)
 
 
 def answered(schema: BaseModel) -> Response:
-    """Return a read's answer."""
+    """Return the answer of a read."""
     return Response(as_json(schema), media_type=problems.JSON_TYPE)
 
 

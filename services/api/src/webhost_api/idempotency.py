@@ -1,8 +1,9 @@
-"""Idempotency keys: the first answer again, from the same transaction that made it.
+"""Idempotency keys: the first answer again, recorded in the transaction that made it.
 
 Guarantees: of requests with one key of one user and route, one is carried out; its answer is
 recorded together with its facts and given again for at least KEPT_MS. Refusals are not recorded:
-they changed nothing.
+they changed nothing. The ids that a request makes follow from the key and from the time of its
+first try, which is recorded before: a retry after a crash makes the same ones.
 """
 
 import asyncio
@@ -10,17 +11,20 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Conflict, InvalidRequest, Unavailable
 from webhost_kit.eventsourcing.store import new_id
+from webhost_kit.process.crashpoints import crash_point
 
-from webhost_api.tables import idempotency
+from webhost_api.tables import idempotency, idempotency_claims
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +37,7 @@ _KEY = re.compile(r"^[\x21-\x7e]{1,200}$")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request was answered with."""
+    """An answer's status and body."""
 
     status: int
     body: bytes
@@ -64,16 +68,30 @@ class IdempotencyKey:
         return int.from_bytes(self.digest("lock")[:8], "big", signed=True)
 
     def digest(self, purpose: str) -> bytes:
-        """Return what follows from the key and its scope, for this purpose."""
+        """Return bytes that follow from the key and its scope, for one purpose."""
         scope = f"{purpose}\n{self.user_id}\n{self.route}\n{self.key}"
         return hashlib.sha256(scope.encode()).digest()
 
 
-def id_for(key: IdempotencyKey | None, prefix: str, at_ms: int) -> str:
-    """Return the id of what a request makes. Under a key its randomness is the key's."""
+async def id_for(database: Database, key: IdempotencyKey | None, prefix: str, at_ms: int) -> str:
+    """Return the id of the thing that a request makes; `at_ms` is the time of this try.
+
+    Raises Unavailable.
+    """
     if key is None:
         return new_id(prefix, at_ms)
-    return ids.new_id(prefix, at_ms, key.digest(prefix)[: ids.ENTROPY_BYTES])
+    first_tried_at_ms = await _claim(database, key, at_ms)
+    return ids.new_id(prefix, first_tried_at_ms, key.digest(prefix)[: ids.ENTROPY_BYTES])
+
+
+async def recorded(connection: AsyncConnection, key: IdempotencyKey) -> Answer | None:
+    """Return the recorded answer. Raises Conflict where the key came with another request."""
+    row = (await connection.execute(_row_of(idempotency, key))).one_or_none()
+    if row is None:
+        return None
+    if row.fingerprint != key.fingerprint:
+        raise Conflict("This idempotency key was used for another request.")
+    return Answer(row.status, row.body)
 
 
 async def once(
@@ -86,22 +104,12 @@ async def once(
     """
     if not await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key.lock))):
         raise Conflict("The first request with this key is still running.", retryable=True)
-    query = sa.select(idempotency).where(
-        idempotency.c.user_id == key.user_id,
-        idempotency.c.route == key.route,
-        idempotency.c.key == key.key,
-    )
-    row = (await connection.execute(query)).one_or_none()
-    if row is not None:
-        if row.fingerprint != key.fingerprint:
-            raise Conflict("This idempotency key was used for another request.")
-        return Answer(row.status, row.body)
+    if (answer := await recorded(connection, key)) is not None:
+        return answer
     answer = await work()
     await connection.execute(
         sa.insert(idempotency).values(
-            user_id=key.user_id,
-            route=key.route,
-            key=key.key,
+            **_scope(key),
             fingerprint=key.fingerprint,
             status=answer.status,
             body=answer.body,
@@ -112,13 +120,31 @@ async def once(
 
 
 async def remove_old(database: Database) -> None:
-    """Remove, again and again, the records that are past their retention."""
+    """Remove records that are past their retention, every RETENTION_EVERY_S."""
     while True:
+        before_ms = now_ms() - KEPT_MS
         try:
             async with database.transaction() as connection:
-                await connection.execute(
-                    sa.delete(idempotency).where(idempotency.c.answered_at_ms < now_ms() - KEPT_MS)
-                )
+                for time in (idempotency.c.answered_at_ms, idempotency_claims.c.first_tried_at_ms):
+                    await connection.execute(sa.delete(time.table).where(time < before_ms))
         except Unavailable:
             log.info("idempotency retention postponed")
         await asyncio.sleep(RETENTION_EVERY_S)
+
+
+async def _claim(database: Database, key: IdempotencyKey, at_ms: int) -> int:
+    """Return when the key was tried first; `at_ms` where that is now, durable on return."""
+    claim = insert(idempotency_claims).values(**_scope(key), first_tried_at_ms=at_ms)
+    async with database.transaction() as connection:
+        await connection.execute(claim.on_conflict_do_nothing())
+        row = (await connection.execute(_row_of(idempotency_claims, key))).one()
+    crash_point("api.claimed")
+    return row.first_tried_at_ms
+
+
+def _scope(key: IdempotencyKey) -> dict[str, str]:
+    return {"user_id": key.user_id, "route": key.route, "key": key.key}
+
+
+def _row_of(table: sa.Table, key: IdempotencyKey) -> sa.Select[Any]:
+    return sa.select(table).where(*(table.c[name] == value for name, value in _scope(key).items()))

@@ -1,4 +1,4 @@
-"""What every request passes first, as plain ASGI: its id, CORS, and the last net."""
+"""The middleware, as plain ASGI: request ids, CORS, and the last resort for errors."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
-    """Return the error envelope as an answer."""
+    """Return the answer that carries a problem."""
     return Response(
         problems.body(problem, request_id),
         status_code=problem.status,
@@ -26,9 +26,9 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 
 
 class RequestId:
-    """Gives each request an id, in its own headers, its answer's and the logs.
+    """Gives each request an id, in its headers, its answer's and the logs.
 
-    What failed in a way nobody foresaw has been answered by then; it ends here, in the log.
+    An unexpected failure has been answered by then; it ends here, in the log.
     """
 
     def __init__(self, app: ASGIApp) -> None:

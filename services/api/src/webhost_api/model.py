@@ -1,13 +1,14 @@
 """What an agent and its deployments are, as a pure fold of facts.
 
-The agent's own facts make the agent and its deployments; the deployer's facts about a deployment
-add what became of it at the provider.
+The agent's own facts make the agent and its deployments; the deployer's facts add what became of
+them at the provider. Both are stored as documents, so a new field needs a default.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 from webhost_contracts.artifacts import Artifact
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
@@ -22,10 +23,11 @@ from webhost_contracts.events import (
     DeploymentRetired,
     Event,
 )
+from webhost_contracts.invoke import PROTOCOL
 
 
 class AgentStatus(StrEnum):
-    """What an agent is, in one word; derived, see `Agent.status`."""
+    """An agent's state in one word; derived, see `Agent.status`."""
 
     CREATED = "created"
     DEPLOYING = "deploying"
@@ -36,7 +38,7 @@ class AgentStatus(StrEnum):
 
 
 class DeploymentStatus(StrEnum):
-    """What a deployment is, in one word."""
+    """A deployment's state in one word."""
 
     DEPLOYING = "deploying"
     ACTIVE = "active"
@@ -48,10 +50,17 @@ class DeploymentStatus(StrEnum):
 GOOD = frozenset({DeploymentStatus.ACTIVE, DeploymentStatus.INACTIVE})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deployment:
+class ProviderRef(Struct, frozen=True, kw_only=True):
+    """Where a deployment lives at its runtime provider."""
+
+    worker_name: str
+    invoke_url: str
+
+
+class Deployment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One immutable version of an agent. Only status, provider reference, error and times change.
 
+    `requested_in` and `retired_in` are the versions of the agent's facts that say so;
     `fact_version` is the version of the last fact of the deployer's that was folded in.
     """
 
@@ -64,42 +73,64 @@ class Deployment:
     main_module_name: str
     invoke_path: str
     compatibility_date: str
-    commit_hash: str | None
+    commit_hash: str | None = None
     set_as_active: bool
     pointer_revision: int
     created_at_ms: int
+    requested_in: int
+    retired_in: int | None = None
     status: DeploymentStatus = DeploymentStatus.DEPLOYING
-    retired: bool = False
-    worker_name: str | None = None
-    invoke_url: str | None = None
+    provider_ref: ProviderRef | None = None
     error: DeploymentError | None = None
     deployed_at_ms: int | None = None
     finished_at_ms: int | None = None
+    teardown_scheduled: bool = False
     fact_version: int = 0
 
     @property
     def is_kept(self) -> bool:
         """Say whether it answers, and may be activated."""
-        return self.status in GOOD and not self.retired
+        return self.status in GOOD and self.retired_in is None
+
+    @property
+    def unstarted_version(self) -> int | None:
+        """Return the version of the agent's fact whose command the deployer has yet to start."""
+        if self.status is DeploymentStatus.DEPLOYING:
+            return self.requested_in if self.fact_version == 0 else None
+        return self.retired_in if self.status in GOOD and not self.teardown_scheduled else None
+
+    @property
+    def protocol(self) -> str:
+        """Return the protocol that its Worker speaks."""
+        return PROTOCOL
+
+    @property
+    def error_message(self) -> str | None:
+        """Return why it failed, for people."""
+        return None if self.error is None else self.error.message
+
+    @property
+    def deployed_by_user_id(self) -> str:
+        """Return who deployed it: an agent has one user."""
+        return self.user_id
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agent:
-    """An agent as of its fact number `version`.
+class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An agent as of its fact number `version`; 0 before the first.
 
-    `deployments` holds, by id, at least those that are kept and the one under way.
+    `deployments` holds, by id, at least those that are kept and the running one.
     `pointer_revision` counts the pointer decisions made so far.
     """
 
     id: str
     user_id: str
-    version: int
-    name: str
-    description: str | None
-    env_var_keys: tuple[str, ...]
-    preferred_runtime_provider: str | None
-    created_at_ms: int
-    updated_at_ms: int
+    version: int = 0
+    name: str = ""
+    description: str | None = None
+    env_var_keys: tuple[str, ...] = ()
+    preferred_runtime_provider: str | None = None
+    created_at_ms: int = 0
+    updated_at_ms: int = 0
     active_deployment_id: str | None = None
     running_deployment_id: str | None = None
     pointer_revision: int = 0
@@ -108,7 +139,9 @@ class Agent:
     last_deployed_at_ms: int | None = None
     disabled_at_ms: int | None = None
     deleted_at_ms: int | None = None
-    deployments: Mapping[str, Deployment] = field(default_factory=dict[str, Deployment])
+    deleted_in: int | None = None
+    teardown_started: bool = False
+    deployments: dict[str, Deployment] = {}
 
     @property
     def status(self) -> AgentStatus:
@@ -123,40 +156,26 @@ class Agent:
             return AgentStatus.ACTIVE
         return AgentStatus.ERROR if self.last_deploy_failed else AgentStatus.CREATED
 
-
-def created(agent_id: str, user_id: str, event: AgentCreated, at_ms: int) -> Agent:
-    """Return the agent that its first fact made."""
-    return Agent(
-        id=agent_id,
-        user_id=user_id,
-        version=1,
-        name=event.name,
-        description=event.description,
-        env_var_keys=event.env_var_keys,
-        preferred_runtime_provider=event.preferred_runtime_provider,
-        created_at_ms=at_ms,
-        updated_at_ms=at_ms,
-    )
+    @property
+    def unstarted_version(self) -> int | None:
+        """Return the version of the fact whose command the deployer has yet to start."""
+        return None if self.teardown_started else self.deleted_in
 
 
 def evolve(agent: Agent, event: Event, at_ms: int) -> Agent:
-    """Return the agent after its next fact. Raises TypeError for what is no fact of an agent."""
+    """Return the agent after its next fact. Raises TypeError for what cannot be its next one."""
     agent = replace(agent, version=agent.version + 1, updated_at_ms=at_ms)
     match event:
+        case AgentCreated() if agent.version == 1:
+            return replace(agent, created_at_ms=at_ms, **asdict(event))
         case AgentUpdated():
-            return replace(
-                agent,
-                name=event.name,
-                description=event.description,
-                env_var_keys=event.env_var_keys,
-                preferred_runtime_provider=event.preferred_runtime_provider,
-            )
+            return replace(agent, **asdict(event))
         case AgentDisabled():
             return replace(agent, disabled_at_ms=at_ms)
         case AgentEnabled():
             return replace(agent, disabled_at_ms=None)
         case AgentDeleted():
-            return replace(_without_pointer(agent), deleted_at_ms=at_ms)
+            return replace(_without_pointer(agent), deleted_at_ms=at_ms, deleted_in=agent.version)
         case DeploymentRequested():
             return _requested(agent, event, at_ms)
         case DeploymentEnded():
@@ -164,16 +183,10 @@ def evolve(agent: Agent, event: Event, at_ms: int) -> Agent:
         case DeploymentActivated():
             return _activated(agent, event)
         case DeploymentRetired():
-            return with_deployment(
-                agent, replace(agent.deployments[event.deployment_id], retired=True)
-            )
+            retired = replace(agent.deployments[event.deployment_id], retired_in=agent.version)
+            return with_deployment(agent, retired)
         case _:
-            raise TypeError(f"not a fact of an agent: {event.type_name()}")
-
-
-def reached(deployment: Deployment, worker_name: str, invoke_url: str) -> Deployment:
-    """Return the deployment after the deployer said where it answers."""
-    return replace(deployment, worker_name=worker_name, invoke_url=invoke_url)
+            raise TypeError(f"not the next fact of an agent: {event.type_name()}")
 
 
 def torn_down(deployment: Deployment) -> Deployment:
@@ -188,21 +201,20 @@ def with_deployment(agent: Agent, deployment: Deployment) -> Agent:
     return replace(agent, deployments={**agent.deployments, deployment.id: deployment})
 
 
+def common_fields(source: Struct, kind: type[Struct]) -> dict[str, Any]:
+    """Return the fields of `source` that `kind` has too, by name."""
+    return {name: value for name, value in asdict(source).items() if name in kind.__struct_fields__}
+
+
 def _requested(agent: Agent, event: DeploymentRequested, at_ms: int) -> Agent:
     deployment = Deployment(
         id=event.deployment_id,
         user_id=agent.user_id,
         agent_id=agent.id,
         version=event.deployment_version,
-        runtime_provider=event.runtime_provider,
-        artifact=event.artifact,
-        main_module_name=event.main_module_name,
-        invoke_path=event.invoke_path,
-        compatibility_date=event.compatibility_date,
-        commit_hash=event.commit_hash,
-        set_as_active=event.set_as_active,
-        pointer_revision=event.pointer_revision,
         created_at_ms=at_ms,
+        requested_in=agent.version,
+        **common_fields(event, Deployment),
     )
     agent = replace(
         agent,
@@ -213,38 +225,23 @@ def _requested(agent: Agent, event: DeploymentRequested, at_ms: int) -> Agent:
 
 
 def _ended(agent: Agent, event: DeploymentEnded, at_ms: int) -> Agent:
-    deployment = agent.deployments[event.deployment_id]
-    agent = replace(agent, running_deployment_id=None)
+    deployment = replace(agent.deployments[event.deployment_id], finished_at_ms=at_ms)
+    agent = replace(agent, running_deployment_id=None, last_deploy_failed=event.outcome == "failed")
     if event.outcome == "failed":
-        failed = replace(
-            deployment,
-            status=DeploymentStatus.FAILED,
-            error=event.error,
-            finished_at_ms=at_ms,
-        )
-        return with_deployment(replace(agent, last_deploy_failed=True), failed)
-    good = replace(
-        deployment,
-        status=DeploymentStatus.INACTIVE,
-        deployed_at_ms=at_ms,
-        finished_at_ms=at_ms,
-    )
-    return with_deployment(
-        replace(agent, last_deploy_failed=False, last_deployed_at_ms=at_ms), good
-    )
+        failed = replace(deployment, status=DeploymentStatus.FAILED, error=event.error)
+        return with_deployment(agent, failed)
+    good = replace(deployment, status=DeploymentStatus.INACTIVE, deployed_at_ms=at_ms)
+    return with_deployment(replace(agent, last_deployed_at_ms=at_ms), good)
 
 
 def _activated(agent: Agent, event: DeploymentActivated) -> Agent:
-    agent = _without_pointer(agent)
-    deployment = agent.deployments[event.deployment_id]
-    return with_deployment(
-        replace(
-            agent,
-            active_deployment_id=deployment.id,
-            pointer_revision=event.pointer_revision,
-        ),
-        replace(deployment, status=DeploymentStatus.ACTIVE),
+    agent = replace(
+        _without_pointer(agent),
+        active_deployment_id=event.deployment_id,
+        pointer_revision=event.pointer_revision,
     )
+    deployment = agent.deployments[event.deployment_id]
+    return with_deployment(agent, replace(deployment, status=DeploymentStatus.ACTIVE))
 
 
 def _without_pointer(agent: Agent) -> Agent:

@@ -1,4 +1,4 @@
-"""Reads. Each takes the user whose rows it may see; what is someone else's is not found."""
+"""Reads. Each takes the user whose rows it may see; someone else's are not found."""
 
 import base64
 import re
@@ -29,8 +29,8 @@ class Page:
     after: str | None
 
     @classmethod
-    def asked(cls, limit: int, cursor: str | None) -> "Page":
-        """Return the page that a caller asked for. Raises InvalidRequest for a made-up cursor."""
+    def requested(cls, limit: int, cursor: str | None) -> "Page":
+        """Return the page that a caller requested. Raises InvalidRequest for a made-up cursor."""
         after = None if cursor is None else _decoded(cursor)
         return cls(max(1, min(limit, MAX_LIMIT)), after)
 
@@ -55,15 +55,19 @@ async def user(connection: AsyncConnection, user_id: str) -> sa.Row[Any]:
 async def agent(
     connection: AsyncConnection, user_id: str, agent_id: str, *, or_tombstone: bool = False
 ) -> Agent:
-    """Return an agent without its deployments; a deleted one only where asked for.
+    """Return an agent without its deployments; a deleted one only with `or_tombstone`.
 
     Raises NotFound.
     """
-    query = sa.select(agents).where(agents.c.agent_id == agent_id, agents.c.user_id == user_id)
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None or (row["deleted_at_ms"] is not None and not or_tombstone):
+    query = sa.select(agents.c.state).where(
+        agents.c.agent_id == agent_id, agents.c.user_id == user_id
+    )
+    if not or_tombstone:
+        query = query.where(agents.c.deleted_at_ms.is_(None))
+    state = await connection.scalar(query)
+    if state is None:
         raise agent_not_found()
-    return agent_of(row)
+    return agent_of(state)
 
 
 async def list_agents(
@@ -75,36 +79,36 @@ async def list_agents(
     include_deleted: bool,
 ) -> tuple[list[Agent], str | None]:
     """Return a page of a user's agents. The filter `deleted` finds tombstones by itself."""
-    query = sa.select(agents).where(agents.c.user_id == user_id)
+    query = sa.select(agents.c.state).where(agents.c.user_id == user_id)
     if status is not None:
         query = query.where(agents.c.status == status)
     elif not include_deleted:
         query = query.where(agents.c.deleted_at_ms.is_(None))
-    rows = (await connection.execute(page.of(query, agents.c.agent_id))).mappings()
-    found = [agent_of(row) for row in rows]
+    states = await connection.scalars(page.of(query, agents.c.agent_id))
+    found = [agent_of(state) for state in states]
     return found[: page.limit], page.next_cursor(found)
 
 
 async def deployment(connection: AsyncConnection, user_id: str, deployment_id: str) -> Deployment:
     """Return a deployment, also of a deleted agent. Raises NotFound."""
-    query = sa.select(deployments).where(
+    query = sa.select(deployments.c.state).where(
         deployments.c.deployment_id == deployment_id, deployments.c.user_id == user_id
     )
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
+    state = await connection.scalar(query)
+    if state is None:
         raise deployment_not_found()
-    return deployment_of(row)
+    return deployment_of(state)
 
 
 async def list_deployments(
     connection: AsyncConnection, agent_id: str, page: Page, *, status: DeploymentStatus | None
 ) -> tuple[list[Deployment], str | None]:
-    """Return a page of an agent's deployments; whose agent it is was checked."""
-    query = sa.select(deployments).where(deployments.c.agent_id == agent_id)
+    """Return a page of an agent's deployments; that the agent is the caller's was checked."""
+    query = sa.select(deployments.c.state).where(deployments.c.agent_id == agent_id)
     if status is not None:
         query = query.where(deployments.c.status == status)
-    rows = (await connection.execute(page.of(query, deployments.c.deployment_id))).mappings()
-    found = [deployment_of(row) for row in rows]
+    states = await connection.scalars(page.of(query, deployments.c.deployment_id))
+    found = [deployment_of(state) for state in states]
     return found[: page.limit], page.next_cursor(found)
 
 

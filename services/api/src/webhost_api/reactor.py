@@ -1,6 +1,6 @@
-"""What follows from others' facts: a deployment ended, was removed; a tier changed.
+"""What follows from others' facts: a deployment started, ended, was removed; a tier changed.
 
-Consumes: `deployment.*` (of the deployer) and `account.*` (of billing) on EVENTS.
+Consumes: `deployment.*`, `teardown.*` (of the deployer) and `account.*` (of billing) on EVENTS.
 Emits: `agent.deployment_ended|activated|retired` on EVENTS, `TearDown` on COMMANDS.
 Guarantees: the conclusions, the rows and the checkpoint are one transaction.
 On replay: a fact at or below the version last folded of its aggregate changes nothing, and a
@@ -8,46 +8,58 @@ deployment ends once.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+from msgspec.structs import replace
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts import ids, subjects
-from webhost_contracts.commands import TEAR_DOWN, TearDown
+from webhost_contracts import subjects
 from webhost_contracts.events import (
     DeploymentFailed,
-    DeploymentRetired,
+    DeploymentStarted,
     DeploymentSucceeded,
+    DeploymentTeardownScheduled,
     DeploymentTornDown,
     Envelope,
+    Event,
+    TeardownStarted,
     TierChanged,
 )
 from webhost_contracts.events.base import by_name
+from webhost_contracts.events.deployment import DeployerEvent
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
-from webhost_kit.eventsourcing.store import EventMetadata, new_id, send
+from webhost_kit.eventsourcing.store import EventMetadata
 from webhost_kit.process.crashpoints import crash_point
 
-from webhost_api import decisions, model, store
-from webhost_api.handlers import Recorded, record
-from webhost_api.model import Agent, Deployment
+from webhost_api import decisions, handlers, model, store
+from webhost_api.commands import Commands
+from webhost_api.model import Agent, Deployment, ProviderRef
+from webhost_api.store import AGENTS
 from webhost_api.tables import accounts
 
 ACTOR = "service:api"
 
 _FILTERS = (subjects.events_of_kind("deployment"), subjects.events_of_kind("account"))
-_TYPES = by_name(DeploymentSucceeded, DeploymentFailed, DeploymentTornDown, TierChanged)
+_TYPES = by_name(
+    DeploymentStarted,
+    DeploymentSucceeded,
+    DeploymentFailed,
+    DeploymentTeardownScheduled,
+    DeploymentTornDown,
+    TeardownStarted,
+    TierChanged,
+)
 
 
 class Reactor:
-    """Folds what the others state, and concludes."""
+    """Folds what other services state, and concludes."""
 
-    def __init__(self, *, keep_deployments: int, longest_call_ms: int) -> None:
+    def __init__(self, *, keep_deployments: int, commands: Commands) -> None:
         self._keep = keep_deployments
-        self._longest_call_ms = longest_call_ms
+        self._commands = commands
 
     def projector(self, database: Database, bus: Bus) -> Projector:
         """Return the projector that runs this reactor."""
@@ -58,67 +70,65 @@ class Reactor:
     ) -> None:
         """Fold a batch of facts, in order."""
         for fact in facts:
-            if isinstance(fact.event, TierChanged):
-                await _tier_changed(connection, fact.envelope, fact.event)
-            else:
-                await self._deployment_fact(connection, fact)
+            match fact.event:
+                case TierChanged() as event:
+                    await _tier_changed(connection, fact.envelope, event)
+                case TeardownStarted() as event:
+                    await _teardown_started(connection, event)
+                case DeployerEvent() as event:
+                    await self._deployment_fact(connection, fact.envelope, event)
+                case other:
+                    raise TypeError(f"not consumed here: {other.type_name()}")
 
-    async def _deployment_fact(self, connection: AsyncConnection, fact: Fact) -> None:
-        found = await _find(connection, fact)
-        if found is None:
+    async def _deployment_fact(
+        self, connection: AsyncConnection, envelope: Envelope, event: DeployerEvent
+    ) -> None:
+        agent = await store.load(connection, event.agent_id, envelope.aggregate_id)
+        deployment = agent and agent.deployments.get(envelope.aggregate_id)
+        if agent is None or deployment is None or deployment.fact_version >= envelope.version:
             return
-        agent, deployment = found
-        deployment = replace(deployment, fact_version=fact.envelope.version)
-        match fact.event:
-            case DeploymentSucceeded() as event:
-                deployment = model.reached(deployment, event.worker_name, event.invoke_url)
-                conclusions = decisions.conclude_succeeded(agent, deployment.id, self._keep)
-            case DeploymentFailed() as event:
-                conclusions = decisions.conclude_failed(agent, deployment.id, event.error)
-            case _:
-                deployment = model.torn_down(deployment)
-                conclusions = []
+        deployment = _after(deployment, event, envelope.version)
         await store.save_deployment(connection, deployment)
-        recorded = await record(
+        appended = await AGENTS.append(
             connection,
             model.with_deployment(agent, deployment),
-            conclusions,
-            _because_of(fact.envelope),
+            self._conclusions(agent, deployment.id, event),
+            _because_of(envelope),
         )
-        await self._tear_down_retired(connection, recorded)
-        if isinstance(fact.event, DeploymentSucceeded):
+        await handlers.send_commands(connection, self._commands, appended)
+        if isinstance(event, DeploymentSucceeded):
             crash_point("api.before_pointer_flip")
 
-    async def _tear_down_retired(self, connection: AsyncConnection, recorded: Recorded) -> None:
-        agent = recorded.agent
-        for event, cause in zip(recorded.events, recorded.envelopes, strict=True):
-            if not isinstance(event, DeploymentRetired):
-                continue
-            command = TearDown(
-                command_id=new_id(ids.COMMAND, cause.occurred_at_ms),
-                causation_id=cause.event_id,
-                user_id=agent.user_id,
-                agent_id=agent.id,
-                request_id=cause.request_id,
-                traceparent=cause.traceparent,
-                deployment_id=event.deployment_id,
-                not_before_ms=cause.occurred_at_ms + self._longest_call_ms,
-            )
-            await send(connection, subjects.command("deployer", TEAR_DOWN, agent.id), command)
+    def _conclusions(
+        self, agent: Agent, deployment_id: str, event: DeployerEvent
+    ) -> Sequence[Event]:
+        match event:
+            case DeploymentSucceeded():
+                return decisions.conclude_succeeded(agent, deployment_id, self._keep)
+            case DeploymentFailed():
+                return decisions.conclude_failed(agent, deployment_id, event.error)
+            case _:
+                return ()
 
 
-async def _find(connection: AsyncConnection, fact: Fact) -> tuple[Agent, Deployment] | None:
-    """Return what an unseen fact is about, locked; None where there is nothing to fold."""
-    match fact.event:
-        case DeploymentSucceeded() | DeploymentFailed() | DeploymentTornDown() as event:
-            deployment_id = fact.envelope.aggregate_id
-            agent = await store.load_for_decision(connection, event.agent_id, deployment_id)
+def _after(deployment: Deployment, event: DeployerEvent, version: int) -> Deployment:
+    deployment = replace(deployment, fact_version=version)
+    match event:
+        case DeploymentSucceeded():
+            ref = ProviderRef(worker_name=event.worker_name, invoke_url=event.invoke_url)
+            return replace(deployment, provider_ref=ref)
+        case DeploymentTeardownScheduled():
+            return replace(deployment, teardown_scheduled=True)
+        case DeploymentTornDown():
+            return model.torn_down(deployment)
         case _:
-            raise TypeError(f"not asked for: {fact.event.type_name()}")
-    deployment = agent and agent.deployments.get(deployment_id)
-    if agent is None or deployment is None or deployment.fact_version >= fact.envelope.version:
-        return None
-    return agent, deployment
+            return deployment
+
+
+async def _teardown_started(connection: AsyncConnection, event: TeardownStarted) -> None:
+    agent = await store.load(connection, event.agent_id)
+    if agent is not None:
+        await store.save(connection, agent, replace(agent, teardown_started=True))
 
 
 async def _tier_changed(

@@ -3,13 +3,13 @@
 from typing import Annotated
 
 from pydantic import Field
-from webhost_kit.process.settings import UserFacingSettings
+from webhost_kit.process.settings import LongestCall, UserFacingSettings
 
 
-class Settings(UserFacingSettings):
+class Settings(LongestCall, UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     keep_deployments: Annotated[int, Field(ge=1)] = 5
     """How many good deployments of an agent are kept, to roll back to."""
-    longest_call_s: Annotated[int, Field(ge=1)] = 120
-    """Seconds after which every call has ended, so that a deployment can be torn down."""
+    resend_after_s: Annotated[float, Field(gt=0)] = 10
+    """Seconds after which a command is sent again that the deployer has not begun on."""

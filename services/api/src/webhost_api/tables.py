@@ -1,7 +1,11 @@
-"""The api's own tables. The migrations make them; a test compares the two."""
+"""The api's own tables, from which the first migration makes them.
+
+Agents and deployments are kept as documents, `state`. The other columns repeat what rows are
+found, ordered or constrained by. Ids are compared as bytes: the lists' cursors rest on their order.
+"""
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import JSONB
 from webhost_kit.eventsourcing.store import event_tables
 
 metadata = sa.MetaData()
@@ -32,22 +36,11 @@ agents = sa.Table(
     metadata,
     sa.Column("agent_id", sa.Text(collation="C"), primary_key=True),
     sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
     sa.Column("name", sa.Text, nullable=False),
-    sa.Column("description", sa.Text),
-    sa.Column("env_var_keys", ARRAY(sa.Text), nullable=False),
-    sa.Column("preferred_runtime_provider", sa.Text),
     sa.Column("status", sa.Text, nullable=False),
-    sa.Column("active_deployment_id", sa.Text),
-    sa.Column("running_deployment_id", sa.Text),
-    sa.Column("pointer_revision", sa.Integer, nullable=False),
-    sa.Column("newest_deployment_version", sa.Integer, nullable=False),
-    sa.Column("last_deploy_failed", sa.Boolean, nullable=False),
-    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
-    sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
-    sa.Column("last_deployed_at_ms", sa.BigInteger),
-    sa.Column("disabled_at_ms", sa.BigInteger),
     sa.Column("deleted_at_ms", sa.BigInteger),
+    sa.Column("unstarted_version", sa.Integer),
+    sa.Column("state", JSONB, nullable=False),
     sa.Index("agents_by_user", "user_id", "agent_id"),
     sa.Index(
         "agents_name",
@@ -56,6 +49,11 @@ agents = sa.Table(
         unique=True,
         postgresql_where=sa.text("deleted_at_ms IS NULL"),
     ),
+    sa.Index(
+        "agents_unstarted",
+        "unstarted_version",
+        postgresql_where=sa.text("unstarted_version IS NOT NULL"),
+    ),
 )
 
 deployments = sa.Table(
@@ -63,29 +61,19 @@ deployments = sa.Table(
     metadata,
     sa.Column("deployment_id", sa.Text(collation="C"), primary_key=True),
     sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("agent_id", sa.Text, sa.ForeignKey("agents.agent_id"), nullable=False),
+    sa.Column("agent_id", sa.Text(collation="C"), sa.ForeignKey("agents.agent_id"), nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("runtime_provider", sa.Text, nullable=False),
-    sa.Column("artifact_type", sa.Text, nullable=False),
-    sa.Column("artifact_checksum", sa.Text, nullable=False),
-    sa.Column("artifact_size_bytes", sa.BigInteger, nullable=False),
-    sa.Column("main_module_name", sa.Text, nullable=False),
-    sa.Column("invoke_path", sa.Text, nullable=False),
-    sa.Column("compatibility_date", sa.Text, nullable=False),
-    sa.Column("commit_hash", sa.Text),
-    sa.Column("set_as_active", sa.Boolean, nullable=False),
-    sa.Column("pointer_revision", sa.Integer, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
-    sa.Column("retired", sa.Boolean, nullable=False),
-    sa.Column("worker_name", sa.Text),
-    sa.Column("invoke_url", sa.Text),
-    sa.Column("error", JSONB(none_as_null=True)),
-    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
-    sa.Column("deployed_at_ms", sa.BigInteger),
-    sa.Column("finished_at_ms", sa.BigInteger),
-    sa.Column("fact_version", sa.Integer, nullable=False),
+    sa.Column("is_kept", sa.Boolean, nullable=False),
+    sa.Column("unstarted_version", sa.Integer),
+    sa.Column("state", JSONB, nullable=False),
     sa.Index("deployments_version", "agent_id", "version", unique=True),
     sa.Index("deployments_by_agent", "agent_id", "deployment_id"),
+    sa.Index(
+        "deployments_unstarted",
+        "unstarted_version",
+        postgresql_where=sa.text("unstarted_version IS NOT NULL"),
+    ),
 )
 
 idempotency = sa.Table(
@@ -100,3 +88,15 @@ idempotency = sa.Table(
     sa.Column("answered_at_ms", sa.BigInteger, nullable=False),
     sa.Index("idempotency_by_age", "answered_at_ms"),
 )
+"""The recorded answers."""
+
+idempotency_claims = sa.Table(
+    "idempotency_claims",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("route", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("first_tried_at_ms", sa.BigInteger, nullable=False),
+    sa.Index("idempotency_claims_by_age", "first_tried_at_ms"),
+)
+"""When a key was first used, whatever came of it; the ids that its request makes have this time."""

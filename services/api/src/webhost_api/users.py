@@ -5,6 +5,7 @@ Emits: `user.registered.v1`. Guarantees: once per user, however many first reque
 
 from cachetools import LRUCache
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events import UserRegistered
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.store import EventMetadata, append
@@ -16,28 +17,17 @@ REMEMBERED_USERS = 100_000
 
 
 class Users:
-    """Registers who is new, and remembers who is not."""
+    """Registers new users, and remembers registered ones."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: LRUCache[str, bool] = LRUCache(REMEMBERED_USERS)
 
-    async def ensure(self, principal: Principal, who: EventMetadata) -> None:
+    async def ensure(self, principal: Principal, metadata: EventMetadata) -> None:
         """Register this caller, unless it was done before. Raises Unavailable."""
-        if self._known.get(principal.user_id):
+        user_id = principal.user_id
+        if user_id in self._known:
             return
-        await self._register(principal, who)
-        self._known[principal.user_id] = True
-
-    async def _register(self, principal: Principal, who: EventMetadata) -> None:
-        row = {
-            "user_id": principal.user_id,
-            "issuer": principal.issuer,
-            "subject": principal.subject,
-            "email": principal.email,
-            "name": principal.name,
-            "created_at_ms": who.at_ms,
-        }
         event = UserRegistered(
             issuer=principal.issuer,
             subject=principal.subject,
@@ -45,8 +35,22 @@ class Users:
             name=principal.name,
         )
         async with self._database.transaction() as connection:
-            inserted = await connection.execute(
-                insert(users).values(row).on_conflict_do_nothing().returning(users.c.user_id)
-            )
-            if inserted.one_or_none() is not None:
-                await append(connection, principal.user_id, principal.user_id, 0, [event], who)
+            if await insert_user(connection, user_id, event, metadata.at_ms):
+                await append(connection, user_id, user_id, 0, [event], metadata)
+        self._known[user_id] = True
+
+
+async def insert_user(
+    connection: AsyncConnection, user_id: str, event: UserRegistered, at_ms: int
+) -> bool:
+    """Write a user's row, unless it is there; say whether it was new."""
+    row = {
+        "user_id": user_id,
+        "issuer": event.issuer,
+        "subject": event.subject,
+        "email": event.email,
+        "name": event.name,
+        "created_at_ms": at_ms,
+    }
+    statement = insert(users).values(row).on_conflict_do_nothing().returning(users.c.user_id)
+    return (await connection.execute(statement)).one_or_none() is not None

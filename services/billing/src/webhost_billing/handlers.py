@@ -64,7 +64,7 @@ class Handlers:
             return SetTierReply(tier=request.tier)
 
         try:
-            return await self._database.decide(work)
+            return await self._database.retry_conflicts(work)
         except Refused as refusal:
             return SetTierReply(refused=str(refusal))
 

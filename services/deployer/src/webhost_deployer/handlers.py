@@ -46,7 +46,7 @@ class Handlers:
             events = decisions.begin(command, self._key_version, agent_deleted=deleted)
             await store.record(connection, state, events, now_ms())
 
-        await self._database.decide(work)
+        await self._database.retry_conflicts(work)
         self._wake()
 
     async def deploy_is_dead(self, ids: CommandIds) -> None:
@@ -68,7 +68,7 @@ class Handlers:
             failed = decisions.refuse(agent_id, decisions.NOT_HANDLED)
             await store.record(connection, state, [failed], now_ms())
 
-        await self._database.decide(work)
+        await self._database.retry_conflicts(work)
 
     async def tear_down(self, command: TearDown) -> None:
         """Remove a retired deployment from its provider, when its time has come."""
@@ -80,7 +80,7 @@ class Handlers:
                 raise Permanent(f"no such deployment: {command.deployment_id}")
             await _schedule_teardown(connection, state, command.not_before_ms)
 
-        await self._database.decide(work)
+        await self._database.retry_conflicts(work)
         self._wake()
 
     async def tear_down_agent(self, command: TearDownAgent) -> None:
@@ -99,7 +99,7 @@ class Handlers:
             for deployment in await store.of_agent(connection, command.agent_id):
                 await _schedule_teardown(connection, deployment, now)
 
-        await self._database.decide(work)
+        await self._database.retry_conflicts(work)
         self._wake()
 
 

@@ -7,22 +7,21 @@ from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events.base import Event
 
 
-class AgentCreated(Event, frozen=True, kw_only=True, tag="agent.created.v1"):
+class AgentDescribed(Event, frozen=True, kw_only=True):
+    """What a user says of an agent."""
+
+    name: str
+    description: str | None = None
+    env_var_keys: tuple[str, ...] = ()
+    preferred_runtime_provider: str | None = None
+
+
+class AgentCreated(AgentDescribed, frozen=True, kw_only=True, tag="agent.created.v1"):
     """A user made an agent."""
 
-    name: str
-    description: str | None = None
-    env_var_keys: tuple[str, ...] = ()
-    preferred_runtime_provider: str | None = None
 
-
-class AgentUpdated(Event, frozen=True, kw_only=True, tag="agent.updated.v1"):
-    """A user changed an agent's description of itself; all four fields as they are now."""
-
-    name: str
-    description: str | None = None
-    env_var_keys: tuple[str, ...] = ()
-    preferred_runtime_provider: str | None = None
+class AgentUpdated(AgentDescribed, frozen=True, kw_only=True, tag="agent.updated.v1"):
+    """A user changed what is said of an agent; all fields as they are now."""
 
 
 class AgentDisabled(Event, frozen=True, kw_only=True, tag="agent.disabled.v1"):

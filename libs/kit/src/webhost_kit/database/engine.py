@@ -102,8 +102,10 @@ class Database:
             await connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             yield connection
 
-    async def decide(self, work: Callable[[AsyncConnection], Awaitable[T]], *, tries: int = 5) -> T:
-        """Run `work` in a transaction; when another decision came first, reload and run again.
+    async def retry_conflicts(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], *, tries: int = 5
+    ) -> T:
+        """Run `work` in a transaction; run it again when another decision came first.
 
         Raises VersionConflict when that happened `tries` times in a row.
         """

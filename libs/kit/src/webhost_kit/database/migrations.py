@@ -6,7 +6,7 @@ import time
 from importlib import resources
 
 import structlog
-from sqlalchemy import create_engine, text
+from sqlalchemy import MetaData, create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from webhost_kit.database.engine import connect_arguments, sqlalchemy_url
@@ -72,6 +72,16 @@ def run() -> None:
     context.configure(connection=context.config.attributes["connection"])
     with context.begin_transaction():
         context.run_migrations()
+
+
+def create_tables(metadata: MetaData) -> None:
+    """Create what the metadata declares; for a first migration, so that nothing is declared twice.
+
+    What DDL has beyond tables and indexes is attached to a table as an `after_create` listener.
+    """
+    from alembic import op
+
+    metadata.create_all(op.get_bind(), checkfirst=False)
 
 
 def _upgrade_or_exit(dsn: str, package: str) -> None:

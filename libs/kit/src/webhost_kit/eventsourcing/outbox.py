@@ -1,17 +1,10 @@
 """The outbox: what waits to be published, written in the transaction of what it tells of."""
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects.postgresql import JSONB
 
-OUTBOX_SQL = """
-CREATE TABLE outbox (
-    serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    ordering_key text NOT NULL,
-    subject text NOT NULL,
-    message_id text NOT NULL,
-    headers jsonb NOT NULL,
-    body bytea NOT NULL
-);
+_TRIGGER_SQL = """
 CREATE FUNCTION wake_relay() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_notify(TG_TABLE_SCHEMA || '.outbox', '');
@@ -20,7 +13,19 @@ END $$;
 CREATE TRIGGER outbox_written AFTER INSERT ON outbox
     FOR EACH STATEMENT EXECUTE FUNCTION wake_relay();
 """
-"""What the first migration of a service with a relay runs; the relay wakes by the trigger."""
+
+OUTBOX_SQL = f"""
+CREATE TABLE outbox (
+    serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    ordering_key text NOT NULL,
+    subject text NOT NULL,
+    message_id text NOT NULL,
+    headers jsonb NOT NULL,
+    body bytea NOT NULL
+);
+{_TRIGGER_SQL}
+"""
+"""For a first migration that is written as SQL; others use `create_tables`."""
 
 INSERT = sa.text(
     """
@@ -31,8 +36,8 @@ INSERT = sa.text(
 
 
 def outbox_table(metadata: sa.MetaData) -> None:
-    """Add the outbox to a service's metadata."""
-    sa.Table(
+    """Add the outbox to a service's metadata; its trigger wakes the relay."""
+    table = sa.Table(
         "outbox",
         metadata,
         sa.Column("serial", sa.BigInteger, sa.Identity(always=True), primary_key=True),
@@ -42,3 +47,4 @@ def outbox_table(metadata: sa.MetaData) -> None:
         sa.Column("headers", JSONB, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
     )
+    event.listen(table, "after_create", sa.DDL(_TRIGGER_SQL))

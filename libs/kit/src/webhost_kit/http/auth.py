@@ -26,6 +26,8 @@ REFRESH_S = 300.0
 RETRY_S = 2.0
 COOL_DOWN_S = 30.0
 FETCH_TIMEOUT_S = 5.0
+LEEWAY_S = 5.0
+"""How far the issuer's clock may be ahead of ours: for `iat` and `nbf`, never for `exp`."""
 REMEMBERED_TOKENS = 10_000
 MAX_TOKEN_CHARS = 8_192
 
@@ -114,12 +116,13 @@ class TokenVerifier:
 
     def _claims(self, token: str, key: PyJWK) -> dict[str, Any]:
         try:
-            return jwt.decode(
+            claims = jwt.decode(
                 token,
                 key,
                 algorithms=ALGORITHMS,
                 issuer=self._issuer,
                 audience=self._audience,
+                leeway=LEEWAY_S,
                 options={
                     "require": ["exp", "iss", "sub"],
                     "verify_aud": self._audience is not None,
@@ -127,6 +130,9 @@ class TokenVerifier:
             )
         except jwt.PyJWTError as error:
             raise _bad_token() from error
+        if float(claims["exp"]) <= time():
+            raise _bad_token()
+        return claims
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         if self._parties and claims.get("azp") not in self._parties:

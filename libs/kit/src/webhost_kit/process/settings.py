@@ -91,10 +91,10 @@ class ServiceSettings(BaseSettings):
 
 
 class LongestCall(ServiceSettings):
-    """How long a call to an agent may take; the same for all services."""
+    """How long a call to an agent may take."""
 
     longest_call_s: PositiveFloat = 60.0
-    """How long a call to an agent may take, in seconds. The same for all services."""
+    """Seconds that a call may take; the same for gateway, api and billing."""
 
 
 class UserFacingSettings(ServiceSettings):

@@ -1,1 +1,1 @@
-"""The HTTP doors: decode, call, answer."""
+"""The HTTP routes: decode, call, answer."""

@@ -1,13 +1,14 @@
-"""The doors to agents."""
+"""Agents."""
 
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 
 from webhost_api import decisions, handlers, queries
-from webhost_api.decisions import CreateAgent, UpdateAgent
+from webhost_api.decisions import DescribeAgent
 from webhost_api.http import (
     AgentId,
     CurrentCaller,
@@ -17,11 +18,11 @@ from webhost_api.http import (
     RequestKey,
     UserRoute,
     answered,
-    decide,
+    execute,
 )
 from webhost_api.idempotency import id_for
 from webhost_api.model import AgentStatus
-from webhost_api.schemas.agents import AgentResponse, AgentsResponse, agent_schema
+from webhost_api.schemas.agents import AgentResponse, AgentsResponse
 from webhost_api.schemas.requests import CreateAgentBody, UpdateAgentBody
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=UserRoute)
@@ -37,12 +38,13 @@ async def list_agents(
     include_deleted: Annotated[bool, Query(alias="includeDeleted")] = False,
 ) -> Response:
     """The caller's agents, newest first."""
-    page = queries.Page.asked(limit, cursor)
+    page = queries.Page.requested(limit, cursor)
     async with deps.database.transaction() as connection:
         agents, following = await queries.list_agents(
             connection, caller.user_id, page, status=status, include_deleted=include_deleted
         )
-    return answered(AgentsResponse(agents=[*map(agent_schema, agents)], next_cursor=following))
+    page_of_agents = {"agents": agents, "next_cursor": following}
+    return answered(AgentsResponse.model_validate(page_of_agents))
 
 
 @router.post("", status_code=201, response_model=AgentResponse)
@@ -50,19 +52,14 @@ async def create_agent(
     deps: Deps, caller: CurrentCaller, key: RequestKey, body: CreateAgentBody
 ) -> Response:
     """Make an agent."""
-    agent_id = id_for(key, ids.AGENT, caller.metadata.at_ms)
-    command = CreateAgent(
-        name=body.name,
-        description=body.description,
-        env_var_keys=tuple(body.env_var_keys or ()),
-        preferred_runtime_provider=body.preferred_runtime_provider,
-    )
+    agent_id = await id_for(deps.database, key, ids.AGENT, caller.metadata.at_ms)
+    command = msgspec.convert(body.model_dump(), DescribeAgent)
 
     async def work(connection: AsyncConnection) -> AgentResponse:
         agent = await handlers.create_agent(connection, caller, deps.tiers, agent_id, command)
-        return AgentResponse(agent=agent_schema(agent))
+        return AgentResponse.model_validate({"agent": agent})
 
-    return await decide(deps, key, work, status=201)
+    return await execute(deps, key, work, status=201)
 
 
 @router.get("/{agentId}", response_model=AgentResponse)
@@ -70,7 +67,7 @@ async def get_agent(deps: Deps, caller: CurrentCaller, agent_id: AgentId) -> Res
     """One agent."""
     async with deps.database.transaction() as connection:
         agent = await queries.agent(connection, caller.user_id, agent_id)
-    return answered(AgentResponse(agent=agent_schema(agent)))
+    return answered(AgentResponse.model_validate({"agent": agent}))
 
 
 @router.patch("/{agentId}", response_model=AgentResponse)
@@ -78,18 +75,13 @@ async def update_agent(
     deps: Deps, caller: CurrentCaller, agent_id: AgentId, body: UpdateAgentBody
 ) -> Response:
     """Change what an agent says of itself."""
-    command = UpdateAgent(
-        name=body.name,
-        description=body.description,
-        env_var_keys=None if body.env_var_keys is None else tuple(body.env_var_keys),
-        preferred_runtime_provider=body.preferred_runtime_provider,
-    )
+    command = msgspec.convert(body.model_dump(), DescribeAgent)
 
     async def work(connection: AsyncConnection) -> AgentResponse:
         agent = await handlers.update_agent(connection, caller, deps.tiers, agent_id, command)
-        return AgentResponse(agent=agent_schema(agent))
+        return AgentResponse.model_validate({"agent": agent})
 
-    return await decide(deps, None, work)
+    return await execute(deps, None, work)
 
 
 @router.delete("/{agentId}", response_model=AgentResponse)
@@ -97,10 +89,10 @@ async def delete_agent(deps: Deps, caller: CurrentCaller, agent_id: AgentId) -> 
     """Make the agent a tombstone, refuse its invocations, and remove what it has."""
 
     async def work(connection: AsyncConnection) -> AgentResponse:
-        agent = await handlers.delete_agent(connection, caller, agent_id)
-        return AgentResponse(agent=agent_schema(agent))
+        agent = await handlers.delete_agent(connection, caller, deps.commands, agent_id)
+        return AgentResponse.model_validate({"agent": agent})
 
-    return await decide(deps, None, work)
+    return await execute(deps, None, work)
 
 
 @router.post("/{agentId}/disable", response_model=AgentResponse)
@@ -111,9 +103,9 @@ async def disable_agent(
 
     async def work(connection: AsyncConnection) -> AgentResponse:
         agent = await handlers.switch_agent(connection, caller, agent_id, decisions.disable)
-        return AgentResponse(agent=agent_schema(agent))
+        return AgentResponse.model_validate({"agent": agent})
 
-    return await decide(deps, key, work)
+    return await execute(deps, key, work)
 
 
 @router.post("/{agentId}/enable", response_model=AgentResponse)
@@ -124,6 +116,6 @@ async def enable_agent(
 
     async def work(connection: AsyncConnection) -> AgentResponse:
         agent = await handlers.switch_agent(connection, caller, agent_id, decisions.enable)
-        return AgentResponse(agent=agent_schema(agent))
+        return AgentResponse.model_validate({"agent": agent})
 
-    return await decide(deps, key, work)
+    return await execute(deps, key, work)

@@ -1,4 +1,4 @@
-"""The doors to deployments, their source and the pointer."""
+"""Deployments, their source and the pointer."""
 
 from fastapi import APIRouter, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -6,7 +6,7 @@ from webhost_contracts import ids
 from webhost_contracts.artifacts import Bundle, Module
 from webhost_kit.process.crashpoints import crash_point
 
-from webhost_api import handlers, queries, templates
+from webhost_api import handlers, idempotency, queries, templates
 from webhost_api.artifacts import pack
 from webhost_api.decisions import RequestDeployment
 from webhost_api.http import (
@@ -20,11 +20,9 @@ from webhost_api.http import (
     RequestKey,
     UserRoute,
     answered,
-    decide,
+    execute,
 )
-from webhost_api.idempotency import id_for
 from webhost_api.model import DeploymentStatus
-from webhost_api.schemas.agents import agent_schema
 from webhost_api.schemas.deployments import (
     ActivatedResponse,
     DeploymentResponse,
@@ -33,13 +31,8 @@ from webhost_api.schemas.deployments import (
     SourceResponse,
     TemplateSchema,
     TemplatesResponse,
-    deployment_schema,
 )
 from webhost_api.schemas.requests import ActivateBody, DeployBody
-
-COMPATIBILITY_DATE = "2026-01-01"
-MAIN_MODULE_NAME = "agent.mjs"
-INVOKE_PATH = "/invoke"
 
 router = APIRouter(tags=["deployments"], route_class=UserRoute)
 deploy_router = APIRouter(tags=["deployments"], route_class=DeployRoute)
@@ -62,30 +55,31 @@ async def deploy(
     body: DeployBody | None = None,
 ) -> Response:
     """Deploy the module, or without one the built-in template."""
-    wanted = body or DeployBody()
-    main_module_name = wanted.main_module_name or MAIN_MODULE_NAME
-    code = wanted.module_code or templates.load(templates.DEFAULT)
-    artifact, bundle = pack(Bundle(modules=(Module(name=main_module_name, content=code),)))
-    command = RequestDeployment(
-        deployment_id=id_for(key, ids.DEPLOYMENT, caller.metadata.at_ms),
-        artifact=artifact,
-        main_module_name=main_module_name,
-        invoke_path=wanted.invoke_path or INVOKE_PATH,
-        compatibility_date=wanted.compatibility_date or COMPATIBILITY_DATE,
-        set_as_active=wanted.set_as_active is not False,
-        runtime_provider=wanted.runtime_provider,
-        commit_hash=wanted.commit_hash,
+    fields = (body or DeployBody()).model_dump(exclude_none=True)
+    code = fields.pop("module_code", None) or templates.load(templates.DEFAULT)
+    name = fields.setdefault("main_module_name", templates.MAIN_MODULE_NAME)
+    artifact, bundle = pack(Bundle(modules=(Module(name=name, content=code),)))
+    deployment_id = await idempotency.id_for(
+        deps.database, key, ids.DEPLOYMENT, caller.metadata.at_ms
     )
+    command = RequestDeployment(deployment_id=deployment_id, artifact=artifact, **fields)
+
+    # Refused code is not stored. Accepted code is, before the transaction: a slow store holds
+    # neither a connection nor the agent's lock. The transaction decides again.
+    async with deps.database.snapshot() as connection:
+        answer = None if key is None else await idempotency.recorded(connection, key)
+        if answer is None:
+            await handlers.check_deployment(connection, caller, deps.tiers, agent_id, command)
+    if answer is None:
+        await deps.artifacts.put(artifact, bundle)
 
     async def work(connection: AsyncConnection) -> DeploymentResponse:
         deployment = await handlers.request_deployment(
-            connection, caller, deps.tiers, agent_id, command
+            connection, caller, deps.tiers, deps.commands, agent_id, command
         )
-        # What is refused is not stored, and nothing is agreed to before it is.
-        await deps.artifacts.put(artifact, bundle)
-        return DeploymentResponse(deployment=deployment_schema(deployment))
+        return DeploymentResponse.model_validate({"deployment": deployment})
 
-    response = await decide(deps, key, work, status=202)
+    response = await execute(deps, key, work, status=202)
     crash_point("api.deploy_requested")
     return response
 
@@ -100,13 +94,12 @@ async def list_deployments(
     status: DeploymentStatus | None = None,
 ) -> Response:
     """An agent's deployments, newest first."""
-    page = queries.Page.asked(limit, cursor)
+    page = queries.Page.requested(limit, cursor)
     async with deps.database.transaction() as connection:
         await queries.agent(connection, caller.user_id, agent_id)
         found, following = await queries.list_deployments(connection, agent_id, page, status=status)
-    return answered(
-        DeploymentsResponse(deployments=[*map(deployment_schema, found)], next_cursor=following)
-    )
+    page_of_deployments = {"deployments": found, "next_cursor": following}
+    return answered(DeploymentsResponse.model_validate(page_of_deployments))
 
 
 @router.post(
@@ -127,11 +120,9 @@ async def activate(
         agent, deployment = await handlers.activate(
             connection, caller, agent_id, deployment_id, reason
         )
-        return ActivatedResponse(
-            agent=agent_schema(agent), deployment=deployment_schema(deployment)
-        )
+        return ActivatedResponse.model_validate({"agent": agent, "deployment": deployment})
 
-    return await decide(deps, key, work)
+    return await execute(deps, key, work)
 
 
 @router.get("/v1/deployments/{deploymentId}", response_model=DeploymentResponse)
@@ -141,7 +132,7 @@ async def get_deployment(
     """One deployment, also of an agent that was deleted."""
     async with deps.database.transaction() as connection:
         deployment = await queries.deployment(connection, caller.user_id, deployment_id)
-    return answered(DeploymentResponse(deployment=deployment_schema(deployment)))
+    return answered(DeploymentResponse.model_validate({"deployment": deployment}))
 
 
 @router.get("/v1/deployments/{deploymentId}/source", response_model=SourceResponse)

@@ -1,4 +1,4 @@
-"""The door to oneself."""
+"""The caller."""
 
 from fastapi import APIRouter, Response
 

@@ -1,4 +1,4 @@
-"""The doors to usage. billing knows it; while billing is away, these answer UNAVAILABLE."""
+"""Usage. billing knows it; while billing is away, these routes answer UNAVAILABLE."""
 
 from typing import Annotated
 
@@ -70,7 +70,7 @@ async def recent_events(
         user_id=caller.user_id,
         agent_id=agent_id,
         since_ms=since_ms,
-        limit=Page.asked(limit, None).limit,
+        limit=Page.requested(limit, None).limit,
         errors_only=errors_only,
     )
     reply = await rpc.call(deps.bus, subjects.RPC_RECENT_EVENTS, request, RecentEventsReply)

@@ -1,1 +1,1 @@
-"""What the doors give: camelCase JSON. An optional field that has no value is left out."""
+"""The JSON of requests and answers, in camelCase; optional fields without a value are left out."""

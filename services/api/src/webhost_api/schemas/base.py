@@ -1,4 +1,4 @@
-"""What all shapes share."""
+"""What all schemas share."""
 
 from typing import Annotated
 
@@ -7,14 +7,16 @@ from pydantic.alias_generators import to_camel
 
 
 def is_absent(value: object) -> bool:
-    """Say whether an optional field is left out."""
+    """Say whether an optional field is left out of the JSON."""
     return value is None
 
 
 class Schema(BaseModel):
-    """Base of all shapes."""
+    """Base of all responses; made from any object that has its attributes."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, from_attributes=True, frozen=True
+    )
 
 
 OptionalText = Annotated[str | None, Field(exclude_if=is_absent)]

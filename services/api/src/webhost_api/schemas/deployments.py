@@ -3,11 +3,9 @@
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from webhost_contracts.errors import DeploymentError, ErrorCode
-from webhost_contracts.invoke import PROTOCOL
 
-from webhost_api.model import Deployment
 from webhost_api.schemas.agents import AgentSchema
 from webhost_api.schemas.base import OptionalInt, OptionalText, Schema, is_absent
 
@@ -36,6 +34,18 @@ class DeploymentErrorSchema(Schema):
     details: dict[str, Any]
 
 
+def _error(error: object) -> object:
+    if not isinstance(error, DeploymentError):
+        return error
+    details = msgspec.to_builtins(error)
+    return {
+        "code": ErrorCode.DEPLOYMENT_FAILED,
+        "message": details.pop("message"),
+        "retryable": False,
+        "details": details,
+    }
+
+
 class DeploymentSchema(Schema):
     """A deployment."""
 
@@ -50,7 +60,9 @@ class DeploymentSchema(Schema):
     commit_hash: OptionalText = None
     provider_ref: Annotated[ProviderRef | None, Field(exclude_if=is_absent)] = None
     error_message: OptionalText = None
-    error: Annotated[DeploymentErrorSchema | None, Field(exclude_if=is_absent)] = None
+    error: Annotated[
+        DeploymentErrorSchema | None, BeforeValidator(_error), Field(exclude_if=is_absent)
+    ] = None
     created_at_ms: int
     deployed_at_ms: OptionalInt = None
     finished_at_ms: OptionalInt = None
@@ -102,44 +114,3 @@ class TemplatesResponse(Schema):
     """The built-in templates."""
 
     templates: list[TemplateSchema]
-
-
-def deployment_schema(deployment: Deployment) -> DeploymentSchema:
-    """Return a deployment as the doors give it."""
-    artifact, error = deployment.artifact, deployment.error
-    return DeploymentSchema(
-        id=deployment.id,
-        user_id=deployment.user_id,
-        agent_id=deployment.agent_id,
-        version=deployment.version,
-        protocol=PROTOCOL,
-        runtime_provider=deployment.runtime_provider,
-        status=deployment.status,
-        artifact=ArtifactSchema(
-            type=artifact.type, checksum=artifact.checksum, size_bytes=artifact.size_bytes
-        ),
-        commit_hash=deployment.commit_hash,
-        provider_ref=_provider_ref(deployment),
-        error_message=None if error is None else error.message,
-        error=None if error is None else _deployment_error(error),
-        created_at_ms=deployment.created_at_ms,
-        deployed_at_ms=deployment.deployed_at_ms,
-        finished_at_ms=deployment.finished_at_ms,
-        deployed_by_user_id=deployment.user_id,
-    )
-
-
-def _provider_ref(deployment: Deployment) -> ProviderRef | None:
-    if deployment.worker_name is None or deployment.invoke_url is None:
-        return None
-    return ProviderRef(worker_name=deployment.worker_name, invoke_url=deployment.invoke_url)
-
-
-def _deployment_error(error: DeploymentError) -> DeploymentErrorSchema:
-    details = msgspec.to_builtins(error)
-    return DeploymentErrorSchema(
-        code=ErrorCode.DEPLOYMENT_FAILED,
-        message=details.pop("message"),
-        retryable=False,
-        details=details,
-    )

@@ -39,5 +39,5 @@ class UserResponse(Schema):
 
 
 def entitlements_schema(entitlements: Entitlements) -> EntitlementsSchema:
-    """Return what a tier allows as the doors give it."""
+    """Return what a tier allows, as JSON."""
     return EntitlementsSchema(**msgspec.structs.asdict(entitlements))

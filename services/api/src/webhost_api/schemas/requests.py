@@ -1,6 +1,6 @@
-"""What the doors take: camelCase JSON.
+"""The bodies of requests: camelCase JSON.
 
-Unknown fields are refused, and so is a value of another type than the one that is asked for.
+Unknown fields are refused, and so is a value of another type than the field's.
 """
 
 from datetime import date
@@ -91,22 +91,22 @@ class _Request(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True, frozen=True)
 
 
-class CreateAgentBody(_Request):
+class _DescribeAgent(_Request):
+    description: Description | None = None
+    env_var_keys: EnvVarKeys | None = None
+    preferred_runtime_provider: Provider | None = None
+
+
+class CreateAgentBody(_DescribeAgent):
     """A new agent."""
 
     name: Name
-    description: Description | None = None
-    env_var_keys: EnvVarKeys | None = None
-    preferred_runtime_provider: Provider | None = None
 
 
-class UpdateAgentBody(_Request):
+class UpdateAgentBody(_DescribeAgent):
     """What to change; a field that is absent or null stays, an empty description is cleared."""
 
     name: Name | None = None
-    description: Description | None = None
-    env_var_keys: EnvVarKeys | None = None
-    preferred_runtime_provider: Provider | None = None
 
 
 class DeployBody(_Request):

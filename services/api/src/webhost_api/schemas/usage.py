@@ -77,7 +77,7 @@ class UsageEventsResponse(Schema):
 
 
 def counters_schema(counters: Counters) -> CountersSchema:
-    """Return summed counters as the doors give them."""
+    """Return summed counters, as JSON."""
     return CountersSchema(
         requests=counters.requests,
         llm_tokens=counters.llm_tokens,
@@ -89,7 +89,7 @@ def counters_schema(counters: Counters) -> CountersSchema:
 
 
 def event_schema(event: UsageEvent) -> UsageEventSchema:
-    """Return a counted call as the doors give it."""
+    """Return a counted call, as JSON."""
     return UsageEventSchema(
         id=event.id,
         user_id=event.user_id,

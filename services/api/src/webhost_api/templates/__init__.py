@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 DEFAULT = "echo"
+MAIN_MODULE_NAME = "agent.mjs"
 
 
 @dataclass(frozen=True)

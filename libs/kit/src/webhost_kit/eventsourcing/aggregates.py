@@ -1,0 +1,85 @@
+"""The one way from a decision to facts: load, decide, append, evolve, save.
+
+Guarantees: the facts, their outbox entries and the state that was made of them are written on the
+caller's connection, so in one transaction. A decision that lost a race raises VersionConflict;
+`Database.retry_conflicts` then loads and decides again.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts.events.base import Envelope, Event
+
+from webhost_kit.eventsourcing.store import EventMetadata, append
+
+
+class State(Protocol):
+    """What an aggregate's facts add up to; `version` counts them, 0 before the first."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+
+
+S = TypeVar("S", bound=State)
+
+
+@dataclass(frozen=True)
+class Appended(Generic[S]):
+    """The state after a decision, and the facts that were decided, each with its envelope."""
+
+    state: S
+    facts: Sequence[tuple[Event, Envelope]]
+
+    def envelope_of(self, kind: type[Event]) -> Envelope:
+        """Return the envelope of the first fact of this kind. Raises StopIteration."""
+        return next(envelope for event, envelope in self.facts if isinstance(event, kind))
+
+
+@dataclass(frozen=True)
+class Aggregate(Generic[S]):
+    """One kind of aggregate: its pure fold, and how its state is written.
+
+    `evolve` gets a state, its next fact and the fact's time; `save` the states before and after.
+    """
+
+    evolve: Callable[[S, Event, int], S]
+    save: Callable[[AsyncConnection, S, S], Awaitable[None]]
+
+    async def handle(
+        self,
+        connection: AsyncConnection,
+        load: Callable[[AsyncConnection], Awaitable[S]],
+        decide: Callable[[S], Sequence[Event]],
+        metadata: EventMetadata,
+    ) -> Appended[S]:
+        """Load a state, decide on it, and append what was decided. Raises VersionConflict."""
+        state = await load(connection)
+        return await self.append(connection, state, decide(state), metadata)
+
+    async def append(
+        self,
+        connection: AsyncConnection,
+        state: S,
+        events: Sequence[Event],
+        metadata: EventMetadata,
+    ) -> Appended[S]:
+        """Append the facts behind `state` and save what they make of it. No facts, no change.
+
+        Raises VersionConflict.
+        """
+        if not events:
+            return Appended(state, ())
+        envelopes = await append(
+            connection, state.id, state.user_id, state.version, events, metadata
+        )
+        after = state
+        for event in events:
+            after = self.evolve(after, event, metadata.at_ms)
+        await self.save(connection, state, after)
+        return Appended(after, tuple(zip(events, envelopes, strict=True)))

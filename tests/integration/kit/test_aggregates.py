@@ -1,0 +1,77 @@
+"""Decisions that race: each is made on the state that the one before it left."""
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts.events import AgentCreated, AgentUpdated, Event
+from webhost_kit.eventsourcing.aggregates import Aggregate, Appended
+from webhost_kit.eventsourcing.store import EventMetadata
+
+from tests.integration.kit.conftest import House
+
+RACERS = 5
+
+
+@dataclass(frozen=True)
+class Named:
+    id: str
+    user_id: str = "usr_1"
+    version: int = 0
+    name: str = ""
+
+
+async def load(connection: AsyncConnection) -> Named:
+    row = (await connection.execute(text("SELECT id, seen, name FROM names"))).one_or_none()
+    return Named("agt_1") if row is None else Named(row.id, "usr_1", row.seen, row.name)
+
+
+def evolve(state: Named, event: Event, _at_ms: int) -> Named:
+    assert isinstance(event, AgentCreated | AgentUpdated)
+    return replace(state, version=state.version + 1, name=event.name)
+
+
+async def save(connection: AsyncConnection, _before: Named, after: Named) -> None:
+    await connection.execute(
+        text(
+            "INSERT INTO names (id, seen, name) VALUES (:id, :version, :name)"
+            " ON CONFLICT (id) DO UPDATE SET seen = excluded.seen, name = excluded.name"
+        ),
+        {"id": after.id, "version": after.version, "name": after.name},
+    )
+
+
+def lengthen(state: Named) -> list[Event]:
+    return [AgentUpdated(name=state.name + "x") if state.version else AgentCreated(name="x")]
+
+
+def nothing(_state: Named) -> list[Event]:
+    return []
+
+
+async def test_each_racing_decision_sees_the_one_before(house: House) -> None:
+    aggregate = Aggregate(evolve, save)
+
+    async def work(connection: AsyncConnection) -> Appended[Named]:
+        return await aggregate.handle(connection, load, lengthen, EventMetadata(actor="test"))
+
+    async def racer() -> Appended[Named]:
+        return await house.database.retry_conflicts(work, tries=RACERS)
+
+    appended = await asyncio.gather(*(racer() for _ in range(RACERS)))
+    assert sorted(it.state.version for it in appended) == list(range(1, RACERS + 1))
+    for it in appended:
+        [(_, envelope)] = it.facts
+        assert (envelope.version, len(it.state.name)) == (it.state.version, it.state.version)
+    assert await house.scalar("SELECT name FROM names") == "x" * RACERS
+    assert await house.scalar("SELECT count(*) FROM events") == RACERS
+
+
+async def test_no_facts_change_nothing(house: House) -> None:
+    aggregate = Aggregate(evolve, save)
+    async with house.database.transaction() as connection:
+        metadata = EventMetadata(actor="test")
+        appended = await aggregate.handle(connection, load, nothing, metadata)
+    assert (appended.state, appended.facts) == (Named("agt_1"), ())
+    assert await house.scalar("SELECT count(*) FROM names") == 0
