@@ -130,5 +130,5 @@ class UsageProjection:
             fold,
             committed=self._totals[partition].wake,
             batch_size=BATCH,
-            shared=True,
+            share=f"share {SHARE}",
         )

@@ -131,9 +131,9 @@ async def open_lock_session(dsn: str, name: str) -> psycopg.AsyncConnection[Tupl
     )
 
 
-async def end_leadership(connection: AsyncConnection, name: str) -> None:
-    """Make whoever leads this let go and begin anew, for instance after a reset."""
-    await connection.execute(END_SESSIONS, {"name": f"leadership {name}"[:63]})
+async def end_lock_sessions(connection: AsyncConnection, session: str) -> None:
+    """Make the holders of these locks let go and begin anew, for instance after a reset."""
+    await connection.execute(END_SESSIONS, {"name": session[:63]})
 
 
 async def heartbeat(connection: psycopg.AsyncConnection[TupleRow]) -> None:

@@ -23,7 +23,7 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Batch, Checkpoint, StreamReader
 from webhost_kit.database.away import is_away, is_conflict
 from webhost_kit.database.engine import Database
-from webhost_kit.database.leadership import Leadership, end_leadership
+from webhost_kit.database.leadership import Leadership, end_lock_sessions
 from webhost_kit.errors import CheckpointMoved, StreamDiverged, Unavailable, VersionConflict
 from webhost_kit.eventsourcing import parked
 from webhost_kit.eventsourcing.checkpoints import (
@@ -57,7 +57,8 @@ _parked = Gauge("webhost_projector_parked", "Events set aside", ["projection"])
 class Projector:
     """Keeps one projection up to date as long as it runs.
 
-    A `shared` one is not run: the holder of its share of the work calls `project`.
+    With `share`, the name of that share's lock sessions, it is not run: the holder of the share
+    calls `project`.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Projector:
         committed: Committed | None = None,
         reset: Reset | None = None,
         batch_size: int = 500,
-        shared: bool = False,
+        share: str | None = None,
     ) -> None:
         self.name = name
         self.stream = stream
@@ -86,7 +87,8 @@ class Projector:
         self._leadership = Leadership(
             database.dsn, f"projection {name}", check=self._reader.interruption
         )
-        self._shared = shared
+        self._shared = share is not None
+        self._lock_session = share or f"leadership projection {name}"
         self._projecting = False
         self._problem: str | None = None
         self._parked = 0
@@ -151,7 +153,7 @@ class Projector:
             if self._reset is not None:
                 await self._reset(connection)
             # Whoever folds may hear nothing new for long, and would not notice.
-            await end_leadership(connection, f"projection {self.name}")
+            await end_lock_sessions(connection, self._lock_session)
         log.warning("projection reset", projection=self.name)
 
     async def replay_parked(self) -> tuple[int, int]:
