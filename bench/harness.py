@@ -70,7 +70,7 @@ def interleave(
     """Measure each subject in turn, `runs` times over; return each one's results in command.
 
     Every second round goes backwards, so that a machine that speeds up or slows down favours
-    nobody.
+    no one.
     """
     results: dict[str, list[T]] = {name: [] for name in subjects}
     for run in range(runs):

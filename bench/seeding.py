@@ -55,7 +55,7 @@ def fact(
 
 
 def new_agent(user_id: str) -> Agent:
-    """Return an agent that nobody knows yet."""
+    """Return an agent that does not exist yet."""
     return Agent(new_id(ids.AGENT, now_ms()), new_id(ids.DEPLOYMENT, now_ms()), user_id)
 
 

@@ -51,7 +51,7 @@ class LogView:
             if self._dropped:
                 text = f"({self._dropped} lines dropped)\n{text}"
                 self._dropped = 0
-            # Nobody reads any more: the stack goes on without its log.
+            # The reader has gone: the stack goes on without its log.
             with contextlib.suppress(OSError, ValueError):
                 self._output.write(text + "\n")
                 if self._lines.empty():

@@ -22,7 +22,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on at 127.0.0.1. Raises OSError when there is none."""
+    """A free TCP port at 127.0.0.1. Raises OSError when there is none."""
     for _ in range(1000):
         port = secrets.choice(_RANGE)
         if is_free(port):

@@ -1,6 +1,6 @@
 """The Postgres server from its wheel: making a cluster, running it, and starting again.
 
-The server runs as a direct child of whoever starts `Cluster.command()`, so that its pid is
+The server runs as a direct child of the process that starts `Cluster.command()`, so that its pid is
 the child's, and listens on loopback only, with passwords. Postgres refuses to run as root:
 then it runs as the user `pgserver`, which is made if needed.
 """
@@ -58,7 +58,7 @@ class Cluster:
     def prepare(self) -> None:
         """Make the cluster if it does not exist, and clear what a killed server left behind.
 
-        To be called before every start. The caller sees to it that nobody else uses the
+        To be called before every start. The caller makes sure that no one else uses the
         directory. Raises subprocess.CalledProcessError when initdb fails.
         """
         if os.geteuid() == 0:

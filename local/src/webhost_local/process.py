@@ -35,7 +35,7 @@ class ProcessSpec:
     """What a process is. The hooks may block; they run in threads.
 
     `prepare` runs before every start, `is_ready` is asked until it says yes, `on_ready` runs
-    then, before anybody is told. `env` is the whole environment.
+    then, before it counts as ready. `env` is the whole environment.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Process:
         self._child = None
         watch.cancel()
         self.ready.clear()
-        # Nobody is left to look after what it started; its group is theirs alone.
+        # Its own children are left over; its process group is theirs alone.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
         await asyncio.wait([output], timeout=_LAST_WORDS_S)

@@ -52,9 +52,9 @@ def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
             "since its address is a part of every user's identity"
         )
     gateway_names = ["gateway", *(f"gateway-{n}" for n in range(2, gateways + 1))]
-    doors = ["api", *gateway_names, "telemetry-ingest"]
-    ops = [f"{name}-ops" for name in (*doors, "deployer", "billing")]
-    names = ["nats", "postgres", "edge", *doors, *ops]
+    served = ["api", *gateway_names, "telemetry-ingest"]
+    ops = [f"{name}-ops" for name in (*served, "deployer", "billing")]
+    names = ["nats", "postgres", "edge", *served, *ops]
     ports = data_dir.choose_ports(names, taken=(port, issuer.port))
     known = identities.load_or_make(data_dir)
     return Environment(

@@ -1,4 +1,4 @@
-"""Reading the bodies of the API's requests: JSON of a shape, and an upload's parts."""
+"""Reading the API's request bodies: JSON of a given type, and an upload's parts."""
 
 from typing import TypeVar
 
@@ -16,9 +16,9 @@ MAX_METADATA_BYTES = 4 * 1024 * 1024
 Body = TypeVar("Body")
 
 
-async def read_json(request: Request, shape: type[Body]) -> Body:
+async def read_json(request: Request, kind: type[Body]) -> Body:
     try:
-        return msgspec.json.decode(await request.body(), type=shape)
+        return msgspec.json.decode(await request.body(), type=kind)
     except msgspec.DecodeError as error:
         raise bad_request(f"Invalid request body: {error}") from None
 

@@ -1,7 +1,7 @@
 """Scripts and routes on disk.
 
 Guarantees: a script or the routes change by one rename, after the new files have reached the disk;
-whoever is killed midway leaves the old state. Manifests hold secrets and are readable by their
+a process killed midway leaves the old state. Manifests hold secrets and are readable by their
 owner only. A version that was uploaded and never deployed goes with the next deployment.
 
     <data>/scripts/<name>/manifest.json    the Script

@@ -96,7 +96,7 @@ class Workers:
         await started.kill()
 
     def put(self, script: Script) -> Worker:
-        """Make room for a script that is new or was just opened."""
+        """Stop another script's process in favour of one that is new or was just opened."""
         self._unlink_socket(script.name)
         worker = Worker(script, process.listen(Path(self._binding_socket(script.name))))
         self._workers[script.name] = worker

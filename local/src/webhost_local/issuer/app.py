@@ -1,4 +1,4 @@
-"""The issuer's HTTP door.
+"""The issuer's HTTP endpoints.
 
 GET /.well-known/openid-configuration, /jwks; GET and POST /authorize (code + PKCE S256 only);
 POST /token; GET /userinfo; GET /livez, /readyz. Errors of the token endpoint are RFC 6749's.

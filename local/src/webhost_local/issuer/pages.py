@@ -33,7 +33,7 @@ button {{ width: 100%; padding: .7rem; font: inherit; font-weight: 600; border: 
 
 _SIGN_IN = """<h1>Sign in</h1>
 <p>to <strong>{client}</strong></p>
-<p class="notice">For development on this machine: nobody checks who you are, and there is
+<p class="notice">For development on this machine: your identity is not checked, and there is
 no password.</p>
 <form method="post" action="authorize">
 {hidden}

@@ -84,7 +84,7 @@ usage_events = sa.Table(
 )
 
 # `invocations` is how many are charged to a row; one that all of them have left is not there for
-# a reader. The key begins with the partition: whoever folds it reads its users' totals by it.
+# a reader. The key begins with the partition: its fold reads its users' totals by it.
 billing_usage = sa.Table(
     "billing_usage",
     metadata,

@@ -1,6 +1,6 @@
 """An invocation, from the request to the answer, in the order of the contract.
 
-Consumes: requests of the HTTP door. Emits: calls to Workers, and one outcome per admitted call.
+Consumes: HTTP requests. Emits: calls to Workers, and one outcome per admitted call.
 Guarantees: no byte goes to a Worker before the invocation is on record; whatever happens to an
 admitted call, its outcome is recorded, and no answer waits for that.
 """

@@ -21,9 +21,9 @@ from webhost_kit.keys import MasterKeys
 from webhost_telemetry_ingest.model import Deployment
 
 FIRST_GENERATION = 1
-"""The key generation of a deployment that nobody has told us of yet."""
+"""The key generation of a deployment that is not known yet."""
 MAX_DEPTH = 32
-"""Levels of nesting in `provider`: what is accepted can be read by whoever folds it."""
+"""Levels of nesting in `provider`: what is accepted can be read by every fold."""
 
 _DEPLOYMENT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
@@ -91,8 +91,8 @@ def accept(
 ) -> TelemetryAccepted:
     """Return the fact that this report, signed and well-formed, is accepted at `now_ms`.
 
-    Raises Unauthorized (`attribution_mismatch`), Unavailable for a deployment that nobody has
-    told us of yet, InvalidRequest outside of the time window.
+    Raises Unauthorized (`attribution_mismatch`), Unavailable for a deployment that is not
+    known yet, InvalidRequest outside of the time window.
     """
     if report.deployment_id != header_id:
         raise _mismatch("Header and body do not name the same deployment.")
@@ -133,7 +133,7 @@ def event_id_of(fact: TelemetryAccepted) -> str:
 
 
 def _check_texts(report: TelemetryReport) -> None:
-    # Postgres holds no NUL in a text, so whoever folds the fact could not keep it.
+    # Postgres holds no NUL in a text, so a fold could not keep it.
     for name, value in (("eventId", report.event_id), ("traceId", report.trace_id)):
         if value is not None and not value.isprintable():
             raise InvalidRequest.at([name], "Must be printable.")

@@ -1,4 +1,4 @@
-"""The operator's log of refused reports, bounded, so that nobody can flood it."""
+"""The operator's log of refused reports, bounded, so that it cannot be flooded."""
 
 from collections import OrderedDict
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-// The Worker that runs: the platform's door in front of the customer's module.
+// The Worker's entry module: the platform's endpoints in front of the customer's module.
 //
 // Consumes, under `/dep/<deploymentId>` (a route of the installation's host) or under `/` (a host
 // of its own):
@@ -24,15 +24,15 @@ import { answerTurn } from "./webhost-answer.mjs";
 import { isCallable } from "./webhost-agent.mjs";
 import { Turn } from "./webhost-turn.mjs";
 
-const DOORS = { __proto__: null, "/invoke": invoke, "/__webhost/probe": probe };
+const ENDPOINTS = { __proto__: null, "/invoke": invoke, "/__webhost/probe": probe };
 
 export default {
   async fetch(request, env, ctx) {
     try {
-      const door = DOORS[pathOf(request, env)];
-      if (door === undefined) throw notFound();
+      const endpoint = ENDPOINTS[pathOf(request, env)];
+      if (endpoint === undefined) throw notFound();
       if (request.method !== "POST") throw methodNotAllowed();
-      return await door(request, env, ctx);
+      return await endpoint(request, env, ctx);
     } catch (error) {
       if (error instanceof PlatformError) return error.toResponse();
       console.error("The entry module failed.", error?.name);

@@ -1,4 +1,4 @@
-// The shapes of invoke/v1 on the wire: request body, usage, answer, SSE frames.
+// The schemas of invoke/v1 on the wire: request body, usage, answer, SSE frames.
 
 import { invalidRequest } from "./webhost-errors.mjs";
 

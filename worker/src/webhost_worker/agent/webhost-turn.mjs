@@ -61,7 +61,7 @@ export class Turn {
     this.#closeChunks();
   }
 
-  // Nobody awaits it: a generator that waits for something else returns only after that.
+  // It is not awaited: a generator that waits for something else returns only after that.
   async #closeChunks() {
     try {
       await this.#answer?.chunks.return?.();

@@ -6,7 +6,7 @@
 //
 // Guarantees: every operation is one transaction; a session unused for SESSION_IDLE_DAYS is
 // unknown from then on, and removed by the alarm; after a purge every operation answers
-// SESSION_EXPIRED for ever.
+// SESSION_EXPIRED from then on.
 
 import { DurableObject } from "cloudflare:workers";
 

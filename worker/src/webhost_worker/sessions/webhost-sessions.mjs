@@ -1,7 +1,7 @@
 // The session Worker: one script per installation, the sessions of all its agents.
 //
 // For agents' Workers, over a service binding whose `props` say which agent calls (`ctx.props.
-// agentId`; the caller cannot change it). Version 1, which must stay compatible for ever, since
+// agentId`; the caller cannot change it). Version 1, which must stay compatible with all later versions, since
 // old deployments keep their old entry: all are POST with a JSON body.
 //   /v1/open     {sessionId?}                 → {sessionId}; absent: a new session
 //   /v1/append   {sessionId, messages: [{role, content}]} → {}

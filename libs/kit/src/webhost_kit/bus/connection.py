@@ -1,4 +1,4 @@
-"""The connection to NATS: reconnects for ever, says loudly what was denied."""
+"""The connection to NATS: it always reconnects, and logs what the server denies."""
 
 import asyncio
 
@@ -36,12 +36,12 @@ class Bus:
 
 
 def inbox_prefix(name: str) -> bytes:
-    """Return where a service hears its answers and deliveries: nobody else may listen there."""
+    """Return the prefix of a service's inboxes, which only that service may subscribe to."""
     return f"_INBOX.{name}".encode()
 
 
 async def log_error(error: Exception) -> None:
-    """Say loudly what the server refused: whoever asked only ever sees a timeout."""
+    """Log what the server refused: the sender itself only sees a timeout."""
     log.error("bus", error=str(error))
 
 

@@ -108,7 +108,7 @@ class StreamReader:
         return problem if problem == "silent" or (problem or "").startswith("away") else None
 
     async def batches(self, after: Checkpoint | None) -> AsyncGenerator[Batch]:
-        """Yield batches behind `after` (None: from the start) for ever.
+        """Yield batches behind `after` (None: from the start), without end.
 
         An empty batch comes first and says how much is waiting. Raises StreamDiverged.
         """
@@ -266,7 +266,7 @@ class _Pull:
         if self._failure is not None:
             raise NatsError(self._failure)
         taken = [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
-        # Only now: asked for on arrival, a stream would pile up before a slower fold.
+        # Only now: requested on arrival, messages would pile up in front of a slower fold.
         if self._left == 0 and len(self._arrived) < self._batch_size:
             await self._ask()
         return taken

@@ -1,7 +1,7 @@
 """The one decision whether a failure means that Postgres is away, by SQLSTATE.
 
-A read-only, full, overloaded or stopping server is away just as one that cannot be reached: what
-was asked for may succeed later, on another connection. Everything else is a failure of its own.
+A read-only, full, overloaded or stopping server is away just as one that cannot be reached: the
+same request may succeed later, on another connection. Everything else is a failure of its own.
 """
 
 import psycopg

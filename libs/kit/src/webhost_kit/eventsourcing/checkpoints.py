@@ -2,7 +2,7 @@
 
 A batch is folded in the transaction that locks the checkpoint, finds it where the batch began, and
 moves it behind the batch: of two projectors that overlap for a moment, one rolls back. An operator
-who resets a checkpoint raises its epoch, so that whoever folded meanwhile rolls back as well.
+who resets a checkpoint raises its epoch, so that a fold under way rolls back as well.
 """
 
 from dataclasses import replace
@@ -56,7 +56,7 @@ async def read_checkpoint(
 ) -> Checkpoint | None:
     """Return where the projection of this name stands, None before its first batch.
 
-    With `lock`, nobody else moves it until the transaction ends.
+    With `lock`, it cannot be moved by others until the transaction ends.
     """
     query = sa.select(
         _table.c.stream_created_at, _table.c.sequence, _table.c.message_id, _table.c.epoch

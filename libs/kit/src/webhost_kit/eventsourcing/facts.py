@@ -53,7 +53,7 @@ def decoded(
 ) -> list[Fact | Undigested]:
     """Decode the facts of these types, in order. Known types that are not among them are left out.
 
-    A type that nobody knows is Undigested where it is about a kind that `types` are about.
+    A type unknown to the contracts is Undigested if its kind is one of those of `types`.
     """
     kinds = frozenset(kind.kind() for kind in types.values())
     found: list[Fact | Undigested] = []

@@ -1,4 +1,4 @@
-"""The outbox: what waits to be published, written in the transaction of what it tells of."""
+"""The outbox: messages that wait to be published, written in the transaction of their facts."""
 
 import sqlalchemy as sa
 from sqlalchemy import event

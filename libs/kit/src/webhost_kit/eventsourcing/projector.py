@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 RETRY_S = 0.5
 HALTED_POLL_S = 1.0
 MOST_PARKED = 1_000
-"""So many parked events are no poison but a broken fold: the projection halts."""
+"""More parked events than this mean a broken fold: the projection halts."""
 
 Fold = Callable[[AsyncConnection, Sequence[Fact], Checkpoint], Awaitable[None]]
 """Writes what the facts mean, on the given connection. Gets the checkpoint behind the batch."""
@@ -152,7 +152,7 @@ class Projector:
             await reset_checkpoint(connection, self.name, self.stream)
             if self._reset is not None:
                 await self._reset(connection)
-            # Whoever folds may hear nothing new for long, and would not notice.
+            # The process that folds may get nothing new for long, and would not notice.
             await end_lock_sessions(connection, self._lock_session)
         log.warning("projection reset", projection=self.name)
 
@@ -217,7 +217,7 @@ class Projector:
     async def _sorted(
         self, connection: AsyncConnection, batch: Batch
     ) -> tuple[list[Fact], list[Undigested]]:
-        """Tell what can be folded from what cannot, or must wait behind what cannot."""
+        """Separate what can be folded from what cannot, or must wait behind it."""
         held_back: set[str] = set()
         if self._parked:
             held_back = await parked.parked_aggregates(connection, self.name)

@@ -1,4 +1,4 @@
-"""One request at a hot door, raw ASGI: bounded bodies, request ids, the error envelope.
+"""One request on a hot path, raw ASGI: bounded bodies, request ids, the error envelope.
 
 Guarantees: a body is bounded before it is read; every answer carries `X-Request-Id`, every
 failure the envelope of the contract.
@@ -20,11 +20,11 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class ClientGone(Exception):
-    """The client went away; nobody is left to be answered."""
+    """The client went away before it was answered."""
 
 
 class Request:
-    """One request and the way back to whoever sent it.
+    """One request and the way back to its sender.
 
     `headers` are by lower-case name, the last of several; `always` goes with every answer.
     """
@@ -105,7 +105,7 @@ class Request:
         )
 
     async def refuse_whatever(self, error: Exception) -> None:
-        """Answer an error that nobody foresaw; after the answer began it can only be raised."""
+        """Answer an unexpected error; once the answer has begun it can only be raised."""
         log.error("request failed", request_id=self.request_id, exc_info=error)
         if self.started:
             raise error

@@ -20,7 +20,7 @@ class Connection(HttpToolsProtocol):
     _stalled: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
-        """Wait for the client to take what was written, but not for ever."""
+        """Wait for the client to take what was written, for a bounded time."""
         super().pause_writing()
         self._stalled = self.loop.call_later(MAX_STALL_S, self.transport.abort)
 

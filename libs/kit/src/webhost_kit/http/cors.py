@@ -1,4 +1,4 @@
-"""What a browser on an allowed origin may send and see, the same at every door for users."""
+"""What a browser on an allowed origin may send and see, the same for all user endpoints."""
 
 ALLOWED_METHODS = ("GET", "POST", "PATCH", "DELETE")
 ALLOWED_HEADERS = (

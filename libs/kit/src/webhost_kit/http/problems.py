@@ -1,4 +1,4 @@
-"""What every door does the same way: correlation ids, and from a Problem to the error envelope."""
+"""Correlation ids, and the error envelope of a Problem, the same for every endpoint."""
 
 import re
 import secrets
@@ -56,5 +56,5 @@ def headers(problem: Problem) -> dict[str, str]:
 
 
 def internal() -> Problem:
-    """Return the problem for what nobody foresaw; it tells nothing of the inside."""
+    """Return the problem for an unexpected failure; it reveals nothing internal."""
     return Problem("Something went wrong on our side.")

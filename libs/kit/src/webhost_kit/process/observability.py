@@ -1,4 +1,4 @@
-"""Logs and metrics: one redactor for whatever is logged, one set of names."""
+"""Logs and metrics: one redactor for all logs, one set of names."""
 
 import logging
 import re

@@ -5,7 +5,7 @@ admitted, and no more than its concurrency are open at once; an admitted invocat
 before its call begins; nothing is admitted without this gateway's lease. Requests that arrive
 together share one statement. Each is decided within WAIT_S or refused; what waits is bounded,
 and one whose caller has gone is not admitted any more. A user at its concurrency limit holds up
-nobody else's.
+no one else's.
 On a failure of unknown outcome: the caller is refused, and the call is released, since it was
 not made. Where the statement is executed later all the same, it admits nothing.
 """
@@ -28,7 +28,7 @@ from webhost_gateway.ledger.statements import NotRun, Statements
 
 WAIT_S = 1.0
 STATEMENT_TIMEOUT_S = 2.0
-"""Nobody waits for a statement that takes longer than WAIT_S."""
+"""Callers wait no longer than WAIT_S for a statement."""
 MAX_WAITING = 5_000
 KNOWN_QUOTAS = 100_000
 

@@ -51,7 +51,7 @@ class TotalsWatch:
         return [(user_id, t.requests) for user_id, t in totals.items() if t.requests > 0]
 
     async def run(self) -> None:
-        """Watch for ever; a bucket that was made anew is read from its start."""
+        """Watch without end; a bucket that was recreated is read from its start."""
         while True:
             try:
                 async for batch in self._reader.batches(None):
