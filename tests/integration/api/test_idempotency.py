@@ -132,6 +132,7 @@ async def test_old_records_are_removed_and_young_ones_stay(harness: Harness, use
     await database.close()
 
 
+@pytest.mark.accept("A15")
 async def test_killed_before_the_commit_a_retry_makes_the_same_id(own_harness: Harness) -> None:
     harness, body = own_harness, b'{"name":"a"}'
     user = harness.user()

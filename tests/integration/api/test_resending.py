@@ -60,6 +60,7 @@ async def until_nothing_is_unstarted(harness: Harness, database: Database) -> No
     await eventually(none_due, "no command to be sent again")
 
 
+@pytest.mark.accept("A7")
 async def test_a_lost_deploy_ends_well_all_the_same(impatient: Harness, database: Database) -> None:
     user = impatient.user()
     agent = await user.create()
@@ -76,6 +77,7 @@ async def test_a_lost_deploy_ends_well_all_the_same(impatient: Harness, database
     assert (await until_status(user, deployment["id"], "active"))["id"] == first.deployment_id
 
 
+@pytest.mark.accept("A7")
 async def test_a_lost_teardown_is_sent_again_until_it_is_scheduled(
     impatient: Harness, database: Database
 ) -> None:
@@ -92,6 +94,7 @@ async def test_a_lost_teardown_is_sent_again_until_it_is_scheduled(
     await until_nothing_is_unstarted(impatient, database)
 
 
+@pytest.mark.accept("A7")
 async def test_a_lost_teardown_of_an_agent_is_sent_again_until_it_is_started(
     impatient: Harness, database: Database
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 
 from tests.integration.api.harness import Harness, ok
 from tests.support.deadline import eventually
@@ -12,6 +13,7 @@ from tests.support.proxy import Proxy
 PATCHES = 10
 
 
+@pytest.mark.accept("A12")
 async def test_while_the_store_is_slow_no_lock_and_no_connection_is_held(
     own_harness: Harness,
 ) -> None:

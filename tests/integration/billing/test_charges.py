@@ -58,6 +58,7 @@ async def test_new_rules_between_two_halves_charge_exactly_once(
     assert used.cost_picodollars == PICO_PER_REQUEST + 40 * PICO_PER_MS + by_new_rules
 
 
+@pytest.mark.accept("A8")
 async def test_a_price_that_was_appended_changes_no_rebuild(
     billing: Billing, tmp_path: Path
 ) -> None:

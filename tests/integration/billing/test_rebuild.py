@@ -204,6 +204,7 @@ async def test_a_process_of_a_rebuild_that_dies_leaves_nothing(
     assert billing.folded() == before
 
 
+@pytest.mark.accept("A11")
 async def test_every_partition_is_rebuilt(billing: Billing) -> None:
     users = [ids.user_id("test", f"user {number}") for number in range(60)]
     assert len({subjects.partition_of(user) for user in users}) == subjects.PARTITIONS

@@ -59,6 +59,7 @@ async def until_all_count(billing: Billing, calls: int, reported: int, seconds: 
     await eventually(counted, f"{calls} calls of each user to count", seconds=seconds)
 
 
+@pytest.mark.accept("A11")
 async def test_a_new_process_has_its_share_within_seconds(
     billing: Billing, second: ServiceProcess, nats_account: str
 ) -> None:

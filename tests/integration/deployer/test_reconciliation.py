@@ -52,6 +52,7 @@ async def test_what_no_deployment_owns_is_removed(
     assert (again.scripts, again.routes, again.missing) == ((), (), ())
 
 
+@pytest.mark.accept("A14")
 async def test_a_failed_deployments_route_goes_though_its_script_is_gone(
     harness: Harness, reconciliation: Reconciliation
 ) -> None:
@@ -74,6 +75,7 @@ async def test_a_failed_deployments_route_goes_though_its_script_is_gone(
     assert await harness.scripts() == [kept.worker_name]
 
 
+@pytest.mark.accept("A14")
 async def test_a_route_of_nothing_known_goes_unless_its_script_is_anothers(
     harness: Harness, reconciliation: Reconciliation
 ) -> None:

@@ -63,6 +63,7 @@ async def until_ended(here: Ledger, *, seconds: float) -> None:
     await eventually(ended, "the dead gateway's lease to go", seconds=seconds)
 
 
+@pytest.mark.accept("A4")
 @pytest.mark.parametrize(
     "calls", [3_000, pytest.param(50_000, marks=[pytest.mark.long, pytest.mark.timeout(300)])]
 )
@@ -90,6 +91,7 @@ async def test_a_dead_gateways_calls_hold_up_nobody(database_url: str, calls: in
         assert (requests, in_flight) == (calls + admitted, admitted)
 
 
+@pytest.mark.accept("A4")
 async def test_another_reaper_goes_on_where_one_died(database_url: str) -> None:
     upgrade(database_url, "webhost_gateway")
     calls = 3_000
@@ -110,6 +112,7 @@ async def test_another_reaper_goes_on_where_one_died(database_url: str) -> None:
         assert facts(other) == (calls, calls)
 
 
+@pytest.mark.accept("A4")
 async def test_an_expired_lease_is_only_judged_after_an_unbroken_lease_time(
     database_url: str,
 ) -> None:
@@ -138,6 +141,7 @@ async def test_an_expired_lease_is_only_judged_after_an_unbroken_lease_time(
         assert time.monotonic() - began >= TTL_S / 2
 
 
+@pytest.mark.accept("A4")
 async def test_a_lease_that_was_marked_neither_admits_nor_renews(database_url: str) -> None:
     upgrade(database_url, "webhost_gateway")
     async with ledger(database_url, ttl_s=TTL_S) as here:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
@@ -41,6 +42,7 @@ def allow(postgres: Postgres, database: str) -> None:
         )
 
 
+@pytest.mark.accept("A1")
 async def test_a_restored_database_does_not_give_the_plan_again(
     own_harness: Harness, postgres_server: Postgres
 ) -> None:

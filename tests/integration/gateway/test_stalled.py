@@ -37,6 +37,7 @@ async def admits(here: Ledger, user_id: str) -> None:
     await eventually(admitted, "an admission", seconds=20)
 
 
+@pytest.mark.accept("A2")
 async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
     database_url: str,
 ) -> None:
@@ -81,6 +82,7 @@ async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
             await here.admission.admit(an_invocation("usr_1"), TIER)
 
 
+@pytest.mark.accept("A9")
 async def test_a_user_at_its_concurrency_limit_holds_up_no_other(database_url: str) -> None:
     """While the end of a user's call cannot be recorded, its next one waits, and only that."""
     upgrade(database_url, "webhost_gateway")

@@ -140,6 +140,7 @@ async def test_only_old_calls_that_ended_and_are_published_are_removed(database:
     assert rows["unpublished"][0] not in await left(database, "invocations", "id")
 
 
+@pytest.mark.accept("A9")
 async def test_quotas_of_past_periods_are_removed(database: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute(
@@ -159,6 +160,7 @@ async def test_quotas_of_past_periods_are_removed(database: Database) -> None:
         }
 
 
+@pytest.mark.accept("A9")
 async def test_routes_that_ended_are_removed_and_not_loaded(database: Database) -> None:
     now = now_ms()
     facts = [

@@ -66,6 +66,7 @@ async def until_empty(here: Ledger, gateway_id: str) -> None:
     await eventually(empty, "the outbox to be empty", seconds=15)
 
 
+@pytest.mark.accept("A11")
 async def test_facts_travel_in_packets_of_their_partition(database_url: str, bus: Bus) -> None:
     upgrade(database_url, "webhost_gateway")
     async with ledger(database_url) as here:
@@ -89,6 +90,7 @@ async def test_facts_travel_in_packets_of_their_partition(database_url: str, bus
         assert len(here.rows("SELECT serial FROM usage_outbox")) == 1
 
 
+@pytest.mark.accept("A10")
 async def test_a_row_that_commits_late_is_published(database_url: str, bus: Bus) -> None:
     """The reaper's rows may have lower serials than rows that were published before them."""
     upgrade(database_url, "webhost_gateway")
@@ -107,6 +109,7 @@ async def test_a_row_that_commits_late_is_published(database_url: str, bus: Bus)
         await publishing.close()
 
 
+@pytest.mark.accept("A10")
 async def test_the_facts_of_a_dead_gateway_are_adopted(own_harness: Harness) -> None:
     """Its lease was marked, its calls finished, and then its reaper died too."""
     harness = own_harness
@@ -134,6 +137,7 @@ def test_a_packet_is_not_larger_than_a_message_may_be() -> None:
     assert len({packet.message().message_id for packet in packets}) == 2
 
 
+@pytest.mark.accept("A9")
 async def test_totals_of_past_periods_are_dropped(bus: Bus) -> None:
     watch = TotalsWatch(bus)
     kv = await bus.js.key_value(subjects.TOTALS_BUCKET)

@@ -131,6 +131,7 @@ async def test_bad_claims_are_refused(issuer: Issuer, claims: dict[str, Any]) ->
             await verifier.verify(issuer.token(**claims))
 
 
+@pytest.mark.accept("A13")
 @pytest.mark.parametrize(
     ("claim", "seconds", "valid"),
     [

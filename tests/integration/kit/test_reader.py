@@ -37,6 +37,7 @@ async def test_another_message_at_the_same_place_is_noticed(
     assert first.checkpoint == there
 
 
+@pytest.mark.accept("A13")
 async def test_after_an_interruption_it_is_usable_once_it_has_caught_up(harness: Harness) -> None:
     reader = StreamReader(harness.bus, subjects.EVENTS, [">"])
     permits = asyncio.Semaphore(1)

@@ -1,5 +1,6 @@
 """Commands follow from their facts, and from nothing else."""
 
+import pytest
 from webhost_api.commands import TEARDOWN_MARGIN_MS, Commands, subject_of
 from webhost_contracts.commands import Deploy, TearDown, TearDownAgent
 from webhost_contracts.events import AgentDisabled, DeploymentRetired, Event
@@ -33,6 +34,7 @@ def test_a_deploy_carries_what_was_requested() -> None:
     assert (command.artifact, command.tier) == (ARTIFACT, "pro")
 
 
+@pytest.mark.accept("A13")
 def test_a_teardown_waits_for_the_longest_call() -> None:
     command = COMMANDS.caused_by(envelope("usr_1", "agt_1", RETIRED, at_ms=1000), RETIRED)
     assert isinstance(command, TearDown)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -59,6 +60,7 @@ def test_batches_may_end_anywhere(reports: list[UsageReport], cuts: list[int]) -
     assert folded(*batches) == folded((reports, RULES))
 
 
+@pytest.mark.accept("A8")
 @given(reports_of_three, st.integers(0, 12))
 def test_new_rules_take_back_what_was_charged_by_the_old_ones(
     reports: list[UsageReport], cut: int
