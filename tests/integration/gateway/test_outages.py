@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from webhost_contracts import subjects
+from webhost_contracts.rpc import UsageReply, UsageRequest
+from webhost_kit.bus import rpc
+from webhost_kit.errors import Unavailable
 
 from tests.integration.gateway.conftest import running_harness
 from tests.integration.gateway.harness import Agent, Gateway, Harness
 from tests.integration.gateway.worker import Call, echo
 from tests.support.deadline import eventually
 from tests.support.infra import Nats, Postgres, running_nats, running_postgres
+from tests.support.service import service
 
 BOUND_S = 6.0
 """An answer must come within this time, whatever is away."""
@@ -177,9 +182,13 @@ async def test_a_gateway_that_stood_still_reaps_nobody_at_once(frail: Harness) -
     await all_succeed(harness, (agent, held))
 
 
-async def test_the_bus_goes_away(frail: Harness, nats: Nats) -> None:
+async def test_the_bus_goes_away(frail: Harness, nats: Nats, postgres: Postgres) -> None:
     """A gateway that cannot hear of a pointer's change refuses, and states its facts later."""
-    harness = frail
+    async with service("webhost_billing", postgres.create_database(), frail.nats_url):
+        await the_bus_goes_away(frail, nats)
+
+
+async def the_bus_goes_away(harness: Harness, nats: Nats) -> None:
     gateway = await harness.start()
     agent = await harness.agent("narrow")
     await harness.until_answers(gateway, agent)
@@ -196,10 +205,21 @@ async def test_the_bus_goes_away(frail: Harness, nats: Nats) -> None:
         nats.start()
     await harness.until_answers(gateway, agent)
 
+    (row,) = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+    admitted, period = row["requests"], row["period_key"]
+
     async def all_stated() -> bool:
-        (row,) = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
         # A fact whose acknowledgement was lost is on the stream twice, about one invocation.
         stated = {envelope.aggregate_id for envelope in await harness.envelopes(agent)}
-        return len(stated) == row["requests"]
+        return len(stated) == admitted
 
-    await eventually(all_stated, "a fact for every admitted call", seconds=15)
+    async def all_charged() -> bool:
+        request = UsageRequest(user_id=agent.user_id, period_key=period)
+        try:
+            reply = await rpc.call(harness.bus, subjects.RPC_USAGE, request, UsageReply)
+        except Unavailable:
+            return False
+        return reply.usage.requests == admitted
+
+    await eventually(all_stated, "a fact for exactly the admitted calls", seconds=15)
+    await eventually(all_charged, "billing to count exactly those calls", seconds=15)

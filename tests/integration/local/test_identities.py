@@ -64,17 +64,14 @@ async def test_only_owners_state_facts_and_give_commands(
     service: str, bus_url: Callable[[str], str]
 ) -> None:
     heard: set[str] = set()
-    denied: list[Exception] = []
+    denied: set[str] = set()
     own = {subject for subject, owners in FACTS.items() if service in owners}
 
     async def hear(message: Msg) -> None:
         heard.add(message.subject)
 
     async def on_error(error: Exception) -> None:
-        denied.append(error)
-
-    async def all_is_said() -> bool:
-        return heard & set(FACTS) == own and len(denied) == len(FACTS) - len(own)
+        denied.add(str(error))
 
     async with (
         await nats.connect(bus_url(OPERATOR)) as operator,
@@ -82,9 +79,16 @@ async def test_only_owners_state_facts_and_give_commands(
     ):
         await operator.subscribe(">", cb=hear)
         await operator.flush()
-        for subject in FACTS:
-            await client.publish(subject, b"")
+
+        async def all_is_said() -> bool:
+            # Again and again: the server was seen to miss a subscription of a moment ago.
+            for subject in FACTS:
+                await client.publish(subject, b"")
+            await client.flush()
+            return heard & set(FACTS) >= own and len(denied) == len(FACTS) - len(own)
+
         await eventually(all_is_said, "its own facts, and a refusal for every foreign one")
+        assert heard & set(FACTS) == own
 
 
 # What reaches a stream's content or life: who may ask it of JetStream.

@@ -117,13 +117,13 @@ class ClientStream:
     async def _next_chunk(self, answer: Answer) -> bytes:
         if not self._request.started:
             return await answer.next_chunk()
-        loop = asyncio.get_running_loop()
         while True:
+            heartbeat = asyncio.timeout_at(self._sent_at + self._heartbeat_s)
             try:
-                async with asyncio.timeout_at(self._sent_at + self._heartbeat_s):
+                async with heartbeat:
                     return await answer.next_chunk()
             except TimeoutError:
-                if loop.time() < self._sent_at + self._heartbeat_s:
+                if not heartbeat.expired():
                     raise
                 await self._send(sse.HEARTBEAT)
 
