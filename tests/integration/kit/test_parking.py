@@ -80,8 +80,11 @@ async def test_one_bad_fact_among_many_is_set_aside(harness: Harness) -> None:
         names = projector(harness, digestion)
         async with in_background(names.run()):
             await folded(harness, 81)
-            assert names.check() is None
-            assert names.note() == "3 parked"
+
+            async def caught_up() -> bool:
+                return names.check() is None and names.note() == "3 parked"
+
+            await eventually(caught_up, "the projection to be current, with three parked")
             found = await waiting(harness)
             assert [(one[0], one[1]) for one in found] == [
                 ("agt_bad", 2),
