@@ -41,13 +41,20 @@ def test_migrations_and_tables_agree(database_url: str) -> None:
     assert differences(database_url, "webhost_billing", metadata) == []
 
 
-async def until_totals(billing: Billing, user_id: str, tokens: int, compute_ms: int) -> Totals:
+async def until_totals(
+    billing: Billing, user_id: str, tokens: int, compute_ms: int, *, generation: int = 1
+) -> Totals:
+    """Return the totals once they are these, of this generation or a later one."""
     found: Totals | None = None
 
     async def there() -> bool:
         nonlocal found
         found = await billing.totals(user_id)
-        return found is not None and (found.tokens, found.compute_ms) == (tokens, compute_ms)
+        return (
+            found is not None
+            and found.generation >= generation
+            and (found.tokens, found.compute_ms) == (tokens, compute_ms)
+        )
 
     await eventually(there, f"totals of {tokens} tokens and {compute_ms} ms")
     assert found is not None
