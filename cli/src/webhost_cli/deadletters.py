@@ -1,11 +1,18 @@
-"""`webhost deadletters …`, for operators."""
+"""`webhost deadletters …`, for operators: commands that no handler could handle, and events that no
+projection could fold.
 
+A command goes by its number, a parked event by its projection and message: `api.reactor/1042`.
+"""
+
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from nats.aio.client import Client
+from webhost_contracts import maintenance
+from webhost_contracts.maintenance import ParkedEntry, ProjectionState
 
-from webhost_cli import bus, dead_letter_stream, output
+from webhost_cli import bus, dead_letter_stream, output, parked, services
 from webhost_cli.dead_letter_stream import DeadLetter
 from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.options import JsonOption, StackOption
@@ -14,71 +21,122 @@ from webhost_cli.options import JsonOption, StackOption
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
         name="deadletters",
-        help="Operators: commands that no handler could handle.",
+        help="Operators: commands that no handler could handle, events that no fold could use.",
         no_args_is_help=True,
     )
-    group.command("list")(list_letters)
+    group.command("list")(list_all)
     group.command()(show)
     group.command()(replay)
     app.add_typer(group)
 
 
-def list_letters(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
-    """List the dead letters, oldest first."""
+def list_all(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
+    """List dead-lettered commands, then parked events, each oldest first."""
 
-    async def work() -> list[DeadLetter]:
+    async def work() -> tuple[list[DeadLetter], list[ParkedEntry], list[str]]:
         async with bus.connected(url) as client:
-            return await _all(client)
+            states, silent = await _projections(client)
+            events = [event async for event in parked.listed(client, states)]
+            return await _all(client), events, silent
 
     url = bus.nats_url_of(data_dir)
-    letters = bus.run(work())
+    letters, events, silent = bus.run(work())
+    for service in silent:
+        output.errors().print(f"{service} does not answer: its parked events are not listed")
     if as_json:
-        output.print_json({"deadLetters": letters})
+        output.print_json({"deadLetters": letters, "parked": events, "silent": silent})
         return
+    rows = [(str(one.seq), one.dead_lettered_at, one.subject, one.reason) for one in letters]
+    rows += [
+        (
+            f"{event.projection}/{event.sequence}",
+            datetime.fromtimestamp(event.parked_at_ms / 1000, UTC),
+            event.subject,
+            event.reason,
+        )
+        for event in events
+    ]
     output.print_table(
-        ("seq", "since", "subject", "reason"),
-        [
-            (
-                letter.seq,
-                letter.dead_lettered_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
-                letter.subject,
-                letter.reason,
-            )
-            for letter in letters
-        ],
+        ("id", "since", "subject", "reason"),
+        [(id_, f"{at.astimezone():%Y-%m-%d %H:%M:%S}", *rest) for id_, at, *rest in rows],
     )
 
 
-def show(seq: int, data_dir: StackOption = None) -> None:
-    """Print one dead letter as JSON: where it was, why it died, its headers and body."""
+def show(
+    name: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")],
+    data_dir: StackOption = None,
+) -> None:
+    """Print one as JSON: where it was, what is wrong with it, its body."""
 
-    async def work() -> DeadLetter:
+    async def work() -> DeadLetter | tuple[ParkedEntry, ...]:
         async with bus.connected(url) as client:
-            return await dead_letter_stream.one(client.jetstream(), seq)
+            if name.isdigit():
+                return await dead_letter_stream.one(client.jetstream(), int(name))
+            projection, _, sequence = name.rpartition("/")
+            if not sequence.isdigit():
+                raise CommandError(f"'{name}' is no id; `list` shows them", ExitCode.USAGE)
+            return await parked.shown(client, projection, int(sequence))
 
     url = bus.nats_url_of(data_dir)
     output.print_json(bus.run(work()))
 
 
 def replay(
-    seq: Annotated[int | None, typer.Argument(help="Which one.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ID", help="A command's number, or a projection: all of its events."
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All commands and events.")] = False,
     data_dir: StackOption = None,
 ) -> None:
-    """Give dead letters to their handlers once more."""
-    if (seq is None) is not every:
-        raise CommandError("give one number, or --all", ExitCode.USAGE)
+    """Give commands to their handlers, and events to their folds, once more.
 
-    async def work() -> None:
+    Ends with 1 when some events still cannot be folded.
+    """
+    if (name is None) is not every:
+        raise CommandError("give one id, or --all", ExitCode.USAGE)
+
+    async def work() -> int:
         async with bus.connected(url) as client:
-            js = client.jetstream()
-            chosen = await _all(client) if seq is None else [await dead_letter_stream.one(js, seq)]
-            for letter in chosen:
-                await dead_letter_stream.replay(js, letter)
-                typer.echo(f"{letter.seq} replayed on {letter.subject}")
+            if name is None:
+                states, _ = await _projections(client)
+                await _replay_commands(client, await _all(client))
+                return await _replay_events(client, [s.name for s in states if s.parked])
+            if name.isdigit():
+                letter = await dead_letter_stream.one(client.jetstream(), int(name))
+                await _replay_commands(client, [letter])
+                return 0
+            return await _replay_events(client, [name.partition("/")[0]])
 
     url = bus.nats_url_of(data_dir)
-    bus.run(work())
+    if left := bus.run(work()):
+        raise CommandError(f"{left} still parked; `webhost deadletters list` says why")
+
+
+async def _replay_commands(client: Client, letters: list[DeadLetter]) -> None:
+    for letter in letters:
+        await dead_letter_stream.replay(client.jetstream(), letter)
+        typer.echo(f"{letter.seq} replayed on {letter.subject}")
+
+
+async def _replay_events(client: Client, projections: list[str]) -> int:
+    left = 0
+    for projection in projections:
+        reply = await parked.replay(client, projection)
+        typer.echo(f"{projection}: {reply.folded} folded, {reply.left} still parked")
+        left += reply.left
+    return left
+
+
+async def _projections(client: Client) -> tuple[tuple[ProjectionState, ...], list[str]]:
+    """Return every projection, and the services that do not answer."""
+    found = {
+        service: await services.projections(client, service) for service in maintenance.SERVICES
+    }
+    states = tuple(state for states in found.values() for state in states or ())
+    return states, [service for service, states in found.items() if states is None]
 
 
 async def _all(client: Client) -> list[DeadLetter]:

@@ -6,19 +6,16 @@ from typing import Annotated
 
 import typer
 from nats.aio.client import Client
-from nats.errors import NoRespondersError
 from webhost_contracts import maintenance, wire
 from webhost_contracts.maintenance import (
-    Nothing,
     ProjectionRequest,
-    ProjectionsReply,
     ProjectionState,
     ReplayReply,
     RepublishProgress,
     RepublishRequest,
 )
 
-from webhost_cli import bus, output
+from webhost_cli import bus, output, services
 from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.options import JsonOption, StackOption
 
@@ -44,7 +41,8 @@ def status(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
     async def work() -> dict[str, tuple[ProjectionState, ...] | None]:
         async with bus.connected(url) as client:
             return {
-                service: await _projections(client, service) for service in maintenance.SERVICES
+                service: await services.projections(client, service)
+                for service in maintenance.SERVICES
             }
 
     url = bus.nats_url_of(data_dir)
@@ -69,24 +67,17 @@ def replay(projection: str, data_dir: StackOption = None) -> None:
     Rows that follow from the stream alone are made anew; others stay, and what they hold already is
     skipped.
     """
-    service = projection.partition(".")[0]
-    if service not in maintenance.SERVICES:
-        raise CommandError(
-            f"'{projection}' names no service; `webhost streams status` lists the projections",
-            ExitCode.USAGE,
-        )
+    service = services.service_of(projection)
 
-    async def work() -> ReplayReply:
+    async def work() -> None:
         async with bus.connected(url) as client:
-            subject = maintenance.subject(service, maintenance.REPLAY)
-            request = wire.encode(ProjectionRequest(projection=projection))
-            reply = await client.request(subject, request, timeout=SILENCE_S)
-            return wire.decode(reply.data, ReplayReply)
+            request = ProjectionRequest(projection=projection)
+            await services.call(
+                client, service, maintenance.REPLAY, request, ReplayReply, timeout_s=SILENCE_S
+            )
 
     url = bus.nats_url_of(data_dir)
-    reply = bus.run(work())
-    if reply.refused is not None:
-        raise CommandError(f"refused: {reply.refused}")
+    bus.run(work())
     typer.echo(f"{projection} begins again at the start of its stream")
 
 
@@ -130,15 +121,6 @@ def _line(service: str, progress: RepublishProgress) -> str:
         f"{service}: {progress.held} on the stream, {progress.missing} missing, "
         f"{progress.published} put back"
     )
-
-
-async def _projections(client: Client, service: str) -> tuple[ProjectionState, ...] | None:
-    subject = maintenance.subject(service, maintenance.PROJECTIONS)
-    try:
-        reply = await client.request(subject, wire.encode(Nothing()), timeout=5)
-    except (NoRespondersError, TimeoutError):
-        return None
-    return wire.decode(reply.data, ProjectionsReply).projections
 
 
 async def _republish(

@@ -57,26 +57,30 @@ class ReplayReply(Wire, frozen=True, kw_only=True):
 
 
 class ParkedRequest(Wire, frozen=True, kw_only=True):
-    """Which events are parked, of one projection or of all?"""
+    """Which events of this projection are parked? With `sequence`, those of one message, whole."""
 
-    projection: str | None = None
+    projection: str
+    sequence: int | None = None
 
 
 class ParkedEntry(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """One parked event. `body` is its envelope, or whatever stood in its place, as text."""
+    """One parked event. `body` is its envelope, or whatever stood in its place, as text; it is only
+    there when one message was asked for.
+    """
 
     projection: str
     sequence: int
     index: int
+    subject: str
     aggregate_id: str | None
     version: int | None
     parked_at_ms: int
     reason: str
-    body: str
+    body: str | None = None
 
 
 class ParkedReply(Wire, frozen=True, kw_only=True):
-    """At most a thousand, in the stream's order."""
+    """At most 500, in the stream's order; ProjectionState says how many there are."""
 
     events: tuple[ParkedEntry, ...] = ()
     refused: str | None = None

@@ -15,7 +15,6 @@ from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
-from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
@@ -42,17 +41,11 @@ def memory(bus: Bus, database: Database, known: Deployments) -> InMemoryProjecti
     def fold_one(fact: Fact) -> None:
         known.evolve(fact.envelope, fact.event)
 
-    return InMemoryProjection(
-        bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, lambda: load(database, known)
-    )
-
-
-async def load(database: Database, known: Deployments) -> Checkpoint | None:
-    """Take over what the rows hold that is newer; return the checkpoint they were folded to."""
-    async with database.snapshot() as connection:
+    async def load(connection: AsyncConnection) -> None:
         async for row in await connection.stream(sa.select(deployments)):
             known.add(row.deployment_id, Deployment(*row[1:]))
-        return await read_checkpoint(connection, NAME)
+
+    return InMemoryProjection(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, load)
 
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:

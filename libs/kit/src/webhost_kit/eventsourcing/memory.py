@@ -2,34 +2,44 @@
 
 Consumes: one stream, from the checkpoint that the service's own table was read at.
 Guarantees: the fold sees every fact behind that checkpoint once, in order; `check` complains until
-it has caught up, and again whenever the stream falls silent.
+it has caught up, and again whenever the stream falls silent. An aggregate of which the table's
+projection has parked an event stays as it was, until that was replayed.
 On replay: the fold must accept a version above the last one seen and skip the rest.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.base import Event
 
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Checkpoint, StreamReader
+from webhost_kit.bus.reader import Batch, Checkpoint, StreamReader
+from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, Unavailable
+from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.facts import Fact, decoded
+from webhost_kit.eventsourcing.parked import parked_aggregates
 
 log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
+RELEASE_S = 5.0
+"""So often a memory that holds something back looks whether that is still parked."""
 
-Load = Callable[[], Awaitable[Checkpoint | None]]
-"""Reads the service's own table into the memory, where it is newer; returns its checkpoint."""
+Load = Callable[[AsyncConnection], Awaitable[None]]
+"""Reads the rows of the projection's table into the memory, where they are newer."""
 
 
 class InMemoryProjection:
-    """Keeps one in-memory table up to date as long as it runs."""
+    """Keeps in memory, as long as it runs, what the projection of this name keeps in a table."""
 
     def __init__(
         self,
+        name: str,
+        database: Database,
         bus: Bus,
         stream: str,
         subjects: Sequence[str],
@@ -37,13 +47,14 @@ class InMemoryProjection:
         fold: Callable[[Fact], None],
         load: Load,
     ) -> None:
+        self._name = name
+        self._database = database
         self._types = types
         self._fold = fold
         self._load = load
-        self._stream = stream
         self._reader = StreamReader(bus, stream, subjects)
         self._loaded = False
-        self._held_back: set[str | None] = set()
+        self._held_back: set[str] = set()
 
     def check(self) -> str | None:
         """Say what keeps the memory from being current."""
@@ -55,30 +66,66 @@ class InMemoryProjection:
         return self._loaded and self._reader.usable
 
     async def run(self) -> None:
-        """Load, then follow. Where the stream has diverged, wait until the table was made anew."""
+        """Load, then follow; load again when what was parked has been replayed."""
         while True:
             after = await self._load_table()
+            work = [
+                asyncio.ensure_future(self._follow(after)),
+                asyncio.ensure_future(self._until_released()),
+            ]
             try:
-                async for batch in self._reader.batches(after):
-                    for one in decoded(batch.messages, self._types):
-                        if isinstance(one, Fact):
-                            self._fold_one(one)
-                        else:
-                            self._hold_back(one.aggregate_id, one.reason)
-            except StreamDiverged as error:
-                log.error("in-memory projection halted", stream=self._stream, reason=str(error))
-                while await self._load_table() == after:  # noqa: ASYNC110 - made by others
-                    await asyncio.sleep(RETRY_S)
+                done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in work:
+                    task.cancel()
+                await asyncio.gather(*work, return_exceptions=True)
+            for task in done:
+                task.result()
+
+    async def _follow(self, after: Checkpoint | None) -> None:
+        """Follow the stream. Where it has diverged, return once the table was made anew."""
+        try:
+            async with aclosing(self._reader.batches(after)) as batches:
+                async for batch in batches:
+                    self._fold_batch(batch)
+        except StreamDiverged as error:
+            log.error("in-memory projection halted", projection=self._name, reason=str(error))
+            while await self._load_table() == after:  # noqa: ASYNC110 - made by others
+                await asyncio.sleep(RETRY_S)
+
+    async def _until_released(self) -> None:
+        """Return when something that is held back is not parked any more, or not yet."""
+        while True:
+            await asyncio.sleep(RELEASE_S)
+            if not self._held_back:
+                continue
+            try:
+                async with self._database.transaction() as connection:
+                    parked = await parked_aggregates(connection, self._name)
+            except Unavailable:
+                continue
+            if self._held_back - parked:
+                return
 
     async def _load_table(self) -> Checkpoint | None:
         while True:
             try:
-                after = await self._load()
+                async with self._database.snapshot() as connection:
+                    await self._load(connection)
+                    after = await read_checkpoint(connection, self._name)
+                    self._held_back = await parked_aggregates(connection, self._name)
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
             else:
                 self._loaded = True
                 return after
+
+    def _fold_batch(self, batch: Batch) -> None:
+        for one in decoded(batch.messages, self._types):
+            if isinstance(one, Fact):
+                self._fold_one(one)
+            elif one.aggregate_id is not None:
+                self._hold_back(one.aggregate_id, one.reason)
 
     def _fold_one(self, fact: Fact) -> None:
         # Its table's projection parks what it cannot fold, and what follows: so does the memory.
@@ -89,6 +136,6 @@ class InMemoryProjection:
         except Exception as error:
             self._hold_back(fact.envelope.aggregate_id, repr(error))
 
-    def _hold_back(self, aggregate_id: str | None, reason: str) -> None:
+    def _hold_back(self, aggregate_id: str, reason: str) -> None:
         self._held_back.add(aggregate_id)
         log.error("event not folded into memory", aggregate=aggregate_id, reason=reason)

@@ -112,12 +112,13 @@ async def count(connection: AsyncConnection, projection: str) -> int:
 
 
 async def list_parked(
-    connection: AsyncConnection, projection: str | None = None, *, limit: int = 1000
+    connection: AsyncConnection, projection: str, *, sequence: int | None = None, limit: int = 1000
 ) -> list[ParkedEvent]:
-    """Return what is parked, in the stream's order."""
-    query = sa.select(_table).order_by(_table.c.projection, _table.c.sequence, _table.c.index)
-    if projection is not None:
-        query = query.where(_table.c.projection == projection)
+    """Return what is parked, of one message or of all, in the stream's order."""
+    query = sa.select(_table).order_by(_table.c.sequence, _table.c.index)
+    query = query.where(_table.c.projection == projection)
+    if sequence is not None:
+        query = query.where(_table.c.sequence == sequence)
     found = await connection.execute(query.limit(limit))
     return [ParkedEvent(**row) for row in found.mappings()]
 

@@ -39,6 +39,10 @@ from webhost_kit.eventsourcing.projector import Projector
 
 log = structlog.get_logger(__name__)
 
+LISTED = 500
+SHOWN_BYTES = 256 * 1024
+"""Both keep a reply well below the most that a message may have."""
+
 R = TypeVar("R", bound=Wire)
 
 
@@ -123,17 +127,20 @@ class Maintenance:
 
     async def _on_parked(self, request: ParkedRequest, message: Msg) -> None:
         async with self._database.transaction() as connection:
-            found = await list_parked(connection, request.projection)
+            found = await list_parked(
+                connection, request.projection, sequence=request.sequence, limit=LISTED
+            )
         entries = [
             ParkedEntry(
                 projection=event.projection,
                 sequence=event.sequence,
                 index=event.index,
+                subject=event.subject,
                 aggregate_id=event.aggregate_id,
                 version=event.version,
                 parked_at_ms=event.parked_at_ms,
                 reason=event.reason,
-                body=event.body.decode("utf-8", "replace"),
+                body=None if request.sequence is None else _shown(event.body),
             )
             for event in found
         ]
@@ -157,6 +164,10 @@ class Maintenance:
     def _no_such(self, projection: str) -> str:
         known = ", ".join(sorted(self._projectors))
         return f"there is no projection '{projection}' here; there are: {known}"
+
+
+def _shown(body: bytes) -> str:
+    return body[:SHOWN_BYTES].decode("utf-8", "replace")
 
 
 async def _reply(message: Msg, reply: Wire) -> None:

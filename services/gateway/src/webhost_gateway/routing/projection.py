@@ -16,7 +16,6 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
-from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
@@ -44,18 +43,11 @@ def memory(bus: Bus, database: Database, routes: RouteTable) -> InMemoryProjecti
     def fold_one(fact: Fact) -> None:
         routes.evolve(fact.envelope, fact.event)
 
-    return InMemoryProjection(
-        bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, lambda: load(database, routes)
-    )
-
-
-async def load(database: Database, routes: RouteTable) -> Checkpoint | None:
-    """Take over what the rows hold that is newer; return the checkpoint they were folded to."""
-    async with database.snapshot() as connection:
+    async def load(connection: AsyncConnection) -> None:
         routes.merge(await _rows(connection, None))
-        checkpoint = await read_checkpoint(connection, NAME)
-    routes.forget(now_ms())
-    return checkpoint
+        routes.forget(now_ms())
+
+    return InMemoryProjection(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, load)
 
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:

@@ -1,0 +1,60 @@
+"""The services, as an operator asks them over the bus."""
+
+from typing import TypeVar
+
+from nats.aio.client import Client
+from nats.errors import NoRespondersError
+from webhost_contracts import maintenance, wire
+from webhost_contracts.maintenance import (
+    Nothing,
+    ParkedReply,
+    ProjectionsReply,
+    ProjectionState,
+    ReplayParkedReply,
+    ReplayReply,
+)
+from webhost_contracts.wire import Wire
+
+from webhost_cli.errors import CommandError, ExitCode
+
+REPLY_S = 5.0
+
+R = TypeVar("R", ReplayReply, ParkedReply, ProjectionsReply, ReplayParkedReply)
+
+
+def service_of(projection: str) -> str:
+    """Return whose projection this is. Raises CommandError where the name names no service."""
+    service = projection.partition(".")[0]
+    if service not in maintenance.SERVICES:
+        raise CommandError(
+            f"'{projection}' names no service; `webhost streams status` lists the projections",
+            ExitCode.USAGE,
+        )
+    return service
+
+
+async def projections(client: Client, service: str) -> tuple[ProjectionState, ...] | None:
+    """Return where a service's projections stand, None when it does not answer."""
+    try:
+        reply = await call(client, service, maintenance.PROJECTIONS, Nothing(), ProjectionsReply)
+    except (NoRespondersError, TimeoutError):
+        return None
+    return reply.projections
+
+
+async def call(
+    client: Client,
+    service: str,
+    verb: str,
+    request: Wire,
+    kind: type[R],
+    *,
+    timeout_s: float = REPLY_S,
+) -> R:
+    """Ask a service. Raises CommandError when it refuses, NatsError and TimeoutError."""
+    subject = maintenance.subject(service, verb)
+    answer = await client.request(subject, wire.encode(request), timeout=timeout_s)
+    reply = wire.decode(answer.data, kind)
+    if reply.refused is not None:
+        raise CommandError(f"{service} refused: {reply.refused}")
+    return reply
