@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import httpx
 import pytest
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus, connect
@@ -94,7 +93,7 @@ def halted_stack(own_stack: Stack) -> Stack:
 @pytest.mark.accept("A1")
 def test_readyz_names_a_halted_projection(halted_stack: Stack) -> None:
     def halted() -> list[str]:
-        problems = complaints(halted_stack, "billing").values()
+        problems = halted_stack.complaints("billing").values()
         return [problem for problem in problems if "halted" in problem]
 
     until(lambda: bool(halted()), "billing to say so", seconds=NOTICED_S)
@@ -113,13 +112,3 @@ def test_streams_status_names_a_halted_projection(halted_stack: Stack) -> None:
 
 def sources(caller: Caller) -> list[str]:
     return [event["source"] for event in caller.recent_calls()]
-
-
-def complaints(stack: Stack, name: str) -> dict[str, str]:
-    """What a process's /readyz complains of, by part."""
-    [process] = [p for p in stack.status()["processes"] if p["name"] == name]
-    try:
-        checks = httpx.get(f"{process['opsUrl']}/readyz", timeout=5).json()["checks"]
-    except httpx.TransportError:
-        return {}
-    return {part: said for part, said in checks.items() if said != "ok"}

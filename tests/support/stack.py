@@ -58,6 +58,16 @@ class Stack:
 
     def start(self) -> None:
         """Start it; returns when all of it is ready. To be called from the main thread."""
+        supervisor = self.launch()
+        until(
+            lambda: supervisor.poll() is not None or self._all_ready(),
+            "the stack to be ready",
+            seconds=START_S,
+        )
+        assert supervisor.poll() is None, "the stack ended at once"
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start it; returns when its services run, which may never be ready."""
         command = ["up", "--data-dir", str(self.data_dir), "--port", str(self._port)]
         self._state.unlink(missing_ok=True)  # what an earlier run said
         with self._log.open("ab") as output:
@@ -70,11 +80,12 @@ class Stack:
                 preexec_fn=tied_to_parent(signal.SIGTERM),
             )
         until(
-            lambda: supervisor.poll() is not None or self._all_ready(),
-            "the stack to be ready",
+            lambda: supervisor.poll() is not None or self._services_run(),
+            "the services to be started",
             seconds=START_S,
         )
         assert supervisor.poll() is None, "the stack ended at once"
+        return supervisor
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it cleanly, if it runs; return how it ended."""
@@ -86,6 +97,21 @@ class Stack:
             self._supervisor.kill()
             self._supervisor.wait()
             raise
+
+    @contextmanager
+    def stopped(self) -> Generator[None]:
+        """It is down for the block, and ready again behind it."""
+        assert self.stop() == 0, self.last_words()
+        yield
+        self.start()
+
+    def complaints(self, name: str) -> dict[str, str]:
+        """What a process's /readyz complains of, by part."""
+        try:
+            answer = self._http.get(f"{self._process(name)['opsUrl']}/readyz")
+        except httpx.TransportError:
+            return {}
+        return {part: said for part, said in answer.json()["checks"].items() if said != "ok"}
 
     def last_words(self, lines: int = 80) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
@@ -175,6 +201,12 @@ class Stack:
     def _all_ready(self) -> bool:
         try:
             return json.loads(self._state.read_text())["ready"]
+        except FileNotFoundError:
+            return False
+
+    def _services_run(self) -> bool:
+        try:
+            return "billing" in self.pids()
         except FileNotFoundError:
             return False
 

@@ -28,7 +28,8 @@ def nats_url_of(data_dir: Path | None) -> str:
         return url
     from webhost_local import state
 
-    return state.read(data_dir_of(data_dir)).nats_url
+    # A stack whose projections are halted never becomes ready without an operator.
+    return state.read(data_dir_of(data_dir), ready=False).nats_url
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -36,7 +37,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except NoRespondersError as error:
-        message = "no service answers this on the bus: is billing running?"
+        message = "no service answers this on the bus: does it run?"
         raise CommandError(message, ExitCode.UNAVAILABLE) from error
     except (NatsError, TimeoutError, OSError) as error:
         reason = str(error) or type(error).__name__

@@ -14,9 +14,7 @@ from webhost_contracts.maintenance import (
 )
 
 from webhost_cli.errors import CommandError, ExitCode
-from webhost_cli.services import call, service_of
-
-REPLAY_S = 60.0
+from webhost_cli.services import REPLAY_S, call, service_of
 
 
 async def listed(client: Client, states: tuple[ProjectionState, ...]) -> AsyncIterator[ParkedEntry]:

@@ -8,6 +8,7 @@ from webhost_contracts import maintenance, wire
 from webhost_contracts.maintenance import (
     Nothing,
     ParkedReply,
+    ProjectionRequest,
     ProjectionsReply,
     ProjectionState,
     ReplayParkedReply,
@@ -18,6 +19,7 @@ from webhost_contracts.wire import Wire
 from webhost_cli.errors import CommandError, ExitCode
 
 REPLY_S = 5.0
+REPLAY_S = 60.0
 
 R = TypeVar("R", ReplayReply, ParkedReply, ProjectionsReply, ReplayParkedReply)
 
@@ -40,6 +42,13 @@ async def projections(client: Client, service: str) -> tuple[ProjectionState, ..
     except (NoRespondersError, TimeoutError):
         return None
     return reply.projections
+
+
+async def replay(client: Client, projection: str) -> None:
+    """Let a projection begin again at the start of its stream."""
+    request = ProjectionRequest(projection=projection)
+    service, verb = service_of(projection), maintenance.REPLAY
+    await call(client, service, verb, request, ReplayReply, timeout_s=REPLAY_S)
 
 
 async def call(

@@ -8,9 +8,7 @@ import typer
 from nats.aio.client import Client
 from webhost_contracts import maintenance, wire
 from webhost_contracts.maintenance import (
-    ProjectionRequest,
     ProjectionState,
-    ReplayReply,
     RepublishProgress,
     RepublishRequest,
 )
@@ -61,29 +59,45 @@ def status(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
     output.print_table(columns, rows, numbers=("sequence", "parked"))
 
 
-def replay(projection: str, data_dir: StackOption = None) -> None:
-    """Let one projection fold its stream again from the start.
+def replay(
+    projection: Annotated[str | None, typer.Argument(help="As `status` names it.")] = None,
+    halted: Annotated[bool, typer.Option("--halted", help="All that are halted.")] = False,
+    data_dir: StackOption = None,
+) -> None:
+    """Let a projection fold its stream again from the start.
 
     Rows that follow from the stream alone are made anew; others stay, and what they hold already is
     skipped.
     """
-    service = services.service_of(projection)
+    if (projection is None) is not halted:
+        raise CommandError("give one projection, or --halted", ExitCode.USAGE)
 
     async def work() -> None:
         async with bus.connected(url) as client:
-            request = ProjectionRequest(projection=projection)
-            await services.call(
-                client, service, maintenance.REPLAY, request, ReplayReply, timeout_s=SILENCE_S
-            )
+            for name in [projection] if projection else await _halted(client):
+                await services.replay(client, name)
+                typer.echo(f"{name} begins again at the start of its stream")
 
     url = bus.nats_url_of(data_dir)
     bus.run(work())
-    typer.echo(f"{projection} begins again at the start of its stream")
+
+
+async def _halted(client: Client) -> list[str]:
+    states = [await services.projections(client, service) for service in maintenance.SERVICES]
+    return [
+        state.name
+        for found in states
+        for state in found or ()
+        if (state.problem or "").startswith("halted")
+    ]
 
 
 def republish(
     stream: Annotated[str, typer.Option(help="Which stream has lost facts.")] = EVENTS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing.")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Empty the stream first: the databases hold it all.")
+    ] = False,
     data_dir: StackOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -94,10 +108,14 @@ def republish(
             " USAGE held is kept by billing's own tables, which a replay leaves as they are",
             ExitCode.USAGE,
         )
+    if purge and dry_run:
+        raise CommandError("--purge is no dry run", ExitCode.USAGE)
 
     async def work() -> dict[str, RepublishProgress]:
         found: dict[str, RepublishProgress] = {}
         async with bus.connected(url) as client:
+            if purge:
+                await client.jetstream().purge_stream(EVENTS)
             for service in maintenance.REPUBLISHERS:
                 async for progress in _republish(client, service, dry_run):
                     found[service] = progress
@@ -113,7 +131,7 @@ def republish(
     for service, progress in found.items():
         typer.echo(_line(service, progress))
     if not dry_run and any(progress.published for progress in found.values()):
-        typer.echo("a projection that halted goes on after: webhost streams replay PROJECTION")
+        typer.echo("projections that halted go on after: webhost streams replay --halted")
 
 
 def _line(service: str, progress: RepublishProgress) -> str:

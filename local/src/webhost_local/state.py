@@ -44,14 +44,14 @@ def write(data_dir: DataDir, state: State) -> None:
     write_whole(data_dir.state, msgspec.json.format(msgspec.json.encode(state)).decode())
 
 
-def read(data_dir: DataDir) -> Status:
-    """What runs there now. Raises StackError when nothing does, or not yet."""
+def read(data_dir: DataDir, *, ready: bool = True) -> Status:
+    """What runs there now. Raises StackError when nothing does, or, with `ready`, not yet all."""
     try:
         state = msgspec.json.decode(data_dir.state.read_bytes(), type=State)
     except FileNotFoundError:
         state = None
     if not data_dir.is_locked():
         raise StackError(f"no stack runs in {data_dir.root}; start one with `webhost up`")
-    if state is None or not state.ready:
+    if state is None or (ready and not state.ready):
         raise StackError(f"the stack in {data_dir.root} is still starting")
     return state.status

@@ -1,7 +1,7 @@
 """A database older than its stream takes its own facts back before anything is written to it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import psycopg
 import pytest
@@ -10,17 +10,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.events import AgentCreated, AgentUpdated
+from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
-from webhost_kit.eventsourcing.store import EventMetadata, append
+from webhost_kit.eventsourcing.store import EventMetadata, append, require_verified
 
 from tests.integration.kit.test_outbox_to_projection import TYPES
 from tests.support.deadline import eventually
 from tests.support.harness import Harness, in_background
 from tests.support.infra import Postgres
+from tests.support.proxy import Proxy
 
 WHO = EventMetadata(actor="test")
 
@@ -65,7 +67,9 @@ async def verified(part: OwnFacts) -> None:
 async def serving(harness: Harness, database: Database) -> AsyncIterator[OwnFacts]:
     """A service on this database: own facts and relay."""
     part = own_facts(harness, database)
-    async with in_background(part.run(), Relay(database.dsn, harness.bus).run(), database.run()):
+    async with in_background(
+        part.run(), Relay(database.dsn, harness.bus, part.check).run(), database.run()
+    ):
         await verified(part)
         yield part
 
@@ -198,3 +202,39 @@ async def test_two_histories_are_refused_with_one_clear_line(
         with pytest.raises(Unavailable):
             await name(other, "agt_1", 2, "never")
     await other.close()
+
+
+@pytest.mark.accept("A1")
+async def test_nothing_is_relayed_to_a_stream_that_is_not_the_one_before(
+    harness: Harness,
+) -> None:
+    account, _, host = harness.nats_url.rpartition("@")
+    async with Proxy(int(host.rpartition(":")[2])) as proxy:
+        behind = await connect(f"{account}@127.0.0.1:{proxy.port}", "test")
+        part = OwnFacts("test", harness.database, behind, ["evt.*.agent.*"], TYPES, take_back)
+        relay = Relay(harness.dsn, behind, part.check)
+        async with in_background(part.run(), relay.run(), harness.database.run()):
+            await verified(part)
+            await name(harness.database, "agt_1", 0, "first")
+            await relayed(harness.database)
+
+            # As after a restore of the bus: while it is away it becomes another one.
+            proxy.hold()
+            proxy.cut()
+            info = await harness.bus.js.stream_info(subjects.EVENTS)
+            await harness.bus.js.delete_stream(subjects.EVENTS)
+            await harness.bus.js.add_stream(info.config)
+            await name(harness.database, "agt_1", 1, "second")
+            proxy.release()
+
+            async def refuses() -> bool:
+                with suppress(Unavailable):
+                    async with harness.database.transaction() as connection:
+                        require_verified(connection)
+                        return False
+                return "halted" in (part.check() or "")
+
+            await eventually(refuses, "appends to be refused")
+            state = (await harness.bus.js.stream_info(subjects.EVENTS)).state
+            assert state.messages == 0
+        await behind.close()

@@ -100,7 +100,7 @@ async def compose(service: Service, settings: Settings) -> None:
         service.name, database, bus, recovery.FILTERS, recovery.TYPES, recovery.take_back
     )
     service.add("own-facts", own_facts)
-    service.add("relay", Relay(database.dsn, bus))
+    service.add("relay", Relay(database.dsn, bus, own_facts.check))
     commands = Commands(longest_call_ms=int(settings.longest_call_s * 1000))
     reactor = Reactor(keep_deployments=settings.keep_deployments, commands=commands)
     projector = service.add("reactor", reactor.projector(database, bus))

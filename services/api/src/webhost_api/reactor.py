@@ -31,7 +31,7 @@ from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
-from webhost_kit.eventsourcing.store import EventMetadata
+from webhost_kit.eventsourcing.store import EventMetadata, require_verified
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_api import decisions, handlers, model, store
@@ -69,6 +69,8 @@ class Reactor:
         self, connection: AsyncConnection, facts: Sequence[Fact], _checkpoint: Checkpoint
     ) -> None:
         """Fold a batch of facts, in order."""
+        # What they are about may have to be taken back first.
+        require_verified(connection)
         for fact in facts:
             match fact.event:
                 case TierChanged() as event:

@@ -31,7 +31,7 @@ async def compose(service: Service, settings: Settings) -> None:
         "own-facts", OwnFacts(service.name, database, bus, OWN_FACTS, OWN_TYPES, take_back)
     )
     projection = service.add("projection", UsageProjection(database, bus, settings.rules()))
-    service.add("relay", Relay(database.dsn, bus))
+    service.add("relay", Relay(database.dsn, bus, own_facts.check))
     rebuilder = Rebuilder(database, bus, projection.swapped)
     service.work("cleanup", rebuilder.clean_up)
     projectors = list(projection.projectors.values())

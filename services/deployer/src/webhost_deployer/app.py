@@ -63,10 +63,10 @@ async def compose(service: Service, settings: Settings) -> None:
     provider, api = cloudflare_of(service, settings, database)
     steps = Steps({scripts.PROVIDER: provider}, Artifacts(bus))
     runner = service.add("runner", Runner(database, Executor(database, steps)))
-    service.add("relay", Relay(database.dsn, bus))
     own_facts = service.add(
         "own-facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, take_back)
     )
+    service.add("relay", Relay(database.dsn, bus, own_facts.check))
     service.add("maintenance", Maintenance(service.name, bus, database, [], own_facts))
     service.add("reconciliation", Reconciliation(database, bus, api, settings.routing))
     handlers = Handlers(database, settings.master_keys.newest, runner.wake)

@@ -26,6 +26,11 @@ class Bus:
         """Say what is wrong with the connection."""
         return None if self.client.is_connected else "away: not connected"
 
+    @property
+    def reconnects(self) -> int:
+        """How often the server went away and came back: it may be another one since."""
+        return self.client.stats["reconnects"]
+
     async def close(self) -> None:
         """Flush what is under way and close, within a bounded time."""
         try:

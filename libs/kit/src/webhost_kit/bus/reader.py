@@ -115,7 +115,7 @@ class StreamReader:
         checkpoint = after
         while True:
             try:
-                checkpoint = await self._verified(checkpoint)
+                checkpoint = await self.verified(checkpoint)
                 async with aclosing(self._consume(checkpoint)) as batches:
                     async for batch in batches:
                         yield batch
@@ -131,7 +131,8 @@ class StreamReader:
                 log.warning("reader interrupted", stream=self._stream, error=repr(error))
                 await asyncio.sleep(RETRY_S)
 
-    async def _verified(self, checkpoint: Checkpoint | None) -> Checkpoint:
+    async def verified(self, checkpoint: Checkpoint | None) -> Checkpoint:
+        """Return where to begin. Raises StreamDiverged where the stream is another one."""
         info = await self._bus.js.stream_info(self._stream)
         created_at = str(info.created)
         if checkpoint is None or checkpoint.sequence == 0:

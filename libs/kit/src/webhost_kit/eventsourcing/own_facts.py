@@ -2,17 +2,19 @@
 
 Consumes: the service's own kinds of EVENTS, as the projection `<service>.own-facts`, whose
 checkpoint is a row of the same database and so is restored with it.
-Guarantees: nothing is appended on a database that may be older than the stream. At start, and when
-the database was restarted, replaced or restored under its clients, `append` refuses until every own
-fact on the stream is in the event table; those that lacked were taken back, with their state rows
-and without an outbox entry.
-Where that cannot be done (the same version of an aggregate is another event there, or the stream
-itself was lost or lost its tail), the projection halts with one line that says so, and appends stay
-refused until an operator has decided.
+Guarantees: nothing is appended on a database that may be older than the stream, and nothing is
+relayed to a stream that may be older than the database. At start, and when the database was
+restarted, replaced or restored under its clients, `append` refuses until every own fact on the
+stream is in the event table; those that lacked were taken back, with their state rows and without
+an outbox entry. After each reconnect to the bus the relay waits for the same comparison.
+Where the histories differ (the same version of an aggregate is another event there, or the stream
+itself was lost or lost its tail), the projection halts with one line that says so, and appends and
+the relay wait until an operator has decided.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from time import monotonic
 
 import sqlalchemy as sa
 import structlog
@@ -37,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 POLL_S = 0.1
 LOOK_S = 0.5
+AGAIN_S = 3.0
+"""A stream may also be lost under a connection that lives."""
 
 TakeBack = Callable[[AsyncConnection, Fact], Awaitable[None]]
 """Makes the state rows what this fact, the next of its aggregate, says."""
@@ -68,13 +72,19 @@ class OwnFacts:
             types,
             self._fold,
         )
+        self._reconnects: int | None = None
         database.verified = NOTHING_VERIFIED
 
     def check(self) -> str | None:
-        """Say what keeps facts from being appended."""
-        if self._database.verified == NOTHING_VERIFIED:
-            return self.projector.check() or "own facts not compared with the stream yet"
-        return None
+        """Say what keeps facts from being appended or relayed."""
+        if self._settled:
+            return None
+        return self.projector.check() or "own facts not compared with the stream yet"
+
+    @property
+    def _settled(self) -> bool:
+        compared = self._database.verified != NOTHING_VERIFIED
+        return compared and self._reconnects == self._bus.reconnects
 
     def note(self) -> str | None:
         """Say how many own facts could not be taken back."""
@@ -91,32 +101,39 @@ class OwnFacts:
             group.create_task(self._verify())
 
     async def _verify(self) -> None:
+        compared_at = 0.0
         while True:
             try:
-                incarnation = await self._incarnation()
+                incarnation, reconnects = await self._incarnation(), self._bus.reconnects
                 if incarnation != self._database.verified:
                     self._database.verified = NOTHING_VERIFIED
+                if not self._settled or monotonic() - compared_at > AGAIN_S:
                     await self._compared(incarnation)
-                    self._database.verified = incarnation
-                    log.info("own facts compared with the stream", incarnation=incarnation)
+                    compared_at = monotonic()
+                    if not self._settled:
+                        log.info("own facts compared with the stream", incarnation=incarnation)
+                    self._database.verified, self._reconnects = incarnation, reconnects
+            except StreamDiverged as error:
+                if self._database.verified != NOTHING_VERIFIED:
+                    log.error("own facts differ from the stream", reason=str(error))
+                self._database.verified = NOTHING_VERIFIED
             except (Unavailable, NatsError, TimeoutError, OSError) as error:
                 log.warning("own facts not compared yet", reason=str(error))
             await asyncio.sleep(LOOK_S)
 
     async def _compared(self, incarnation: str) -> None:
-        """Return when every own fact that is on the stream by now is in the event table."""
+        """Return when every own fact that is on the stream by now is in the event table.
+
+        Raises StreamDiverged where the stream is not the one that was folded.
+        """
         last = max([await self._last_sequence(pattern) for pattern in self._filters])
-        created_at = str((await self._bus.js.stream_info(subjects.EVENTS)).created)
         while True:
             async with self._database.transaction() as connection:
                 if _incarnation_of(connection) != incarnation:
                     raise Unavailable("The database was restarted; comparing again.")
                 checkpoint = await read_checkpoint(connection, self.projector.name)
-            if last == 0 or (
-                checkpoint is not None
-                and checkpoint.stream_created_at == created_at
-                and checkpoint.sequence >= last
-            ):
+            await self.projector.verify(checkpoint)
+            if last == 0 or (checkpoint is not None and checkpoint.sequence >= last):
                 return
             await asyncio.sleep(POLL_S)
 

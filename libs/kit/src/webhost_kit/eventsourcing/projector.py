@@ -103,6 +103,10 @@ class Projector:
         """Say how many events are parked: worth a look, and no reason not to be ready."""
         return f"{self._parked} parked" if self._parked else None
 
+    async def verify(self, checkpoint: Checkpoint | None) -> None:
+        """Ask the stream whether it still is the one of this checkpoint. Raises StreamDiverged."""
+        await self._reader.verified(checkpoint)
+
     async def run(self) -> None:
         """Project whenever it is this process's turn; broken dependencies are waited for."""
         await self._leadership.run(self.project)

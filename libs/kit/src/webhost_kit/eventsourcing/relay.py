@@ -3,14 +3,15 @@
 Consumes: the service's own outbox. Emits: its rows, to the subject each names.
 Guarantees: at least once, and one aggregate's rows in their order: two rows of one ordering key
 are never under way at once, and a row that was not acknowledged holds back those behind it. One
-relay of a service is active; one that hangs or cannot publish is succeeded.
+relay of a service is active; one that hangs or cannot publish is succeeded. Nothing is published
+while `hold` says that the stream may not be the one that the earlier rows went to.
 On replay (a crash between publish and delete): the row is published again, with the same message
 id; a fold skips the versions that it has seen.
 """
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -32,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 BATCH = 500
 IDLE_S = 5.0
+HELD_POLL_S = 0.05
 
 _published = Counter("webhost_relay_published_total", "Outbox rows that a stream acknowledged")
 _waiting = Gauge("webhost_relay_waiting", "Outbox rows seen at the last look")
@@ -56,10 +58,11 @@ class OutboxRow:
 class Relay:
     """Publishes a service's outbox as long as it runs."""
 
-    def __init__(self, dsn: str, bus: Bus) -> None:
+    def __init__(self, dsn: str, bus: Bus, hold: Callable[[], str | None] = lambda: None) -> None:
         self._dsn = dsn
         self._bus = bus
-        self._leadership = Leadership(dsn, "relay")
+        self._hold = hold
+        self._leadership = Leadership(dsn, "relay", check=hold)
 
     def check(self) -> str | None:
         """Say what keeps the relay from publishing. Waiting behind another relay is well."""
@@ -77,6 +80,8 @@ class Relay:
             await _listen(connection)
             low_water = LowWater()
             while True:
+                while self._hold() is not None:  # noqa: ASYNC110 - a look costs nothing
+                    await asyncio.sleep(HELD_POLL_S)
                 if await self._publish_waiting(connection, low_water):
                     continue
                 async for _ in connection.notifies(timeout=IDLE_S, stop_after=1):
@@ -101,6 +106,8 @@ class Relay:
         seen_below = rows[-1].serial + 1 if len(rows) == BATCH else found[0]["next_serial"]
         low_water.looked(seen_below, found[0]["next_xid"], found[0]["oldest_xid"])
         for wave in in_waves(rows):
+            if (reason := self._hold()) is not None:
+                raise WorkStuck(reason)
             published = await self._publish(wave)
             crash_point("relay.published")
             if published:

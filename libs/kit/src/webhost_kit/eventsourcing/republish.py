@@ -2,7 +2,8 @@
 
 Consumes: EVENTS from its start, then the event table. Emits: each fact that the stream lacks, in
 the order of its aggregate, without a message id (the server may still remember it).
-Guarantees: what the stream holds is not published again; memory does not grow with the history.
+Guarantees: what the stream holds is not published again, and nothing is put behind a later version
+of its aggregate; memory does not grow with the history.
 On replay: what was put back is found there, and left alone.
 """
 
@@ -21,17 +22,18 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.publishing import Message, publish
 from webhost_kit.bus.reader import Batch, StreamReader
 from webhost_kit.database.engine import Database
+from webhost_kit.errors import StreamDiverged
 from webhost_kit.eventsourcing.store import events_table
 
 CHUNK = 500
 
+# Made and dropped in one transaction: the service's role need not be allowed temporary tables.
 _held = sa.Table(
     "held_facts",
     sa.MetaData(),
     sa.Column("aggregate_id", sa.Text, primary_key=True),
     sa.Column("version", sa.Integer, primary_key=True),
-    prefixes=["TEMPORARY"],
-    postgresql_on_commit="DROP",
+    prefixes=["UNLOGGED"],
 )
 
 
@@ -48,11 +50,14 @@ async def republish(
     *,
     dry_run: bool,
 ) -> AsyncIterator[RepublishProgress]:
-    """Yield progress until everything is there; the last one has `done`. Raises NatsError in doubt,
-    and Unavailable.
+    """Yield progress until everything is there; the last one has `done`.
+
+    Raises NatsError in doubt, Unavailable, and StreamDiverged where facts would come too late.
     """
     progress = RepublishProgress()
     async with database.engine.begin() as connection:
+        # It waits for the bus meanwhile, and locks nothing that others need.
+        await connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
         await connection.run_sync(_held.create)
         reader = StreamReader(bus, subjects.EVENTS, filters, batch_size=5_000)
         async with aclosing(reader.batches(None)) as batches:
@@ -67,9 +72,15 @@ async def republish(
         progress = msgspec.structs.replace(progress, missing=missing or 0)
         yield progress
         if not dry_run:
+            if (place := (await connection.execute(_out_of_order)).first()) is not None:
+                raise StreamDiverged(
+                    f"{subjects.EVENTS} holds version {place.version} of {place.aggregate_id}"
+                    " without those before it; the database holds all of them: republish --purge"
+                )
             async for published in _publish_missing(connection, bus, types):
                 progress = msgspec.structs.replace(progress, published=published)
                 yield progress
+        await connection.run_sync(_held.drop)
     yield msgspec.structs.replace(progress, done=True)
 
 
@@ -108,6 +119,13 @@ _missing = (
     )
     .where(_held.c.version.is_(None))
     .subquery()
+)
+
+_out_of_order = (
+    sa.select(_held.c.aggregate_id, _held.c.version)
+    .join(_missing, _missing.c.aggregate_id == _held.c.aggregate_id)
+    .where(_missing.c.version < _held.c.version)
+    .limit(1)
 )
 
 

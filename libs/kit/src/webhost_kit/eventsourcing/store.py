@@ -93,7 +93,7 @@ async def append(
     Raises VersionConflict when another decision was recorded first; the transaction is then of
     no more use. Raises Unavailable while own facts may be missing here (see `own_facts`).
     """
-    _require_verified(connection)
+    require_verified(connection)
     envelopes = [
         Envelope(
             event_id=new_id(ids.EVENT, metadata.at_ms),
@@ -154,7 +154,8 @@ async def insert_events(
     )
 
 
-def _require_verified(connection: AsyncConnection) -> None:
+def require_verified(connection: AsyncConnection) -> None:
+    """Raise Unavailable while own facts may be missing in this database (see `own_facts`)."""
     info = connection.info
     verified = info["database"].verified if "database" in info else None
     if verified is not None and verified != info["incarnation"]:

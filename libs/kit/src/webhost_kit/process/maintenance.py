@@ -31,7 +31,7 @@ from webhost_contracts.wire import Wire
 
 from webhost_kit.bus.connection import Bus
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import Unavailable
+from webhost_kit.errors import StreamDiverged, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.parked import list_parked
@@ -42,6 +42,15 @@ log = structlog.get_logger(__name__)
 LISTED = 500
 SHOWN_BYTES = 256 * 1024
 """Both keep a reply well below the most that a message may have."""
+
+_REFUSALS = (
+    msgspec.DecodeError,
+    Unavailable,
+    StreamDiverged,
+    NatsError,
+    TimeoutError,
+    OSError,
+)
 
 R = TypeVar("R", bound=Wire)
 
@@ -86,7 +95,7 @@ class Maintenance:
         async def answer(message: Msg) -> None:
             try:
                 await handle(wire.decode(message.data, kind), message)
-            except (msgspec.DecodeError, Unavailable, NatsError, TimeoutError, OSError) as error:
+            except _REFUSALS as error:
                 await _reply(message, ReplayReply(refused=str(error) or type(error).__name__))
             except Exception as error:
                 log.exception("maintenance failed", verb=verb)
