@@ -67,15 +67,15 @@ def show(
     data_dir: StackOption = None,
 ) -> None:
     """Print one as JSON: where it was, what is wrong with it, its body."""
+    projection, _, number = name.rpartition("/")
+    if not number.isdigit():
+        raise CommandError(f"'{name}' is no id; `list` shows them", ExitCode.USAGE)
 
     async def work() -> DeadLetter | tuple[ParkedEntry, ...]:
         async with bus.connected(url) as client:
-            if name.isdigit():
-                return await dead_letter_stream.one(client.jetstream(), int(name))
-            projection, _, sequence = name.rpartition("/")
-            if not sequence.isdigit():
-                raise CommandError(f"'{name}' is no id; `list` shows them", ExitCode.USAGE)
-            return await parked.shown(client, projection, int(sequence))
+            if not projection:
+                return await dead_letter_stream.one(client.jetstream(), int(number))
+            return await parked.shown(client, projection, int(number))
 
     url = bus.nats_url_of(data_dir)
     output.print_json(bus.run(work()))
