@@ -27,14 +27,11 @@ from webhost_gateway.routing.model import (
     Agent,
     RouteTable,
 )
-from webhost_gateway.tables import metadata
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.eventsourcing.facts import Fact
-
-from tests.support.schema import differences
 
 NOWHERE = Checkpoint("now", 1, None)
 
@@ -64,8 +61,11 @@ def activated(deployment_id: str) -> Event:
     return DeploymentActivated(deployment_id=deployment_id, pointer_revision=1, cause="deploy")
 
 
-def test_the_migrations_make_the_tables(database_url: str) -> None:
-    assert differences(database_url, "webhost_gateway", metadata) == []
+async def loaded(database: Database) -> RouteTable:
+    routes = RouteTable()
+    async with database.transaction() as connection:
+        await projection.load(connection, routes)
+    return routes
 
 
 async def test_rows_never_go_back(database: Database) -> None:
@@ -76,9 +76,7 @@ async def test_rows_never_go_back(database: Database) -> None:
     for batch in (batches[0], batches[1], batches[0]):
         async with database.transaction() as connection:
             await projection.fold(connection, batch, NOWHERE)
-    routes = RouteTable()
-    checkpoint = await projection.load(database, routes)
-    assert checkpoint is None
+    routes = await loaded(database)
     assert routes.agents == {
         "agt_1": Agent(3, "usr_1", deployment_id="dep_2"),
         "agt_2": Agent(1, "usr_1"),
@@ -94,8 +92,7 @@ async def test_a_hundred_thousand_agents_load_in_seconds(database: Database) -> 
             )
         )
     started = time.monotonic()
-    routes = RouteTable()
-    await projection.load(database, routes)
+    routes = await loaded(database)
     assert len(routes.agents) == 100_000
     assert time.monotonic() - started < 5
 
@@ -171,8 +168,7 @@ async def test_routes_that_ended_are_removed_and_not_loaded(database: Database) 
     ]
     async with database.transaction() as connection:
         await projection.fold(connection, facts, NOWHERE)
-    routes = RouteTable()
-    await projection.load(database, routes)
+    routes = await loaded(database)
     assert (set(routes.agents), set(routes.deployments)) == ({"agt_young"}, {"dep_young"})
     assert await left(database, "routed_agents", "agent_id") == {"agt_old", "agt_young"}
     await remove_routes(database, now)

@@ -1,5 +1,6 @@
 """A fact's way: appended with its outbox entry, relayed to the stream, folded once."""
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -12,7 +13,7 @@ from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.errors import VersionConflict
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
-from webhost_kit.eventsourcing.relay import Relay
+from webhost_kit.eventsourcing.relay import IDLE_S, Relay
 from webhost_kit.eventsourcing.store import EventMetadata, append
 
 from tests.support.deadline import eventually
@@ -60,6 +61,16 @@ async def test_a_fact_reaches_the_projection(harness: Harness) -> None:
         assert await harness.scalar("SELECT count(*) FROM outbox") == 0
         assert names.check() is None
         assert relay.check() is None
+
+
+async def test_a_commit_wakes_the_relay(harness: Harness) -> None:
+    relay = Relay(harness.dsn, harness.bus)
+    async with in_background(relay.run()):
+        started = time.monotonic()
+        for number in range(4):
+            await create(harness, f"agt_{number}", "awake")
+            await harness.until_scalar("SELECT count(*) FROM outbox", 0, "an empty outbox")
+        assert time.monotonic() - started < IDLE_S
 
 
 async def test_many_facts_fold_in_order_across_restarts(harness: Harness) -> None:

@@ -1,4 +1,4 @@
-"""billing's own tables, declared here and nowhere else: the first migration makes them from this.
+"""billing's own tables, from which the first migration makes them.
 
 `invocations`, `usage_events` and `billing_usage` are a fold of USAGE and can be thrown away. They
 hold generations beside each other: `generations` says which one is live, a rebuild makes another.

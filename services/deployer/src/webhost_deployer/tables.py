@@ -1,4 +1,4 @@
-"""The deployer's tables. The migrations make them; a test compares the two."""
+"""The deployer's tables, from which the first migration makes them."""
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB

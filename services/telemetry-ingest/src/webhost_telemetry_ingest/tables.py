@@ -1,4 +1,4 @@
-"""telemetry-ingest's own tables; `migrations/` makes them, a test holds the two together."""
+"""telemetry-ingest's own tables, from which the first migration makes them."""
 
 import sqlalchemy as sa
 from webhost_kit.eventsourcing.checkpoints import projection_tables

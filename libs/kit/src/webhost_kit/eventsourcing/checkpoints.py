@@ -13,20 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.errors import CheckpointMoved
-from webhost_kit.eventsourcing.parked import PARKED_SQL, parked_table
-
-PROJECTION_TABLES_SQL = f"""
-{PARKED_SQL}
-CREATE TABLE checkpoints (
-    name text PRIMARY KEY,
-    stream text NOT NULL,
-    stream_created_at text NOT NULL,
-    sequence bigint NOT NULL,
-    message_id text,
-    epoch integer NOT NULL DEFAULT 0
-);
-"""
-"""What the first migration of a service that projects runs."""
+from webhost_kit.eventsourcing.parked import parked_table
 
 
 def projection_tables(metadata: sa.MetaData) -> None:

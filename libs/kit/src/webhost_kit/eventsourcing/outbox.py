@@ -14,19 +14,6 @@ CREATE TRIGGER outbox_written AFTER INSERT ON outbox
     FOR EACH STATEMENT EXECUTE FUNCTION wake_relay();
 """
 
-OUTBOX_SQL = f"""
-CREATE TABLE outbox (
-    serial bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    ordering_key text NOT NULL,
-    subject text NOT NULL,
-    message_id text NOT NULL,
-    headers jsonb NOT NULL,
-    body bytea NOT NULL
-);
-{_TRIGGER_SQL}
-"""
-"""For a first migration that is written as SQL; others use `create_tables`."""
-
 INSERT = sa.text(
     """
     INSERT INTO outbox (ordering_key, subject, message_id, headers, body)

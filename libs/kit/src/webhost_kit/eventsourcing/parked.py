@@ -15,23 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.facts import Fact, Undigested
 
-PARKED_SQL = """
-CREATE TABLE parked_events (
-    projection text NOT NULL,
-    sequence bigint NOT NULL,
-    index integer NOT NULL,
-    subject text NOT NULL,
-    aggregate_id text,
-    version integer,
-    recorded_at_ms bigint NOT NULL,
-    parked_at_ms bigint NOT NULL,
-    reason text NOT NULL,
-    body bytea NOT NULL,
-    PRIMARY KEY (projection, sequence, index)
-);
-"""
-"""What the first migration of a service that projects runs."""
-
 BEHIND = "behind a parked event of its aggregate"
 
 

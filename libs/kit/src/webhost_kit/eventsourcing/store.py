@@ -21,8 +21,8 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import is_unique_violation
 from webhost_kit.errors import Unavailable, VersionConflict
 from webhost_kit.eventsourcing import outbox
-from webhost_kit.eventsourcing.checkpoints import PROJECTION_TABLES_SQL, projection_tables
-from webhost_kit.eventsourcing.outbox import OUTBOX_SQL, outbox_table
+from webhost_kit.eventsourcing.checkpoints import projection_tables
+from webhost_kit.eventsourcing.outbox import outbox_table
 
 
 def event_tables(metadata: sa.MetaData) -> None:
@@ -50,23 +50,6 @@ events_table = _events_table(sa.MetaData())
 
 NOTHING_VERIFIED = ""
 """What `Database.verified` is while nothing may be appended."""
-
-
-EVENT_TABLES_SQL = f"""
-{PROJECTION_TABLES_SQL}
-{OUTBOX_SQL}
-CREATE TABLE events (
-    aggregate_id text NOT NULL,
-    version integer NOT NULL,
-    event_id text NOT NULL UNIQUE,
-    type text NOT NULL,
-    user_id text NOT NULL,
-    occurred_at_ms bigint NOT NULL,
-    envelope bytea NOT NULL,
-    PRIMARY KEY (aggregate_id, version)
-);
-"""
-"""What the first migration of a service that states facts runs."""
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,22 @@ def memory(bus: Bus, database: Database, routes: RouteTable) -> InMemoryProjecti
     def fold_one(fact: Fact) -> None:
         routes.evolve(fact.envelope, fact.event)
 
-    async def load(connection: AsyncConnection) -> None:
-        routes.merge(await _rows(connection, None))
-        routes.forget(now_ms())
+    return InMemoryProjection(
+        NAME,
+        database,
+        bus,
+        subjects.EVENTS,
+        SUBJECTS,
+        TYPES,
+        fold_one,
+        lambda connection: load(connection, routes),
+    )
 
-    return InMemoryProjection(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, load)
+
+async def load(connection: AsyncConnection, routes: RouteTable) -> None:
+    """Take over what the rows hold that is newer, and forget what ended long ago."""
+    routes.merge(await _rows(connection, None))
+    routes.forget(now_ms())
 
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:
