@@ -85,3 +85,7 @@ docs-check: setup
 .PHONY: bench
 bench: setup ## Measure the hot paths as ratios to limits of this machine
 	.venv/bin/python -m bench
+
+.PHONY: bench-short
+bench-short: setup ## Try every benchmark; missed aims are only reported
+	.venv/bin/python -m bench --short --report

@@ -1,6 +1,8 @@
-"""`python -m bench [NAME …] [--runs N] [--seconds S] [--full] [--json FILE|-]`
+"""`python -m bench [NAME …] [--runs N] [--seconds S] [--full|--short] [--report]
+[--json FILE|-] [--markdown]`
 
-Exits with 0 when everything was measured, whether or not the aims are met, and with 1 otherwise.
+Exits with 1 when something was not measured or missed its aim; with `--report` missed aims are only
+said.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from webhost_kit.process.observability import configure_logging
 from bench import agents, fold, gateway, ingest, pointer
 from bench.harness import Figure, NotMeasured
 from bench.options import Options
-from bench.report import as_json, load_average, machine, progress, show
+from bench.report import aim, as_json, load_average, machine, markdown, progress, show
 from bench.servers import Infrastructure, infrastructure
 
 WIDTH = 150
@@ -43,7 +45,7 @@ BENCHES: dict[str, Bench] = {
 def main() -> int:
     """Measure what is asked for, print it, and return the exit code."""
     arguments = _arguments()
-    options = Options(arguments.runs, arguments.seconds, arguments.full)
+    options = Options(arguments.runs, arguments.seconds, arguments.full, arguments.short)
     configure_logging("bench", log_format="console", level="error")
     signal.signal(signal.SIGTERM, _stop)
     figures: list[Figure] = []
@@ -65,23 +67,39 @@ def main() -> int:
     result = json.dumps(as_json(figures, about, notes, failures), indent=2)
     if arguments.json == "-":
         print(result)
+    elif arguments.markdown:
+        print(markdown(figures))
     else:
         show(figures, about, notes, Console(width=None if sys.stdout.isatty() else WIDTH))
         if arguments.json is not None:
             Path(arguments.json).write_text(result + "\n")
-    return 1 if failures else 0
+    return exit_code(figures, failures, report=arguments.report)
+
+
+def exit_code(figures: list[Figure], failures: dict[str, str], *, report: bool) -> int:
+    """Say what was missed; return how to end."""
+    missed = [figure for figure in figures if figure.met is False]
+    for figure in missed:
+        progress(f"missed: {figure.name}: {aim(figure)}")
+    return 1 if failures or (missed and not report) else 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(BENCHES)}")
-    parser.add_argument("--runs", type=int, default=3, help="interleaved runs of each (3)")
-    parser.add_argument("--seconds", type=int, default=5, help="of each run (5)")
-    parser.add_argument("--full", action="store_true", help="the large sizes: takes minutes more")
+    parser.add_argument("--runs", type=int, help="interleaved runs of each (3; short: 1)")
+    parser.add_argument("--seconds", type=int, help="of each run (5; short: 1)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="the large sizes: takes minutes more")
+    size.add_argument("--short", action="store_true", help="a trial of each: about a minute")
+    parser.add_argument("--report", action="store_true", help="end with 0 when aims are missed")
+    parser.add_argument("--markdown", action="store_true", help="the table for docs/benchmarks.md")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    arguments.runs = arguments.runs or (1 if arguments.short else 3)
+    arguments.seconds = arguments.seconds or (1 if arguments.short else 5)
     if arguments.runs < 1 or arguments.seconds <= 0:
         parser.error("--runs and --seconds must be positive")
     return arguments

@@ -14,6 +14,7 @@ from bench.servers import Infrastructure, resident_mb
 FEW = 10
 MANY = 20_000
 MANY_IN_FULL = 100_000
+MANY_IN_SHORT = 1_000
 CONNECTIONS = 32
 WARM_UP_S = 2
 FLAT = 1.2
@@ -25,7 +26,7 @@ NOTES: list[str] = []
 def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
     """Return time per call, and memory, of a gateway with many agents to one with few."""
     directory = infrastructure.directory
-    many_agents = MANY_IN_FULL if options.full else MANY
+    many_agents = MANY_IN_FULL if options.full else MANY_IN_SHORT if options.short else MANY
     with ExitStack() as stack:
         worker_port = stack.enter_context(upstreams.worker(directory))
         identity = stack.enter_context(issuer(directory))

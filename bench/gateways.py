@@ -10,14 +10,15 @@ import itertools
 import secrets
 import sys
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 from webhost_contracts import ids, subjects
 from webhost_kit.bus.connection import connect
+from webhost_kit.bus.publishing import Message
 from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
 from webhost_local.ports import LOOPBACK, free_port
@@ -63,10 +64,14 @@ def issuer(directory: Path) -> Generator[IssuerIdentity]:
 
 @dataclass(frozen=True)
 class Gateway:
-    """A running gateway: where it answers, which agents it knows, and its tables."""
+    """A running gateway: where it answers, which agents it knows, and its tables.
+
+    `ports` are those of all its replicas, the first one's first.
+    """
 
     pid: int
     port: int
+    ports: Sequence[int]
     agents: Sequence[Agent]
     nats_url: str
     dsn: str
@@ -115,6 +120,10 @@ def gateway(
     identity: IssuerIdentity,
     worker_port: int,
     agents: int,
+    *,
+    users: int = USERS,
+    replicas: int = 1,
+    life: Callable[[Agent], Iterable[Message]] = seeding.life,
 ) -> Generator[Gateway]:
     """Run a gateway that knows this many agents. Its streams are the account's, and new."""
     directory = infrastructure.directory / f"gateway-{account}"
@@ -125,29 +134,39 @@ def gateway(
     nats_url = infrastructure.nats_url(account)
     tokens = {
         ids.user_id(identity.url, subject): identity.token(subject, expires_in_s=TOKEN_S)
-        for subject in (f"user-{number}" for number in range(USERS))
+        for subject in (f"user-{number}" for number in range(users))
     }
     known = [
         seeding.new_agent(user_id) for user_id in itertools.islice(itertools.cycle(tokens), agents)
     ]
-    asyncio.run(_seed(nats_url, known))
-    port = free_port()
+    asyncio.run(_seed(nats_url, (message for agent in known for message in life(agent))))
+    ports = [free_port() for _ in range(replicas)]
     seed = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     env = {
-        "LISTEN": f"{LOOPBACK}:{port}",
         "JWT_ISSUER": identity.url,
         "INVOKE_PRIVATE_KEYS": f"bench:{seed}",
         "WORKERS_CONNECT_TO": f"{LOOPBACK}:{worker_port}",
         "WEBHOST_TIERS_FILE": str(tiers),
     }
-    with service("webhost_gateway", directory, nats_url, dsn, env) as pid:
-        yield Gateway(pid, port, known, nats_url, dsn, tokens)
+    with ExitStack() as stack:
+        pids = [
+            stack.enter_context(
+                service(
+                    "webhost_gateway",
+                    directory,
+                    nats_url,
+                    dsn,
+                    env | {"LISTEN": f"{LOOPBACK}:{port}"},
+                )
+            )
+            for port in ports
+        ]
+        yield Gateway(pids[0], ports[0], ports, known, nats_url, dsn, tokens)
 
 
-async def _seed(nats_url: str, agents: Sequence[Agent]) -> None:
+async def _seed(nats_url: str, facts: Iterable[Message]) -> None:
     bus = await connect(nats_url, "bench")
     try:
-        facts = (message for agent in agents for message in seeding.life(agent))
         await seeding.publish(bus, subjects.EVENTS, facts)
     finally:
         await bus.close()

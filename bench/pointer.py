@@ -1,8 +1,8 @@
-"""How long after its fact is published a new pointer is in force in a gateway."""
+"""From a request to the api until two gateways act on it: a pointer flip, a disable, a delete."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -11,110 +11,164 @@ import aiohttp
 import msgspec
 from webhost_contracts import ids
 from webhost_contracts.invoke import InvokeResponse
-from webhost_kit.bus.connection import Bus, connect
-from webhost_kit.bus.publishing import Message, publish
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
-from webhost_local.ports import LOOPBACK
+from webhost_local.ports import LOOPBACK, free_port
 
 from bench import seeding, upstreams
-from bench.gateways import CALL, Gateway, gateway, invoke_path, issuer
+from bench.gateways import CALL, gateway, invoke_path, issuer
 from bench.harness import Aim, Figure, NotMeasured
 from bench.options import Options
 from bench.report import progress
-from bench.servers import Infrastructure
+from bench.seeding import Agent
+from bench.servers import Infrastructure, service
 
-FLIPS = 100
-AGENTS = 10
-VISIBLE_S = 10.0
-FIRST_VERSION = 3
-"""What a seeded agent's next fact has."""
+CHANGES = 100
+CHANGES_IN_SHORT = 10
+IN_FORCE_S = 10.0
+AIMS = {"p50": 50.0, "p99": 250.0}
 
 NOTES = [
-    "pointer: seen by calling the agent over and over, one call at a time, until the Worker says"
-    " that it was called as the new deployment; so one call's time is in each number.",
+    "pointer: seen by calling the agent at both gateways over and over, one call at a time at each,"
+    " until the later of them refuses, or the Worker says that it was called as the new deployment;"
+    " so one call's time is in each number. The limit is the api's own answer.",
 ]
 
 
 @dataclass(frozen=True)
-class Flip:
-    """Seconds from just before the publish until the stream had it, and until it was in force."""
+class Change:
+    """Seconds from just before the request until it was answered, and until it was in force."""
 
-    acknowledged: float
-    visible: float
+    answered: float
+    in_force: float
+
+
+@dataclass(frozen=True)
+class System:
+    """Where the api and the gateways answer one user, and that user's agents."""
+
+    session: aiohttp.ClientSession
+    api: str
+    gateways: Sequence[str]
+
+    async def change(self, method: str, path: str, agent: Agent, expected: str) -> Change:
+        """Ask the api; return when every gateway answers the agent's calls as expected."""
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            seen = [
+                group.create_task(self._seen(url + invoke_path(agent), expected, began))
+                for url in self.gateways
+            ]
+            url = f"{self.api}/v1/agents/{agent.agent_id}{path}"
+            async with self.session.request(method, url) as response:
+                if response.status != 200:
+                    said = await response.text()
+                    raise NotMeasured(f"the api answered {response.status}: {said}")
+            answered = time.perf_counter() - began
+        return Change(answered, max(task.result() for task in seen))
+
+    async def _seen(self, url: str, expected: str, began: float) -> float:
+        while (took := time.perf_counter() - began) < IN_FORCE_S:
+            async with self.session.post(url, data=CALL) as response:
+                body = await response.read()
+            if response.status != 200:
+                said = str(response.status)
+            else:
+                said = msgspec.json.decode(body, type=InvokeResponse).output.text
+            if expected in said:
+                return time.perf_counter() - began
+        raise NotMeasured(f"not {expected} after {took:.0f} s, but: {said}")
 
 
 def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
-    """Return p50 and p99 of the time until a flip is in force."""
+    """Return p50 and p99 of the time until each kind of change is in force at two gateways."""
+    count = CHANGES_IN_SHORT if options.short else CHANGES
+    other: dict[str, str] = {}
+
+    def life(agent: Agent) -> list[seeding.Message]:
+        other[agent.agent_id] = new_id(ids.DEPLOYMENT, now_ms())
+        return seeding.two_deployments(agent, other[agent.agent_id])
+
     with ExitStack() as stack:
         worker_port = stack.enter_context(upstreams.worker(infrastructure.directory))
         identity = stack.enter_context(issuer(infrastructure.directory))
-        subject = stack.enter_context(gateway(infrastructure, "few", identity, worker_port, AGENTS))
-        runs = asyncio.run(_runs(subject, options.runs))
+        agents = 1 + count * options.runs
+        gateways = stack.enter_context(
+            gateway(
+                infrastructure,
+                "few",
+                identity,
+                worker_port,
+                agents,
+                users=1,
+                replicas=2,
+                life=life,
+            )
+        )
+        port = free_port()
+        env = {"LISTEN": f"{LOOPBACK}:{port}", "JWT_ISSUER": identity.url}
+        dsn = infrastructure.new_database("api")
+        directory = infrastructure.directory
+        stack.enter_context(service("webhost_api", directory, gateways.nats_url, dsn, env))
+        first = gateways.agents[0]
+
+        async def run() -> dict[str, list[list[Change]]]:
+            headers = gateways.headers(first)
+            async with aiohttp.ClientSession(headers=headers) as session:
+                urls = [f"http://{LOOPBACK}:{each}" for each in gateways.ports]
+                system = System(session, f"http://{LOOPBACK}:{port}", urls)
+                return await _runs(system, gateways.agents, other, options.runs, count)
+
+        try:
+            results = asyncio.run(run())
+        except* (NotMeasured, aiohttp.ClientError) as errors:
+            raise NotMeasured(str(errors.exceptions[0])) from errors
     return [
-        _figure("p50", runs, median, Aim("at most", 50)),
-        _figure("p99", runs, lambda times: quantiles(times, n=100)[98], Aim("at most", 250)),
+        _figure(kind, name, runs, read)
+        for kind, runs in results.items()
+        for name, read in READINGS.items()
     ]
 
 
+READINGS: dict[str, Callable[[list[float]], float]] = {
+    "p50": median,
+    "p99": lambda times: quantiles(times, n=100, method="inclusive")[98],
+}
+
+
 def _figure(
-    name: str, runs: list[list[Flip]], read: Callable[[list[float]], float], aim: Aim
+    kind: str, name: str, runs: list[list[Change]], read: Callable[[list[float]], float]
 ) -> Figure:
     return Figure(
-        name=f"gateway: pointer flip in force, {name}",
+        name=f"{kind} in force at two gateways, {name}",
         unit="ms",
-        path="NATS EVENTS > gateway's route table > call > workerd",
-        limit_path="NATS EVENTS acknowledges the fact",
-        measured=[read([flip.visible * 1000 for flip in run]) for run in runs],
-        limit=[read([flip.acknowledged * 1000 for flip in run]) for run in runs],
+        path="HTTP > api > outbox > relay > NATS EVENTS > two gateways > call > workerd",
+        limit_path="HTTP > api, answered",
+        measured=[read([change.in_force * 1000 for change in run]) for run in runs],
+        limit=[read([change.answered * 1000 for change in run]) for run in runs],
         reading="measured",
-        aim=aim,
+        aim=Aim("at most", AIMS[name]),
     )
 
 
-async def _runs(subject: Gateway, runs: int) -> list[list[Flip]]:
-    agent = subject.agents[0]
-    url = f"http://{LOOPBACK}:{subject.port}{invoke_path(agent)}"
-    bus = await connect(subject.nats_url, "bench")
-    version = FIRST_VERSION
-    results: list[list[Flip]] = []
-    async with aiohttp.ClientSession(headers=subject.headers(agent)) as session:
-        for run in range(runs):
-            progress(f"pointer, run {run + 1}/{runs}: {FLIPS} flips")
-            flips: list[Flip] = []
-            for _ in range(FLIPS):
-                deployment_id = new_id(ids.DEPLOYMENT, now_ms())
-                for message in seeding.deployed(agent, deployment_id):
-                    await _publish(bus, message)
-                fact = seeding.pointed(agent, version, deployment_id)
-                flips.append(await _flip(bus, fact, session, url, deployment_id))
-                version += 1
-            results.append(flips)
-    await bus.close()
+async def _runs(
+    system: System, agents: Sequence[Agent], other: dict[str, str], runs: int, count: int
+) -> dict[str, list[list[Change]]]:
+    results: dict[str, list[list[Change]]] = {"pointer flip": [], "disable": [], "delete": []}
+    flipped, *deleted = agents
+    waiting = iter(deleted)
+    for run in range(runs):
+        progress(f"pointer, run {run + 1}/{runs}: {count} changes of each kind")
+        flips: list[Change] = []
+        disables: list[Change] = []
+        for number in range(count):
+            target = other[flipped.agent_id] if number % 2 else flipped.deployment_id
+            path = f"/deployments/{target}/activate"
+            flips.append(await system.change("POST", path, flipped, target))
+        for _ in range(count):
+            disables.append(await system.change("POST", "/disable", flipped, "403"))
+            await system.change("POST", "/enable", flipped, "dep_")
+        deletes = [await system.change("DELETE", "", next(waiting), "404") for _ in range(count)]
+        for kind, changes in zip(results, (flips, disables, deletes), strict=True):
+            results[kind].append(changes)
     return results
-
-
-async def _flip(
-    bus: Bus, fact: Message, session: aiohttp.ClientSession, url: str, deployment_id: str
-) -> Flip:
-    began = time.perf_counter()
-    publishing = asyncio.create_task(_publish(bus, fact))
-    while time.perf_counter() - began < VISIBLE_S:
-        if deployment_id in await _called_as(session, url):
-            visible = time.perf_counter() - began
-            return Flip(await publishing - began, visible)
-    raise NotMeasured(f"a pointer flip was not in force after {VISIBLE_S} s")
-
-
-async def _called_as(session: aiohttp.ClientSession, url: str) -> str:
-    async with session.post(url, data=CALL) as response:
-        body = await response.read()
-        if response.status != 200:
-            raise NotMeasured(f"the gateway answered {response.status}: {body[:300]!r}")
-        return msgspec.json.decode(body, type=InvokeResponse).output.text
-
-
-async def _publish(bus: Bus, message: Message) -> float:
-    """Publish one fact; return when it was acknowledged."""
-    await publish(bus, message)
-    return time.perf_counter()

@@ -65,7 +65,7 @@ def show(figures: list[Figure], about: dict[str, Any], notes: list[str], out: Co
             _series(figure.measured, figure.unit),
             _series(figure.limit, figure.unit),
             f"{figure.ratio:.2f}",
-            _aim(figure),
+            aim(figure),
             {True: "[green]met[/green]", False: "[red]not met[/red]", None: ""}[figure.met],
         )
     out.print(table)
@@ -75,7 +75,7 @@ def show(figures: list[Figure], about: dict[str, Any], notes: list[str], out: Co
 
 
 def _figure(figure: Figure) -> dict[str, Any]:
-    aim = figure.aim
+    aimed = figure.aim
     return {
         "name": figure.name,
         "unit": figure.unit,
@@ -86,7 +86,7 @@ def _figure(figure: Figure) -> dict[str, Any]:
         "ratio": figure.ratio,
         "reading": figure.reading,
         "value": figure.value,
-        "aim": None if aim is None else {"bound": aim.bound, "value": aim.value},
+        "aim": None if aimed is None else {"bound": aimed.bound, "value": aimed.value},
         "met": figure.met,
     }
 
@@ -96,12 +96,35 @@ def _series(values: list[float], unit: str) -> str:
     return f"[bold]{_number(median(values))}[/bold] {unit}\n{raw}"
 
 
-def _aim(figure: Figure) -> str:
+def aim(figure: Figure) -> str:
+    """Say what was to be reached, and what was."""
     if figure.aim is None:
         return ""
     unit = "" if figure.reading == "ratio" else f" {figure.unit}"
     what = "" if figure.reading == "measured" else f"{figure.reading} "
-    return f"{what}{_number(figure.value)}{unit}\n{figure.aim.bound} {figure.aim.value:g}{unit}"
+    bound = f"{figure.aim.bound} {figure.aim.value:g}{unit}"
+    return f"{what}{_number(figure.value)}{unit}, {bound}"
+
+
+def markdown(figures: list[Figure]) -> str:
+    """Return the table of docs/benchmarks.md."""
+    lines = ["| figure | measured | limit | ratio | aim | |", "|---|---|---|---|---|---|"]
+    for figure in figures:
+        met = {True: "met", False: "**not met**", None: ""}[figure.met]
+        cells = (
+            figure.name,
+            _cell(figure.measured, figure.unit),
+            _cell(figure.limit, figure.unit),
+            f"{figure.ratio:.2f}",
+            aim(figure),
+            met,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float], unit: str) -> str:
+    return f"**{_number(median(values))}** {unit} ({', '.join(map(_number, values))})"
 
 
 def _number(value: float) -> str:

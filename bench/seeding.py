@@ -9,6 +9,8 @@ from webhost_contracts.artifacts import MODULES_TYPE, Artifact
 from webhost_contracts.events import (
     AgentCreated,
     DeploymentActivated,
+    DeploymentEnded,
+    DeploymentRequested,
     DeploymentStarted,
     DeploymentSucceeded,
     Envelope,
@@ -22,6 +24,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
 
 PROVIDER = "cloudflare"
+ARTIFACT = Artifact(type=MODULES_TYPE, checksum="sha256:00", size_bytes=1)
 
 
 @dataclass(frozen=True)
@@ -33,25 +36,26 @@ class Agent:
     user_id: str
 
 
-def fact(
-    aggregate_id: str, version: int, user_id: str, event: Event, subject: str | None = None
-) -> Message:
-    """Return a fact as its owner would publish it."""
-    envelope = Envelope(
-        event_id=new_id(ids.EVENT, now_ms()),
+def envelope(aggregate_id: str, version: int, user_id: str, event: Event) -> Envelope:
+    """Return a fact as its owner would state it."""
+    at_ms = now_ms()
+    return Envelope(
+        event_id=new_id(ids.EVENT, at_ms),
         aggregate_id=aggregate_id,
         version=version,
         user_id=user_id,
-        occurred_at_ms=now_ms(),
+        occurred_at_ms=at_ms,
         actor="bench",
         data=data_of(event),
     )
-    return Message(
-        subject or event.published_on(user_id, aggregate_id),
-        wire.encode(envelope),
-        {subjects.TYPE_HEADER: event.type_name()},
-        envelope.event_id,
-    )
+
+
+def fact(aggregate_id: str, version: int, user_id: str, event: Event) -> Message:
+    """Return a fact as its owner would publish it."""
+    stated = envelope(aggregate_id, version, user_id, event)
+    subject = event.published_on(user_id, aggregate_id)
+    headers = {subjects.TYPE_HEADER: event.type_name()}
+    return Message(subject, wire.encode(stated), headers, stated.event_id)
 
 
 def new_agent(user_id: str) -> Agent:
@@ -68,14 +72,46 @@ def life(agent: Agent) -> list[Message]:
     ]
 
 
-def deployed(agent: Agent, deployment_id: str) -> list[Message]:
+def two_deployments(agent: Agent, other: str) -> list[Message]:
+    """Return the whole history of an agent with a second deployment, which its pointer names.
+
+    The api takes its own part of it back from the stream, as after a restore.
+    """
+    messages = [fact(agent.agent_id, 1, agent.user_id, AgentCreated(name=agent.agent_id))]
+    for number, deployment_id in enumerate((agent.deployment_id, other)):
+        requested = DeploymentRequested(
+            deployment_id=deployment_id,
+            deployment_version=number + 1,
+            runtime_provider=PROVIDER,
+            artifact=ARTIFACT,
+            main_module_name="index.mjs",
+            invoke_path="/invoke",
+            set_as_active=True,
+            pointer_revision=number,
+            compatibility_date="2026-01-01",
+        )
+        ended = DeploymentEnded(deployment_id=deployment_id, outcome="succeeded")
+        activated = DeploymentActivated(
+            deployment_id=deployment_id, pointer_revision=number + 1, cause="deploy"
+        )
+        messages += [
+            *(
+                fact(agent.agent_id, 2 + 3 * number + place, agent.user_id, event)
+                for place, event in enumerate((requested, ended, activated))
+            ),
+            *deployed(agent, deployment_id, number + 1),
+        ]
+    return messages
+
+
+def deployed(agent: Agent, deployment_id: str, version: int = 1) -> list[Message]:
     """Return the facts of a deployment that answers."""
     started = DeploymentStarted(
         agent_id=agent.agent_id,
-        deployment_version=1,
+        deployment_version=version,
         tier="free",
         runtime_provider=PROVIDER,
-        artifact=Artifact(type=MODULES_TYPE, checksum="sha256:00", size_bytes=1),
+        artifact=ARTIFACT,
         main_module_name="index.mjs",
         invoke_path="/invoke",
         compatibility_date="2026-01-01",

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,6 +177,11 @@ def answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def resident_mb(pid: int) -> float:
-    """Return a process's resident memory in MB (10^6 bytes)."""
-    return psutil.Process(pid).memory_info().rss / 1e6
+def resident_mb(pid: int, *, family: bool = False) -> float:
+    """Return the resident memory of a process, or of its children too, in MB (10^6 bytes)."""
+    own = psutil.Process(pid)
+    total = 0
+    for one in (own, *(own.children(recursive=True) if family else ())):
+        with suppress(psutil.NoSuchProcess):
+            total += one.memory_info().rss
+    return total / 1e6

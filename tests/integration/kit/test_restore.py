@@ -1,5 +1,6 @@
 """A database older than its stream takes its own facts back before anything is written to it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -199,6 +200,10 @@ async def test_two_histories_are_refused_with_one_clear_line(
             return "version 2 of agt_1" in (part.check() or "")
 
         await eventually(refuses, "the service to refuse")
+        for _ in range(20):
+            # Halted is halted: it does not begin again by itself.
+            await asyncio.sleep(0.05)
+            assert await refuses()
         with pytest.raises(Unavailable):
             await name(other, "agt_1", 2, "never")
     await other.close()

@@ -2,7 +2,9 @@
 
 import pytest
 
+from bench.__main__ import exit_code
 from bench.harness import Aim, Figure, interleave
+from bench.report import markdown
 
 
 def figure(**fields: object) -> Figure:
@@ -53,3 +55,20 @@ def test_an_aim_is_met_or_not(aim: Aim | None, met: bool | None):
 def test_a_run_without_its_limit_is_refused():
     with pytest.raises(ValueError, match="zip"):
         _ = figure(limit=[1.0]).ratio
+
+
+def test_a_missed_aim_ends_with_1_unless_it_is_only_reported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    met, missed = figure(aim=Aim("at least", 0.2)), figure(name="slow", aim=Aim("at least", 0.7))
+    assert exit_code([met], {}, report=False) == 0
+    assert exit_code([met, missed], {}, report=False) == 1
+    assert capsys.readouterr().err == "bench: missed: slow: ratio 0.25, at least 0.7\n"
+    assert exit_code([met, missed], {}, report=True) == 0
+    assert exit_code([met], {"fold": "did not start"}, report=True) == 1
+
+
+def test_the_table_for_the_documents() -> None:
+    row = "| slow | **20** /s (10, 30, 20) | **80** /s (100, 50, 80) | 0.25 |"
+    lines = markdown([figure(name="slow", aim=Aim("at least", 0.7))]).splitlines()
+    assert lines[2] == f"{row} ratio 0.25, at least 0.7 | **not met** |"

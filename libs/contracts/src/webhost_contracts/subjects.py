@@ -44,11 +44,6 @@ def events_of_kind(kind: str) -> str:
     return f"evt.*.{kind}.*"
 
 
-def usage(user_id: str, agent_id: str) -> str:
-    """Return the subject of one agent's usage facts."""
-    return f"usage.{user_id}.{agent_id}"
-
-
 def usage_packets(partition: int, producer: str) -> str:
     """Return the subject of the packets that one producer sends to one partition.
 

@@ -23,6 +23,7 @@ from webhost_kit.database.partitions import PartitionShare
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
+from webhost_kit.tasks import run_together
 
 from webhost_billing import generations, statements
 from webhost_billing.charging import Rules
@@ -86,9 +87,8 @@ class UsageProjection:
             await totals.wake()
 
     async def _work(self, partition: int) -> None:
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._project(self.projectors[partition]))
-            both.create_task(self._totals[partition].run())
+        projector, totals = self.projectors[partition], self._totals[partition]
+        await run_together(self._project(projector), totals.run())
 
     async def _project(self, projector: Projector) -> None:
         while True:

@@ -227,10 +227,7 @@ async def _send_end(send: SendProgress, rebuilt: _Rebuilt, *, swapped: bool) -> 
     await send(replace(line, differences=tuple(found), done=True, swapped=swapped))
 
 
-_LOCK = sa.text(
-    "SELECT pg_try_advisory_lock(hashtext('billing rebuild'), hashtext(current_schema()))"
-)
-_HEARTBEAT = sa.text("SELECT 1")
-_UNLOCK = sa.text(
-    "SELECT pg_advisory_unlock(hashtext('billing rebuild'), hashtext(current_schema()))"
-)
+_KEY = (sa.func.hashtext("billing rebuild"), sa.func.hashtext(sa.func.current_schema()))
+_LOCK = sa.select(sa.func.pg_try_advisory_lock(*_KEY))
+_UNLOCK = sa.select(sa.func.pg_advisory_unlock(*_KEY))
+_HEARTBEAT = sa.select(1)

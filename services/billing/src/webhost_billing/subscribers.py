@@ -12,6 +12,7 @@ from webhost_contracts import subjects, wire
 from webhost_contracts.rpc import RebuildProgress, RebuildRequest
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.rpc import RequestServer
+from webhost_kit.tasks import cancel
 
 from webhost_billing.handlers import Handlers
 from webhost_billing.rebuild import Rebuilder
@@ -36,9 +37,7 @@ class RebuildRequests:
 
     async def close(self) -> None:
         """End the rebuilds that run."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await cancel(*self._running)
 
     async def _rebuild(self, request: RebuildRequest, reply_to: str) -> None:
         async def send(line: RebuildProgress) -> None:

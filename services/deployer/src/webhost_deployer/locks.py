@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg.rows import TupleRow
 from webhost_kit.database.leadership import HEARTBEAT_S, heartbeat, open_lock_session, try_lock
+from webhost_kit.tasks import cancel
 
 POLL_S = 0.3
 
@@ -87,8 +88,7 @@ async def _alive(connection: psycopg.AsyncConnection[TupleRow]) -> AsyncGenerato
             try:
                 yield
             finally:
-                beating.cancel()
-                await asyncio.gather(beating, return_exceptions=True)
+                await cancel(beating)
     except TimeoutError as error:
         if not lost:
             raise

@@ -15,6 +15,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
+from webhost_kit.tasks import cancel
 
 from webhost_deployer import store
 from webhost_deployer.executor import Executor
@@ -54,10 +55,7 @@ class Runner:
                 except TimeoutError:
                     pass
         finally:
-            tasks = list(self._tasks.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel(*self._tasks.values())
 
     async def _start_due(self) -> None:
         try:

@@ -23,6 +23,7 @@ from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.http.auth import Principal, TokenVerifier
 from webhost_kit.process.crashpoints import crash_point
+from webhost_kit.tasks import cancel
 
 from webhost_gateway import decisions
 from webhost_gateway.ledger.admission import Admission
@@ -91,9 +92,7 @@ class Invoker:
         try:
             await asyncio.wait({streaming, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (streaming, gone):
-                task.cancel()
-            await asyncio.gather(streaming, gone, return_exceptions=True)
+            await cancel(streaming, gone)
         if not streaming.cancelled():
             streaming.result()
 

@@ -8,8 +8,9 @@ instant when it wakes, so what it writes must be conditional or repeatable.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from time import monotonic
+from typing import Any
 
 import psycopg
 import structlog
@@ -19,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import connect_arguments
+from webhost_kit.tasks import run_together
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +65,7 @@ class Leadership:
         """Say what keeps this process from leading, or waiting. Waiting its turn is well."""
         return self._problem
 
-    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Lead whenever it is this process's turn.
 
         While it leads, `work` runs. When `work` returns, raises what means that a dependency is
@@ -87,7 +89,7 @@ class Leadership:
                 self.active = False
             await asyncio.sleep(STEP_BACK_S)
 
-    async def _lead(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _lead(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async with await open_lock_session(self._dsn, f"leadership {self._name}") as connection:
             while not await try_lock(connection, self._name):
                 self._problem = None
@@ -95,19 +97,7 @@ class Leadership:
             self._problem = None
             self.active = True
             log.info("leading", name=self._name)
-            tasks = [
-                asyncio.ensure_future(work()),
-                asyncio.ensure_future(self._keep(connection)),
-            ]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                results = await asyncio.gather(*tasks, return_exceptions=True)
-            for result in results:
-                if isinstance(result, Exception):
-                    raise result
+            await run_together(work(), self._keep(connection))
 
     async def _keep(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
         well_at = monotonic()

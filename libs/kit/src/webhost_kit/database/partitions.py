@@ -21,6 +21,7 @@ from psycopg.rows import TupleRow
 
 from webhost_kit.database.away import is_away
 from webhost_kit.database.leadership import HEARTBEAT_S, HEARTBEAT_TIMEOUT_S, open_lock_session
+from webhost_kit.tasks import cancel
 
 log = structlog.get_logger(__name__)
 
@@ -98,10 +99,7 @@ class PartitionShare:
                 self._tasks[partition] = asyncio.ensure_future(work(partition))
 
     async def _cancel(self, *partitions: int) -> None:
-        tasks = [self._tasks.pop(partition) for partition in partitions]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*(self._tasks.pop(partition) for partition in partitions))
 
     async def _ask(
         self, connection: psycopg.AsyncConnection[TupleRow], statement: str, number: int = MEMBER

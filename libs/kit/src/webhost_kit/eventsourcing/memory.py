@@ -22,6 +22,7 @@ from webhost_kit.errors import StreamDiverged, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.facts import Fact, decoded
 from webhost_kit.eventsourcing.parked import parked_aggregates
+from webhost_kit.tasks import run_together
 
 log = structlog.get_logger(__name__)
 
@@ -69,18 +70,7 @@ class InMemoryProjection:
         """Load, then follow; load again when what was parked has been replayed."""
         while True:
             after = await self._load_table()
-            work = [
-                asyncio.ensure_future(self._follow(after)),
-                asyncio.ensure_future(self._until_released()),
-            ]
-            try:
-                done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in work:
-                    task.cancel()
-                await asyncio.gather(*work, return_exceptions=True)
-            for task in done:
-                task.result()
+            await run_together(self._follow(after), self._until_released())
 
     async def _follow(self, after: Checkpoint | None) -> None:
         """Follow the stream. Where it has diverged, return once the table was made anew."""

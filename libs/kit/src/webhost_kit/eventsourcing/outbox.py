@@ -14,15 +14,8 @@ CREATE TRIGGER outbox_written AFTER INSERT ON outbox
     FOR EACH STATEMENT EXECUTE FUNCTION wake_relay();
 """
 
-INSERT = sa.text(
-    """
-    INSERT INTO outbox (ordering_key, subject, message_id, headers, body)
-    VALUES (:ordering_key, :subject, :message_id, CAST(:headers AS jsonb), :body)
-    """
-)
 
-
-def outbox_table(metadata: sa.MetaData) -> None:
+def outbox_table(metadata: sa.MetaData) -> sa.Table:
     """Add the outbox to a service's metadata; its trigger wakes the relay."""
     table = sa.Table(
         "outbox",
@@ -35,3 +28,7 @@ def outbox_table(metadata: sa.MetaData) -> None:
         sa.Column("body", sa.LargeBinary, nullable=False),
     )
     event.listen(table, "after_create", sa.DDL(_TRIGGER_SQL))
+    return table
+
+
+outbox = outbox_table(sa.MetaData())

@@ -34,6 +34,7 @@ from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
 from webhost_kit.eventsourcing.republish import republish
 from webhost_kit.eventsourcing.store import NOTHING_VERIFIED, events_table, insert_events
+from webhost_kit.tasks import run_together
 
 log = structlog.get_logger(__name__)
 
@@ -96,9 +97,7 @@ class OwnFacts:
 
     async def run(self) -> None:
         """Follow own facts, and verify each incarnation of the database."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.projector.run())
-            group.create_task(self._verify())
+        await run_together(self.projector.run(), self._verify())
 
     async def _verify(self) -> None:
         compared_at = 0.0

@@ -132,7 +132,7 @@ class Projector:
                         await self._apply(batch, checkpoint)
                         checkpoint = batch.checkpoint
             except StreamDiverged as error:
-                await self._halt(str(error), checkpoint)
+                await self._halt(str(error))
             except CheckpointMoved:
                 log.info("checkpoint moved; reading it again", projection=self.name)
             except VersionConflict as error:
@@ -290,11 +290,12 @@ class Projector:
             self._parked = await parked.count(connection, self.name)
         _parked.labels(self.name).set(self._parked)
 
-    async def _halt(self, reason: str, checkpoint: Checkpoint | None) -> None:
+    async def _halt(self, reason: str) -> None:
         """Wait until an operator has reset the checkpoint."""
         log.error("projection halted", projection=self.name, reason=reason)
-        while await self._checkpoint() == checkpoint:
-            self._problem = f"halted: {reason}"
+        self._problem = f"halted: {reason}"
+        halted_at = await self._checkpoint()
+        while await self._checkpoint() == halted_at:  # noqa: ASYNC110 - reset by another process
             await asyncio.sleep(HALTED_POLL_S)
 
     async def _checkpoint(self) -> Checkpoint | None:

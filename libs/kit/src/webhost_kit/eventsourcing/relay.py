@@ -5,6 +5,7 @@ Guarantees: at least once, and one aggregate's rows in their order: two rows of 
 are never under way at once, and a row that was not acknowledged holds back those behind it. One
 relay of a service is active; one that hangs or cannot publish is succeeded. Nothing is published
 while `hold` says that the stream may not be the one that the earlier rows went to.
+Hot path: its own connection, which listens, and raw SQL, named at the end of the file.
 On replay (a crash between publish and delete): the row is published again, with the same message
 id; a fold skips the versions that it has seen.
 """
@@ -111,7 +112,7 @@ class Relay:
             published = await self._publish(wave)
             crash_point("relay.published")
             if published:
-                await connection.execute("DELETE FROM outbox WHERE serial = ANY(%s)", (published,))
+                await connection.execute(DELETE, (published,))
                 _published.inc(len(published))
             if len(published) < len(wave):
                 raise WorkStuck("the stream does not acknowledge")
@@ -150,6 +151,8 @@ async def _listen(connection: psycopg.AsyncConnection[TupleRow]) -> None:
     channel = sql.Identifier(str(row[0] if row else "outbox"))
     await connection.execute(sql.SQL("LISTEN {}").format(channel))
 
+
+DELETE = "DELETE FROM outbox WHERE serial = ANY(%s)"
 
 # One row at least, so that what the low-water mark rests on comes from the same snapshot.
 LOOK = """

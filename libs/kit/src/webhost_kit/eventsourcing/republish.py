@@ -13,6 +13,7 @@ from contextlib import aclosing
 import msgspec
 import sqlalchemy as sa
 from nats.errors import Error as NatsError
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects, wire
 from webhost_contracts.events.base import Envelope, Event
@@ -92,11 +93,8 @@ async def _remember(connection: AsyncConnection, batch: Batch) -> int:
     }
     if places:
         await connection.execute(
-            sa.text(
-                "INSERT INTO held_facts SELECT * FROM unnest("
-                " CAST(:ids AS text[]), CAST(:versions AS integer[])) ON CONFLICT DO NOTHING"
-            ),
-            {"ids": [place[0] for place in places], "versions": [place[1] for place in places]},
+            insert(_held).on_conflict_do_nothing(),
+            [{"aggregate_id": id_, "version": version} for id_, version in places],
         )
     return len(places)
 

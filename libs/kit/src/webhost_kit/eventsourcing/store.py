@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,9 +19,8 @@ from webhost_contracts.events.base import Envelope, Event, data_of
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import is_unique_violation
 from webhost_kit.errors import Unavailable, VersionConflict
-from webhost_kit.eventsourcing import outbox
 from webhost_kit.eventsourcing.checkpoints import projection_tables
-from webhost_kit.eventsourcing.outbox import outbox_table
+from webhost_kit.eventsourcing.outbox import outbox, outbox_table
 
 
 def event_tables(metadata: sa.MetaData) -> None:
@@ -101,13 +99,13 @@ async def append(
             raise VersionConflict(aggregate_id) from error
         raise
     await connection.execute(
-        outbox.INSERT,
+        sa.insert(outbox),
         [
             {
                 "ordering_key": aggregate_id,
                 "subject": event.published_on(user_id, aggregate_id),
                 "message_id": envelope.event_id,
-                "headers": msgspec.json.encode({subjects.TYPE_HEADER: event.type_name()}).decode(),
+                "headers": {subjects.TYPE_HEADER: event.type_name()},
                 "body": wire.encode(envelope),
             }
             for envelope, event in zip(envelopes, events, strict=True)
@@ -148,12 +146,12 @@ def require_verified(connection: AsyncConnection) -> None:
 async def send(connection: AsyncConnection, subject: str, command: Command) -> None:
     """Put a command into the outbox, in the transaction of the fact that caused it."""
     await connection.execute(
-        outbox.INSERT,
+        sa.insert(outbox),
         {
             "ordering_key": subject,
             "subject": subject,
             "message_id": command.command_id,
-            "headers": msgspec.json.encode(command.headers()).decode(),
+            "headers": command.headers(),
             "body": wire.encode(command),
         },
     )

@@ -36,6 +36,7 @@ from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.parked import list_parked
 from webhost_kit.eventsourcing.projector import Projector
+from webhost_kit.tasks import cancel
 
 log = structlog.get_logger(__name__)
 
@@ -85,9 +86,7 @@ class Maintenance:
         try:
             await asyncio.Event().wait()
         finally:
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+            await cancel(*self._running)
 
     async def _serve(
         self, verb: str, kind: type[R], handle: Callable[[R, Msg], Awaitable[None]]

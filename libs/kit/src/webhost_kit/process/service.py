@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from webhost_kit.http.connection import Connection
 from webhost_kit.process.readiness import Readiness
+from webhost_kit.tasks import cancel
 
 log = structlog.get_logger(__name__)
 
@@ -107,10 +108,7 @@ class Service:
                 for server in self._servers:
                     server.should_exit = True
                 await asyncio.gather(*servers, return_exceptions=True)
-                background: list[asyncio.Task[Any]] = [*work, stop]
-                for task in background:
-                    task.cancel()
-                await asyncio.gather(*background, return_exceptions=True)
+                await cancel(*work, stop)
                 log.info("stopped", service=self.name)
 
     async def _until_stopped_or_failed(

@@ -6,8 +6,11 @@ number of replicas: below the 1,200 behind which Cloudflare blocks every call.
 
 import asyncio
 
-from sqlalchemy import text
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 from webhost_kit.database.engine import Database
+
+from webhost_deployer.tables import rate_limits
 
 CAPACITY = 100.0
 REFILL_PER_S = 1000 / 300
@@ -30,31 +33,19 @@ class RateLimiter:
         """Let no deployer make a call for so long, since Cloudflare said that it was too much."""
         async with self._database.transaction() as connection:
             await connection.execute(
-                text(
-                    "UPDATE rate_limits SET tokens = 1 - :seconds * :refill,"
-                    " at = clock_timestamp() WHERE name = :name"
-                ),
-                {"name": self._name, "seconds": seconds, "refill": REFILL_PER_S},
+                sa.update(rate_limits)
+                .where(rate_limits.c.name == self._name)
+                .values(tokens=1 - seconds * REFILL_PER_S, at=sa.func.clock_timestamp())
             )
 
     async def _taken(self) -> bool:
+        now = sa.func.clock_timestamp()
+        statement = insert(rate_limits).values(name=self._name, tokens=CAPACITY - 1, at=now)
+        at = sa.func.greatest(statement.excluded.at, rate_limits.c.at)
+        refill = sa.extract("epoch", at - rate_limits.c.at) * REFILL_PER_S
+        there = sa.func.least(CAPACITY, rate_limits.c.tokens + refill)
+        take = statement.on_conflict_do_update(
+            index_elements=["name"], set_={"tokens": there - 1, "at": at}, where=there >= 1
+        ).returning(rate_limits.c.tokens)
         async with self._database.transaction() as connection:
-            result = await connection.execute(
-                _TAKE, {"name": self._name, "capacity": CAPACITY, "refill": REFILL_PER_S}
-            )
-            return result.scalar_one_or_none() is not None
-
-
-_TAKE = text(
-    """
-    INSERT INTO rate_limits AS l (name, tokens, at)
-    VALUES (:name, CAST(:capacity AS double precision) - 1, clock_timestamp())
-    ON CONFLICT (name) DO UPDATE SET
-        tokens = least(:capacity, l.tokens
-            + extract(epoch FROM greatest(excluded.at - l.at, interval '0')) * :refill) - 1,
-        at = greatest(excluded.at, l.at)
-    WHERE least(:capacity, l.tokens
-            + extract(epoch FROM greatest(excluded.at - l.at, interval '0')) * :refill) >= 1
-    RETURNING tokens
-    """
-)
+            return (await connection.execute(take)).scalar_one_or_none() is not None

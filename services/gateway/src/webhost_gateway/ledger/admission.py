@@ -6,6 +6,7 @@ before its call begins; nothing is admitted without this gateway's lease. Reques
 together share one statement. Each is decided within WAIT_S or refused; what waits is bounded,
 and one whose caller has gone is not admitted any more. A user at its concurrency limit holds up
 no one else's.
+Hot path: its statements are raw SQL, named at the end of the file.
 On a failure of unknown outcome: the caller is refused, and the call is released, since it was
 not made. Where the statement is executed later all the same, it admits nothing.
 """
@@ -19,6 +20,7 @@ from prometheus_client import Histogram
 from webhost_contracts.entitlements import Entitlements
 from webhost_kit.batching import Batcher
 from webhost_kit.errors import LimitExceeded, Unavailable
+from webhost_kit.tasks import run_together
 
 from webhost_gateway import decisions
 from webhost_gateway.ledger.lease import Lease
@@ -69,9 +71,7 @@ class Admission:
 
     async def run(self) -> None:
         """Admit until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._batcher.run())
-            tasks.create_task(self._crowded.run())
+        await run_together(self._batcher.run(), self._crowded.run())
 
     async def admit(self, invocation: Invocation, limits: Entitlements) -> None:
         """Return when the invocation is on record.

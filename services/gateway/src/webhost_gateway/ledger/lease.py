@@ -9,12 +9,15 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import datetime, timedelta
 
+import sqlalchemy as sa
 import structlog
-from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
+
+from webhost_gateway.tables import leases
 
 log = structlog.get_logger(__name__)
 
@@ -86,51 +89,45 @@ class Lease:
 
     async def _renew(self) -> float:
         """Renew or take the lease; return the database's time in seconds."""
-        if (at_s := await self._execute(RENEW)) is not None:
+        if (at_s := await self._execute(self._renewed, same_database=True)) is not None:
             return at_s
         await self._before_taking()
-        if (at_s := await self._execute(RENEW_HERE)) is not None:
+        if (at_s := await self._execute(self._renewed)) is not None:
             return at_s
         # Under the old name everything is being finished: nothing may be added to it.
         self.gateway_id = _new_name()
-        if (at_s := await self._execute(TAKE)) is None:
+        if (at_s := await self._execute(self._taken)) is None:
             raise Unavailable("The lease was not taken.")
         log.info("lease taken", gateway_id=self.gateway_id)
         return at_s
 
-    async def _execute(self, statement: TextClause) -> float | None:
+    async def _execute(
+        self, statement_for: Callable[..., sa.Insert | sa.Update], **options: bool
+    ) -> float | None:
         async with asyncio.timeout(self.ttl_s), self._database.transaction() as connection:
-            parameters = {
-                "gateway_id": self.gateway_id,
-                "ttl_s": self.ttl_s,
-                "incarnation": connection.info["incarnation"],
-            }
-            return (await connection.execute(statement, parameters)).scalar()
+            statement = statement_for(connection.info["incarnation"], **options)
+            return (await connection.execute(statement.returning(_NOW_S))).scalar()
+
+    def _renewed(self, incarnation: str, *, same_database: bool = False) -> sa.Update:
+        statement = sa.update(leases).where(
+            leases.c.gateway_id == self.gateway_id, sa.not_(leases.c.dead)
+        )
+        if same_database:
+            statement = statement.where(leases.c.incarnation == incarnation)
+        return statement.values(incarnation=incarnation, expires_at=_expiry(self.ttl_s))
+
+    def _taken(self, incarnation: str) -> sa.Insert:
+        return sa.insert(leases).values(
+            gateway_id=self.gateway_id, incarnation=incarnation, expires_at=_expiry(self.ttl_s)
+        )
 
 
 def _new_name() -> str:
     return f"gw_{secrets.token_hex(12)}"
 
 
-RENEW = text(
-    """
-    UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
-    WHERE gateway_id = :gateway_id AND NOT dead AND incarnation = :incarnation
-    RETURNING extract(epoch FROM clock_timestamp())::float8
-    """
-)
-RENEW_HERE = text(
-    """
-    UPDATE leases SET incarnation = :incarnation,
-        expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
-    WHERE gateway_id = :gateway_id AND NOT dead
-    RETURNING extract(epoch FROM clock_timestamp())::float8
-    """
-)
-TAKE = text(
-    """
-    INSERT INTO leases (gateway_id, expires_at, incarnation)
-    VALUES (:gateway_id, clock_timestamp() + make_interval(secs => :ttl_s), :incarnation)
-    RETURNING extract(epoch FROM clock_timestamp())::float8
-    """
-)
+def _expiry(ttl_s: float) -> sa.ColumnElement[datetime]:
+    return sa.func.clock_timestamp() + timedelta(seconds=ttl_s)
+
+
+_NOW_S = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)

@@ -2,6 +2,7 @@
 
 Emits: `invocation.finished.v1`, one per invocation, into the usage outbox, in the statement that
 closes the invocation's row and frees its place in the concurrency limit.
+Hot path: its statements are raw SQL, named at the end of the file.
 Guarantees: only an open row gets an outcome, so a second try changes nothing. A released call, of
 which no byte was written, leaves no count and no fact, but a closed row: an admission of unknown
 outcome that is executed later finds it and admits nothing. Outcomes of a moment share a

@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 
+import sqlalchemy as sa
 import structlog
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from webhost_contracts import ids
 from webhost_contracts.periods import period_key
@@ -14,6 +14,13 @@ from webhost_kit.errors import Unavailable
 
 from webhost_gateway import decisions
 from webhost_gateway.routing.model import AGENT_KEPT_MS, DEPLOYMENT_KEPT_MS, RouteTable
+from webhost_gateway.tables import (
+    invocations,
+    quotas,
+    routed_agents,
+    routed_deployments,
+    usage_outbox,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -51,55 +58,44 @@ async def remove_calls(database: Database, before_ms: int) -> int:
 
     A call whose fact is not published yet stays.
     """
-    async with database.transaction() as connection:
-        result = await connection.execute(
-            REMOVE_CALLS,
-            {
-                # Ids sort by their time, so the primary key finds the oldest.
-                "before_id": ids.new_id(ids.INVOCATION, before_ms, bytes(ids.ENTROPY_BYTES)),
-                "before_ms": before_ms,
-                "batch": BATCH,
-            },
+    unpublished = sa.select(sa.func.min(usage_outbox.c.oldest_ms)).scalar_subquery()
+    # Ids sort by their time, so the primary key finds the oldest.
+    before_id = ids.new_id(ids.INVOCATION, before_ms, bytes(ids.ENTROPY_BYTES))
+    oldest = (
+        sa.select(invocations.c.id)
+        .where(
+            invocations.c.id < before_id,
+            invocations.c.finished_at_ms < sa.func.least(before_ms, unpublished),
         )
-        return result.rowcount
+        .order_by(invocations.c.id)
+        .limit(BATCH)
+    )
+    return await _remove(database, sa.delete(invocations).where(invocations.c.id.in_(oldest)))
 
 
 async def remove_quotas(database: Database, current_period: str) -> int:
     """Remove a batch of quotas of periods before the previous one; return how many there were."""
-    async with database.transaction() as connection:
-        previous = decisions.previous_period(current_period)
-        result = await connection.execute(REMOVE_QUOTAS, {"previous": previous, "batch": BATCH})
-        return result.rowcount
+    key = sa.tuple_(quotas.c.user_id, quotas.c.period_key)
+    past = (
+        sa.select(quotas.c.user_id, quotas.c.period_key)
+        .where(
+            quotas.c.period_key < decisions.previous_period(current_period),
+            quotas.c.in_flight == 0,
+        )
+        .order_by(quotas.c.user_id, quotas.c.period_key)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    return await _remove(database, sa.delete(quotas).where(key.in_(past)))
 
 
 async def remove_routes(database: Database, at_ms: int) -> None:
     """Remove the rows of what the route table forgets as of this time."""
+    deleted, ended = routed_agents.c.deleted_at_ms, routed_deployments.c.ended_at_ms
+    await _remove(database, sa.delete(routed_agents).where(deleted < at_ms - AGENT_KEPT_MS))
+    await _remove(database, sa.delete(routed_deployments).where(ended < at_ms - DEPLOYMENT_KEPT_MS))
+
+
+async def _remove(database: Database, statement: sa.Delete) -> int:
     async with database.transaction() as connection:
-        await connection.execute(REMOVE_AGENTS, {"before_ms": at_ms - AGENT_KEPT_MS})
-        await connection.execute(REMOVE_DEPLOYMENTS, {"before_ms": at_ms - DEPLOYMENT_KEPT_MS})
-
-
-REMOVE_CALLS = text(
-    """
-    DELETE FROM invocations WHERE id IN (
-        SELECT id FROM invocations
-        WHERE id < :before_id AND finished_at_ms < least(
-            CAST(:before_ms AS bigint), (SELECT min(oldest_ms) FROM usage_outbox)
-        )
-        ORDER BY id LIMIT :batch
-    )
-    """
-)
-
-REMOVE_QUOTAS = text(
-    """
-    DELETE FROM quotas WHERE (user_id, period_key) IN (
-        SELECT user_id, period_key FROM quotas
-        WHERE period_key < :previous AND in_flight = 0
-        ORDER BY user_id, period_key LIMIT :batch FOR UPDATE SKIP LOCKED
-    )
-    """
-)
-
-REMOVE_AGENTS = text("DELETE FROM routed_agents WHERE deleted_at_ms < :before_ms")
-REMOVE_DEPLOYMENTS = text("DELETE FROM routed_deployments WHERE ended_at_ms < :before_ms")
+        return (await connection.execute(statement)).rowcount

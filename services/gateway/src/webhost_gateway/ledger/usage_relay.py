@@ -1,6 +1,7 @@
 """Publishes the facts that this gateway recorded, or adopted from a dead one.
 
 Consumes: its own rows of the usage outbox. Emits: packets of `invocation.finished.v1` to USAGE.
+Hot path: its statements are raw SQL, named at the end of the file.
 Guarantees: at least once; a row goes only when the stream holds its facts. No order: a usage
 fact needs none.
 On replay (a crash between publish and delete): the facts are published again; billing knows the

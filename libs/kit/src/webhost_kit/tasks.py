@@ -1,0 +1,36 @@
+"""Tasks that end when they are told to.
+
+A cancellation can be lost: `asyncio.wait_for` of Python 3.11, which nats-py waits with, returns its
+result instead when both come at once, as they do when a frozen process wakes. Whoever waits for the
+end of a task that was cancelled once may wait in vain; a TaskGroup cancels once.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+AGAIN_S = 0.5
+
+
+async def cancel(*tasks: asyncio.Future[Any]) -> None:
+    """Return when these have ended, however they did; each is cancelled until it has."""
+    waiting = {task for task in tasks if not task.done()}
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=AGAIN_S)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
+
+
+async def run_together(*work: Coroutine[Any, Any, Any]) -> None:
+    """Run these side by side until one ends, and end the others then. Raises what one raised."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel(*tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
