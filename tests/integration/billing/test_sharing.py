@@ -13,6 +13,7 @@ from tests.integration.billing.conftest import Billing, call, telemetry
 from tests.integration.billing.test_rebuild import no_other_generations
 from tests.integration.billing.test_usage import counters, until_totals
 from tests.support.deadline import eventually
+from tests.support.proxy import Proxy
 from tests.support.service import ServiceProcess, service
 
 USERS = [ids.user_id("test", f"user {number}") for number in range(40)]
@@ -123,3 +124,23 @@ async def test_totals_follow_a_rebuild_in_another_process(
 
     await eventually(put_again, "the totals of the new generation")
     await no_other_generations(billing)
+
+
+@pytest.mark.accept("A3")
+async def test_a_process_cut_off_from_the_bus_alone_is_succeeded(
+    billing: Billing, nats_account: str
+) -> None:
+    account, _, host = nats_account.rpartition("@")
+    async with Proxy(int(host.rpartition(":")[2])) as proxy:
+        url = f"{account}@127.0.0.1:{proxy.port}"
+        async with service("webhost_billing", billing.dsn, url):
+            await until_shares(billing, [8, 8], 5)
+            proxy.hold()
+            await until_shares(billing, [16], TAKEN_OVER_S)
+            await billing.state(*(call(user, 1) for user in USERS))
+            await until_all_count(billing, 1, 0, 10)
+            proxy.release()
+            await until_shares(billing, [8, 8], TAKEN_OVER_S)
+            await billing.state(*(telemetry(user, 1) for user in USERS))
+            await until_all_count(billing, 1, 1, 10)
+    assert (await billing.rebuild(dry_run=True))[-1].differences == ()

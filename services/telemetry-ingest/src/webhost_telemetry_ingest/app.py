@@ -25,5 +25,6 @@ async def compose(
     projector = service.add("projection", projection.projector(database, bus))
     service.add("maintenance", Maintenance(service.name, bus, database, [projector]))
     service.add("deployments", projection.memory(bus, database, deployments))
+    service.add("retention", projection.Retention(database, deployments))
     batcher = service.add("batches", batcher_class(bus))
     service.serve(ReportApp(Reports(settings.master_keys, deployments, batcher)), settings.listen)

@@ -1,18 +1,27 @@
 """Pure: what is remembered of deployments, and how facts change it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from webhost_contracts import subjects
-from webhost_contracts.events import DeploymentStarted, Envelope, Event
+from webhost_contracts.events import (
+    DeploymentFailed,
+    DeploymentStarted,
+    DeploymentTornDown,
+    Envelope,
+    Event,
+)
 from webhost_contracts.events.base import by_name
 
 SUBJECTS = (subjects.events_of_kind(DeploymentStarted.kind()),)
-TYPES = by_name(DeploymentStarted)
+TYPES = by_name(DeploymentStarted, DeploymentFailed, DeploymentTornDown)
+
+KEPT_MS = 36 * 24 * 3600 * 1000
+"""So long after its end a deployment is remembered: older reports are refused anyway."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Whose it is, and which key it signs with. `version` is the last fact's."""
+    """Whose it is, and which key it signs with. `version` is the last fact's that was taken in."""
 
     version: int
     user_id: str
@@ -20,11 +29,12 @@ class Deployment:
     runtime_provider: str
     key_version: int
     key_generation: int
+    ended_at_ms: int | None = None
 
 
 @dataclass
 class Deployments:
-    """All deployments that were ever started, by id. An old one's events may still arrive."""
+    """Deployments by id. An ended one's reports may still arrive, for a while."""
 
     by_id: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
 
@@ -46,3 +56,15 @@ class Deployments:
                 key_generation=event.key_generation,
             )
             self.add(envelope.aggregate_id, deployment)
+        elif (known := self.by_id.get(envelope.aggregate_id)) is not None:
+            version, ended_at_ms = envelope.version, envelope.occurred_at_ms
+            self.add(
+                envelope.aggregate_id, replace(known, version=version, ended_at_ms=ended_at_ms)
+            )
+
+    def forget(self, at_ms: int) -> None:
+        """Forget, as of this time, what ended long enough ago."""
+        limit_ms = at_ms - KEPT_MS
+        old = [k for k, d in self.by_id.items() if d.ended_at_ms and d.ended_at_ms < limit_ms]
+        for deployment_id in old:
+            del self.by_id[deployment_id]

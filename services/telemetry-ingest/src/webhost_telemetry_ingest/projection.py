@@ -1,28 +1,35 @@
 """The deployments: folded into rows of our own, and followed in memory.
 
-Consumes: `deployment.started` of EVENTS.
+Consumes: `deployment.started|failed|torn_down` of EVENTS.
 Guarantees: the memory starts from rows and checkpoint of one snapshot and never goes back.
 On replay: versions that were seen are skipped.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
+from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
 
-from webhost_telemetry_ingest.model import SUBJECTS, TYPES, Deployment, Deployments
+from webhost_telemetry_ingest.model import KEPT_MS, SUBJECTS, TYPES, Deployment, Deployments
 from webhost_telemetry_ingest.tables import deployments
 
+log = structlog.get_logger(__name__)
+
 NAME = "telemetry-ingest.deployments"
+FORGET_EVERY_S = 3600.0
 
 
 def projector(database: Database, bus: Bus) -> Projector:
@@ -41,25 +48,64 @@ def memory(bus: Bus, database: Database, known: Deployments) -> InMemoryProjecti
     def fold_one(fact: Fact) -> None:
         known.evolve(fact.envelope, fact.event)
 
-    async def load(connection: AsyncConnection) -> None:
-        async for row in await connection.stream(sa.select(deployments)):
-            known.add(row.deployment_id, Deployment(*row[1:]))
+    return InMemoryProjection(
+        NAME,
+        database,
+        bus,
+        subjects.EVENTS,
+        SUBJECTS,
+        TYPES,
+        fold_one,
+        lambda connection: load(connection, known),
+    )
 
-    return InMemoryProjection(NAME, database, bus, subjects.EVENTS, SUBJECTS, TYPES, fold_one, load)
+
+async def load(
+    connection: AsyncConnection, known: Deployments, only: Sequence[str] | None = None
+) -> None:
+    """Take over what the rows hold that is newer: all of them, or those of these deployments."""
+    query = sa.select(deployments)
+    if only is not None:
+        query = query.where(deployments.c.deployment_id.in_(only))
+    async for row in await connection.stream(query):
+        known.add(row.deployment_id, Deployment(*row[1:]))
 
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:
     """Write what these facts mean."""
     news = Deployments()
+    await load(connection, news, sorted({fact.envelope.aggregate_id for fact in facts}))
     for fact in facts:
         news.evolve(fact.envelope, fact.event)
+    if not news.by_id:
+        return
     statement = insert(deployments)
     changes = {c.name: statement.excluded[c.name] for c in deployments.c if not c.primary_key}
     await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[deployments.c.deployment_id],
-            set_=changes,
-            where=deployments.c.version < statement.excluded.version,
-        ),
+        statement.on_conflict_do_update(index_elements=["deployment_id"], set_=changes),
         [{"deployment_id": key} | asdict(row) for key, row in sorted(news.by_id.items())],
     )
+
+
+class Retention:
+    """Forgets, and removes the rows of, deployments that ended long ago."""
+
+    def __init__(self, database: Database, known: Deployments) -> None:
+        self._database = database
+        self._known = known
+
+    async def run(self) -> None:
+        """Forget and remove until cancelled."""
+        while True:
+            try:
+                await self.once(now_ms())
+            except Unavailable as error:
+                log.warning("retention postponed", error=str(error))
+            await asyncio.sleep(FORGET_EVERY_S)
+
+    async def once(self, at_ms: int) -> None:
+        """Forget and remove as of this time."""
+        self._known.forget(at_ms)
+        async with self._database.transaction() as connection:
+            ended = deployments.c.ended_at_ms
+            await connection.execute(sa.delete(deployments).where(ended < at_ms - KEPT_MS))

@@ -16,4 +16,5 @@ deployments = sa.Table(
     sa.Column("runtime_provider", sa.Text, nullable=False),
     sa.Column("key_version", sa.Integer, nullable=False),
     sa.Column("key_generation", sa.Integer, nullable=False),
+    sa.Column("ended_at_ms", sa.BigInteger),
 )

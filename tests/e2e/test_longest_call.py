@@ -1,0 +1,36 @@
+"""LONGEST_CALL_S, given to `webhost up`, bounds a call and is known to all who reckon with it."""
+
+import time
+
+import psutil
+import pytest
+
+from tests.support.stack import running_stack
+
+LONGEST_S = 2
+ENDLESS = """
+export default {
+  async invoke() {
+    await new Promise((done) => setTimeout(done, 60000));
+    return "Too late.";
+  },
+};
+"""
+
+
+@pytest.mark.accept("A13")
+def test_one_setting_bounds_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGEST_CALL_S", str(LONGEST_S))
+    with running_stack() as stack:
+        caller = stack.caller()
+        agent = caller.create_agent()
+        caller.deploy(agent["id"], moduleCode=ENDLESS)
+        caller.post_invoke(agent["id"], "Until a gateway knows it.")
+        began = time.monotonic()
+        answer = caller.post_invoke(agent["id"], "Take your time.")
+        took = time.monotonic() - began
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "RUNTIME_ERROR")
+        assert LONGEST_S <= took < 3 * LONGEST_S
+        pids = stack.pids()
+        for name in ("gateway", "api", "billing"):
+            assert psutil.Process(pids[name]).environ()["LONGEST_CALL_S"] == str(LONGEST_S)
