@@ -8,7 +8,7 @@ import pytest
 from psycopg.rows import dict_row
 from webhost_api.commands import Commands
 from webhost_api.reactor import Reactor
-from webhost_api.recovery import TYPES, take_back
+from webhost_api.recovery import TYPES, recover
 from webhost_contracts import subjects, wire
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
@@ -129,7 +129,7 @@ async def test_a_whole_life_is_taken_back(
     for _ in range(2):  # the second time, everything is there
         for fact in facts:
             async with empty.transaction() as connection:
-                await take_back(connection, fact)
+                await recover(connection, fact)
     reactor = Reactor(keep_deployments=KEEP, commands=Commands(longest_call_ms=1))
     async with empty.transaction() as connection:
         await reactor.fold(connection, await deployers_facts(harness), Checkpoint("", 0, None))
@@ -145,4 +145,4 @@ async def test_a_gap_is_refused(own_harness: Harness, empty: Database) -> None:
     updated = own_facts(own_harness.dsn)[-1]
     with pytest.raises(RuntimeError, match="version 2"):
         async with empty.transaction() as connection:
-            await take_back(connection, updated)
+            await recover(connection, updated)

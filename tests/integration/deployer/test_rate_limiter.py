@@ -27,7 +27,7 @@ async def test_two_replicas_share_one_bucket(databases: list[Database]) -> None:
     async def spend(limit: RateLimiter) -> None:
         nonlocal taken
         while True:
-            await limit.take()
+            await limit.acquire()
             taken += 1
 
     loop = asyncio.get_running_loop()

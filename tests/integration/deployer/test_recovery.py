@@ -7,7 +7,7 @@ import pytest
 from psycopg.rows import dict_row
 from webhost_contracts import subjects, wire
 from webhost_contracts.events import DeploymentFailed, DeploymentSucceeded, Envelope
-from webhost_deployer.recovery import TYPES, take_back
+from webhost_deployer.recovery import TYPES, recover
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.facts import Fact
 
@@ -67,7 +67,7 @@ async def test_rows_are_folds_of_the_deployers_own_facts(lived_through: Harness)
     for _ in range(2):
         async with database.transaction() as connection:
             for fact in facts:
-                await take_back(connection, fact)
+                await recover(connection, fact)
         assert rows(lived_through.dsn) == before
     await database.close()
 
@@ -80,11 +80,11 @@ async def test_rows_go_on_where_an_older_backup_stopped(lived_through: Harness) 
     database = Database(lived_through.dsn)
     async with database.transaction() as connection:
         for fact in facts[: len(facts) // 2]:
-            await take_back(connection, fact)
+            await recover(connection, fact)
     assert rows(lived_through.dsn) != before
     async with database.transaction() as connection:
         for fact in facts:
-            await take_back(connection, fact)
+            await recover(connection, fact)
     assert rows(lived_through.dsn) == before
     await database.close()
 

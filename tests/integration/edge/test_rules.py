@@ -39,17 +39,17 @@ def test_the_longest_pattern_of_the_host_wins(host: str, path: str, pattern: str
 def test_passing_the_limit_blocks_for_five_minutes() -> None:
     now = 0.0
     limit = ApiRateLimit(2, clock=lambda: now)
-    limit.take()
-    limit.take()
+    limit.acquire()
+    limit.acquire()
     now = 299.0
     with pytest.raises(ApiError) as blocked:
-        limit.take()
+        limit.acquire()
     assert (blocked.value.status, blocked.value.retry_after) == (429, 301)
     now = 598.0
     with pytest.raises(ApiError):
-        limit.take()
+        limit.acquire()
     now = 599.5
-    limit.take()
+    limit.acquire()
 
 
 def test_a_renamed_class_keeps_its_storage() -> None:

@@ -28,7 +28,7 @@ from tests.support.proxy import Proxy
 WHO = EventMetadata(actor="test")
 
 
-async def take_back(connection: AsyncConnection, fact: Fact) -> None:
+async def recover(connection: AsyncConnection, fact: Fact) -> None:
     assert isinstance(fact.event, AgentCreated | AgentUpdated)
     await connection.execute(
         text(
@@ -54,7 +54,7 @@ async def name(database: Database, agent: str, after_version: int, text_: str) -
 
 
 def own_facts(harness: Harness, database: Database) -> OwnFacts:
-    return OwnFacts("test", database, harness.bus, ["evt.*.agent.*"], TYPES, take_back)
+    return OwnFacts("test", database, harness.bus, ["evt.*.agent.*"], TYPES, recover)
 
 
 async def verified(part: OwnFacts) -> None:
@@ -216,7 +216,7 @@ async def test_nothing_is_relayed_to_a_stream_that_is_not_the_one_before(
     account, _, host = harness.nats_url.rpartition("@")
     async with Proxy(int(host.rpartition(":")[2])) as proxy:
         behind = await connect(f"{account}@127.0.0.1:{proxy.port}", "test")
-        part = OwnFacts("test", harness.database, behind, ["evt.*.agent.*"], TYPES, take_back)
+        part = OwnFacts("test", harness.database, behind, ["evt.*.agent.*"], TYPES, recover)
         relay = Relay(harness.dsn, behind, part.check)
         async with in_background(part.run(), relay.run(), harness.database.run()):
             await verified(part)

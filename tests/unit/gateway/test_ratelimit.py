@@ -8,7 +8,7 @@ def allowed(limit: RateLimit, key: str, now_s: float, *, per_minute: int, tries:
     count = 0
     for _ in range(tries):
         try:
-            limit.take(key, per_minute, now_s)
+            limit.acquire(key, per_minute, now_s)
             count += 1
         except TooManyRequests:
             pass
@@ -31,29 +31,29 @@ def test_buckets_are_apart() -> None:
 
 def test_the_refusal_says_when_to_come_back() -> None:
     limit = RateLimit("user")
-    limit.take("a", 2, 0)
-    limit.take("a", 2, 0)
+    limit.acquire("a", 2, 0)
+    limit.acquire("a", 2, 0)
     with pytest.raises(TooManyRequests) as refused:
-        limit.take("a", 2, 1)
+        limit.acquire("a", 2, 1)
     assert refused.value.retryable
     assert refused.value.retry_after_s == 29
     assert refused.value.headers == {
         "RateLimit": '"user";r=0;t=29',
         "RateLimit-Policy": '"user";q=2;w=60',
     }
-    limit.take("a", 2, 30)
+    limit.acquire("a", 2, 30)
 
 
 def test_a_lower_limit_is_in_force_at_once() -> None:
     limit = RateLimit("user")
-    limit.take("a", 1000, 0)
+    limit.acquire("a", 1000, 0)
     assert allowed(limit, "a", 0, per_minute=3, tries=10) == 3
 
 
 def test_memory_is_bounded() -> None:
     limit = RateLimit("user", most_buckets=2)
     for key in ("a", "b", "a", "c"):
-        limit.take(key, 2, 0)
+        limit.acquire(key, 2, 0)
     with pytest.raises(TooManyRequests):
-        limit.take("a", 2, 0)
-    limit.take("b", 2, 0)
+        limit.acquire("a", 2, 0)
+    limit.acquire("b", 2, 0)

@@ -111,7 +111,7 @@ class Guard:
             raise malformed_authorization()
         if not hmac.compare_digest(token.encode(), self._token):
             raise authentication_failed()
-        self._limit.take()
+        self._limit.acquire()
         path = request.url.path.removeprefix(PREFIX)
         kind, _, rest = path.lstrip("/").partition("/")
         identifier = rest.partition("/")[0]

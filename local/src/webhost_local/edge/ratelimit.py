@@ -18,7 +18,7 @@ class ApiRateLimit:
         self._count = 0
         self._blocked_until = 0.0
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Count one call. Raises ApiError 429 while blocked."""
         now = self._clock()
         if now >= self._window_start + WINDOW_SECONDS:

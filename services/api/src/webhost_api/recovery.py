@@ -23,7 +23,7 @@ FILTERS = tuple(map(subjects.events_of_kind, KINDS))
 TYPES = by_name(*(kind for kind in EVENT_TYPES if kind.kind() in KINDS))
 
 
-async def take_back(connection: AsyncConnection, fact: Fact) -> None:
+async def recover(connection: AsyncConnection, fact: Fact) -> None:
     """Evolve the state rows by one own fact.
 
     Raises RuntimeError where a fact before it is missing, TypeError for what is no fact of ours.

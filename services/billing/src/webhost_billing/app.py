@@ -12,7 +12,7 @@ from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
-from webhost_billing.handlers import Handlers, take_back
+from webhost_billing.handlers import Handlers, recover
 from webhost_billing.projection import UsageProjection
 from webhost_billing.rebuild import Rebuilder
 from webhost_billing.settings import Settings
@@ -28,7 +28,7 @@ async def compose(service: Service, settings: Settings) -> None:
     bus = service.add("bus", await connect(nats_url, service.name))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
     own_facts = service.add(
-        "own-facts", OwnFacts(service.name, database, bus, OWN_FACTS, OWN_TYPES, take_back)
+        "own-facts", OwnFacts(service.name, database, bus, OWN_FACTS, OWN_TYPES, recover)
     )
     projection = service.add("projection", UsageProjection(database, bus, settings.rules()))
     service.add("relay", Relay(database.dsn, bus, own_facts.check))

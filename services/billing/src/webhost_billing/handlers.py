@@ -69,7 +69,7 @@ class Handlers:
             return SetTierReply(refused=str(refusal))
 
 
-async def take_back(connection: AsyncConnection, fact: Fact) -> None:
+async def recover(connection: AsyncConnection, fact: Fact) -> None:
     """Make the account what this fact says, which the database lacked after a restore."""
     if isinstance(fact.event, TierChanged):
         state = Account(fact.envelope.version, fact.event.tier)

@@ -1,7 +1,7 @@
 """A rebuild: usage made anew from the stream, beside the live rows, and put in their place.
 
-Consumes: USAGE from its first message, in several processes (see `crew`), while live folding
-goes on.
+Consumes: USAGE from its first message, in several processes (see `process_pool`), while live
+folding goes on.
 Emits: nothing on the streams; it states no facts. Progress goes to the operator who asked.
 Guarantees: the swap is one transaction, in which both generations stand at the same sequence of
 every partition; until then nothing is changed. One rebuild runs at a time. Memory does not grow
@@ -33,7 +33,7 @@ from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_billing import generations
-from webhost_billing.crew import Broken, Crew, crew
+from webhost_billing.process_pool import Broken, Pool, start_pool
 from webhost_billing.projection import checkpoint_name
 from webhost_billing.refolding import Targets
 
@@ -150,17 +150,17 @@ class _Rebuild:
         async with connection.begin():
             await self._require_whole_stream()
             new = await generations.begin(connection)
-        async with crew(new) as processes:
+        async with start_pool(new) as pool:
             took = CATCH_UP_S + 1
             while took > CATCH_UP_S:
                 async with connection.begin():
                     targets = await _live_targets(connection)
                 began = monotonic()
-                await self._fold_up_to(processes, targets)
+                await self._fold_up_to(pool, targets)
                 took = monotonic() - began
             async with connection.begin():
                 live = await generations.hold_back_folds(connection)
-                await self._fold_up_to(processes, await _live_targets(connection))
+                await self._fold_up_to(pool, await _live_targets(connection))
                 differences = await generations.differences(connection, live, new)
                 if not dry_run:
                     await generations.swap(connection, live, new, period_key(now_ms()))
@@ -168,10 +168,10 @@ class _Rebuild:
         log.info("rebuilt", dry_run=dry_run, messages=self._folded, differences=len(differences))
         return _Rebuilt(self._folded, differences, dead=new if dry_run else live)
 
-    async def _fold_up_to(self, processes: Crew, targets: Targets) -> None:
+    async def _fold_up_to(self, pool: Pool, targets: Targets) -> None:
         """Let the processes fold, while this connection shows the server that it lives."""
         self._total = max([self._total, *targets.values()])
-        folding = asyncio.ensure_future(processes.fold_up_to(targets, self._on_folded))
+        folding = asyncio.ensure_future(pool.fold_up_to(targets, self._on_folded))
         try:
             while not (await asyncio.wait([folding], timeout=HEARTBEAT_S))[0]:
                 await self._heartbeat()

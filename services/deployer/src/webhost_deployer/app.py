@@ -19,7 +19,7 @@ from webhost_deployer.cloudflare.scripts import WorkerEnvironment
 from webhost_deployer.cloudflare.worker_client import WorkerClient
 from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers
-from webhost_deployer.recovery import OWN_SUBJECTS, TYPES, take_back
+from webhost_deployer.recovery import OWN_SUBJECTS, TYPES, recover
 from webhost_deployer.runner import Runner
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
@@ -64,7 +64,7 @@ async def compose(service: Service, settings: Settings) -> None:
     steps = Steps({scripts.PROVIDER: provider}, Artifacts(bus))
     runner = service.add("runner", Runner(database, Executor(database, steps)))
     own_facts = service.add(
-        "own-facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, take_back)
+        "own-facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, recover)
     )
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
     service.add("maintenance", Maintenance(service.name, bus, database, [], own_facts))

@@ -42,7 +42,7 @@ OWN_SUBJECTS = (subjects.events_of_kind("deployment"),)
 """Where it states that."""
 
 
-async def take_back(connection: AsyncConnection, fact: Fact) -> None:
+async def recover(connection: AsyncConnection, fact: Fact) -> None:
     """Write what one of the deployer's own facts makes of its state row."""
     envelope = fact.envelope
     if isinstance(fact.event, TEARDOWN_EVENTS):

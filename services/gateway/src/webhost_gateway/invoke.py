@@ -168,12 +168,12 @@ class Invoker:
     def _check_rate(self, user_id: str, agent_id: str, entitlements: Entitlements) -> None:
         now_s = monotonic()
         limit = entitlements.requests_per_minute
-        self._user_rate.take(user_id, limit, now_s)
+        self._user_rate.acquire(user_id, limit, now_s)
         agent = self._routes.agents.get(agent_id)
         # Only of a user's own agents: others must not use up its rate.
         if agent is not None and agent.user_id == user_id:
             limit = min(limit, self._limits.agent_requests_per_minute or limit)
-            self._agent_rate.take(agent_id, limit, now_s)
+            self._agent_rate.acquire(agent_id, limit, now_s)
 
     @asynccontextmanager
     async def _on_record(

@@ -31,7 +31,7 @@ class RateLimit:
         self._most = most_buckets
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def take(self, key: str, limit: int, now_s: float) -> None:
+    def acquire(self, key: str, limit: int, now_s: float) -> None:
         """Take one request of `limit` a minute. Raises TooManyRequests."""
         level, at_s = self._buckets.pop(key, (float(limit), now_s))
         level = min(limit, level + (now_s - at_s) * limit / WINDOW_S)

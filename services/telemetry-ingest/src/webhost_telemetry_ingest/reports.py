@@ -44,7 +44,7 @@ class Reports:
             self._rejections.note(problem, request_id, None, now_ms())
             raise
 
-    async def take(
+    async def accept(
         self, given: Credentials, body: bytes, request_id: str, traceparent: str | None
     ) -> TelemetryReceipt:
         """Accept a report and make it durable, or raise the Problem that says why not."""

@@ -55,5 +55,5 @@ class ReportApp:
         )
         body = await request.body(MAX_BODY_BYTES)
         traceparent = problems.traceparent_from(request.text_header(b"traceparent"))
-        receipt = await self._reports.take(given, body, request.request_id, traceparent)
+        receipt = await self._reports.accept(given, body, request.request_id, traceparent)
         await request.answer(202, msgspec.json.encode(receipt))

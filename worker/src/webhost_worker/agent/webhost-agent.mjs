@@ -37,12 +37,12 @@ export function isCallable() {
 /**
  * @param call of `parseCall`, with the platform's session id
  * @param {{userEnv: object, session: object, signal: AbortSignal, path: string,
- *   headers: Headers, ctx: ExecutionContext}} surroundings
+ *   headers: Headers, ctx: ExecutionContext}} environment
  * @returns {Promise<{chunks: Iterator<string> | AsyncIterator<string>, usage: () => unknown}>}
  */
-export async function runAgent(call, surroundings) {
-  if (typeof customer?.invoke === "function") return await runInvoke(call, surroundings);
-  if (typeof customer?.fetch === "function") return await runPlain(customer, call, surroundings);
+export async function runAgent(call, environment) {
+  if (typeof customer?.invoke === "function") return await runInvoke(call, environment);
+  if (typeof customer?.fetch === "function") return await runPlain(customer, call, environment);
   throw runtimeError("The module's default export has neither invoke() nor fetch().");
 }
 

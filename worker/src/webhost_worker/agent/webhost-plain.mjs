@@ -5,14 +5,14 @@ import { runtimeError } from "./webhost-errors.mjs";
 import { EVENT_STREAM, PROTOCOL, wholeAnswer } from "./webhost-protocol.mjs";
 
 /** Same contract as `runAgent`. */
-export async function runPlain(customer, call, surroundings) {
-  const { userEnv, ctx } = surroundings;
+export async function runPlain(customer, call, environment) {
+  const { userEnv, ctx } = environment;
   const itsCtx = {
     waitUntil: (promise) => ctx.waitUntil(promise),
     passThroughOnException() {},
     props: {},
   };
-  const response = await customer.fetch(requestOf(call, surroundings), userEnv, itsCtx);
+  const response = await customer.fetch(requestOf(call, environment), userEnv, itsCtx);
   if (!(response instanceof Response)) throw runtimeError("fetch() gave no Response.");
   if (!response.ok) throw new Error(await failureOf(response));
   const type = response.headers.get("Content-Type") ?? "";

@@ -43,7 +43,7 @@ LOOK_S = 0.5
 AGAIN_S = 3.0
 """A stream may also be lost under a connection that lives."""
 
-TakeBack = Callable[[AsyncConnection, Fact], Awaitable[None]]
+Recover = Callable[[AsyncConnection, Fact], Awaitable[None]]
 """Makes the state rows what this fact, the next of its aggregate, says."""
 
 
@@ -57,13 +57,13 @@ class OwnFacts:
         bus: Bus,
         filters: Sequence[str],
         types: Mapping[str, type[Event]],
-        take_back: TakeBack,
+        recover: Recover,
     ) -> None:
         self._filters = filters
         self._types = types
         self._database = database
         self._bus = bus
-        self._take_back = take_back
+        self._recover = recover
         self.projector = Projector(
             f"{service}.own-facts",
             database,
@@ -156,7 +156,7 @@ class OwnFacts:
             if (known := here.get(key)) is None:
                 await self._require_next(connection, fact)
                 await insert_events(connection, [envelope], [fact.event])
-                await self._take_back(connection, fact)
+                await self._recover(connection, fact)
                 here[key] = envelope.event_id
                 log.warning("fact taken back", aggregate=key[0], version=key[1])
             elif known != envelope.event_id:

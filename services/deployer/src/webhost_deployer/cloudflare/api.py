@@ -183,7 +183,7 @@ class CloudflareApi:
             await self._call(endpoint, call)
 
     async def _call(self, endpoint: str, call: Callable[[], Awaitable[T]]) -> T:
-        await self._limit.take()
+        await self._limit.acquire()
         try:
             return await call()
         except RateLimitError as error:

@@ -24,7 +24,7 @@ class RateLimiter:
         self._database = database
         self._name = name
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         """Return when one call may be made. Raises Unavailable when Postgres is away."""
         while not await self._taken():  # noqa: ASYNC110 - the bucket is in another process
             await asyncio.sleep(LOOK_S)

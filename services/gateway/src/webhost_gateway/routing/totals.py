@@ -56,13 +56,13 @@ class TotalsWatch:
             try:
                 async for batch in self._reader.batches(None):
                     for message in batch.messages:
-                        self._take(message)
+                        self._apply(message)
                     self.loaded = self.loaded or batch.pending == 0
             except StreamDiverged as error:
                 log.warning("totals bucket was made anew", reason=str(error))
                 await asyncio.sleep(RETRY_S)
 
-    def _take(self, message: Recorded) -> None:
+    def _apply(self, message: Recorded) -> None:
         if not message.body:
             return
         try:

@@ -42,11 +42,11 @@ class SseReader:
             if self._after_cr or part.endswith(b"\n"):
                 line = b"".join(self._line).rstrip(b"\r\n")
                 self._line.clear()
-                if (event := self._take(line)) is not None:
+                if (event := self._field(line)) is not None:
                     events.append(event)
         return events
 
-    def _take(self, line: bytes) -> SseEvent | None:
+    def _field(self, line: bytes) -> SseEvent | None:
         if not line:
             name, data = self._name, self._data
             self._name, self._data = "", []

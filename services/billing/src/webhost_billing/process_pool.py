@@ -22,37 +22,37 @@ Folded = Callable[[int], Awaitable[None]]
 """Is told how many more messages are folded and committed."""
 
 
-class Crew:
+class Pool:
     """Processes that fold the stream into one generation, each its own partitions."""
 
-    def __init__(self, members: Sequence["_Member"]) -> None:
-        self._members = members
+    def __init__(self, processes: Sequence["_Process"]) -> None:
+        self._processes = processes
 
     async def fold_up_to(self, targets: Targets, folded: Folded) -> None:
         """Return when every partition is folded up to its target. Raises Broken."""
         try:
             async with asyncio.TaskGroup() as group:
-                for member in self._members:
-                    group.create_task(member.fold_up_to(targets, folded))
+                for process in self._processes:
+                    group.create_task(process.fold_up_to(targets, folded))
         except* Broken as broken:
             raise broken.exceptions[0] from None
 
 
 @asynccontextmanager
-async def crew(generation: int, most: int = subjects.PARTITIONS) -> AsyncGenerator[Crew]:
+async def start_pool(generation: int, most: int = subjects.PARTITIONS) -> AsyncGenerator[Pool]:
     """Start the processes; end them behind the block."""
     size = min(os.cpu_count() or 1, most)
-    members: list[_Member] = []
+    processes: list[_Process] = []
     try:
         for number in range(size):
             partitions = range(number, subjects.PARTITIONS, size)
-            members.append(await _start(generation, partitions))
-        yield Crew(members)
+            processes.append(await _start(generation, partitions))
+        yield Pool(processes)
     finally:
-        await asyncio.gather(*(member.end() for member in members))
+        await asyncio.gather(*(process.end() for process in processes))
 
 
-class _Member:
+class _Process:
     def __init__(self, process: asyncio.subprocess.Process, partitions: Sequence[int]) -> None:
         self._process = process
         self._partitions = partitions
@@ -79,7 +79,7 @@ class _Member:
             await self._process.wait()
 
 
-async def _start(generation: int, partitions: Sequence[int]) -> _Member:
+async def _start(generation: int, partitions: Sequence[int]) -> _Process:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -88,4 +88,4 @@ async def _start(generation: int, partitions: Sequence[int]) -> _Member:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    return _Member(process, partitions)
+    return _Process(process, partitions)
