@@ -35,7 +35,7 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("billing", "rebuild"): {
         *("processed", "total", "done", "swapped", "differences", "refused"),
     },
-    ("deadletters", "list"): {"deadLetters"},
+    ("deadletters", "list"): {"deadLetters", "parked", "silent"},
 }
 """The fields of what each command prints with --json, on a stack where there is little to print."""
 
@@ -159,4 +159,5 @@ def test_commands_print_every_field_where_there_is_little_to_print(developer: De
     assert used["usage"]["requests"] == 0
     rebuilt = developer.reads("billing", "rebuild", "--dry-run")
     assert (rebuilt["differences"], rebuilt["swapped"]) == ([], False)
-    assert developer.reads("deadletters", "list") == {"deadLetters": []}
+    empty: dict[str, list[object]] = {"deadLetters": [], "parked": [], "silent": []}
+    assert developer.reads("deadletters", "list") == empty

@@ -1,7 +1,4 @@
-"""Facts in tests: stated as their owners would, read from the streams, given to pure decisions.
-
-given(evolve, Agent(), created).when(lambda agent: disable(agent)).then(AgentDisabled())
-"""
+"""Facts in tests: stated as their owners would, read from the streams."""
 
 from collections.abc import Mapping
 

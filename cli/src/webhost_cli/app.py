@@ -34,7 +34,10 @@ COMMANDS = {
     "billing": ("billing", "Operators: usage."),
     "users": ("users", "Operators: users."),
     "streams": ("streams", "Operators: projections, and facts to put back."),
-    "deadletters": ("deadletters", "Operators: commands that no handler could handle."),
+    "deadletters": (
+        "deadletters",
+        "Operators: commands that no handler could handle, events that no fold could use.",
+    ),
 }
 """Each command's module, and its line on the help page (which imports no module)."""
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 from webhost_kit.bus.connection import connect
 
@@ -19,8 +20,8 @@ async def running_harness(
     dsn, nats_url = postgres.create_database(), nats.new_account()
     bus = await connect(nats_url, "test")
     try:
-        async with running_issuer() as issuer:
-            harness = Harness(dsn, nats_url, bus, issuer, directory)
+        async with running_issuer() as issuer, aiohttp.ClientSession() as client:
+            harness = Harness(dsn, nats_url, bus, issuer, directory, client)
             try:
                 await harness.start()
                 yield harness

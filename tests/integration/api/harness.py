@@ -3,31 +3,26 @@
 The tests play the deployer and billing: they read the commands and state the facts.
 """
 
-import asyncio
 import itertools
-import os
 import secrets
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.commands import Command
 from webhost_contracts.events import Event
 from webhost_contracts.events.base import Envelope
 from webhost_kit.bus.connection import Bus
-from webhost_local.child import tied_to_parent
-from webhost_local.ports import free_port
 
 from tests.support.deadline import eventually
+from tests.support.facts import envelope, publish
 from tests.support.issuer import TestIssuer
-from tests.support.stating import envelope, state
+from tests.support.service import ServiceProcess, environment
 
 ORIGIN = "https://app.example"
-START_S = 30
 
 
 class User:
@@ -62,59 +57,25 @@ class Harness:
     bus: Bus
     issuer: TestIssuer
     directory: Path
-    url: str = ""
-    ops_url: str = ""
-    process: subprocess.Popen[bytes] | None = None
+    client_of_process: aiohttp.ClientSession
     clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.process = ServiceProcess("webhost_api", {}, self.client_of_process)
 
     @property
     def crash_file(self) -> Path:
         return self.directory / "crash"
 
-    async def start(self, **environment: str) -> None:
+    async def start(self, **env: str) -> None:
         """Start the api; returns when it is ready."""
-        port, ops_port = free_port(), free_port()
-        while ops_port == port:
-            ops_port = free_port()
-        listen, ops = f"127.0.0.1:{port}", f"127.0.0.1:{ops_port}"
-        self.url, self.ops_url = f"http://{listen}", f"http://{ops}"
-        environment = {
-            "PATH": os.environ["PATH"],
-            "WEBHOST_LOCAL_STACK": "true",
-            "WEBHOST_INSTALLATION_ID": "test",
+        own = {
             "WEBHOST_CRASH_FILE": str(self.crash_file),
-            "DATABASE_URL": self.dsn,
-            "NATS_URL": self.nats_url,
-            "LISTEN": listen,
-            "OPS_LISTEN": ops,
             "JWT_ISSUER": self.issuer.url,
             "CORS_ALLOWED_ORIGINS": ORIGIN,
-            **environment,
         }
-        with (self.directory / "api.log").open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: ASYNC220 - tied to the main thread
-                [sys.executable, "-m", "webhost_api"],
-                env=environment,
-                stderr=log,
-                preexec_fn=tied_to_parent(),
-            )
-        await self.until_ready()
-
-    async def until_ready(self) -> None:
-        """Return when the api says that it is ready."""
-        await eventually(self._ready, "the api to be ready", seconds=START_S)
-
-    async def kill(self) -> None:
-        """SIGKILL; returns when it is dead."""
-        if self.process is not None:
-            self.process.kill()
-            await self.died()
-
-    async def died(self) -> None:
-        """Return when the process is dead."""
-        assert self.process is not None
-        await asyncio.to_thread(self.process.wait, START_S)
-        self.process = None
+        self.process.env = environment(self.dsn, self.nats_url, **(own | env))
+        await self.process.start()
 
     def user(self, subject: str | None = None, **claims: Any) -> User:
         """Return a user, by default a new one."""
@@ -125,20 +86,20 @@ class Harness:
 
     def client(self, **headers: str) -> httpx.AsyncClient:
         """Return a client with these headers; the harness closes it at its end."""
-        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+        client = httpx.AsyncClient(base_url=self.process.url, headers=headers, timeout=20)
         self.clients.append(client)
         return client
 
     async def close(self) -> None:
         """End the process and close every client."""
-        await self.kill()
+        await self.process.kill()
         for client in self.clients:
             await client.aclose()
 
     async def states(self, user_id: str, aggregate_id: str, version: int, event: Event) -> None:
         """State a fact in the name of the service that owns its kind."""
         subject = event.published_on(user_id, aggregate_id)
-        await state(self.bus, subject, envelope(user_id, aggregate_id, event, version=version))
+        await publish(self.bus, subject, envelope(user_id, aggregate_id, event, version=version))
 
     async def command(self, verb: str, agent_id: str, kind: type[Command]) -> Any:
         """Return the last command of this kind to an agent's deployments, once it is there."""
@@ -166,16 +127,6 @@ class Harness:
 
         await eventually(there, f"a message on {subject}")
         return found[-1]
-
-    async def _ready(self) -> bool:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            raise AssertionError((self.directory / "api.log").read_text()[-2000:])
-        try:
-            async with httpx.AsyncClient() as client:
-                return (await client.get(f"{self.ops_url}/readyz")).status_code == 200
-        except httpx.TransportError:
-            return False
 
 
 def ok(response: httpx.Response, status: int = 200) -> Any:

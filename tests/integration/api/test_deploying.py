@@ -218,7 +218,7 @@ async def test_killed_before_the_pointer_flip_it_flips_after_the_restart(
     await user.http.aclose()
     harness.crash_file.write_text("api.before_pointer_flip")
     await harness.states(user.id, deployment["id"], 4, succeeded(agent["id"]))
-    await harness.died()
+    await harness.process.died()
     assert not harness.crash_file.exists()
 
     await harness.start()
@@ -240,7 +240,7 @@ async def test_killed_behind_a_deploy_request_the_command_still_goes_out(
     with pytest.raises(Exception, match=r"disconnect|Connection"):
         await user.http.post(path, json={}, headers=headers)
     await user.http.aclose()
-    await harness.died()
+    await harness.process.died()
 
     await harness.start()
     async with harness.client(**dict(user.http.headers)) as http:

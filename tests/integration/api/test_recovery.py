@@ -117,7 +117,7 @@ async def test_a_whole_life_is_taken_back(
     own_harness: Harness, empty: Database, newest_agent_first: bool
 ) -> None:
     harness = own_harness
-    await harness.kill()
+    await harness.process.kill()
     await harness.start(KEEP_DEPLOYMENTS=str(KEEP))
     await live(harness, harness.user())
     facts = own_facts(harness.dsn)

@@ -35,7 +35,7 @@ COMMANDS = Commands(longest_call_ms=60_000)
 @pytest.fixture
 async def impatient(own_harness: Harness) -> Harness:
     """An api that sends again soon."""
-    await own_harness.kill()
+    await own_harness.process.kill()
     await own_harness.start(RESEND_AFTER_S="0.3", KEEP_DEPLOYMENTS="1")
     return own_harness
 

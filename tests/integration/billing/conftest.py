@@ -27,8 +27,8 @@ from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.clock import now_ms
 
 from tests.support.deadline import eventually
+from tests.support.facts import envelope
 from tests.support.service import ServiceProcess, service
-from tests.support.stating import envelope
 
 AT_MS = now_ms()
 PERIOD = period_key(AT_MS)

@@ -1,7 +1,6 @@
 """An installation around its deployers: what the api would say, what came of it, the edge."""
 
 import itertools
-import os
 import secrets
 import subprocess
 import sys
@@ -42,6 +41,7 @@ from webhost_local.ports import free_port
 
 from tests.support.deadline import eventually
 from tests.support.edge import Edge
+from tests.support.service import environment
 
 ENDED = (DeploymentSucceeded, DeploymentFailed, DeploymentTornDown)
 DEPLOY_S = 40.0
@@ -75,13 +75,10 @@ class Harness:
         self._api = httpx.AsyncClient(
             base_url=edge.api_base_url, headers={"Authorization": f"Bearer {edge.api_token}"}
         )
-        self.env = {
-            "PATH": os.environ["PATH"],
-            "WEBHOST_LOCAL_STACK": "true",
+        self.env = environment(dsn, nats_url) | {
+            "LOG_LEVEL": "info",
             "WEBHOST_INSTALLATION_ID": self.installation_id,
             "WEBHOST_CRASH_FILE": str(self.crash_file),
-            "NATS_URL": nats_url,
-            "DATABASE_URL": dsn,
             "CLOUDFLARE_ACCOUNT_ID": edge.account_id,
             "CLOUDFLARE_API_TOKEN": edge.api_token,
             "CLOUDFLARE_API_BASE_URL": edge.api_base_url,

@@ -1,11 +1,7 @@
 """What a gateway stands between: bus, database, issuer, a Worker; and the gateway processes."""
 
-import asyncio
 import io
-import os
 import secrets
-import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,14 +29,12 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import base64url
-from webhost_local.child import tied_to_parent
-from webhost_local.ports import free_port
 
 from tests.integration.gateway.worker import Worker
 from tests.support.deadline import eventually
-from tests.support.facts import deployment_started
+from tests.support.facts import deployment_started, envelope, publish
 from tests.support.issuer import TestIssuer
-from tests.support.stating import envelope, state
+from tests.support.service import ServiceProcess, environment
 
 TIERS = """
 [free]
@@ -81,23 +75,7 @@ class Agent:
     versions: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass
-class Gateway:
-    """One gateway process."""
-
-    url: str
-    ops_url: str
-    process: asyncio.subprocess.Process
-    crash_file: Path
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-
-    async def stop(self) -> int:
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(15):
-            return await self.process.wait()
+Gateway = ServiceProcess
 
 
 @dataclass
@@ -115,52 +93,24 @@ class Harness:
     client: aiohttp.ClientSession
     gateways: list[Gateway] = field(default_factory=list)
 
-    @property
-    def _env(self) -> dict[str, str]:
+    async def start(self, **env: str) -> Gateway:
+        """Start a gateway and return once it is ready."""
         tiers = self.directory / "tiers.toml"
         tiers.write_text(TIERS)
-        return {
-            "PATH": os.environ["PATH"],
-            "WEBHOST_LOCAL_STACK": "true",
-            "WEBHOST_INSTALLATION_ID": "test",
-            "NATS_URL": self.nats_url,
-            "DATABASE_URL": self.dsn,
+        own = {
             "JWT_ISSUER": self.issuer.url,
             "INVOKE_PRIVATE_KEYS": f"k1:{base64url(self.key.private_bytes_raw())}",
             "WORKERS_CONNECT_TO": self.worker_url.removeprefix("http://"),
             "CORS_ALLOWED_ORIGINS": "https://app.example",
             "WEBHOST_TIERS_FILE": str(tiers),
+            "WEBHOST_CRASH_FILE": str(self.directory / f"crash-{len(self.gateways)}"),
             "LOG_LEVEL": "warning",
         }
-
-    async def start(self, **env: str) -> Gateway:
-        """Start a gateway and return once it is ready."""
-        listen, ops = (f"127.0.0.1:{free_port()}" for _ in range(2))
-        crash_file = self.directory / f"crash-{len(self.gateways)}"
-        own = {"LISTEN": listen, "OPS_LISTEN": ops, "WEBHOST_CRASH_FILE": str(crash_file)}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "webhost_gateway",
-            env=self._env | own | env,
-            preexec_fn=tied_to_parent(),
-        )
-        gateway = Gateway(f"http://{listen}", f"http://{ops}", process, crash_file)
+        known = environment(self.dsn, self.nats_url, **(own | env))
+        gateway = Gateway("webhost_gateway", known, self.client)
         self.gateways.append(gateway)
-
-        async def ready() -> bool:
-            assert process.returncode is None, "the gateway ended"
-            return await self.ready(gateway)
-
-        await eventually(ready, "the gateway to be ready", seconds=20)
+        await gateway.start()
         return gateway
-
-    async def ready(self, gateway: Gateway) -> bool:
-        try:
-            async with self.client.get(f"{gateway.ops_url}/readyz") as response:
-                return response.status == 200
-        except aiohttp.ClientError:
-            return False
 
     async def tell(self, agent: Agent, fact: Event) -> None:
         """Publish the agent's, its deployment's or its user's next fact."""
@@ -172,7 +122,9 @@ class Harness:
         }[kind]
         version = agent.versions[aggregate_id] = agent.versions.get(aggregate_id, 0) + 1
         subject = subjects.event(agent.user_id, kind, aggregate_id)
-        await state(self.bus, subject, envelope(agent.user_id, aggregate_id, fact, version=version))
+        await publish(
+            self.bus, subject, envelope(agent.user_id, aggregate_id, fact, version=version)
+        )
 
     async def deploy(self, agent: Agent, deployment_id: str, invoke_url: str | None = None) -> None:
         """Publish a deployment's success. The pointer stays where it is."""
@@ -291,6 +243,4 @@ async def ended(harness: Harness) -> AsyncIterator[Harness]:
         yield harness
     finally:
         for gateway in harness.gateways:
-            if gateway.process.returncode is None:
-                gateway.kill()
-            await gateway.process.wait()
+            await gateway.kill()

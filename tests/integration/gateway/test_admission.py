@@ -135,7 +135,7 @@ async def test_a_call_under_a_dead_gateway_counts_once(
         # The relay is either gateway's.
         dead = await the_dead_one(dying, other)
     async with asyncio.timeout(10):
-        assert await dead.process.wait() == -9
+        assert await dead.died() == -9
     survivor = other if dead is dying else dying
     survivor.crash_file.unlink(missing_ok=True)
     assert len(harness.worker.calls) == reached
@@ -165,7 +165,7 @@ async def the_dead_one(*gateways: Gateway) -> Gateway:
     dead: list[Gateway] = []
 
     async def one_is() -> bool:
-        dead.extend(g for g in gateways if g.process.returncode is not None)
+        dead.extend(g for g in gateways if not g.running)
         return bool(dead)
 
     await eventually(one_is, "one of the gateways to die")
@@ -178,8 +178,7 @@ async def test_a_restarted_gateway_finds_its_routes_and_quotas(own_harness: Harn
     agent = await harness.agent("small")
     await harness.until_answers(gateway, agent)
     await harness.until_facts(agent, 1)
-    gateway.kill()
-    await gateway.process.wait()
+    await gateway.kill()
     gateway = await harness.start()
     assert await at_once(harness, [gateway], agent, 30) == {"200": 19, "requests": 11}
 
@@ -231,12 +230,12 @@ async def test_a_call_that_outlives_its_gateways_lease_counts_once(own_harness: 
     harness.worker.behaviour = behave
     call = asyncio.create_task(harness.invoke(frozen, agent))
     await arrived.wait()
-    frozen.process.send_signal(signal.SIGSTOP)
+    frozen.send_signal(signal.SIGSTOP)
     assert [fact.outcome for fact in await harness.until_facts(agent, 1)] == ["unknown"]
     await until_quota(harness, agent, 1, 0)
 
     thawed.set()
-    frozen.process.send_signal(signal.SIGCONT)
+    frozen.send_signal(signal.SIGCONT)
     assert (await call)[0] == 200
     await harness.until_answers(frozen, agent)
     facts = await harness.until_facts(agent, 2)

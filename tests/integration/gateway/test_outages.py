@@ -82,7 +82,7 @@ async def test_the_database_goes_away_under_a_call(frail: Harness, postgres: Pos
         assert await unavailable(harness, gateway, agent)
 
         async def unready() -> bool:
-            return not await harness.ready(gateway)
+            return not await gateway.ready()
 
         await eventually(unready, "the gateway to be unready")
     finally:
@@ -170,14 +170,14 @@ async def test_a_gateway_that_stood_still_reaps_nobody_at_once(frail: Harness) -
     await harness.until_facts(agent, 1)
     held = await a_held_call(harness, second, agent)
     for gateway in (first, second):
-        gateway.process.send_signal(signal.SIGSTOP)
+        gateway.send_signal(signal.SIGSTOP)
     try:
         await asyncio.sleep(2 * LEASE_S)
-        first.process.send_signal(signal.SIGCONT)
+        first.send_signal(signal.SIGCONT)
         await asyncio.sleep(LEASE_S / 3)
     finally:
         for gateway in (first, second):
-            gateway.process.send_signal(signal.SIGCONT)
+            gateway.send_signal(signal.SIGCONT)
     await harness.until_answers(first, await harness.agent("narrow"))
     await all_succeed(harness, (agent, held))
 
@@ -200,7 +200,7 @@ async def the_bus_goes_away(harness: Harness, nats: Nats) -> None:
             return await unavailable(harness, gateway, agent)
 
         await eventually(refused, "the gateway to refuse")
-        assert not await harness.ready(gateway)
+        assert not await gateway.ready()
     finally:
         nats.start()
     await harness.until_answers(gateway, agent)

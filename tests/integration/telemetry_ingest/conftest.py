@@ -15,10 +15,9 @@ from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import MasterKeys, base64url
 
-from tests.support.facts import deployment_started
+from tests.support.facts import deployment_started, envelope, publish
 from tests.support.infra import Nats
 from tests.support.service import ServiceProcess, service
-from tests.support.stating import envelope, state
 
 MASTER = secrets.token_bytes(32)
 KEYS = MasterKeys({1: MASTER})
@@ -65,7 +64,9 @@ class Edge:
         """State that the deployment's work began."""
         fact = deployment_started(deployment.agent_id)
         subject = subjects.event(deployment.user_id, "deployment", deployment.deployment_id)
-        await state(self.bus, subject, envelope(deployment.user_id, deployment.deployment_id, fact))
+        await publish(
+            self.bus, subject, envelope(deployment.user_id, deployment.deployment_id, fact)
+        )
 
     async def post(
         self,

@@ -5,7 +5,7 @@ from webhost_api.commands import TEARDOWN_MARGIN_MS, Commands, subject_of
 from webhost_contracts.commands import Deploy, TearDown, TearDownAgent
 from webhost_contracts.events import AgentDisabled, DeploymentRetired, Event
 
-from tests.support.stating import envelope
+from tests.support.facts import envelope
 from tests.unit.api.builders import ARTIFACT, DELETED, requested
 
 COMMANDS = Commands(longest_call_ms=60_000)

@@ -6,7 +6,7 @@ from webhost_billing.model import invocation_key, usage_report_of
 from webhost_contracts import ids
 from webhost_contracts.events import InvocationFinished, TelemetryAccepted, TierChanged
 
-from tests.support.stating import envelope
+from tests.support.facts import envelope
 
 USER = ids.user_id("test", "a")
 TIERS = ("free", "pro")

@@ -5,7 +5,7 @@ from webhost_billing.provenance import objection
 from webhost_contracts import ids, subjects
 from webhost_contracts.events import Event, InvocationFinished, TelemetryAccepted
 
-from tests.support.stating import envelope
+from tests.support.facts import envelope
 
 USER = ids.user_id("test", "a")
 PARTITION = subjects.partition_of(USER)

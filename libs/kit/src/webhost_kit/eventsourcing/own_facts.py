@@ -132,6 +132,8 @@ class OwnFacts:
                     raise Unavailable("The database was restarted; comparing again.")
                 checkpoint = await read_checkpoint(connection, self.projector.name)
             await self.projector.verify(checkpoint)
+            if (problem := self.projector.check() or "").startswith("halted"):
+                raise StreamDiverged(problem)
             if last == 0 or (checkpoint is not None and checkpoint.sequence >= last):
                 return
             await asyncio.sleep(POLL_S)
