@@ -1,14 +1,15 @@
 """What billing does with a request.
 
-Consumes: requests about usage; an operator's order to put a user on a tier.
+Consumes: requests about usage; an operator's request to put a user on a tier.
 Emits: `account.tier_changed.v1`. Guarantees: fact, row and outbox entry are one transaction.
 On replay: a user who is on that tier already stays there, and no fact is stated.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts.events import TierChanged
+from webhost_contracts.events import Event
 from webhost_contracts.rpc import (
     RecentEventsReply,
     RecentEventsRequest,
@@ -18,11 +19,14 @@ from webhost_contracts.rpc import (
     UsageRequest,
 )
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.aggregates import Aggregate
 from webhost_kit.eventsourcing.facts import Fact
-from webhost_kit.eventsourcing.store import EventMetadata, append
+from webhost_kit.eventsourcing.store import EventMetadata
 
 from webhost_billing import decisions, queries
 from webhost_billing.decisions import Account, Refused
+
+ACCOUNTS = Aggregate(decisions.evolve, queries.save_account)
 
 
 class Handlers:
@@ -45,22 +49,13 @@ class Handlers:
     async def set_tier(self, request: SetTierRequest) -> SetTierReply:
         """Put a user on a tier, or say why not."""
 
+        def decide(account: Account) -> Sequence[Event]:
+            return decisions.set_tier(account, request.tier, request.operator, self._tiers)
+
         async def work(connection: AsyncConnection) -> SetTierReply:
-            account = await queries.account(connection, request.user_id)
-            events = decisions.set_tier(
-                account, request.user_id, request.tier, request.operator, self._tiers
-            )
-            if events:
-                await append(
-                    connection,
-                    request.user_id,
-                    request.user_id,
-                    account.version,
-                    events,
-                    EventMetadata(actor=f"operator:{request.operator}"),
-                )
-                state = Account(account.version + len(events), request.tier)
-                await queries.put_account(connection, request.user_id, state)
+            metadata = EventMetadata(actor=f"operator:{request.operator}")
+            load = partial(queries.account, user_id=request.user_id)
+            await ACCOUNTS.handle(connection, load, decide, metadata)
             return SetTierReply(tier=request.tier)
 
         try:
@@ -71,6 +66,6 @@ class Handlers:
 
 async def recover(connection: AsyncConnection, fact: Fact) -> None:
     """Make the account what this fact says, which the database lacked after a restore."""
-    if isinstance(fact.event, TierChanged):
-        state = Account(fact.envelope.version, fact.event.tier)
-        await queries.put_account(connection, fact.envelope.user_id, state)
+    account = await queries.account(connection, fact.envelope.user_id)
+    after = decisions.evolve(account, fact.envelope, fact.event)
+    await queries.save_account(connection, account, after)

@@ -70,15 +70,15 @@ async def account(connection: AsyncConnection, user_id: str) -> Account:
     """Return what was decided about a user so far."""
     query = sa.select(accounts.c.version, accounts.c.tier).where(accounts.c.user_id == user_id)
     row = (await connection.execute(query)).one_or_none()
-    return Account() if row is None else Account(row.version, row.tier)
+    return Account(user_id) if row is None else Account(user_id, row.version, row.tier)
 
 
-async def put_account(connection: AsyncConnection, user_id: str, state: Account) -> None:
+async def save_account(connection: AsyncConnection, _: Account, after: Account) -> None:
     """Write what was decided about a user."""
-    values = {"version": state.version, "tier": state.tier}
+    values = {"version": after.version, "tier": after.tier}
     await connection.execute(
         insert(accounts)
-        .values(user_id=user_id, **values)
+        .values(user_id=after.user_id, **values)
         .on_conflict_do_update(index_elements=["user_id"], set_=values)
     )
 

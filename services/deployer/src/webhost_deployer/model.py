@@ -115,6 +115,11 @@ class AgentTeardown(Wire, frozen=True, kw_only=True):
     version: int = 0
     finished: bool = False
 
+    @property
+    def id(self) -> str:
+        """Return the id that its facts have."""
+        return self.agent_id
+
 
 def evolve(state: Deployment | None, envelope: Envelope, event: Event) -> Deployment:
     """Return what a fact makes of the deployment; the first one makes it."""

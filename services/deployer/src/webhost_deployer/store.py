@@ -11,13 +11,13 @@ from sqlalchemy import and_, exists, func, not_, or_, select, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.base import Event
-from webhost_kit.eventsourcing.store import EventMetadata, append
+from webhost_kit.eventsourcing.aggregates import Aggregate
+from webhost_kit.eventsourcing.store import EventMetadata
 
 from webhost_deployer import saga
 from webhost_deployer.model import (
     FINAL,
     AgentTeardown,
-    Cause,
     Deployment,
     Phase,
     evolve,
@@ -86,12 +86,7 @@ async def record(
 
     Raises VersionConflict when another decision was recorded first.
     """
-    metadata = _metadata(state.cause, at_ms)
-    envelopes = await append(connection, state.id, state.user_id, state.version, events, metadata)
-    for envelope, event in zip(envelopes, events, strict=True):
-        state = evolve(state, envelope, event)
-    await save(connection, state)
-    return state
+    return (await _DEPLOYMENTS.append(connection, state, events, _metadata(state, at_ms))).state
 
 
 async def teardown_of(connection: AsyncConnection, agent_id: str) -> AgentTeardown | None:
@@ -122,15 +117,12 @@ async def record_teardown(
 
     Raises VersionConflict when it was recorded before.
     """
-    (envelope,) = await append(
-        connection,
-        state.agent_id,
-        state.user_id,
-        state.version,
-        [event],
-        _metadata(state.cause, at_ms),
-    )
-    await save_teardown(connection, evolve_teardown(state, envelope, event), at_ms)
+
+    async def save_due(connection: AsyncConnection, _: AgentTeardown, after: AgentTeardown) -> None:
+        await save_teardown(connection, after, at_ms)
+
+    teardowns = Aggregate(evolve_teardown, save_due)
+    await teardowns.append(connection, state, [event], _metadata(state, at_ms))
 
 
 async def postpone_purge(
@@ -184,11 +176,18 @@ async def due_purge(
     return None if row is None else (msgspec.convert(row.state, AgentTeardown), row.tries)
 
 
-def _metadata(cause: Cause, at_ms: int) -> EventMetadata:
+async def _save(connection: AsyncConnection, _: Deployment, after: Deployment) -> None:
+    await save(connection, after)
+
+
+_DEPLOYMENTS = Aggregate(evolve, _save)
+
+
+def _metadata(state: Deployment | AgentTeardown, at_ms: int) -> EventMetadata:
     return EventMetadata(
         actor=ACTOR,
-        request_id=cause.request_id,
-        traceparent=cause.traceparent,
-        causation_id=cause.causation_id,
+        request_id=state.cause.request_id,
+        traceparent=state.cause.traceparent,
+        causation_id=state.cause.causation_id,
         at_ms=at_ms,
     )

@@ -45,10 +45,10 @@ class Appended(Generic[S]):
 class Aggregate(Generic[S]):
     """One kind of aggregate: its pure fold, and how its state is written.
 
-    `evolve` gets a state, its next fact and the fact's time; `save` the states before and after.
+    `evolve` gets a state and its next fact; `save` the states before and after.
     """
 
-    evolve: Callable[[S, Event, int], S]
+    evolve: Callable[[S, Envelope, Event], S]
     save: Callable[[AsyncConnection, S, S], Awaitable[None]]
 
     async def handle(
@@ -79,7 +79,7 @@ class Aggregate(Generic[S]):
             connection, state.id, state.user_id, state.version, events, metadata
         )
         after = state
-        for event in events:
-            after = self.evolve(after, event, metadata.at_ms)
+        for envelope, event in zip(envelopes, events, strict=True):
+            after = self.evolve(after, envelope, event)
         await self.save(connection, state, after)
         return Appended(after, tuple(zip(events, envelopes, strict=True)))
