@@ -2,12 +2,15 @@
 
 import psycopg
 import pytest
-from webhost_contracts import subjects
+from webhost_billing.projection import checkpoint_name
+from webhost_contracts import maintenance, subjects
+from webhost_contracts.maintenance import ProjectionRequest, ReplayReply
 from webhost_contracts.rpc import SetTierReply, SetTierRequest
 from webhost_kit.bus import rpc
 from webhost_kit.bus.connection import Bus, connect
 
-from tests.integration.billing.conftest import ALICE, BOB
+from tests.integration.billing.conftest import ALICE, BOB, PERIOD, Billing, call
+from tests.integration.billing.test_usage import until_totals
 from tests.support.deadline import eventually
 from tests.support.service import service
 
@@ -49,3 +52,32 @@ async def test_accounts_are_folds_of_billings_own_facts(
         await put_on(bus, ALICE, "pro")
         assert sorted(row[-2] for row in rows(database_url)) == [1, 1, 2, 3]
     await bus.close()
+
+
+@pytest.mark.accept("A1")
+async def test_totals_go_on_when_usage_begins_again(billing: Billing) -> None:
+    await billing.tell(call(ALICE, 1), call(ALICE, 2))
+    before = await until_totals(billing, ALICE, 0, 200)
+    partition = subjects.partition_of(ALICE)
+    # What had not been put when the stream was lost, of somebody who makes no more calls.
+    billing.execute(f"INSERT INTO totals_due VALUES ({partition}, '{BOB}', '{PERIOD}', 1, 1000)")
+    info = await billing.bus.js.stream_info(subjects.USAGE)
+    await billing.bus.js.delete_stream(subjects.USAGE)
+    await billing.bus.js.add_stream(info.config)
+
+    async def halted() -> bool:
+        return not await billing.process.ready()
+
+    await eventually(halted, "billing to halt", seconds=20)
+    request = ProjectionRequest(projection=checkpoint_name(partition))
+    subject = maintenance.subject("billing", maintenance.REPLAY)
+    assert (await rpc.call(billing.bus, subject, request, ReplayReply)).refused is None
+
+    await billing.tell(call(ALICE, 3))
+    after = await until_totals(billing, ALICE, 0, 300)
+    assert (after.requests, after.newer_than(before)) == (3, True)
+
+    async def nothing_due() -> bool:
+        return billing.rows("SELECT * FROM totals_due") == []
+
+    await eventually(nothing_due, "every total to be put")

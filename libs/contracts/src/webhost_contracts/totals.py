@@ -1,7 +1,8 @@
 """A user's totals of one period, as billing keeps them in the totals bucket for the gateways.
 
-Absolute numbers, never differences. `generation` and `sequence` say which fold they are from, the
-sequence being that of the user's partition of USAGE: a reader never replaces totals by older ones.
+Absolute numbers, never differences. `generation`, `epoch` and `sequence` say which fold they are
+from: the sequence is that of the user's partition of USAGE, the epoch counts how often an operator
+let the partition begin again. A reader never replaces totals by older ones.
 """
 
 from webhost_contracts.wire import Wire
@@ -16,12 +17,14 @@ class Totals(Wire, frozen=True, kw_only=True):
     tokens: int
     compute_ms: int
     generation: int
+    epoch: int = 0
     sequence: int
     requests: int = 0
 
     def newer_than(self, other: "Totals | None") -> bool:
         """Say whether these totals are from a later fold than `other`."""
-        return other is None or (self.generation, self.sequence) > (
-            other.generation,
-            other.sequence,
-        )
+        return other is None or self._place > other._place
+
+    @property
+    def _place(self) -> tuple[int, int, int]:
+        return self.generation, self.epoch, self.sequence

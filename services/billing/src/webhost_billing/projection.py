@@ -5,12 +5,14 @@ Emits: users' totals (see `totals`), which are noted as due in the transaction o
 Guarantees: a partition's rows and its checkpoint are one transaction, so each fact counts once;
 the running processes share the partitions (see `webhost_kit.database.partitions`). The live
 generation is held for each batch, so a rebuild swaps between two batches and never inside one.
-On replay: a side of an invocation that was known already changes nothing.
+On replay (the stream was lost, and begins again): a side of an invocation that was known already
+changes nothing; totals get a new epoch, since their sequences begin again.
 """
 
 import asyncio
 from collections.abc import Sequence
 
+import sqlalchemy as sa
 import structlog
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,6 +30,7 @@ from webhost_kit.tasks import run_together
 from webhost_billing import generations, statements
 from webhost_billing.charging import Rules
 from webhost_billing.model import TYPES
+from webhost_billing.tables import totals_due
 from webhost_billing.totals import TotalsPublisher
 from webhost_billing.usage import fold_into, usage_reports
 
@@ -120,6 +123,11 @@ class UsageProjection:
                 },
             )
 
+        async def reset(connection: AsyncConnection) -> None:
+            # The rows stay. What is due of them is put with the sequences that begin again.
+            due = sa.update(totals_due).where(totals_due.c.partition == partition)
+            await connection.execute(due.values(sequence=0))
+
         return Projector(
             checkpoint_name(partition),
             self._database,
@@ -129,6 +137,7 @@ class UsageProjection:
             TYPES,
             fold,
             committed=self._totals[partition].wake,
+            reset=reset,
             batch_size=BATCH,
             share=f"share {SHARE}",
         )

@@ -82,6 +82,7 @@ CURRENT_ARE_DUE = sa.text(
 READ_DUE = sa.text(
     """
     SELECT d.user_id, d.period_key, g.live,
+        coalesce((SELECT epoch FROM checkpoints WHERE name = :checkpoint), 0) AS epoch,
         coalesce((SELECT sequence FROM checkpoints WHERE name = :checkpoint), 0) AS sequence,
         coalesce(sum(u.llm_tokens), 0) AS tokens, coalesce(sum(u.compute_ms), 0) AS compute_ms,
         coalesce(sum(u.requests), 0) AS requests

@@ -96,6 +96,7 @@ class TotalsPublisher:
                         compute_ms=int(row.compute_ms),
                         requests=int(row.requests),
                         generation=row.live,
+                        epoch=row.epoch,
                         sequence=row.sequence,
                     ),
                 )
