@@ -100,18 +100,19 @@ class OwnFacts:
         await run_together(self.projector.run(), self._verify())
 
     async def _verify(self) -> None:
-        compared_at = 0.0
+        checked_at = 0.0
         while True:
             try:
                 incarnation, reconnects = await self._incarnation(), self._bus.reconnects
                 if incarnation != self._database.verified:
                     self._database.verified = NOTHING_VERIFIED
-                if not self._settled or monotonic() - compared_at > AGAIN_S:
+                if not self._settled:
                     await self._compared(incarnation)
-                    compared_at = monotonic()
-                    if not self._settled:
-                        log.info("own facts compared with the stream", incarnation=incarnation)
                     self._database.verified, self._reconnects = incarnation, reconnects
+                    log.info("own facts compared with the stream", incarnation=incarnation)
+                elif monotonic() - checked_at > AGAIN_S:
+                    await self._checkpoint(incarnation)
+                    checked_at = monotonic()
             except StreamDiverged as error:
                 if self._database.verified != NOTHING_VERIFIED:
                     log.error("own facts differ from the stream", reason=str(error))
@@ -126,17 +127,19 @@ class OwnFacts:
         Raises StreamDiverged where the stream is not the one that was folded.
         """
         last = max([await self._last_sequence(pattern) for pattern in self._filters])
-        while True:
-            async with self._database.transaction() as connection:
-                if _incarnation_of(connection) != incarnation:
-                    raise Unavailable("The database was restarted; comparing again.")
-                checkpoint = await read_checkpoint(connection, self.projector.name)
-            await self.projector.verify(checkpoint)
-            if (problem := self.projector.check() or "").startswith("halted"):
-                raise StreamDiverged(problem)
-            if last == 0 or (checkpoint is not None and checkpoint.sequence >= last):
-                return
+        while await self._checkpoint(incarnation) < last:  # noqa: ASYNC110 - moved elsewhere
             await asyncio.sleep(POLL_S)
+
+    async def _checkpoint(self, incarnation: str) -> int:
+        """Return up to where own facts are compared. Raises StreamDiverged as `_compared`."""
+        async with self._database.transaction() as connection:
+            if _incarnation_of(connection) != incarnation:
+                raise Unavailable("The database was restarted; comparing again.")
+            checkpoint = await read_checkpoint(connection, self.projector.name)
+        await self.projector.verify(checkpoint)
+        if (problem := self.projector.check() or "").startswith("halted"):
+            raise StreamDiverged(problem)
+        return checkpoint.sequence if checkpoint else 0
 
     async def _incarnation(self) -> str:
         async with self._database.transaction() as connection:
