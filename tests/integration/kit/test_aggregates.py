@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts.events import AgentCreated, AgentUpdated, Event
+from webhost_contracts.events import AgentCreated, AgentUpdated, Envelope, Event
 from webhost_kit.eventsourcing.aggregates import Aggregate, Appended
 from webhost_kit.eventsourcing.store import EventMetadata
 
@@ -27,7 +27,7 @@ async def load(connection: AsyncConnection) -> Named:
     return Named("agt_1") if row is None else Named(row.id, "usr_1", row.seen, row.name)
 
 
-def evolve(state: Named, event: Event, _at_ms: int) -> Named:
+def evolve(state: Named, _envelope: Envelope, event: Event) -> Named:
     assert isinstance(event, AgentCreated | AgentUpdated)
     return replace(state, version=state.version + 1, name=event.name)
 
