@@ -1,69 +1,56 @@
-"""What every service test stands on: one database, one bus, what is stated and what comes of it.
+"""What every service test stands on: one database, one bus, the service's processes.
 
-A service's own harness has a `Harness` and adds the service's process and its calls. `given`
-states facts as their owners would; `stated` and `until_stated` look at what a service stated.
+A service's own harness is a `Harness` with that service's calls: `given` the facts of others,
+when the service is called or sent a command, then what it states and what its database holds.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+import aiohttp
 from sqlalchemy import text
-from webhost_contracts import subjects
-from webhost_contracts.events import Envelope
 from webhost_contracts.events.base import Event
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.database.engine import Database
 
 from tests.support import facts
 from tests.support.deadline import eventually
-from tests.support.service import ServiceProcess, service
-
-Stated = tuple[Envelope, Event]
+from tests.support.service import ServiceProcess, environment
 
 
+@dataclass(kw_only=True)
 class Harness:
-    """A database and a bus of a test's own, and what can be seen on both."""
+    """A database and a bus of a test's own, what can be seen on both, and who works on them."""
 
-    def __init__(self, dsn: str, nats_url: str, database: Database, bus: Bus) -> None:
-        self.dsn = dsn
-        self.nats_url = nats_url
-        self.database = database
-        self.bus = bus
+    dsn: str
+    nats_url: str
+    database: Database
+    bus: Bus
+    http: aiohttp.ClientSession
+    processes: list[ServiceProcess] = field(default_factory=list)
 
-    def service(self, module: str, **env: str) -> AbstractAsyncContextManager[ServiceProcess]:
-        """This service's process on our database and bus, for a block."""
-        return service(module, self.dsn, self.nats_url, **env)
+    def process(self, module: str, **env: str) -> ServiceProcess:
+        """A process of this service, not started yet; it ends with the harness at the latest."""
+        process = ServiceProcess(module, environment(self.dsn, self.nats_url, **env), self.http)
+        self.processes.append(process)
+        return process
 
-    async def given(self, subject: str, *envelopes: Envelope) -> None:
-        """State these facts in this order; return when all are stored."""
-        for envelope in envelopes:
-            await facts.publish(self.bus, subject, envelope)
+    async def close(self) -> None:
+        """Kill every process; close what is open."""
+        for process in self.processes:
+            await process.kill()
+        await self.bus.close()
+        await self.database.close()
 
-    async def stated(
-        self, types: Mapping[str, type[Event]], pattern: str = subjects.ALL_EVENTS
-    ) -> list[Stated]:
-        """Everything of these types on EVENTS, in order."""
-        return await facts.on_stream(self.bus, subjects.EVENTS, pattern, types)
-
-    async def until_stated(
-        self,
-        types: Mapping[str, type[Event]],
-        holds: Callable[[Sequence[Stated]], bool],
-        what: str,
-        *,
-        seconds: float = 20,
-    ) -> list[Stated]:
-        """Return what was stated of these types, once it is as it has to be."""
-        found: list[Stated] = []
-
-        async def as_wanted() -> bool:
-            found[:] = await self.stated(types)
-            return holds(found)
-
-        await eventually(as_wanted, what, seconds=seconds)
-        return found
+    async def given(
+        self, user_id: str, aggregate_id: str, event: Event, *, version: int = 1
+    ) -> None:
+        """State a fact in the name of its owner; return when it is stored."""
+        stated = facts.envelope(user_id, aggregate_id, event, version=version)
+        await facts.publish(self.bus, event.published_on(user_id, aggregate_id), stated)
 
     async def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
         async with self.database.transaction() as connection:
@@ -91,16 +78,19 @@ class Harness:
         await eventually(holds, what, seconds=seconds)
 
 
+H = TypeVar("H", bound=Harness)
+
+
 @asynccontextmanager
-async def running_harness(dsn: str, nats_url: str) -> AsyncIterator[Harness]:
-    """A harness on this database and bus, connected until the block ends."""
-    database = Database(dsn)
-    bus = await connect(nats_url, "test")
-    try:
-        yield Harness(dsn, nats_url, database, bus)
-    finally:
-        await bus.close()
-        await database.close()
+async def running(kind: type[H], dsn: str, nats_url: str, **fields: Any) -> AsyncGenerator[H]:
+    """A harness of this kind on this database and bus, until the block ends."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        database, bus = Database(dsn), await connect(nats_url, "test")
+        harness = kind(dsn=dsn, nats_url=nats_url, database=database, bus=bus, http=http, **fields)
+        try:
+            yield harness
+        finally:
+            await harness.close()
 
 
 @asynccontextmanager

@@ -3,10 +3,10 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import aiohttp
 from webhost_local.child import tied_to_parent
@@ -36,13 +36,22 @@ def environment(dsn: str, nats_url: str, **env: str) -> dict[str, str]:
 class ServiceProcess:
     """A process of `python -m <module>`, which can be killed and started again.
 
-    With WEBHOST_CRASH_FILE in `env`, a crash point that is written there ends it.
+    With WEBHOST_CRASH_FILE in `env`, a crash point that is written there ends it. As a context
+    manager it is ready inside the block, and killed behind it.
     """
 
     module: str
     env: dict[str, str]
     client: aiohttp.ClientSession
+    log: Path | None = None
     process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
 
     @property
     def url(self) -> str:
@@ -62,10 +71,19 @@ class ServiceProcess:
 
     async def start(self) -> None:
         """Start it; returns when it says that it is ready."""
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", self.module, env=self.env, preexec_fn=tied_to_parent()
-        )
+        await self.launch()
         await self.until_ready()
+
+    async def launch(self) -> None:
+        """Start it, and wait for nothing. What it logs goes to `log`, where there is one."""
+        with ExitStack() as stack:
+            log = stack.enter_context(self.log.open("ab")) if self.log else None
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", self.module),
+                env=self.env,
+                stderr=log,
+                preexec_fn=tied_to_parent(),
+            )
 
     async def until_ready(self) -> None:
         async def ready() -> bool:
@@ -104,17 +122,3 @@ class ServiceProcess:
         assert self.process is not None
         async with asyncio.timeout(READY_S):
             return await self.process.wait()
-
-
-@asynccontextmanager
-async def service(
-    module: str, dsn: str, nats_url: str, **env: str
-) -> AsyncIterator[ServiceProcess]:
-    """A service on this database and bus, ready; killed behind the block."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
-        running = ServiceProcess(module, environment(dsn, nats_url, **env), client)
-        try:
-            await running.start()
-            yield running
-        finally:
-            await running.kill()

@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
-from webhost_kit.bus.connection import connect
 
 from tests.integration.api.harness import Harness, User
+from tests.support.harness import running
 from tests.support.infra import Nats, Postgres
 from tests.support.issuer import running_issuer
 
@@ -17,18 +16,15 @@ from tests.support.issuer import running_issuer
 async def running_harness(
     nats: Nats, postgres: Postgres, directory: Path
 ) -> AsyncIterator[Harness]:
-    dsn, nats_url = postgres.create_database(), nats.new_account()
-    bus = await connect(nats_url, "test")
+    dsn = postgres.create_database()
     try:
-        async with running_issuer() as issuer, aiohttp.ClientSession() as client:
-            harness = Harness(dsn, nats_url, bus, issuer, directory, client)
-            try:
-                await harness.start()
-                yield harness
-            finally:
-                await harness.close()
+        async with (
+            running_issuer() as issuer,
+            running(Harness, dsn, nats.new_account(), issuer=issuer, directory=directory) as it,
+        ):
+            await it.start()
+            yield it
     finally:
-        await bus.close()
         postgres.drop_database(dsn)
 
 

@@ -9,18 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import httpx
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.commands import Command
 from webhost_contracts.events import Event
 from webhost_contracts.events.base import Envelope
-from webhost_kit.bus.connection import Bus
 
+from tests.support import harness
 from tests.support.deadline import eventually
-from tests.support.facts import envelope, publish
 from tests.support.issuer import TestIssuer
-from tests.support.service import ServiceProcess, environment
+from tests.support.service import environment
 
 ORIGIN = "https://app.example"
 
@@ -48,20 +46,16 @@ class User:
         return ok(await self.http.get(f"/v1/deployments/{deployment_id}"))["deployment"]
 
 
-@dataclass
-class Harness:
-    """The process under test and everything around it. `crash_file` asks for a crash point."""
+@dataclass(kw_only=True)
+class Harness(harness.Harness):
+    """The api's process and everything around it. `crash_file` asks for a crash point."""
 
-    dsn: str
-    nats_url: str
-    bus: Bus
     issuer: TestIssuer
     directory: Path
-    client_of_process: aiohttp.ClientSession
     clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.process = ServiceProcess("webhost_api", {}, self.client_of_process)
+        self.service = self.process("webhost_api")
 
     @property
     def crash_file(self) -> Path:
@@ -74,8 +68,8 @@ class Harness:
             "JWT_ISSUER": self.issuer.url,
             "CORS_ALLOWED_ORIGINS": ORIGIN,
         }
-        self.process.env = environment(self.dsn, self.nats_url, **(own | env))
-        await self.process.start()
+        self.service.env = environment(self.dsn, self.nats_url, **(own | env))
+        await self.service.start()
 
     def user(self, subject: str | None = None, **claims: Any) -> User:
         """Return a user, by default a new one."""
@@ -86,20 +80,15 @@ class Harness:
 
     def client(self, **headers: str) -> httpx.AsyncClient:
         """Return a client with these headers; the harness closes it at its end."""
-        client = httpx.AsyncClient(base_url=self.process.url, headers=headers, timeout=20)
+        client = httpx.AsyncClient(base_url=self.service.url, headers=headers, timeout=20)
         self.clients.append(client)
         return client
 
     async def close(self) -> None:
-        """End the process and close every client."""
-        await self.process.kill()
+        """Kill the process; close what is open, every client included."""
+        await super().close()
         for client in self.clients:
             await client.aclose()
-
-    async def states(self, user_id: str, aggregate_id: str, version: int, event: Event) -> None:
-        """State a fact in the name of the service that owns its kind."""
-        subject = event.published_on(user_id, aggregate_id)
-        await publish(self.bus, subject, envelope(user_id, aggregate_id, event, version=version))
 
     async def command(self, verb: str, agent_id: str, kind: type[Command]) -> Any:
         """Return the last command of this kind to an agent's deployments, once it is there."""

@@ -15,7 +15,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 async def on_tier(harness: Harness, user: User, tier: str, version: int = 1) -> None:
     ok(await user.http.get("/v1/me"))
     event = TierChanged(tier=tier, previous_tier="free", source="operator")
-    await harness.states(user.id, user.id, version, event)
+    await harness.given(user.id, user.id, event, version=version)
 
     async def changed() -> bool:
         return ok(await user.http.get("/v1/me"))["user"]["tier"] == tier
@@ -183,7 +183,7 @@ async def test_agentcore_is_gated_by_tier(harness: Harness, user: User) -> None:
 async def test_an_older_tier_never_replaces_a_newer_one(harness: Harness, user: User) -> None:
     await on_tier(harness, user, "pro", version=2)
     old = TierChanged(tier="starter", previous_tier="free", source="operator")
-    await harness.states(user.id, user.id, 1, old)
+    await harness.given(user.id, user.id, old)
     await on_tier(harness, marker := harness.user(), "starter")  # folded behind the old fact
     await marker.http.aclose()
     assert ok(await user.http.get("/v1/me"))["user"]["tier"] == "pro"
@@ -192,7 +192,7 @@ async def test_an_older_tier_never_replaces_a_newer_one(harness: Harness, user: 
 async def test_a_tier_may_come_before_the_user(harness: Harness) -> None:
     user = harness.user()
     event = TierChanged(tier="starter", previous_tier="free", source="operator")
-    await harness.states(user.id, user.id, 1, event)
+    await harness.given(user.id, user.id, event)
 
     async def folded() -> bool:
         return ok(await user.http.get("/v1/me"))["user"]["tier"] == "starter"

@@ -42,7 +42,7 @@ async def until_status(user: User, deployment_id: str, *statuses: str) -> dict[s
 
 async def deployed(harness: Harness, user: User, agent_id: str, **fields: Any) -> dict[str, Any]:
     deployment = await user.deploy(agent_id, **fields)
-    await harness.states(user.id, deployment["id"], 4, succeeded(agent_id))
+    await harness.given(user.id, deployment["id"], succeeded(agent_id), version=4)
     return await until_status(user, deployment["id"], "active", "inactive")
 
 
@@ -121,7 +121,7 @@ async def test_a_failed_deploy_leaves_the_pointer(harness: Harness, user: User) 
     )
     failed = await user.deploy(agent["id"])
     fact = DeploymentFailed(agent_id=agent["id"], error=error)
-    await harness.states(user.id, failed["id"], 3, fact)
+    await harness.given(user.id, failed["id"], fact, version=3)
     failed = await until_status(user, failed["id"], "failed")
     assert failed["errorMessage"] == error.message
     assert failed["error"] == {
@@ -141,7 +141,7 @@ async def test_a_failed_deploy_leaves_the_pointer(harness: Harness, user: User) 
 
     good = await deployed(harness, user, agent["id"])
     again = await user.deploy(agent["id"])
-    await harness.states(user.id, again["id"], 3, fact)
+    await harness.given(user.id, again["id"], fact, version=3)
     await until_status(user, again["id"], "failed")
     now = await user.agent(agent["id"])
     assert (now["status"], now["activeDeploymentId"]) == ("active", good["id"])
@@ -169,7 +169,7 @@ async def test_old_good_deployments_are_retired_and_torn_down(harness: Harness, 
     path = f"/v1/agents/{agent['id']}/deployments/{made[1]['id']}/activate"
     ok(await user.http.post(path))
 
-    await harness.states(user.id, made[0]["id"], 5, DeploymentTornDown(agent_id=agent["id"]))
+    await harness.given(user.id, made[0]["id"], DeploymentTornDown(agent_id=agent["id"]), version=5)
     await until_status(user, made[0]["id"], "deleted")
 
 
@@ -185,12 +185,12 @@ async def test_deleting_ends_a_running_deploy(harness: Harness, user: User) -> N
     assert command.causation_id == fact.event_id
 
     # The deployer may have succeeded just before it heard of the deletion.
-    await harness.states(user.id, running["id"], 4, succeeded(agent["id"]))
+    await harness.given(user.id, running["id"], succeeded(agent["id"]), version=4)
     ended = await until_status(user, running["id"], "failed")
     assert ended["error"]["details"]["step"] == "delete"
     torn_down = DeploymentTornDown(agent_id=agent["id"])
-    await harness.states(user.id, running["id"], 5, torn_down)
-    await harness.states(user.id, first["id"], 5, torn_down)
+    await harness.given(user.id, running["id"], torn_down, version=5)
+    await harness.given(user.id, first["id"], torn_down, version=5)
     await until_status(user, first["id"], "deleted")
     assert (await user.deployment(running["id"]))["status"] == "failed"
 
@@ -199,8 +199,8 @@ async def test_an_old_fact_changes_nothing(harness: Harness, user: User) -> None
     agent = await user.create()
     deployment = await deployed(harness, user, agent["id"])
     error = DeploymentError(step="probe", message="late")
-    await harness.states(
-        user.id, deployment["id"], 3, DeploymentFailed(agent_id=agent["id"], error=error)
+    await harness.given(
+        user.id, deployment["id"], DeploymentFailed(agent_id=agent["id"], error=error), version=3
     )
     marker = await deployed(harness, user, agent["id"])  # folded behind the old fact
     assert marker["status"] == "active"
@@ -217,8 +217,8 @@ async def test_killed_before_the_pointer_flip_it_flips_after_the_restart(
     deployment = await user.deploy(agent["id"])
     await user.http.aclose()
     harness.crash_file.write_text("api.before_pointer_flip")
-    await harness.states(user.id, deployment["id"], 4, succeeded(agent["id"]))
-    await harness.process.died()
+    await harness.given(user.id, deployment["id"], succeeded(agent["id"]), version=4)
+    await harness.service.died()
     assert not harness.crash_file.exists()
 
     await harness.start()
@@ -240,7 +240,7 @@ async def test_killed_behind_a_deploy_request_the_command_still_goes_out(
     with pytest.raises(Exception, match=r"disconnect|Connection"):
         await user.http.post(path, json={}, headers=headers)
     await user.http.aclose()
-    await harness.process.died()
+    await harness.service.died()
 
     await harness.start()
     async with harness.client(**dict(user.http.headers)) as http:

@@ -146,7 +146,7 @@ async def test_killed_before_the_commit_a_retry_makes_the_same_id(own_harness: H
         async with harness.client(**headers) as http:
             with pytest.raises(httpx.TransportError):
                 await http.post("/v1/agents", content=body)
-        await harness.process.died()
+        await harness.service.died()
         await harness.start()
     with psycopg.connect(harness.dsn) as connection:
         query = "SELECT first_tried_at_ms FROM idempotency_claims WHERE user_id = %s"

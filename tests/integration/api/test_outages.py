@@ -18,7 +18,7 @@ async def test_without_the_database_requests_are_unavailable_and_then_well(
         assert problem(response, 503, "UNAVAILABLE")["retryable"] is True
     finally:
         postgres_server.start()
-        await harness.process.until_ready()
+        await harness.service.until_ready()
     assert await user.agent(agent["id"]) == agent
 
 
@@ -32,5 +32,5 @@ async def test_what_is_decided_without_the_bus_is_relayed_afterwards(
         agent = await user.create()
     finally:
         nats_server.start()
-        await harness.process.until_ready()
+        await harness.service.until_ready()
     await harness.fact(user.id, AgentCreated, agent["id"])

@@ -40,14 +40,14 @@ async def live(harness: Harness, user: User) -> None:
     path = f"/v1/agents/{agent_id}"
     made = [await deployed(harness, user, agent_id) for _ in range(KEEP + 1)]
     scheduled = DeploymentTeardownScheduled(agent_id=agent_id, not_before_ms=1)
-    await harness.states(user.id, made[0]["id"], 5, scheduled)
-    await harness.states(user.id, made[0]["id"], 6, DeploymentTornDown(agent_id=agent_id))
+    await harness.given(user.id, made[0]["id"], scheduled, version=5)
+    await harness.given(user.id, made[0]["id"], DeploymentTornDown(agent_id=agent_id), version=6)
     await until_status(user, made[0]["id"], "deleted")
     ok(await user.http.post(f"{path}/deployments/{made[1]['id']}/activate"))
     failing = await user.deploy(agent_id)
     error = DeploymentError(step="probe", message="no")
-    await harness.states(
-        user.id, failing["id"], 2, DeploymentFailed(agent_id=agent_id, error=error)
+    await harness.given(
+        user.id, failing["id"], DeploymentFailed(agent_id=agent_id, error=error), version=2
     )
     await until_status(user, failing["id"], "failed")
     ok(await user.http.patch(path, json={"name": "y"}))
@@ -56,9 +56,9 @@ async def live(harness: Harness, user: User) -> None:
 
     heir_id = (await user.create(name="x"))["id"]
     running = await user.deploy(heir_id)
-    await harness.states(user.id, running["id"], 1, deployment_started(heir_id))
+    await harness.given(user.id, running["id"], deployment_started(heir_id))
     ok(await user.http.delete(path))
-    await harness.states(user.id, agent_id, 1, TeardownStarted(agent_id=agent_id))
+    await harness.given(user.id, agent_id, TeardownStarted(agent_id=agent_id))
 
     async def folded() -> bool:
         query = "SELECT count(*) FROM agents WHERE state ? 'teardown_started'"
@@ -117,7 +117,7 @@ async def test_a_whole_life_is_taken_back(
     own_harness: Harness, empty: Database, newest_agent_first: bool
 ) -> None:
     harness = own_harness
-    await harness.process.kill()
+    await harness.service.kill()
     await harness.start(KEEP_DEPLOYMENTS=str(KEEP))
     await live(harness, harness.user())
     facts = own_facts(harness.dsn)

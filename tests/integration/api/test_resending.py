@@ -35,7 +35,7 @@ COMMANDS = Commands(longest_call_ms=60_000)
 @pytest.fixture
 async def impatient(own_harness: Harness) -> Harness:
     """An api that sends again soon."""
-    await own_harness.process.kill()
+    await own_harness.service.kill()
     await own_harness.start(RESEND_AFTER_S="0.3", KEEP_DEPLOYMENTS="1")
     return own_harness
 
@@ -70,10 +70,10 @@ async def test_a_lost_deploy_ends_well_all_the_same(impatient: Harness, database
     again = await impatient.command(DEPLOY, agent["id"], Deploy)
     assert again == first
 
-    await impatient.states(user.id, deployment["id"], 1, deployment_started(agent["id"]))
+    await impatient.given(user.id, deployment["id"], deployment_started(agent["id"]))
     await until_nothing_is_unstarted(impatient, database)
     assert (await user.deployment(deployment["id"]))["status"] == "deploying"
-    await impatient.states(user.id, deployment["id"], 2, succeeded(agent["id"]))
+    await impatient.given(user.id, deployment["id"], succeeded(agent["id"]), version=2)
     assert (await until_status(user, deployment["id"], "active"))["id"] == first.deployment_id
 
 
@@ -90,7 +90,7 @@ async def test_a_lost_teardown_is_sent_again_until_it_is_scheduled(
     assert await impatient.command(TEAR_DOWN, agent["id"], TearDown) == first
 
     scheduled = DeploymentTeardownScheduled(agent_id=agent["id"], not_before_ms=first.not_before_ms)
-    await impatient.states(user.id, old["id"], 5, scheduled)
+    await impatient.given(user.id, old["id"], scheduled, version=5)
     await until_nothing_is_unstarted(impatient, database)
 
 
@@ -105,7 +105,7 @@ async def test_a_lost_teardown_of_an_agent_is_sent_again_until_it_is_started(
     await lose_commands(impatient)
     assert await impatient.command(TEAR_DOWN_AGENT, agent["id"], TearDownAgent) == first
 
-    await impatient.states(user.id, agent["id"], 1, TeardownStarted(agent_id=agent["id"]))
+    await impatient.given(user.id, agent["id"], TeardownStarted(agent_id=agent["id"]))
     await until_nothing_is_unstarted(impatient, database)
 
 
@@ -140,6 +140,6 @@ async def test_what_the_deployer_never_started_but_ended_is_not_sent_again(
     agent = await user.create()
     deployment = await user.deploy(agent["id"])
     success = DeploymentSucceeded(agent_id=agent["id"], worker_name="w", invoke_url="https://w")
-    await impatient.states(user.id, deployment["id"], 2, success)
+    await impatient.given(user.id, deployment["id"], success, version=2)
     await until_status(user, deployment["id"], "active")
     await until_nothing_is_unstarted(impatient, database)

@@ -19,7 +19,7 @@ async def test_while_the_store_is_slow_no_lock_and_no_connection_is_held(
 ) -> None:
     harness = own_harness
     url = urlsplit(harness.nats_url)
-    await harness.process.kill()
+    await harness.service.kill()
     async with Proxy(url.port or 0) as proxy:
         netloc = f"{url.username}:{url.password}@127.0.0.1:{proxy.port}"
         await harness.start(NATS_URL=f"nats://{netloc}")

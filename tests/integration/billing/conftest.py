@@ -3,13 +3,12 @@
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
-import psycopg
 import pytest
 from nats.js.errors import KeyNotFoundError, NotFoundError
-from psycopg.rows import dict_row
 from webhost_billing.projection import checkpoint_name
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import Envelope, InvocationFinished, TelemetryAccepted
@@ -23,12 +22,12 @@ from webhost_contracts.rpc import (
 )
 from webhost_contracts.totals import Totals
 from webhost_kit.bus import rpc
-from webhost_kit.bus.connection import Bus, connect
+from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 
 from tests.support.deadline import eventually
 from tests.support.facts import envelope
-from tests.support.service import ServiceProcess, service
+from tests.support.harness import Harness, running
 
 AT_MS = now_ms()
 PERIOD = period_key(AT_MS)
@@ -79,20 +78,22 @@ async def send_packet(bus: Bus, subject: str, facts: Sequence[Envelope]) -> None
     await bus.js.publish(subject, body, headers={subjects.TYPE_HEADER: PACKET})
 
 
-@dataclass
-class Billing:
-    """The process, its bus and its database."""
+@dataclass(kw_only=True)
+class Billing(Harness):
+    """A billing process; `given_usage` is what its gateways and its ingest state."""
 
-    dsn: str
-    bus: Bus
-    process: ServiceProcess
+    directory: Path
 
-    async def tell(self, *facts: tuple[str, Envelope]) -> None:
+    def __post_init__(self) -> None:
+        crash_file = str(self.directory / "crash")
+        self.service = self.process("webhost_billing", WEBHOST_CRASH_FILE=crash_file)
+
+    async def given_folded(self, *facts: tuple[str, Envelope]) -> None:
         """State these facts, in this order, and wait until billing has folded them."""
-        await self.state(*facts)
+        await self.given_usage(*facts)
         await self.caught_up()
 
-    async def state(self, *facts: tuple[str, Envelope]) -> None:
+    async def given_usage(self, *facts: tuple[str, Envelope]) -> None:
         """Send these facts in packets: what follows each other and goes the same way together."""
         for subject, together in itertools.groupby(facts, key=lambda fact: fact[0]):
             await send_packet(self.bus, subject, [envelope for _, envelope in together])
@@ -110,15 +111,13 @@ class Billing:
             return
 
         async def folded() -> bool:
-            return self.checkpoint(partition) >= (last.seq or 0)
+            return await self.checkpoint(partition) >= (last.seq or 0)
 
         await eventually(folded, f"partition {partition} to be folded", seconds=20)
 
-    def checkpoint(self, partition: int) -> int:
-        rows = self.rows(
-            "SELECT sequence FROM checkpoints WHERE name = %s", checkpoint_name(partition)
-        )
-        return rows[0]["sequence"] if rows else 0
+    async def checkpoint(self, partition: int) -> int:
+        query = "SELECT sequence FROM checkpoints WHERE name = :name"
+        return await self.scalar(query, name=checkpoint_name(partition)) or 0
 
     async def usage(self, user_id: str, period: str = PERIOD) -> UsageReply:
         request = UsageRequest(user_id=user_id, period_key=period)
@@ -146,33 +145,21 @@ class Billing:
         await replies.unsubscribe()
         return lines
 
-    def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
-        with psycopg.connect(self.dsn, row_factory=dict_row) as connection:
-            return connection.execute(query.encode(), parameters).fetchall()
-
-    def execute(self, statement: str) -> int:
-        with psycopg.connect(self.dsn) as connection:
-            return connection.execute(statement.encode()).rowcount
-
-    def folded(self) -> Sequence[str]:
+    async def folded(self) -> Sequence[str]:
         """Every row that is a fold of USAGE, byte for byte, without its generation."""
         tables = ("invocations", "usage_events", "billing_usage")
         return [
             f"{table} {row['line']}"
             for table in tables
-            for row in self.rows(
-                f"SELECT (to_jsonb(t) - 'generation')::text AS line FROM {table} t"
+            for row in await self.rows(
+                f"SELECT CAST(to_jsonb(t) - 'generation' AS text) AS line FROM {table} t"
                 " WHERE generation = (SELECT live FROM generations) ORDER BY line"
             )
         ]
 
 
 @pytest.fixture
-async def billing(database_url: str, nats_account: str, tmp_path: Any) -> AsyncIterator[Billing]:
-    bus = await connect(nats_account, "test")
-    crash = str(tmp_path / "crash")
-    async with service(
-        "webhost_billing", database_url, nats_account, WEBHOST_CRASH_FILE=crash
-    ) as process:
-        yield Billing(database_url, bus, process)
-    await bus.close()
+async def billing(database_url: str, nats_account: str, tmp_path: Path) -> AsyncIterator[Billing]:
+    async with running(Billing, database_url, nats_account, directory=tmp_path) as harness:
+        await harness.service.start()
+        yield harness

@@ -28,10 +28,10 @@ PRICES = PRICE.format(LONG_AGO, 1, 20_000)
 
 async def restart(billing: Billing, prices: Path, text: str, longest_call_s: int = 60) -> None:
     prices.write_text(text)  # noqa: ASYNC240 - a short file
-    await billing.process.kill()
-    billing.process.env["WEBHOST_PRICES_FILE"] = str(prices)
-    billing.process.env["LONGEST_CALL_S"] = str(longest_call_s)
-    await billing.process.start()
+    await billing.service.kill()
+    billing.service.env["WEBHOST_PRICES_FILE"] = str(prices)
+    billing.service.env["LONGEST_CALL_S"] = str(longest_call_s)
+    await billing.service.start()
 
 
 async def test_new_rules_between_two_halves_charge_exactly_once(
@@ -40,7 +40,7 @@ async def test_new_rules_between_two_halves_charge_exactly_once(
     prices = tmp_path / "prices.toml"
     await restart(billing, prices, PRICES, longest_call_s=60)
     died = {"outcome": "unknown", "wall_ms": None}
-    await billing.tell(
+    await billing.given_folded(
         call(ALICE, 1, **died),
         telemetry(ALICE, 2, compute_ms=80_000),
         call(ALICE, 3),
@@ -48,7 +48,7 @@ async def test_new_rules_between_two_halves_charge_exactly_once(
     )
     # A book that must not be: it changes a price that was in force.
     await restart(billing, prices, PRICE.format(LONG_AGO, 5, 70_000), longest_call_s=30)
-    await billing.tell(telemetry(ALICE, 1, compute_ms=80_000), call(ALICE, 2, **died))
+    await billing.given_folded(telemetry(ALICE, 1, compute_ms=80_000), call(ALICE, 2, **died))
 
     used = (await billing.usage(ALICE)).usage
     capped = 31_000
@@ -64,18 +64,20 @@ async def test_a_price_that_was_appended_changes_no_rebuild(
 ) -> None:
     prices = tmp_path / "prices.toml"
     await restart(billing, prices, PRICES)
-    await billing.tell(call(ALICE, 1), telemetry(ALICE, 2), call(ALICE, 3), telemetry(ALICE, 3))
+    await billing.given_folded(
+        call(ALICE, 1), telemetry(ALICE, 2), call(ALICE, 3), telemetry(ALICE, 3)
+    )
     later = AT_MS - AT_MS % 1000 + 3_600_000
     appended = PRICE.format(_utc(later), 9, 90_000)
     await restart(billing, prices, PRICES + appended)
-    await billing.tell(
+    await billing.given_folded(
         telemetry(ALICE, 1), call(ALICE, 2), call(BOB, 1, admitted_at_ms=later), telemetry(BOB, 1)
     )
     assert (await billing.usage(ALICE)).usage == counters(3, 3)
-    before = billing.folded()
+    before = await billing.folded()
     last = (await billing.rebuild())[-1]
     assert (last.swapped, last.differences) == (True, ())
-    assert billing.folded() == before
+    assert await billing.folded() == before
 
 
 @pytest.mark.parametrize("wrong", ["producer", "partition"])
@@ -96,12 +98,12 @@ async def test_a_fact_in_the_wrong_packet_is_counted_and_not_charged(
     await billing.caught_up()
     assert (await billing.usage(BOB)).usage.requests == 0
     assert (await billing.usage(ALICE)).usage.requests == 1
-    assert len(billing.rows("SELECT 1 FROM invocations")) == 1
+    assert len(await billing.rows("SELECT 1 FROM invocations")) == 1
     assert await _metric(billing, "webhost_billing_refused_total") == 1
-    before = billing.folded()
+    before = await billing.folded()
     assert (await billing.rebuild())[-1].differences == ()
-    await billing.tell(expected)
-    assert billing.folded() == before
+    await billing.given_folded(expected)
+    assert await billing.folded() == before
 
 
 async def test_a_fact_of_an_unknown_version_is_parked_out_of_its_packet(billing: Billing) -> None:
@@ -114,7 +116,7 @@ async def test_a_fact_of_an_unknown_version_is_parked_out_of_its_packet(billing:
     await send_packet(billing.bus, subject, [good])
     await billing.caught_up()
     assert (await billing.usage(ALICE)).usage == counters(1, 0)
-    [parked] = billing.rows("SELECT projection, subject, aggregate_id FROM parked_events")
+    [parked] = await billing.rows("SELECT projection, subject, aggregate_id FROM parked_events")
     assert parked["aggregate_id"] == "inv_9"
     assert parked["subject"] == subject
 
@@ -129,7 +131,7 @@ async def _metric(billing: Billing, name: str) -> float:
 
     async def there() -> bool:
         nonlocal found
-        url = f"http://{billing.process.env['OPS_LISTEN']}/metrics"
+        url = f"{billing.service.ops_url}/metrics"
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             for line in (await response.text()).splitlines():
                 if line.startswith(f"{name} "):

@@ -28,25 +28,26 @@ async def some_usage(billing: Billing) -> None:
     # Its charge moves from the period that the Worker named to that of the admission.
     moving = [telemetry(ALICE, 14, timestamp_ms=AT_MS - MONTH_MS)]
     facts = [fact for fact in facts if fact[1].aggregate_id != "inv_14"]
-    await billing.tell(*moving, *facts[:20])
-    await billing.tell(*facts[20:], call(ALICE, 14), telemetry(ALICE, 3), call(ALICE, 4))
+    await billing.given_folded(*moving, *facts[:20])
+    await billing.given_folded(*facts[20:], call(ALICE, 14), telemetry(ALICE, 3), call(ALICE, 4))
 
 
 @pytest.mark.accept("8")
 async def test_a_corrupted_row_is_named_and_mended(billing: Billing) -> None:
     await some_usage(billing)
-    before = billing.folded()
+    before = await billing.folded()
     assert (await billing.usage(ALICE)).usage == counters(20, 15)
     await until_totals(billing, ALICE, 150, 15 * 40 + 5 * 100)
     clean = (await billing.rebuild(dry_run=True))[-1]
     assert (clean.done, clean.swapped, clean.differences) == (True, False, ())
+    await no_other_generations(billing)
 
-    changed = billing.execute(
+    changed = await billing.execute(
         f"UPDATE billing_usage SET llm_tokens = llm_tokens + 7 WHERE user_id = '{ALICE}'"
         f" AND period_key = '{PERIOD}'"
     )
     assert changed == 1
-    corrupted = billing.folded()
+    corrupted = await billing.folded()
     lines = await billing.rebuild(dry_run=True)
     [difference] = lines[-1].differences
     assert isinstance(difference, Difference)
@@ -55,16 +56,16 @@ async def test_a_corrupted_row_is_named_and_mended(billing: Billing) -> None:
     assert difference.rebuilt is not None
     assert (difference.live.llm_tokens, difference.rebuilt.llm_tokens) == (157, 150)
     assert lines[-1].processed == lines[-1].total > 0
-    assert billing.folded() == corrupted
+    assert await billing.folded() == corrupted
 
     mended = (await billing.rebuild())[-1]
     assert (mended.done, mended.swapped, mended.differences) == (True, True, (difference,))
-    assert billing.folded() == before
+    assert await billing.folded() == before
     # The bucket held these numbers before, of the generation that is gone.
     await until_totals(billing, ALICE, 150, 15 * 40 + 5 * 100, generation=2)
     await no_other_generations(billing)
 
-    await billing.tell(call(ALICE, 100), telemetry(ALICE, 100), telemetry(ALICE, 3))
+    await billing.given_folded(call(ALICE, 100), telemetry(ALICE, 100), telemetry(ALICE, 3))
     assert (await billing.usage(ALICE)).usage == counters(21, 16)
     assert (await billing.rebuild(dry_run=True))[-1].differences == ()
 
@@ -74,18 +75,18 @@ async def no_other_generations(billing: Billing) -> None:
         found = {
             row["generation"]
             for table in ("invocations", "usage_events", "billing_usage")
-            for row in billing.rows(f"SELECT DISTINCT generation FROM {table}")
+            for row in await billing.rows(f"SELECT DISTINCT generation FROM {table}")
         }
-        return found == {billing.rows("SELECT live FROM generations")[0]["live"]}
+        return found == {await billing.scalar("SELECT live FROM generations")}
 
     await eventually(gone, "other generations to be gone")
 
 
 async def test_missing_and_foreign_rows_are_differences_too(billing: Billing) -> None:
     await some_usage(billing)
-    before = billing.folded()
-    billing.execute(f"DELETE FROM billing_usage WHERE user_id = '{BOB}'")
-    billing.execute(
+    before = await billing.folded()
+    await billing.execute(f"DELETE FROM billing_usage WHERE user_id = '{BOB}'")
+    await billing.execute(
         "INSERT INTO billing_usage SELECT generation, partition, 'usr_x', period_key,"
         " runtime_provider, invocations, requests, llm_tokens, compute_ms, tool_calls, errors,"
         " cost_picodollars, updated_at_ms FROM billing_usage"
@@ -96,14 +97,14 @@ async def test_missing_and_foreign_rows_are_differences_too(billing: Billing) ->
         (BOB, True, False),
         ("usr_x", False, True),
     }
-    assert billing.folded() == before
+    assert await billing.folded() == before
 
 
 async def test_nothing_can_be_rebuilt_too(billing: Billing) -> None:
     for dry_run in (True, False, True):
         last = (await billing.rebuild(dry_run=dry_run))[-1]
         assert (last.done, last.swapped, last.processed) == (True, not dry_run, 0)
-    await billing.tell(call(ALICE, 1))
+    await billing.given_folded(call(ALICE, 1))
     assert (await billing.usage(ALICE)).usage == counters(1, 0)
 
 
@@ -115,7 +116,7 @@ async def test_a_rebuild_beside_live_folding(billing: Billing) -> None:
     async def rebuilds() -> list[object]:
         return [(await billing.rebuild())[-1].differences for _ in range(3)]
 
-    _, differences = await asyncio.gather(billing.state(*facts), rebuilds())
+    _, differences = await asyncio.gather(billing.given_usage(*facts), rebuilds())
     assert differences == [(), (), ()]
     await billing.caught_up()
     assert (await billing.usage(ALICE)).usage == counters(220, 215)
@@ -127,7 +128,7 @@ async def test_a_swap_waits_for_the_folds_that_are_under_way(billing: Billing) -
 
     async def waits() -> bool:
         return bool(
-            billing.rows(
+            await billing.rows(
                 "SELECT 1 FROM pg_locks WHERE relation = 'generations'::regclass AND NOT granted"
                 " AND mode = 'ExclusiveLock'"
             )
@@ -137,9 +138,9 @@ async def test_a_swap_waits_for_the_folds_that_are_under_way(billing: Billing) -
         fold.execute(str(statements.HOLD_GENERATION).encode())
         rebuild = asyncio.create_task(billing.rebuild())
         await eventually(waits, "the swap to wait", seconds=15)
-        assert billing.rows("SELECT live FROM generations") == [{"live": 1}]
+        assert await billing.scalar("SELECT live FROM generations") == 1
     assert (await rebuild)[-1].swapped
-    assert billing.rows("SELECT live FROM generations") == [{"live": 2}]
+    assert await billing.scalar("SELECT live FROM generations") == 2
 
 
 async def test_only_one_rebuild_runs_at_a_time(billing: Billing) -> None:
@@ -175,18 +176,18 @@ async def test_a_rebuild_that_dies_leaves_nothing(
     billing: Billing, tmp_path: Path, point: str
 ) -> None:
     await some_usage(billing)
-    before = billing.folded()
+    before = await billing.folded()
     (tmp_path / "crash").write_text(point)
     inbox = billing.bus.client.new_inbox()
     await billing.bus.client.publish(subjects.RPC_REBUILD, b"{}", reply=inbox)
-    assert billing.process.process is not None
+    assert billing.service.process is not None
     async with asyncio.timeout(20):
-        await billing.process.process.wait()
-    assert billing.folded() == before
+        await billing.service.process.wait()
+    assert await billing.folded() == before
     await no_more_rebuilding(billing)
-    await billing.process.start()
+    await billing.service.start()
     await no_other_generations(billing)
-    assert billing.folded() == before
+    assert await billing.folded() == before
     assert (await billing.rebuild())[-1].done
 
 
@@ -194,15 +195,15 @@ async def test_a_process_of_a_rebuild_that_dies_leaves_nothing(
     billing: Billing, tmp_path: Path
 ) -> None:
     await some_usage(billing)
-    before = billing.folded()
+    before = await billing.folded()
     (tmp_path / "crash").write_text("rebuild.folded")
     last = (await billing.rebuild())[-1]
     assert (last.done, last.refused) == (False, "a process of the rebuild died")
-    assert billing.folded() == before
+    assert await billing.folded() == before
     await no_more_rebuilding(billing)
     await no_other_generations(billing)
     assert (await billing.rebuild())[-1].swapped
-    assert billing.folded() == before
+    assert await billing.folded() == before
 
 
 @pytest.mark.accept("A11")
@@ -212,34 +213,34 @@ async def test_every_partition_is_rebuilt(billing: Billing) -> None:
     facts = [call(user, number) for user in users for number in range(3)]
     facts += [telemetry(user, number) for user in users for number in range(2)]
     random.Random(4).shuffle(facts)
-    await billing.tell(*facts)
-    before = billing.folded()
+    await billing.given_folded(*facts)
+    before = await billing.folded()
     last = (await billing.rebuild())[-1]
     assert (last.swapped, last.differences) == (True, ())
     assert last.processed == (await billing.bus.js.stream_info(subjects.USAGE)).state.messages
-    assert billing.folded() == before
+    assert await billing.folded() == before
 
 
 async def test_a_partition_may_stand_beyond_its_last_message(billing: Billing) -> None:
-    await billing.tell(call(BOB, 1), call(ALICE, 1), call(ALICE, 2))
+    await billing.given_folded(call(BOB, 1), call(ALICE, 1), call(ALICE, 2))
     last = (await billing.bus.js.stream_info(subjects.USAGE)).state.last_seq
     name = checkpoint_name(subjects.partition_of(BOB))
-    moved = billing.execute(
+    moved = await billing.execute(
         f"UPDATE checkpoints SET sequence = {last}, message_id = NULL WHERE name = '{name}'"
     )
     assert moved == 1
     assert (await billing.rebuild())[-1].swapped
-    await billing.tell(call(BOB, 2))
+    await billing.given_folded(call(BOB, 2))
     assert (await billing.usage(BOB)).usage == counters(2, 0)
 
 
 async def test_what_cannot_be_rebuilt_is_refused(billing: Billing) -> None:
     await some_usage(billing)
-    before = billing.folded()
+    before = await billing.folded()
     for request in ({"user_id": ALICE}, {"period_key": PERIOD}):
         assert "not supported" in str((await billing.rebuild(**request))[-1].refused)
     await billing.bus.js.delete_msg(subjects.USAGE, 5)
     assert "lacks 1" in str((await billing.rebuild())[-1].refused)
     await billing.bus.js.purge_stream(subjects.USAGE, seq=10)
     assert "begins at 10" in str((await billing.rebuild())[-1].refused)
-    assert billing.folded() == before
+    assert await billing.folded() == before

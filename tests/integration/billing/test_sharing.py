@@ -14,32 +14,32 @@ from tests.integration.billing.test_rebuild import no_other_generations
 from tests.integration.billing.test_usage import counters, until_totals
 from tests.support.deadline import eventually
 from tests.support.proxy import Proxy
-from tests.support.service import ServiceProcess, service
+from tests.support.service import ServiceProcess
 
 USERS = [ids.user_id("test", f"user {number}") for number in range(40)]
 TAKEN_OVER_S = 10.0
 
 
 @pytest.fixture
-async def second(billing: Billing, nats_account: str) -> AsyncIterator[ServiceProcess]:
-    async with service("webhost_billing", billing.dsn, nats_account) as process:
+async def second(billing: Billing) -> AsyncIterator[ServiceProcess]:
+    async with billing.process("webhost_billing") as process:
         yield process
 
 
-def shares(billing: Billing) -> list[int]:
+async def shares(billing: Billing) -> list[int]:
     """How many partitions each session holds, the smallest share first."""
-    held = billing.rows(
+    held = await billing.rows(
         "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
-        " WHERE locktype = 'advisory' AND objid < %s AND granted"
+        " WHERE locktype = 'advisory' AND objid < :partitions AND granted"
         " AND application_name = 'share billing usage' AND datname = current_database()",
-        subjects.PARTITIONS,
+        partitions=subjects.PARTITIONS,
     )
     return sorted(Counter(row["pid"] for row in held).values())
 
 
 async def until_shares(billing: Billing, expected: list[int], seconds: float) -> None:
     async def shared() -> bool:
-        return shares(billing) == expected
+        return await shares(billing) == expected
 
     await eventually(shared, f"shares of {expected}", seconds=seconds)
 
@@ -50,10 +50,10 @@ async def until_all_count(billing: Billing, calls: int, reported: int, seconds: 
     row = (expected.requests, expected.llm_tokens, expected.compute_ms, expected.cost_picodollars)
 
     async def counted() -> bool:
-        found = billing.rows(
+        found = await billing.rows(
             "SELECT requests, llm_tokens, compute_ms, cost_picodollars FROM billing_usage"
-            " WHERE user_id = ANY(%s) AND generation = (SELECT live FROM generations)",
-            USERS,
+            " WHERE user_id = ANY(:users) AND generation = (SELECT live FROM generations)",
+            users=USERS,
         )
         return [tuple(one.values()) for one in found] == [row] * len(USERS)
 
@@ -62,14 +62,14 @@ async def until_all_count(billing: Billing, calls: int, reported: int, seconds: 
 
 @pytest.mark.accept("A11")
 async def test_a_new_process_has_its_share_within_seconds(
-    billing: Billing, second: ServiceProcess, nats_account: str
+    billing: Billing, second: ServiceProcess
 ) -> None:
     await until_shares(billing, [8, 8], 5)
-    async with service("webhost_billing", billing.dsn, nats_account) as third:
+    async with billing.process("webhost_billing") as third:
         await until_shares(billing, [4, 6, 6], 5)
         await third.kill()
         await until_shares(billing, [8, 8], TAKEN_OVER_S)
-    await billing.state(*(call(user, 1) for user in USERS))
+    await billing.given_usage(*(call(user, 1) for user in USERS))
     await until_all_count(billing, 1, 0, 10)
     for user in USERS:
         assert (await until_totals(billing, user, 0, 100)).requests == 1
@@ -78,7 +78,7 @@ async def test_a_new_process_has_its_share_within_seconds(
 async def test_a_killed_process_is_succeeded(billing: Billing, second: ServiceProcess) -> None:
     await until_shares(billing, [8, 8], 5)
     await second.kill()
-    await billing.state(*(call(user, 1) for user in USERS))
+    await billing.given_usage(*(call(user, 1) for user in USERS))
     await until_all_count(billing, 1, 0, TAKEN_OVER_S)
 
 
@@ -95,8 +95,8 @@ async def test_a_frozen_process_is_succeeded_and_spoils_nothing_when_it_wakes(
         os.kill(process.pid, signal.SIGSTOP)
 
     facts = [call(user, number) for number in range(20) for user in USERS]
-    await asyncio.gather(billing.state(*facts), freeze())
-    await billing.state(*(telemetry(user, 1) for user in USERS))
+    await asyncio.gather(billing.given_usage(*facts), freeze())
+    await billing.given_usage(*(telemetry(user, 1) for user in USERS))
     try:
         await until_all_count(billing, 20, 1, TAKEN_OVER_S)
         for user in USERS:
@@ -104,7 +104,7 @@ async def test_a_frozen_process_is_succeeded_and_spoils_nothing_when_it_wakes(
     finally:
         os.kill(process.pid, signal.SIGCONT)
     await until_shares(billing, [8, 8], TAKEN_OVER_S)
-    await billing.state(*(telemetry(user, 2) for user in USERS))
+    await billing.given_usage(*(telemetry(user, 2) for user in USERS))
     await until_all_count(billing, 20, 2, 10)
     assert (await billing.rebuild(dry_run=True))[-1].differences == ()
 
@@ -113,9 +113,9 @@ async def test_totals_follow_a_rebuild_in_another_process(
     billing: Billing, second: ServiceProcess
 ) -> None:
     await until_shares(billing, [8, 8], 5)
-    await billing.state(*(call(user, 1) for user in USERS))
+    await billing.given_usage(*(call(user, 1) for user in USERS))
     await until_all_count(billing, 1, 0, 10)
-    billing.execute("UPDATE billing_usage SET compute_ms = compute_ms + 1")
+    await billing.execute("UPDATE billing_usage SET compute_ms = compute_ms + 1")
     assert len((await billing.rebuild())[-1].differences) == len(USERS)
 
     async def put_again() -> bool:
@@ -133,14 +133,14 @@ async def test_a_process_cut_off_from_the_bus_alone_is_succeeded(
     account, _, host = nats_account.rpartition("@")
     async with Proxy(int(host.rpartition(":")[2])) as proxy:
         url = f"{account}@127.0.0.1:{proxy.port}"
-        async with service("webhost_billing", billing.dsn, url):
+        async with billing.process("webhost_billing", NATS_URL=url):
             await until_shares(billing, [8, 8], 5)
             proxy.hold()
             await until_shares(billing, [16], TAKEN_OVER_S)
-            await billing.state(*(call(user, 1) for user in USERS))
+            await billing.given_usage(*(call(user, 1) for user in USERS))
             await until_all_count(billing, 1, 0, 10)
             proxy.release()
             await until_shares(billing, [8, 8], TAKEN_OVER_S)
-            await billing.state(*(telemetry(user, 1) for user in USERS))
+            await billing.given_usage(*(telemetry(user, 1) for user in USERS))
             await until_all_count(billing, 1, 1, 10)
     assert (await billing.rebuild(dry_run=True))[-1].differences == ()

@@ -63,7 +63,7 @@ async def test_interleaved_facts_count_once(billing: Billing) -> None:
     # The same report with other numbers: it came later, so it changes nothing.
     again += [telemetry(ALICE, number, llm_tokens=999) for number in range(0, 20, 4)]
     random.Random(7).shuffle(facts)
-    await billing.tell(*facts, *again)
+    await billing.given_folded(*facts, *again)
 
     alice, bob = await billing.usage(ALICE), await billing.usage(BOB)
     assert alice.usage == counters(30, 20)
@@ -78,12 +78,14 @@ async def test_interleaved_facts_count_once(billing: Billing) -> None:
 
 @pytest.mark.accept("3")
 async def test_two_calls_with_one_trace_id_count_twice(billing: Billing) -> None:
-    await billing.tell(call(ALICE, 1), call(ALICE, 2), telemetry(ALICE, 1), telemetry(ALICE, 2))
+    await billing.given_folded(
+        call(ALICE, 1), call(ALICE, 2), telemetry(ALICE, 1), telemetry(ALICE, 2)
+    )
     assert (await billing.usage(ALICE)).usage == counters(2, 2)
 
 
 async def test_recent_events_are_the_merged_ones(billing: Billing) -> None:
-    await billing.tell(
+    await billing.given_folded(
         call(ALICE, 1, admitted_at_ms=AT_MS - 1),
         telemetry(ALICE, 1),
         call(ALICE, 2, errors=1, error_class="runtime", outcome="failed"),
@@ -114,23 +116,23 @@ async def test_a_kill_in_the_middle_changes_no_total(billing: Billing) -> None:
     async def kill() -> None:
         for _ in range(2):
             await billing.caught_up()
-            await billing.process.kill()
-            await billing.process.start()
+            await billing.service.kill()
+            await billing.service.start()
 
-    await asyncio.gather(billing.state(*facts), kill())
+    await asyncio.gather(billing.given_usage(*facts), kill())
     await billing.caught_up()
     assert (await billing.usage(ALICE)).usage == counters(200, 200)
     await until_totals(billing, ALICE, 2000, 8000)
 
 
 async def test_totals_that_were_lost_are_put_again_at_start(billing: Billing) -> None:
-    await billing.tell(call(ALICE, 1))
+    await billing.given_folded(call(ALICE, 1))
     await until_totals(billing, ALICE, 0, 100)
-    await billing.process.kill()
+    await billing.service.kill()
     bucket = await billing.bus.js.key_value(subjects.TOTALS_BUCKET)
     await bucket.purge(subjects.totals_key(ALICE, PERIOD))
     assert await billing.totals(ALICE) is None
-    await billing.process.start()
+    await billing.service.start()
 
     await until_totals(billing, ALICE, 0, 100)
 

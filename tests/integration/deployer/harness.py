@@ -2,16 +2,13 @@
 
 import itertools
 import secrets
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
-import psycopg
 from nats.aio.msg import Msg
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, Module, checksum_of
@@ -32,16 +29,14 @@ from webhost_contracts.events import (
 from webhost_contracts.events.base import Envelope, Event
 from webhost_contracts.signatures import INVOKE_SIGNATURE_HEADER
 from webhost_deployer.recovery import TYPES
-from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import base64url, parse_signers, public_keys
-from webhost_local.child import tied_to_parent
-from webhost_local.ports import free_port
 
+from tests.support import harness
 from tests.support.deadline import eventually
 from tests.support.edge import Edge
-from tests.support.service import environment
+from tests.support.service import ServiceProcess
 
 ENDED = (DeploymentSucceeded, DeploymentFailed, DeploymentTornDown)
 DEPLOY_S = 40.0
@@ -55,34 +50,36 @@ def _seed() -> str:
     return base64url(secrets.token_bytes(32))
 
 
-class Harness:
+@dataclass(kw_only=True)
+class Harness(harness.Harness):
     """One installation: its deployer processes, its view of the edge, and what was stated."""
 
-    def __init__(self, edge: Edge, nats_url: str, dsn: str, directory: Path, bus: Bus) -> None:
-        self.edge = edge
-        self.dsn = dsn
-        self.bus = bus
-        self.crash_file = directory / "crash"
-        self._log = directory / "deployer.log"
+    edge: Edge
+    directory: Path
+    events: list[tuple[str, Event]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
         self.user_id = f"usr_{secrets.token_hex(8)}"
         self.installation_id = f"ins_{secrets.token_hex(8)}"
         self.host = f"w{next(_numbers)}.example"
-        self.events: list[tuple[str, Event]] = []
+        self._crash_file = self.directory / "crash"
+        self._log = self.directory / "deployer.log"
+        self._log.touch()
         invoke_seed = _seed()
         self._invoke_key = parse_signers(f"i1:{invoke_seed}", "test")[0]
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._http = httpx.AsyncClient(timeout=10)
-        self._api = httpx.AsyncClient(
-            base_url=edge.api_base_url, headers={"Authorization": f"Bearer {edge.api_token}"}
+        self._to_workers = httpx.AsyncClient(timeout=10)
+        self._to_edge = httpx.AsyncClient(
+            base_url=self.edge.api_base_url,
+            headers={"Authorization": f"Bearer {self.edge.api_token}"},
         )
-        self.env = environment(dsn, nats_url) | {
+        self.env = {
             "LOG_LEVEL": "info",
             "WEBHOST_INSTALLATION_ID": self.installation_id,
-            "WEBHOST_CRASH_FILE": str(self.crash_file),
-            "CLOUDFLARE_ACCOUNT_ID": edge.account_id,
-            "CLOUDFLARE_API_TOKEN": edge.api_token,
-            "CLOUDFLARE_API_BASE_URL": edge.api_base_url,
-            "CLOUDFLARE_ZONE_ID": edge.zone_id,
+            "WEBHOST_CRASH_FILE": str(self._crash_file),
+            "CLOUDFLARE_ACCOUNT_ID": self.edge.account_id,
+            "CLOUDFLARE_API_TOKEN": self.edge.api_token,
+            "CLOUDFLARE_API_BASE_URL": self.edge.api_base_url,
+            "CLOUDFLARE_ZONE_ID": self.edge.zone_id,
             "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": self.host,
             "CONTROL_PLANE_TELEMETRY_REPORT_URL": "http://127.0.0.1:9/v1/telemetry/report",
             "TELEMETRY_MASTER_KEYS": f"1:{_seed()},2:{_seed()}",
@@ -90,41 +87,24 @@ class Harness:
                 f"{k}:{v}" for k, v in public_keys((self._invoke_key,)).items()
             ),
             "PLATFORM_PRIVATE_KEYS": f"p1:{_seed()}",
-            "WORKERS_CONNECT_TO": edge.origin.removeprefix("http://"),
+            "WORKERS_CONNECT_TO": self.edge.origin.removeprefix("http://"),
         }
 
     # The deployer's processes
 
-    def start(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "webhost_deployer"],
-                env=self.env | {"OPS_LISTEN": f"127.0.0.1:{free_port()}"},
-                stderr=log,
-                preexec_fn=tied_to_parent(),
-            )
-        self._processes.append(process)
-        return process
-
-    def stop(self) -> None:
-        """End all deployers at once, as a kill does."""
-        for process in self._processes:
-            with suppress(ProcessLookupError):
-                process.kill()
-            process.wait()
+    async def start(self) -> ServiceProcess:
+        """Start a deployer, beside those there are; it may be long in getting ready."""
+        deployer = self.process("webhost_deployer", **self.env)
+        deployer.log = self._log
+        await deployer.launch()
+        return deployer
 
     def logged(self, event: str) -> int:
         """How often the deployers logged this."""
         return self._log.read_text().count(f'"event": "{event}"')
 
     def crash_at(self, point: str) -> None:
-        self.crash_file.write_text(point)
-
-    async def died(self, process: subprocess.Popen[bytes]) -> None:
-        async def dead() -> bool:
-            return process.poll() is not None
-
-        await eventually(dead, "the deployer's death", seconds=DEPLOY_S)
+        self._crash_file.write_text(point)
 
     # What the api would say
 
@@ -205,7 +185,13 @@ class Harness:
         async def found() -> bool:
             return any(map(what, self.stated(deployment_id)))
 
-        await eventually(found, f"an event of {deployment_id}", seconds=seconds)
+        try:
+            await eventually(found, f"an event of {deployment_id}", seconds=seconds)
+        except AssertionError as error:
+            error.add_note(f"stated: {self.stated(deployment_id)}")
+            error.add_note(f"the edge ended with {self.edge.process.returncode}")
+            error.add_note("\n".join(self._log.read_text().splitlines()[-20:]))
+            raise
         return next(filter(what, self.stated(deployment_id)))
 
     async def until_quiet(self) -> None:
@@ -214,7 +200,7 @@ class Harness:
         async def quiet() -> bool:
             taken = (await self.bus.js.stream_info(subjects.COMMANDS)).state.messages == 0
             return taken and (
-                self.scalar(
+                await self.scalar(
                     "SELECT (SELECT count(*) FROM deployments WHERE due_at_ms IS NOT NULL)"
                     " + (SELECT count(*) FROM agent_teardowns WHERE due_at_ms IS NOT NULL)"
                     " + (SELECT count(*) FROM outbox)"
@@ -224,19 +210,13 @@ class Harness:
 
         await eventually(quiet, "the end of all work", seconds=DEPLOY_S)
 
-    def phases(self) -> set[str]:
-        phases = self.scalar("SELECT array_agg(DISTINCT phase) FROM deployments")
-        return set(phases or [])
-
-    def scalar(self, query: str) -> Any:
-        with psycopg.connect(self.dsn) as connection:
-            row = connection.execute(query.encode()).fetchone()
-        return None if row is None else row[0]
+    async def phases(self) -> set[str]:
+        return {row["phase"] for row in await self.rows("SELECT phase FROM deployments")}
 
     # The edge, from outside
 
     async def api(self, method: str, path: str, **options: Any) -> Any:
-        response = await self._api.request(method, path, **options)
+        response = await self._to_edge.request(method, path, **options)
         response.raise_for_status()
         return response.json()["result"]
 
@@ -268,7 +248,7 @@ class Harness:
         }
         body = msgspec.json.encode(call | more)
         address = httpx.URL(url)
-        return await self._http.post(
+        return await self._to_workers.post(
             self.edge.origin + address.path,
             content=body,
             headers={
@@ -281,12 +261,14 @@ class Harness:
     async def get(self, url: str) -> httpx.Response:
         """Ask what anybody may ask."""
         address = httpx.URL(url)
-        return await self._http.get(self.edge.origin + address.path, headers={"Host": address.host})
+        return await self._to_workers.get(
+            self.edge.origin + address.path, headers={"Host": address.host}
+        )
 
     async def close(self) -> None:
-        self.stop()
-        await self._http.aclose()
-        await self._api.aclose()
+        await super().close()
+        await self._to_workers.aclose()
+        await self._to_edge.aclose()
 
 
 def new_agent() -> str:

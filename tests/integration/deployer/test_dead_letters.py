@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 
-import psycopg
 import pytest
 from nats.js.api import RawStreamMsg
 from webhost_contracts import subjects
@@ -23,23 +22,20 @@ TRIES_S = 60.0
 """All tries of one command, with the pauses between them."""
 
 
-def execute(harness: Harness, statement: str) -> None:
-    with psycopg.connect(harness.dsn) as connection:
-        connection.execute(statement.encode())
-
-
-def refuse(harness: Harness, table: str, condition: str) -> None:
+async def refuse(harness: Harness, table: str, condition: str) -> None:
     """Let the table take no row for which the condition does not hold, from now on."""
-    execute(harness, f"ALTER TABLE {table} ADD CONSTRAINT broken CHECK ({condition}) NOT VALID")
+    await harness.execute(
+        f"ALTER TABLE {table} ADD CONSTRAINT broken CHECK ({condition}) NOT VALID"
+    )
 
 
-def allow(harness: Harness, table: str) -> None:
-    execute(harness, f"ALTER TABLE {table} DROP CONSTRAINT broken")
+async def allow(harness: Harness, table: str) -> None:
+    await harness.execute(f"ALTER TABLE {table} DROP CONSTRAINT broken")
 
 
 async def migrated(harness: Harness) -> None:
     async def ready() -> bool:
-        return harness.scalar("SELECT to_regclass('agent_teardowns') IS NOT NULL") is True
+        return await harness.scalar("SELECT to_regclass('agent_teardowns') IS NOT NULL") is True
 
     await eventually(ready, "the tables", seconds=30)
 
@@ -58,7 +54,7 @@ async def dead_letter(harness: Harness, verb: str) -> RawStreamMsg:
 def webhost(harness: Harness, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "webhost_cli", "deadletters", *arguments],
-        env=os.environ | {"NATS_URL": harness.env["NATS_URL"]},
+        env=os.environ | {"NATS_URL": harness.nats_url},
         capture_output=True,
         text=True,
         timeout=30,
@@ -73,9 +69,9 @@ async def no_dead_letters(harness: Harness) -> bool:
 
 
 async def test_a_deployment_whose_command_can_not_be_handled_fails(harness: Harness) -> None:
-    process = harness.start()
+    process = await harness.start()
     await migrated(harness)
-    refuse(harness, "deployments", "phase <> 'deploying'")
+    await refuse(harness, "deployments", "phase <> 'deploying'")
     agent = new_agent()
     deployment = await harness.deploy(agent)
     event = await harness.until_stated(deployment, seconds=TRIES_S)
@@ -84,9 +80,9 @@ async def test_a_deployment_whose_command_can_not_be_handled_fails(harness: Harn
     letter = await dead_letter(harness, DEPLOY)
     assert "CheckViolation" in (letter.headers or {})[subjects.DEAD_REASON_HEADER]
     assert harness.logged("command failed") == MAX_TRIES
-    assert process.poll() is None
+    assert process.running
 
-    allow(harness, "deployments")
+    await allow(harness, "deployments")
     assert "replayed" in webhost(harness, "replay", str(letter.seq))
     await harness.until_quiet()
     # What has failed stays so; the api deploys anew.
@@ -97,16 +93,16 @@ async def test_a_deployment_whose_command_can_not_be_handled_fails(harness: Harn
 
 
 async def test_a_teardown_that_is_replayed_is_done(harness: Harness) -> None:
-    harness.start()
+    await harness.start()
     agent = new_agent()
     deployment = await harness.deploy(agent)
     assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
-    refuse(harness, "agent_teardowns", "false")
+    await refuse(harness, "agent_teardowns", "false")
     await harness.delete(agent)
     letter = await dead_letter(harness, TEAR_DOWN_AGENT)
-    assert harness.phases() == {"live"}
+    assert await harness.phases() == {"live"}
 
-    allow(harness, "agent_teardowns")
+    await allow(harness, "agent_teardowns")
     webhost(harness, "replay", str(letter.seq))
     await harness.until_stated(deployment, lambda e: isinstance(e, DeploymentTornDown))
     assert await harness.scripts() == []
@@ -115,7 +111,7 @@ async def test_a_teardown_that_is_replayed_is_done(harness: Harness) -> None:
 
 @pytest.mark.parametrize("body", [b"\xff", b"[]", b'{"type": "deployment.deploy.v1"}'])
 async def test_an_undecodable_command_fails_its_deployment(harness: Harness, body: bytes) -> None:
-    harness.start()
+    await harness.start()
     agent = new_agent()
     command = await harness.deploy_command(agent)
     subject = subjects.command("deployer", DEPLOY, agent)
@@ -128,9 +124,9 @@ async def test_an_undecodable_command_fails_its_deployment(harness: Harness, bod
 
 
 async def test_time_away_uses_up_no_tries(harness: Harness, postgres_server: Postgres) -> None:
-    harness.start()
+    await harness.start()
     await migrated(harness)
-    refuse(harness, "deployments", "phase <> 'deploying'")
+    await refuse(harness, "deployments", "phase <> 'deploying'")
     postgres_server.kill()
     command = await harness.deploy_command(new_agent())
     await harness.send(DEPLOY, command.agent_id, command)
@@ -145,7 +141,7 @@ async def test_time_away_uses_up_no_tries(harness: Harness, postgres_server: Pos
         return harness.logged("command failed") >= 1
 
     await eventually(failed_once, "the first failure of its own", seconds=60)
-    allow(harness, "deployments")
+    await allow(harness, "deployments")
     event = await harness.until_stated(command.deployment_id)
     assert isinstance(event, DeploymentSucceeded), event
     assert await no_dead_letters(harness)

@@ -35,7 +35,7 @@ NOT_AN_AGENT = "export default { hello: 1 };"
 
 
 async def test_the_template_is_deployed_behind_the_custom_domain(harness: Harness) -> None:
-    harness.start()
+    await harness.start()
     agent = new_agent()
     deployment = await harness.deploy(agent, templates.load(templates.DEFAULT))
     event = await harness.until_stated(deployment)
@@ -67,7 +67,7 @@ async def test_the_worker_reports_with_its_deployments_own_key(harness: Harness)
 
     async with serving(ingest) as url:
         harness.env["CONTROL_PLANE_TELEMETRY_REPORT_URL"] = f"{url}/v1/telemetry/report"
-        harness.start()
+        await harness.start()
         agent = new_agent()
         deployment = await harness.deploy(agent)
         event = await harness.until_stated(deployment)
@@ -90,7 +90,7 @@ async def test_the_worker_reports_with_its_deployments_own_key(harness: Harness)
 async def test_an_agent_on_workers_dev(harness: Harness) -> None:
     del harness.env["CLOUDFLARE_ZONE_ID"], harness.env["CLOUDFLARE_WORKERS_CUSTOM_DOMAIN"]
     harness.env["CLOUDFLARE_WORKERS_DEV_SUBDOMAIN"] = harness.edge.subdomain
-    harness.start()
+    await harness.start()
     agent = new_agent()
     deployment = await harness.deploy(agent)
     event = await harness.until_stated(deployment)
@@ -103,7 +103,7 @@ async def test_an_agent_on_workers_dev(harness: Harness) -> None:
     await harness.delete(agent)
     await harness.until_quiet()
     assert await harness.scripts() == []
-    assert harness.phases() == {"torn_down"}
+    assert await harness.phases() == {"torn_down"}
 
 
 @pytest.mark.parametrize("code", [BROKEN, THROWS], ids=["broken", "throws"])
@@ -111,7 +111,7 @@ async def test_an_agent_on_workers_dev(harness: Harness) -> None:
 async def test_a_broken_module_fails_at_upload_and_leaves_nothing(
     harness: Harness, code: str
 ) -> None:
-    harness.start()
+    await harness.start()
     deployment = await harness.deploy(new_agent(), code)
     event = await harness.until_stated(deployment)
     assert isinstance(event, DeploymentFailed)
@@ -124,7 +124,7 @@ async def test_a_broken_module_fails_at_upload_and_leaves_nothing(
 
 
 async def test_a_module_that_is_no_agent_fails_at_the_probe(harness: Harness) -> None:
-    harness.start()
+    await harness.start()
     deployment = await harness.deploy(new_agent(), NOT_AN_AGENT)
     event = await harness.until_stated(deployment)
     assert isinstance(event, DeploymentFailed)
@@ -148,7 +148,7 @@ async def test_a_module_that_is_no_agent_fails_at_the_probe(harness: Harness) ->
 async def test_what_can_not_be_deployed_fails_validation(
     harness: Harness, changes: dict[str, object], message: str
 ) -> None:
-    harness.start()
+    await harness.start()
     deployment = await harness.deploy(new_agent(), **changes)
     event = await harness.until_stated(deployment)
     assert isinstance(event, DeploymentFailed)
@@ -163,7 +163,7 @@ async def test_a_command_that_comes_twice_deploys_once(harness: Harness) -> None
     message = await harness.bus.js.get_last_msg("COMMANDS", f"cmd.deployer.{DEPLOY}.{agent}")
     assert message.data is not None
     await harness.bus.js.publish(f"cmd.deployer.{DEPLOY}.{agent}", message.data)
-    harness.start()
+    await harness.start()
     await harness.until_stated(deployment)
     await harness.until_quiet()
     assert len(harness.stated(deployment)) == 7
@@ -173,7 +173,7 @@ async def test_a_command_that_comes_twice_deploys_once(harness: Harness) -> None
 async def test_a_deployment_waits_for_an_edge_that_is_away(harness: Harness) -> None:
     async with gated(harness) as gate:
         gate.open = False
-        harness.start()
+        await harness.start()
         deployment = await harness.deploy(new_agent())
 
         def failed_twice(event: object) -> bool:
@@ -191,7 +191,7 @@ async def test_a_deployment_waits_for_an_edge_that_is_away(harness: Harness) -> 
 
 @pytest.mark.accept("8.purge")
 async def test_deleting_an_agent_removes_all_of_it_and_its_sessions(harness: Harness) -> None:
-    harness.start()
+    await harness.start()
     agent, other = new_agent(), new_agent()
     first, second = await harness.deploy(agent), await harness.deploy(agent)
     kept = await harness.deploy(other)
@@ -221,7 +221,7 @@ async def test_deleting_an_agent_removes_all_of_it_and_its_sessions(harness: Har
 async def test_a_deletion_stops_a_deployment_that_is_under_way(harness: Harness) -> None:
     async with gated(harness) as gate:
         gate.open = False
-        harness.start()
+        await harness.start()
         agent = new_agent()
         deployment = await harness.deploy(agent)
         await harness.until_stated(deployment, lambda e: isinstance(e, DeploymentStepFailed))
@@ -235,7 +235,7 @@ async def test_a_deletion_stops_a_deployment_that_is_under_way(harness: Harness)
 
 
 async def test_a_retired_deployment_is_torn_down_when_its_time_has_come(harness: Harness) -> None:
-    harness.start()
+    await harness.start()
     agent = new_agent()
     retired, active = await harness.deploy(agent), await harness.deploy(agent)
     event = await harness.until_stated(retired)
@@ -262,7 +262,7 @@ async def test_what_others_have_is_never_touched(harness: Harness) -> None:
         f"/zones/{harness.edge.zone_id}/workers/routes",
         json={"pattern": strange, "script": f"owner-{name}"[:63]},
     )
-    harness.start()
+    await harness.start()
     assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
     await harness.delete(agent)
     await harness.until_quiet()
@@ -273,8 +273,8 @@ async def test_what_others_have_is_never_touched(harness: Harness) -> None:
 
 async def test_several_deployers_share_the_work_and_one_session_worker(harness: Harness) -> None:
     deployments = [await harness.deploy(new_agent()) for _ in range(4)]
-    harness.start()
-    harness.start()
+    await harness.start()
+    await harness.start()
     for deployment in deployments:
         assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
     await harness.until_quiet()

@@ -26,10 +26,10 @@ NOT_AN_AGENT = "export default { hello: 1 };"
 @pytest.mark.accept("4")
 async def test_killed_while_deploying(harness: Harness, step: str, moment: str) -> None:
     harness.crash_at(f"deployer.{step}.{moment}")
-    first = harness.start()
+    first = await harness.start()
     deployment = await harness.deploy(new_agent())
-    await harness.died(first)
-    harness.start()
+    await first.died()
+    await harness.start()
     event = await harness.until_stated(deployment)
 
     assert isinstance(event, DeploymentSucceeded), event
@@ -47,10 +47,10 @@ async def test_killed_while_deploying(harness: Harness, step: str, moment: str) 
 @pytest.mark.accept("4")
 async def test_killed_while_compensating(harness: Harness, step: str, moment: str) -> None:
     harness.crash_at(f"deployer.{step}.{moment}")
-    first = harness.start()
+    first = await harness.start()
     deployment = await harness.deploy(new_agent(), NOT_AN_AGENT)
-    await harness.died(first)
-    harness.start()
+    await first.died()
+    await harness.start()
     event = await harness.until_stated(deployment)
 
     assert isinstance(event, DeploymentFailed)
@@ -64,14 +64,14 @@ async def test_killed_while_compensating(harness: Harness, step: str, moment: st
 )
 @pytest.mark.accept("4")
 async def test_killed_while_tearing_down(harness: Harness, point: str) -> None:
-    first = harness.start()
+    first = await harness.start()
     agent = new_agent()
     deployment = await harness.deploy(agent)
     await harness.until_stated(deployment)
     harness.crash_at(f"deployer.{point}")
     await harness.delete(agent)
-    await harness.died(first)
-    harness.start()
+    await first.died()
+    await harness.start()
     await harness.until_quiet()
     await harness.until_stated(deployment, lambda event: isinstance(event, DeploymentTornDown))
     assert await harness.scripts() == []
@@ -82,17 +82,17 @@ async def test_killed_while_tearing_down(harness: Harness, point: str) -> None:
 @pytest.mark.accept("4")
 async def test_killed_and_the_agent_deleted_meanwhile(harness: Harness, step: str) -> None:
     harness.crash_at(f"deployer.{step}.done")
-    first = harness.start()
+    first = await harness.start()
     agent = new_agent()
     deployment = await harness.deploy(agent)
-    await harness.died(first)
+    await first.died()
     await harness.delete(agent)
     async with gated(harness) as gate:
         gate.open = False
-        harness.start()
+        await harness.start()
 
         async def began() -> bool:
-            return harness.scalar("SELECT count(*) FROM agent_teardowns") == 1
+            return await harness.scalar("SELECT count(*) FROM agent_teardowns") == 1
 
         await eventually(began, "the teardown", seconds=30)
         gate.open = True
@@ -100,18 +100,18 @@ async def test_killed_and_the_agent_deleted_meanwhile(harness: Harness, step: st
         await harness.until_quiet()
     assert await harness.scripts() == []
     assert await harness.routes() == []
-    assert harness.phases() <= {"failed", "torn_down"}
+    assert await harness.phases() <= {"failed", "torn_down"}
 
 
 @pytest.mark.accept("4")
 async def test_another_deployer_takes_over_at_once(harness: Harness) -> None:
     harness.crash_at("deployer.upload.done")
-    processes = [harness.start(), harness.start()]
+    processes = [await harness.start(), await harness.start()]
     deployment = await harness.deploy(new_agent())
     assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
 
     async def one_died() -> bool:
-        return sum(process.poll() is not None for process in processes) == 1
+        return sum(not process.running for process in processes) == 1
 
     await eventually(one_died, "the death of one of them")
     assert len(await harness.scripts()) == 1
@@ -121,14 +121,14 @@ async def test_another_deployer_takes_over_at_once(harness: Harness) -> None:
 async def test_a_frozen_deployer_is_succeeded_within_ten_seconds(harness: Harness) -> None:
     async with gated(harness) as gate:
         gate.flowing.clear()
-        frozen = harness.start()
+        frozen = await harness.start()
         deployment = await harness.deploy(new_agent())
 
         async def under_way() -> bool:
             return gate.held_back >= 1
 
         await eventually(under_way, "a step that waits for Cloudflare", seconds=30)
-        harness.start()
+        await harness.start()
 
         async def both_there() -> bool:
             return harness.logged("started") == 2
@@ -151,7 +151,7 @@ async def test_a_frozen_deployer_is_succeeded_within_ten_seconds(harness: Harnes
 
         await eventually(awake, "the first deployer's loss of its lock", seconds=15)
         await harness.until_quiet()
-    assert frozen.poll() is None
+    assert frozen.running
     assert len(harness.stated(deployment)) == 7
     assert await harness.scripts() == [event.worker_name]
     assert len(await harness.session_workers()) == 1
@@ -162,7 +162,7 @@ async def test_an_answer_that_is_lost_does_nothing_twice(harness: Harness, numbe
     """The first deployment of all asks the API five things; each answer is lost once."""
     async with gated(harness) as gate:
         gate.lose = number
-        harness.start()
+        await harness.start()
         deployment = await harness.deploy(new_agent())
         event = await harness.until_stated(deployment)
         assert gate.lose == 0, f"only {gate.answers} answers"
@@ -174,7 +174,7 @@ async def test_an_answer_that_is_lost_does_nothing_twice(harness: Harness, numbe
 
 @pytest.mark.accept("4")
 async def test_postgres_dies_while_deploying(harness: Harness, postgres_server: Postgres) -> None:
-    harness.start()
+    await harness.start()
     deployment = await harness.deploy(new_agent())
     await harness.until_stated(deployment, lambda event: isinstance(event, DeploymentStepSucceeded))
     postgres_server.kill()
@@ -187,7 +187,7 @@ async def test_postgres_dies_while_deploying(harness: Harness, postgres_server: 
 
 @pytest.mark.accept("4")
 async def test_nats_dies_while_deploying(harness: Harness, nats_server: Nats) -> None:
-    harness.start()
+    await harness.start()
     first = await harness.deploy(new_agent())
     await harness.until_stated(first, lambda event: isinstance(event, DeploymentStepSucceeded))
     nats_server.kill()
@@ -195,7 +195,7 @@ async def test_nats_dies_while_deploying(harness: Harness, nats_server: Nats) ->
 
     async def live(deployment: str) -> bool:
         query = f"SELECT phase = 'live' FROM deployments WHERE deployment_id = '{deployment}'"
-        return harness.scalar(query) is True
+        return await harness.scalar(query) is True
 
     await eventually(lambda: live(first), "the first deployment", seconds=40)
     second = await harness.deploy(new_agent())
@@ -203,6 +203,6 @@ async def test_nats_dies_while_deploying(harness: Harness, nats_server: Nats) ->
     assert len(await harness.scripts()) == 2
 
     async def relayed() -> bool:
-        return harness.scalar("SELECT count(*) FROM outbox") == 0
+        return await harness.scalar("SELECT count(*) FROM outbox") == 0
 
     await eventually(relayed, "every fact on the stream", seconds=40)

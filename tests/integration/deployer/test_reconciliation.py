@@ -3,30 +3,28 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-import psycopg
 import pytest
 from webhost_contracts.events import DeploymentSucceeded
 from webhost_deployer.app import cloudflare_of
 from webhost_deployer.cloudflare.addresses import worker_name
 from webhost_deployer.cloudflare.reconciliation import Reconciliation, TablesBehind
 from webhost_deployer.settings import Settings
-from webhost_kit.database.engine import Database
 from webhost_kit.process.service import Service
 
 from tests.integration.deployer.harness import Harness, new_agent, new_deployment, put_script
+from tests.support.service import environment
 
 
 @pytest.fixture
 async def reconciliation(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Reconciliation]:
-    for name, value in (harness.env | {"OPS_LISTEN": "127.0.0.1:1"}).items():
+    for name, value in environment(harness.dsn, harness.nats_url, **harness.env).items():
         monkeypatch.setenv(name, value)
     async with aclosing(Service("deployer")) as service:
-        database = service.add("database", Database(harness.dsn))
         settings = Settings()
-        _, api = cloudflare_of(service, settings, database)
-        yield Reconciliation(database, harness.bus, api, settings.routing)
+        _, api = cloudflare_of(service, settings, harness.database)
+        yield Reconciliation(harness.database, harness.bus, api, settings.routing)
 
 
 async def deployed(harness: Harness) -> DeploymentSucceeded:
@@ -39,10 +37,10 @@ async def deployed(harness: Harness) -> DeploymentSucceeded:
 async def test_what_no_deployment_owns_is_removed(
     harness: Harness, reconciliation: Reconciliation
 ) -> None:
-    harness.start()
+    await harness.start()
     kept, left = await deployed(harness), await deployed(harness)
     await harness.until_quiet()
-    failed(harness, left)
+    await failed(harness, left)
     done = await reconciliation.once()
     assert [script.name for script in done.scripts] == [left.worker_name]
     assert await harness.scripts() == [kept.worker_name]
@@ -56,10 +54,10 @@ async def test_what_no_deployment_owns_is_removed(
 async def test_a_failed_deployments_route_goes_though_its_script_is_gone(
     harness: Harness, reconciliation: Reconciliation
 ) -> None:
-    harness.start()
+    await harness.start()
     kept, left = await deployed(harness), await deployed(harness)
     await harness.until_quiet()
-    failed(harness, left)
+    await failed(harness, left)
     # The owner's own: of our pattern but to a script of theirs, and to a script of ours.
     strange = f"{harness.host}/dep/{new_deployment()}/*"
     more = f"{harness.host}/dep/elsewhere/*"
@@ -79,7 +77,7 @@ async def test_a_failed_deployments_route_goes_though_its_script_is_gone(
 async def test_a_route_of_nothing_known_goes_unless_its_script_is_anothers(
     harness: Harness, reconciliation: Reconciliation
 ) -> None:
-    harness.start()
+    await harness.start()
     kept = await deployed(harness)
     gone, anothers = ((new_agent(), new_deployment()) for _ in range(2))
     for agent, deployment in (gone, anothers):
@@ -98,11 +96,10 @@ async def test_a_route_of_nothing_known_goes_unless_its_script_is_anothers(
 async def test_nothing_is_removed_by_tables_older_than_the_stream(
     harness: Harness, reconciliation: Reconciliation
 ) -> None:
-    harness.start()
+    await harness.start()
     event = await deployed(harness)
     await harness.until_quiet()
-    with psycopg.connect(harness.dsn) as connection:
-        connection.execute("TRUNCATE deployments, events")
+    await harness.execute("TRUNCATE deployments, events")
     with pytest.raises(TablesBehind):
         await reconciliation.once()
     await delete_script(harness, event.worker_name)
@@ -114,20 +111,19 @@ async def test_nothing_is_removed_by_tables_older_than_the_stream(
 async def test_a_script_that_is_gone_is_reported(
     harness: Harness, reconciliation: Reconciliation
 ) -> None:
-    harness.start()
+    await harness.start()
     event = await deployed(harness)
     await delete_script(harness, event.worker_name)
     assert len((await reconciliation.once()).missing) == 1
 
 
-def failed(harness: Harness, event: DeploymentSucceeded) -> None:
+async def failed(harness: Harness, event: DeploymentSucceeded) -> None:
     """Let the deployment have failed, as after a compensation that Cloudflare's absence ended."""
-    with psycopg.connect(harness.dsn) as connection:
-        connection.execute(
-            "UPDATE deployments SET phase = 'failed',"
-            " state = jsonb_set(state, '{phase}', '\"failed\"') WHERE agent_id = %s",
-            (event.agent_id,),
-        )
+    await harness.execute(
+        "UPDATE deployments SET phase = 'failed',"
+        " state = jsonb_set(state, '{phase}', '\"failed\"') WHERE agent_id = :agent",
+        agent=event.agent_id,
+    )
 
 
 async def delete_script(harness: Harness, name: str) -> None:

@@ -2,13 +2,10 @@
 
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg.rows import dict_row
 from webhost_contracts import subjects, wire
 from webhost_contracts.events import DeploymentFailed, DeploymentSucceeded, Envelope
 from webhost_deployer.recovery import TYPES, recover
-from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.facts import Fact
 
 from tests.integration.deployer.harness import Harness, new_agent
@@ -20,9 +17,8 @@ ROWS = {
 }
 
 
-def rows(dsn: str) -> dict[str, list[dict[str, Any]]]:
-    with psycopg.connect(dsn, row_factory=dict_row) as connection:
-        return {table: connection.execute(query).fetchall() for table, query in ROWS.items()}
+async def rows(harness: Harness) -> dict[str, list[dict[str, Any]]]:
+    return {table: await harness.rows(query) for table, query in ROWS.items()}
 
 
 async def stated(harness: Harness) -> list[Fact]:
@@ -41,7 +37,7 @@ async def stated(harness: Harness) -> list[Fact]:
 @pytest.fixture
 async def lived_through(harness: Harness) -> Harness:
     """A deleted agent, one whose deployment failed, one that is live and one to be retired."""
-    harness.start()
+    deployer = await harness.start()
     deleted, broken, live = new_agent(), new_agent(), new_agent()
     first, second = await harness.deploy(deleted), await harness.deploy(live)
     third = await harness.deploy(broken, "export default { hello: 1 };")
@@ -52,57 +48,50 @@ async def lived_through(harness: Harness) -> Harness:
     await harness.until_quiet()
     await harness.tear_down(live, second, not_before_ms=10**15)
     await harness.until_stated(second, lambda event: event.type_name().endswith("scheduled.v1"))
-    harness.stop()
+    await deployer.kill()
     return harness
 
 
 async def test_rows_are_folds_of_the_deployers_own_facts(lived_through: Harness) -> None:
-    before = rows(lived_through.dsn)
+    before = await rows(lived_through)
     assert len(before["deployments"]) == 3
     assert len(before["agent_teardowns"]) == 1
     facts = await stated(lived_through)
-    with psycopg.connect(lived_through.dsn) as connection:
-        connection.execute("TRUNCATE deployments, agent_teardowns")
-    database = Database(lived_through.dsn)
+    await lived_through.execute("TRUNCATE deployments, agent_teardowns")
     for _ in range(2):
-        async with database.transaction() as connection:
+        async with lived_through.database.transaction() as connection:
             for fact in facts:
                 await recover(connection, fact)
-        assert rows(lived_through.dsn) == before
-    await database.close()
+        assert await rows(lived_through) == before
 
 
 async def test_rows_go_on_where_an_older_backup_stopped(lived_through: Harness) -> None:
-    before = rows(lived_through.dsn)
+    before = await rows(lived_through)
     facts = await stated(lived_through)
-    with psycopg.connect(lived_through.dsn) as connection:
-        connection.execute("TRUNCATE deployments, agent_teardowns")
-    database = Database(lived_through.dsn)
-    async with database.transaction() as connection:
+    await lived_through.execute("TRUNCATE deployments, agent_teardowns")
+    async with lived_through.database.transaction() as connection:
         for fact in facts[: len(facts) // 2]:
             await recover(connection, fact)
-    assert rows(lived_through.dsn) != before
-    async with database.transaction() as connection:
+    assert await rows(lived_through) != before
+    async with lived_through.database.transaction() as connection:
         for fact in facts:
             await recover(connection, fact)
-    assert rows(lived_through.dsn) == before
-    await database.close()
+    assert await rows(lived_through) == before
 
 
 async def test_a_deployer_on_an_older_database_takes_its_facts_back(lived_through: Harness) -> None:
-    before = rows(lived_through.dsn)
+    before = await rows(lived_through)
     last = (await lived_through.bus.js.stream_info(subjects.EVENTS)).state.last_seq
-    with psycopg.connect(lived_through.dsn) as connection:
-        connection.execute(
-            "TRUNCATE deployments, agent_teardowns, events, outbox, checkpoints, parked_events"
-        )
-    lived_through.start()
+    await lived_through.execute(
+        "TRUNCATE deployments, agent_teardowns, events, outbox, checkpoints, parked_events"
+    )
+    await lived_through.start()
 
     async def as_before() -> bool:
-        return rows(lived_through.dsn) == before
+        return await rows(lived_through) == before
 
     await eventually(as_before, "the rows of before", seconds=30)
-    assert lived_through.scalar("SELECT count(*) FROM events") == last
+    assert await lived_through.scalar("SELECT count(*) FROM events") == last
     deployment = await lived_through.deploy(new_agent())
     assert isinstance(await lived_through.until_stated(deployment), DeploymentSucceeded)
     for row in before["agent_teardowns"]:

@@ -4,13 +4,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from webhost_kit.bus.connection import connect
 
-from tests.integration.gateway.harness import Gateway, Harness, ended
+from tests.integration.gateway.harness import Gateway, Harness
 from tests.integration.gateway.worker import Worker, echo
+from tests.support.harness import running
 from tests.support.infra import Nats, Postgres
 from tests.support.issuer import running_issuer
 from tests.support.serving import serving
@@ -24,27 +23,21 @@ HEARTBEAT_S = 0.3
 async def running_harness(dsn: str, nats_url: str, directory: Path) -> AsyncGenerator[Harness]:
     key = Ed25519PrivateKey.generate()
     worker = Worker(key.public_key())
-    bus = await connect(nats_url, "test")
     async with (
         running_issuer() as issuer,
         serving(worker) as worker_url,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client,
-        ended(
-            Harness(
-                dsn=dsn,
-                nats_url=nats_url,
-                bus=bus,
-                issuer=issuer,
-                worker=worker,
-                worker_url=worker_url,
-                key=key,
-                directory=directory,
-                client=client,
-            )
+        running(
+            Harness,
+            dsn,
+            nats_url,
+            issuer=issuer,
+            worker=worker,
+            worker_url=worker_url,
+            key=key,
+            directory=directory,
         ) as harness,
     ):
         yield harness
-    await bus.close()
 
 
 @pytest.fixture

@@ -2,17 +2,12 @@
 
 import io
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import msgspec
-import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from psycopg.rows import dict_row
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import (
     AgentCreated,
@@ -25,16 +20,16 @@ from webhost_contracts.events import (
 from webhost_contracts.events.base import Event
 from webhost_contracts.events.packets import PACKET
 from webhost_contracts.totals import Totals
-from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import base64url
 
 from tests.integration.gateway.worker import Worker
+from tests.support import harness
 from tests.support.deadline import eventually
-from tests.support.facts import deployment_started, envelope, publish
+from tests.support.facts import deployment_started
 from tests.support.issuer import TestIssuer
-from tests.support.service import ServiceProcess, environment
+from tests.support.service import ServiceProcess
 
 TIERS = """
 [free]
@@ -78,19 +73,15 @@ class Agent:
 Gateway = ServiceProcess
 
 
-@dataclass
-class Harness:
+@dataclass(kw_only=True)
+class Harness(harness.Harness):
     """Everything around the gateways of one test."""
 
-    dsn: str
-    nats_url: str
-    bus: Bus
     issuer: TestIssuer
     worker: Worker
     worker_url: str
     key: Ed25519PrivateKey
     directory: Path
-    client: aiohttp.ClientSession
     gateways: list[Gateway] = field(default_factory=list)
 
     async def start(self, **env: str) -> Gateway:
@@ -106,8 +97,7 @@ class Harness:
             "WEBHOST_CRASH_FILE": str(self.directory / f"crash-{len(self.gateways)}"),
             "LOG_LEVEL": "warning",
         }
-        known = environment(self.dsn, self.nats_url, **(own | env))
-        gateway = Gateway("webhost_gateway", known, self.client)
+        gateway = self.process("webhost_gateway", **(own | env))
         self.gateways.append(gateway)
         await gateway.start()
         return gateway
@@ -121,10 +111,7 @@ class Harness:
             "account": agent.user_id,
         }[kind]
         version = agent.versions[aggregate_id] = agent.versions.get(aggregate_id, 0) + 1
-        subject = subjects.event(agent.user_id, kind, aggregate_id)
-        await publish(
-            self.bus, subject, envelope(agent.user_id, aggregate_id, fact, version=version)
-        )
+        await self.given(agent.user_id, aggregate_id, fact, version=version)
 
     async def deploy(self, agent: Agent, deployment_id: str, invoke_url: str | None = None) -> None:
         """Publish a deployment's success. The pointer stays where it is."""
@@ -173,7 +160,7 @@ class Harness:
     ):
         """Invoke; a context manager of the response."""
         path = f"/v1/invoke/{agent.agent_id}" + ("/stream" if stream else "")
-        return self.client.post(
+        return self.http.post(
             gateway.url + path,
             data=io.BytesIO(msgspec.json.encode(body or {"input": {"prompt": "hi"}})),
             headers={"Authorization": f"Bearer {agent.token}"} | (headers or {}),
@@ -195,14 +182,6 @@ class Harness:
 
         await eventually(answers, f"the answer {status}")
         return body
-
-    def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
-        with psycopg.connect(self.dsn, row_factory=dict_row) as connection:
-            return connection.execute(query, parameters).fetchall()
-
-    def execute(self, statement: str) -> None:
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            connection.execute(statement)
 
     async def facts(self, agent: Agent) -> list[InvocationFinished]:
         """Everything on USAGE about this agent, in order."""
@@ -234,13 +213,3 @@ class Harness:
 
         await eventually(there, f"{number} facts", seconds=15)
         return await self.facts(agent)
-
-
-@asynccontextmanager
-async def ended(harness: Harness) -> AsyncIterator[Harness]:
-    """End every gateway of the harness behind the block."""
-    try:
-        yield harness
-    finally:
-        for gateway in harness.gateways:
-            await gateway.kill()

@@ -19,8 +19,8 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.store import new_id
 
-from tests.integration.kit.conftest import in_background
 from tests.support.deadline import eventually
+from tests.support.harness import in_background
 
 
 async def nothing() -> None:

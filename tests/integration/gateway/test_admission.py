@@ -27,7 +27,7 @@ async def at_once(
 
 
 async def quota(harness: Harness, agent: Agent) -> tuple[int, int]:
-    rows = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+    rows = await harness.rows("SELECT * FROM quotas WHERE user_id = :user", user=agent.user_id)
     return (sum(row["requests"] for row in rows), sum(row["in_flight"] for row in rows))
 
 
@@ -70,8 +70,8 @@ async def test_exactly_the_plans_requests_reach_the_worker(own_harness: Harness)
     assert len(set(ids)) == len(ids)
     for gateway in gateways:
         assert await gateway.stop() == 0
-    assert harness.rows("SELECT * FROM leases") == []
-    assert harness.rows("SELECT * FROM usage_outbox") == []
+    assert await harness.rows("SELECT * FROM leases") == []
+    assert await harness.rows("SELECT * FROM usage_outbox") == []
 
 
 async def test_no_more_calls_at_once_than_the_plan_has(own_harness: Harness) -> None:
@@ -155,8 +155,8 @@ async def until_published(harness: Harness) -> None:
     """Wait until every call so far is recorded and stated."""
 
     async def nothing_waits() -> bool:
-        open_calls = harness.rows("SELECT * FROM invocations WHERE finished_at_ms IS NULL")
-        return open_calls == [] and harness.rows("SELECT * FROM usage_outbox LIMIT 1") == []
+        open_calls = await harness.rows("SELECT * FROM invocations WHERE finished_at_ms IS NULL")
+        return open_calls == [] and await harness.rows("SELECT * FROM usage_outbox LIMIT 1") == []
 
     await eventually(nothing_waits, "all outcomes to be stated")
 
@@ -188,12 +188,12 @@ async def test_a_gateway_that_lost_its_lease_admits_under_a_new_one(own_harness:
     gateway = await harness.start()
     agent = await harness.agent("narrow")
     await harness.until_answers(gateway, agent)
-    ((before,),) = [tuple(row.values()) for row in harness.rows("SELECT gateway_id FROM leases")]
-    harness.execute("DELETE FROM leases")
+    before = await harness.scalar("SELECT gateway_id FROM leases")
+    await harness.execute("DELETE FROM leases")
     status, body = await harness.invoke(gateway, agent)
     assert (status, body["error"]["code"]) == (503, "UNAVAILABLE")
     await harness.until_answers(gateway, agent)
-    ((after,),) = [tuple(row.values()) for row in harness.rows("SELECT gateway_id FROM leases")]
+    after = await harness.scalar("SELECT gateway_id FROM leases")
     assert before != after
     await until_quota(harness, agent, 2, 0)
 

@@ -143,12 +143,12 @@ async def test_a_call_that_was_never_sent_is_given_back(harness: Harness, gatewa
     assert body["error"]["details"]["failure"] == "network_error"
 
     async def given_back() -> bool:
-        rows = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+        rows = await harness.rows("SELECT * FROM quotas WHERE user_id = :user", user=agent.user_id)
         return [(row["requests"], row["in_flight"]) for row in rows] == [(0, 0)]
 
     await eventually(given_back, "the quota to be given back")
-    query = "SELECT * FROM invocations WHERE user_id = %s AND finished_at_ms IS NULL"
-    assert harness.rows(query, agent.user_id) == []
+    query = "SELECT * FROM invocations WHERE user_id = :user AND finished_at_ms IS NULL"
+    assert await harness.rows(query, user=agent.user_id) == []
     await harness.until_answers(gateway, agent)
     assert len(await harness.until_facts(agent, 1)) == 1
     await deaf.stop()

@@ -30,7 +30,7 @@ async def test_an_invocation_is_answered_and_stated_once(
     (envelope,) = await harness.envelopes(agent)
     assert call.body["invocationId"] == envelope.aggregate_id
     assert call.body["admittedAtMs"] == fact.admitted_at_ms
-    (row,) = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+    (row,) = await harness.rows("SELECT * FROM quotas WHERE user_id = :user", user=agent.user_id)
     assert (row["requests"], row["in_flight"]) == (1, 0)
 
 
@@ -77,9 +77,7 @@ async def test_credentials(harness: Harness, gateway: Gateway) -> None:
         )
         assert (status, body["error"]["code"]) == (401, "UNAUTHENTICATED")
         answers.append(body["error"]["details"])
-    async with harness.client.post(
-        f"{gateway.url}/v1/invoke/{agent.agent_id}", json=HI
-    ) as response:
+    async with harness.http.post(f"{gateway.url}/v1/invoke/{agent.agent_id}", json=HI) as response:
         assert response.status == 401
     assert len(harness.worker.calls) == 1
 
@@ -137,7 +135,7 @@ async def test_shape_and_size(harness: Harness, gateway: Gateway) -> None:
         for _ in range(20):
             yield b"x" * 64 * 1024
 
-    async with harness.client.post(
+    async with harness.http.post(
         f"{gateway.url}/v1/invoke/{agent.agent_id}",
         data=without_length(),
         headers={"Authorization": f"Bearer {agent.token}"},
@@ -148,13 +146,11 @@ async def test_shape_and_size(harness: Harness, gateway: Gateway) -> None:
 
 async def test_addresses_methods_and_request_ids(harness: Harness, gateway: Gateway) -> None:
     for path in ("/", "/v1/invoke/", "/v1/invoke/a/b", "/v1/invoke/a/stream/b"):
-        async with harness.client.post(gateway.url + path, headers={"X-Request-Id": "r1"}) as got:
+        async with harness.http.post(gateway.url + path, headers={"X-Request-Id": "r1"}) as got:
             error = (await got.json())["error"]
             assert (got.status, error["code"], error["requestId"]) == (404, "NOT_FOUND", "r1")
             assert got.headers["X-Request-Id"] == "r1"
-    async with harness.client.get(
-        gateway.url + "/v1/invoke/a", headers={"X-Request-Id": "a b"}
-    ) as g:
+    async with harness.http.get(gateway.url + "/v1/invoke/a", headers={"X-Request-Id": "a b"}) as g:
         error = (await g.json())["error"]
         assert (g.status, error["code"], g.headers["Allow"]) == (
             405,
@@ -168,10 +164,10 @@ async def test_browsers_of_the_allowed_origins(harness: Harness, gateway: Gatewa
     url = f"{gateway.url}/v1/invoke/a/stream"
     for origin, allowed in (("https://app.example", True), ("https://evil.example", False)):
         asking = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        async with harness.client.options(url, headers=asking) as response:
+        async with harness.http.options(url, headers=asking) as response:
             assert response.status == 204
             assert ("Access-Control-Allow-Methods" in response.headers) is allowed
-        async with harness.client.post(url, headers={"Origin": origin}) as response:
+        async with harness.http.post(url, headers={"Origin": origin}) as response:
             assert response.status == 401
             got = response.headers.get("Access-Control-Allow-Origin")
             assert got == (origin if allowed else None)

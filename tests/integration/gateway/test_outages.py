@@ -19,7 +19,6 @@ from tests.integration.gateway.harness import Agent, Gateway, Harness
 from tests.integration.gateway.worker import Call, echo
 from tests.support.deadline import eventually
 from tests.support.infra import Nats, Postgres, running_nats, running_postgres
-from tests.support.service import service
 
 BOUND_S = 6.0
 """An answer must come within this time, whatever is away."""
@@ -92,7 +91,7 @@ async def test_the_database_goes_away_under_a_call(frail: Harness, postgres: Pos
     assert [fact.outcome for fact in facts] == ["succeeded"] * 3
 
     async def settled() -> bool:
-        rows = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+        rows = await harness.rows("SELECT * FROM quotas WHERE user_id = :user", user=agent.user_id)
         return [(row["requests"], row["in_flight"]) for row in rows] == [(3, 0)]
 
     await eventually(settled, "3 requests, none in flight")
@@ -144,7 +143,7 @@ async def test_an_outage_longer_than_the_lease_reaps_nobody(
         await harness.until_answers(gateway, agent)
         await harness.until_facts(agent, 1)
         held.append((agent, await a_held_call(harness, gateway, agent)))
-    names = {row["gateway_id"] for row in harness.rows("SELECT gateway_id FROM leases")}
+    names = {row["gateway_id"] for row in await harness.rows("SELECT gateway_id FROM leases")}
     postgres.kill()
     try:
         await asyncio.sleep(2 * LEASE_S)
@@ -154,7 +153,7 @@ async def test_an_outage_longer_than_the_lease_reaps_nobody(
         other = await harness.agent("narrow")
         await harness.until_answers(gateway, other)
         assert [fact.outcome for fact in await harness.facts(agent)] == ["succeeded"]
-    leases = harness.rows("SELECT gateway_id, dead FROM leases")
+    leases = await harness.rows("SELECT gateway_id, dead FROM leases")
     assert {(row["gateway_id"], row["dead"]) for row in leases} == {(n, False) for n in names}
     await all_succeed(harness, *held)
 
@@ -184,7 +183,7 @@ async def test_a_gateway_that_stood_still_reaps_nobody_at_once(frail: Harness) -
 
 async def test_the_bus_goes_away(frail: Harness, nats: Nats, postgres: Postgres) -> None:
     """A gateway that cannot hear of a pointer's change refuses, and states its facts later."""
-    async with service("webhost_billing", postgres.create_database(), frail.nats_url):
+    async with frail.process("webhost_billing", DATABASE_URL=postgres.create_database()):
         await the_bus_goes_away(frail, nats)
 
 
@@ -205,7 +204,7 @@ async def the_bus_goes_away(harness: Harness, nats: Nats) -> None:
         nats.start()
     await harness.until_answers(gateway, agent)
 
-    (row,) = harness.rows("SELECT * FROM quotas WHERE user_id = %s", agent.user_id)
+    (row,) = await harness.rows("SELECT * FROM quotas WHERE user_id = :user", user=agent.user_id)
     admitted, period = row["requests"], row["period_key"]
 
     async def all_stated() -> bool:

@@ -67,7 +67,7 @@ async def test_a_restored_database_does_not_give_the_plan_again(
         alone(postgres_server, database, "ALTER DATABASE {0} RENAME TO {1}", replaced)
         alone(postgres_server, copy, "ALTER DATABASE {0} RENAME TO {1}", database)
         allow(postgres_server, database)
-        [(before,)] = [row.values() for row in harness.rows("SELECT requests FROM quotas")]
+        before = await harness.scalar("SELECT requests FROM quotas")
         assert before == 1
         # Not one more: the first answer is that the plan is used up.
         body: Any = None
@@ -81,7 +81,7 @@ async def test_a_restored_database_does_not_give_the_plan_again(
         await eventually(answers, "an answer")
         assert status == 402
         assert body["error"]["details"]["limitType"] == "requests"
-        rows = harness.rows("SELECT requests, in_flight FROM quotas")
+        rows = await harness.rows("SELECT requests, in_flight FROM quotas")
         assert rows == [{"requests": 20, "in_flight": 0}]
     finally:
         for name in (copy, replaced):

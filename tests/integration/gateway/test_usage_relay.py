@@ -19,8 +19,8 @@ from webhost_kit.database.migrations import upgrade
 
 from tests.integration.gateway.harness import Harness
 from tests.integration.gateway.ledger import Ledger, an_invocation, ledger
-from tests.integration.kit.conftest import in_background
 from tests.support.deadline import eventually
+from tests.support.harness import in_background
 
 UNKNOWN = Outcome(outcome="unknown")
 
@@ -116,10 +116,12 @@ async def test_the_facts_of_a_dead_gateway_are_adopted(own_harness: Harness) -> 
     gateway = await harness.start(LEASE_TTL_S="2")
     agent = await harness.agent()
     row = closing(an_invocation(agent.user_id), UNKNOWN, now_ms())
-    harness.execute("INSERT INTO leases VALUES ('gw_dead', now(), 'another run', true)")
-    harness.execute(
+    await harness.execute("INSERT INTO leases VALUES ('gw_dead', now(), 'another run', true)")
+    await harness.execute(
         "INSERT INTO usage_outbox (gateway_id, subject, body, oldest_ms)"
-        f" VALUES ('gw_dead', '{row.subject}', '{row.body}', 1)"
+        " VALUES ('gw_dead', :subject, :body, 1)",
+        subject=row.subject,
+        body=row.body,
     )
 
     async def there() -> bool:
@@ -127,7 +129,7 @@ async def test_the_facts_of_a_dead_gateway_are_adopted(own_harness: Harness) -> 
 
     await eventually(there, "the fact")
     assert await gateway.stop() == 0
-    assert harness.rows("SELECT * FROM leases") == []
+    assert await harness.rows("SELECT * FROM leases") == []
 
 
 def test_a_packet_is_not_larger_than_a_message_may_be() -> None:

@@ -8,9 +8,7 @@ import sqlalchemy as sa
 from webhost_kit.database.engine import sqlalchemy_url
 from webhost_kit.eventsourcing.store import event_tables
 
-from tests.support.harness import Harness, in_background, running_harness
-
-__all__ = ["in_background"]
+from tests.support.harness import Harness, running
 
 
 @pytest.fixture
@@ -22,5 +20,5 @@ async def harness(database_url: str, nats_account: str) -> AsyncIterator[Harness
     engine.dispose()
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE names (id text PRIMARY KEY, name text, seen int)")
-    async with running_harness(database_url, nats_account) as harness:
+    async with running(Harness, database_url, nats_account) as harness:
         yield harness

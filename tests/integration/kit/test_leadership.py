@@ -1,6 +1,7 @@
 """A leader that hangs, or hears only half of its world, is succeeded within ten seconds."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import sys
@@ -128,7 +129,7 @@ async def test_a_relay_and_a_projector_cut_off_from_the_bus_alone_are_succeeded(
     async with Proxy(int(host.rpartition(":")[2])) as proxy:
         url = harness.nats_url.replace(host, f"127.0.0.1:{proxy.port}")
         half = await connect(url, "half")
-        behind = Harness(harness.dsn, url, harness.database, half)
+        behind = dataclasses.replace(harness, nats_url=url, bus=half)
         relay, names = Relay(harness.dsn, half), projector(behind)
         async with in_background(relay.run(), names.run()):
             await create(harness, "agt_1", "one")

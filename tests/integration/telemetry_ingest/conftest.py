@@ -10,14 +10,14 @@ import pytest
 from webhost_contracts import ids, signatures, subjects, wire
 from webhost_contracts.events import Envelope, TelemetryAccepted
 from webhost_contracts.events.packets import PACKET
-from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import MasterKeys, base64url
 
-from tests.support.facts import deployment_started, envelope, publish
+from tests.support.deadline import eventually
+from tests.support.facts import deployment_started
+from tests.support.harness import Harness, running
 from tests.support.infra import Nats
-from tests.support.service import ServiceProcess, service
 
 MASTER = secrets.token_bytes(32)
 KEYS = MasterKeys({1: MASTER})
@@ -53,20 +53,18 @@ class Deployment:
         return msgspec.json.encode(report | changes)
 
 
-@dataclass
-class Edge:
-    """The ingest process and the bus that it publishes to."""
+@dataclass(kw_only=True)
+class Ingest(Harness):
+    """The ingest process, what it hears and what it publishes."""
 
-    bus: Bus
-    process: ServiceProcess
+    def __post_init__(self) -> None:
+        keys = f"1:{base64url(MASTER)}"
+        self.service = self.process("webhost_telemetry_ingest", TELEMETRY_MASTER_KEYS=keys)
 
-    async def start(self, deployment: Deployment) -> None:
+    async def begun(self, deployment: Deployment) -> None:
         """State that the deployment's work began."""
         fact = deployment_started(deployment.agent_id)
-        subject = subjects.event(deployment.user_id, "deployment", deployment.deployment_id)
-        await publish(
-            self.bus, subject, envelope(deployment.user_id, deployment.deployment_id, fact)
-        )
+        await self.given(deployment.user_id, deployment.deployment_id, fact)
 
     async def post(
         self,
@@ -83,10 +81,8 @@ class Edge:
                 key or deployment.key, body
             ),
         }
-        url = f"{self.process.url}/v1/telemetry/report"
-        async with self.process.client.post(
-            url, data=body, headers=signed | (headers or {})
-        ) as answer:
+        url = f"{self.service.url}/v1/telemetry/report"
+        async with self.http.post(url, data=body, headers=signed | (headers or {})) as answer:
             found = {name.lower(): value for name, value in answer.headers.items()}
             return answer.status, msgspec.json.decode(await answer.read()), found
 
@@ -103,37 +99,27 @@ class Edge:
         return found
 
 
-async def _edge(dsn: str, nats_url: str) -> AsyncIterator[Edge]:
-    bus = await connect(nats_url, "test")
-    keys = f"1:{base64url(MASTER)}"
-    async with service(
-        "webhost_telemetry_ingest", dsn, nats_url, TELEMETRY_MASTER_KEYS=keys
-    ) as process:
-        yield Edge(bus, process)
-    await bus.close()
+@pytest.fixture
+async def ingest(database_url: str, nats_account: str) -> AsyncIterator[Ingest]:
+    async with running(Ingest, database_url, nats_account) as harness:
+        await harness.service.start()
+        yield harness
 
 
 @pytest.fixture
-async def edge(database_url: str, nats_account: str) -> AsyncIterator[Edge]:
-    async for edge in _edge(database_url, nats_account):
-        yield edge
-
-
-@pytest.fixture
-async def deployment(edge: Edge) -> Deployment:
-    """A deployment that the edge knows."""
+async def deployment(ingest: Ingest) -> Deployment:
+    """A deployment that ingest knows."""
     deployment = Deployment()
-    await edge.start(deployment)
-    await until_known(edge, deployment)
+    await ingest.begun(deployment)
+    await until_known(ingest, deployment)
     return deployment
 
 
-async def until_known(edge: Edge, deployment: Deployment) -> None:
-    """Return when the edge knows the deployment: it finds a report too old, not unknown."""
-    from tests.support.deadline import eventually
+async def until_known(ingest: Ingest, deployment: Deployment) -> None:
+    """Return when ingest knows the deployment: it finds a report too old, not unknown."""
 
     async def known() -> bool:
-        return (await edge.post(deployment, deployment.report(timestampMs=1)))[0] == 400
+        return (await ingest.post(deployment, deployment.report(timestampMs=1)))[0] == 400
 
     await eventually(known, "the deployment to be known")
 

@@ -9,23 +9,23 @@ import pytest
 from webhost_contracts import ids, signatures, subjects
 from webhost_kit.clock import now_ms
 
-from tests.integration.telemetry_ingest.conftest import Deployment, Edge, until_known
+from tests.integration.telemetry_ingest.conftest import Deployment, Ingest, until_known
 from tests.support.deadline import eventually
 from tests.support.infra import Nats
 
 
-async def test_an_accepted_report_is_on_the_stream(edge: Edge, deployment: Deployment) -> None:
+async def test_an_accepted_report_is_on_the_stream(ingest: Ingest, deployment: Deployment) -> None:
     at = now_ms()
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     body = deployment.report(eventId="inv_1", timestampMs=at, provider={"model": "m"})
-    status, answer, headers = await edge.post(
+    status, answer, headers = await ingest.post(
         deployment, body, headers={"X-Request-Id": "req_mine", "traceparent": trace}
     )
     assert (status, answer) == (202, {"accepted": True, "eventId": "inv_1", "deduped": False})
     assert headers["x-request-id"] == "req_mine"
     assert not [name for name in headers if name.startswith("access-control")]
 
-    [(subject, stored, fact)] = await edge.accepted()
+    [(subject, stored, fact)] = await ingest.accepted()
     partition = subjects.partition_of(deployment.user_id)
     assert subject == subjects.usage_packets(partition, subjects.TELEMETRY_INGEST)
     assert stored.user_id == deployment.user_id
@@ -37,17 +37,17 @@ async def test_an_accepted_report_is_on_the_stream(edge: Edge, deployment: Deplo
 
 @pytest.mark.accept("3")
 async def test_forged_and_foreign_reports_never_reach_the_stream(
-    edge: Edge, deployment: Deployment
+    ingest: Ingest, deployment: Deployment
 ) -> None:
     other = Deployment()
-    await edge.start(other)
-    await until_known(edge, other)
+    await ingest.begun(other)
+    await until_known(ingest, other)
     good = deployment.report()
     tampered = good.replace(b'"llmTokens":10', b'"llmTokens":11')
     assert tampered != good
 
     async def refused(body: bytes, key: bytes | None = None, **headers: str) -> tuple[int, Any]:
-        status, answer, _ = await edge.post(
+        status, answer, _ = await ingest.post(
             deployment, body, key=key, headers={k.replace("_", "-"): v for k, v in headers.items()}
         )
         return status, answer["error"]
@@ -69,38 +69,38 @@ async def test_forged_and_foreign_reports_never_reach_the_stream(
         status, error = await refused(deployment.report(**changes))
         assert (status, error["code"]) == (403, "UNAUTHORIZED")
         assert error["details"] == {"reason": "attribution_mismatch"}
-    assert await edge.accepted() == []
+    assert await ingest.accepted() == []
 
 
 @pytest.mark.accept("3")
-async def test_a_replay_is_recognised(edge: Edge, deployment: Deployment) -> None:
+async def test_a_replay_is_recognised(ingest: Ingest, deployment: Deployment) -> None:
     body = deployment.report(eventId="inv_1")
-    answers = [(await edge.post(deployment, body))[1] for _ in range(3)]
+    answers = [(await ingest.post(deployment, body))[1] for _ in range(3)]
     assert [answer["deduped"] for answer in answers] == [False, True, True]
     assert {answer["eventId"] for answer in answers} == {"inv_1"}
-    assert len(await edge.accepted()) == 1
+    assert len(await ingest.accepted()) == 1
 
 
-async def test_a_deployment_is_unknown_until_its_news_arrives(edge: Edge) -> None:
+async def test_a_deployment_is_unknown_until_its_news_arrives(ingest: Ingest) -> None:
     deployment = Deployment()
     body = deployment.report()
-    status, answer, headers = await edge.post(deployment, body)
+    status, answer, headers = await ingest.post(deployment, body)
     assert (status, answer["error"]["code"]) == (503, "UNAVAILABLE")
     assert answer["error"]["retryable"] is True
     assert int(headers["retry-after"]) > 0
-    assert (await edge.post(deployment, body, key=b"x" * 32))[0] == 401
+    assert (await ingest.post(deployment, body, key=b"x" * 32))[0] == 401
 
-    await edge.start(deployment)
+    await ingest.begun(deployment)
 
     async def taken() -> bool:
-        return (await edge.post(deployment, body))[0] == 202
+        return (await ingest.post(deployment, body))[0] == 202
 
     await eventually(taken, "the report to be accepted")
-    assert len(await edge.accepted()) == 1
+    assert len(await ingest.accepted()) == 1
 
 
-async def test_the_door_is_one_address(edge: Edge, deployment: Deployment) -> None:
-    url, client = edge.process.url, edge.process.client
+async def test_the_door_is_one_address(ingest: Ingest, deployment: Deployment) -> None:
+    url, client = ingest.service.url, ingest.http
     for method, path, status, code in (
         ("GET", "/v1/telemetry/report", 405, "METHOD_NOT_ALLOWED"),
         ("OPTIONS", "/v1/telemetry/report", 405, "METHOD_NOT_ALLOWED"),
@@ -111,22 +111,20 @@ async def test_the_door_is_one_address(edge: Edge, deployment: Deployment) -> No
             error = msgspec.json.decode(await answer.read())["error"]
             assert (answer.status, error["code"]) == (status, code)
             assert error["requestId"] == answer.headers["X-Request-Id"]
-    status, answer, _ = await edge.post(deployment, b"x" * (64 * 1024 + 1))
+    status, answer, _ = await ingest.post(deployment, b"x" * (64 * 1024 + 1))
     assert (status, answer["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
-    assert (await edge.post(deployment, b"x" * 64 * 1024))[0] == 400
+    assert (await ingest.post(deployment, b"x" * 64 * 1024))[0] == 400
 
 
-async def test_concurrent_reports_share_publishes(edge: Edge, deployment: Deployment) -> None:
+async def test_concurrent_reports_share_publishes(ingest: Ingest, deployment: Deployment) -> None:
     bodies = [deployment.report() for _ in range(200)]
     began = time.perf_counter()
-    answers = await asyncio.gather(*(edge.post(deployment, body) for body in bodies))
+    answers = await asyncio.gather(*(ingest.post(deployment, body) for body in bodies))
     print(f"200 concurrent reports: {200 / (time.perf_counter() - began):.0f}/s")
     assert [status for status, _, _ in answers] == [202] * 200
-    stored = [fact.dedupe_key for _, _, fact in await edge.accepted()]
+    stored = [fact.dedupe_key for _, _, fact in await ingest.accepted()]
     assert sorted(stored) == sorted(f"event:{answer['eventId']}" for _, answer, _ in answers)
-    async with edge.process.client.get(
-        f"http://{edge.process.env['OPS_LISTEN']}/metrics"
-    ) as metrics:
+    async with ingest.http.get(f"{ingest.service.ops_url}/metrics") as metrics:
         text = await metrics.text()
     [batches] = [
         float(line.split()[1])
@@ -138,7 +136,7 @@ async def test_concurrent_reports_share_publishes(edge: Edge, deployment: Deploy
 
 @pytest.mark.accept("6.durable")
 async def test_nothing_acknowledged_is_lost_when_the_bus_dies(
-    edge: Edge, deployment: Deployment, nats: Nats
+    ingest: Ingest, deployment: Deployment, nats: Nats
 ) -> None:
     acknowledged: set[str] = set()
     refused = 0
@@ -147,7 +145,7 @@ async def test_nothing_acknowledged_is_lost_when_the_bus_dies(
     async def worker() -> None:
         nonlocal refused
         while not ending.is_set():
-            status, answer, _ = await edge.post(deployment, deployment.report())
+            status, answer, _ = await ingest.post(deployment, deployment.report())
             if status == 202:
                 acknowledged.add(f"event:{answer['eventId']}")
             else:
@@ -176,11 +174,11 @@ async def test_nothing_acknowledged_is_lost_when_the_bus_dies(
             nats.start()
         await some(len(acknowledged) + 50)
         ending.set()
-    assert acknowledged <= {fact.dedupe_key for _, _, fact in await edge.accepted()}
+    assert acknowledged <= {fact.dedupe_key for _, _, fact in await ingest.accepted()}
 
 
-async def test_the_memory_survives_a_kill(edge: Edge, deployment: Deployment) -> None:
-    await edge.process.kill()
-    await edge.process.start()
-    assert (await edge.post(deployment, deployment.report()))[0] == 202
-    assert await edge.process.stop() == 0
+async def test_the_memory_survives_a_kill(ingest: Ingest, deployment: Deployment) -> None:
+    await ingest.service.kill()
+    await ingest.service.start()
+    assert (await ingest.post(deployment, deployment.report()))[0] == 202
+    assert await ingest.service.stop() == 0
