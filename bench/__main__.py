@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from rich.console import Console
 from webhost_kit.process.observability import configure_logging
@@ -64,16 +64,27 @@ def main() -> int:
                 failures[name] = str(error)
                 progress(f"{name}: not measured: {error}")
     about["loadAfter"] = load_average()
+    deliver(arguments, figures, about, notes, failures)
+    return exit_code(figures, failures, report=arguments.report)
+
+
+def deliver(
+    arguments: argparse.Namespace,
+    figures: list[Figure],
+    about: dict[str, Any],
+    notes: list[str],
+    failures: dict[str, str],
+) -> None:
+    """Write the file that was asked for, if any, and print the table or the JSON."""
     result = json.dumps(as_json(figures, about, notes, failures), indent=2)
+    if arguments.json not in (None, "-"):
+        Path(arguments.json).write_text(result + "\n")
     if arguments.json == "-":
         print(result)
     elif arguments.markdown:
         print(markdown(figures))
     else:
         show(figures, about, notes, Console(width=None if sys.stdout.isatty() else WIDTH))
-        if arguments.json is not None:
-            Path(arguments.json).write_text(result + "\n")
-    return exit_code(figures, failures, report=arguments.report)
 
 
 def exit_code(figures: list[Figure], failures: dict[str, str], *, report: bool) -> int:

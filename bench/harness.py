@@ -67,7 +67,7 @@ class NotMeasured(Exception):
 def interleave(
     runs: int, subjects: Mapping[str, Callable[[], T]], progress: Callable[[str], None]
 ) -> dict[str, list[T]]:
-    """Measure each subject in turn, `runs` times over; return each one's results in command.
+    """Measure each subject in turn, `runs` times over; return each one's results in order.
 
     Every second round goes backwards, so that a machine that speeds up or slows down favours
     no one.

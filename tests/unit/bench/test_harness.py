@@ -1,8 +1,12 @@
 """How runs are ordered, and what figures say of them."""
 
+import json
+from argparse import Namespace
+from pathlib import Path
+
 import pytest
 
-from bench.__main__ import exit_code
+from bench.__main__ import deliver, exit_code
 from bench.harness import Aim, Figure, interleave
 from bench.report import markdown
 
@@ -72,3 +76,13 @@ def test_the_table_for_the_documents() -> None:
     row = "| slow | **20** /s (10, 30, 20) | **80** /s (100, 50, 80) | 0.25 |"
     lines = markdown([figure(name="slow", aim=Aim("at least", 0.7))]).splitlines()
     assert lines[2] == f"{row} ratio 0.25, at least 0.7 | **not met** |"
+
+
+@pytest.mark.parametrize("markdown", [False, True])
+def test_the_file_is_written_whatever_is_printed(
+    markdown: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "result.json"
+    deliver(Namespace(json=str(file), markdown=markdown), [figure()], {}, [], {})
+    assert [one["name"] for one in json.loads(file.read_text())["figures"]] == ["n"]
+    assert capsys.readouterr().out
