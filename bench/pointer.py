@@ -69,6 +69,7 @@ class System:
         return Change(answered, max(task.result() for task in seen))
 
     async def _seen(self, url: str, expected: str, began: float) -> float:
+        said = "nothing"
         while (took := time.perf_counter() - began) < IN_FORCE_S:
             async with self.session.post(url, data=CALL) as response:
                 body = await response.read()

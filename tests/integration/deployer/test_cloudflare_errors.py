@@ -16,7 +16,6 @@ from webhost_deployer.cloudflare.api import CloudflareApi
 from webhost_deployer.cloudflare.provider import Cloudflare
 from webhost_deployer.decisions import begin
 from webhost_deployer.executor import Executor
-from webhost_deployer.locks import held
 from webhost_deployer.model import Deployment, Phase, Step
 from webhost_deployer.provider import ProviderError
 from webhost_deployer.settings import Settings
@@ -24,6 +23,7 @@ from webhost_deployer.steps import Steps
 from webhost_kit.bus.connection import connect
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
+from webhost_kit.database.locks import held
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.process.service import Service
 

@@ -14,9 +14,9 @@ from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.reaper import Reaper
 from webhost_gateway.ledger.records import Invocation, Outcome
-from webhost_gateway.ledger.statements import Statements
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
+from webhost_kit.database.statements import Statements
 from webhost_kit.eventsourcing.store import new_id
 
 from tests.support.deadline import eventually
@@ -60,7 +60,7 @@ class Ledger:
         [(pid,)] = self.rows(
             "SELECT pid FROM pg_stat_activity"
             " WHERE datname = current_database() AND application_name = %s",
-            f"webhost-gateway {name}",
+            f"gateway {name}",
         )
         return pid
 
@@ -76,8 +76,8 @@ async def ledger(
     """A running ledger that holds its lease. Its reaper runs by itself only if it is `reaping`."""
     database = Database(dsn)
     lease = Lease(database, ttl_s=ttl_s, before_taking=before_taking)
-    recording, reaps = Statements(dsn, "recording"), Statements(dsn, "reaping")
-    admitting = Statements(dsn, "admitting", timeout_s=STATEMENT_TIMEOUT_S)
+    recording, reaps = Statements(dsn, "gateway recording"), Statements(dsn, "gateway reaping")
+    admitting = Statements(dsn, "gateway admitting", timeout_s=STATEMENT_TIMEOUT_S)
     outcomes = Outcomes(recording, lease)
     admission = Admission(admitting, lease, outcomes)
     reaper = Reaper(reaps, lease)

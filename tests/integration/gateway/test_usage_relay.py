@@ -10,12 +10,12 @@ from webhost_contracts.events.packets import PACKET
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_gateway.ledger.records import Outcome, closing
-from webhost_gateway.ledger.statements import Statements
 from webhost_gateway.ledger.usage_relay import PACKET_BYTES, UsageRelay, in_packets
 from webhost_gateway.routing.totals import TotalsWatch
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.clock import now_ms
 from webhost_kit.database.migrations import upgrade
+from webhost_kit.database.statements import Statements
 
 from tests.integration.gateway.harness import Harness
 from tests.integration.gateway.ledger import Ledger, an_invocation, ledger
@@ -72,7 +72,7 @@ async def test_facts_travel_in_packets_of_their_partition(database_url: str, bus
     async with ledger(database_url) as here:
         own = waits(here, here.lease.gateway_id, 700)
         waits(here, "gw_other", 1)
-        publishing = Statements(database_url, "publishing")
+        publishing = Statements(database_url, "gateway publishing")
         relay = UsageRelay(publishing, bus, here.lease)
         async with in_background(relay.run()):
             await until_empty(here, here.lease.gateway_id)
@@ -96,7 +96,7 @@ async def test_a_row_that_commits_late_is_published(database_url: str, bus: Bus)
     upgrade(database_url, "webhost_gateway")
     async with ledger(database_url) as here:
         own = here.lease.gateway_id
-        publishing = Statements(database_url, "publishing")
+        publishing = Statements(database_url, "gateway publishing")
         relay = UsageRelay(publishing, bus, here.lease)
         waits(here, own, 2)
         here.rows("UPDATE usage_outbox SET gateway_id = 'gw_dead' WHERE serial = 1")

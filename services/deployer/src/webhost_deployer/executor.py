@@ -16,11 +16,11 @@ from webhost_contracts.events import DeploymentSucceeded, TeardownFinished
 from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
+from webhost_kit.database.locks import Lock
 from webhost_kit.errors import VersionConflict
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_deployer import saga, store
-from webhost_deployer.locks import Lock
 from webhost_deployer.model import AgentTeardown, Deployment
 from webhost_deployer.provider import ProviderError
 from webhost_deployer.steps import StepFailed, Steps
@@ -41,7 +41,7 @@ class Executor:
         self._jitter = jitter
 
     async def execute(self, agent_id: str, lock: Lock) -> None:
-        """Do what is due. Raises Unavailable or psycopg.OperationalError when Postgres is away."""
+        """Do what is due. Raises Unavailable when Postgres is away."""
         while True:
             await lock.confirm()
             async with self._database.transaction() as connection:

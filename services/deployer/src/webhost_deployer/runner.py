@@ -14,12 +14,12 @@ from prometheus_client import Gauge
 from webhost_kit.clock import now_ms
 from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
+from webhost_kit.database.locks import held
 from webhost_kit.errors import Unavailable
 from webhost_kit.tasks import cancel
 
 from webhost_deployer import store
 from webhost_deployer.executor import Executor
-from webhost_deployer.locks import held
 
 log = structlog.get_logger(__name__)
 

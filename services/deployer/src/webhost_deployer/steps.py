@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import Mapping
 
-import psycopg
 import structlog
 from webhost_contracts.artifacts import Bundle
 from webhost_contracts.errors import DeploymentError
-from webhost_kit.database.away import is_away
 from webhost_kit.errors import Unavailable
 from webhost_kit.process.observability import redact_text
 
@@ -55,8 +53,6 @@ class Steps:
         except (StepFailed, Unavailable):
             raise
         except Exception as error:
-            if isinstance(error, psycopg.Error) and is_away(error):
-                raise
             log.exception("step failed in an unforeseen way", step=step)
             raise _failed(step, "The platform failed.", transient=True) from error
 

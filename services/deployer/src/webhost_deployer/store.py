@@ -11,6 +11,7 @@ from sqlalchemy import and_, exists, func, not_, or_, select, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.base import Event
+from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.aggregates import Aggregate
 from webhost_kit.eventsourcing.store import EventMetadata
 
@@ -117,12 +118,7 @@ async def record_teardown(
 
     Raises VersionConflict when it was recorded before.
     """
-
-    async def save_due(connection: AsyncConnection, _: AgentTeardown, after: AgentTeardown) -> None:
-        await save_teardown(connection, after, at_ms)
-
-    teardowns = Aggregate(evolve_teardown, save_due)
-    await teardowns.append(connection, state, [event], _metadata(state, at_ms))
+    await _TEARDOWNS.append(connection, state, [event], _metadata(state, at_ms))
 
 
 async def postpone_purge(
@@ -180,7 +176,12 @@ async def _save(connection: AsyncConnection, _: Deployment, after: Deployment) -
     await save(connection, after)
 
 
+async def _save_due(connection: AsyncConnection, _: AgentTeardown, after: AgentTeardown) -> None:
+    await save_teardown(connection, after, now_ms())
+
+
 _DEPLOYMENTS = Aggregate(evolve, _save)
+_TEARDOWNS = Aggregate(evolve_teardown, _save_due)
 
 
 def _metadata(state: Deployment | AgentTeardown, at_ms: int) -> EventMetadata:

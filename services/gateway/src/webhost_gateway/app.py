@@ -4,6 +4,7 @@ from functools import partial
 
 from webhost_kit.bus.connection import connect
 from webhost_kit.database.engine import Database
+from webhost_kit.database.statements import Statements
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.keys import parse_signers
 from webhost_kit.process.maintenance import Maintenance
@@ -16,7 +17,6 @@ from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.reaper import Reaper
 from webhost_gateway.ledger.retention import Retention
-from webhost_gateway.ledger.statements import Statements
 from webhost_gateway.ledger.usage_relay import UsageRelay
 from webhost_gateway.routes import InvokeApp
 from webhost_gateway.routing import projection
@@ -56,15 +56,17 @@ async def compose(service: Service, settings: Settings) -> None:
             before_taking=partial(quotas.raise_to_counted, database, totals.requests),
         ),
     )
-    publishing = service.add("publishing", Statements(dsn, "publishing", options=NOT_FLUSHED))
+    publishing = service.add(
+        "publishing", Statements(dsn, "gateway publishing", options=NOT_FLUSHED)
+    )
     relay = UsageRelay(publishing, bus, lease)
-    reaping = service.add("reaping", Statements(dsn, "reaping"))
+    reaping = service.add("reaping", Statements(dsn, "gateway reaping"))
     service.add("reaper", Reaper(reaping, lease, relay.wake_from_start))
     service.add("relay", relay)
-    recording = service.add("recording", Statements(dsn, "recording"))
+    recording = service.add("recording", Statements(dsn, "gateway recording"))
     outcomes = service.add("outcomes", Outcomes(recording, lease, relay.wake))
     admitting = service.add(
-        "admitting", Statements(dsn, "admitting", timeout_s=admission.STATEMENT_TIMEOUT_S)
+        "admitting", Statements(dsn, "gateway admitting", timeout_s=admission.STATEMENT_TIMEOUT_S)
     )
     admitted = service.add("admission", Admission(admitting, lease, outcomes))
     service.add("retention", Retention(database, routes))

@@ -8,7 +8,7 @@ goes on for an instant when it wakes, so what is written must be conditional or 
 
 Each process has one connection of its own. It holds a shared lock there that counts it as a
 member, and one lock for each of its partitions. The server ends the connection, and with it the
-locks, of a process whose heartbeats stop.
+locks, of a process whose heartbeats stop. Its statements about locks stand at the end of the file.
 """
 
 import asyncio

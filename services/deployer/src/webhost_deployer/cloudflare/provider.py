@@ -6,6 +6,7 @@ replace, removals look first, and a route that is there already is looked at.
 """
 
 from webhost_contracts.artifacts import Bundle
+from webhost_kit.database.locks import waited_for
 from webhost_kit.keys import MasterKeys
 from webhost_worker import SESSIONS_CLASS
 
@@ -14,7 +15,6 @@ from webhost_deployer.cloudflare.addresses import CustomDomain, Routing
 from webhost_deployer.cloudflare.api import CloudflareApi
 from webhost_deployer.cloudflare.scripts import WorkerEnvironment
 from webhost_deployer.cloudflare.worker_client import WorkerClient
-from webhost_deployer.locks import waited_for
 from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
 

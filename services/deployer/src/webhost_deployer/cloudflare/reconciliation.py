@@ -20,6 +20,7 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
+from webhost_kit.database.locks import held
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.store import events_table
 
@@ -34,7 +35,6 @@ from webhost_deployer.cloudflare.reconcile import (
     plan,
 )
 from webhost_deployer.cloudflare.scripts import tagged
-from webhost_deployer.locks import held
 from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
 

@@ -19,6 +19,7 @@ import msgspec
 from prometheus_client import Histogram
 from webhost_contracts.entitlements import Entitlements
 from webhost_kit.batching import Batcher
+from webhost_kit.database.statements import NotRun, Statements
 from webhost_kit.errors import LimitExceeded, Unavailable
 from webhost_kit.tasks import run_together
 
@@ -26,7 +27,6 @@ from webhost_gateway import decisions
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.records import Invocation
-from webhost_gateway.ledger.statements import NotRun, Statements
 
 WAIT_S = 1.0
 STATEMENT_TIMEOUT_S = 2.0
@@ -211,7 +211,7 @@ WITH asked AS MATERIALIZED (
 alive AS MATERIALIZED (
     SELECT gateway_id FROM leases
     WHERE gateway_id = %(gateway_id)s AND expires_at > clock_timestamp()
-        AND NOT dead AND incarnation = current_setting('gateway.incarnation')
+        AND NOT dead AND incarnation = current_setting('webhost.incarnation')
     FOR KEY SHARE
 ),
 locked AS MATERIALIZED (

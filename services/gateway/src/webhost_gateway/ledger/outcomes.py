@@ -18,11 +18,11 @@ import msgspec
 from prometheus_client import Counter
 from webhost_kit.batching import Batcher
 from webhost_kit.clock import now_ms
+from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
 
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.records import Closing, Invocation, Outcome, closing
-from webhost_gateway.ledger.statements import Statements
 
 RETRY_S = 0.5
 LINGER_S = 0.005

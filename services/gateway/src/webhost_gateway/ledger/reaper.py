@@ -16,12 +16,12 @@ from contextlib import suppress
 
 import structlog
 from webhost_kit.clock import now_ms
+from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
 
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import finish
 from webhost_gateway.ledger.records import Invocation, Outcome, closing
-from webhost_gateway.ledger.statements import Statements
 
 log = structlog.get_logger(__name__)
 

@@ -22,11 +22,11 @@ from webhost_contracts import subjects
 from webhost_contracts.events.packets import PACKET, pack
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.publishing import FEW, Message, publish_together
+from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_gateway.ledger.lease import Lease
-from webhost_gateway.ledger.statements import Statements
 
 log = structlog.get_logger(__name__)
 

@@ -8,15 +8,25 @@ instant when it wakes), so what they write is conditional or repeatable.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
+
+from webhost_kit.database.away import is_away
 from webhost_kit.database.leadership import HEARTBEAT_S, heartbeat, open_lock_session, try_lock
+from webhost_kit.errors import Unavailable
 from webhost_kit.tasks import cancel
 
 POLL_S = 0.3
+
+T = TypeVar("T")
+
+
+class LockLost(Unavailable):
+    """Postgres is away, or has ended the lock's connection."""
 
 
 class Lock:
@@ -26,25 +36,18 @@ class Lock:
         self._connection = connection
 
     async def confirm(self) -> None:
-        """Raise psycopg.OperationalError when the lock was lost with its connection."""
-        try:
-            await heartbeat(self._connection)
-        except TimeoutError as error:
-            raise LockLost("no answer to a heartbeat") from error
-
-
-class LockLost(psycopg.OperationalError):
-    """The lock's connection ended, or Postgres does not answer on it."""
+        """Raise LockLost when the lock was lost with its connection."""
+        await _asked(heartbeat(self._connection))
 
 
 @asynccontextmanager
 async def held(dsn: str, name: str) -> AsyncGenerator[Lock | None]:
     """Hold the lock of this name, in this schema, or give None when another holds it.
 
-    Raises LockLost out of the work that is done under it, once the lock is lost.
+    Raises LockLost, also out of the work that is done under it, once the lock is lost.
     """
-    async with await open_lock_session(dsn, f"lock {name}") as connection:
-        if not await _try(connection, name):
+    async with _session(dsn, name) as connection:
+        if not await _asked(try_lock(connection, name)):
             yield None
             return
         async with _alive(connection):
@@ -53,19 +56,31 @@ async def held(dsn: str, name: str) -> AsyncGenerator[Lock | None]:
 
 @asynccontextmanager
 async def waited_for(dsn: str, name: str) -> AsyncGenerator[Lock]:
-    """Hold the lock of this name, in this schema, as soon as it is free."""
-    async with await open_lock_session(dsn, f"lock {name}") as connection:
-        while not await _try(connection, name):  # noqa: ASYNC110 - in another process
+    """Hold the lock of this name, in this schema, as soon as it is free. Raises LockLost."""
+    async with _session(dsn, name) as connection:
+        while not await _asked(try_lock(connection, name)):  # noqa: ASYNC110 - in another process
             await asyncio.sleep(POLL_S)
         async with _alive(connection):
             yield Lock(connection)
 
 
-async def _try(connection: psycopg.AsyncConnection[TupleRow], name: str) -> bool:
+@asynccontextmanager
+async def _session(dsn: str, name: str) -> AsyncGenerator[psycopg.AsyncConnection[TupleRow]]:
+    connection = await _asked(open_lock_session(dsn, f"lock {name}"))
     try:
-        return await try_lock(connection, name)
-    except TimeoutError as error:
-        raise LockLost("no answer about a lock") from error
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _asked(answer: Awaitable[T]) -> T:
+    """Return Postgres's answer. Raises LockLost when there is none."""
+    try:
+        return await answer
+    except Exception as error:
+        if not is_away(error):
+            raise
+        raise LockLost(f"The database is away: {type(error).__name__}") from error
 
 
 @asynccontextmanager
@@ -92,4 +107,4 @@ async def _alive(connection: psycopg.AsyncConnection[TupleRow]) -> AsyncGenerato
     except TimeoutError as error:
         if not lost:
             raise
-        raise LockLost(f"lock lost: {lost[0]}") from error
+        raise LockLost(f"The lock was lost: {lost[0]}") from error

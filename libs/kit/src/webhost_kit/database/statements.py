@@ -1,6 +1,8 @@
 """One connection of its own for the batched statements: always prepared, never pooled.
 
-Its setting `gateway.incarnation` says which incarnation of the database it is connected to.
+For what SQLAlchemy cannot do: a statement that outlives its time is not cancelled but cut off, and
+it is known whether it may have been run. The setting `webhost.incarnation` says which incarnation
+of the database the connection is to.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ from typing import Any
 import psycopg
 import structlog
 from psycopg.rows import TupleRow
+
 from webhost_kit.database.engine import INCARNATION, connect_arguments
 from webhost_kit.errors import Unavailable
 
@@ -40,7 +43,7 @@ class Statements:
         self, dsn: str, name: str, *, timeout_s: float = TIMEOUT_S, options: str = ""
     ) -> None:
         self._dsn = dsn
-        self._name = f"webhost-gateway {name}"
+        self._name = name
         self._timeout_s = timeout_s
         self._options = f"-c statement_timeout={round(timeout_s * 1000)} {_OPTIONS} {options}"
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
@@ -94,7 +97,7 @@ class Statements:
         )
 
 
-NAME_INCARNATION = f"SELECT set_config('gateway.incarnation', ({INCARNATION}), false)"
+NAME_INCARNATION = f"SELECT set_config('webhost.incarnation', ({INCARNATION}), false)"
 
 
 async def _run(
