@@ -4,13 +4,10 @@ import importlib
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any
 
 import pytest
 from webhost_kit.keys import base64url
-from webhost_kit.process.settings import EXIT_MISCONFIGURED
+from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings, load
 
 KEY = base64url(bytes(32))
 
@@ -46,43 +43,59 @@ def module_of(service: str) -> str:
     return f"webhost_{service.replace('-', '_')}"
 
 
-def started_without(service: str, variable: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in REQUIRED[service].items() if name != variable}
-    return subprocess.run(
+def settings_of(service: str) -> type[ServiceSettings]:
+    return importlib.import_module(f"{module_of(service)}.settings").Settings
+
+
+@pytest.fixture
+def configured(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment holds what the service requires, and nothing else."""
+    for name in os.environ:
+        monkeypatch.delenv(name)
+    for name, value in REQUIRED[service].items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.accept("10")
+@pytest.mark.parametrize("service", REQUIRED)
+def test_without_variables_no_service_starts(service: str) -> None:
+    ended = subprocess.run(
         [sys.executable, "-m", module_of(service)],
-        env=env | {"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
+    assert (ended.returncode, ended.stdout) == (EXIT_MISCONFIGURED, "")
+    [line] = ended.stderr.splitlines()
+    fields = settings_of(service).model_fields.items()
+    for name in (name.upper() for name, field in fields if field.is_required()):
+        assert name in line
 
 
 @pytest.mark.accept("10")
-@pytest.mark.parametrize("service", REQUIRED)
-def test_without_a_required_variable_no_service_starts(service: str) -> None:
-    variables = REQUIRED[service]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for variable, ended in zip(
-            variables, pool.map(partial(started_without, service), variables), strict=True
-        ):
-            assert ended.returncode == EXIT_MISCONFIGURED, (variable, ended.stderr)
-            assert ended.stdout == ""
-            [line] = ended.stderr.splitlines()
-            assert variable in line
-
-
-@pytest.mark.accept("10")
-@pytest.mark.parametrize("service", REQUIRED)
-def test_these_variables_are_all_that_is_required(
-    service: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize(
+    ("service", "variable"),
+    [(service, variable) for service, variables in REQUIRED.items() for variable in variables],
+)
+def test_each_of_these_variables_is_required(
+    service: str,
+    variable: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings: Any = importlib.import_module(f"{module_of(service)}.settings").Settings
-    fields = settings.model_fields.items()
-    declared = {name.upper() for name, field in fields if field.is_required()}
-    assert declared <= set(REQUIRED[service])
-    for name in os.environ:
-        monkeypatch.delenv(name)
-    for name, value in REQUIRED[service].items():
-        monkeypatch.setenv(name, value)
-    settings()
+    monkeypatch.delenv(variable)
+    with pytest.raises(SystemExit) as ended:
+        load(settings_of(service), "webhost")
+    assert ended.value.code == EXIT_MISCONFIGURED
+    [line] = capsys.readouterr().err.splitlines()
+    assert variable in line
+
+
+@pytest.mark.accept("10")
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize("service", REQUIRED)
+def test_these_variables_are_all_that_is_required(service: str) -> None:
+    assert load(settings_of(service), "webhost")

@@ -28,9 +28,9 @@ SETTLED_S = 30
 EXIT_USAGE = 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """A stack of the test's own: what it loses is everybody's."""
+    """A stack of these tests' own: what it loses is everybody's, and each finds it again."""
     with running_stack() as running:
         yield running
 
@@ -161,9 +161,9 @@ async def make_events_anew(bus: Bus) -> None:
 
 
 @pytest.mark.accept("A1")
-def test_postgres_is_restored_to_an_earlier_state(stack: Stack, user: User) -> None:
+def test_postgres_is_restored_to_an_earlier_state(stack: Stack, user: User, tmp_path: Path) -> None:
     agent = some_life(user)
-    postgres, backup = stack.data_dir / "postgres", stack.data_dir.parent / "backup"
+    postgres, backup = stack.data_dir / "postgres", tmp_path / "backup"
     with stack.stopped():
         copy(postgres, backup)
     seen = more_life(user, agent)
@@ -211,9 +211,11 @@ def test_the_control_planes_history_is_lost(stack: Stack, user: User) -> None:
 
 
 @pytest.mark.accept("A1")
-def test_the_streams_are_restored_to_an_earlier_state(stack: Stack, user: User) -> None:
+def test_the_streams_are_restored_to_an_earlier_state(
+    stack: Stack, user: User, tmp_path: Path
+) -> None:
     agent = some_life(user)
-    nats, backup = stack.data_dir / "nats", stack.data_dir.parent / "backup"
+    nats, backup = stack.data_dir / "nats", tmp_path / "backup"
     with stack.stopped():
         copy(nats, backup)
     seen = more_life(user, agent)

@@ -6,10 +6,8 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from sqlalchemy import text
-from webhost_api.idempotency import KEPT_MS, IdempotencyKey, remove_old
+from webhost_api.idempotency import KEPT_MS, IdempotencyKey
 from webhost_contracts import ids
-from webhost_kit.database.engine import Database
 
 from tests.integration.api.harness import Harness, User, ok, problem
 from tests.support.deadline import eventually
@@ -100,36 +98,26 @@ async def test_a_malformed_key_is_refused(user: User, key: str) -> None:
     assert details["issues"][0]["path"] == ["Idempotency-Key"]
 
 
-async def test_old_records_are_removed_and_young_ones_stay(harness: Harness, user: User) -> None:
+async def test_old_records_are_removed_and_young_ones_stay(own_harness: Harness) -> None:
+    user = own_harness.user()
     for name in ("old", "young"):
         ok(await user.http.post("/v1/agents", json={"name": name}, headers=keyed(name)), 201)
-    with psycopg.connect(harness.dsn) as connection:
-        connection.execute(
-            "UPDATE idempotency SET answered_at_ms = answered_at_ms - %s"
-            " WHERE user_id = %s AND key = 'old'",
-            (KEPT_MS + 1, user.id),
-        )
-        connection.execute(
-            "UPDATE idempotency_claims SET first_tried_at_ms = first_tried_at_ms - %s"
-            " WHERE user_id = %s AND key = 'old'",
-            (KEPT_MS + 1, user.id),
-        )
-    database = Database(harness.dsn)
-    removing = asyncio.create_task(remove_old(database))
+    for table, time in (
+        ("idempotency", "answered_at_ms"),
+        ("idempotency_claims", "first_tried_at_ms"),
+    ):
+        aged = f"UPDATE {table} SET {time} = {time} - :age WHERE key = 'old'"
+        assert await own_harness.execute(aged, age=KEPT_MS + 1) == 1
+    await own_harness.service.kill()
+    await own_harness.service.start()
 
     async def removed() -> bool:
-        async with database.transaction() as connection:
-            query = text(
-                "SELECT key FROM idempotency WHERE user_id = :user_id"
-                " UNION ALL SELECT key FROM idempotency_claims WHERE user_id = :user_id"
-            )
-            keys = (await connection.execute(query, {"user_id": user.id})).scalars().all()
-        return keys == ["young", "young"]
+        rows = await own_harness.rows(
+            "SELECT key FROM idempotency UNION ALL SELECT key FROM idempotency_claims"
+        )
+        return [row["key"] for row in rows] == ["young", "young"]
 
     await eventually(removed, "the old record to be gone")
-    removing.cancel()
-    await asyncio.gather(removing, return_exceptions=True)
-    await database.close()
 
 
 @pytest.mark.accept("A15")

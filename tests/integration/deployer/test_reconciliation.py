@@ -12,6 +12,7 @@ from webhost_deployer.settings import Settings
 from webhost_kit.process.service import Service
 
 from tests.integration.deployer.harness import Harness, new_agent, new_deployment, put_script
+from tests.support.deadline import eventually
 from tests.support.service import environment
 
 
@@ -24,7 +25,9 @@ async def reconciliation(
     async with aclosing(Service("deployer")) as service:
         settings = Settings()
         _, api = cloudflare_of(service, settings, harness.database)
-        yield Reconciliation(harness.database, harness.bus, api, settings.routing)
+        yield Reconciliation(
+            harness.database, harness.bus, api, settings.routing, every_s=settings.reconcile_every_s
+        )
 
 
 async def deployed(harness: Harness) -> DeploymentSucceeded:
@@ -106,6 +109,18 @@ async def test_nothing_is_removed_by_tables_older_than_the_stream(
     with pytest.raises(TablesBehind):
         await reconciliation.once()
     assert len(await harness.routes()) == 1
+
+
+async def test_a_deployer_reconciles_by_itself(harness: Harness) -> None:
+    harness.env["RECONCILE_EVERY_S"] = "0.5"
+    await harness.start()
+    left = await deployed(harness)
+    await failed(harness, left)
+
+    async def gone() -> bool:
+        return await harness.scripts() == []
+
+    await eventually(gone, "the orphan to be removed", seconds=20)
 
 
 async def test_a_script_that_is_gone_is_reported(

@@ -241,3 +241,12 @@ async def test_a_call_that_outlives_its_gateways_lease_counts_once(own_harness: 
     facts = await harness.until_facts(agent, 2)
     assert [fact.outcome for fact in facts] == ["unknown", "succeeded"]
     await until_quota(harness, agent, 2, 0)
+
+
+@pytest.mark.accept("A9")
+async def test_a_gateway_removes_what_is_old_by_itself(own_harness: Harness) -> None:
+    gateway = await own_harness.start()
+    await own_harness.execute("INSERT INTO quotas (user_id, period_key) VALUES ('u', '2020-01')")
+    await gateway.kill()
+    await gateway.start()
+    await own_harness.until_scalar("SELECT count(*) FROM quotas", 0, "the old quota to be gone")

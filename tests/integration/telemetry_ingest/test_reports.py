@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from webhost_contracts import ids, signatures, subjects
+from webhost_contracts.events import DeploymentTornDown
 from webhost_kit.clock import now_ms
 
 from tests.integration.telemetry_ingest.conftest import Deployment, Ingest, until_known
@@ -182,3 +183,17 @@ async def test_the_memory_survives_a_kill(ingest: Ingest, deployment: Deployment
     await ingest.service.start()
     assert (await ingest.post(deployment, deployment.report()))[0] == 202
     assert await ingest.service.stop() == 0
+
+
+@pytest.mark.accept("A9")
+async def test_ingest_forgets_by_itself(ingest: Ingest, deployment: Deployment) -> None:
+    """A deployment that ended long ago is as unknown as one that never was."""
+    torn_down = DeploymentTornDown(agent_id=deployment.agent_id)
+    await ingest.given(deployment.user_id, deployment.deployment_id, torn_down, version=2)
+    ended = "SELECT count(*) FROM deployments WHERE ended_at_ms IS NOT NULL"
+    await ingest.until_scalar(ended, 1, "its end to be folded")
+    await ingest.execute("UPDATE deployments SET ended_at_ms = 1")
+    await ingest.service.kill()
+    await ingest.service.start()
+    await ingest.until_scalar("SELECT count(*) FROM deployments", 0, "it to be forgotten")
+    assert (await ingest.post(deployment, deployment.report()))[0] == 503

@@ -68,7 +68,10 @@ async def compose(service: Service, settings: Settings) -> None:
     )
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
     service.add("maintenance", Maintenance(service.name, bus, database, [], own_facts))
-    service.add("reconciliation", Reconciliation(database, bus, api, settings.routing))
+    every_s = settings.reconcile_every_s
+    service.add(
+        "reconciliation", Reconciliation(database, bus, api, settings.routing, every_s=every_s)
+    )
     handlers = Handlers(database, settings.master_keys.newest, runner.wake)
     commands = service.add("commands", CommandConsumer(nats_url, bus, service.name))
     register(commands, handlers)

@@ -34,6 +34,8 @@ class Settings(ServiceSettings):
     """In the local stack only: where the Workers' addresses really are."""
     session_idle_days: int = Field(default=30, ge=1)
     """Days after which a session that is not used expires."""
+    reconcile_every_s: float = Field(default=300, gt=0)
+    """Seconds between two comparisons of the Cloudflare account with the deployer's tables."""
 
     @field_validator(
         "cloudflare_api_base_url",

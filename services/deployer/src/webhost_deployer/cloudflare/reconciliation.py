@@ -40,8 +40,6 @@ from webhost_deployer.provider import ProviderError
 
 log = structlog.get_logger(__name__)
 
-EVERY_S = 300.0
-
 _removed = Counter("webhost_deployer_orphans_removed_total", "Orphaned scripts and routes")
 _missing = Gauge("webhost_deployer_scripts_missing", "Live deployments whose script is gone")
 
@@ -54,17 +52,24 @@ class Reconciliation:
     """Reconciles one account and zone."""
 
     def __init__(
-        self, database: Database, bus: Bus, inventory: Inventory, routing: Routing
+        self,
+        database: Database,
+        bus: Bus,
+        inventory: Inventory,
+        routing: Routing,
+        *,
+        every_s: float,
     ) -> None:
         self._database = database
         self._bus = bus
         self._inventory = inventory
         self._routing = routing
+        self._every_s = every_s
 
     async def run(self) -> None:
         """Reconcile again and again; what stands in the way is logged, and tried next time."""
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(self._every_s)
             try:
                 async with held(self._database.dsn, "reconciliation") as lock:
                     if lock is not None:
