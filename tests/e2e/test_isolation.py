@@ -13,7 +13,7 @@ MISSING = "zzzzzzzzzzzzzzzzzzzzzzzzzz"
 INVOKE = {"input": {"prompt": "Let me in."}}
 
 
-def doors(caller: Caller) -> list[tuple[str, str, Any]]:
+def routes_with_an_id(caller: Caller) -> list[tuple[str, str, Any]]:
     """Every route whose path names an id, with a body that it takes."""
     described = caller.http.get("/v1/openapi.json").json()["paths"]
     found: list[tuple[str, str, Any]] = [
@@ -41,7 +41,7 @@ def test_nothing_of_another_user_can_be_found(stack: Stack) -> None:
     before = owner.agent(agent["id"])
     other.me()
 
-    every = doors(other)
+    every = routes_with_an_id(other)
     assert {method for method, _, _ in every} == {"GET", "POST", "PATCH", "DELETE"}
     for method, path, body in every:
         foreign = path.format(agentId=agent["id"], deploymentId=deployment["id"])

@@ -17,12 +17,12 @@ EVERY = {
     "DATABASE_URL": "postgresql://127.0.0.1:1/webhost",
     "OPS_LISTEN": "127.0.0.1:1",
 }
-DOOR = {"LISTEN": "127.0.0.1:2"}
+HTTP = {"LISTEN": "127.0.0.1:2"}
 USERS = {"JWT_ISSUER": "https://issuer.example"}
 REQUIRED = {
-    "api": EVERY | DOOR | USERS,
-    "gateway": EVERY | DOOR | USERS | {"INVOKE_PRIVATE_KEYS": f"invoke-1:{KEY}"},
-    "telemetry-ingest": EVERY | DOOR | {"TELEMETRY_MASTER_KEYS": f"1:{KEY}"},
+    "api": EVERY | HTTP | USERS,
+    "gateway": EVERY | HTTP | USERS | {"INVOKE_PRIVATE_KEYS": f"invoke-1:{KEY}"},
+    "telemetry-ingest": EVERY | HTTP | {"TELEMETRY_MASTER_KEYS": f"1:{KEY}"},
     "billing": EVERY,
     "deployer": EVERY
     | {

@@ -42,48 +42,48 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return error
 
 
-DOORS = [
+ENDPOINTS = [
     "/v1/agents",
     "/v1/agents/{agent}/deploy",
     "/v1/invoke/{agent}",
     "/v1/invoke/{agent}/stream",
 ]
-"""One door of each kind: the api's, with its two bounds, and the gateway's two."""
+"""One endpoint of each kind: the api's, with its two bounds, and the gateway's two."""
 
 
 @pytest.mark.accept("10")
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("token", [None, "", "Bearer", "Bearer not.a.token", "Basic YTpi"])
-def test_a_bad_token(stack: Stack, agent_id: str, door: str, token: str | None) -> None:
+def test_a_bad_token(stack: Stack, agent_id: str, endpoint: str, token: str | None) -> None:
     headers = {} if token is None else {"Authorization": token}
-    url = stack.origin + door.format(agent=agent_id)
+    url = stack.origin + endpoint.format(agent=agent_id)
     answer = httpx.post(url, json={"input": {"prompt": "Hello"}}, headers=headers)
     problem(answer, 401, "UNAUTHENTICATED")
 
 
 @pytest.mark.accept("10")
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_token_whose_signature_was_tampered_with(
-    stack: Stack, caller: Caller, agent_id: str, door: str
+    stack: Stack, caller: Caller, agent_id: str, endpoint: str
 ) -> None:
     head, _, signature = caller.token.rpartition(".")
     tampered = f"{head}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
-    url = stack.origin + door.format(agent=agent_id)
+    url = stack.origin + endpoint.format(agent=agent_id)
     answer = httpx.post(url, json={}, headers={"Authorization": f"Bearer {tampered}"})
     problem(answer, 401, "UNAUTHENTICATED")
 
 
 @pytest.mark.accept("10")
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"[]", b'{"name": NaN}'])
-def test_bad_json(caller: Caller, agent_id: str, door: str, body: bytes) -> None:
-    answer = caller.http.post(door.format(agent=agent_id), content=body, headers=JSON)
+def test_bad_json(caller: Caller, agent_id: str, endpoint: str, body: bytes) -> None:
+    answer = caller.http.post(endpoint.format(agent=agent_id), content=body, headers=JSON)
     assert problem(answer, 400, "INVALID_REQUEST")["details"]["issues"]
 
 
 @pytest.mark.accept("10")
 @pytest.mark.parametrize(
-    ("door", "limit"),
+    ("endpoint", "limit"),
     [
         ("/v1/agents", 64 * KIB),
         ("/v1/agents/{agent}/deploy", KIB * KIB),
@@ -92,10 +92,10 @@ def test_bad_json(caller: Caller, agent_id: str, door: str, body: bytes) -> None
         ("/v1/telemetry/report", 64 * KIB),
     ],
 )
-def test_an_oversized_body(caller: Caller, agent_id: str, door: str, limit: int) -> None:
-    path, body = door.format(agent=agent_id), b'{"name":"' + b"x" * (limit - 10) + b'"}'
+def test_an_oversized_body(caller: Caller, agent_id: str, endpoint: str, limit: int) -> None:
+    path, body = endpoint.format(agent=agent_id), b'{"name":"' + b"x" * (limit - 10) + b'"}'
     assert len(body) == limit + 1
-    # The telemetry door wants its own headers before it looks at a body.
+    # The telemetry endpoint wants its own headers before it looks at a body.
     unverified = {TELEMETRY_DEPLOYMENT_HEADER: "dep_x", TELEMETRY_SIGNATURE_HEADER: "v1=0"}
 
     def post(content: bytes | Iterator[bytes]) -> httpx.Response:
@@ -110,12 +110,12 @@ def test_an_oversized_body(caller: Caller, agent_id: str, door: str, limit: int)
 
 @pytest.mark.accept("2.unknown-fields")
 @pytest.mark.accept("10")
-@pytest.mark.parametrize("door", DOORS)
-def test_an_unknown_field_is_named(caller: Caller, agent_id: str, door: str) -> None:
-    body = {"input": {"prompt": "Hello"}} if "invoke" in door else {"name": "known"}
-    if door.endswith("deploy"):
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_an_unknown_field_is_named(caller: Caller, agent_id: str, endpoint: str) -> None:
+    body = {"input": {"prompt": "Hello"}} if "invoke" in endpoint else {"name": "known"}
+    if endpoint.endswith("deploy"):
         body = {}
-    answer = caller.http.post(door.format(agent=agent_id), json=body | {"typo": 1})
+    answer = caller.http.post(endpoint.format(agent=agent_id), json=body | {"typo": 1})
     issues = problem(answer, 400, "INVALID_REQUEST")["details"]["issues"]
     assert ["typo"] in [issue["path"] for issue in issues]
 

@@ -26,7 +26,7 @@ HTTP_SECONDS = 30.0
 class Edge:
     """A running edge, Cloudflare's SDK on its API, and plain HTTP to its origin.
 
-    `origin` and `api_base_url` are base URLs without a slash at the end.
+    `origin` and `api_base_url` are base URLs without a slash at the end. `log` is what it printed.
     """
 
     origin: str
@@ -36,6 +36,7 @@ class Edge:
     zone_id: str
     subdomain: str
     process: asyncio.subprocess.Process
+    log: Path
     sdk: AsyncCloudflare
     http: aiohttp.ClientSession
 
@@ -81,9 +82,14 @@ async def start_edge(data_dir: Path, **env: str) -> AsyncGenerator[Edge]:
         **env,
     }
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("EDGE_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "webhost_local.edge", env={**inherited, **variables}
-    )
+    log = data_dir.with_name(f"{data_dir.name}.log")
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "webhost_local.edge"),
+            env={**inherited, **variables},
+            stdout=output,
+            stderr=output,
+        )
     base_url, token = f"http://{api}/client/v4", variables["EDGE_API_TOKEN"]
     timeout = aiohttp.ClientTimeout(total=HTTP_SECONDS)
     try:
@@ -100,6 +106,7 @@ async def start_edge(data_dir: Path, **env: str) -> AsyncGenerator[Edge]:
                 zone_id=variables["EDGE_ZONE_ID"],
                 subdomain=variables["EDGE_WORKERS_DEV_SUBDOMAIN"],
                 process=process,
+                log=log,
                 sdk=sdk,
                 http=http,
             )

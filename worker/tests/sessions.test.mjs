@@ -272,7 +272,7 @@ test("the deployer's operations need its signature", async () => {
   assert.equal((await sessions.ask("purge", {})).status, 400);
 });
 
-test("the public has no other door to the sessions", async () => {
+test("the public has no other way to the sessions", async () => {
   const { sessionId } = await run(agent, undefined, "id");
   const body = JSON.stringify({ sessionId });
   const headers = { "x-webhost-agent": "agt_1" };

@@ -190,7 +190,8 @@ class Harness(harness.Harness):
         except AssertionError as error:
             error.add_note(f"stated: {self.stated(deployment_id)}")
             error.add_note(f"the edge ended with {self.edge.process.returncode}")
-            error.add_note("\n".join(self._log.read_text().splitlines()[-20:]))
+            for log in (self.edge.log, self._log):
+                error.add_note("\n".join(log.read_text().splitlines()[-20:]))
             raise
         return next(filter(what, self.stated(deployment_id)))
 

@@ -47,7 +47,7 @@ async def listening(app: Any = hello) -> AsyncIterator[int]:
         return True
 
     async with in_background(service.run()):
-        await eventually(reachable, "the door is open")
+        await eventually(reachable, "the port to be open")
         yield port
 
 

@@ -82,7 +82,7 @@ async def test_a_replay_is_recognised(ingest: Ingest, deployment: Deployment) ->
     assert len(await ingest.accepted()) == 1
 
 
-async def test_a_deployment_is_unknown_until_its_news_arrives(ingest: Ingest) -> None:
+async def test_a_deployment_is_unknown_until_its_facts_arrive(ingest: Ingest) -> None:
     deployment = Deployment()
     body = deployment.report()
     status, answer, headers = await ingest.post(deployment, body)
@@ -100,7 +100,7 @@ async def test_a_deployment_is_unknown_until_its_news_arrives(ingest: Ingest) ->
     assert len(await ingest.accepted()) == 1
 
 
-async def test_the_door_is_one_address(ingest: Ingest, deployment: Deployment) -> None:
+async def test_reports_go_to_one_address_only(ingest: Ingest, deployment: Deployment) -> None:
     url, client = ingest.service.url, ingest.http
     for method, path, status, code in (
         ("GET", "/v1/telemetry/report", 405, "METHOD_NOT_ALLOWED"),

@@ -83,8 +83,8 @@ by_worker = invocations(worker=worker_sides)
 
 def merged(order: list[Invocation]) -> Invocation:
     known = None
-    for news in order:
-        known = merge(known, news)
+    for fact in order:
+        known = merge(known, fact)
     assert known is not None
     return known
 
@@ -93,8 +93,8 @@ def charged_step_by_step(order: list[Invocation]) -> dict[UsageRow, Counters]:
     """What stands in the rows when every report moves the charge from where it was."""
     rows: dict[UsageRow, Counters] = {}
     known: Invocation | None = None
-    for news in order:
-        merged = merge(known, news)
+    for fact in order:
+        merged = merge(known, fact)
         if known is not None:
             old = charge(known, RULES)
             rows[old.row] = subtract(rows[old.row], old.counters)

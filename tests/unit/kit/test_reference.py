@@ -13,28 +13,28 @@ SERVICES = ("api", "billing", "deployer", "gateway", "telemetry_ingest")
 class Settings(ServiceSettings):
     """A service's."""
 
-    door_key: SecretStr
+    api_key: SecretStr
     """Opens it."""
-    doors: int = 3
+    slots: int = 3
     """How many."""
 
 
 class Silent(ServiceSettings):
     """A service's, whose variable says nothing of itself."""
 
-    doors: int = 3
+    slots: int = 3
 
 
 def test_each_variable_has_its_type_default_and_meaning() -> None:
     _, *own = [one for one in variables(Settings) if "WEBHOST" not in one.name][-3:]
     assert own == [
-        Variable("DOOR_KEY", "text", "required", True, "Opens it."),
-        Variable("DOORS", "integer", "`3`", False, "How many."),
+        Variable("API_KEY", "text", "required", True, "Opens it."),
+        Variable("SLOTS", "integer", "`3`", False, "How many."),
     ]
 
 
 def test_a_variable_without_a_meaning_is_refused() -> None:
-    with pytest.raises(ValueError, match="doors has no docstring"):
+    with pytest.raises(ValueError, match="slots has no docstring"):
         list(variables(Silent))
 
 
@@ -51,5 +51,5 @@ def test_every_variable_of_a_service_is_in_the_page(service: str) -> None:
 
 def test_a_variable_that_several_services_read_stands_once() -> None:
     page = document({"one": Settings, "two": Settings})
-    assert page.count("`DOOR_KEY`") == 1
+    assert page.count("`API_KEY`") == 1
     assert "## Every service" in page

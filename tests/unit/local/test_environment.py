@@ -54,7 +54,7 @@ def test_the_shell_keeps_its_credentials(
     assert holders(environment, "of-the-person") == set()
 
 
-def test_a_replica_has_its_own_door_and_its_service_s_identity(environment: Environment) -> None:
+def test_a_replica_has_its_own_address_and_its_service_s_identity(environment: Environment) -> None:
     first = environment.service("gateway", "gateway")
     second = environment.service("gateway", "gateway-2")
     assert (first["LISTEN"], second["LISTEN"]) == ("127.0.0.1:4", "127.0.0.1:5")

@@ -76,7 +76,7 @@ def build(
         *ScriptEndpoints(store, workers, settings.workers_dev_subdomain).endpoints(path),
         *RouteEndpoints(store, routes_changed).endpoints(f"/zones/{settings.zone_id}"),
     ]
-    handlers = {ApiError: _refused, HTTPException: _no_door}
+    handlers = {ApiError: _refused, HTTPException: _not_routed}
     api = Starlette(routes=endpoints, exception_handlers=handlers)  # type: ignore[arg-type]
     return Starlette(
         routes=[
@@ -123,7 +123,7 @@ async def _refused(_request: Request, error: ApiError) -> Response:
     return schemas.failure(error)
 
 
-async def _no_door(request: Request, error: HTTPException) -> Response:
+async def _not_routed(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
         return schemas.failure(method_not_available(request.method))
     return schemas.failure(no_route(request.url.path.removeprefix(PREFIX)))

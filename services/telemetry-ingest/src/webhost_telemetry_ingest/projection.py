@@ -73,17 +73,17 @@ async def load(
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:
     """Write what these facts mean."""
-    news = Deployments()
-    await load(connection, news, sorted({fact.envelope.aggregate_id for fact in facts}))
+    touched = Deployments()
+    await load(connection, touched, sorted({fact.envelope.aggregate_id for fact in facts}))
     for fact in facts:
-        news.evolve(fact.envelope, fact.event)
-    if not news.by_id:
+        touched.evolve(fact.envelope, fact.event)
+    if not touched.by_id:
         return
     statement = insert(deployments)
     changes = {c.name: statement.excluded[c.name] for c in deployments.c if not c.primary_key}
     await connection.execute(
         statement.on_conflict_do_update(index_elements=["deployment_id"], set_=changes),
-        [{"deployment_id": key} | asdict(row) for key, row in sorted(news.by_id.items())],
+        [{"deployment_id": key} | asdict(row) for key, row in sorted(touched.by_id.items())],
     )
 
 
