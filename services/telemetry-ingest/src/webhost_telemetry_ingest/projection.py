@@ -48,6 +48,10 @@ def memory(bus: Bus, database: Database, known: Deployments) -> InMemoryProjecti
     def fold_one(fact: Fact) -> None:
         known.evolve(fact.envelope, fact.event)
 
+    async def load_all(connection: AsyncConnection) -> None:
+        await load(connection, known)
+        known.forget(now_ms())  # whose rows are about to be removed
+
     return InMemoryProjection(
         NAME,
         database,
@@ -56,7 +60,7 @@ def memory(bus: Bus, database: Database, known: Deployments) -> InMemoryProjecti
         SUBJECTS,
         TYPES,
         fold_one,
-        lambda connection: load(connection, known),
+        load_all,
     )
 
 
