@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from webhost_local.ports import free_port, is_free
+from webhost_local.ports import free_port, is_free, reserve
 
 DEFAULT = Path(".webhost")
 
@@ -98,7 +98,9 @@ class DataDir:
         chosen: dict[str, int] = {}
         for name in names:
             port = before.get(name, 0)
-            while not port or port in (*taken, *chosen.values()) or not is_free(port):
+            if not (port and is_free(port) and reserve(port)):
+                port = free_port()
+            while port in (*taken, *chosen.values()):
                 port = free_port()
             chosen[name] = port
         write_whole(file, json.dumps(before | chosen, indent=2))
