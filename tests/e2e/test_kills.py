@@ -26,6 +26,8 @@ from tests.support.traffic import Traffic
 FORWARD = ("validate", "session_store", "upload", "route", "probe")
 REMOVAL = ("remove_route", "remove_script")
 MOMENTS = ("done", "recorded")
+USUAL = ("upload", "probe", "remove_script")
+"""Steps whose crashes are tried with every change; every step's are in the deployer's own tests."""
 SERVICES = ("api", "deployer", "gateway", "telemetry-ingest", "billing")
 OTHERS = ("edge", "nats", "postgres")
 
@@ -49,6 +51,13 @@ def faults() -> list[Fault]:
     ]
     pairs = zip_longest(deployer, others)
     return [fault for pair in pairs for fault in pair if fault is not None]
+
+
+def marks_of(point: str | None) -> tuple[pytest.MarkDecorator, ...]:
+    """Leave the crashes at the steps that are not USUAL to `make test-long`."""
+    service, _, rest = (point or "").partition(".")
+    is_usual = service != "deployer" or rest.startswith(USUAL)
+    return () if is_usual else (pytest.mark.long,)
 
 
 @dataclass
@@ -103,7 +112,10 @@ def note(record: Record, work: Work, fault: Fault, death: Death) -> None:
 
 @pytest.mark.accept("6.durable")
 @pytest.mark.accept("4")
-@pytest.mark.parametrize("fault", faults(), ids=repr)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, id=repr(fault), marks=marks_of(fault.point)) for fault in faults()],
+)
 @pytest.mark.timeout(300)
 def test_a_fault_while_deploying(
     sturdy_stack: Stack, chance: random.Random, record_property: Record, fault: Fault
@@ -135,7 +147,12 @@ def check_who_died(fault: Fault, death: Death) -> None:
 @pytest.mark.parametrize(
     "point",
     [
-        *(f"deployer.{step}.{moment}" for step in REMOVAL for moment in MOMENTS),
+        *(
+            pytest.param(point, marks=marks_of(point))
+            for step in REMOVAL
+            for moment in MOMENTS
+            if (point := f"deployer.{step}.{moment}")
+        ),
         "deployer.purge.done",
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 from cloudflare import AsyncCloudflare
+from webhost_local.child import tied_to_parent
 from webhost_local.ports import free_port
 
 READY_SECONDS = 20.0
@@ -89,6 +90,7 @@ async def start_edge(data_dir: Path, **env: str) -> AsyncGenerator[Edge]:
             env={**inherited, **variables},
             stdout=output,
             stderr=output,
+            preexec_fn=tied_to_parent(),
         )
     base_url, token = f"http://{api}/client/v4", variables["EDGE_API_TOKEN"]
     timeout = aiohttp.ClientTimeout(total=HTTP_SECONDS)
