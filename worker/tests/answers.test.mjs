@@ -30,7 +30,7 @@ const kinds = {
     try { yield "first"; await new Promise(() => {}); } finally { await fetch(env.OUTSIDE + "/never"); }
   },
   async *endless({ env }) {
-    try { for (;;) { yield "more "; await scheduler.wait(20); } }
+    try { for (;;) { yield "more "; await scheduler.wait(2500); } }
     finally { await fetch(env.OUTSIDE + "/returned"); }
   },
   throws() { throw new Error("no luck with " + "Bearer abc.def and s3cret-value " + "x".repeat(999)); },

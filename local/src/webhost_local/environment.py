@@ -113,7 +113,7 @@ class Environment:
                     "TELEMETRY_MASTER_KEYS": keys.telemetry_master_keys,
                 }
             case "billing":
-                return {"PUBLIC_URL": self.origin}
+                return {}
             case "deployer":
                 return {
                     "CLOUDFLARE_ACCOUNT_ID": keys.cloudflare_account_id,

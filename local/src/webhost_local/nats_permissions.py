@@ -58,7 +58,7 @@ SERVICES: dict[str, Permissions] = {
     ),
     "deployer": Permissions(
         publish=(
-            *("evt.*.deployment.>", "evt.*.secret.>", "dead.cmd.deployer.>"),
+            *("evt.*.deployment.>", "dead.cmd.deployer.>"),
             _FIND_STREAM,
             f"$JS.API.CONSUMER.DURABLE.CREATE.{subjects.COMMANDS}.>",
             f"$JS.ACK.{subjects.COMMANDS}.>",
@@ -79,7 +79,7 @@ SERVICES: dict[str, Permissions] = {
     ),
     "billing": Permissions(
         publish=(
-            *("evt.*.account.>", "evt.*.period.>", f"$KV.{subjects.TOTALS_BUCKET}.>"),
+            *("evt.*.account.>", f"$KV.{subjects.TOTALS_BUCKET}.>"),
             _TO_API,
         ),
         subscribe=("rpc.billing.>",),

@@ -10,9 +10,10 @@ from webhost_contracts.events.packets import PACKET
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_gateway.ledger.records import Outcome, closing
-from webhost_gateway.ledger.usage_relay import PACKET_BYTES, UsageRelay, in_packets
+from webhost_gateway.ledger.usage_relay import UsageRelay, message_of
 from webhost_gateway.routing.totals import TotalsWatch
-from webhost_kit.bus.connection import Bus, connect
+from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.packets import PACKET_BYTES, connect, in_packets
 from webhost_kit.clock import now_ms
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.statements import Statements
@@ -133,10 +134,10 @@ async def test_the_facts_of_a_dead_gateway_are_adopted(own_harness: Harness) -> 
 
 
 def test_a_packet_is_not_larger_than_a_message_may_be() -> None:
-    body = "x" * (PACKET_BYTES // 3)
-    packets = in_packets([(n, f"usage.{n % 2}.gateway", body) for n in range(10)])
-    assert [packet.serials for packet in packets] == [[0, 2, 4], [1, 3, 5], [6, 8], [7, 9]]
-    assert len({packet.message().message_id for packet in packets}) == 2
+    body = b"x" * (PACKET_BYTES // 3)
+    packets = in_packets((n, f"usage.{n % 2}.gateway", body) for n in range(10))
+    assert [packet.items for packet in packets] == [[0, 2, 4], [1, 3, 5], [6, 8], [7, 9]]
+    assert len({message_of(packet).message_id for packet in packets}) == 2
 
 
 @pytest.mark.accept("A9")

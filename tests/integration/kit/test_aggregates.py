@@ -12,6 +12,7 @@ from webhost_kit.eventsourcing.store import EventMetadata
 from tests.support.harness import Harness
 
 RACERS = 5
+METADATA = EventMetadata(actor="test")
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,12 @@ def lengthen(state: Named) -> list[Event]:
     return [AgentUpdated(name=state.name + "x") if state.version else AgentCreated(name="x")]
 
 
-def nothing(_state: Named) -> list[Event]:
-    return []
-
-
 async def test_each_racing_decision_sees_the_one_before(harness: Harness) -> None:
     aggregate = Aggregate(evolve, save)
 
     async def work(connection: AsyncConnection) -> Appended[Named]:
-        return await aggregate.handle(connection, load, lengthen, EventMetadata(actor="test"))
+        name = await load(connection)
+        return await aggregate.append(connection, name, lengthen(name), METADATA)
 
     async def racer() -> Appended[Named]:
         return await harness.database.retry_conflicts(work, tries=RACERS)
@@ -71,7 +69,6 @@ async def test_each_racing_decision_sees_the_one_before(harness: Harness) -> Non
 async def test_no_facts_change_nothing(harness: Harness) -> None:
     aggregate = Aggregate(evolve, save)
     async with harness.database.transaction() as connection:
-        metadata = EventMetadata(actor="test")
-        appended = await aggregate.handle(connection, load, nothing, metadata)
+        appended = await aggregate.append(connection, Named("agt_1"), [], METADATA)
     assert (appended.state, appended.facts) == (Named("agt_1"), ())
     assert await harness.scalar("SELECT count(*) FROM names") == 0

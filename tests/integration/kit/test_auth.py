@@ -1,7 +1,7 @@
 """Tokens against a real issuer's published keys, also when the issuer is away."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from webhost_contracts import ids
 from webhost_kit.errors import Unauthenticated, Unavailable
+from webhost_kit.http import auth
 from webhost_kit.http.auth import TokenVerifier
 
 from tests.support.deadline import eventually
@@ -30,6 +31,8 @@ class Issuer:
     keys: dict[str, Any] = field(default_factory=dict)
     fetched: int = 0
     away: bool = False
+    broken: Sequence[Any] = ()
+    """Documents that are published once each, before the key set is again."""
 
     def discovery(self, _request: Request) -> JSONResponse:
         return JSONResponse({"issuer": self.url, "jwks_uri": f"{self.url}/jwks"})
@@ -38,6 +41,9 @@ class Issuer:
         self.fetched += 1
         if self.away:
             return JSONResponse({}, status_code=503)
+        if self.broken:
+            document, *self.broken = self.broken
+            return JSONResponse(document)
         published = []
         for key_id, key in self.keys.items():
             rs = isinstance(key, rsa.RSAPrivateKey)
@@ -211,4 +217,25 @@ async def test_the_last_good_keys_outlive_the_issuer(issuer: Issuer) -> None:
     async with in_background(verifier.run()):
         await watched(verifier)
         issuer.away = True
+        assert (await verifier.verify(issuer.token())).subject == "alice"
+
+
+BROKEN_KEY_SETS = [[], None, "keys", {"keys": []}, {"keys": None}, {"keys": [1]}, {"keys": [{}]}]
+
+
+async def test_a_broken_key_set_replaces_no_good_one(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REFRESH_S", 0.01)
+    monkeypatch.setattr(auth, "RETRY_S", 0.01)
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.run()):
+        await watched(verifier)
+        issuer.broken = list(BROKEN_KEY_SETS)
+
+        async def recovered() -> bool:
+            assert verifier.check() is None
+            return not issuer.broken
+
+        await eventually(recovered, "the key set to be good again")
         assert (await verifier.verify(issuer.token())).subject == "alice"

@@ -19,6 +19,8 @@ from webhost_contracts.events import (
     Event,
 )
 
+from tests.support.facts import envelope
+
 TIERS = load_tiers()
 FREE = TIERS["free"]
 ARTIFACT = Artifact(type="modules", checksum="sha256:ab", size_bytes=2)
@@ -64,9 +66,10 @@ def activated(
 
 def agent(*events: Event) -> Agent:
     """The agent after CREATED and these facts, one per millisecond from 1,000 on."""
-    it = model.evolve(Agent(id="agt_1", user_id="usr_1"), CREATED, 1000)
-    for at_ms, event in enumerate(events, start=1001):
-        it = model.evolve(it, event, at_ms)
+    it = Agent(id="agt_1", user_id="usr_1")
+    for number, event in enumerate((CREATED, *events)):
+        stated = envelope(it.user_id, it.id, event, version=number + 1, at_ms=1000 + number)
+        it = model.evolve(it, stated, event)
     return it
 
 

@@ -165,8 +165,3 @@ def test_budgets(tokens: int, compute_ms: int, over: str | None) -> None:
     assert refused.value.details["limitType"] == over
     assert refused.value.details["periodKey"] == "2026-11"
     assert not refused.value.retryable
-
-
-@pytest.mark.parametrize(("period", "before"), [("2026-11", "2026-10"), ("2026-01", "2025-12")])
-def test_the_period_before(period: str, before: str) -> None:
-    assert decisions.previous_period(period) == before

@@ -1,9 +1,10 @@
 """Ids: sortable by time, derived where they must be."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from webhost_contracts import ids
-from webhost_contracts.periods import period_key
+from webhost_contracts.periods import period_key, previous_period
 
 times = st.integers(0, 2**47)
 entropy = st.binary(min_size=10, max_size=10)
@@ -32,3 +33,8 @@ def test_a_user_is_who_the_issuer_says() -> None:
 def test_a_period_is_a_calendar_month_in_utc() -> None:
     assert period_key(1_764_547_199_999) == "2025-11"
     assert period_key(1_764_547_200_000) == "2025-12"
+
+
+@pytest.mark.parametrize(("period", "before"), [("2026-11", "2026-10"), ("2026-01", "2025-12")])
+def test_the_period_before(period: str, before: str) -> None:
+    assert previous_period(period) == before

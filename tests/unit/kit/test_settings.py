@@ -33,15 +33,24 @@ def test_a_missing_variable_is_named(
     environment.delenv(name)
     line = refusal(capsys)
     assert line == f"webhost-test: cannot start: missing {name}\n"
+    environment.setenv(name, "")
+    assert refusal(capsys) == line
 
 
+@pytest.mark.parametrize("name", ["OPS_LISTEN", "LOG_LEVEL", "LOG_FORMAT"])
 def test_an_invalid_variable_is_named_and_not_printed(
-    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    environment.setenv("OPS_LISTEN", "nowhere")
+    environment.setenv(name, "nowhere")
     line = refusal(capsys)
-    assert "OPS_LISTEN" in line
+    assert name in line
+    assert "nowhere" not in line
     assert line.count("\n") == 1
+
+
+def test_a_level_may_be_written_in_capitals(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("LOG_LEVEL", "WARNING")
+    assert load(ServiceSettings, "webhost-test").log_level == "warning"
 
 
 def test_crash_points_are_refused_outside_of_the_local_stack(

@@ -1,6 +1,6 @@
 """The billing period: a calendar month in UTC, written `YYYY-MM`."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 HOUR_MS = 3_600_000
@@ -9,6 +9,11 @@ HOUR_MS = 3_600_000
 def period_key(at_ms: int) -> str:
     """Return the period that holds this instant (Unix milliseconds)."""
     return _period_of_hour(at_ms // HOUR_MS)
+
+
+def previous_period(period_key: str) -> str:
+    """Return the period before this one."""
+    return (date.fromisoformat(f"{period_key}-01") - timedelta(days=1)).strftime("%Y-%m")
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,7 @@
 """Every way in which a request or a message can fail, in one tree.
 
 - `Problem`: what a caller is told; becomes the error envelope.
-- `HandlingError`: what a bus handler tells the machinery about its message.
+- `Permanent`: a command that no further try can handle.
 """
 
 from collections.abc import Mapping, Sequence
@@ -109,20 +109,8 @@ class Unavailable(Problem):
         super().__init__(message, retry_after_s=retry_after_s)
 
 
-class HandlingError(Exception):
-    """How a message's handler failed."""
-
-
-class Permanent(HandlingError):
-    """No further try can succeed: the message becomes a dead letter."""
-
-
-class Retryable(HandlingError):
-    """A later try may succeed, after `delay_s` seconds."""
-
-    def __init__(self, reason: str, *, delay_s: float = 1.0) -> None:
-        super().__init__(reason)
-        self.delay_s = delay_s
+class Permanent(Exception):
+    """A command's handler failed, and no further try can succeed: it becomes a dead letter."""
 
 
 class StreamDiverged(Exception):

@@ -97,7 +97,7 @@ async def compose(service: Service, settings: Settings) -> None:
         ),
     )
     own_facts = OwnFacts(
-        service.name, database, bus, recovery.FILTERS, recovery.TYPES, recovery.recover
+        service.name, database, bus, recovery.OWN_SUBJECTS, recovery.TYPES, recovery.recover
     )
     service.add("own-facts", own_facts)
     service.add("relay", Relay(database.dsn, bus, own_facts.check))

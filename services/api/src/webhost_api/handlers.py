@@ -6,7 +6,7 @@ not at all; a foreign, a deleted and a missing agent look the same.
 On replay: a request that comes again under its idempotency key does not reach a handler.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -69,30 +69,28 @@ async def update_agent(
 ) -> Agent:
     """Change what is said of an agent. Raises NotFound, Conflict, and the tier's gates."""
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
-
-    def decide(agent: Agent) -> list[Event]:
-        return decisions.update(agent, command, entitlements)
-
-    return await switch_agent(connection, caller, agent_id, decide)
+    agent = await _owned(connection, caller, agent_id)
+    events = decisions.update(agent, command, entitlements)
+    return (await AGENTS.append(connection, agent, events, caller.metadata)).state
 
 
-async def switch_agent(
+async def change_agent(
     connection: AsyncConnection,
     caller: Caller,
     agent_id: str,
     decide: Callable[[Agent], list[Event]],
 ) -> Agent:
     """Do what `decide` says with an agent of the caller's. Raises NotFound, and what it raises."""
-    load = _owned(caller, agent_id)
-    return (await AGENTS.handle(connection, load, decide, caller.metadata)).state
+    agent = await _owned(connection, caller, agent_id)
+    return (await AGENTS.append(connection, agent, decide(agent), caller.metadata)).state
 
 
 async def delete_agent(
     connection: AsyncConnection, caller: Caller, commands: Commands, agent_id: str
 ) -> Agent:
     """Make an agent a tombstone, and let the deployer remove what it has. Raises NotFound."""
-    load = _owned(caller, agent_id)
-    appended = await AGENTS.handle(connection, load, decisions.delete, caller.metadata)
+    agent = await _owned(connection, caller, agent_id)
+    appended = await AGENTS.append(connection, agent, decisions.delete(agent), caller.metadata)
     await send_commands(connection, commands, appended)
     return appended.state
 
@@ -107,12 +105,9 @@ async def request_deployment(
 ) -> Deployment:
     """Start a deployment. Raises NotFound, Conflict, and the tier's gates."""
     tier, entitlements = await tier_of(connection, tiers, caller.user_id)
-
-    def decide(agent: Agent) -> list[Event]:
-        return decisions.request_deployment(agent, command, entitlements)
-
-    load = _owned(caller, agent_id)
-    appended = await AGENTS.handle(connection, load, decide, caller.metadata)
+    agent = await _owned(connection, caller, agent_id)
+    events = decisions.request_deployment(agent, command, entitlements)
+    appended = await AGENTS.append(connection, agent, events, caller.metadata)
     await send_commands(connection, commands, appended, tier=tier)
     return appended.state.deployments[command.deployment_id]
 
@@ -126,7 +121,7 @@ async def check_deployment(
 ) -> None:
     """Raise what `request_deployment` would raise now. Changes and locks nothing."""
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
-    agent = await _owned(caller, agent_id, lock=False)(connection)
+    agent = await _owned(connection, caller, agent_id, lock=False)
     decisions.request_deployment(agent, command, entitlements)
 
 
@@ -138,15 +133,12 @@ async def activate(
     reason: str | None,
 ) -> tuple[Agent, Deployment]:
     """Set the pointer. Raises NotFound, or Conflict in the wrong state."""
-
-    def decide(agent: Agent) -> list[Event]:
-        deployment = agent.deployments.get(deployment_id)
-        if deployment is None:
-            raise deployment_not_found()
-        return decisions.activate(agent, deployment, reason)
-
-    load = _owned(caller, agent_id, deployment_id)
-    agent = (await AGENTS.handle(connection, load, decide, caller.metadata)).state
+    agent = await _owned(connection, caller, agent_id, deployment_id)
+    deployment = agent.deployments.get(deployment_id)
+    if deployment is None:
+        raise deployment_not_found()
+    events = decisions.activate(agent, deployment, reason)
+    agent = (await AGENTS.append(connection, agent, events, caller.metadata)).state
     return agent, agent.deployments[deployment_id]
 
 
@@ -173,13 +165,15 @@ async def tier_of(
     return name, tiers[name]
 
 
-def _owned(
-    caller: Caller, agent_id: str, deployment_id: str | None = None, *, lock: bool = True
-) -> Callable[[AsyncConnection], Awaitable[Agent]]:
-    async def load(connection: AsyncConnection) -> Agent:
-        agent = await store.load(connection, agent_id, deployment_id, lock=lock)
-        if agent is None or agent.user_id != caller.user_id or agent.deleted_at_ms is not None:
-            raise agent_not_found()
-        return agent
-
-    return load
+async def _owned(
+    connection: AsyncConnection,
+    caller: Caller,
+    agent_id: str,
+    deployment_id: str | None = None,
+    *,
+    lock: bool = True,
+) -> Agent:
+    agent = await store.load(connection, agent_id, deployment_id, lock=lock)
+    if agent is None or agent.user_id != caller.user_id or agent.deleted_at_ms is not None:
+        raise agent_not_found()
+    return agent

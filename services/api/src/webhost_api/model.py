@@ -21,6 +21,7 @@ from webhost_contracts.events import (
     DeploymentEnded,
     DeploymentRequested,
     DeploymentRetired,
+    Envelope,
     Event,
 )
 from webhost_contracts.invoke import PROTOCOL
@@ -162,8 +163,9 @@ class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return None if self.teardown_started else self.deleted_in
 
 
-def evolve(agent: Agent, event: Event, at_ms: int) -> Agent:
+def evolve(agent: Agent, envelope: Envelope, event: Event) -> Agent:
     """Return the agent after its next fact. Raises TypeError for what cannot be its next one."""
+    at_ms = envelope.occurred_at_ms
     agent = replace(agent, version=agent.version + 1, updated_at_ms=at_ms)
     match event:
         case AgentCreated() if agent.version == 1:

@@ -19,7 +19,7 @@ from webhost_api.model import Agent
 from webhost_api.tables import agents
 
 KINDS = ("user", "agent")
-FILTERS = tuple(map(subjects.events_of_kind, KINDS))
+OWN_SUBJECTS = tuple(map(subjects.events_of_kind, KINDS))
 TYPES = by_name(*(kind for kind in EVENT_TYPES if kind.kind() in KINDS))
 
 
@@ -39,7 +39,7 @@ async def recover(connection: AsyncConnection, fact: Fact) -> None:
         return
     if agent.version + 1 < envelope.version:
         raise RuntimeError(f"{agent.id}: a fact before version {envelope.version} is missing")
-    after = model.evolve(agent, fact.event, envelope.occurred_at_ms)
+    after = model.evolve(agent, envelope, fact.event)
     if after.deleted_at_ms is None:
         await _vacate_name(connection, after)
     await store.save(connection, agent, after)

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts.events import Envelope, Event
 from webhost_kit.database.engine import is_unique_violation
 from webhost_kit.errors import Conflict
 from webhost_kit.eventsourcing.aggregates import Aggregate
@@ -99,9 +98,5 @@ def deployment_of(state: Any) -> Deployment:
     return msgspec.convert(state, Deployment)
 
 
-def _evolve(agent: Agent, envelope: Envelope, event: Event) -> Agent:
-    return model.evolve(agent, event, envelope.occurred_at_ms)
-
-
-AGENTS = Aggregate(_evolve, save)
+AGENTS = Aggregate(model.evolve, save)
 """How decisions about agents become facts."""

@@ -1,9 +1,6 @@
 """The composition root: the one place where adapters meet handlers."""
 
-from webhost_contracts import subjects
 from webhost_contracts.entitlements import load_tiers
-from webhost_contracts.events import TierChanged
-from webhost_contracts.events.base import by_name
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.database.engine import Database
@@ -12,14 +9,12 @@ from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
-from webhost_billing.handlers import Handlers, recover
+from webhost_billing import recovery
+from webhost_billing.handlers import Handlers
 from webhost_billing.projection import UsageProjection
 from webhost_billing.rebuild import Rebuilder
 from webhost_billing.settings import Settings
 from webhost_billing.subscribers import RebuildRequests, register
-
-OWN_FACTS = [subjects.events_of_kind(TierChanged.kind())]
-OWN_TYPES = by_name(TierChanged)
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -28,7 +23,10 @@ async def compose(service: Service, settings: Settings) -> None:
     bus = service.add("bus", await connect(nats_url, service.name))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
     own_facts = service.add(
-        "own-facts", OwnFacts(service.name, database, bus, OWN_FACTS, OWN_TYPES, recover)
+        "own-facts",
+        OwnFacts(
+            service.name, database, bus, recovery.OWN_SUBJECTS, recovery.TYPES, recovery.recover
+        ),
     )
     projection = service.add("projection", UsageProjection(database, bus, settings.rules()))
     service.add("relay", Relay(database.dsn, bus, own_facts.check))

@@ -5,11 +5,9 @@ Emits: `account.tier_changed.v1`. Guarantees: fact, row and outbox entry are one
 On replay: a user who is on that tier already stays there, and no fact is stated.
 """
 
-from collections.abc import Collection, Sequence
-from functools import partial
+from collections.abc import Collection
 
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts.events import Event
 from webhost_contracts.rpc import (
     RecentEventsReply,
     RecentEventsRequest,
@@ -19,14 +17,11 @@ from webhost_contracts.rpc import (
     UsageRequest,
 )
 from webhost_kit.database.engine import Database
-from webhost_kit.eventsourcing.aggregates import Aggregate
-from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.store import EventMetadata
 
-from webhost_billing import decisions, queries
-from webhost_billing.decisions import Account, Refused
-
-ACCOUNTS = Aggregate(decisions.evolve, queries.save_account)
+from webhost_billing import decisions, queries, store
+from webhost_billing.decisions import Refused
+from webhost_billing.store import ACCOUNTS
 
 
 class Handlers:
@@ -49,23 +44,14 @@ class Handlers:
     async def set_tier(self, request: SetTierRequest) -> SetTierReply:
         """Put a user on a tier, or say why not."""
 
-        def decide(account: Account) -> Sequence[Event]:
-            return decisions.set_tier(account, request.tier, request.operator, self._tiers)
-
         async def work(connection: AsyncConnection) -> SetTierReply:
             metadata = EventMetadata(actor=f"operator:{request.operator}")
-            load = partial(queries.account, user_id=request.user_id)
-            await ACCOUNTS.handle(connection, load, decide, metadata)
+            account = await store.load(connection, request.user_id)
+            events = decisions.set_tier(account, request.tier, request.operator, self._tiers)
+            await ACCOUNTS.append(connection, account, events, metadata)
             return SetTierReply(tier=request.tier)
 
         try:
             return await self._database.retry_conflicts(work)
         except Refused as refusal:
             return SetTierReply(refused=str(refusal))
-
-
-async def recover(connection: AsyncConnection, fact: Fact) -> None:
-    """Make the account what this fact says, which the database lacked after a restore."""
-    account = await queries.account(connection, fact.envelope.user_id)
-    after = decisions.evolve(account, fact.envelope, fact.event)
-    await queries.save_account(connection, account, after)

@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.rpc import (
@@ -17,8 +16,7 @@ from webhost_contracts.rpc import (
 )
 
 from webhost_billing.charging import add
-from webhost_billing.decisions import Account
-from webhost_billing.tables import COUNTERS, accounts, billing_usage, generations, usage_events
+from webhost_billing.tables import COUNTERS, billing_usage, generations, usage_events
 
 MOST_EVENTS = 100
 LIVE = sa.select(generations.c.live).where(generations.c.scope == "all").scalar_subquery()
@@ -64,23 +62,6 @@ async def recent_events(
     newest_first = query.order_by(table.at_ms.desc(), table.key.desc())
     found = await connection.execute(newest_first.limit(min(max(request.limit, 1), MOST_EVENTS)))
     return RecentEventsReply(events=tuple(_event(row) for row in found))
-
-
-async def account(connection: AsyncConnection, user_id: str) -> Account:
-    """Return what was decided about a user so far."""
-    query = sa.select(accounts.c.version, accounts.c.tier).where(accounts.c.user_id == user_id)
-    row = (await connection.execute(query)).one_or_none()
-    return Account(user_id) if row is None else Account(user_id, row.version, row.tier)
-
-
-async def save_account(connection: AsyncConnection, _: Account, after: Account) -> None:
-    """Write what was decided about a user."""
-    values = {"version": after.version, "tier": after.tier}
-    await connection.execute(
-        insert(accounts)
-        .values(user_id=after.user_id, **values)
-        .on_conflict_do_update(index_elements=["user_id"], set_=values)
-    )
 
 
 def counters_of(row: Any, prefix: str = "") -> Counters:

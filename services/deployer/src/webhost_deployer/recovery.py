@@ -8,34 +8,15 @@ On replay: a fact at or below the version of its row changes nothing.
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
-from webhost_contracts.events import (
-    DeploymentFailed,
-    DeploymentStarted,
-    DeploymentStepFailed,
-    DeploymentStepSucceeded,
-    DeploymentSucceeded,
-    DeploymentTeardownScheduled,
-    DeploymentTornDown,
-    TeardownFinished,
-    TeardownStarted,
-)
+from webhost_contracts.events import EVENT_TYPES
 from webhost_contracts.events.base import by_name
+from webhost_contracts.events.deployment import DeployerEvent
 from webhost_kit.eventsourcing.facts import Fact
 
 from webhost_deployer import store
 from webhost_deployer.model import TEARDOWN_EVENTS, evolve, evolve_teardown
 
-TYPES = by_name(
-    DeploymentStarted,
-    DeploymentStepSucceeded,
-    DeploymentStepFailed,
-    DeploymentSucceeded,
-    DeploymentFailed,
-    DeploymentTeardownScheduled,
-    DeploymentTornDown,
-    TeardownStarted,
-    TeardownFinished,
-)
+TYPES = by_name(*(kind for kind in EVENT_TYPES if issubclass(kind, DeployerEvent)))
 """All that the deployer states."""
 
 OWN_SUBJECTS = (subjects.events_of_kind("deployment"),)

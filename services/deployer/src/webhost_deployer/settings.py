@@ -1,6 +1,6 @@
 """The deployer's environment."""
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, model_validator
 from webhost_kit.keys import MasterKeys, Signer, parse_public_keys, parse_signers
 from webhost_kit.process.settings import Address, ServiceSettings
 
@@ -36,18 +36,6 @@ class Settings(ServiceSettings):
     """Days after which a session that is not used expires."""
     reconcile_every_s: float = Field(default=300, gt=0)
     """Seconds between two comparisons of the Cloudflare account with the deployer's tables."""
-
-    @field_validator(
-        "cloudflare_api_base_url",
-        "cloudflare_zone_id",
-        "cloudflare_workers_custom_domain",
-        "cloudflare_workers_dev_subdomain",
-        "workers_connect_to",
-        mode="before",
-    )
-    @classmethod
-    def _empty_is_absent(cls, value: object) -> object:
-        return None if value == "" else value
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Settings":

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from datetime import date, timedelta
 
 import msgspec
 from webhost_contracts.entitlements import Entitlements
@@ -143,11 +142,6 @@ def over_limit(limit_type: str, period_key: str, current: int, limit: int) -> Li
         retryable=passing,
         retry_after_s=1 if passing else None,
     )
-
-
-def previous_period(period_key: str) -> str:
-    """Return the period before: calls that began in it may still be open."""
-    return (date.fromisoformat(f"{period_key}-01") - timedelta(days=1)).strftime("%Y-%m")
 
 
 def _issue(message: str) -> InvalidRequest:

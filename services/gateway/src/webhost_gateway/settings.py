@@ -1,6 +1,6 @@
 """The gateway's environment."""
 
-from pydantic import SecretStr, model_validator
+from pydantic import PositiveFloat, PositiveInt, SecretStr, model_validator
 from webhost_kit.keys import parse_signers
 from webhost_kit.process.settings import Address, LongestCall, UserFacingSettings
 
@@ -12,13 +12,13 @@ class Settings(UserFacingSettings, LongestCall):
     """Ed25519 keys, `<key id>:<base64url seed>,…`; the first one signs calls to Workers."""
     workers_connect_to: Address | None = None
     """In the local stack only: where the Workers' addresses really are."""
-    first_byte_timeout_s: float = 30.0
+    first_byte_timeout_s: PositiveFloat = 30.0
     """Seconds that a Worker may take until its first byte."""
-    heartbeat_s: float = 15.0
+    heartbeat_s: PositiveFloat = 15.0
     """Seconds of silence after which a stream gets a heartbeat."""
-    lease_ttl_s: float = 8.0
+    lease_ttl_s: PositiveFloat = 8.0
     """Seconds after which the calls of a gateway that gives no sign are finished by another."""
-    agent_requests_per_minute: int | None = None
+    agent_requests_per_minute: PositiveInt | None = None
     """Calls of one agent a minute at most, where the tier allows more."""
 
     @model_validator(mode="after")

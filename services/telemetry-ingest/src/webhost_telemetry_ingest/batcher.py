@@ -11,23 +11,20 @@ On an unknown outcome: the request is refused, and its retry is recognised by bi
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Histogram
 from webhost_contracts import subjects
-from webhost_contracts.events.packets import PACKET, pack
 from webhost_kit.batching import Batcher
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.publishing import FEW, Message, publish_together
+from webhost_kit.bus.packets import Packet, in_packets
+from webhost_kit.bus.publishing import FEW, publish_together
 from webhost_kit.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
 MAX_WAITING = 5_000
-PACKET_BYTES = 512 * 1024
-"""About half of what the server takes in one message."""
 
 _sizes = Histogram(
     "webhost_telemetry_batch_size",
@@ -38,7 +35,7 @@ _sizes = Histogram(
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    partition: int
+    subject: str
     envelope: bytes
     durable: asyncio.Future[None]
 
@@ -61,27 +58,27 @@ class ReportBatcher:
             raise _unavailable()
         durable = asyncio.get_running_loop().create_future()
         try:
-            self._batcher.add(_Waiting(subjects.partition_of(user_id), envelope, durable))
+            self._batcher.add(_Waiting(_subject_of(user_id), envelope, durable))
         except asyncio.QueueFull as error:
             raise _unavailable() from error
         await durable
 
     async def _publish(self, batch: list[_Waiting]) -> None:
         _sizes.observe(len(batch))
-        packets = in_packets(batch)
+        packets = in_packets((one, one.subject, one.envelope) for one in batch)
         if len(packets) > FEW:
             await self._settle(packets)
         else:
             await asyncio.gather(*(self._settle([packet]) for packet in packets))
 
-    async def _settle(self, packets: Sequence[Sequence[_Waiting]]) -> None:
+    async def _settle(self, packets: Sequence[Packet[_Waiting]]) -> None:
         problem = None
         try:
-            await publish_together(self._bus, [_message(packet) for packet in packets])
+            await publish_together(self._bus, [packet.message() for packet in packets])
         except (NatsError, TimeoutError, OSError) as error:
             log.warning("packets not acknowledged", packets=len(packets), error=repr(error))
             problem = _unavailable()
-        for waiting in chain.from_iterable(packets):
+        for waiting in (one for packet in packets for one in packet.items):
             if waiting.durable.done():  # its client has gone away
                 continue
             if problem is None:
@@ -90,25 +87,8 @@ class ReportBatcher:
                 waiting.durable.set_exception(problem)
 
 
-def _message(packet: Sequence[_Waiting]) -> Message:
-    subject = subjects.usage_packets(packet[0].partition, subjects.TELEMETRY_INGEST)
-    body = pack(waiting.envelope for waiting in packet)
-    return Message(subject, body, {subjects.TYPE_HEADER: PACKET})
-
-
-def in_packets(batch: Sequence[_Waiting]) -> list[list[_Waiting]]:
-    """Group what waits by partition, as far as a packet's size allows."""
-    packets: list[list[_Waiting]] = []
-    filling: dict[int, list[_Waiting]] = {}
-    sizes: dict[int, int] = {}
-    for waiting in batch:
-        partition, size = waiting.partition, len(waiting.envelope)
-        if partition not in filling or sizes[partition] + size > PACKET_BYTES:
-            filling[partition], sizes[partition] = [], 0
-            packets.append(filling[partition])
-        filling[partition].append(waiting)
-        sizes[partition] += size
-    return packets
+def _subject_of(user_id: str) -> str:
+    return subjects.usage_packets(subjects.partition_of(user_id), subjects.TELEMETRY_INGEST)
 
 
 def _unavailable() -> Unavailable:

@@ -3,11 +3,14 @@
 
 import { runAgent, userEnvOf } from "./webhost-agent.mjs";
 import { agentFailure } from "./webhost-errors.mjs";
-import { now } from "./webhost-platform.mjs";
+import { now, sleep } from "./webhost-platform.mjs";
 import { charactersOf, PROTOCOL, usageOf } from "./webhost-protocol.mjs";
 import { openSession } from "./webhost-session.mjs";
 import { reportCall } from "./webhost-telemetry.mjs";
 import { AnswerText, wholeCharacters } from "./webhost-text.mjs";
+
+/** So long an abandoned module may take to come to its next `yield`, and to clean up. */
+const CLOSING_MS = 10_000;
 
 export class Turn {
   #env;
@@ -58,10 +61,10 @@ export class Turn {
   abandon() {
     if (this.abandoned) return;
     this.#controller.abort();
-    this.#closeChunks();
+    // A generator that waits for something else returns only after that; the call waits so long.
+    this.#ctx.waitUntil(Promise.race([this.#closeChunks(), sleep(CLOSING_MS)]));
   }
 
-  // It is not awaited: a generator that waits for something else returns only after that.
   async #closeChunks() {
     try {
       await this.#answer?.chunks.return?.();

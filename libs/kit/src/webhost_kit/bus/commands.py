@@ -1,10 +1,10 @@
 """The one way in which a service takes commands: FastStream on durable consumers.
 
 Consumes: `cmd.<service>.<verb>.*` of COMMANDS.
-Guarantees: a message is acknowledged only after its handler returned. A Retryable failure, and a
-dependency that is away, are waited for without end, and use up no tries. A Permanent failure, an
-unreadable message, or the last of MAX_TRIES of any other failure is told to `on_dead`, by the ids
-in the message's headers; then the message becomes a dead letter.
+Guarantees: a message is acknowledged only after its handler returned. A dependency that is away is
+waited for without end, and uses up no tries. A Permanent failure, an unreadable message, or the
+last of MAX_TRIES of any other failure is reported to `on_dead`, by the ids in the message's
+headers; then the message becomes a dead letter.
 On replay: a handler that has done its work before must find that, and change nothing.
 """
 
@@ -25,7 +25,7 @@ from webhost_contracts.commands import Command, CommandIds
 from webhost_kit.bus.broker import broker
 from webhost_kit.bus.connection import Bus, inbox_prefix
 from webhost_kit.database.away import is_away
-from webhost_kit.errors import Permanent, Retryable, Unavailable
+from webhost_kit.errors import Permanent, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -108,9 +108,6 @@ class CommandConsumer:
                 await self._give_up(message, ids, f"undecodable: {error.__cause__ or error}")
             case Permanent():
                 await self._give_up(message, ids, str(error))
-            case Retryable():
-                log.warning("command is tried again", error=str(error))
-                raise NackMessage(delay=error.delay_s)
             case _ if isinstance(error, Unavailable) or is_away(error):
                 log.warning("command waits", error=str(error))
                 raise NackMessage(delay=AWAY_DELAY_S)

@@ -59,7 +59,6 @@ class Leadership:
         self._name = name
         self._check = check
         self._problem: str | None = "starting"
-        self.active = False
 
     def check(self) -> str | None:
         """Say what keeps this process from leading, or waiting. Waiting its turn is well."""
@@ -85,8 +84,6 @@ class Leadership:
                 log.warning(
                     "leadership lost", name=self._name, reason=str(error).partition("\n")[0]
                 )
-            finally:
-                self.active = False
             await asyncio.sleep(STEP_BACK_S)
 
     async def _lead(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -95,7 +92,6 @@ class Leadership:
                 self._problem = None
                 await asyncio.sleep(POLL_S)
             self._problem = None
-            self.active = True
             log.info("leading", name=self._name)
             await run_together(work(), self._keep(connection))
 

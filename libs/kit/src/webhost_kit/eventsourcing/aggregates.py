@@ -1,8 +1,8 @@
-"""The one way from a decision to facts: load, decide, append, evolve, save.
+"""The one way from a decision to facts: append, evolve, save.
 
 Guarantees: the facts, their outbox entries and the state that was made of them are written on the
 caller's connection, so in one transaction. A decision that lost a race raises VersionConflict;
-`Database.retry_conflicts` then loads and decides again.
+`Database.retry_conflicts` then lets the caller load and decide again.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -36,10 +36,6 @@ class Appended(Generic[S]):
     state: S
     facts: Sequence[tuple[Event, Envelope]]
 
-    def envelope_of(self, kind: type[Event]) -> Envelope:
-        """Return the envelope of the first fact of this kind. Raises StopIteration."""
-        return next(envelope for event, envelope in self.facts if isinstance(event, kind))
-
 
 @dataclass(frozen=True)
 class Aggregate(Generic[S]):
@@ -50,17 +46,6 @@ class Aggregate(Generic[S]):
 
     evolve: Callable[[S, Envelope, Event], S]
     save: Callable[[AsyncConnection, S, S], Awaitable[None]]
-
-    async def handle(
-        self,
-        connection: AsyncConnection,
-        load: Callable[[AsyncConnection], Awaitable[S]],
-        decide: Callable[[S], Sequence[Event]],
-        metadata: EventMetadata,
-    ) -> Appended[S]:
-        """Load a state, decide on it, and append what was decided. Raises VersionConflict."""
-        state = await load(connection)
-        return await self.append(connection, state, decide(state), metadata)
 
     async def append(
         self,

@@ -27,7 +27,6 @@ def _checkpoint_table(metadata: sa.MetaData) -> sa.Table:
         "checkpoints",
         metadata,
         sa.Column("name", sa.Text, primary_key=True),
-        sa.Column("stream", sa.Text, nullable=False),
         sa.Column("stream_created_at", sa.Text, nullable=False),
         sa.Column("sequence", sa.BigInteger, nullable=False),
         sa.Column("message_id", sa.Text),
@@ -53,7 +52,7 @@ async def read_checkpoint(
 
 
 async def require_checkpoint(
-    connection: AsyncConnection, name: str, stream: str, expected: Checkpoint | None
+    connection: AsyncConnection, name: str, expected: Checkpoint | None
 ) -> None:
     """Lock the checkpoint until the transaction ends.
 
@@ -62,7 +61,7 @@ async def require_checkpoint(
     found = await read_checkpoint(connection, name, lock=True)
     if found is None:
         # Two that begin at once must find one row to lock.
-        start = {"name": name, "stream": stream, "stream_created_at": "", "sequence": 0}
+        start = {"name": name, "stream_created_at": "", "sequence": 0}
         await connection.execute(insert(_table).values(start).on_conflict_do_nothing())
         found = await read_checkpoint(connection, name, lock=True)
     there = (found.sequence, found.epoch) if found else (0, 0)
@@ -70,13 +69,10 @@ async def require_checkpoint(
         raise CheckpointMoved(name)
 
 
-async def save_checkpoint(
-    connection: AsyncConnection, name: str, stream: str, checkpoint: Checkpoint
-) -> None:
+async def save_checkpoint(connection: AsyncConnection, name: str, checkpoint: Checkpoint) -> None:
     """Move the checkpoint, in the transaction that required it and of the rows it stands for."""
     values = {
         "name": name,
-        "stream": stream,
         "stream_created_at": checkpoint.stream_created_at,
         "sequence": checkpoint.sequence,
         "message_id": checkpoint.message_id,
@@ -90,13 +86,12 @@ async def save_checkpoint(
     )
 
 
-async def reset_checkpoint(connection: AsyncConnection, name: str, stream: str) -> None:
+async def reset_checkpoint(connection: AsyncConnection, name: str) -> None:
     """Let the projection of this name begin again at the start of its stream."""
     found = await read_checkpoint(connection, name, lock=True)
     start = Checkpoint("", 0, None, 0) if found is None else found
     await save_checkpoint(
         connection,
         name,
-        stream,
         replace(start, stream_created_at="", sequence=0, message_id=None, epoch=start.epoch + 1),
     )

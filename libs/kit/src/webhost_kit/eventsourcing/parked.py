@@ -88,7 +88,7 @@ async def parked_aggregates(connection: AsyncConnection, projection: str) -> set
     return set(found.scalars())
 
 
-async def count(connection: AsyncConnection, projection: str) -> int:
+async def count_parked(connection: AsyncConnection, projection: str) -> int:
     """Return how many events of this projection are parked."""
     query = sa.select(sa.func.count()).select_from(_table).where(_table.c.projection == projection)
     return int((await connection.execute(query)).scalar_one())

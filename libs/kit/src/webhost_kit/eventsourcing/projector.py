@@ -153,7 +153,7 @@ class Projector:
         is skipped by its version. Raises Unavailable.
         """
         async with self._database.transaction() as connection:
-            await reset_checkpoint(connection, self.name, self.stream)
+            await reset_checkpoint(connection, self.name)
             if self._reset is not None:
                 await self._reset(connection)
             # The process that folds may get nothing new for long, and would not notice.
@@ -205,13 +205,13 @@ class Projector:
         if batch.checkpoint == expected or (expected is None and not batch.messages):
             return
         async with self._database.engine.begin() as connection:
-            await require_checkpoint(connection, self.name, self.stream, expected)
+            await require_checkpoint(connection, self.name, expected)
             good, undigested = await self._sorted(connection, batch)
             if good:
                 undigested += await self._folded_or_parked(connection, good, batch.checkpoint)
             if undigested:
                 await self._park(connection, undigested)
-            await save_checkpoint(connection, self.name, self.stream, batch.checkpoint)
+            await save_checkpoint(connection, self.name, batch.checkpoint)
         if self._committed is not None and batch.messages:
             await self._committed()
         _folded.labels(self.name).inc(len(batch.messages))
@@ -287,7 +287,7 @@ class Projector:
 
     async def _count_parked(self) -> None:
         async with self._database.engine.begin() as connection:
-            self._parked = await parked.count(connection, self.name)
+            self._parked = await parked.count_parked(connection, self.name)
         _parked.labels(self.name).set(self._parked)
 
     async def _halt(self, reason: str) -> None:

@@ -158,16 +158,35 @@ class TokenVerifier:
                 discovery.raise_for_status()
                 response = await client.get(discovery.json()["jwks_uri"])
                 response.raise_for_status()
-                keys = PyJWKSet.from_dict(response.json()).keys
-        except (httpx.HTTPError, jwt.PyJWTError, ValueError, KeyError, TypeError) as error:
+                self._keys = _usable_keys(response.json())
+        except _NO_KEY_SET as error:
             log.warning("key set not fetched; the last good one is kept", error=repr(error))
             return False
-        self._keys = {
-            key.key_id: key
-            for key in keys
-            if key.key_id is not None and key.algorithm_name in ALGORITHMS
-        }
         return True
+
+
+def _usable_keys(key_set: Any) -> dict[str, PyJWK]:
+    """Return the keys that verify tokens, by id. Raises one of _NO_KEY_SET if there are none."""
+    keys = {
+        key.key_id: key
+        for key in PyJWKSet.from_dict(key_set).keys
+        if key.key_id is not None and key.algorithm_name in ALGORITHMS
+    }
+    if not keys:
+        raise ValueError("no usable key in the key set")
+    return keys
+
+
+# The last three: a document that is not of the shape that it must have.
+_NO_KEY_SET = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    jwt.PyJWTError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)
 
 
 def _bad_token() -> Unauthenticated:

@@ -34,7 +34,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.own_facts import OwnFacts
-from webhost_kit.eventsourcing.parked import list_parked
+from webhost_kit.eventsourcing.parked import count_parked, list_parked
 from webhost_kit.eventsourcing.projector import Projector
 from webhost_kit.tasks import cancel
 
@@ -116,12 +116,12 @@ class Maintenance:
     async def _state_of(self, projector: Projector) -> ProjectionState:
         async with self._database.transaction() as connection:
             checkpoint = await read_checkpoint(connection, projector.name)
-            parked = await list_parked(connection, projector.name)
+            parked = await count_parked(connection, projector.name)
         return ProjectionState(
             name=projector.name,
             stream=projector.stream,
             sequence=checkpoint.sequence if checkpoint else 0,
-            parked=len(parked),
+            parked=parked,
             problem=projector.check(),
         )
 

@@ -1,11 +1,12 @@
 """How every service reads its environment: typed, validated before anything connects.
 
-Secrets print masked. A missing or invalid variable ends the process with one line that names it.
+Secrets print masked. An empty variable counts as missing. A missing or invalid variable ends the
+process with one line that names it.
 """
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -58,7 +59,11 @@ class ServiceSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        extra="ignore", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     webhost_local_stack: bool = False
@@ -71,9 +76,11 @@ class ServiceSettings(BaseSettings):
     """Postgres, with the role of this service."""
     ops_listen: Address
     """Where `/livez`, `/readyz` and `/metrics` are served; not for the public."""
-    log_format: str = "json"
+    log_format: Literal["json", "console"] = "json"
     """`json`, or `console` for a person."""
-    log_level: str = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)
+    ] = "info"
     """`debug`, `info`, `warning` or `error`."""
     webhost_crash_file: Path | None = None
     """For tests, in the local stack only: names the step at which the process dies."""

@@ -102,7 +102,7 @@ async def disable_agent(
     """Refuse invocations from now on."""
 
     async def work(connection: AsyncConnection) -> AgentResponse:
-        agent = await handlers.switch_agent(connection, caller, agent_id, decisions.disable)
+        agent = await handlers.change_agent(connection, caller, agent_id, decisions.disable)
         return AgentResponse.model_validate({"agent": agent})
 
     return await execute(deps, key, work)
@@ -115,7 +115,7 @@ async def enable_agent(
     """Let invocations in again."""
 
     async def work(connection: AsyncConnection) -> AgentResponse:
-        agent = await handlers.switch_agent(connection, caller, agent_id, decisions.enable)
+        agent = await handlers.change_agent(connection, caller, agent_id, decisions.enable)
         return AgentResponse.model_validate({"agent": agent})
 
     return await execute(deps, key, work)

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from prometheus_client import Histogram
 from webhost_contracts.entitlements import Entitlements
+from webhost_contracts.periods import previous_period
 from webhost_kit.batching import Batcher
 from webhost_kit.database.statements import NotRun, Statements
 from webhost_kit.errors import LimitExceeded, Unavailable
@@ -136,7 +137,7 @@ class Admission:
                     "asked": msgspec.json.encode([_flat(asked) for asked in batch]).decode(),
                     "gateway_id": self._lease.gateway_id,
                     "users": list({user_id for user_id, _ in keys}),
-                    "oldest": decisions.previous_period(min(period for _, period in keys)),
+                    "oldest": previous_period(min(period for _, period in keys)),
                 },
             )
         )

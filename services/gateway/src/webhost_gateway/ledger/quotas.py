@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from sqlalchemy import text
-from webhost_contracts.periods import period_key
+from webhost_contracts.periods import period_key, previous_period
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
-
-from webhost_gateway import decisions
 
 BATCH = 1_000
 
@@ -26,7 +24,7 @@ async def raise_to_counted(database: Database, counted: Counted) -> None:
     Raises Unavailable when what was counted is not known, or the database is away.
     """
     current = period_key(now_ms())
-    for period in (decisions.previous_period(current), current):
+    for period in (previous_period(current), current):
         users = counted(period)
         if users is None:
             raise Unavailable("The totals are not loaded.")

@@ -7,12 +7,11 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 from webhost_contracts import ids
-from webhost_contracts.periods import period_key
+from webhost_contracts.periods import period_key, previous_period
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
 
-from webhost_gateway import decisions
 from webhost_gateway.routing.model import AGENT_KEPT_MS, DEPLOYMENT_KEPT_MS, RouteTable
 from webhost_gateway.tables import (
     invocations,
@@ -79,7 +78,7 @@ async def remove_quotas(database: Database, current_period: str) -> int:
     past = (
         sa.select(quotas.c.user_id, quotas.c.period_key)
         .where(
-            quotas.c.period_key < decisions.previous_period(current_period),
+            quotas.c.period_key < previous_period(current_period),
             quotas.c.in_flight == 0,
         )
         .order_by(quotas.c.user_id, quotas.c.period_key)

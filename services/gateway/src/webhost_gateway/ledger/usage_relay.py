@@ -12,15 +12,14 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from time import monotonic
 
 import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
-from webhost_contracts import subjects
-from webhost_contracts.events.packets import PACKET, pack
 from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.packets import Packet, in_packets
 from webhost_kit.bus.publishing import FEW, Message, publish_together
 from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
@@ -31,8 +30,6 @@ from webhost_gateway.ledger.lease import Lease
 log = structlog.get_logger(__name__)
 
 ROWS = 500
-PACKET_BYTES = 512 * 1024
-"""About half of what the server takes in one message."""
 LINGER_S = 0.05
 """Facts of a moment share packets."""
 RETRY_S = 0.5
@@ -43,22 +40,6 @@ FROM_START_S = 30.0
 
 _published = Counter("webhost_usage_published_rows_total", "Usage rows the stream acknowledged")
 _waiting = Gauge("webhost_usage_waiting_rows", "Usage rows seen at the last look")
-
-
-@dataclass
-class Packet:
-    """Rows of one subject that are published together."""
-
-    subject: str
-    serials: list[int] = field(default_factory=list[int])
-    bodies: list[bytes] = field(default_factory=list[bytes])
-    size: int = 0
-
-    def message(self) -> Message:
-        """Return what is published; the same facts have the same message id."""
-        body = pack(self.bodies)
-        message_id = f"pkt_{hashlib.blake2b(body, digest_size=16).hexdigest()}"
-        return Message(self.subject, body, {subjects.TYPE_HEADER: PACKET}, message_id)
 
 
 class UsageRelay:
@@ -131,7 +112,7 @@ class UsageRelay:
             self._passed = rows[-1][0]
         return len(rows) == ROWS
 
-    async def _rows(self) -> Sequence[tuple[int, str, str]]:
+    async def _rows(self) -> Sequence[tuple[int, str, bytes]]:
         gateway_id = self._lease.gateway_id
         if gateway_id != self._gateway_id:
             names = {"from": self._gateway_id, "to": gateway_id}
@@ -142,37 +123,28 @@ class UsageRelay:
             self._passed, self._from_start_at = 0, monotonic()
         parameters = {"gateway_id": gateway_id, "passed": self._passed, "most": ROWS}
         rows = await self._statements.execute((WAITING, parameters))
-        return [(serial, subject, body) for serial, subject, body in rows]
+        return [(serial, subject, body.encode()) for serial, subject, body in rows]
 
-    async def _publish(self, packets: Sequence[Packet]) -> list[int]:
+    async def _publish(self, packets: Sequence[Packet[int]]) -> list[int]:
         """Return the serials of the rows that the stream holds, without any doubt."""
         together = [packets] if len(packets) > FEW else [[packet] for packet in packets]
         stored = await asyncio.gather(*map(self._stored, together))
         return [serial for serials in stored for serial in serials]
 
-    async def _stored(self, packets: Sequence[Packet]) -> list[int]:
+    async def _stored(self, packets: Sequence[Packet[int]]) -> list[int]:
         try:
-            await publish_together(self._bus, [packet.message() for packet in packets])
+            await publish_together(self._bus, [message_of(packet) for packet in packets])
         except (NatsError, TimeoutError, OSError) as error:
             log.warning("publish failed", packets=len(packets), error=repr(error))
             return []
-        return [serial for packet in packets for serial in packet.serials]
+        return [serial for packet in packets for serial in packet.items]
 
 
-def in_packets(rows: Sequence[tuple[int, str, str]]) -> list[Packet]:
-    """Join rows (serial, subject, body) of one subject, as far as a packet's size allows."""
-    open_packets: dict[str, Packet] = {}
-    packets: list[Packet] = []
-    for serial, subject, text in rows:
-        body = text.encode()
-        packet = open_packets.get(subject)
-        if packet is None or packet.size + len(body) > PACKET_BYTES:
-            packet = open_packets[subject] = Packet(subject)
-            packets.append(packet)
-        packet.serials.append(serial)
-        packet.bodies.append(body)
-        packet.size += len(body)
-    return packets
+def message_of(packet: Packet[int]) -> Message:
+    """Return what is published; the same facts have the same message id."""
+    message = packet.message()
+    digest = hashlib.blake2b(message.body, digest_size=16).hexdigest()
+    return replace(message, message_id=f"pkt_{digest}")
 
 
 WAITING = """

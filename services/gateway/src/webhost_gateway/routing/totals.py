@@ -11,14 +11,12 @@ import asyncio
 import msgspec
 import structlog
 from webhost_contracts import subjects, wire
-from webhost_contracts.periods import period_key
+from webhost_contracts.periods import period_key, previous_period
 from webhost_contracts.totals import Totals
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Recorded, StreamReader
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import StreamDiverged
-
-from webhost_gateway import decisions
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +69,7 @@ class TotalsWatch:
             log.error("undecodable totals", subject=message.subject, error=str(error))
             return
         user_id, _, period = message.subject.removeprefix(PREFIX).rpartition(".")
-        oldest = decisions.previous_period(period_key(now_ms()))
+        oldest = previous_period(period_key(now_ms()))
         if period not in self._periods:
             for past in [known for known in self._periods if known < oldest]:
                 del self._periods[past]

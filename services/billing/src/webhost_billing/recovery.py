@@ -1,0 +1,27 @@
+"""Taking facts back: after a restore, from the stream into the tables.
+
+Consumes: billing's own facts that its event table lacks; the caller writes the event rows.
+Guarantees: an account is what it was when the facts were stated.
+On replay: the account is once more what the last of them says.
+"""
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import subjects
+from webhost_contracts.events import TierChanged
+from webhost_contracts.events.base import by_name
+from webhost_kit.eventsourcing.facts import Fact
+
+from webhost_billing import decisions, store
+
+TYPES = by_name(TierChanged)
+"""All that billing states."""
+
+OWN_SUBJECTS = (subjects.events_of_kind(TierChanged.kind()),)
+"""Where it states that."""
+
+
+async def recover(connection: AsyncConnection, fact: Fact) -> None:
+    """Make the account what this fact says, which the database lacked after a restore."""
+    account = await store.load(connection, fact.envelope.user_id)
+    after = decisions.evolve(account, fact.envelope, fact.event)
+    await store.save(connection, account, after)
