@@ -211,3 +211,17 @@ async def test_budgets_follow_what_billing_charged(
     assert len([c for c in harness.worker.calls[calls:] if agent.deployment_id in c.path]) == 0
     await harness.tell(agent, TierChanged(tier="narrow", previous_tier="free", source="test"))
     await harness.until_answers(gateway, agent, 200)
+
+
+@pytest.mark.accept("A1")
+@pytest.mark.parametrize("before", [{"generation": 2}, {"generation": 1, "epoch": 1}])
+async def test_budgets_hold_when_billing_was_restored_to_before_its_latest_rebuild(
+    harness: Harness, gateway: Gateway, before: dict[str, int]
+) -> None:
+    agent = await harness.agent()
+    period = period_key(now_ms())
+    await harness.charge(agent, Totals(tokens=0, compute_ms=0, sequence=9, **before), period)
+    await harness.until_answers(gateway, agent)
+    used_up = Totals(tokens=10**9, compute_ms=0, generation=1, sequence=9)
+    await harness.charge(agent, used_up, period)
+    await harness.until_answers(gateway, agent, 402)

@@ -12,8 +12,8 @@ from webhost_contracts.totals import Totals
 from webhost_gateway.ledger.records import Outcome, closing
 from webhost_gateway.ledger.usage_relay import UsageRelay, message_of
 from webhost_gateway.routing.totals import TotalsWatch
-from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.packets import PACKET_BYTES, connect, in_packets
+from webhost_kit.bus.connection import Bus, connect
+from webhost_kit.bus.packets import PACKET_BYTES, in_packets
 from webhost_kit.clock import now_ms
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.statements import Statements

@@ -2,7 +2,9 @@
 
 Absolute numbers, never differences. `generation`, `epoch` and `sequence` say which fold they are
 from: the sequence is that of the user's partition of USAGE, the epoch counts how often an operator
-let the partition begin again. A reader never replaces totals by older ones.
+let the partition begin again. Of one fold, a reader never replaces totals by older ones. Another
+fold's replace what came before them, whichever numbers they have: billing's database may have been
+restored to a time before its latest rebuild.
 """
 
 from webhost_contracts.wire import Wire
@@ -21,10 +23,12 @@ class Totals(Wire, frozen=True, kw_only=True):
     sequence: int
     requests: int = 0
 
-    def newer_than(self, other: "Totals | None") -> bool:
-        """Say whether these totals are from a later fold than `other`."""
-        return other is None or self._place > other._place
+    def replaces(self, earlier: "Totals | None") -> bool:
+        """Say whether these totals hold from now on, instead of those that came before them."""
+        if earlier is None or self._fold != earlier._fold:
+            return True
+        return self.sequence > earlier.sequence
 
     @property
-    def _place(self) -> tuple[int, int, int]:
-        return self.generation, self.epoch, self.sequence
+    def _fold(self) -> tuple[int, int]:
+        return self.generation, self.epoch

@@ -1,7 +1,7 @@
 """What billing has charged, watched into memory.
 
 Consumes: the totals bucket, key `<userId>.<period>`.
-Guarantees: older totals never replace newer ones; when the bucket cannot be watched, the last
+Guarantees: older totals of a fold never replace newer ones; when the bucket cannot be watched, the last
 totals hold. Only those of the current and the previous period are kept.
 On replay: the whole bucket is read again, which changes nothing.
 """
@@ -76,5 +76,5 @@ class TotalsWatch:
         if period < oldest:
             return
         known = self._periods.setdefault(period, {})
-        if totals.newer_than(known.get(user_id)):
+        if totals.replaces(known.get(user_id)):
             known[user_id] = totals
