@@ -66,9 +66,10 @@ async def test_totals_go_on_when_usage_begins_again(billing: Billing) -> None:
         return not await billing.service.ready()
 
     await eventually(halted, "billing to halt", seconds=20)
-    request = ProjectionRequest(projection=checkpoint_name(partition))
     subject = maintenance.subject("billing", maintenance.REPLAY)
-    assert (await rpc.call(billing.bus, subject, request, ReplayReply)).refused is None
+    for one in range(subjects.PARTITIONS):
+        request = ProjectionRequest(projection=checkpoint_name(one))
+        assert (await rpc.call(billing.bus, subject, request, ReplayReply)).refused is None
 
     await billing.given_folded(call(ALICE, 3))
     after = await until_totals(billing, ALICE, 0, 300)
@@ -78,3 +79,11 @@ async def test_totals_go_on_when_usage_begins_again(billing: Billing) -> None:
         return await billing.rows("SELECT * FROM totals_due") == []
 
     await eventually(nothing_due, "every total to be put")
+
+    # The stream holds the third call alone: a rebuild would forget the others.
+    folded = await billing.folded()
+    assert "not hold 2 invocations" in str((await billing.rebuild())[-1].refused)
+    [difference] = (await billing.rebuild(dry_run=True))[-1].differences
+    assert difference.rebuilt is not None
+    assert difference.rebuilt.requests == 1
+    assert await billing.folded() == folded

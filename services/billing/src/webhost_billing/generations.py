@@ -48,6 +48,12 @@ async def differences(connection: AsyncConnection, live: int, new: int) -> list[
     ]
 
 
+async def not_rebuilt(connection: AsyncConnection, live: int, new: int) -> int:
+    """Return how many invocations are known in the live generation alone."""
+    found = await connection.execute(statements.NOT_REBUILT, {"live": live, "new": new})
+    return int(found.scalar_one())
+
+
 async def swap(connection: AsyncConnection, live: int, new: int, period: str) -> None:
     """Make `new` the live one; all totals from this period on are due again."""
     await connection.execute(sa.update(generations).values(live=new))

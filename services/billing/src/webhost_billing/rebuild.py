@@ -3,9 +3,10 @@
 Consumes: USAGE from its first message, in several processes (see `process_pool`), while live
 folding goes on.
 Emits: nothing on the streams; it states no facts. Progress goes to the operator who asked.
-Guarantees: the swap is one transaction, in which both generations stand at the same sequence of
-every partition; until then nothing is changed. One rebuild runs at a time. Memory does not grow
-with the stream.
+Guarantees: no usage that was counted is lost: where the stream does not hold all of it any more,
+the rebuild is refused. The swap is one transaction, in which both generations stand at the same
+sequence of every partition; until then nothing is changed. One rebuild runs at a time. Memory does
+not grow with the stream.
 On replay (it died, or one of its processes did): its rows are of a generation that is not live;
 the next rebuild or start removes them.
 """
@@ -80,7 +81,7 @@ class Rebuilder:
                 await self._purge_dead()
                 try:
                     rebuilt = await _Rebuild(connection, self._bus, send).run(request.dry_run)
-                except Broken:
+                except (Refused, Broken):
                     await self._purge_dead()
                     raise
         except (Refused, Broken) as refusal:
@@ -163,6 +164,7 @@ class _Rebuild:
                 await self._fold_up_to(pool, await _live_targets(connection))
                 differences = await generations.differences(connection, live, new)
                 if not dry_run:
+                    await _require_all_rebuilt(connection, live, new)
                     await generations.swap(connection, live, new, period_key(now_ms()))
                     crash_point("rebuild.swapping")
         log.info("rebuilt", dry_run=dry_run, messages=self._folded, differences=len(differences))
@@ -206,6 +208,13 @@ class _Rebuild:
             )
         if state.messages != state.last_seq:
             raise Refused(f"the stream lacks {state.last_seq - state.messages} of its messages")
+
+
+async def _require_all_rebuilt(connection: AsyncConnection, live: int, new: int) -> None:
+    """Raise Refused where calls were counted that the stream holds no more: it was lost since."""
+    lost = await generations.not_rebuilt(connection, live, new)
+    if lost:
+        raise Refused(f"the stream does not hold {lost} invocations any more that were counted")
 
 
 async def _live_targets(connection: AsyncConnection) -> Targets:

@@ -117,6 +117,14 @@ DIFFERENCES = sa.text(
     ORDER BY user_id, period_key, runtime_provider
     """  # noqa: S608
 )
+NOT_REBUILT = sa.text(
+    """
+    SELECT count(*) FROM invocations live
+    WHERE live.generation = :live AND NOT EXISTS (
+        SELECT FROM invocations new WHERE (new.generation, new.key) = (:new, live.key)
+    )
+    """
+)
 DEAD_GENERATIONS = sa.text(
     f"""
     SELECT DISTINCT generation

@@ -1,8 +1,8 @@
 """What billing has charged, watched into memory.
 
 Consumes: the totals bucket, key `<userId>.<period>`.
-Guarantees: older totals of a fold never replace newer ones; when the bucket cannot be watched, the last
-totals hold. Only those of the current and the previous period are kept.
+Guarantees: older totals of a fold never replace newer ones; when the bucket cannot be watched, the
+last totals hold. Only those of the current and the previous period are kept.
 On replay: the whole bucket is read again, which changes nothing.
 """
 
