@@ -53,8 +53,9 @@ async def test_usage_is_billings_answer_with_the_tiers_limits(harness: Harness, 
     try:
         current = ok(await user.http.get("/v1/usage/current"))
         past = ok(await user.http.get("/v1/billing/usage?period=2026-02"))
-        response = await user.http.get("/v1/billing/usage?period=2026-13")
-        problem(response, 400, "INVALID_REQUEST")
+        for period in ("2026-13", "٢٠٢٦-01"):
+            response = await user.http.get("/v1/billing/usage", params={"period": period})
+            problem(response, 400, "INVALID_REQUEST")
     finally:
         await subscription.unsubscribe()
     assert [request.user_id for request in asked] == [user.id, user.id]

@@ -82,8 +82,7 @@ class _Process:
 async def _start(generation: int, partitions: Sequence[int]) -> _Process:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "webhost_billing.refolding",
+        *("-P", "-m", "webhost_billing.refolding"),
         *map(str, (generation, *partitions)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -45,7 +45,7 @@ async def usage_of_period(
     caller: CurrentCaller,
     period: Annotated[
         str | None,
-        Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])$", description="YYYY-MM; absent: the one now."),
+        Query(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$", description="YYYY-MM; absent: the one now."),
     ] = None,
 ) -> Response:
     """What the caller used in a period."""

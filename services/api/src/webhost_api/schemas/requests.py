@@ -83,7 +83,7 @@ InvokePath = Annotated[
     AfterValidator(_not_the_platforms_path),
 ]
 CompatibilityDate = Annotated[
-    str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_a_date)
+    str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_a_date)
 ]
 
 
