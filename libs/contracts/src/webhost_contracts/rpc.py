@@ -68,7 +68,7 @@ class RecentEventsReply(Wire, frozen=True, kw_only=True):
 
 
 class SetTierRequest(Wire, frozen=True, kw_only=True):
-    """An operator puts a user on a tier. `user` is a user id."""
+    """An operator puts a user on a tier, as `webhost users set-tier` asks for it."""
 
     user_id: str
     tier: str

@@ -1,7 +1,7 @@
 """Finishes what dead gateways left, and what this one leaves at its end.
 
 Emits: `invocation.finished.v1` of outcome `unknown`, into the usage outbox.
-Hot path: its statements are raw SQL, named at the end of the file.
+Its statements are raw SQL, named at the end of the file.
 Guarantees: a gateway is taken to be dead only by one that has seen the
 database answer for a whole lease time (`Lease.judges_until`). Its lease is marked
 first, so that it neither admits nor renews any more; then its open invocations are finished, each
