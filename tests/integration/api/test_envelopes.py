@@ -22,6 +22,7 @@ async def test_without_a_good_token_nothing_is_told(
         for method, path in (("GET", "/v1/me"), ("POST", "/v1/agents")):
             response = await http.request(method, path, content=b"not json")
             problem(response, 401, "UNAUTHENTICATED")
+            assert response.headers["www-authenticate"] == "Bearer"
 
 
 async def test_an_expired_token_is_refused(harness: Harness) -> None:
@@ -168,7 +169,10 @@ async def test_what_the_framework_refuses_has_the_envelope(user: User) -> None:
         problem(await user.http.get(path), 404, "NOT_FOUND")
     response = await user.http.put("/v1/agents", json={})
     problem(response, 405, "METHOD_NOT_ALLOWED")
-    assert response.headers["allow"]
+    assert response.headers["allow"] == "GET, POST"
+    response = await user.http.put("/v1/agents/agt_x", json={})
+    problem(response, 405, "METHOD_NOT_ALLOWED")
+    assert response.headers["allow"] == "GET, PATCH, DELETE"
 
 
 async def test_what_nobody_foresaw_tells_nothing_of_the_inside(

@@ -79,6 +79,7 @@ async def test_credentials(harness: Harness, gateway: Gateway) -> None:
         answers.append(body["error"]["details"])
     async with harness.http.post(f"{gateway.url}/v1/invoke/{agent.agent_id}", json=HI) as response:
         assert response.status == 401
+        assert response.headers["WWW-Authenticate"] == "Bearer"
     assert len(harness.worker.calls) == 1
 
 

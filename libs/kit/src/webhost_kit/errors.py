@@ -50,6 +50,10 @@ class Unauthenticated(Problem):
     code = ErrorCode.UNAUTHENTICATED
 
 
+class BadToken(Unauthenticated):
+    """Without a good bearer token; the answer says that one is asked for."""
+
+
 class LimitExceeded(Problem):
     """A plan limit or a tier gate."""
 

@@ -15,7 +15,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive
+from starlette.routing import Match
+from starlette.types import Message, Receive, Scope
 from webhost_contracts import ids
 from webhost_kit.bus.connection import Bus
 from webhost_kit.database.engine import Database
@@ -40,6 +41,7 @@ from webhost_api.users import Users
 MAX_BODY_BYTES = 64 * 1024
 MAX_DEPLOY_BYTES = 1024 * 1024
 MAX_ISSUES = 20
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 @dataclass(frozen=True)
@@ -170,12 +172,21 @@ def handle_problems(app: FastAPI) -> None:
 
     async def on_problem(request: Request, error: Exception) -> Response:
         response = problem_response(_problem_of(error), request.headers[problems.REQUEST_ID_HEADER])
-        if isinstance(error, HTTPException):
-            response.headers.update(error.headers or {})  # such as Allow
+        if response.status_code == 405:
+            response.headers["Allow"] = ", ".join(_methods_of(app, request.scope))
         return response
 
     for kind in (Problem, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, on_problem)
+
+
+def _methods_of(app: FastAPI, scope: Scope) -> list[str]:
+    """Return what the path of this request can be asked, by whichever route."""
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
+    ]
 
 
 def _problem_of(error: Exception) -> Problem:

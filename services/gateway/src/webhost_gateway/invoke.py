@@ -18,7 +18,7 @@ from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
 from webhost_contracts.invoke import PROTOCOL
 from webhost_contracts.periods import period_key
 from webhost_kit.clock import now_ms
-from webhost_kit.errors import RuntimeFailed, Unauthenticated, Unavailable
+from webhost_kit.errors import BadToken, RuntimeFailed, Unavailable
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.http.auth import Principal, TokenVerifier
@@ -156,7 +156,7 @@ class Invoker:
 
     async def _authenticated(self, request: Request) -> Principal:
         if request.authorization is None:
-            raise Unauthenticated("Send a bearer token in the Authorization header.")
+            raise BadToken("Send a bearer token in the Authorization header.")
         remembered = self._verifier.remembered(request.authorization)
         return remembered or await self._verifier.verify(request.authorization)
 

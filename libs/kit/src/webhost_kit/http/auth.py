@@ -17,7 +17,7 @@ import structlog
 from jwt import PyJWK, PyJWKSet
 from webhost_contracts import ids
 
-from webhost_kit.errors import Unauthenticated, Unavailable
+from webhost_kit.errors import BadToken, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -79,14 +79,14 @@ class TokenVerifier:
         return principal
 
     async def verify(self, authorization: str | None) -> Principal:
-        """Return who the `Authorization` header is. Raises Unauthenticated or Unavailable."""
+        """Return who the `Authorization` header is. Raises BadToken or Unavailable."""
         if authorization is None:
-            raise Unauthenticated("Send a bearer token in the Authorization header.")
+            raise BadToken("Send a bearer token in the Authorization header.")
         if (principal := self.remembered(authorization)) is not None:
             return principal
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_CHARS:
-            raise Unauthenticated("Send a bearer token in the Authorization header.")
+            raise BadToken("Send a bearer token in the Authorization header.")
         principal = self._principal(self._claims(token, await self._key_of(token)))
         self._remembered.pop(authorization, None)
         while len(self._remembered) >= REMEMBERED_TOKENS:
@@ -189,8 +189,8 @@ _NO_KEY_SET = (
 )
 
 
-def _bad_token() -> Unauthenticated:
-    return Unauthenticated("The token is missing, expired or not valid.")
+def _bad_token() -> BadToken:
+    return BadToken("The token is missing, expired or not valid.")
 
 
 def _text(value: object) -> str | None:

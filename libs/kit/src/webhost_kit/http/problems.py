@@ -7,7 +7,7 @@ import msgspec
 from prometheus_client import Counter
 from webhost_contracts.errors import ErrorBody, ErrorEnvelope
 
-from webhost_kit.errors import Problem
+from webhost_kit.errors import BadToken, Problem
 
 REQUEST_ID_HEADER = "X-Request-Id"
 JSON_TYPE = "application/json"
@@ -50,6 +50,8 @@ def body(problem: Problem, request_id: str) -> bytes:
 
 def headers(problem: Problem) -> dict[str, str]:
     """Return the headers that go with the problem, the request id aside."""
+    if isinstance(problem, BadToken):
+        return {"WWW-Authenticate": "Bearer"}
     if problem.retry_after_s is None:
         return {}
     return {"Retry-After": str(problem.retry_after_s)}
