@@ -1,8 +1,10 @@
 """The commands, as a developer uses them on a running stack."""
 
 import json
+import os
 import secrets
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,19 @@ class Developer:
         assert "Traceback" not in result.stderr
         return result
 
+    def in_a_shell(self, line: str) -> subprocess.CompletedProcess[str]:
+        """Run a line where `webhost` is found, with the test's own environment."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        variables = {**os.environ, "PATH": path, "WEBHOST_DATA_DIR": str(self._stack.data_dir)}
+        return subprocess.run(
+            ["bash", "-c", line], env=variables, capture_output=True, text=True, check=True
+        )
+
+    def calls_as_printed(self, printed: str) -> None:
+        """The last line that a command printed calls the agent."""
+        answer = json.loads(self.in_a_shell(f"{printed.splitlines()[-1]} -sS").stdout)
+        assert answer["output"]["text"] == "You said: Hello"
+
     def reads(self, *arguments: str) -> Any:
         """Run a command with --json; what is printed has every documented field."""
         printed = json.loads(self.runs(*arguments, "--json").stdout)
@@ -76,6 +91,8 @@ def test_an_agents_life_at_the_command_line(
     signed_in = developer.runs("login", "--subject", developer.subject)
     assert developer.subject in signed_in.stdout
     assert developer.reads("me")["user"]["subject"] == developer.subject
+    allowed = developer.runs("me").stdout.splitlines()
+    assert ["requests", "a", "month", "1,000"] in [line.split() for line in allowed]
 
     agent = developer.reads("agents", "create", "helper")["agent"]
     first = developer.reads("deploy", "helper")["deployment"]
@@ -100,11 +117,16 @@ def test_an_agents_life_at_the_command_line(
     rolled_back = developer.reads("activate", "helper", first["id"])
     assert rolled_back["agent"]["activeDeploymentId"] == first["id"]
 
-    token = stack.webhost("token", developer.subject).stdout.strip()
-    monkeypatch.setenv("WEBHOST_TOKEN", token)
-    printed = developer.runs("deploy", "helper").stdout.splitlines()[-1]
-    called = subprocess.run(["bash", "-c", f"{printed} -sS"], capture_output=True, check=True)
-    assert json.loads(called.stdout)["output"]["text"] == "You said: Hello"
+    developer.calls_as_printed(developer.runs("deploy", "helper").stdout)
+    shown = developer.runs("agents", "get", "helper", "--as", developer.subject)
+    developer.calls_as_printed(shown.stdout)
+    monkeypatch.setenv("WEBHOST_TOKEN", developer.runs("token").stdout.strip())
+    developer.calls_as_printed(developer.in_a_shell("webhost agents get helper").stdout)
+    other = developer.in_a_shell(f"webhost login --subject {developer.subject}-2")
+    assert "WEBHOST_TOKEN is set and goes before this login" in other.stderr
+    monkeypatch.delenv("WEBHOST_TOKEN")
+    again = developer.in_a_shell(f"webhost login --subject {developer.subject}")
+    assert "WEBHOST_TOKEN" not in again.stderr
 
     streamed = developer.runs("invoke", "helper", "one two", "--stream", "--json").stdout
     events = [json.loads(line) for line in streamed.splitlines()]
@@ -132,6 +154,12 @@ def test_refusals_have_their_exit_codes(developer: Developer, tmp_path: Path) ->
     reason = run("deploy", "mine", "--file", str(broken), ends=8)
     assert "step: upload" in reason
     assert "broken.mjs" in reason
+    later = developer.runs("deployments", "get", "mine/1", "--as", developer.subject).stdout
+    assert reason.partition("webhost: ")[2] in later
+    failed = developer.runs(
+        *("deploy", "mine", "--file", str(broken), "--as", developer.subject), ends=8
+    )
+    assert "/v1/invoke/" not in failed.stdout
 
 
 def test_an_operator_sets_a_tier(stack: Stack, developer: Developer) -> None:

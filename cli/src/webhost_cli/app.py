@@ -12,7 +12,10 @@ from webhost_cli.errors import EXIT_CODES_HELP
 COMMANDS = {
     "up": ("stack", "Run the whole stack on this machine until Ctrl-C."),
     "status": ("stack", "Show what runs, and where. Ends with 1 when nothing does."),
-    "token": ("token", "Print a JWT for SUBJECT, and nothing else."),
+    "token": (
+        "token",
+        "Print a JWT, and nothing else: of SUBJECT, or the one that other commands send.",
+    ),
     "demo": (
         "demo.command",
         "Run an agent's whole life on this machine, on real parts, and check every step.",

@@ -10,9 +10,9 @@ def invoke_url(api: Api, agent_id: str) -> str:
     return f"{api.origin}/v1/invoke/{agent_id}"
 
 
-def curl_line(url: str) -> str:
-    """A command that calls the agent, for a shell where WEBHOST_TOKEN is set."""
+def curl_line(api: Api, url: str) -> str:
+    """A command that calls the agent, as the same user."""
     return (
-        f'curl {url} -H "Authorization: Bearer $WEBHOST_TOKEN"'
+        f'curl {url} -H "Authorization: Bearer {api.shell_bearer}"'
         f" -H 'Content-Type: application/json' -d '{_BODY}'"
     )

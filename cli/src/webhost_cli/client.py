@@ -24,12 +24,21 @@ _LONGEST_WAIT_S = 5.0
 
 
 class Api:
-    """One user's calls at one origin. To be closed."""
+    """One user's calls at one origin. To be closed.
+
+    `shell_bearer` is how the user's shell gets the token, for commands to copy.
+    """
 
     def __init__(
-        self, origin: str, token: str, *, transport: httpx.BaseTransport | None = None
+        self,
+        origin: str,
+        token: str,
+        *,
+        shell_bearer: str = "$WEBHOST_TOKEN",
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.origin = origin
+        self.shell_bearer = shell_bearer
         self._http = httpx.Client(
             base_url=origin,
             headers={"Authorization": f"Bearer {token}", "User-Agent": "webhost-cli"},

@@ -7,6 +7,8 @@ WEBHOST_TOKEN, else the login that is stored for the origin.
 
 import inspect
 import os
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from functools import wraps
@@ -17,6 +19,7 @@ from webhost_cli import credentials
 from webhost_cli.client import Api
 from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.options import AsOption, StackOption, UrlOption, data_dir_of
+from webhost_cli.token import signed_for
 
 P = ParamSpec("P")
 
@@ -39,10 +42,7 @@ def origin_of(url: str | None, data_dir: Path | None) -> str:
 def token_of(origin: str, data_dir: Path | None, subject: str | None) -> str:
     """The bearer token to use. Raises CommandError when there is none."""
     if subject is not None:
-        from webhost_local.issuer.identity import IssuerIdentity
-
-        issuer = IssuerIdentity.load_or_make(data_dir_of(data_dir))
-        return issuer.token(subject, expires_in_s=_TOKEN_LIFETIME_S)
+        return signed_for(subject, data_dir, expires_in_s=_TOKEN_LIFETIME_S)
     if token := os.environ.get("WEBHOST_TOKEN"):
         return token.strip()
     login = credentials.load(origin)
@@ -60,6 +60,21 @@ def token_of(origin: str, data_dir: Path | None, subject: str | None) -> str:
     return login.token
 
 
+def shell_bearer_of(url: str | None, data_dir: Path | None, subject: str | None) -> str:
+    """How a shell gets the same token: a variable, or a command that prints it."""
+    if subject is None and os.environ.get("WEBHOST_TOKEN"):
+        return "$WEBHOST_TOKEN"
+    # By the path that found us: the shell may know us by an alias alone.
+    command = [sys.argv[0] if Path(sys.argv[0]).name == "webhost" else "webhost", "token"]
+    if subject is not None:
+        command.append(subject)
+    elif url is not None:
+        command += ["--url", url]
+    if data_dir is not None:
+        command += ["--data-dir", str(data_dir)]
+    return f"$({shlex.join(command)})"
+
+
 def with_api(command: Callable[Concatenate[Api, P], None]) -> Callable[..., None]:
     """Give a command its `api`, and the three options that say which one."""
 
@@ -68,7 +83,9 @@ def with_api(command: Callable[Concatenate[Api, P], None]) -> Callable[..., None
         *, url: str | None, data_dir: Path | None, subject: str | None, **rest: Any
     ) -> None:
         origin = origin_of(url, data_dir)
-        with Api(origin, token_of(origin, data_dir, subject)) as api:
+        token = token_of(origin, data_dir, subject)
+        shell_bearer = shell_bearer_of(url, data_dir, subject)
+        with Api(origin, token, shell_bearer=shell_bearer) as api:
             command(api, **rest)  # pyright: ignore[reportCallIssue]
 
     _, *own = inspect.signature(command).parameters.values()

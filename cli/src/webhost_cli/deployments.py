@@ -43,6 +43,11 @@ def deploy(
 ) -> None:
     """Deploy a new version of an agent."""
     body: dict[str, Any] = {"setAsActive": activate}
+    if file is not None and file.suffix not in (".js", ".mjs"):
+        raise CommandError(
+            f"{file.name} is no .js or .mjs file; TypeScript has to be compiled first",
+            ExitCode.USAGE,
+        )
     if file is not None:
         body |= {"moduleCode": _read(file), "mainModuleName": file.name}
     if commit is not None:
@@ -56,7 +61,7 @@ def deploy(
     if reason := waiting.failure(deployment):
         raise CommandError(reason, ExitCode.AGENT_FAILED)
     if deployment["status"] == "active" and not as_json:
-        typer.echo(f"\n{curl_line(url)}")
+        typer.echo(f"\n{curl_line(api, url)}")
 
 
 def activate(
@@ -105,8 +110,11 @@ def list_deployments(
 
 
 def get(api: Api, deployment: DeploymentArgument, as_json: JsonOption = False) -> None:
-    """Show one deployment."""
-    _show(api.get(deployment_path(api, deployment)), as_json)
+    """Show one deployment, and why it failed if it did."""
+    answer = api.get(deployment_path(api, deployment))
+    _show(answer, as_json)
+    if (reason := waiting.failure(answer["deployment"])) and not as_json:
+        typer.echo(f"\n{reason}")
 
 
 def source(api: Api, deployment: DeploymentArgument, as_json: JsonOption = False) -> None:
@@ -151,6 +159,7 @@ def _show(answer: Json, as_json: bool) -> None:
         return
     deployment = answer["deployment"]
     artifact = deployment["artifact"]
+    reached = deployment["status"] == "active"
     output.print_fields(
         [
             ("id", deployment["id"]),
@@ -164,6 +173,6 @@ def _show(answer: Json, as_json: bool) -> None:
             ("created", output.when(deployment["createdAtMs"])),
             ("deployed", output.when(deployment.get("deployedAtMs"))),
             ("error", deployment.get("errorMessage")),
-            ("address", answer.get("invokeUrl")),
+            ("address", answer.get("invokeUrl") if reached else None),
         ]
     )

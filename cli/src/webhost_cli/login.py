@@ -13,6 +13,17 @@ from webhost_cli.options import JsonOption, StackOption, UrlOption, data_dir_of
 
 CLIENT_ID = "webhost-cli"
 
+_FIGURES = (
+    ("requests a month", "requests"),
+    ("tokens a month", "tokens"),
+    ("compute ms a month", "computeMs"),
+    ("agents", "agents"),
+    ("calls at once", "concurrency"),
+    ("calls a minute", "requestsPerMinute"),
+    ("days of telemetry", "telemetryDays"),
+    ("days of logs", "logDays"),
+)
+
 
 def register(app: typer.Typer) -> None:
     app.command()(login)
@@ -43,6 +54,11 @@ def login(
     file = credentials.store(origin, entry)
     typer.echo(f"signed in at {origin} as {user['subject']} ({user['id']})")
     output.errors().print(f"kept in {file}", style="dim", markup=False, soft_wrap=True)
+    if os.environ.get("WEBHOST_TOKEN"):
+        output.errors().print(
+            "WEBHOST_TOKEN is set and goes before this login: unset it to be this user",
+            soft_wrap=True,
+        )
 
 
 def me(api: Api, as_json: JsonOption = False) -> None:
@@ -54,6 +70,16 @@ def me(api: Api, as_json: JsonOption = False) -> None:
     user = answer["user"]
     shown = [(name, user.get(name)) for name in ("id", "subject", "email", "name", "tier")]
     output.print_fields([*shown, ("since", output.when(user["createdAtMs"]))])
+    typer.echo()
+    output.print_table(
+        ("the plan allows", ""),
+        [(name, _allowed(user["entitlements"][field])) for name, field in _FIGURES],
+        numbers=("",),
+    )
+
+
+def _allowed(figure: int | None) -> str:
+    return "unlimited" if figure is None else f"{figure:,}"
 
 
 def _show(address: str) -> None:

@@ -1,11 +1,12 @@
-"""`webhost token`: a user's JWT, signed by the development issuer's key."""
+"""`webhost token`: the token in use, or one that the local stack's issuer signs for any user."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from webhost_local.data_dir import DEFAULT, DataDir
 
-from webhost_cli.options import DataDirOption
+from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.options import StackOption, UrlOption, data_dir_of
 
 DEFAULT_LIFETIME_S = 12 * 3600
 
@@ -15,14 +16,40 @@ def register(app: typer.Typer) -> None:
 
 
 def token(
-    subject: str,
-    email: Annotated[str | None, typer.Option(help="The user's email claim.")] = None,
-    name: Annotated[str | None, typer.Option(help="The user's name claim.")] = None,
-    expires_in: Annotated[int, typer.Option(help="Seconds until it expires.")] = DEFAULT_LIFETIME_S,
-    data_dir: DataDirOption = DEFAULT,
+    subject: Annotated[
+        str | None,
+        typer.Argument(help="A user of the local stack; without it, whoever is signed in."),
+    ] = None,
+    email: Annotated[str | None, typer.Option(help="SUBJECT's email claim.")] = None,
+    name: Annotated[str | None, typer.Option(help="SUBJECT's name claim.")] = None,
+    expires_in: Annotated[
+        int, typer.Option(help="Seconds until SUBJECT's token expires.")
+    ] = DEFAULT_LIFETIME_S,
+    url: UrlOption = None,
+    data_dir: StackOption = None,
 ) -> None:
-    """Print a JWT for SUBJECT, and nothing else."""
+    """Print a JWT, and nothing else: of SUBJECT, or the one that other commands send."""
+    if subject is not None:
+        shown = signed_for(subject, data_dir, email=email, name=name, expires_in_s=expires_in)
+    else:
+        from webhost_cli.connection import origin_of, token_of
+
+        shown = token_of(origin_of(url, data_dir), data_dir, None)
+    typer.echo(shown)
+
+
+def signed_for(
+    subject: str,
+    data_dir: Path | None,
+    *,
+    expires_in_s: int,
+    email: str | None = None,
+    name: str | None = None,
+) -> str:
+    """The JWT of a local stack's user. Raises StackError where no stack has ever run."""
     from webhost_local.issuer.identity import IssuerIdentity
 
-    issuer = IssuerIdentity.load_or_make(DataDir.at(data_dir))
-    typer.echo(issuer.token(subject, email=email, name=name, expires_in_s=expires_in))
+    if not subject:
+        raise CommandError("the subject is empty; which user is it?", ExitCode.USAGE)
+    issuer = IssuerIdentity.load(data_dir_of(data_dir))
+    return issuer.token(subject, email=email, name=name, expires_in_s=expires_in_s)

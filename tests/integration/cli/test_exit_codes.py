@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from webhost_local.data_dir import DataDir
+from webhost_local.issuer.identity import IssuerIdentity
 
 
 def webhost(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -35,6 +37,9 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
     assert "Exit codes" in shown
 
 
+SOMEWHERE = {"WEBHOST_URL": "http://127.0.0.1:1", "WEBHOST_TOKEN": "t"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "variables", "exit_code", "message"),
     [
@@ -46,6 +51,10 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
         (("billing", "rebuild"), {"NATS_URL": "nats://127.0.0.1:1"}, 7, "the bus"),
         (("deadletters", "list"), {}, 1, "no stack runs in"),
         (("deadletters", "replay"), {}, 2, "--all"),
+        (("token", "alice"), {}, 1, "no stack has run in"),
+        (("token", ""), {}, 2, "the subject is empty"),
+        (("token",), {"WEBHOST_URL": "https://x.example"}, 3, "not signed in"),
+        (("deploy", "a", "--file", __file__), SOMEWHERE, 2, "TypeScript has to be compiled first"),
         (("agents", "update", "a"), {"WEBHOST_URL": "http://127.0.0.1:1"}, 3, "not signed in"),
     ],
 )
@@ -80,6 +89,7 @@ def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], here: dict[str, str
 
 
 def test_a_reader_that_goes_away_is_no_traceback(here: dict[str, str]) -> None:
+    IssuerIdentity.load_or_make(DataDir(Path(here["WEBHOST_DATA_DIR"])))
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as nobody_reads:

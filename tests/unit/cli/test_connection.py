@@ -1,12 +1,13 @@
 """Which origin and which user a command takes."""
 
+import sys
 import time
 from pathlib import Path
 
 import jwt
 import pytest
 from webhost_cli import credentials
-from webhost_cli.connection import origin_of, token_of
+from webhost_cli.connection import origin_of, shell_bearer_of, token_of
 from webhost_cli.credentials import Login
 from webhost_cli.errors import CommandError, ExitCode
 from webhost_local.data_dir import DataDir, StackError
@@ -77,7 +78,51 @@ def test_a_subject_is_signed_by_the_local_stack_before_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WEBHOST_TOKEN", "given")
+    issuer = IssuerIdentity.load_or_make(DataDir.at(tmp_path))
     token = token_of(ORIGIN, tmp_path, "alice")
     claims = jwt.decode(token, options={"verify_signature": False})
     assert claims["sub"] == "alice"
-    assert claims["iss"] == IssuerIdentity.load_or_make(DataDir.at(tmp_path)).url
+    assert claims["iss"] == issuer.url
+
+
+def test_where_no_stack_has_run_nobody_is_signed_for_and_nothing_is_made(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=f"no stack has run in {tmp_path}.*webhost up"):
+        token_of(ORIGIN, tmp_path, "alice")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_is_no_subject(tmp_path: Path) -> None:
+    IssuerIdentity.load_or_make(DataDir.at(tmp_path))
+    with pytest.raises(CommandError, match="subject is empty") as caught:
+        token_of(ORIGIN, tmp_path, "")
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("url", "data_dir", "subject", "arguments"),
+    [
+        (None, None, None, ""),
+        (ORIGIN, None, None, f" --url {ORIGIN}"),
+        (None, Path("a b"), None, " --data-dir 'a b'"),
+        (ORIGIN, Path("data"), "a b", " 'a b' --data-dir data"),
+    ],
+)
+def test_a_shell_gets_the_same_token_from_a_command(
+    url: str | None,
+    data_dir: Path | None,
+    subject: str | None,
+    arguments: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", [".venv/bin/webhost"])
+    assert shell_bearer_of(url, data_dir, subject) == f"$(.venv/bin/webhost token{arguments})"
+    monkeypatch.setattr(sys, "argv", ["cli/src/webhost_cli/__main__.py"])
+    assert shell_bearer_of(url, data_dir, subject) == f"$(webhost token{arguments})"
+
+
+def test_a_shell_gets_the_variables_token_from_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WEBHOST_TOKEN", "given")
+    assert shell_bearer_of(ORIGIN, None, None) == "$WEBHOST_TOKEN"
+    assert "token alice" in shell_bearer_of(None, None, "alice")

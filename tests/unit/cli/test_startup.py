@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from webhost_cli.app import COMMANDS, load
+from webhost_local.data_dir import DataDir
+from webhost_local.issuer.identity import IssuerIdentity
 
 # What makes the start slow, and which command has a use for it.
 HEAVY = {"httpx", "nats", "aiohttp", "authlib", "cryptography", "rich.progress", "sqlalchemy"}
@@ -29,11 +31,13 @@ except SystemExit as ended:
         (("status", "--help"), set[str]()),
         (("deadletters", "--help"), {"nats", "aiohttp"}),
         (("token", "alice"), {"cryptography"}),
+        (("token", "--help"), set[str]()),
     ],
 )
 def test_only_what_is_needed_is_imported(
     arguments: tuple[str, ...], needed: set[str], tmp_path: Path
 ) -> None:
+    IssuerIdentity.load_or_make(DataDir.at(tmp_path))
     ended = subprocess.run(
         [sys.executable, "-c", _PROBE, *arguments],
         env={"WEBHOST_DATA_DIR": str(tmp_path)},

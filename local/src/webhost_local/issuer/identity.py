@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import ECAlgorithm
 
-from webhost_local.data_dir import DataDir, write_once
+from webhost_local.data_dir import DataDir, StackError, write_once
 from webhost_local.ports import LOOPBACK, free_port
 
 ALGORITHM = "ES256"
@@ -41,6 +41,16 @@ class IssuerIdentity(msgspec.Struct, rename="camel", frozen=True):
             data_dir.make()
             fresh = cls(f"http://{LOOPBACK}:{free_port()}", _new_key())
             write_once(data_dir.issuer, msgspec.json.encode(fresh).decode())
+        return cls.load(data_dir)
+
+    @classmethod
+    def load(cls, data_dir: DataDir) -> "IssuerIdentity":
+        """Read the identity of a data directory. Raises StackError where there never was one."""
+        if not data_dir.issuer.exists():
+            raise StackError(
+                f"no stack has run in {data_dir.root}: start one with `webhost up`, "
+                "or say with --data-dir where it is"
+            )
         return msgspec.json.decode(data_dir.issuer.read_bytes(), type=cls)
 
     @property
