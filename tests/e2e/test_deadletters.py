@@ -47,6 +47,7 @@ def test_a_parked_event_is_listed_shown_and_replayed(own_stack: Stack) -> None:
     assert (event["projection"], event["aggregateId"]) == ("gateway.routes", agent_id)
     assert "defect" in event["reason"]
     name = f"gateway.routes/{event['sequence']}"
+    assert event["id"] == name
     assert name in own_stack.webhost("deadletters", "list").stdout
     [whole] = json.loads(own_stack.webhost("deadletters", "show", name).stdout)
     assert json.loads(whole["body"])["data"]["type"] == "agent.disabled.v1"
@@ -64,6 +65,9 @@ def test_a_parked_event_is_listed_shown_and_replayed(own_stack: Stack) -> None:
     replayed = own_stack.webhost("deadletters", "replay", "--all")
     assert replayed.stdout == "gateway.routes: 1 folded, 0 still parked\n"
     assert parked(own_stack) == []
+    assert own_stack.webhost("deadletters", "replay", "--all").stdout == "nothing to replay\n"
+    nothing_halted = own_stack.webhost("streams", "replay", "--halted").stdout
+    assert nothing_halted == "nothing to replay: nothing is halted\n"
     until(
         lambda: caller.post_invoke(agent_id, "Now?").status_code == 403,
         "the gateway to follow",

@@ -149,7 +149,7 @@ def republish(stack: Stack, *options: str) -> dict[str, Any]:
 
 
 def halted(stack: Stack) -> set[str]:
-    shown = json.loads(stack.webhost("streams", "status", "--json").stdout)["services"]
+    shown = json.loads(stack.webhost("streams", "status", "--json", check=False).stdout)["services"]
     projections = [each for found in shown.values() for each in found or ()]
     return {each["name"] for each in projections if "halted" in (each["problem"] or "")}
 

@@ -7,10 +7,12 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import pytest
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus, connect
+from webhost_local.stack import why_not_ready
 
 from tests.support.caller import Caller
 from tests.support.deadline import until
@@ -103,11 +105,26 @@ def test_readyz_names_a_halted_projection(halted_stack: Stack) -> None:
 @pytest.mark.accept("A1")
 def test_streams_status_names_a_halted_projection(halted_stack: Stack) -> None:
     def halted() -> set[str]:
-        shown = json.loads(halted_stack.webhost("streams", "status", "--json").stdout)["services"]
+        ended = halted_stack.webhost("streams", "status", "--json", check=False)
+        shown = json.loads(ended.stdout)["services"]
         projections = [each for found in shown.values() for each in found or ()]
         return {p["stream"] for p in projections if "halted" in (p["problem"] or "")}
 
     until(lambda: halted() == {subjects.USAGE}, "the command to say so", seconds=NOTICED_S)
+    ended = halted_stack.webhost("streams", "status", check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("webhost: halted: billing.")
+
+
+def test_who_waits_for_a_halted_service_is_told_why(halted_stack: Stack) -> None:
+    [url] = [p["opsUrl"] for p in halted_stack.status()["processes"] if p["name"] == "billing"]
+    port = urlsplit(url).port
+    assert port is not None
+    until(
+        lambda: why_not_ready(port) == "halted: see `webhost streams status`",
+        "billing to say so",
+        seconds=NOTICED_S,
+    )
 
 
 def sources(caller: Caller) -> list[str]:

@@ -14,7 +14,7 @@ from webhost_contracts.rpc import (
 )
 
 from webhost_cli import bus, output
-from webhost_cli.options import JsonOption, StackOption
+from webhost_cli.options import BusOption, JsonOption
 from webhost_cli.rebuild import rebuild as request_rebuild
 
 _COUNTERS = Counters.__struct_fields__
@@ -36,7 +36,7 @@ def rebuild(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, and change nothing.")] = False,
     user: Annotated[str | None, typer.Option(metavar="USER_ID", help="This user only.")] = None,
     period: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="This period only.")] = None,
-    data_dir: StackOption = None,
+    data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild usage from the event stream, and show what was different."""

@@ -15,7 +15,7 @@ from webhost_contracts.maintenance import ParkedEntry, ProjectionState
 from webhost_cli import bus, dead_letter_stream, output, parked, services
 from webhost_cli.dead_letter_stream import DeadLetter
 from webhost_cli.errors import CommandError, ExitCode
-from webhost_cli.options import JsonOption, StackOption
+from webhost_cli.options import BusOption, JsonOption
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group)
 
 
-def list_all(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
+def list_all(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
     """List dead-lettered commands, then parked events, each oldest first."""
 
     async def work() -> tuple[list[DeadLetter], list[ParkedEntry], list[str]]:
@@ -44,12 +44,13 @@ def list_all(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
     for service in silent:
         output.errors().print(f"{service} does not answer: its parked events are not listed")
     if as_json:
-        output.print_json({"deadLetters": letters, "parked": events, "silent": silent})
+        named = [{"id": _id(event), **output.whole(event)} for event in events]
+        output.print_json({"deadLetters": letters, "parked": named, "silent": silent})
         return
     rows = [(str(one.seq), one.dead_lettered_at, one.subject, one.reason) for one in letters]
     rows += [
         (
-            f"{event.projection}/{event.sequence}",
+            _id(event),
             datetime.fromtimestamp(event.parked_at_ms / 1000, UTC),
             event.subject,
             event.reason,
@@ -64,7 +65,7 @@ def list_all(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
 
 def show(
     name: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")],
-    data_dir: StackOption = None,
+    data_dir: BusOption = None,
 ) -> None:
     """Print one as JSON: where it was, what is wrong with it, its body."""
     projection, _, number = name.rpartition("/")
@@ -89,7 +90,7 @@ def replay(
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All commands and events.")] = False,
-    data_dir: StackOption = None,
+    data_dir: BusOption = None,
 ) -> None:
     """Give commands to their handlers, and events to their folds, once more.
 
@@ -102,8 +103,11 @@ def replay(
         async with bus.connected(url) as client:
             if name is None:
                 states, _ = await _projections(client)
-                await _replay_commands(client, await _all(client))
-                return await _replay_events(client, [s.name for s in states if s.parked])
+                letters, parking = await _all(client), [s.name for s in states if s.parked]
+                if not letters and not parking:
+                    typer.echo("nothing to replay")
+                await _replay_commands(client, letters)
+                return await _replay_events(client, parking)
             if name.isdigit():
                 letter = await dead_letter_stream.one(client.jetstream(), int(name))
                 await _replay_commands(client, [letter])
@@ -113,6 +117,10 @@ def replay(
     url = bus.nats_url_of(data_dir)
     if left := bus.run(work()):
         raise CommandError(f"{left} still parked; `webhost deadletters list` says why")
+
+
+def _id(event: ParkedEntry) -> str:
+    return f"{event.projection}/{event.sequence}"
 
 
 async def _replay_commands(client: Client, letters: list[DeadLetter]) -> None:

@@ -22,6 +22,14 @@ StackOption = Annotated[
     Path | None,
     typer.Option("--data-dir", help="A local stack's directory (or WEBHOST_DATA_DIR)."),
 ]
+BusOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="A local stack's directory (or WEBHOST_DATA_DIR). Elsewhere, set NATS_URL with an "
+        "operator's user and password.",
+    ),
+]
 AsOption = Annotated[
     str | None,
     typer.Option("--as", metavar="SUBJECT", help="Be this user of the local stack."),

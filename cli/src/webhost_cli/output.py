@@ -26,19 +26,22 @@ def errors() -> Console:
 
 def print_json(value: Any) -> None:
     """Print the value with every field of its messages, also those that are empty."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(_whole(value))).decode())
+    typer.echo(msgspec.json.format(msgspec.json.encode(whole(value))).decode())
 
 
-def _whole(value: Any) -> Any:
-    # Messages leave defaults out on the bus; a program that reads us should not need to know them.
+def whole(value: Any) -> Any:
+    """The value with every field of its messages, as plain JSON types.
+
+    Messages leave defaults out on the bus; a program that reads us should not need to know them.
+    """
     match value:
         case msgspec.Struct():
             fields = msgspec.structs.fields(value)
-            return {field.encode_name: _whole(getattr(value, field.name)) for field in fields}
+            return {field.encode_name: whole(getattr(value, field.name)) for field in fields}
         case dict():
-            return {key: _whole(inner) for key, inner in cast(dict[Any, Any], value).items()}
+            return {key: whole(inner) for key, inner in cast(dict[Any, Any], value).items()}
         case list() | tuple():
-            return [_whole(inner) for inner in cast(list[Any], value)]
+            return [whole(inner) for inner in cast(list[Any], value)]
         case _:
             return value
 

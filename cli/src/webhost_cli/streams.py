@@ -15,12 +15,15 @@ from webhost_contracts.maintenance import (
 
 from webhost_cli import bus, output, services
 from webhost_cli.errors import CommandError, ExitCode
-from webhost_cli.options import JsonOption, StackOption
+from webhost_cli.options import BusOption, JsonOption
 
 SILENCE_S = 60.0
 """A service that says nothing for so long is taken to be gone."""
 
 EVENTS = "EVENTS"
+
+Found = dict[str, tuple[ProjectionState, ...] | None]
+"""Each service's projections, None where it does not answer."""
 
 
 def register(app: typer.Typer) -> None:
@@ -33,10 +36,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group)
 
 
-def status(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
-    """Show every service's projections: where each stands, what is parked, what is wrong."""
+def status(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
+    """Show every service's projections: where each stands, what is parked, what is wrong.
 
-    async def work() -> dict[str, tuple[ProjectionState, ...] | None]:
+    Ends with 1 when one is halted.
+    """
+
+    async def work() -> Found:
         async with bus.connected(url) as client:
             return {
                 service: await services.projections(client, service)
@@ -47,7 +53,15 @@ def status(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
     found = bus.run(work())
     if as_json:
         output.print_json({"services": found})
-        return
+    else:
+        _show(found)
+    if halted := [
+        state.name for states in found.values() for state in states or () if _halted(state)
+    ]:
+        raise CommandError(f"halted: {', '.join(halted)}; see docs/runbooks/restore.md")
+
+
+def _show(found: Found) -> None:
     rows: list[tuple[object, ...]] = []
     for service, projections in found.items():
         if projections is None:
@@ -62,7 +76,7 @@ def status(data_dir: StackOption = None, as_json: JsonOption = False) -> None:
 def replay(
     projection: Annotated[str | None, typer.Argument(help="As `status` names it.")] = None,
     halted: Annotated[bool, typer.Option("--halted", help="All that are halted.")] = False,
-    data_dir: StackOption = None,
+    data_dir: BusOption = None,
 ) -> None:
     """Let a projection fold its stream again from the start.
 
@@ -74,22 +88,24 @@ def replay(
 
     async def work() -> None:
         async with bus.connected(url) as client:
-            for name in [projection] if projection else await _halted(client):
+            names = [projection] if projection else await _all_halted(client)
+            for name in names:
                 await services.replay(client, name)
                 typer.echo(f"{name} begins again at the start of its stream")
+            if not names:
+                typer.echo("nothing to replay: nothing is halted")
 
     url = bus.nats_url_of(data_dir)
     bus.run(work())
 
 
-async def _halted(client: Client) -> list[str]:
+def _halted(state: ProjectionState) -> bool:
+    return (state.problem or "").startswith("halted")
+
+
+async def _all_halted(client: Client) -> list[str]:
     states = [await services.projections(client, service) for service in maintenance.SERVICES]
-    return [
-        state.name
-        for found in states
-        for state in found or ()
-        if (state.problem or "").startswith("halted")
-    ]
+    return [state.name for found in states for state in found or () if _halted(state)]
 
 
 def republish(
@@ -98,7 +114,7 @@ def republish(
     purge: Annotated[
         bool, typer.Option("--purge", help="Empty the stream first: the databases hold it all.")
     ] = False,
-    data_dir: StackOption = None,
+    data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put the facts that a stream lost back onto it, from the services' own databases."""

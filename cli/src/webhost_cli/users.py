@@ -9,7 +9,7 @@ from webhost_contracts.rpc import SetTierReply, SetTierRequest
 
 from webhost_cli import bus, output
 from webhost_cli.errors import CommandError
-from webhost_cli.options import JsonOption, StackOption
+from webhost_cli.options import BusOption, JsonOption
 
 _TIMEOUT_S = 5.0
 
@@ -28,7 +28,7 @@ def _group() -> None:
 def set_tier(
     user: Annotated[str, typer.Argument(metavar="USER_ID", help="As `webhost me` shows it.")],
     tier: Annotated[str, typer.Argument(help="free, starter, pro or enterprise.")],
-    data_dir: StackOption = None,
+    data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put a user on another tier."""

@@ -35,7 +35,8 @@ class ProcessSpec:
     """What a process is. The hooks may block; they run in threads.
 
     `prepare` runs before every start, `is_ready` is asked until it says yes, `on_ready` runs
-    then, before it counts as ready. `env` is the whole environment.
+    then, before it counts as ready. `why_not` says what keeps it from being ready, if it can say.
+    `env` is the whole environment.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ProcessSpec:
     is_ready: Callable[[], bool]
     prepare: Callable[[], None] = _nothing
     on_ready: Callable[[], None] = _nothing
+    why_not: Callable[[], str | None] = _nothing
     url: str | None = None
     cwd: Path
     user: str | None = None

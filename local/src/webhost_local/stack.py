@@ -2,7 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -155,25 +156,34 @@ def _python(
         command=[sys.executable, "-P", "-m", module],
         env=env,
         cwd=environment.data_dir.root,
-        is_ready=_answers(environment.ports[probed]),
+        is_ready=lambda: is_ready(environment.ports[probed]),
+        why_not=lambda: why_not_ready(environment.ports[probed]),
         url=environment.url(name if name in environment.ports else probed),
     )
 
 
-def _answers(port: int) -> Callable[[], bool]:
+def is_ready(port: int) -> bool:
     """Whether /readyz on this port says yes."""
+    status, _ = _readyz(port)
+    return status == HTTPStatus.OK
 
-    def is_ready() -> bool:
-        connection = HTTPConnection(LOOPBACK, port, timeout=_PROBE_TIMEOUT_S)
-        try:
-            connection.request("GET", "/readyz")
-            return connection.getresponse().status == 200
-        except (OSError, HTTPException):
-            return False
-        finally:
-            connection.close()
 
-    return is_ready
+def why_not_ready(port: int) -> str | None:
+    """What an operator has to do before /readyz on this port says yes, where that is known."""
+    _, said = _readyz(port)
+    return "halted: see `webhost streams status`" if "halted: " in said else None
+
+
+def _readyz(port: int) -> tuple[int | None, str]:
+    connection = HTTPConnection(LOOPBACK, port, timeout=_PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+    except (OSError, HTTPException):
+        return None, ""
+    finally:
+        connection.close()
 
 
 def _status(environment: Environment, processes: Sequence[Process]) -> Status:

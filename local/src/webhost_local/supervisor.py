@@ -79,8 +79,13 @@ class Supervisor:
                 task.cancel()
             if not late:
                 return
-            names = [process.spec.name for process in group if not process.ready.is_set()]
-            self._log.plain(f"still waiting for {', '.join(names)}")
+            specs = [process.spec for process in group if not process.ready.is_set()]
+            reasons = await asyncio.gather(*(asyncio.to_thread(spec.why_not) for spec in specs))
+            named = [
+                f"{spec.name} ({why})" if why else spec.name
+                for spec, why in zip(specs, reasons, strict=True)
+            ]
+            self._log.plain(f"still waiting for {', '.join(named)}")
 
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():
