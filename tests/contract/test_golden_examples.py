@@ -1,6 +1,7 @@
 """What was written once decodes for ever, field by field."""
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -57,3 +58,18 @@ def test_an_unknown_type_is_no_event() -> None:
 
 def test_the_catalogue_is_up_to_date() -> None:
     assert (ROOT / "docs" / "events.md").read_text("utf-8") == catalogue()
+
+
+def test_the_catalogue_speaks_as_the_wire_does() -> None:
+    """No name in Python's spelling, every part with its fields, every fact with its place."""
+    text = catalogue()
+    assert re.findall(r"`[a-z]+_[a-z_]+`", text) == []
+    parts = set(re.findall(r"^\| `\w+` \| `([A-Z]\w+)[ `]", text, re.MULTILINE)) - {"Raw"}
+    assert parts
+    assert [name for name in parts if f"### `{name}`\n" not in text] == []
+    assert len(re.findall(r"^On (?:EVENTS|USAGE)", text, re.MULTILINE)) == len(EVENT_TYPES)
+
+
+@pytest.mark.parametrize("name", ["user.registered", "agent.created", "invocation.finished"])
+def test_the_example_of_a_first_fact_is_its_aggregates_first(name: str) -> None:
+    assert wire.decode(example_of(f"{name}.v1"), Envelope).version == 1
