@@ -7,6 +7,7 @@ of the database the connection is to.
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,7 @@ class NotRun(Unavailable):
 class Statements:
     """Runs one statement, or several in one transaction, at a time; reconnects by itself.
 
+    A connection that has ended while it was idle is noticed before anything is sent.
     `name` is what the server shows of the connection.
     """
 
@@ -55,6 +57,8 @@ class Statements:
         still will be: a server that hangs may have received them.
         """
         try:
+            if self._connection is not None and _has_ended(self._connection):
+                await self.close()
             is_new = self._connection is None
             connection = self._connection = self._connection or await self._connect()
             limit_s = self._timeout_s + GRACE_S
@@ -105,6 +109,13 @@ async def _run(
 ) -> list[TupleRow]:
     cursor = await connection.execute(query.encode(), parameters)
     return await cursor.fetchall() if cursor.description else []
+
+
+def _has_ended(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
+    """Say whether an idle connection has something to read: a server says nothing but its end."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _sever(connection: psycopg.AsyncConnection[TupleRow]) -> None:
