@@ -80,7 +80,7 @@ async def ledger(
     admitting = Statements(dsn, "gateway admitting", timeout_s=STATEMENT_TIMEOUT_S)
     outcomes = Outcomes(recording, lease)
     admission = Admission(admitting, lease, outcomes)
-    reaper = Reaper(reaps, lease)
+    reaper = Reaper(reaps, lease, outcomes)
     work = [lease.run(), outcomes.run(), admission.run(), *([reaper.run()] if reaping else [])]
     try:
         async with in_background(*work):

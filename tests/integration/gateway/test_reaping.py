@@ -2,18 +2,27 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
+from psycopg.rows import TupleRow
 from webhost_contracts.entitlements import Entitlements
+from webhost_gateway.ledger.admission import ADMIT, Admission
 from webhost_kit.clock import now_ms
 from webhost_kit.database.migrations import upgrade
-from webhost_kit.errors import Unavailable
+from webhost_kit.database.statements import Statements
+from webhost_kit.errors import LimitExceeded, Unavailable
 
-from tests.integration.gateway.ledger import Ledger, an_invocation, ledger
+from tests.integration.gateway.ledger import Ledger, an_invocation, ledger, stopped
 from tests.support.deadline import eventually
+from tests.support.harness import in_background
 
 TIER = Entitlements(
     requests=None, concurrency=None, requests_per_minute=1, telemetry_days=1, log_days=1
+)
+SPENT = Entitlements(
+    requests=1, concurrency=None, requests_per_minute=1, telemetry_days=1, log_days=1
 )
 USERS = 1_000
 TTL_S = 2.0
@@ -44,6 +53,10 @@ def still_open(here: Ledger) -> int:
         "SELECT count(*) FROM invocations WHERE gateway_id = 'gw_dead' AND finished_at_ms IS NULL"
     )
     return number
+
+
+def open_calls(here: Ledger) -> list[str]:
+    return [row[0] for row in here.rows("SELECT id FROM invocations WHERE finished_at_ms IS NULL")]
 
 
 def facts(here: Ledger) -> tuple[int, int]:
@@ -158,3 +171,88 @@ async def test_a_lease_that_was_marked_neither_admits_nor_renews(database_url: s
         ends = here.rows("SELECT expires_at FROM leases WHERE gateway_id = %s", marked)
         await asyncio.sleep(TTL_S / 2)
         assert here.rows("SELECT expires_at FROM leases WHERE gateway_id = %s", marked) == ends
+
+
+class Late(Statements):
+    """Its server has executed an admission that it answers later."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn, "gateway admitting late")
+        self.answers = asyncio.Event()
+
+    async def execute(self, *steps: tuple[str, Mapping[str, Any]]) -> list[TupleRow]:
+        rows = await super().execute(*steps)
+        if steps[0][0] == ADMIT:
+            await self.answers.wait()
+        return rows
+
+
+async def test_of_its_own_calls_a_gateway_finishes_those_that_it_does_not_know(
+    database_url: str,
+) -> None:
+    """There are many, as in a copy of a busy moment; a call between them is under way."""
+    upgrade(database_url, "webhost_gateway")
+    calls = 3_500
+    async with ledger(database_url) as here:
+        leave_open(here, calls)
+        here.rows("UPDATE invocations SET gateway_id = %s", here.lease.gateway_id)
+        under_way = an_invocation("usr_500")
+        await here.admission.admit(under_way, TIER)
+        async with asyncio.timeout(30):
+            await here.reaper.reap()
+        assert open_calls(here) == [under_way.id]
+        assert facts(here) == (calls, calls)
+        [(in_flight,)] = here.rows("SELECT sum(in_flight) FROM quotas")
+        assert in_flight == 1
+
+
+async def test_a_call_whose_admission_is_not_answered_yet_is_under_way(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhost_gateway.ledger.admission.WAIT_S", 30)
+    upgrade(database_url, "webhost_gateway")
+    async with ledger(database_url) as here:
+        admitting = Late(database_url)
+        admission = Admission(admitting, here.lease, here.outcomes)
+        call = an_invocation("usr_1")
+        async with in_background(admission.run()):
+            admitted = asyncio.create_task(admission.admit(call, TIER))
+
+            async def on_record() -> bool:
+                return open_calls(here) == [call.id]
+
+            await eventually(on_record, "the call to be on record")
+            assert not admitted.done()
+            await here.reaper.reap()
+            assert open_calls(here) == [call.id]
+            admitting.answers.set()
+            await admitted
+        await admitting.close()
+
+
+@pytest.mark.accept("A9")
+async def test_a_call_is_under_way_until_its_outcome_is_on_record(database_url: str) -> None:
+    upgrade(database_url, "webhost_gateway")
+    async with ledger(database_url) as here:
+        before, call = an_invocation("usr_1"), an_invocation("usr_1")
+        for each in (before, call):
+            await here.admission.admit(each, TIER)
+        here.record(before)
+        await here.outcomes.catch_up()
+        assert not here.outcomes.expected(before)
+        with stopped(here.backend("recording")):
+            here.record(call)
+            await here.reaper.reap()
+            assert open_calls(here) == [call.id]
+
+        async def recorded() -> bool:
+            return open_calls(here) == []
+
+        await eventually(recorded, "the outcome to be recorded")
+        await here.outcomes.catch_up()
+        assert facts(here) == (0, 0)
+        assert not here.outcomes.expected(call)
+        refused = an_invocation("usr_1")
+        with pytest.raises(LimitExceeded):
+            await here.admission.admit(refused, SPENT)
+        assert not here.outcomes.expected(refused)

@@ -1,11 +1,16 @@
-"""A gateway whose database is an older copy all at once: the plan's limit still holds."""
+"""A gateway whose database is an older copy all at once: the limits hold, and no more."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
+from webhost_contracts import wire
+from webhost_contracts.events import InvocationFinished
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_gateway.ledger.quotas import BATCH, raise_to_counted
@@ -16,7 +21,8 @@ from webhost_kit.errors import Unavailable
 
 from tests.integration.gateway.harness import Harness
 from tests.integration.gateway.ledger import ledger
-from tests.integration.gateway.test_admission import at_once
+from tests.integration.gateway.test_admission import at_once, until_quota
+from tests.integration.gateway.test_outages import a_held_call
 from tests.support.deadline import eventually
 from tests.support.infra import Postgres
 
@@ -42,6 +48,26 @@ def allow(postgres: Postgres, database: str) -> None:
         )
 
 
+@contextmanager
+def a_copy(postgres: Postgres, dsn: str) -> Iterator[Callable[[], None]]:
+    """A copy of the database as it is now; what is yielded puts it in the database's place."""
+    database = dsn.rpartition("/")[2]
+    copy, replaced = f"{database}_copy", f"{database}_replaced"
+    alone(postgres, database, "CREATE DATABASE {1} TEMPLATE {0} STRATEGY FILE_COPY", copy)
+    allow(postgres, database)
+
+    def put_back() -> None:
+        alone(postgres, database, "ALTER DATABASE {0} RENAME TO {1}", replaced)
+        alone(postgres, copy, "ALTER DATABASE {0} RENAME TO {1}", database)
+        allow(postgres, database)
+
+    try:
+        yield put_back
+    finally:
+        for name in (copy, replaced):
+            postgres.drop_database(postgres.dsn_of(name))
+
+
 @pytest.mark.accept("A1")
 async def test_a_restored_database_does_not_give_the_plan_again(
     own_harness: Harness, postgres_server: Postgres
@@ -52,11 +78,7 @@ async def test_a_restored_database_does_not_give_the_plan_again(
     agent = await harness.agent("small")
     await harness.until_answers(gateway, agent)
     await harness.until_facts(agent, 1)
-    database = harness.dsn.rpartition("/")[2]
-    copy, replaced = f"{database}_copy", f"{database}_replaced"
-    alone(postgres_server, database, "CREATE DATABASE {1} TEMPLATE {0} STRATEGY FILE_COPY", copy)
-    allow(postgres_server, database)
-    try:
+    with a_copy(postgres_server, harness.dsn) as put_back:
         await harness.until_answers(gateway, agent)
         answers = await at_once(harness, [gateway], agent, 30)
         assert answers == {"200": 18, "requests": 12}
@@ -64,9 +86,7 @@ async def test_a_restored_database_does_not_give_the_plan_again(
         totals = Totals(tokens=0, compute_ms=0, generation=1, sequence=1, requests=20)
         await harness.charge(agent, totals, period)
 
-        alone(postgres_server, database, "ALTER DATABASE {0} RENAME TO {1}", replaced)
-        alone(postgres_server, copy, "ALTER DATABASE {0} RENAME TO {1}", database)
-        allow(postgres_server, database)
+        put_back()
         before = await harness.scalar("SELECT requests FROM quotas")
         assert before == 1
         # Not one more: the first answer is that the plan is used up.
@@ -83,9 +103,58 @@ async def test_a_restored_database_does_not_give_the_plan_again(
         assert body["error"]["details"]["limitType"] == "requests"
         rows = await harness.rows("SELECT requests, in_flight FROM quotas")
         assert rows == [{"requests": 20, "in_flight": 0}]
-    finally:
-        for name in (copy, replaced):
-            postgres_server.drop_database(postgres_server.dsn_of(name))
+
+
+async def test_calls_that_have_ended_hold_no_places_in_a_restored_database(
+    own_harness: Harness, postgres_server: Postgres
+) -> None:
+    """Three calls are open in the copy; one of them is still under way when it is put back."""
+    harness = own_harness
+    gateway = await harness.start()
+    agent = await harness.agent("narrow")
+    await harness.until_answers(gateway, agent)
+    await harness.until_facts(agent, 1)
+    await harness.until_scalar("SELECT count(*) FROM usage_outbox", 0, "nothing to publish twice")
+    under_way, *ended = [await a_held_call(harness, gateway, agent) for _ in range(3)]
+    with a_copy(postgres_server, harness.dsn) as put_back:
+        for held in ended:
+            held.let_go.set()
+            assert (await held.call)[0] == 200
+        await harness.until_facts(agent, 3)
+        put_back()
+        await until_quota(harness, agent, 4, 1)
+        under_way.let_go.set()
+        assert (await under_way.call)[0] == 200
+        await until_quota(harness, agent, 4, 0)
+        assert await at_once(harness, [gateway], agent, 3) == {"200": 3}
+        await harness.until_facts(agent, 9)
+    stated: dict[str, list[str]] = {}
+    for envelope in await harness.envelopes(agent):
+        outcome = wire.decode(bytes(envelope.data), InvocationFinished).outcome
+        stated.setdefault(envelope.aggregate_id, []).append(outcome)
+    # The first fact about a call is the one that counts.
+    assert Counter(map(tuple, stated.values())) == {
+        ("succeeded",): 5,
+        ("succeeded", "unknown"): 2,
+    }
+
+
+async def test_usage_in_a_restored_database_is_stated_without_delay(
+    own_harness: Harness, postgres_server: Postgres
+) -> None:
+    """Its rows have numbers that the gateway has published before."""
+    harness = own_harness
+    gateway = await harness.start()
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
+    await harness.until_facts(agent, 1)
+    with a_copy(postgres_server, harness.dsn) as put_back:
+        for number in range(2, 7):
+            await harness.until_answers(gateway, agent)
+            await harness.until_facts(agent, number)
+        put_back()
+        await harness.until_answers(gateway, agent)
+        await harness.until_facts(agent, 7)
 
 
 async def test_quotas_are_only_ever_raised(database_url: str) -> None:

@@ -98,16 +98,21 @@ class Admission:
 
     async def _settle(self, batch: list[_Waiting]) -> None:
         _batch_size.observe(len(batch))
+        self._outcomes.expect(waiting.asked.invocation for waiting in batch)
         try:
             verdicts = await self._decide([waiting.asked for waiting in batch])
         except Unavailable as error:
             for waiting in batch:
-                if not isinstance(error, NotRun):
+                if isinstance(error, NotRun):
+                    self._outcomes.forget(waiting.asked.invocation)
+                else:
                     self._outcomes.release(waiting.asked.invocation)
                 _refuse(waiting, error)
             return
         for place, waiting in enumerate(batch, start=1):
             verdict = verdicts.get(place)
+            if verdict is None or not verdict[0]:
+                self._outcomes.forget(waiting.asked.invocation)
             if verdict is None:
                 # The lease, or the quota's row, is not there: the database may be another one.
                 self._known.clear()

@@ -43,6 +43,8 @@ class Lease:
         self.every_s = ttl_s / RENEWALS
         self._longest_gap_s = MOST_MISSED * self.every_s
         self.gateway_id = _new_name()
+        self.incarnation: str | None = None
+        """That of the database which granted the lease; None before the first time."""
 
     def check(self) -> str | None:
         """Say what keeps this gateway from admitting."""
@@ -105,8 +107,12 @@ class Lease:
         self, statement_for: Callable[..., sa.Insert | sa.Update], **options: bool
     ) -> float | None:
         async with asyncio.timeout(self.ttl_s), self._database.transaction() as connection:
-            statement = statement_for(connection.info["incarnation"], **options)
-            return (await connection.execute(statement.returning(_NOW_S))).scalar()
+            incarnation = connection.info["incarnation"]
+            statement = statement_for(incarnation, **options)
+            at_s: float | None = (await connection.execute(statement.returning(_NOW_S))).scalar()
+        if at_s is not None:
+            self.incarnation = incarnation
+        return at_s
 
     def _renewed(self, incarnation: str, *, same_database: bool = False) -> sa.Update:
         statement = sa.update(leases).where(

@@ -6,11 +6,11 @@ Hot path: its statements are raw SQL, named at the end of the file.
 Guarantees: only an open row gets an outcome, so a second try changes nothing. A released call, of
 which no byte was written, leaves no count and no fact, but a closed row: an admission of unknown
 outcome that is executed later finds it and admits nothing. Outcomes of a moment share a
-statement, and are kept until the database has taken them.
+statement, and are kept until the database has taken them. Until then their calls are `expected`.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -59,10 +59,23 @@ class Outcomes:
         self._statements = statements
         self._lease = lease
         self._recorded = recorded
-        # Bounded by the calls that were admitted.
+        # Both are bounded by the calls that were admitted.
+        self._expected: set[str] = set()
         self._batcher: Batcher[Closing | Invocation] = Batcher(self._handle, linger_s=LINGER_S)
         self._flushing: asyncio.Future[None] | None = None
         self.run = self._batcher.run
+
+    def expect(self, invocations: Iterable[Invocation]) -> None:
+        """Take note of calls before they can be on record: their outcomes will come."""
+        self._expected.update(invocation.id for invocation in invocations)
+
+    def forget(self, invocation: Invocation) -> None:
+        """Take note that a call was not put on record."""
+        self._expected.discard(invocation.id)
+
+    def expected(self, invocation: Invocation) -> bool:
+        """Say whether the call is under way here, or its outcome on the way to its record."""
+        return invocation.id in self._expected
 
     def record(
         self,
@@ -104,6 +117,7 @@ class Outcomes:
             self._recorded()
         if released:
             await self._until_done(lambda: self._release(released))
+        self._expected.difference_update(item.id for item in batch)
 
     def _release(self, released: list[Invocation]) -> list[tuple[str, dict[str, Any]]]:
         parameters = {

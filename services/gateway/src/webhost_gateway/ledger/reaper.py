@@ -1,4 +1,4 @@
-"""Finishes what dead gateways left, and what this one leaves at its end.
+"""Finishes what dead gateways left, what a restored database has open, what this one leaves.
 
 Emits: `invocation.finished.v1` of outcome `unknown`, into the usage outbox.
 Its statements are raw SQL, named at the end of the file.
@@ -7,6 +7,8 @@ database answer for a whole lease time (`Lease.judges_until`). Its lease is mark
 first, so that it neither admits nor renews any more; then its open invocations are finished, each
 with its fact, in batches that hold no lock for long; its lease goes when none is open. So every
 admitted call is stated once, no matter who dies when: another reaper goes on with a marked lease.
+Where the database is another incarnation than before, and so may be an old copy, calls are open in
+it that have ended: those of this gateway's that it does not expect an outcome of are finished too.
 On replay: an invocation finished by another gateway is not open any more, and stays as it is.
 """
 
@@ -20,7 +22,7 @@ from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
 
 from webhost_gateway.ledger.lease import Lease
-from webhost_gateway.ledger.outcomes import finish
+from webhost_gateway.ledger.outcomes import Outcomes, finish
 from webhost_gateway.ledger.records import Invocation, Outcome, closing
 
 log = structlog.get_logger(__name__)
@@ -38,11 +40,17 @@ class Reaper:
     """Looks for dead gateways. `recorded` is called when there are facts to be published."""
 
     def __init__(
-        self, statements: Statements, lease: Lease, recorded: Callable[[], None] = lambda: None
+        self,
+        statements: Statements,
+        lease: Lease,
+        outcomes: Outcomes,
+        recorded: Callable[[], None] = lambda: None,
     ) -> None:
         self._statements = statements
         self._lease = lease
+        self._outcomes = outcomes
         self._recorded = recorded
+        self._compared_with: str | None = None
 
     async def run(self) -> None:
         """Reap until cancelled."""
@@ -50,7 +58,7 @@ class Reaper:
             try:
                 await self.reap()
             except Unavailable as error:
-                log.warning("dead gateways not finished", error=error.message)
+                log.warning("open calls not finished", error=error.message)
             await asyncio.sleep(self._lease.every_s)
 
     async def close(self) -> None:
@@ -63,7 +71,11 @@ class Reaper:
                 await self._statements.execute((END_OWN, own))
 
     async def reap(self) -> None:
-        """Mark dead gateways, as far as they may be judged; finish what belongs to marked ones."""
+        """Finish what a restored database has open, and what belongs to dead gateways.
+
+        They are marked first, as far as they may be judged.
+        """
+        await self._finish_restored()
         if (until_s := self._lease.judges_until) is not None:
             for (gateway_id,) in await self._statements.execute((MARK, {"until_s": until_s})):
                 log.warning("gateway found dead", gateway_id=gateway_id)
@@ -73,12 +85,27 @@ class Reaper:
             await self._statements.execute((END, dead), (ADOPT, dead))
             self._recorded()
 
-    async def _finish_open(self, gateway_id: str) -> None:
+    async def _finish_restored(self) -> None:
+        incarnation = self._lease.incarnation
+        if incarnation == self._compared_with:
+            return
+        await self._finish_open(self._lease.gateway_id, spared=self._outcomes.expected)
+        self._compared_with = incarnation
+        # Its facts may be older than those seen, whether any were added or not.
+        self._recorded()
+
+    async def _finish_open(
+        self, gateway_id: str, *, spared: Callable[[Invocation], bool] = lambda _: False
+    ) -> None:
         finished = 0
-        while page := await self._open_invocations(gateway_id):
-            for start in range(0, len(page), BATCH):
+        passed = ("", "")
+        while page := await self._open_invocations(gateway_id, *passed):
+            passed = (page[-1].user_id, page[-1].id)
+            # Asked after the page was read: a call is expected before it is on record.
+            left = [invocation for invocation in page if not spared(invocation)]
+            for start in range(0, len(left), BATCH):
                 at_ms = now_ms()
-                batch = [closing(i, UNKNOWN, at_ms) for i in page[start : start + BATCH]]
+                batch = [closing(i, UNKNOWN, at_ms) for i in left[start : start + BATCH]]
                 await self._statements.execute(finish(batch, self._lease.gateway_id))
                 self._recorded()
                 finished += len(batch)
@@ -86,8 +113,13 @@ class Reaper:
         if finished:
             log.warning("calls finished as unknown", gateway_id=gateway_id, calls=finished)
 
-    async def _open_invocations(self, gateway_id: str) -> list[Invocation]:
-        rows = await self._statements.execute((OPEN, {"gateway_id": gateway_id, "page": PAGE}))
+    async def _open_invocations(
+        self, gateway_id: str, user_id: str, invocation_id: str
+    ) -> list[Invocation]:
+        """Return those that come after this user's invocation."""
+        after = {"user_id": user_id, "id": invocation_id}
+        parameters = {"gateway_id": gateway_id, "page": PAGE, **after}
+        rows = await self._statements.execute((OPEN, parameters))
         names = Invocation.__struct_fields__
         return [Invocation(**dict(zip(names, row, strict=True))) for row in rows]
 
@@ -114,7 +146,8 @@ OPEN = """
 SELECT id, user_id, agent_id, deployment_id, runtime_provider, trace_id, period_key,
     admitted_at_ms
 FROM invocations WHERE gateway_id = %(gateway_id)s AND finished_at_ms IS NULL
-ORDER BY user_id, period_key, id LIMIT %(page)s
+    AND (user_id, id) > (%(user_id)s, %(id)s)
+ORDER BY user_id, id LIMIT %(page)s
 """
 
 # First the lease, then the facts: where nothing is open, no more facts are recorded under it.
