@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -155,6 +155,43 @@ async def test_usage_in_a_restored_database_is_stated_without_delay(
         put_back()
         await harness.until_answers(gateway, agent)
         await harness.until_facts(agent, 7)
+
+
+@pytest.mark.accept("A4")
+async def test_nobody_is_judged_by_a_lease_in_a_restored_database(
+    database_url: str, postgres_server: Postgres
+) -> None:
+    """The other gateway's lease has expired in the copy, and it had no time to renew it."""
+    upgrade(database_url, "webhost_gateway")
+    async with ledger(database_url, ttl_s=4) as here:
+        before = here.lease.incarnation
+
+        async def may_judge() -> bool:
+            return here.lease.judges_until is not None
+
+        async def restored() -> bool:
+            await reap()
+            return here.lease.incarnation != before
+
+        async def reap() -> None:
+            with suppress(Unavailable):
+                await here.reaper.reap()
+
+        here.rows("INSERT INTO leases VALUES ('gw_other', now(), 'of before')")
+        with a_copy(postgres_server, database_url) as put_back:
+            here.rows("DELETE FROM leases WHERE gateway_id = 'gw_other'")
+            await eventually(may_judge, "one lease time")
+            put_back()
+            await eventually(restored, "the lease to be renewed")
+            await reap()
+            other = "SELECT dead FROM leases WHERE gateway_id = 'gw_other'"
+            assert here.rows(other) == [(False,)]
+
+            async def judged() -> bool:
+                await reap()
+                return here.rows(other) == []
+
+            await eventually(judged, "the other to be found dead")
 
 
 async def test_quotas_are_only_ever_raised(database_url: str) -> None:

@@ -54,8 +54,8 @@ class Lease:
     def judges_until(self) -> float | None:
         """The time, on the database's clock, until which this gateway may take others for dead.
 
-        None until the database has answered it for one unbroken lease time: after an outage, or
-        after a pause of this process, the others may not have had the time to renew.
+        None until the database has answered it for one unbroken lease time: after an outage, a
+        restore, or a pause of this process, the others may not have had the time to renew.
         """
         since = self._answering_since
         if since is None or self._answered_at - since < self.ttl_s:
@@ -110,8 +110,8 @@ class Lease:
             incarnation = connection.info["incarnation"]
             statement = statement_for(incarnation, **options)
             at_s: float | None = (await connection.execute(statement.returning(_NOW_S))).scalar()
-        if at_s is not None:
-            self.incarnation = incarnation
+        if at_s is not None and incarnation != self.incarnation:
+            self.incarnation, self._answering_since = incarnation, None
         return at_s
 
     def _renewed(self, incarnation: str, *, same_database: bool = False) -> sa.Update:

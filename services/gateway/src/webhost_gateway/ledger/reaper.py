@@ -77,7 +77,8 @@ class Reaper:
         """
         await self._finish_restored()
         if (until_s := self._lease.judges_until) is not None:
-            for (gateway_id,) in await self._statements.execute((MARK, {"until_s": until_s})):
+            judging = {"until_s": until_s, "incarnation": self._lease.incarnation}
+            for (gateway_id,) in await self._statements.execute((MARK, judging)):
                 log.warning("gateway found dead", gateway_id=gateway_id)
         for (gateway_id,) in await self._statements.execute((DEAD, {})):
             await self._finish_open(gateway_id)
@@ -125,12 +126,13 @@ class Reaper:
 
 
 # Where FOR UPDATE succeeds, no admission under the lease is under way. Executed late, by a
-# server that hung, it marks nothing.
+# server that hung, or in another incarnation of the database, it marks nothing.
 MARK = """
 UPDATE leases SET dead = true WHERE gateway_id IN (
     SELECT gateway_id FROM leases
     WHERE NOT dead AND expires_at < clock_timestamp()
         AND clock_timestamp() < to_timestamp(%(until_s)s)
+        AND current_setting('webhost.incarnation') = %(incarnation)s
     FOR UPDATE SKIP LOCKED
 ) RETURNING gateway_id
 """
