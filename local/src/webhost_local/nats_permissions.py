@@ -14,20 +14,17 @@ from webhost_local.nats_server import NatsUser
 
 OPERATOR = "operator"
 
-_TOTALS = f"KV_{subjects.TOTALS_BUCKET}"
-_ARTIFACTS = f"OBJ_{subjects.ARTIFACTS_BUCKET}"
-
 # The object store's client asks which stream holds its subjects.
 _FIND_STREAM = "$JS.API.STREAM.NAMES"
 
-# Everybody declares the streams, and looks whether they are as declared. Making one that is there
-# changes nothing.
+# Everybody declares the streams, looks whether they are as declared, and makes again what was
+# deleted. Making one that is there changes nothing.
 _PUBLISH = tuple(
     f"$JS.API.STREAM.{verb}.{stream}"
     for verb in ("CREATE", "INFO")
     for stream in (
         *(subjects.EVENTS, subjects.USAGE, subjects.COMMANDS, subjects.DEAD_LETTERS),
-        *(_TOTALS, _ARTIFACTS),
+        *(subjects.TOTALS_STREAM, subjects.ARTIFACTS_STREAM),
     )
 )
 # Where an operator's tools await replies; every service takes requests of theirs.
@@ -50,11 +47,14 @@ SERVICES: dict[str, Permissions] = {
             *("evt.*.user.>", "evt.*.agent.>", "cmd.deployer.>"),
             *(subjects.RPC_USAGE, subjects.RPC_RECENT_EVENTS),
             # An upload that broke off is removed before it is made again.
-            *(f"$O.{subjects.ARTIFACTS_BUCKET}.>", f"$JS.API.STREAM.PURGE.{_ARTIFACTS}"),
+            *(
+                f"$O.{subjects.ARTIFACTS_BUCKET}.>",
+                f"$JS.API.STREAM.PURGE.{subjects.ARTIFACTS_STREAM}",
+            ),
             _FIND_STREAM,
         ),
         subscribe=("rpc.api.>",),
-        reads=(subjects.EVENTS, _ARTIFACTS),
+        reads=(subjects.EVENTS, subjects.ARTIFACTS_STREAM),
     ),
     "deployer": Permissions(
         publish=(
@@ -65,12 +65,12 @@ SERVICES: dict[str, Permissions] = {
         ),
         subscribe=("cmd.deployer.>", "rpc.deployer.>"),
         # Of EVENTS its own facts, which it compares its tables with.
-        reads=(subjects.EVENTS, subjects.COMMANDS, _ARTIFACTS),
+        reads=(subjects.EVENTS, subjects.COMMANDS, subjects.ARTIFACTS_STREAM),
     ),
     "gateway": Permissions(
         publish=(f"usage.*.{subjects.GATEWAY}",),
         subscribe=("rpc.gateway.>",),
-        reads=(subjects.EVENTS, _TOTALS),
+        reads=(subjects.EVENTS, subjects.TOTALS_STREAM),
     ),
     "telemetry-ingest": Permissions(
         publish=(f"usage.*.{subjects.TELEMETRY_INGEST}",),

@@ -125,6 +125,10 @@ class StreamDiverged(Exception):
     """
 
 
+class StreamMissing(Unavailable):
+    """A stream is not there. It is made again within seconds, and is another one then."""
+
+
 class CheckpointMoved(Exception):
     """Another process folded, or an operator reset the projection: read the checkpoint again."""
 

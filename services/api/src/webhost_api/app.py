@@ -6,7 +6,9 @@ from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
+from webhost_contracts import subjects
 from webhost_kit.bus.connection import connect
+from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
@@ -87,6 +89,8 @@ def front(deps: Dependencies, cors_allowed_origins: tuple[str, ...]) -> App:
 async def compose(service: Service, settings: Settings) -> None:
     """Add the api's parts to the service."""
     bus = service.add("bus", await connect(settings.nats_url.get_secret_value(), service.name))
+    needs = (subjects.EVENTS, subjects.COMMANDS, subjects.ARTIFACTS_STREAM)
+    service.add("streams", StreamWatch(bus, needs))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
     verifier = service.add(
         "issuer",

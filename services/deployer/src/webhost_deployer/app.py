@@ -1,7 +1,9 @@
 """The composition root: the one place where adapters meet handlers."""
 
+from webhost_contracts import subjects
 from webhost_kit.bus.commands import CommandConsumer
 from webhost_kit.bus.connection import connect
+from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
@@ -24,6 +26,8 @@ from webhost_deployer.runner import Runner
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
 from webhost_deployer.subscribers import register
+
+NEEDS = (subjects.EVENTS, subjects.COMMANDS, subjects.DEAD_LETTERS, subjects.ARTIFACTS_STREAM)
 
 
 def cloudflare_of(
@@ -59,6 +63,7 @@ async def compose(service: Service, settings: Settings) -> None:
     """Add the deployer's parts to the service."""
     nats_url = settings.nats_url.get_secret_value()
     bus = service.add("bus", await connect(nats_url, service.name))
+    service.add("streams", StreamWatch(bus, NEEDS))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
     provider, api = cloudflare_of(service, settings, database)
     steps = Steps({scripts.PROVIDER: provider}, Artifacts(bus))

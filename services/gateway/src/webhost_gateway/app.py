@@ -2,7 +2,9 @@
 
 from functools import partial
 
+from webhost_contracts import subjects
 from webhost_kit.bus.connection import connect
+from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
 from webhost_kit.database.statements import Statements
 from webhost_kit.http.auth import TokenVerifier
@@ -34,6 +36,8 @@ async def compose(service: Service, settings: Settings) -> None:
     dsn = settings.database_url.get_secret_value()
     signers = parse_signers(settings.invoke_private_keys.get_secret_value(), "INVOKE_PRIVATE_KEYS")
     bus = service.add("bus", await connect(settings.nats_url.get_secret_value(), service.name))
+    # Without USAGE or the totals it goes on: calls are counted later, and the last totals hold.
+    service.add("streams", StreamWatch(bus, (subjects.EVENTS,)))
     database = service.add("database", Database(dsn))
     routes = RouteTable()
     projector = service.add("projection", projection.projector(database, bus))

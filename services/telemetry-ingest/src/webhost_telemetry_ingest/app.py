@@ -1,6 +1,8 @@
 """The composition root: what telemetry-ingest consists of, and in which order it ends."""
 
+from webhost_contracts import subjects
 from webhost_kit.bus.connection import connect
+from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
@@ -18,6 +20,7 @@ async def compose(
 ) -> None:
     """Add telemetry-ingest's parts to the service."""
     bus = service.add("bus", await connect(settings.nats_url.get_secret_value(), service.name))
+    service.add("streams", StreamWatch(bus, (subjects.EVENTS, subjects.USAGE)))
     database = service.add(
         "database", Database(settings.database_url.get_secret_value(), pool_size=2)
     )

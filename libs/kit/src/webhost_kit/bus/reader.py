@@ -3,7 +3,8 @@
 Consumes: one stream, through an ephemeral consumer that costs nothing to lose.
 Guarantees: every message behind the checkpoint once, in the stream's order; a hole in the
 deliveries, a missed heartbeat or a lost consumer starts a new consumer where this one stopped.
-A stream that is not the one the checkpoint was taken on raises StreamDiverged.
+A stream that is not the one the checkpoint was taken on raises StreamDiverged. One that is missing
+is waited for.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from nats.js.errors import NotFoundError
 from webhost_contracts.subjects import MESSAGE_ID_HEADER, TYPE_HEADER
 
 from webhost_kit.bus.connection import Bus
-from webhost_kit.errors import StreamDiverged
+from webhost_kit.errors import StreamDiverged, StreamMissing
 
 log = structlog.get_logger(__name__)
 
@@ -125,15 +126,18 @@ class StreamReader:
             except StreamDiverged as error:
                 self._problem = f"halted: {error}"
                 raise
-            except (NatsError, TimeoutError, OSError) as error:
-                self._problem = f"away: {error!r}"
+            except (StreamMissing, NatsError, TimeoutError, OSError) as error:
+                self._problem = f"away: {str(error) or repr(error)}"
                 self._caught_up = False
                 log.warning("reader interrupted", stream=self._stream, error=repr(error))
                 await asyncio.sleep(RETRY_S)
 
     async def verified(self, checkpoint: Checkpoint | None) -> Checkpoint:
-        """Return where to begin. Raises StreamDiverged where the stream is another one."""
-        info = await self._bus.js.stream_info(self._stream)
+        """Return where to begin. Raises StreamDiverged where it is another one, StreamMissing."""
+        try:
+            info = await self._bus.js.stream_info(self._stream)
+        except NotFoundError as error:
+            raise StreamMissing(f"the stream {self._stream} is missing") from error
         created_at = str(info.created)
         if checkpoint is None or checkpoint.sequence == 0:
             return Checkpoint(created_at, 0, None, checkpoint.epoch if checkpoint else 0)

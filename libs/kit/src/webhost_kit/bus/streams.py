@@ -13,7 +13,7 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import BucketNotFoundError, NotFoundError
+from nats.js.errors import NotFoundError
 from webhost_contracts import subjects
 
 log = structlog.get_logger(__name__)
@@ -61,27 +61,37 @@ STREAMS = (
 )
 
 
+_BY_NAME = {str(config.name): config for config in STREAMS}
+NAMES = (*_BY_NAME, subjects.TOTALS_STREAM, subjects.ARTIFACTS_STREAM)
+"""Everything that is declared; a bucket by the name of its stream."""
+
+
 async def declare(js: JetStreamContext) -> None:
     """Make what is missing. Differences to what is there are logged."""
-    for config in STREAMS:
+    for name in NAMES:
         try:
-            info = await js.stream_info(str(config.name))
+            info = await js.stream_info(name)
         except NotFoundError:
-            await js.add_stream(config)
+            await make(js, name)
         else:
-            _show_differences(config, info.config)
-    try:
-        await js.key_value(subjects.TOTALS_BUCKET)
-    except BucketNotFoundError:
-        await js.create_key_value(
-            KeyValueConfig(bucket=subjects.TOTALS_BUCKET, history=1, ttl=TOTALS_DAYS * 24 * 3600)
-        )
-    try:
-        await js.object_store(subjects.ARTIFACTS_BUCKET)
-    except (BucketNotFoundError, NotFoundError):
-        await js.create_object_store(
-            subjects.ARTIFACTS_BUCKET, ObjectStoreConfig(bucket=subjects.ARTIFACTS_BUCKET)
-        )
+            if name in _BY_NAME:
+                _show_differences(_BY_NAME[name], info.config)
+
+
+async def make(js: JetStreamContext, name: str) -> None:
+    """Make one of NAMES; where it is there as declared, that changes nothing."""
+    match name:
+        case subjects.TOTALS_STREAM:
+            ttl = TOTALS_DAYS * 24 * 3600
+            await js.create_key_value(
+                KeyValueConfig(bucket=subjects.TOTALS_BUCKET, history=1, ttl=ttl)
+            )
+        case subjects.ARTIFACTS_STREAM:
+            await js.create_object_store(
+                subjects.ARTIFACTS_BUCKET, ObjectStoreConfig(bucket=subjects.ARTIFACTS_BUCKET)
+            )
+        case _:
+            await js.add_stream(_BY_NAME[name])
 
 
 def _show_differences(declared: StreamConfig, found: StreamConfig) -> None:

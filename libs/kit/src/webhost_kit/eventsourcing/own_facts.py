@@ -9,7 +9,7 @@ stream is in the event table; those that lacked were taken back, with their stat
 an outbox entry. After each reconnect to the bus the relay waits for the same comparison.
 Where the histories differ (the same version of an aggregate is another event there, or the stream
 itself was lost or lost its tail), the projection halts with one line that says so, and appends and
-the relay wait until an operator has decided.
+the relay wait until an operator has decided. They wait as well while the stream is missing.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from webhost_contracts.maintenance import RepublishProgress
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import StreamDiverged, Unavailable
+from webhost_kit.errors import StreamDiverged, StreamMissing, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
@@ -113,7 +113,8 @@ class OwnFacts:
                 elif monotonic() - checked_at > AGAIN_S:
                     await self._checkpoint(incarnation)
                     checked_at = monotonic()
-            except StreamDiverged as error:
+            except (StreamDiverged, StreamMissing) as error:
+                # A stream that is missing is another one as soon as it is there again.
                 if self._database.verified != NOTHING_VERIFIED:
                     log.error("own facts differ from the stream", reason=str(error))
                 self._database.verified = NOTHING_VERIFIED
@@ -124,14 +125,14 @@ class OwnFacts:
     async def _compared(self, incarnation: str) -> None:
         """Return when every own fact that is on the stream by now is in the event table.
 
-        Raises StreamDiverged where the stream is not the one that was folded.
+        Raises StreamDiverged where the stream is not the one that was folded, and StreamMissing.
         """
         last = max([await self._last_sequence(pattern) for pattern in self._filters])
         while await self._checkpoint(incarnation) < last:  # noqa: ASYNC110 - moved elsewhere
             await asyncio.sleep(POLL_S)
 
     async def _checkpoint(self, incarnation: str) -> int:
-        """Return up to where own facts are compared. Raises StreamDiverged as `_compared`."""
+        """Return up to where own facts are compared. Raises as `_compared` does."""
         async with self._database.transaction() as connection:
             if _incarnation_of(connection) != incarnation:
                 raise Unavailable("The database was restarted; comparing again.")

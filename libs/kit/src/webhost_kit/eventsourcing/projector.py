@@ -104,7 +104,10 @@ class Projector:
         return f"{self._parked} parked" if self._parked else None
 
     async def verify(self, checkpoint: Checkpoint | None) -> None:
-        """Ask the stream whether it still is the one of this checkpoint. Raises StreamDiverged."""
+        """Ask the stream whether it still is the one of this checkpoint.
+
+        Raises StreamDiverged, or StreamMissing.
+        """
         await self._reader.verified(checkpoint)
 
     async def run(self) -> None:

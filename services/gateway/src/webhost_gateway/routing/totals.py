@@ -20,7 +20,6 @@ from webhost_kit.errors import StreamDiverged
 
 log = structlog.get_logger(__name__)
 
-STREAM = f"KV_{subjects.TOTALS_BUCKET}"
 PREFIX = f"$KV.{subjects.TOTALS_BUCKET}."
 RETRY_S = 1.0
 
@@ -29,7 +28,7 @@ class TotalsWatch:
     """The totals of this and the previous period, of every user who has any."""
 
     def __init__(self, bus: Bus) -> None:
-        self._reader = StreamReader(bus, STREAM, [f"{PREFIX}>"])
+        self._reader = StreamReader(bus, subjects.TOTALS_STREAM, [f"{PREFIX}>"])
         self._periods: dict[str, dict[str, Totals]] = {}
         self.loaded = False
 

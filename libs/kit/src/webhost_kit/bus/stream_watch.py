@@ -1,0 +1,81 @@
+"""Looks after the declared streams and buckets while the service runs.
+
+Consumes: what the server says of each of them, every LOOK_S.
+Emits: the declaration of one that was missing for MISSING_S, again while that is refused.
+Guarantees: what was deleted is there again within seconds, as another one: the checkpoints that
+were taken on the old one diverge, and whoever fills it learns that it has to be filled again.
+On repetition (every service does this): making what is there changes nothing.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+
+import structlog
+from nats.errors import Error as NatsError
+from nats.js.errors import NotFoundError
+
+from webhost_kit.bus import streams
+from webhost_kit.bus.connection import Bus
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 1.0
+MISSING_S = 5.0
+"""Longer than own facts take to see that EVENTS is missing: by then no relay publishes to it."""
+
+
+class StreamWatch:
+    """Makes again what was deleted; `needs` are the streams that readiness depends on."""
+
+    def __init__(self, bus: Bus, needs: Sequence[str]) -> None:
+        self._bus = bus
+        self._needs = needs
+        self._missing_since: dict[str, float] = {}
+        self._refusals: dict[str, str] = {}
+        self._created_at: dict[str, str] = {}
+
+    def check(self) -> str | None:
+        """Say which needed streams are missing, and why they cannot be made."""
+        missing = [
+            f"{name} is missing" + (f": {self._refusals[name]}" if name in self._refusals else "")
+            for name in self._needs
+            if name in self._missing_since
+        ]
+        return "; ".join(missing) or None
+
+    def created_at(self, name: str) -> str | None:
+        """Say since when the stream is there, as of the last look: a new one is another one."""
+        return self._created_at.get(name)
+
+    async def run(self) -> None:
+        """Look without end."""
+        while True:
+            await asyncio.gather(*map(self._look_at, streams.NAMES))
+            await asyncio.sleep(LOOK_S)
+
+    async def _look_at(self, name: str) -> None:
+        try:
+            info = await self._bus.js.stream_info(name)
+        except NotFoundError:
+            await self._miss(name)
+        except (NatsError, TimeoutError, OSError) as error:
+            log.warning("stream not seen", stream=name, error=repr(error))
+        else:
+            self._created_at[name] = str(info.created)
+            self._missing_since.pop(name, None)
+            self._refusals.pop(name, None)
+
+    async def _miss(self, name: str) -> None:
+        if name not in self._missing_since:
+            log.error("stream is missing", stream=name)
+        since = self._missing_since.setdefault(name, monotonic())
+        if monotonic() - since < MISSING_S:
+            return
+        try:
+            await streams.make(self._bus.js, name)
+        except (NatsError, TimeoutError, OSError) as error:
+            self._refusals[name] = str(error) or type(error).__name__
+            log.error("stream cannot be made", stream=name, error=repr(error))
+        else:
+            log.warning("stream made again", stream=name)
