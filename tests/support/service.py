@@ -92,6 +92,12 @@ class ServiceProcess:
 
         await eventually(ready, f"{self.module} to be ready", seconds=READY_S)
 
+    async def complaints(self) -> dict[str, str]:
+        """What its /readyz complains of, by part."""
+        async with self.client.get(f"{self.ops_url}/readyz") as response:
+            checks = (await response.json())["checks"]
+        return {part: said for part, said in checks.items() if not said.startswith("ok")}
+
     async def ready(self) -> bool:
         """Whether it answers, and is ready."""
         try:

@@ -137,6 +137,23 @@ async def test_totals_that_were_lost_are_put_again_at_start(billing: Billing) ->
     await until_totals(billing, ALICE, 0, 100)
 
 
+async def test_totals_are_put_again_into_a_bucket_that_was_made_again(billing: Billing) -> None:
+    await billing.given_folded(call(ALICE, 1), call(BOB, 2))
+    await until_totals(billing, ALICE, 0, 100)
+    await until_totals(billing, BOB, 0, 100)
+    await billing.bus.js.delete_stream(subjects.TOTALS_STREAM)
+
+    async def says_so() -> bool:
+        said = (await billing.service.complaints()).get("streams", "")
+        return f"{subjects.TOTALS_STREAM} is missing" in said
+
+    await eventually(says_so, "billing to say what is missing")
+    await billing.service.until_ready()
+    await until_totals(billing, ALICE, 0, 100)
+    await billing.given_folded(call(BOB, 3))
+    await until_totals(billing, BOB, 0, 200)
+
+
 async def test_an_operator_sets_a_tier(billing: Billing) -> None:
     async def put(tier: str, user_id: str = ALICE) -> SetTierReply:
         request = SetTierRequest(user_id=user_id, tier=tier, operator="kim")

@@ -1,8 +1,10 @@
 """The composition root: the one place where adapters meet handlers."""
 
+from webhost_contracts import subjects
 from webhost_contracts.entitlements import load_tiers
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.rpc import RequestServer
+from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
@@ -21,6 +23,8 @@ async def compose(service: Service, settings: Settings) -> None:
     """Add billing's parts to the service."""
     nats_url = settings.nats_url.get_secret_value()
     bus = service.add("bus", await connect(nats_url, service.name))
+    needs = (subjects.EVENTS, subjects.USAGE, subjects.TOTALS_STREAM)
+    streams = service.add("streams", StreamWatch(bus, needs))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
     own_facts = service.add(
         "own-facts",
@@ -28,7 +32,9 @@ async def compose(service: Service, settings: Settings) -> None:
             service.name, database, bus, recovery.OWN_SUBJECTS, recovery.TYPES, recovery.recover
         ),
     )
-    projection = service.add("projection", UsageProjection(database, bus, settings.rules()))
+    projection = service.add(
+        "projection", UsageProjection(database, bus, streams, settings.rules())
+    )
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
     rebuilder = Rebuilder(database, bus, projection.swapped)
     service.work("cleanup", rebuilder.clean_up)

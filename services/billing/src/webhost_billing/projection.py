@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
 from webhost_kit.database.partitions import PartitionShare
@@ -53,13 +54,15 @@ def checkpoint_name(partition: int) -> str:
 class UsageProjection:
     """Keeps this process's share of the partitions current, and their totals."""
 
-    def __init__(self, database: Database, bus: Bus, rules: Rules) -> None:
+    def __init__(self, database: Database, bus: Bus, streams: StreamWatch, rules: Rules) -> None:
         self._database = database
         self._bus = bus
         self._rules = rules
         self._share = PartitionShare(database.dsn, SHARE, subjects.PARTITIONS, check=bus.check)
         self._totals = {
-            partition: TotalsPublisher(database, bus, partition, checkpoint_name(partition))
+            partition: TotalsPublisher(
+                database, bus, streams, partition, checkpoint_name(partition)
+            )
             for partition in range(subjects.PARTITIONS)
         }
         self.projectors = {

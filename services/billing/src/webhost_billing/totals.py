@@ -5,7 +5,8 @@ Emits: absolute totals of one partition's users into the totals bucket, with the
 the sequence of the fold that they are from.
 Guarantees: every change is put, however often this process or the bus dies. The process that
 folds a partition puts its totals, so what it puts never gets older.
-On replay (whenever a partition is taken): its totals of the current period are put again.
+On replay (whenever a partition is taken, or the bucket was made anew): its totals of the current
+period are put again.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from webhost_contracts import subjects, wire
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
@@ -43,9 +45,17 @@ class _Due:
 class TotalsPublisher:
     """Puts one partition's totals as long as it runs; `checkpoint` is its projection's name."""
 
-    def __init__(self, database: Database, bus: Bus, partition: int, checkpoint: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        streams: StreamWatch,
+        partition: int,
+        checkpoint: str,
+    ) -> None:
         self._database = database
         self._bus = bus
+        self._streams = streams
         self._partition = partition
         self._checkpoint = checkpoint
         self._wake = asyncio.Event()
@@ -64,12 +74,14 @@ class TotalsPublisher:
                 await asyncio.sleep(RETRY_S)
 
     async def _put_current(self) -> None:
+        """Put what is current, then what becomes due, until the bucket is another one."""
+        bucket = self._streams.created_at(subjects.TOTALS_STREAM)
         async with self._database.transaction() as connection:
             await connection.execute(
                 statements.CURRENT_ARE_DUE,
                 {"partition": self._partition, "period": period_key(now_ms())},
             )
-        while True:
+        while self._streams.created_at(subjects.TOTALS_STREAM) == bucket:
             self._wake.clear()
             while due := await self._due():
                 await self._put(due)
