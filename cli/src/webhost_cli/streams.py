@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 from nats.aio.client import Client
+from nats.js.errors import NotFoundError
 from webhost_contracts import maintenance, wire
 from webhost_contracts.maintenance import (
     ProjectionState,
@@ -131,7 +133,8 @@ def republish(
         found: dict[str, RepublishProgress] = {}
         async with bus.connected(url) as client:
             if purge:
-                await client.jetstream().purge_stream(EVENTS)
+                with suppress(NotFoundError):  # the services refuse then, and say why
+                    await client.jetstream().purge_stream(EVENTS)
             for service in maintenance.REPUBLISHERS:
                 async for progress in _republish(client, service, dry_run):
                     found[service] = progress

@@ -8,15 +8,20 @@ from nats.js.api import StreamConfig
 from nats.js.errors import NotFoundError
 from webhost_contracts import subjects
 from webhost_kit.bus import stream_watch, streams
+from webhost_kit.bus.connection import connect
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.bus.stream_watch import StreamWatch
-from webhost_kit.errors import Unavailable
+from webhost_kit.errors import StreamMissing, Unavailable
+from webhost_kit.eventsourcing import republish
+from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.eventsourcing.store import require_verified
 
-from tests.integration.kit.test_restore import name, own_facts, relayed, verified
+from tests.integration.kit.test_outbox_to_projection import TYPES
+from tests.integration.kit.test_restore import name, own_facts, recover, relayed, verified
 from tests.support.deadline import eventually
 from tests.support.harness import Harness, in_background
+from tests.support.proxy import Proxy
 
 LIMIT_S = 8
 """No operator waits longer for an answer about a stream that is missing."""
@@ -133,3 +138,33 @@ async def test_nothing_is_relayed_to_a_stream_that_was_made_again(
             await part.projector.reset()
             await verified(part)
             await relayed(harness.database)
+
+
+@pytest.mark.accept("A1")
+async def test_republish_refuses_where_the_stream_is_missing(harness: Harness) -> None:
+    await harness.bus.js.delete_stream(subjects.EVENTS)
+    part = own_facts(harness, harness.database)
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(StreamMissing, match="the stream EVENTS is missing"):
+            await anext(part.republish(dry_run=True))
+
+
+@pytest.mark.accept("A1")
+async def test_republish_ends_where_the_stream_falls_silent(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(republish, "SILENCE_S", 1.0)
+    await harness.bus.js.publish("evt.usr_1.agent.agt_1", b"{}")
+    account, _, host = harness.nats_url.rpartition("@")
+    async with Proxy(int(host.rpartition(":")[2])) as proxy:
+        behind = await connect(f"{account}@127.0.0.1:{proxy.port}", "test")
+        part = OwnFacts("test", harness.database, behind, ["evt.*.agent.*"], TYPES, recover)
+        async with asyncio.timeout(LIMIT_S):
+            progress = part.republish(dry_run=True)
+            await anext(progress)
+            proxy.hold()
+            with pytest.raises(Unavailable, match="silent"):
+                async for _ in progress:
+                    pass
+        proxy.release()
+        await behind.close()

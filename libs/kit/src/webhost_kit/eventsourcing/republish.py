@@ -5,9 +5,11 @@ the order of its aggregate, without a message id (the server may still remember 
 Guarantees: what the stream holds is not published again, and nothing is put behind a later version
 of its aggregate; memory does not grow with the history.
 On replay: what was put back is found there, and left alone.
+It waits for nobody: a stream that is missing, or silent for SILENCE_S, ends it with a clear error.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -23,10 +25,11 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.publishing import Message, publish
 from webhost_kit.bus.reader import Batch, StreamReader
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import StreamDiverged
+from webhost_kit.errors import StreamDiverged, Unavailable
 from webhost_kit.eventsourcing.store import events_table
 
 CHUNK = 500
+SILENCE_S = 20.0
 
 # Made and dropped in one transaction: the service's role need not be allowed temporary tables.
 _held = sa.Table(
@@ -53,15 +56,17 @@ async def republish(
 ) -> AsyncIterator[RepublishProgress]:
     """Yield progress until everything is there; the last one has `done`.
 
-    Raises NatsError in doubt, Unavailable, and StreamDiverged where facts would come too late.
+    Raises NatsError in doubt, Unavailable (StreamMissing where there is no stream), and
+    StreamDiverged where facts would come too late.
     """
     progress = RepublishProgress()
+    reader = StreamReader(bus, subjects.EVENTS, filters, batch_size=5_000)
+    await reader.verified(None)
     async with database.engine.begin() as connection:
         # It waits for the bus meanwhile, and locks nothing that others need.
         await connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
         await connection.run_sync(_held.create)
-        reader = StreamReader(bus, subjects.EVENTS, filters, batch_size=5_000)
-        async with aclosing(reader.batches(None)) as batches:
+        async with aclosing(_until_silent(reader.batches(None))) as batches:
             async for batch in batches:
                 progress = msgspec.structs.replace(
                     progress, held=progress.held + await _remember(connection, batch)
@@ -83,6 +88,20 @@ async def republish(
                 yield progress
         await connection.run_sync(_held.drop)
     yield msgspec.structs.replace(progress, done=True)
+
+
+async def _until_silent(batches: AsyncGenerator[Batch]) -> AsyncGenerator[Batch]:
+    """Yield these. Raises Unavailable once none comes for SILENCE_S."""
+    async with aclosing(batches):
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    batch = await anext(batches)
+            except TimeoutError as error:
+                raise Unavailable(
+                    f"{subjects.EVENTS} is silent; the command may be repeated"
+                ) from error
+            yield batch
 
 
 async def _remember(connection: AsyncConnection, batch: Batch) -> int:
