@@ -253,7 +253,7 @@ async def test_killed_behind_a_deploy_request_the_command_still_goes_out(
 async def test_code_of_a_refused_deploy_is_not_stored(harness: Harness, user: User) -> None:
     agent = await user.create()
     await user.deploy(agent["id"], moduleCode=MODULE)
-    store = f"OBJ_{subjects.ARTIFACTS_BUCKET}"
+    store = subjects.ARTIFACTS_STREAM
     before = (await harness.bus.js.stream_info(store)).state.messages
     body = {"moduleCode": MODULE + "// never stored"}
     problem(await user.http.post(f"/v1/agents/{agent['id']}/deploy", json=body), 409, "CONFLICT")
@@ -261,3 +261,23 @@ async def test_code_of_a_refused_deploy_is_not_stored(harness: Harness, user: Us
     answer = await stranger.http.post(f"/v1/agents/{agent['id']}/deploy", json=body)
     problem(answer, 404, "NOT_FOUND")
     assert (await harness.bus.js.stream_info(store)).state.messages == before
+
+
+async def test_a_lost_artifact_store_is_made_again(own_harness: Harness) -> None:
+    harness, user = own_harness, own_harness.user()
+    old = await user.deploy((await user.create())["id"], moduleCode=MODULE)
+    source = f"/v1/deployments/{old['id']}/source"
+    assert ok(await user.http.get(source))["modules"][0]["content"] == MODULE
+    agent = await user.create()
+    await harness.bus.js.delete_stream(subjects.ARTIFACTS_STREAM)
+
+    async def says_so() -> bool:
+        said = (await harness.service.complaints()).get("streams", "")
+        return f"{subjects.ARTIFACTS_STREAM} is missing" in said
+
+    await eventually(says_so, "the api to say what is missing")
+    await harness.service.until_ready()
+    gone = problem(await user.http.get(source), 404, "NOT_FOUND")
+    assert gone["message"] == "The code of this deployment is no longer stored; deploy it again."
+    new = await user.deploy(agent["id"], moduleCode=MODULE)
+    assert ok(await user.http.get(f"/v1/deployments/{new['id']}/source"))["modules"]

@@ -12,10 +12,11 @@ from nats.js.object_store import ObjectStore
 from webhost_contracts import subjects, wire
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, checksum_of
 from webhost_kit.bus.connection import Bus
-from webhost_kit.errors import Unavailable
+from webhost_kit.errors import NotFound, Unavailable
 
 TIMEOUT_S = 10.0
 _AWAY = "The artifact store is away; try again shortly."
+_GONE = "The code of this deployment is no longer stored; deploy it again."
 
 
 def pack(bundle: Bundle) -> tuple[Artifact, bytes]:
@@ -41,11 +42,15 @@ class Artifacts:
             raise Unavailable(_AWAY) from error
 
     async def read(self, artifact: Artifact) -> Bundle:
-        """Return a stored bundle. Raises RuntimeError when its bytes have another checksum."""
+        """Return a stored bundle. Raises NotFound when it is no longer there, and RuntimeError when
+        its bytes have another checksum.
+        """
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 store = await self._store()
                 body = (await store.get(artifact.checksum)).data or b""
+        except ObjectNotFoundError as error:
+            raise NotFound(_GONE) from error
         except (NatsError, TimeoutError, OSError) as error:
             raise Unavailable(_AWAY) from error
         if checksum_of(body) != artifact.checksum:
