@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.rows import TupleRow
 from webhost_contracts.entitlements import Entitlements
@@ -171,6 +172,48 @@ async def test_a_lease_that_was_marked_neither_admits_nor_renews(database_url: s
         ends = here.rows("SELECT expires_at FROM leases WHERE gateway_id = %s", marked)
         await asyncio.sleep(TTL_S / 2)
         assert here.rows("SELECT expires_at FROM leases WHERE gateway_id = %s", marked) == ends
+
+
+@pytest.mark.accept("A4")
+async def test_what_is_recorded_while_a_lease_is_taken_is_published_by_whoever_is_left(
+    database_url: str,
+) -> None:
+    upgrade(database_url, "webhost_gateway")
+    async with ledger(database_url, ttl_s=TTL_S) as other:
+        with psycopg.connect(database_url, autocommit=True) as gate:
+            async with ledger(database_url, ttl_s=TTL_S) as here:
+                call = an_invocation("usr_1")
+                await here.admission.admit(call, TIER)
+                gate.execute("SELECT pg_advisory_lock(1)")
+                gate.execute(WAIT_AT_GATE)
+                here.rows(
+                    "UPDATE leases SET dead = true WHERE gateway_id = %s", here.lease.gateway_id
+                )
+                here.lease.renew_soon()
+
+                async def taking() -> bool:
+                    return here.rows(AT_GATE) != []
+
+                await eventually(taking, "a new lease to be taken")
+                here.record(call)
+                await here.outcomes.catch_up()
+            # It has ended without its new lease.
+            gate.execute("DROP TRIGGER gate ON leases")
+
+        async def adopted() -> bool:
+            await other.reaper.reap()
+            found = other.rows("SELECT gateway_id FROM usage_outbox")
+            return found == [(other.lease.gateway_id,)]
+
+        await eventually(adopted, "the fact to be adopted")
+
+
+AT_GATE = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+WAIT_AT_GATE = """
+CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql
+AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END';
+CREATE TRIGGER gate BEFORE INSERT ON leases FOR EACH ROW EXECUTE FUNCTION wait()
+"""
 
 
 class Late(Statements):

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 import structlog
@@ -96,11 +97,13 @@ class Lease:
         await self._before_taking()
         if (at_s := await self._execute(self._renewed)) is not None:
             return at_s
-        # Under the old name everything is being finished: nothing may be added to it.
-        self.gateway_id = _new_name()
-        if (at_s := await self._execute(self._taken)) is None:
+        # Under the old name everything is being finished: nothing may be added to it. Under the
+        # new one nothing may be recorded before others see its lease, and adopt what it leaves.
+        name = _new_name()
+        if (at_s := await self._execute(partial(self._taken, name))) is None:
             raise Unavailable("The lease was not taken.")
-        log.info("lease taken", gateway_id=self.gateway_id)
+        self.gateway_id = name
+        log.info("lease taken", gateway_id=name)
         return at_s
 
     async def _execute(
@@ -122,9 +125,9 @@ class Lease:
             statement = statement.where(leases.c.incarnation == incarnation)
         return statement.values(incarnation=incarnation, expires_at=_expiry(self.ttl_s))
 
-    def _taken(self, incarnation: str) -> sa.Insert:
+    def _taken(self, name: str, incarnation: str) -> sa.Insert:
         return sa.insert(leases).values(
-            gateway_id=self.gateway_id, incarnation=incarnation, expires_at=_expiry(self.ttl_s)
+            gateway_id=name, incarnation=incarnation, expires_at=_expiry(self.ttl_s)
         )
 
 
