@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
 from webhost_contracts.events import Event
-from webhost_kit.errors import NotFound
+from webhost_kit.errors import NotFound, Unavailable
 from webhost_kit.eventsourcing.aggregates import Appended
 from webhost_kit.eventsourcing.store import EventMetadata, send
 
@@ -45,14 +45,25 @@ def deployment_not_found() -> NotFound:
     return NotFound("There is no such deployment.")
 
 
+def user_missing() -> Unavailable:
+    """Return the answer for a caller who was registered in what was the database until now."""
+    return Unavailable("The database was restored; try again shortly.")
+
+
 async def create_agent(
     connection: AsyncConnection, caller: Caller, tiers: Tiers, agent_id: str, command: DescribeAgent
 ) -> Agent:
-    """Make an agent. Raises LimitExceeded, InvalidRequest, or Conflict where the name is taken."""
+    """Make an agent.
+
+    Raises LimitExceeded, InvalidRequest, Conflict where the name is taken, or Unavailable where
+    the user's row is missing.
+    """
     # Requests that create agents of one user wait for each other, so that the count is exact.
-    await connection.execute(
+    known = await connection.scalar(
         sa.select(users.c.user_id).where(users.c.user_id == caller.user_id).with_for_update()
     )
+    if known is None:
+        raise user_missing()
     existing = await connection.scalar(
         sa.select(sa.func.count())
         .select_from(agents)

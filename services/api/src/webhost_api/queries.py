@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_kit.errors import InvalidRequest
 
-from webhost_api.handlers import agent_not_found, deployment_not_found
+from webhost_api.handlers import agent_not_found, deployment_not_found, user_missing
 from webhost_api.model import Agent, AgentStatus, Deployment, DeploymentStatus
 from webhost_api.store import agent_of, deployment_of
 from webhost_api.tables import agents, deployments, users
@@ -48,8 +48,15 @@ class Page:
 
 
 async def user(connection: AsyncConnection, user_id: str) -> sa.Row[Any]:
-    """Return a registered user's row."""
-    return (await connection.execute(sa.select(users).where(users.c.user_id == user_id))).one()
+    """Return a registered user's row.
+
+    Raises Unavailable where it is missing.
+    """
+    query = sa.select(users).where(users.c.user_id == user_id)
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise user_missing()
+    return row
 
 
 async def agent(

@@ -1,6 +1,7 @@
 """Registration: the first valid request of a new subject makes the user.
 
 Emits: `user.registered.v1`. Guarantees: once per user, however many first requests come at once.
+What is remembered holds for one incarnation of the database: another may be older than the user.
 """
 
 from cachetools import LRUCache
@@ -21,12 +22,12 @@ class Users:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: LRUCache[str, bool] = LRUCache(REMEMBERED_USERS)
+        self._known: LRUCache[str, str] = LRUCache(REMEMBERED_USERS)
 
     async def ensure(self, principal: Principal, metadata: EventMetadata) -> None:
         """Register this caller, unless it was done before. Raises Unavailable."""
         user_id = principal.user_id
-        if user_id in self._known:
+        if self._known.get(user_id, "") == self._database.incarnation:
             return
         event = UserRegistered(
             issuer=principal.issuer,
@@ -37,7 +38,8 @@ class Users:
         async with self._database.transaction() as connection:
             if await insert_user(connection, user_id, event, metadata.at_ms):
                 await append(connection, user_id, user_id, 0, [event], metadata)
-        self._known[user_id] = True
+            incarnation = connection.info["incarnation"]
+        self._known[user_id] = incarnation
 
 
 async def insert_user(

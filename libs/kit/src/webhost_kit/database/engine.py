@@ -61,7 +61,8 @@ WRITABLE = text("SELECT current_setting('transaction_read_only') = 'off'")
 class Database:
     """The service's own schema, which no other service reads.
 
-    `verified` is the incarnation of the database that facts may be appended to; None, the
+    `incarnation` is that of the newest connection: what was remembered of another one may not be
+    in this database. `verified` is the incarnation that facts may be appended to; None, the
     default, lets any pass. See `webhost_kit.eventsourcing.own_facts`.
     """
 
@@ -76,6 +77,7 @@ class Database:
             connect_args=connect_arguments(),
         )
         self._problem: str | None = "not asked yet"
+        self.incarnation: str | None = None
         self.verified: str | None = None
         event.listen(self.engine.sync_engine, "connect", self._on_connect)
 
@@ -138,7 +140,7 @@ class Database:
     def _on_connect(self, connection: Any, record: Any) -> None:
         cursor = connection.cursor()
         cursor.execute(INCARNATION)
-        record.info["incarnation"] = cursor.fetchone()[0]
+        self.incarnation = record.info["incarnation"] = cursor.fetchone()[0]
         record.info["database"] = self
         cursor.close()
         connection.rollback()
