@@ -237,6 +237,27 @@ def test_the_streams_are_restored_to_an_earlier_state(
 
 
 @pytest.mark.accept("A1")
+def test_both_are_restored_to_an_earlier_state(stack: Stack, user: User, tmp_path: Path) -> None:
+    """What came after it never happened, but for scripts that were removed."""
+    agent = some_life(user)
+    seen, calls = user.view(), user.calls
+    directories = [stack.data_dir / "postgres", stack.data_dir / "nats"]
+    with stack.stopped():
+        for each in directories:
+            copy(each, tmp_path / each.name)
+    more_life(user, agent)
+    with stack.stopped():
+        for each in directories:
+            shutil.rmtree(each)
+            copy(tmp_path / each.name, each)
+
+    user.calls = calls
+    user.until_sees(seen)
+    assert halted(stack) == set()
+    user.check_goes_on(agent)
+
+
+@pytest.mark.accept("A1")
 @pytest.mark.parametrize("stream", [subjects.USAGE, subjects.COMMANDS])
 def test_other_streams_are_not_published_again(stack: Stack, stream: str) -> None:
     refused = stack.webhost("streams", "republish", "--stream", stream, check=False)

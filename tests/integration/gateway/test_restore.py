@@ -1,16 +1,16 @@
-"""A gateway whose database is an older copy all at once: the limits hold, and no more."""
+"""A gateway under which its database, or the streams as well, are older all at once."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg import sql
-from webhost_contracts import wire
-from webhost_contracts.events import InvocationFinished
+from webhost_contracts import ids, wire
+from webhost_contracts.events import AgentDisabled, InvocationFinished
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_gateway.ledger.quotas import BATCH, raise_to_counted
@@ -18,54 +18,16 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.errors import Unavailable
+from webhost_kit.eventsourcing.store import new_id
 
+from tests.integration.gateway.conftest import running_harness
 from tests.integration.gateway.harness import Harness
 from tests.integration.gateway.ledger import ledger
 from tests.integration.gateway.test_admission import at_once, until_quota
 from tests.integration.gateway.test_outages import a_held_call
+from tests.support.backup import RestorableNats, a_copy, running_restorable_nats
 from tests.support.deadline import eventually
 from tests.support.infra import Postgres
-
-
-def alone(postgres: Postgres, database: str, statement: str, *others: str) -> None:
-    """Run a statement about a database, named first in it, while nobody is connected to it."""
-    names = [sql.Identifier(name) for name in (database, *others)]
-    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(database))
-        )
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
-            (database,),
-        )
-        connection.execute(sql.SQL(statement).format(*names))
-
-
-def allow(postgres: Postgres, database: str) -> None:
-    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(database))
-        )
-
-
-@contextmanager
-def a_copy(postgres: Postgres, dsn: str) -> Iterator[Callable[[], None]]:
-    """A copy of the database as it is now; what is yielded puts it in the database's place."""
-    database = dsn.rpartition("/")[2]
-    copy, replaced = f"{database}_copy", f"{database}_replaced"
-    alone(postgres, database, "CREATE DATABASE {1} TEMPLATE {0} STRATEGY FILE_COPY", copy)
-    allow(postgres, database)
-
-    def put_back() -> None:
-        alone(postgres, database, "ALTER DATABASE {0} RENAME TO {1}", replaced)
-        alone(postgres, copy, "ALTER DATABASE {0} RENAME TO {1}", database)
-        allow(postgres, database)
-
-    try:
-        yield put_back
-    finally:
-        for name in (copy, replaced):
-            postgres.drop_database(postgres.dsn_of(name))
 
 
 @pytest.mark.accept("A1")
@@ -192,6 +154,60 @@ async def test_nobody_is_judged_by_a_lease_in_a_restored_database(
                 return here.rows(other) == []
 
             await eventually(judged, "the other to be found dead")
+
+
+@pytest.fixture
+def nats() -> Iterator[RestorableNats]:
+    with running_restorable_nats() as nats:
+        yield nats
+
+
+@pytest.mark.accept("A1")
+async def test_what_was_lost_in_a_restore_of_both_leads_nowhere(
+    database_url: str, nats: RestorableNats, postgres_server: Postgres, tmp_path: Path
+) -> None:
+    async with running_harness(database_url, nats.url, tmp_path) as harness:
+        gateway = await harness.start()
+        agent = await harness.agent()
+        await harness.until_answers(gateway, agent)
+        with a_copy(postgres_server, harness.dsn) as put_back:
+            await nats.back_up(harness.bus)
+            versions = deepcopy(agent.versions)
+
+            # The lost future: the agent moves on and is disabled, another one is made.
+            first, lost = agent.deployment_id, new_id(ids.DEPLOYMENT, now_ms())
+            await harness.deploy(agent, lost)
+            await harness.point(agent, lost)
+            await harness.tell(agent, AgentDisabled())
+            await harness.until_answers(gateway, agent, 403)
+            young = await harness.agent()
+            await harness.until_answers(gateway, young)
+
+            await nats.restore(harness.bus)
+            put_back()
+            agent.versions, agent.deployment_id = versions, first
+
+            async def answers_as_then() -> bool:
+                """Never from a table that is empty, or half of each time."""
+                status, _ = await harness.invoke(gateway, agent)
+                assert status in (200, 403, 503)
+                if status == 200:
+                    assert harness.worker.calls[-1].path.split("/")[2] == first
+                return status == 200
+
+            await eventually(answers_as_then, "the agent as it was then", seconds=20)
+            status, _ = await harness.invoke(gateway, young)
+            assert status == 404
+            # What is stated now has the versions of what was lost.
+            now = new_id(ids.DEPLOYMENT, now_ms())
+            await harness.deploy(agent, now)
+            await harness.point(agent, now)
+
+            async def answers_as_now() -> bool:
+                assert (await harness.invoke(gateway, agent))[0] == 200
+                return harness.worker.calls[-1].path.split("/")[2] == now
+
+            await eventually(answers_as_now, "the pointer of now")
 
 
 async def test_quotas_are_only_ever_raised(database_url: str) -> None:

@@ -79,3 +79,27 @@ async def test_after_an_interruption_it_is_usable_once_it_has_caught_up(harness:
         permits.release()
         await eventually(usable, "the reader to catch up again")
         assert sum(sizes) == 6
+
+
+async def test_what_was_read_of_another_stream_is_not_usable(harness: Harness) -> None:
+    """At once: the reader was never interrupted."""
+    await harness.bus.js.publish("evt.usr_1.agent.agt_1", b"{}")
+    reader = StreamReader(harness.bus, subjects.EVENTS, [">"])
+    known: Checkpoint | None = None
+
+    async def read() -> None:
+        nonlocal known
+        async for batch in reader.batches(None):
+            known = batch.checkpoint
+
+    async def usable() -> bool:
+        return reader.usable
+
+    async with in_background(read()):
+        await eventually(usable, "the reader to catch up")
+    info = await harness.bus.js.stream_info(subjects.EVENTS)
+    await harness.bus.js.delete_stream(subjects.EVENTS)
+    await harness.bus.js.add_stream(info.config)
+    with pytest.raises(StreamDiverged):
+        await anext(reader.batches(None, known=known))
+    assert not reader.usable

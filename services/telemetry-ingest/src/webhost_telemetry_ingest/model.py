@@ -44,6 +44,11 @@ class Deployments:
         if known is None or deployment.version > known.version:
             self.by_id[deployment_id] = deployment
 
+    def merge(self, other: "Deployments") -> None:
+        """Take over what is newer in the other."""
+        for deployment_id, deployment in other.by_id.items():
+            self.add(deployment_id, deployment)
+
     def evolve(self, envelope: Envelope, event: Event) -> None:
         """Take a fact in; one that was seen before changes nothing."""
         if isinstance(event, DeploymentStarted):

@@ -1,7 +1,8 @@
 """The deployments: folded into rows of our own, and followed in memory.
 
 Consumes: `deployment.started|failed|torn_down` of EVENTS.
-Guarantees: the memory starts from rows and checkpoint of one snapshot and never goes back.
+Guarantees: the memory starts from rows and checkpoint of one snapshot, and never goes back on a
+stream that goes on. On another stream it starts again from there.
 On replay: versions that were seen are skipped.
 """
 
@@ -48,8 +49,12 @@ def memory(bus: Bus, database: Database, known: Deployments) -> InMemoryProjecti
     def fold_one(fact: Fact) -> None:
         known.evolve(fact.envelope, fact.event)
 
-    async def load_all(connection: AsyncConnection) -> None:
-        await load(connection, known)
+    async def load_all(connection: AsyncConnection, anew: bool) -> None:
+        rows = Deployments()
+        await load(connection, rows)
+        if anew:
+            known.by_id.clear()
+        known.merge(rows)
         known.forget(now_ms())  # whose rows are about to be removed
 
     return InMemoryProjection(

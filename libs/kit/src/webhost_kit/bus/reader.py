@@ -93,7 +93,7 @@ class StreamReader:
         """Say whether it caught up and has heard from the stream ever since.
 
         A backlog of a moment makes `check` complain; it does not make what was read unusable.
-        After an interruption it is usable once it has caught up again.
+        After an interruption, or on another stream, it is usable once it has caught up again.
         """
         return self._caught_up and monotonic() - self._heard_at <= SILENCE_S
 
@@ -108,15 +108,20 @@ class StreamReader:
         problem = self.check()
         return problem if problem == "silent" or (problem or "").startswith("away") else None
 
-    async def batches(self, after: Checkpoint | None) -> AsyncGenerator[Batch]:
+    async def batches(
+        self, after: Checkpoint | None, *, known: Checkpoint | None = None
+    ) -> AsyncGenerator[Batch]:
         """Yield batches behind `after` (None: from the start), without end.
 
+        `known` is a later place that was read before: it has to be on this stream as well.
         An empty batch comes first and says how much is waiting. Raises StreamDiverged.
         """
         checkpoint = after
         while True:
             try:
                 checkpoint = await self.verified(checkpoint)
+                if known is not None and known.sequence > checkpoint.sequence:
+                    await self.verified(known)
                 async with aclosing(self._consume(checkpoint)) as batches:
                     async for batch in batches:
                         yield batch
@@ -125,6 +130,7 @@ class StreamReader:
                         self._caught_up = self._caught_up or batch.pending == 0
             except StreamDiverged as error:
                 self._problem = f"halted: {error}"
+                self._caught_up = False
                 raise
             except (StreamMissing, NatsError, TimeoutError, OSError) as error:
                 self._problem = f"away: {str(error) or repr(error)}"

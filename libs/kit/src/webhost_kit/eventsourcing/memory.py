@@ -4,6 +4,9 @@ Consumes: one stream, from the checkpoint that the service's own table was read 
 Guarantees: the fold sees every fact behind that checkpoint once, in order; `check` complains until
 it has caught up, and again whenever the stream falls silent. An aggregate of which the table's
 projection has parked an event stays as it was, until that was replayed.
+A table that is older than the memory takes nothing from it, as long as the stream goes on. Where
+the stream is not the one that was followed, what was known may never have happened: the memory is
+not usable until it holds what the table holds and nothing else, and has caught up from there.
 On replay: the fold must accept a version above the last one seen and skip the rest.
 """
 
@@ -12,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 import structlog
+from nats.errors import Error as NatsError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.base import Event
 
@@ -30,8 +34,9 @@ RETRY_S = 1.0
 RELEASE_S = 5.0
 """So often a memory that holds something back looks whether that is still parked."""
 
-Load = Callable[[AsyncConnection], Awaitable[None]]
-"""Reads the rows of the projection's table into the memory, where they are newer."""
+Load = Callable[[AsyncConnection, bool], Awaitable[None]]
+"""Reads the rows of the projection's table into the memory, where they are newer; if the second
+argument is true, in place of all that it holds, in one step."""
 
 
 class InMemoryProjection:
@@ -54,34 +59,47 @@ class InMemoryProjection:
         self._fold = fold
         self._load = load
         self._reader = StreamReader(bus, stream, subjects)
-        self._loaded = False
+        self._known: Checkpoint | None = None
         self._held_back: set[str] = set()
 
     def check(self) -> str | None:
         """Say what keeps the memory from being current."""
-        return self._reader.check() if self._loaded else "not loaded"
+        return self._reader.check()
 
     @property
     def usable(self) -> bool:
         """Say whether the memory has caught up and still hears from the stream."""
-        return self._loaded and self._reader.usable
+        return self._reader.usable
 
     async def run(self) -> None:
-        """Load, then follow; load again when what was parked has been replayed."""
+        """Load, then follow; load again after a replay of what was parked, or on another stream."""
         while True:
             after = await self._load_table()
             await run_together(self._follow(after), self._until_released())
 
     async def _follow(self, after: Checkpoint | None) -> None:
-        """Follow the stream. Where it has diverged, return once the table was made anew."""
+        """Follow the stream. Where it has diverged, return once the table is one of that stream."""
         try:
-            async with aclosing(self._reader.batches(after)) as batches:
+            async with aclosing(self._reader.batches(after, known=self._known)) as batches:
                 async for batch in batches:
                     self._fold_batch(batch)
+                    self._known = _later(self._known, batch.checkpoint)
         except StreamDiverged as error:
             log.error("in-memory projection halted", projection=self._name, reason=str(error))
-            while await self._load_table() == after:  # noqa: ASYNC110 - made by others
+            self._known = None
+            while not await self._table_fits():  # noqa: ASYNC110 - made by others
                 await asyncio.sleep(RETRY_S)
+            log.info("in-memory projection starts again from its table", projection=self._name)
+
+    async def _table_fits(self) -> bool:
+        """Say whether the table is one of the stream that is there now."""
+        try:
+            async with self._database.transaction() as connection:
+                checkpoint = await read_checkpoint(connection, self._name)
+            await self._reader.verified(checkpoint)
+        except (StreamDiverged, Unavailable, NatsError, TimeoutError, OSError):
+            return False
+        return True
 
     async def _until_released(self) -> None:
         """Return when something that is held back is not parked any more, or not yet."""
@@ -101,13 +119,13 @@ class InMemoryProjection:
         while True:
             try:
                 async with self._database.snapshot() as connection:
-                    await self._load(connection)
+                    await self._load(connection, self._known is None)
                     after = await read_checkpoint(connection, self._name)
                     self._held_back = await parked_aggregates(connection, self._name)
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
             else:
-                self._loaded = True
+                self._known = _later(self._known, after)
                 return after
 
     def _fold_batch(self, batch: Batch) -> None:
@@ -129,3 +147,9 @@ class InMemoryProjection:
     def _hold_back(self, aggregate_id: str, reason: str) -> None:
         self._held_back.add(aggregate_id)
         log.error("event not folded into memory", aggregate=aggregate_id, reason=reason)
+
+
+def _later(one: Checkpoint | None, other: Checkpoint | None) -> Checkpoint | None:
+    if one is None or other is None:
+        return one or other
+    return other if other.sequence >= one.sequence else one

@@ -2,7 +2,8 @@
 
 Pure. A fact is accepted when its version is above the last one seen of its aggregate, and
 skipped otherwise, so the table never goes back, in whatever order facts arrive. What has ended
-is forgotten some time later: no call can lead there any more.
+is forgotten some time later: no call can lead there any more. Only `clear` forgets what was seen
+as if it had never been.
 """
 
 from dataclasses import dataclass, field, replace
@@ -80,6 +81,11 @@ class RouteTable:
     agents: dict[str, Agent] = field(default_factory=dict[str, Agent])
     deployments: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
     accounts: dict[str, Account] = field(default_factory=dict[str, Account])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for known in (self.agents, self.deployments, self.accounts):
+            known.clear()
 
     def merge(self, other: "RouteTable") -> None:
         """Take over what is newer in the other table."""

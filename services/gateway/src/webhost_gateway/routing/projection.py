@@ -1,7 +1,8 @@
 """The route table: folded into the gateway's own rows, and followed in memory.
 
 Consumes: `agent.*`, `deployment.*` and `account.tier_changed` of EVENTS.
-Guarantees: the memory starts from rows and checkpoint of one snapshot and never goes back.
+Guarantees: the memory starts from rows and checkpoint of one snapshot, and never goes back on a
+stream that goes on. On another stream it starts again, and is not usable until it has caught up.
 On replay: versions that were seen are skipped.
 """
 
@@ -51,13 +52,19 @@ def memory(bus: Bus, database: Database, routes: RouteTable) -> InMemoryProjecti
         SUBJECTS,
         TYPES,
         fold_one,
-        lambda connection: load(connection, routes),
+        lambda connection, anew: load(connection, routes, anew=anew),
     )
 
 
-async def load(connection: AsyncConnection, routes: RouteTable) -> None:
-    """Take over what the rows hold that is newer, and forget what ended long ago."""
-    routes.merge(await _rows(connection, None))
+async def load(connection: AsyncConnection, routes: RouteTable, *, anew: bool = False) -> None:
+    """Take over what the rows hold that is newer; with `anew`, all of it and nothing else.
+
+    What ended long ago is forgotten.
+    """
+    rows = await _rows(connection, None)
+    if anew:
+        routes.clear()
+    routes.merge(rows)
     routes.forget(now_ms())
 
 
