@@ -119,6 +119,17 @@ async def test_a_fact_of_an_unknown_version_is_parked_out_of_its_packet(billing:
     [parked] = await billing.rows("SELECT projection, subject, aggregate_id FROM parked_events")
     assert parked["aggregate_id"] == "inv_9"
     assert parked["subject"] == subject
+    metric = f'webhost_projector_parked{{projection="{parked["projection"]}"}}'
+
+    async def seen_by_an_operator() -> bool:
+        return await _metric(billing, metric) == 1
+
+    await eventually(seen_by_an_operator, "the parked event among the metrics")
+    async with billing.http.get(f"{billing.service.ops_url}/readyz") as response:
+        assert response.status == 200
+        checks = (await response.json())["checks"]
+    note = f"ok: partition {subjects.partition_of(ALICE)}: 1 parked"
+    assert note in checks.values(), checks
 
 
 async def test_totals_of_past_periods_end(billing: Billing) -> None:

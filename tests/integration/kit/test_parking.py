@@ -13,10 +13,12 @@ from webhost_contracts.events.base import Envelope, by_name
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.eventsourcing import parked
 from webhost_kit.eventsourcing.facts import Fact
+from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
 from webhost_kit.eventsourcing.relay import Relay
+from webhost_kit.eventsourcing.store import append
 
-from tests.integration.kit.test_outbox_to_projection import create, fold_names
+from tests.integration.kit.test_outbox_to_projection import WHO, create, fold_names
 from tests.support.deadline import eventually
 from tests.support.harness import Harness, in_background
 
@@ -67,6 +69,21 @@ async def waiting(harness: Harness) -> list[tuple[str | None, int | None, str]]:
         ]
 
 
+def stated(version: int, type_name: str, name: str) -> bytes:
+    """A fact about agt_1, of whatever type."""
+    return wire.encode(
+        Envelope(
+            event_id=f"evt_{version}",
+            aggregate_id="agt_1",
+            version=version,
+            user_id="usr_1",
+            occurred_at_ms=1,
+            actor="test",
+            data=msgspec.Raw(wire.encode({"type": type_name, "name": name})),
+        )
+    )
+
+
 @pytest.mark.accept("A6")
 async def test_one_bad_fact_among_many_is_set_aside(harness: Harness) -> None:
     async with in_background(Relay(harness.dsn, harness.bus).run()):
@@ -108,21 +125,64 @@ async def test_one_bad_fact_among_many_is_set_aside(harness: Harness) -> None:
 
 
 @pytest.mark.accept("A6")
+async def test_what_comes_later_waits_behind_what_is_parked(harness: Harness) -> None:
+    names = projector(harness, Digestion("poison"))
+    async with in_background(Relay(harness.dsn, harness.bus).run(), names.run()):
+        await create(harness, "agt_bad", "good", "poison")
+
+        async def one_parked() -> bool:
+            return names.note() == "1 parked"
+
+        await eventually(one_parked, "one to be parked", seconds=20)
+        async with harness.database.transaction() as connection:
+            await append(connection, "agt_bad", "usr_1", 2, [AgentUpdated(name="later")], WHO)
+        await relayed(harness)
+        await create(harness, "agt_new", "flows")
+        await folded(harness, 2)
+        assert [(one[0], one[1], one[2] == parked.BEHIND) for one in await waiting(harness)] == [
+            ("agt_bad", 2, False),
+            ("agt_bad", 3, True),
+        ]
+        assert await harness.scalar("SELECT name FROM names WHERE id = 'agt_bad'") == "good"
+
+
+@pytest.mark.accept("A6")
+async def test_a_memory_holds_back_what_follows_too(harness: Harness) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def fold(fact: Fact) -> None:
+        assert isinstance(fact.event, AgentCreated | AgentUpdated)
+        if fact.event.name == "poison":
+            raise ValueError(fact.event.name)
+        seen.append((fact.envelope.aggregate_id, fact.envelope.version))
+
+    async def load(_connection: AsyncConnection, _anew: bool) -> None:
+        """Nothing: the table is empty."""
+
+    memory = InMemoryProjection(
+        "names", harness.database, harness.bus, subjects.EVENTS, ["evt.>"], TYPES, fold, load
+    )
+    async with in_background(Relay(harness.dsn, harness.bus).run(), memory.run()):
+        await create(harness, "agt_bad", "good", "poison", "after")
+        await relayed(harness)
+        await create(harness, "agt_new", "flows")
+
+        async def flows() -> bool:
+            return ("agt_new", 1) in seen
+
+        await eventually(flows, "the other agent")
+        assert ("agt_bad", 1) in seen
+        assert ("agt_bad", 3) not in seen
+
+
+@pytest.mark.accept("A6")
 async def test_an_unknown_version_is_parked_and_folded_by_who_knows_it(harness: Harness) -> None:
     async with in_background(Relay(harness.dsn, harness.bus).run()):
         await create(harness, "agt_1", "first")
         await relayed(harness)
-        newer = Envelope(
-            event_id="evt_2",
-            aggregate_id="agt_1",
-            version=2,
-            user_id="usr_1",
-            occurred_at_ms=1,
-            actor="test",
-            data=msgspec.Raw(wire.encode({"type": "agent.renamed.v7", "name": "second"})),
-        )
         for type_name, body in (
-            ("agent.renamed.v7", wire.encode(newer)),
+            ("agent.renamed.v7", stated(2, "agent.renamed.v7", "second")),
+            ("agent.updated.v1", stated(3, "agent.updated.v1", "third")),
             ("secret.set.v1", b"of a kind that this fold is not about"),
             ("agent.deleted.v1", b"known to the contracts, not asked for here"),
         ):
@@ -132,7 +192,7 @@ async def test_an_unknown_version_is_parked_and_folded_by_who_knows_it(harness: 
         await create(harness, "agt_2", "flows")
         async with in_background(projector(harness, Digestion("")).run()):
             await folded(harness, 2)
-        assert [(one[0], one[1]) for one in await waiting(harness)] == [("agt_1", 2)]
+        assert [(one[0], one[1]) for one in await waiting(harness)] == [("agt_1", 2), ("agt_1", 3)]
 
         # What a new version of the service knows, it folds before anything else.
         class AgentRenamed(AgentUpdated, frozen=True, kw_only=True, tag="agent.renamed.v7"):
@@ -150,9 +210,10 @@ async def test_an_unknown_version_is_parked_and_folded_by_who_knows_it(harness: 
         async with in_background(upgraded.run()):
 
             async def renamed() -> bool:
-                return await harness.scalar("SELECT name FROM names WHERE id = 'agt_1'") == "second"
+                return await harness.scalar("SELECT name FROM names WHERE id = 'agt_1'") == "third"
 
-            await eventually(renamed, "the parked fact to be folded")
+            await eventually(renamed, "what was parked to be folded")
+            assert await harness.scalar("SELECT seen FROM names WHERE id = 'agt_1'") == 3
             assert await waiting(harness) == []
 
 
