@@ -243,3 +243,25 @@ async def test_nothing_is_relayed_to_a_stream_that_is_not_the_one_before(
             state = (await harness.bus.js.stream_info(subjects.EVENTS)).state
             assert state.messages == 0
         await behind.close()
+
+
+@pytest.mark.accept("A1")
+async def test_after_a_reconnect_the_relay_waits_for_a_comparison(harness: Harness) -> None:
+    account, _, host = harness.nats_url.rpartition("@")
+    async with Proxy(int(host.rpartition(":")[2])) as proxy:
+        behind = await connect(f"{account}@127.0.0.1:{proxy.port}", "test")
+        part = OwnFacts("test", harness.database, behind, ["evt.*.agent.*"], TYPES, recover)
+        async with in_background(part.run()):
+            await verified(part)
+        assert part.check() is None
+        reconnects = behind.reconnects
+        proxy.cut()
+
+        async def reconnected() -> bool:
+            return behind.reconnects > reconnects and behind.check() is None
+
+        await eventually(reconnected, "a reconnect", seconds=20)
+        assert part.check() is not None
+        async with in_background(part.run()):
+            await verified(part)
+        await behind.close()
