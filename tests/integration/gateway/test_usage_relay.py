@@ -1,16 +1,18 @@
 """Each gateway publishes what it recorded, and what it adopted."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import pytest
+from psycopg.rows import TupleRow
 from webhost_contracts import subjects, wire
 from webhost_contracts.events import Envelope
 from webhost_contracts.events.packets import PACKET
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_gateway.ledger.records import Outcome, closing
-from webhost_gateway.ledger.usage_relay import UsageRelay, message_of
+from webhost_gateway.ledger.usage_relay import WAITING, UsageRelay, message_of
 from webhost_gateway.routing.totals import TotalsWatch
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.bus.packets import PACKET_BYTES, in_packets
@@ -108,6 +110,32 @@ async def test_a_row_that_commits_late_is_published(database_url: str, bus: Bus)
             async with asyncio.timeout(5):
                 await until_empty(here, own)
         await publishing.close()
+
+
+@pytest.mark.accept("A10")
+async def test_what_was_published_is_not_looked_at_again(
+    database_url: str, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(database_url, "webhost_gateway")
+    async with ledger(database_url) as here:
+        publishing = Statements(database_url, "gateway publishing")
+        passed: list[int] = []
+
+        async def spy(*steps: tuple[str, Mapping[str, Any]]) -> list[TupleRow]:
+            passed.extend(given["passed"] for sql, given in steps if sql == WAITING)
+            return await execute(*steps)
+
+        execute = publishing.execute
+        monkeypatch.setattr(publishing, "execute", spy)
+        relay = UsageRelay(publishing, bus, here.lease)
+        async with in_background(relay.run()):
+            for _ in range(2):
+                waits(here, here.lease.gateway_id, 3)
+                relay.wake()
+                await until_empty(here, here.lease.gateway_id)
+        await publishing.close()
+        assert passed[0] == 0
+        assert passed[-1] >= 3
 
 
 @pytest.mark.accept("A10")

@@ -7,6 +7,7 @@ import pytest
 from nats.js.errors import APIError
 from webhost_contracts import subjects
 from webhost_kit.bus import reader
+from webhost_kit.eventsourcing import relay as relay_module
 from webhost_kit.eventsourcing.low_water import LowWater
 from webhost_kit.eventsourcing.relay import LOOK, Relay
 
@@ -157,3 +158,32 @@ async def test_a_look_at_the_outbox_costs_the_same_beside_a_dump(harness: Harnes
         from_the_bottom = buffers(connection, 0)
         assert from_the_bottom > 100
         assert buffers(connection, low_water.above(1.0)) < from_the_bottom / 10
+
+
+@pytest.mark.accept("A10")
+async def test_the_relay_looks_above_its_low_water_mark(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    class AboveAll(LowWater):
+        def above(self, now_s: float) -> int:
+            return 10**9
+
+        def looked(self, seen_below: int, next_xid: int, oldest_xid: int) -> None:
+            nonlocal looks
+            looks += 1
+
+    async def looked(times: int) -> None:
+        async def holds() -> bool:
+            return looks >= times
+
+        await eventually(holds, f"{times} looks", seconds=20)
+
+    monkeypatch.setattr(relay_module, "LowWater", AboveAll)
+    await create(harness, "agt_1", "one")
+    async with in_background(Relay(harness.dsn, harness.bus).run()):
+        await looked(1)
+        await create(harness, "agt_2", "wakes it")
+        await looked(2)
+    assert await harness.scalar("SELECT count(*) FROM outbox") == 2
