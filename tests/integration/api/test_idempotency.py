@@ -121,28 +121,39 @@ async def test_old_records_are_removed_and_young_ones_stay(own_harness: Harness)
 
 
 @pytest.mark.accept("A15")
-async def test_killed_before_the_commit_a_retry_makes_the_same_id(own_harness: Harness) -> None:
-    harness, body = own_harness, b'{"name":"a"}'
-    user = harness.user()
+@pytest.mark.parametrize(
+    ("made", "kind", "route", "body", "status"),
+    [
+        ("agent", ids.AGENT, "/v1/agents", b'{"name":"a"}', 201),
+        ("deployment", ids.DEPLOYMENT, "/v1/agents/{agentId}/deploy", b"{}", 202),
+    ],
+)
+async def test_killed_before_the_commit_a_retry_makes_the_same_id(
+    own_harness: Harness, made: str, kind: str, route: str, body: bytes, status: int
+) -> None:
+    harness, user = own_harness, own_harness.user()
     ok(await user.http.get("/v1/me"))
+    path = route
+    if made == "deployment":
+        path = route.format(agentId=(await user.create())["id"])
     key = IdempotencyKey.of(
-        "k", user_id=user.id, route="POST /v1/agents", method="POST", path="/v1/agents", body=body
+        "k", user_id=user.id, route=f"POST {route}", method="POST", path=path, body=body
     )
     headers = {**user.http.headers, **keyed("k"), "Content-Type": "application/json"}
     for _ in range(2):
         harness.crash_file.write_text("api.claimed")
         async with harness.client(**headers) as http:
             with pytest.raises(httpx.TransportError):
-                await http.post("/v1/agents", content=body)
+                await http.post(path, content=body)
         await harness.service.died()
         await harness.start()
     with psycopg.connect(harness.dsn) as connection:
         query = "SELECT first_tried_at_ms FROM idempotency_claims WHERE user_id = %s"
         [(first_tried_at_ms,)] = connection.execute(query, (user.id,)).fetchall()
-        assert connection.execute("SELECT count(*) FROM agents").fetchone() == (0,)
+        assert connection.execute(f"SELECT count(*) FROM {made}s".encode()).fetchone() == (0,)
 
     async with harness.client(**headers) as http:
-        agent = ok(await http.post("/v1/agents", content=body), 201)["agent"]
-    entropy = key.digest(ids.AGENT)[: ids.ENTROPY_BYTES]
-    assert agent["id"] == ids.new_id(ids.AGENT, first_tried_at_ms, entropy)
-    assert agent["createdAtMs"] > first_tried_at_ms
+        answer = ok(await http.post(path, content=body), status)[made]
+    entropy = key.digest(kind)[: ids.ENTROPY_BYTES]
+    assert answer["id"] == ids.new_id(kind, first_tried_at_ms, entropy)
+    assert answer["createdAtMs"] > first_tried_at_ms

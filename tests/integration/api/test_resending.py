@@ -28,8 +28,13 @@ from tests.integration.api.harness import Harness, ok
 from tests.integration.api.test_deploying import deployed, succeeded, until_status
 from tests.support.deadline import eventually
 from tests.support.facts import deployment_started
+from tests.support.proxy import Proxy
 
 COMMANDS = Commands(longest_call_ms=60_000)
+LEADERS = """
+SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE application_name = 'leadership resender' AND locktype = 'advisory' AND granted
+"""
 
 
 @pytest.fixture
@@ -143,3 +148,33 @@ async def test_what_the_deployer_never_started_but_ended_is_not_sent_again(
     await impatient.given(user.id, deployment["id"], success, version=2)
     await until_status(user, deployment["id"], "active")
     await until_nothing_is_unstarted(impatient, database)
+
+
+@pytest.mark.accept("A7")
+async def test_who_cannot_send_lets_another_api_send(own_harness: Harness) -> None:
+    harness = own_harness
+    await harness.service.kill()
+    account, _, host = harness.nats_url.rpartition("@")
+    async with Proxy(int(host.rpartition(":")[2])) as proxy:
+        url = f"{account}@127.0.0.1:{proxy.port}"
+        await harness.start(RESEND_AFTER_S="0.3", NATS_URL=url)
+        await harness.until_scalar(LEADERS, 1, "the first api to lead")
+        await harness.process(
+            "webhost_api", JWT_ISSUER=harness.issuer.url, RESEND_AFTER_S="0.3"
+        ).start()
+        user = harness.user()
+        agent = await user.create()
+        await user.deploy(agent["id"])
+        first = await harness.command(DEPLOY, agent["id"], Deploy)
+
+        proxy.hold()
+        await lose_commands(harness)
+        query = subjects.command("deployer", DEPLOY, agent["id"])
+
+        async def sent_again() -> bool:
+            info = await harness.bus.js.stream_info(subjects.COMMANDS, subjects_filter=query)
+            return bool(info.state.subjects)
+
+        await eventually(sent_again, "the other api to send it", seconds=25)
+        assert await harness.command(DEPLOY, agent["id"], Deploy) == first
+        await harness.service.kill()
