@@ -5,6 +5,7 @@ import signal
 import pytest
 from webhost_contracts.events import (
     DeploymentFailed,
+    DeploymentStepFailed,
     DeploymentStepSucceeded,
     DeploymentSucceeded,
     DeploymentTornDown,
@@ -170,6 +171,26 @@ async def test_an_answer_that_is_lost_does_nothing_twice(harness: Harness, numbe
     assert await harness.scripts() == [event.worker_name]
     assert await harness.routes() == [f"{harness.host}/dep/{deployment}/*"]
     assert len(await harness.session_workers()) == 1
+
+
+@pytest.mark.accept("8.purge")
+async def test_sessions_are_purged_only_when_nothing_runs_any_more(harness: Harness) -> None:
+    async with gated(harness) as gate:
+        await harness.start()
+        agent = new_agent()
+        deployment = await harness.deploy(agent)
+        assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
+        # The removal of the route fails once; until it is tried again nothing is due.
+        gate.lose = gate.answers + 1
+        await harness.delete(agent)
+        await harness.until_stated(deployment, lambda e: isinstance(e, DeploymentStepFailed))
+        await harness.until_stated(deployment, lambda e: isinstance(e, DeploymentTornDown))
+        await harness.until_quiet()
+    ended = await harness.rows(
+        "SELECT type FROM events WHERE type IN ('deployment.torn_down.v1', 'teardown.finished.v1')"
+        " ORDER BY occurred_at_ms"
+    )
+    assert [row["type"] for row in ended] == ["deployment.torn_down.v1", "teardown.finished.v1"]
 
 
 @pytest.mark.accept("4")
