@@ -127,15 +127,17 @@ async def test_time_away_uses_up_no_tries(harness: Harness, postgres_server: Pos
     await harness.start()
     await migrated(harness)
     await refuse(harness, "deployments", "phase <> 'deploying'")
-    postgres_server.kill()
     command = await harness.deploy_command(new_agent())
-    await harness.send(DEPLOY, command.agent_id, command)
 
     async def waited() -> bool:
         return harness.logged("command waits") > MAX_TRIES
 
-    await eventually(waited, "more deliveries than there are tries", seconds=90)
-    postgres_server.start()
+    postgres_server.kill()
+    try:
+        await harness.send(DEPLOY, command.agent_id, command)
+        await eventually(waited, "more deliveries than there are tries", seconds=90)
+    finally:
+        postgres_server.start()
 
     async def failed_once() -> bool:
         return harness.logged("command failed") >= 1
