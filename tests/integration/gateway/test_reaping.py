@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 from webhost_contracts.entitlements import Entitlements
-from webhost_gateway.ledger.admission import ADMIT, Admission
+from webhost_gateway.ledger.admission import ADMIT, WAIT_S, Admission
 from webhost_kit.clock import now_ms
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.statements import Statements
@@ -96,7 +96,8 @@ async def test_a_dead_gateways_calls_hold_up_nobody(database_url: str, calls: in
             await asyncio.sleep(0.005)
         await reaped
         print(f"{calls} open calls: {admitted} admitted meanwhile, the slowest in {worst_s:.3f} s")
-        assert worst_s < 1
+        # At WAIT_S an admission is refused; those that are let through are far from it.
+        assert worst_s < WAIT_S / 2
         assert admitted > 50
         assert here.lease.gateway_id == name
         assert still_open(here) == 0
