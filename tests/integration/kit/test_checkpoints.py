@@ -7,7 +7,15 @@ import pytest
 from nats.js.errors import APIError
 from webhost_contracts import subjects
 from webhost_kit.bus import reader
+from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.errors import CheckpointMoved
 from webhost_kit.eventsourcing import relay as relay_module
+from webhost_kit.eventsourcing.checkpoints import (
+    read_checkpoint,
+    require_checkpoint,
+    reset_checkpoint,
+    save_checkpoint,
+)
 from webhost_kit.eventsourcing.low_water import LowWater
 from webhost_kit.eventsourcing.relay import LOOK, Relay
 
@@ -53,6 +61,22 @@ async def test_what_was_purged_unread_halts_the_projection(harness: Harness) -> 
         assert await harness.scalar("SELECT count(*) FROM names") == 1
         await halted.reset()
         await folded(harness, 2)
+
+
+async def test_a_fold_from_before_a_reset_rolls_back(harness: Harness) -> None:
+    """Even where the projection has come to the same place again meanwhile."""
+    before = Checkpoint("a time", 5, "evt_5")
+    async with harness.database.transaction() as connection:
+        await save_checkpoint(connection, "names", before)
+        await require_checkpoint(connection, "names", before)
+        await reset_checkpoint(connection, "names")
+        begun = await read_checkpoint(connection, "names")
+        assert begun is not None
+        again = dataclasses.replace(before, epoch=begun.epoch)
+        await save_checkpoint(connection, "names", again)
+        await require_checkpoint(connection, "names", again)
+        with pytest.raises(CheckpointMoved):
+            await require_checkpoint(connection, "names", before)
 
 
 async def test_what_is_not_for_a_projection_does_not_leave_it_behind(
