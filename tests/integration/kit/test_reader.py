@@ -2,8 +2,10 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 from webhost_contracts import subjects
 from webhost_kit.bus.reader import Checkpoint, StreamReader
 from webhost_kit.errors import StreamDiverged
@@ -103,3 +105,31 @@ async def test_what_was_read_of_another_stream_is_not_usable(harness: Harness) -
     with pytest.raises(StreamDiverged):
         await anext(reader.batches(None, known=known))
     assert not reader.usable
+
+
+async def test_a_delivery_that_is_lost_is_read_all_the_same(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [b"%d" % number for number in range(5)]
+    for body in expected:
+        await harness.bus.js.publish("evt.usr_1.agent.agt_1", body)
+    subscribe = harness.bus.client.subscribe
+    lost: list[bytes] = []
+
+    async def losing_one(subject: str, *, cb: Any) -> Any:
+        async def on_message(message: Msg) -> None:
+            if message.data == expected[2] and not lost:
+                lost.append(message.data)
+            else:
+                await cb(message)
+
+        return await subscribe(subject, cb=on_message)
+
+    monkeypatch.setattr(harness.bus.client, "subscribe", losing_one)
+    read: list[bytes] = []
+    async with asyncio.timeout(20):
+        async for batch in StreamReader(harness.bus, subjects.EVENTS, [">"]).batches(None):
+            read += [message.body for message in batch.messages]
+            if expected[-1] in read:
+                break
+    assert (lost, read) == ([expected[2]], expected)
