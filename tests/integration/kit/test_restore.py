@@ -265,3 +265,25 @@ async def test_after_a_reconnect_the_relay_waits_for_a_comparison(harness: Harne
         async with in_background(part.run()):
             await verified(part)
         await behind.close()
+
+
+@pytest.mark.accept("A1")
+async def test_a_stream_that_is_lost_under_a_living_connection_is_noticed(
+    harness: Harness,
+) -> None:
+    async with serving(harness, harness.database) as part:
+        await name(harness.database, "agt_1", 0, "first")
+        followed = "SELECT sequence FROM checkpoints WHERE name = 'test.own-facts'"
+        await harness.until_scalar(followed, 1, "the fact to be followed")
+        reconnects = harness.bus.reconnects
+        info = await harness.bus.js.stream_info(subjects.EVENTS)
+        await harness.bus.js.delete_stream(subjects.EVENTS)
+        await harness.bus.js.add_stream(info.config)
+
+        async def refuses() -> bool:
+            return "halted" in (part.check() or "")
+
+        await eventually(refuses, "the service to refuse", seconds=20)
+        with pytest.raises(Unavailable):
+            await name(harness.database, "agt_1", 1, "second")
+        assert harness.bus.reconnects == reconnects
