@@ -43,7 +43,7 @@ lock: | $(UV) ## Resolve the Python dependencies again and pin them, with hashes
 	rm -f uv.lock
 
 .PHONY: demo
-demo: setup ## Run an agent's whole life on this machine, on real parts
+demo: setup ## Run an agent's whole life cycle on this machine, with real services
 	.venv/bin/webhost demo
 
 .PHONY: up
@@ -75,7 +75,7 @@ write-asyncapi/deployer.json := webhost_deployer.asyncapi
 write-asyncapi/billing.json := webhost_billing.asyncapi
 
 .PHONY: docs
-docs: setup ## Write the generated documents anew
+docs: setup ## Regenerate the generated documents
 	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) > docs/$(document) &&) true
 
 .PHONY: docs-check
@@ -87,5 +87,5 @@ bench: setup ## Measure the hot paths as ratios to limits of this machine
 	.venv/bin/python -m bench
 
 .PHONY: bench-short
-bench-short: setup ## Try every benchmark; missed aims are only reported
+bench-short: setup ## Try every benchmark briefly; missed aims are only reported
 	.venv/bin/python -m bench --short --report

@@ -2,7 +2,7 @@
 [--json FILE|-] [--markdown]`
 
 Exits with 1 when something was not measured or missed its aim; with `--report` missed aims are only
-said.
+reported.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WIDTH = 150
 
 
 class Bench(Protocol):
-    """One module of this package: what it measures, and what has to be said about it."""
+    """One module of this package: its measurements, and notes on them."""
 
     NOTES: list[str]
 
@@ -88,7 +88,7 @@ def deliver(
 
 
 def exit_code(figures: list[Figure], failures: dict[str, str], *, report: bool) -> int:
-    """Say what was missed; return how to end."""
+    """Report what was missed; return the exit code."""
     missed = [figure for figure in figures if figure.met is False]
     for figure in missed:
         progress(f"missed: {figure.name}: {aim(figure)}")

@@ -1,4 +1,4 @@
-"""billing's fold and rebuild against the rate at which the same stream can be read at all."""
+"""billing's fold and rebuild against the rate of merely reading the same stream."""
 
 import asyncio
 import itertools
@@ -40,7 +40,7 @@ CALLS_IN_SHORT = 10_000
 USERS = 100
 AGENTS = 500
 PACKET = {subjects.GATEWAY: 8, subjects.TELEMETRY_INGEST: 4}
-"""Facts per message, about what both make at 2,500 calls a second: a producer's facts of a moment
+"""Facts per message, about what both produce at 2,500 calls a second: a producer's concurrent facts
 are spread over 16 partitions."""
 FOLDED_S = 300.0
 LOOK_EVERY_S = 0.05
@@ -69,7 +69,7 @@ class Seeded:
 
 @dataclass
 class Folded:
-    """What one life of billing on a new database did with the stream, in facts per second."""
+    """The rates of one run of billing on a new database, in facts per second."""
 
     fold: float
     rebuild: float = 0.0

@@ -1,4 +1,4 @@
-"""A real gateway that knows a number of agents, with everything that it stands on.
+"""A real gateway that knows a number of agents, with all its dependencies.
 
 The tier has a limit of every kind, all of them too high to be reached: each call is counted
 against its quota all the same.
@@ -100,7 +100,7 @@ class Gateway:
         return int(row[0]) if row else 0
 
     def drain(self) -> None:
-        """Return when every fact is published: what is measured next has the machine alone."""
+        """Return when every fact is published, so that the next measurement is undisturbed."""
         deadline = time.monotonic() + DRAINED_S
         while (waiting := self.relay_waits()) > 0:
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""How a figure is made: a thing and its limit, measured in turns, and what the runs say together.
+"""How a figure is computed: a subject and its limit, measured in turns, and the runs' medians.
 
 Pure, apart from calling what it is given.
 """
@@ -61,7 +61,7 @@ class Figure:
 
 
 class NotMeasured(Exception):
-    """A figure could not be had; the message is one line that says why."""
+    """A figure could not be measured; the message is one line that says why."""
 
 
 def interleave(

@@ -18,7 +18,7 @@ PROBES = 50
 
 
 def progress(line: str) -> None:
-    """Say on stderr what is being done."""
+    """Print progress to stderr."""
     sys.stderr.write(f"bench: {line}\n")
     sys.stderr.flush()
 
@@ -97,7 +97,7 @@ def _series(values: list[float], unit: str) -> str:
 
 
 def aim(figure: Figure) -> str:
-    """Say what was to be reached, and what was."""
+    """Return the aim and the value reached, as text."""
     if figure.aim is None:
         return ""
     unit = "" if figure.reading == "ratio" else f" {figure.unit}"

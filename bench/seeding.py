@@ -75,7 +75,7 @@ def life(agent: Agent) -> list[Message]:
 def two_deployments(agent: Agent, other: str) -> list[Message]:
     """Return the whole history of an agent with a second deployment, which its pointer names.
 
-    The api takes its own part of it back from the stream, as after a restore.
+    The api recovers its own part of it from the stream, as after a restore.
     """
     messages = [fact(agent.agent_id, 1, agent.user_id, AgentCreated(name=agent.agent_id))]
     for number, deployment_id in enumerate((agent.deployment_id, other)):

@@ -38,7 +38,7 @@ def process(
     user: str | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
 ) -> Generator[int]:
-    """Run a process until the block ends; gives its pid once it is ready.
+    """Run a process until the block ends; yields its pid once it is ready.
 
     Its output goes to `<directory>/<name>.log`. Raises NotMeasured, with the log's end, when it
     dies or is not ready in time. To be called from the main thread.

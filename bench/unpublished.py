@@ -1,4 +1,4 @@
-"""telemetry-ingest without the publish: the limit that the real one is compared with.
+"""telemetry-ingest without publishing: the limit that the real one is compared with.
 
 Its endpoint, checks, projection and memory are the service's own; only the batcher answers at
 once.

@@ -1,4 +1,4 @@
-"""What was written once decodes for ever, field by field."""
+"""Every message version ever published still decodes, field by field."""
 
 import json
 import re

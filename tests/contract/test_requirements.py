@@ -14,7 +14,7 @@ def required() -> dict[str, str]:
     manifest = tomllib.loads((ROOT / "tests" / "requirements.toml").read_text())
     entries = [entry for section in manifest.values() for entry in section.items()]
     found = dict(entries)
-    assert len(found) == len(entries), "an id stands in two sections"
+    assert len(found) == len(entries), "an id is in two sections"
     return found
 
 

@@ -1,4 +1,4 @@
-"""The stack that end-to-end tests break: two gateways, apart from the stack that others share."""
+"""The stack for fault tests: two gateways, separate from the stack that other tests share."""
 
 from collections.abc import Iterator
 

@@ -97,7 +97,7 @@ def test_an_agents_life_at_the_command_line(
     agent = developer.reads("agents", "create", "helper")["agent"]
     first = developer.reads("deploy", "helper")["deployment"]
     assert (first["version"], first["status"]) == (1, "active")
-    # Once a gateway has heard of the agent, the command line is not too early either.
+    # Once a gateway knows the agent, the command line can call it too.
     stack.caller(developer.subject).invoke(agent["id"], "Anybody there?")
     shown = developer.reads("agents", "get", "helper")
     assert shown["invokeUrl"] == f"{stack.status()['origin']}/v1/invoke/{agent['id']}"

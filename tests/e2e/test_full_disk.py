@@ -1,4 +1,4 @@
-"""A disk that is really full, under Postgres: all wait for room, none ends, nothing is lost."""
+"""Postgres on a disk that is really full: services wait for space, none exits, nothing is lost."""
 
 import os
 import subprocess

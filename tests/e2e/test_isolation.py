@@ -1,4 +1,4 @@
-"""To anyone else, what is user A's does not exist: the answer is the one for a missing id."""
+"""For other users, user A's resources do not exist: the answer is the one for a missing id."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_nothing_of_another_user_can_be_found(stack: Stack) -> None:
     assert owner.agent(agent["id"]) == before
     assert owner.deployment(deployment["id"])["status"] == "active"
     assert owner.invoke(agent["id"], "Still here.")["output"]["text"] == "You said: Still here."
-    # Not even an attempt was put on the owner's account, or on the other's.
+    # Not even the attempts were charged, to the owner or to the other user.
     until(lambda: len(owner.recent_calls()) >= 2, "the owner's calls to be counted", seconds=20)
     assert owner.usage()["usage"]["requests"] == 2
     assert other.usage()["usage"]["requests"] == 0

@@ -1,8 +1,8 @@
 """Any process may be killed while an agent is deployed, called or torn down.
 
-Once all runs again, everything is as it must be: pointer, edge, facts, and the books to the token.
-Which process died, and behind which fact, is printed and recorded; a kill that fell behind the
-work's end is repeated at another moment. `test_kills_of_operations.py` has the other operations.
+Once all run again, everything is consistent: pointer, edge, facts, and usage to the token.
+Which process died, and after which fact, is printed and recorded; a kill that came after the work
+had ended is repeated at another moment. `test_kills_of_operations.py` has the other operations.
 """
 
 import random
@@ -41,7 +41,7 @@ Record = Callable[[str, object], None]
 
 
 def faults() -> list[Fault]:
-    """All faults; the supervisor is slower to restart what has just died, so the deployer rests."""
+    """All faults, the deployer's between others: a process that just died is restarted slowly."""
     deployer = [Crash(f"deployer.{step}.{moment}") for step in FORWARD for moment in MOMENTS]
     others = [
         Crash("api.deploy_requested"),
@@ -92,7 +92,7 @@ def check(work: Work, second: dict[str, Any], death: Death) -> None:
     agent.until_tidy()
     assert traffic.answered
     assert work.reports.acknowledged
-    traffic.check_books(
+    traffic.check_usage(
         possible_texts=(FIRST, SECOND), death=death, reports=work.reports.acknowledged
     )
     agent.check_history()
@@ -180,5 +180,5 @@ def test_a_gateway_crashes_during_a_call(sturdy_stack: Stack, point: str) -> Non
     check_who_died(crash, death)
     assert len(traffic.unclear) == 1
     assert traffic.call() == FIRST
-    # On record before it was made: it counts as made, although its answer was never heard.
-    traffic.check_books(possible_texts=(FIRST,), death=death, admitted_unanswered=1)
+    # Recorded before it was made: it counts as made, although its answer was never received.
+    traffic.check_usage(possible_texts=(FIRST,), death=death, admitted_unanswered=1)

@@ -16,7 +16,7 @@ from tests.support.stack import Stack
 MANY = 8
 """Concurrent callers: few enough that calls that die with a gateway leave room for the others."""
 
-# Says that it runs to whoever the prompt names, before it answers.
+# Calls the URL in the prompt before it answers, to show that it runs.
 TELLING = """
 export default {
   async invoke(request) {

@@ -1,4 +1,4 @@
-"""LONGEST_CALL_S, given to `webhost up`, bounds a call and is known to all who reckon with it."""
+"""LONGEST_CALL_S, given to `webhost up`, bounds a call and reaches every service that uses it."""
 
 import time
 

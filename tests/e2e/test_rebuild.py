@@ -1,4 +1,4 @@
-"""A rebuild is honest: a row that was corrupted by hand is named, and mended."""
+"""A rebuild is correct: a row that was corrupted by hand is reported, and fixed."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ CALLS = 3
 
 
 @pytest.mark.accept("8")
-def test_a_corrupted_row_is_named_by_the_dry_run_and_mended_by_the_rebuild(stack: Stack) -> None:
+def test_a_corrupted_row_is_named_by_the_dry_run_and_fixed_by_the_rebuild(stack: Stack) -> None:
     caller = stack.caller()
     user = caller.me()
     agent = caller.create_agent()

@@ -1,7 +1,7 @@
-"""The whole stack after its database, its streams, or their newest part were lost.
+"""The whole stack after it lost its database, its streams, or the newest part of either.
 
-In each case the users see what they saw before, and go on; nothing is counted twice. What an
-operator has to do is what docs/runbooks/restore.md says.
+In each case users see what they saw before, and can continue; nothing is counted twice. The
+operator does what docs/runbooks/restore.md says.
 """
 
 import json
@@ -30,7 +30,7 @@ EXIT_USAGE = 2
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """A stack of these tests' own: what it loses is everybody's, and each finds it again."""
+    """A stack of these tests' own, since what it loses would affect all tests on a shared one."""
     with running_stack() as running:
         yield running
 
@@ -262,4 +262,4 @@ def test_both_are_restored_to_an_earlier_state(stack: Stack, user: User, tmp_pat
 def test_other_streams_are_not_published_again(stack: Stack, stream: str) -> None:
     refused = stack.webhost("streams", "republish", "--stream", stream, check=False)
     assert refused.returncode == EXIT_USAGE
-    assert "COMMANDS are sent again by themselves" in refused.stderr
+    assert "COMMANDS are resent automatically" in refused.stderr

@@ -1,4 +1,4 @@
-"""What happens to the stack when its streams are not what they were."""
+"""What happens to the stack when its streams lose messages or are recreated."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[Stack]:
-    """Streams are everybody's: what breaks them needs a stack of its own."""
+    """A stack of its own, since a shared one's streams must not be broken."""
     with running_stack() as running:
         yield running
 

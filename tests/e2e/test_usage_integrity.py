@@ -1,6 +1,6 @@
-"""What is forged, repeated or misattributed never changes usage; the gateway cannot be gone around.
+"""Forged, repeated or misattributed reports never change usage; the gateway cannot be bypassed.
 
-"Unchanged" is asked behind a barrier: usage is folded in the order of one stream, so once a later
+"Unchanged" is checked after a barrier: usage is folded in the order of one stream, so once a later
 call is counted with both its reports, whatever was accepted before it is counted too.
 """
 

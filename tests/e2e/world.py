@@ -1,4 +1,4 @@
-"""Agents on a stack that tests break, and what must be true of them once it is whole again."""
+"""Agents on a stack that suffers faults, and what must hold once it has recovered."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -12,7 +12,7 @@ from tests.support.deadline import until
 from tests.support.stack import Stack
 
 CRASH_S = 20
-# A report that was under way or not yet posted when its way was cut, on a machine under load.
+# How long a report may have been unsent or in flight when its path was cut, on a loaded machine.
 _IN_FLIGHT_MS = 3_000
 
 

@@ -1,4 +1,4 @@
-"""A loopback HTTP server that a Worker under test asks, and that answers when the test lets it."""
+"""A loopback HTTP server that a Worker under test calls, and that answers when the test lets it."""
 
 import threading
 from collections.abc import Generator

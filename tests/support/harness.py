@@ -1,4 +1,4 @@
-"""What every service test stands on: one database, one bus, the service's processes.
+"""What every service test is based on: one database, one bus, the service's processes.
 
 A service's own harness is a `Harness` with that service's calls: `given` the facts of others,
 when the service is called or sent a command, then what it states and what its database holds.

@@ -17,7 +17,7 @@ from tests.support.stack import Stack
 
 @dataclass(frozen=True)
 class Recorded:
-    """One fact, with its type in words and its data undecoded."""
+    """One fact, with its type as text and its data undecoded."""
 
     aggregate_id: str
     version: int

@@ -1,4 +1,4 @@
-"""A user who repeats what got no clear answer, with the same idempotency key, as clients should."""
+"""A user who retries requests without a clear answer, with the same idempotency key."""
 
 import secrets
 import time
@@ -30,7 +30,7 @@ class RetryingClient:
         self._send("DELETE", path, done=(404,))
 
     def invoke(self, agent_id: str, prompt: str) -> dict[str, Any]:
-        """Invoke, through what may pass: the answer of the last try, if there were several."""
+        """Invoke, retrying transient failures; returns the answer of the last attempt."""
         deadline = time.monotonic() + PATIENCE_S
         while (answer := self.caller.post_invoke(agent_id, prompt)).status_code != 200:
             assert time.monotonic() < deadline, answer.text

@@ -53,7 +53,7 @@ class Stack:
         self._log = directory / "log"
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._callers: list[Caller] = []
-        # One client for all requests: making one costs more than asking.
+        # One client for all requests: creating one costs more than a request.
         self._http = httpx.Client(timeout=2)
 
     def start(self) -> None:
@@ -101,7 +101,7 @@ class Stack:
     @contextmanager
     def stopped(self) -> Generator[None]:
         """It is down for the block, and ready again behind it."""
-        assert self.stop() == 0, self.last_words()
+        assert self.stop() == 0, self.log_tail()
         yield
         self.start()
 
@@ -113,7 +113,7 @@ class Stack:
             return {}
         return {part: said for part, said in answer.json()["checks"].items() if said != "ok"}
 
-    def last_words(self, lines: int = 80) -> str:
+    def log_tail(self, lines: int = 80) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     def webhost(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -244,7 +244,7 @@ def running_stack(*options: str) -> Generator[Stack]:
             stack.start()
             yield stack
         except BaseException:
-            sys.stderr.write(f"\nthe stack's last words:\n{stack.last_words()}\n")
+            sys.stderr.write(f"\nthe stack's last words:\n{stack.log_tail()}\n")
             raise
         finally:
             stack.close()

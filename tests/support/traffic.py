@@ -1,4 +1,4 @@
-"""Calls that go on while something breaks, and the account that is given of them afterwards."""
+"""Calls that continue while something breaks, and how they are accounted for afterwards."""
 
 import math
 import secrets
@@ -77,7 +77,7 @@ class Traffic:
             self.unclear.add(trace_id)
         return None
 
-    def check_books(
+    def check_usage(
         self,
         *,
         possible_texts: Collection[str],

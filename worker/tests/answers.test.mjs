@@ -81,7 +81,7 @@ for (const [kind, chunks] of Object.entries(kinds)) {
   });
 }
 
-test("a JSON answer has the shape of invoke/v1", async () => {
+test("a JSON answer follows the schema of invoke/v1", async () => {
   const { sessionId, usage, ...answer } = await agent.answer("string");
   assert.deepEqual(answer, {
     protocol: "invoke/v1",
@@ -193,7 +193,7 @@ test("an error's message is bounded and carries no secret", async () => {
 test("what fails midway ends the stream with an error event", async () => {
   for (const [kind, text, message] of [
     ["late", "begun ", "broke midway"],
-    ["badChunk", "fine ", "The agent's stream gave something not text."],
+    ["badChunk", "fine ", "The agent's stream yielded something that is not text."],
   ]) {
     const events = await agent.events(kind);
     assert.deepEqual(

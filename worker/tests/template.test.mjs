@@ -17,7 +17,7 @@ before(async () => {
   agent = await startAgent(ECHO, { outside, sessions });
 });
 
-test("it says back what it was told and counts a session's turns", async () => {
+test("it echoes the message and counts a session's turns", async () => {
   const { sessionId, output } = await agent.answer("hello");
   assert.equal(output.text, "You said: hello");
   const second = await agent.answer("again", { sessionId });

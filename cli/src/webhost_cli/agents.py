@@ -16,7 +16,7 @@ _KEYS_HELP = "A secret's name that the agent may be given; may be repeated."
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(name="agents", help="Create and look after agents.", no_args_is_help=True)
+    group = typer.Typer(name="agents", help="Create and manage agents.", no_args_is_help=True)
     group.command("list")(with_api(list_agents))
     group.command()(with_api(create))
     group.command()(with_api(get))
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def list_agents(
     api: Api,
     status: Annotated[str | None, typer.Option(help="Only agents in this status.")] = None,
-    deleted: Annotated[bool, typer.Option("--deleted", help="Deleted ones too.")] = False,
+    deleted: Annotated[bool, typer.Option("--deleted", help="Include deleted agents.")] = False,
     limit: LimitOption = 25,
     cursor: CursorOption = None,
     as_json: JsonOption = False,
@@ -59,7 +59,7 @@ def list_agents(
 def create(
     api: Api,
     name: str,
-    description: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    description: Annotated[str | None, typer.Option(help="What the agent is for.")] = None,
     env_var_key: Annotated[list[str] | None, typer.Option(help=_KEYS_HELP)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,7 +82,9 @@ def update(
     agent: AgentArgument,
     name: Annotated[str | None, typer.Option(help="A new name.")] = None,
     description: Annotated[str | None, typer.Option(help="A new description.")] = None,
-    env_var_key: Annotated[list[str] | None, typer.Option(help=f"{_KEYS_HELP} All new.")] = None,
+    env_var_key: Annotated[
+        list[str] | None, typer.Option(help=f"{_KEYS_HELP} Replaces the present names.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change an agent's name, description or the names of its secrets."""
@@ -98,17 +100,17 @@ def disable(api: Api, agent: AgentArgument, as_json: JsonOption = False) -> None
 
 
 def enable(api: Api, agent: AgentArgument, as_json: JsonOption = False) -> None:
-    """Let a disabled agent work again."""
+    """Enable a disabled agent again."""
     _show(api.post(f"/v1/agents/{agent_id(api, agent)}/enable"), as_json)
 
 
 def delete(
     api: Api,
     agent: AgentArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete an agent with its deployments and sessions. It does not come back."""
+    """Delete an agent with its deployments and sessions. This cannot be undone."""
     found = find_agent(api, agent)
     if not yes:
         typer.confirm(f"Delete {found['name']} ({found['id']})?", abort=True, err=True)

@@ -11,7 +11,7 @@ from webhost_cli.errors import EXIT_CODES_HELP
 
 COMMANDS = {
     "up": ("stack", "Run the whole stack on this machine until Ctrl-C."),
-    "status": ("stack", "Show what runs, and where. Ends with 1 when nothing does."),
+    "status": ("stack", "Show what is running, and where. Exits with 1 if nothing is."),
     "token": (
         "token",
         "Print a JWT, and nothing else: of SUBJECT, or the one that other commands send.",
@@ -20,15 +20,15 @@ COMMANDS = {
         "demo.command",
         "Run an agent's whole life on this machine, on real parts, and check every step.",
     ),
-    "login": ("login", "Sign in, and keep the token for the commands that follow."),
+    "login": ("login", "Sign in, and store the token for later commands."),
     "me": ("login", "Show who is signed in, and what the plan allows."),
-    "agents": ("agents", "Create and look after agents."),
+    "agents": ("agents", "Create and manage agents."),
     "deploy": ("deployments", "Deploy a new version of an agent."),
     "activate": (
         "deployments",
-        "Let calls go to another deployment, for instance back to an older one.",
+        "Send calls to another deployment, for instance back to an older one.",
     ),
-    "deployments": ("deployments", "Look at what was deployed."),
+    "deployments": ("deployments", "Inspect deployments."),
     "invoke": (
         "invoke",
         "Call an agent and print its answer. With --stream --json: one event per line.",
@@ -36,7 +36,7 @@ COMMANDS = {
     "usage": ("usage", "Show what was used in a period, and the plan's limits."),
     "billing": ("billing", "Operators: usage."),
     "users": ("users", "Operators: users."),
-    "streams": ("streams", "Operators: projections, and facts to put back."),
+    "streams": ("streams", "Operators: projections, and republishing lost facts."),
     "deadletters": (
         "deadletters",
         "Operators: commands that no handler could handle, events that no fold could use.",

@@ -84,7 +84,7 @@ def _show(result: RebuildProgress) -> None:
 
 
 def _rows(difference: Difference) -> list[tuple[object, ...]]:
-    """One line per counter that is not the same."""
+    """One line per counter that differs."""
     where = (difference.user_id, difference.period_key, difference.runtime_provider)
     live, rebuilt = (
         {name: getattr(side, name) for name in _COUNTERS} if side else dict[str, int]()

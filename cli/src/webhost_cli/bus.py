@@ -23,12 +23,12 @@ T = TypeVar("T")
 
 
 def nats_url_of(data_dir: Path | None) -> str:
-    """Where the bus is. Raises StackError when it is a local stack that does not run."""
+    """The bus's URL. Raises StackError when it is a local stack that is not running."""
     if data_dir is None and (url := os.environ.get("NATS_URL")):
         return url
     from webhost_local import state
 
-    # A stack whose projections are halted never becomes ready without an operator.
+    # Ready or not: a stack with halted projections needs an operator to become ready.
     return state.read(data_dir_of(data_dir), ready=False).nats_url
 
 
@@ -37,7 +37,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except NoRespondersError as error:
-        message = "no service answers this on the bus: does it run?"
+        message = "no service answered this request on the bus: is it running?"
         raise CommandError(message, ExitCode.UNAVAILABLE) from error
     except (NatsError, TimeoutError, OSError) as error:
         reason = str(error) or type(error).__name__
@@ -46,7 +46,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncGenerator[Client]:
-    """A connection that does not wait for a server that is away."""
+    """A connection that fails at once if the server cannot be reached."""
     refusals: list[str] = []
 
     async def on_error(error: Exception) -> None:

@@ -82,14 +82,14 @@ class Api:
                 return
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[ServerSentEvent]:
-        """POST, and give each event of the answer the moment it arrives."""
+        """POST, and yield each event of the response the moment it arrives."""
         try:
             with connect_sse(self._http, "POST", path, json=body) as source:
                 if not source.response.is_success:
                     raise ApiError.from_response(
                         source.response.status_code, source.response.read()
                     )
-                # A heartbeat that follows an id is no event, but is given out as an empty one.
+                # A heartbeat that follows an id is not an event, but is reported as an empty one.
                 yield from (event for event in source.iter_sse() if event.data)
         except httpx.TransportError as error:
             raise self._no_answer(error) from error

@@ -27,7 +27,7 @@ _TOKEN_LIFETIME_S = 3600
 
 
 def origin_of(url: str | None, data_dir: Path | None) -> str:
-    """The public origin. Raises StackError when it is a local stack that does not run."""
+    """The public origin. Raises StackError when it is a local stack that is not running."""
     from webhost_local import state
 
     if url is None and data_dir is None:

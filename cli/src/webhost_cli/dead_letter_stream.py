@@ -1,7 +1,7 @@
 """The dead-letter stream: the commands that no handler could handle.
 
-Replaying one publishes it again on its first subject and then removes it. Done twice, it is
-handled twice: handlers are idempotent by the command's id.
+Replaying one publishes it again on its original subject and then removes it. A command that is
+replayed twice is handled twice: handlers are idempotent by the command's id.
 """
 
 from collections.abc import AsyncIterator
@@ -80,7 +80,7 @@ async def _read(js: JetStreamContext, seq: int, *, at_or_after: bool) -> DeadLet
     headers = _headers(raw)
     subject = (raw.subject or "").removeprefix(subjects.dead_letter(""))
     if raw.seq is None or raw.time is None:
-        raise CommandError(f"the bus gave dead letter {seq} without its number or time")
+        raise CommandError(f"the bus returned dead letter {seq} without its number or time")
     return DeadLetter(
         seq=raw.seq,
         dead_lettered_at=raw.time,

@@ -70,7 +70,7 @@ def show(
     """Print one as JSON: where it was, what is wrong with it, its body."""
     projection, _, number = name.rpartition("/")
     if not number.isdigit():
-        raise CommandError(f"'{name}' is no id; `list` shows them", ExitCode.USAGE)
+        raise CommandError(f"'{name}' is not an id; `list` shows the ids", ExitCode.USAGE)
 
     async def work() -> DeadLetter | tuple[ParkedEntry, ...]:
         async with bus.connected(url) as client:
@@ -92,12 +92,12 @@ def replay(
     every: Annotated[bool, typer.Option("--all", help="All commands and events.")] = False,
     data_dir: BusOption = None,
 ) -> None:
-    """Give commands to their handlers, and events to their folds, once more.
+    """Replay commands to their handlers, and events to their folds.
 
-    Ends with 1 when some events still cannot be folded.
+    Exits with 1 when some events still cannot be folded.
     """
     if (name is None) is not every:
-        raise CommandError("give one id, or --all", ExitCode.USAGE)
+        raise CommandError("give an id, or --all", ExitCode.USAGE)
 
     async def work() -> int:
         async with bus.connected(url) as client:

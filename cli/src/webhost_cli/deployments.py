@@ -20,7 +20,7 @@ DeploymentArgument = Annotated[str, typer.Argument(help="The deployment's id, or
 def register(app: typer.Typer) -> None:
     app.command()(with_api(deploy))
     app.command()(with_api(activate))
-    group = typer.Typer(name="deployments", help="Look at what was deployed.", no_args_is_help=True)
+    group = typer.Typer(name="deployments", help="Inspect deployments.", no_args_is_help=True)
     group.command("list")(with_api(list_deployments))
     group.command()(with_api(get))
     group.command()(with_api(source))
@@ -33,11 +33,11 @@ def deploy(
     file: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="The JavaScript module; the template without it."
+            exists=True, dir_okay=False, help="The JavaScript module; by default, the template."
         ),
     ] = None,
-    activate: Annotated[bool, typer.Option(help="Let calls go to it as soon as it stands.")] = True,
-    wait: Annotated[bool, typer.Option(help="Wait until it stands, or has failed.")] = True,
+    activate: Annotated[bool, typer.Option(help="Send calls to it as soon as it is ready.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until it is ready, or has failed.")] = True,
     commit: Annotated[str | None, typer.Option(help="The commit it was made from.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,10 +68,10 @@ def activate(
     api: Api,
     agent: AgentArgument,
     deployment: Annotated[str, typer.Argument(help="The deployment's id or version.")],
-    reason: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
+    reason: Annotated[str | None, typer.Option(help="The reason, for the audit log.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let calls go to another deployment, for instance back to an older one."""
+    """Send calls to another deployment, for instance back to an older one."""
     at = agent_id(api, agent)
     body = {} if reason is None else {"reason": reason}
     path = f"/v1/agents/{at}/deployments/{deployment_id(api, at, deployment)}/activate"
@@ -149,7 +149,7 @@ def _wait(api: Api, deployment: Json) -> Json:
                 api, deployment, lambda passed_s: line.update(f"deploying {name}  {passed_s:.0f} s")
             )
     except KeyboardInterrupt:
-        progress.print(f"no longer waiting; {name} goes on without us", markup=False)
+        progress.print(f"no longer waiting; {name} continues in the background", markup=False)
         raise
 
 

@@ -1,4 +1,4 @@
-"""What a command tells its user when it cannot do what was asked, and how it ends then."""
+"""The errors that a command reports to its user, and its exit codes."""
 
 from enum import IntEnum
 

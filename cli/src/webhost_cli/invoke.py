@@ -25,10 +25,10 @@ def register(app: typer.Typer) -> None:
 def invoke(
     api: Api,
     agent: AgentArgument,
-    prompt: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
     stream: Annotated[bool, typer.Option("--stream", help="Show the answer as it comes.")] = False,
-    session: Annotated[str | None, typer.Option(help="Go on in this session.")] = None,
-    trace_id: Annotated[str | None, typer.Option(help="An id to correlate by.")] = None,
+    session: Annotated[str | None, typer.Option(help="Continue this session.")] = None,
+    trace_id: Annotated[str | None, typer.Option(help="An id for correlation.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Call an agent and print its answer. With --stream --json: one event per line."""

@@ -41,7 +41,7 @@ def login(
         str | None, typer.Option(help="Sign in as SUBJECT at a development issuer, no browser.")
     ] = None,
 ) -> None:
-    """Sign in, and keep the token for the commands that follow."""
+    """Sign in, and store the token for later commands."""
     origin = origin_of(url, data_dir)
     issuer = issuer or os.environ.get("WEBHOST_ISSUER") or _local_issuer(origin, data_dir)
     if subject is not None:
@@ -53,7 +53,7 @@ def login(
     entry = credentials.Login(tokens.access_token, tokens.expires_at_s, issuer)
     file = credentials.store(origin, entry)
     typer.echo(f"signed in at {origin} as {user['subject']} ({user['id']})")
-    output.errors().print(f"kept in {file}", style="dim", markup=False, soft_wrap=True)
+    output.errors().print(f"stored in {file}", style="dim", markup=False, soft_wrap=True)
     if os.environ.get("WEBHOST_TOKEN"):
         output.errors().print(
             "WEBHOST_TOKEN is set and goes before this login: unset it to be this user",
@@ -96,7 +96,7 @@ def _local_issuer(origin: str, data_dir: StackOption) -> str:
     except StackError:
         running = None
     if running is None or running.origin != origin:
-        message = "which issuer? Say it with --issuer or WEBHOST_ISSUER"
+        message = "the issuer is not known: set --issuer or WEBHOST_ISSUER"
         raise CommandError(message, ExitCode.USAGE)
     from webhost_local.issuer.identity import IssuerIdentity
 

@@ -57,7 +57,7 @@ class SignIn:
         """Exchange the code in the address that the issuer redirected to for the token."""
         answer = dict(parse_qsl(urlsplit(redirect).query))
         if answer.get("iss", self._issuer) != self._issuer:
-            raise CommandError("the answer to the sign-in comes from another issuer")
+            raise CommandError("the response to the sign-in comes from another issuer")
         if "error" in answer:
             reason = answer.get("error_description") or answer["error"]
             raise CommandError(f"the issuer refused: {reason}", ExitCode.NOT_SIGNED_IN)
@@ -68,7 +68,7 @@ class SignIn:
                 grant_type="authorization_code",
                 code=parse_authorization_code_response(redirect, state=self._state)["code"],
                 code_verifier=self._verifier,
-                # A public client names itself in the form, and has no secret to prove itself by.
+                # A public client identifies itself in the form, and has no secret.
                 client_id=self._client.client_id,
                 auth=httpx.Auth(),
             ),
@@ -103,7 +103,7 @@ def _discover(http: httpx.Client, issuer: str) -> dict[str, Any]:
     address = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
     found: dict[str, Any] = http.get(address).raise_for_status().json()
     if found.get("issuer") != issuer:
-        raise CommandError(f"{address} speaks for another issuer: {found.get('issuer')}")
+        raise CommandError(f"{address} names another issuer: {found.get('issuer')}")
     return found
 
 

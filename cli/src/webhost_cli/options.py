@@ -12,8 +12,8 @@ DataDirOption = Annotated[
     typer.Option("--data-dir", envvar="WEBHOST_DATA_DIR", help="The local stack's directory."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-LimitOption = Annotated[int, typer.Option(min=1, max=100, help="How many at most.")]
-CursorOption = Annotated[str | None, typer.Option(help="Go on where another list ended.")]
+LimitOption = Annotated[int, typer.Option(min=1, max=100, help="The maximum number of items.")]
+CursorOption = Annotated[str | None, typer.Option(help="Continue after an earlier page.")]
 AgentArgument = Annotated[str, typer.Argument(help="The agent's id or name.")]
 UrlOption = Annotated[
     str | None, typer.Option("--url", help="The origin of the API (or WEBHOST_URL).")
@@ -32,7 +32,7 @@ BusOption = Annotated[
 ]
 AsOption = Annotated[
     str | None,
-    typer.Option("--as", metavar="SUBJECT", help="Be this user of the local stack."),
+    typer.Option("--as", metavar="SUBJECT", help="Act as this user of the local stack."),
 ]
 
 

@@ -20,7 +20,7 @@ def console() -> Console:
 
 
 def errors() -> Console:
-    """Standard error, for progress and asides."""
+    """Standard error, for progress and side information."""
     return Console(stderr=True, highlight=False)
 
 

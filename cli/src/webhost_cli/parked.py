@@ -1,4 +1,4 @@
-"""Parked events: what the projections could not fold, as the services tell of it."""
+"""Parked events: what the projections could not fold, as the services report it."""
 
 from collections.abc import AsyncIterator
 

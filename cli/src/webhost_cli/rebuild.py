@@ -1,4 +1,4 @@
-"""Asking billing to rebuild usage: one request, a line of progress at a time, one end."""
+"""Requests a rebuild of usage from billing: one request, a stream of progress messages."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from webhost_contracts.rpc import RebuildProgress, RebuildRequest
 from webhost_cli.errors import CommandError, ExitCode
 
 SILENCE_S = 60.0
-"""How long billing may say nothing before it is taken to be gone."""
+"""How long billing may be silent before it counts as gone."""
 
 
 async def rebuild(
@@ -31,7 +31,7 @@ async def rebuild(
             async with asyncio.timeout(SILENCE_S):
                 reply = await replies.next_msg(timeout=SILENCE_S)
         except TimeoutError as error:
-            message = "billing has gone silent; a dry run shows what is in force"
+            message = "billing has stopped responding; a dry run shows the current state"
             raise CommandError(message, ExitCode.UNAVAILABLE) from error
         if reply.headers and reply.headers.get("Status") == "503":
             raise NoRespondersError

@@ -1,4 +1,4 @@
-"""The services, as an operator asks them over the bus."""
+"""Operators' requests to the services over the bus."""
 
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ def service_of(projection: str) -> str:
     service = projection.partition(".")[0]
     if service not in maintenance.SERVICES:
         raise CommandError(
-            f"'{projection}' names no service; `webhost streams status` lists the projections",
+            f"'{projection}' is not a projection; `webhost streams status` lists them",
             ExitCode.USAGE,
         )
     return service
@@ -45,7 +45,7 @@ async def projections(client: Client, service: str) -> tuple[ProjectionState, ..
 
 
 async def replay(client: Client, projection: str) -> None:
-    """Let a projection begin again at the start of its stream."""
+    """Restart a projection from the beginning of its stream."""
     request = ProjectionRequest(projection=projection)
     service, verb = service_of(projection), maintenance.REPLAY
     await call(client, service, verb, request, ReplayReply, timeout_s=REPLAY_S)

@@ -28,7 +28,7 @@ def up(
 
 
 def status(data_dir: DataDirOption = DEFAULT, as_json: JsonOption = False) -> None:
-    """Show what runs, and where. Ends with 1 when nothing does."""
+    """Show what is running, and where. Exits with 1 if nothing is."""
     from webhost_local import state
 
     running = state.read(DataDir.at(data_dir))

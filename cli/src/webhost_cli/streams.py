@@ -20,7 +20,7 @@ from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.options import BusOption, JsonOption
 
 SILENCE_S = 60.0
-"""A service that says nothing for so long is taken to be gone."""
+"""A service that is silent for this long counts as gone."""
 
 EVENTS = "EVENTS"
 
@@ -30,7 +30,9 @@ Found = dict[str, tuple[ProjectionState, ...] | None]
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
-        name="streams", help="Operators: projections, and facts to put back.", no_args_is_help=True
+        name="streams",
+        help="Operators: projections, and republishing lost facts.",
+        no_args_is_help=True,
     )
     group.command()(status)
     group.command()(republish)
@@ -80,10 +82,10 @@ def replay(
     halted: Annotated[bool, typer.Option("--halted", help="All that are halted.")] = False,
     data_dir: BusOption = None,
 ) -> None:
-    """Let a projection fold its stream again from the start.
+    """Restart a projection from the beginning of its stream.
 
-    Rows that follow from the stream alone are made anew; others stay, and what they hold already is
-    skipped.
+    Rows that follow from the stream alone are rebuilt; others stay, and facts already folded into
+    them are skipped.
     """
     if (projection is None) is not halted:
         raise CommandError("give one projection, or --halted", ExitCode.USAGE)
@@ -93,7 +95,7 @@ def replay(
             names = [projection] if projection else await _all_halted(client)
             for name in names:
                 await services.replay(client, name)
-                typer.echo(f"{name} begins again at the start of its stream")
+                typer.echo(f"{name} restarts from the beginning of its stream")
             if not names:
                 typer.echo("nothing to replay: nothing is halted")
 
@@ -112,22 +114,22 @@ async def _all_halted(client: Client) -> list[str]:
 
 def republish(
     stream: Annotated[str, typer.Option(help="Which stream has lost facts.")] = EVENTS,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is missing.")] = False,
     purge: Annotated[
         bool, typer.Option("--purge", help="Empty the stream first: the databases hold it all.")
     ] = False,
     data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put the facts that a stream lost back onto it, from the services' own databases."""
+    """Republish the facts that a stream lost, from the services' own databases."""
     if stream != EVENTS:
         raise CommandError(
-            f"only {EVENTS} can be published again: COMMANDS are sent again by themselves, and what"
-            " USAGE held is kept by billing's own tables, which a replay leaves as they are",
+            f"only {EVENTS} can be republished: COMMANDS are resent automatically, and billing's"
+            " tables keep what USAGE held; a replay leaves them as they are",
             ExitCode.USAGE,
         )
     if purge and dry_run:
-        raise CommandError("--purge is no dry run", ExitCode.USAGE)
+        raise CommandError("--purge cannot be combined with --dry-run", ExitCode.USAGE)
 
     async def work() -> dict[str, RepublishProgress]:
         found: dict[str, RepublishProgress] = {}
@@ -150,13 +152,13 @@ def republish(
     for service, progress in found.items():
         typer.echo(_line(service, progress))
     if not dry_run and any(progress.published for progress in found.values()):
-        typer.echo("projections that halted go on after: webhost streams replay --halted")
+        typer.echo("to restart halted projections: webhost streams replay --halted")
 
 
 def _line(service: str, progress: RepublishProgress) -> str:
     return (
         f"{service}: {progress.held} on the stream, {progress.missing} missing, "
-        f"{progress.published} put back"
+        f"{progress.published} republished"
     )
 
 
@@ -175,11 +177,11 @@ async def _republish(
                 reply = await replies.next_msg(timeout=SILENCE_S)
         except TimeoutError as error:
             raise CommandError(
-                f"{service} says nothing any more; the command may be repeated",
+                f"{service} has stopped responding; you may repeat the command",
                 ExitCode.UNAVAILABLE,
             ) from error
         if reply.headers and reply.headers.get("Status") == "503":
-            raise CommandError(f"{service} does not run", ExitCode.UNAVAILABLE)
+            raise CommandError(f"{service} is not running", ExitCode.UNAVAILABLE)
         progress = wire.decode(reply.data, RepublishProgress)
         if progress.refused is not None:
             raise CommandError(f"{service} refused: {progress.refused}")

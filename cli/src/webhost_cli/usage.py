@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
 def usage(
     api: Api,
-    period: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="Not the current.")] = None,
+    period: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM", help="By default, the current period.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what was used in a period, and the plan's limits."""

@@ -12,9 +12,9 @@ _ASK_EVERY_S = 0.25
 
 
 def until_ended(api: Api, deployment: Json, report: Callable[[float], None]) -> Json:
-    """Ask until the deployment is no longer `deploying`; return it as it is then.
+    """Poll until the deployment is no longer `deploying`; return it.
 
-    `report` gets, at every look, how many seconds have passed. Raises CommandError after
+    `report` is called at every poll with the seconds that have passed. Raises CommandError after
     PATIENCE_S.
     """
     began = time.monotonic()

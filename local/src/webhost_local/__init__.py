@@ -1,1 +1,1 @@
-"""What stands in for the outside world on one machine."""
+"""Local stand-ins for everything outside the services, on one machine."""

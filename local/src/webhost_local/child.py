@@ -74,12 +74,12 @@ def end(processes: Iterable[psutil.Process], *, first: signal.Signals, grace: fl
 
 
 def _alive(process: psutil.Process) -> bool:
-    # Somebody else's zombie holds nothing any more; only its parent can take it away.
+    # Another process's zombie holds no resources any more; only its parent can reap it.
     return process.is_running() and _look(process.status) != psutil.STATUS_ZOMBIE
 
 
 def _look(read: Callable[[], T]) -> T | None:
     try:
         return read()
-    except (psutil.Error, OSError):  # it ended meanwhile, or is not ours to look at
+    except (psutil.Error, OSError):  # it has ended, or we may not inspect it
         return None

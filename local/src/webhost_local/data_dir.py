@@ -26,7 +26,7 @@ DEFAULT = Path(".webhost")
 
 
 class StackError(Exception):
-    """Something about a local stack that its user has to know; the message is one line."""
+    """An error about a local stack, for its user; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class DataDir:
         return self.root / "edge"
 
     def make(self) -> None:
-        # Run by root, Postgres is another user, who has to get through.
+        # Under root, Postgres runs as another user, who must be able to traverse the directory.
         self.root.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
 
     @contextmanager
@@ -76,7 +76,7 @@ class DataDir:
             deadline = time.monotonic() + 1  # a `status` holds it for a moment
             while not _try_lock(file, fcntl.LOCK_EX):
                 if time.monotonic() > deadline:
-                    raise StackError(f"a stack already runs in {self.root}")
+                    raise StackError(f"a stack is already running in {self.root}")
                 time.sleep(0.05)
             yield
 
@@ -108,7 +108,7 @@ class DataDir:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once, readable by its owner only: readers see all of it or the old."""
+    """Replace a file atomically, readable by its owner only: readers see the old or the new."""
     _write_beside(path, text).replace(path)
 
 

@@ -13,7 +13,7 @@ from webhost_local.supervisor import mark
 WORKERS_DOMAIN = "workers.localhost"
 WORKERS_DEV_SUBDOMAIN = "local"
 
-# What passes from the shell that runs `webhost up`: no credential of its user.
+# What is inherited from the shell that runs `webhost up`: none of its user's credentials.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 # Settings that every service takes from that shell where they are set there.
 _SETTINGS = ("LONGEST_CALL_S",)

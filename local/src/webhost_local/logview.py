@@ -1,7 +1,7 @@
 """One view of all logs: a fixed-width prefix per process, coloured on a terminal.
 
-Written by a thread of its own: a reader that does not read (a stopped pager, a full pipe) must
-not keep the supervisor from its work. What it is too slow for is dropped and counted.
+Written by a thread of its own: an output that blocks (a stopped pager, a full pipe) must not stall
+the supervisor. Lines that it cannot keep up with are dropped and counted.
 """
 
 import contextlib

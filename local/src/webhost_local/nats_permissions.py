@@ -1,9 +1,9 @@
-"""Who may say and hear what on the bus: allow-lists, one user per service.
+"""Publish and subscribe permissions on the bus: allow-lists, one user per service.
 
-A service states only facts about what it owns, takes only its own commands, asks only what it
-has to know, answers only its own requests, and hears only its own answers. It reads the streams
-that it folds, and no other; none can change, empty or remove a stream. `operator` is the person
-at this machine: tools and tests, everything.
+A service states only facts about what it owns, receives only its own commands and requests, sends
+only the requests that it needs, and receives only the replies to them. It reads the streams that
+it folds, and no other; none can change, purge or delete a stream. `operator`, for tools and tests,
+may do everything.
 """
 
 from dataclasses import dataclass

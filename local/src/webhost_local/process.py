@@ -19,7 +19,7 @@ from webhost_local.logview import LogView
 
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 10.0
-# Ready for this long, a process has recovered: its next death is a new story.
+# A process that was ready for this long has recovered: restart delays begin anew.
 HEALTHY_AFTER_S = 2.0
 _READ_BYTES = 65536
 _ASK_EVERY_S = 0.1
@@ -55,7 +55,7 @@ class ProcessSpec:
 
 
 class Process:
-    """Keeps one process running from `start()` to `stop()`. `on_change` hears of new pids."""
+    """Keeps one process running from `start()` to `stop()`. `on_change` is called on new pids."""
 
     def __init__(
         self, spec: ProcessSpec, log: LogView, on_change: Callable[[], None] = _nothing
@@ -108,7 +108,7 @@ class Process:
             delay = min(delay * 2, LONGEST_DELAY_S)
 
     async def _run_once(self) -> float | None:
-        """Start it and wait for its end; return since when it was ready, if it ever was."""
+        """Run it until it ends; return when it became ready, if it ever did."""
         if self._stopping.is_set():
             return None
         # A pipe of our own: what the process leaves behind may hold it open, and asyncio's
@@ -141,7 +141,7 @@ class Process:
         self._child = None
         watch.cancel()
         self.ready.clear()
-        # Its own children are left over; its process group is theirs alone.
+        # Only its own children may be left; nothing else is in its process group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
         await asyncio.wait([output], timeout=_LAST_WORDS_S)

@@ -1,7 +1,7 @@
 """The stack's database: one role per service, each alone with the schema it owns.
 
-Idempotent, and applied at every start: a role that is missing is made, passwords and rights
-are brought to what they should be.
+Idempotent, and applied at every start: missing roles are created, passwords and privileges are
+corrected.
 """
 
 import psycopg
@@ -13,7 +13,7 @@ DATABASE = "webhost"
 
 
 def provision(superuser_dsn: str, database_dsn: str, passwords: dict[str, str]) -> None:
-    """Bring database, roles and schemas into being; `passwords` by service name.
+    """Create database, roles and schemas; `passwords` by service name.
 
     `superuser_dsn` is of a database that exists, `database_dsn` of the one to be made.
     """

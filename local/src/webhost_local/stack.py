@@ -42,7 +42,7 @@ def up(root: Path, *, port: int, gateways: int = 1) -> None:
 def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
     """Read or make the stack's identities and choose its ports; the directory is locked.
 
-    Raises StackError when a port that cannot be another one is taken.
+    Raises StackError when a port that must not change is taken.
     """
     issuer = IssuerIdentity.load_or_make(data_dir)
     if not is_free(port):
@@ -152,7 +152,7 @@ def _python(
 ) -> ProcessSpec:
     return ProcessSpec(
         name=name,
-        # -P: what lies in the working directory is data, not modules.
+        # -P: the working directory holds data, not modules.
         command=[sys.executable, "-P", "-m", module],
         env=env,
         cwd=environment.data_dir.root,
@@ -163,7 +163,7 @@ def _python(
 
 
 def is_ready(port: int) -> bool:
-    """Whether /readyz on this port says yes."""
+    """A check whether /readyz on this port reports ready."""
     status, _ = _readyz(port)
     return status == HTTPStatus.OK
 

@@ -24,7 +24,7 @@ class Cloudflare(msgspec.Struct, rename="camel"):
 
 
 class Status(msgspec.Struct, rename="camel"):
-    """The answer of `webhost status --json`. The NATS user and the Postgres role may do all."""
+    """The output of `webhost status --json`. Its NATS user and Postgres role may do everything."""
 
     origin: str
     processes: list[RunningProcess]
@@ -51,7 +51,7 @@ def read(data_dir: DataDir, *, ready: bool = True) -> Status:
     except FileNotFoundError:
         state = None
     if not data_dir.is_locked():
-        raise StackError(f"no stack runs in {data_dir.root}; start one with `webhost up`")
+        raise StackError(f"no stack is running in {data_dir.root}; start one with `webhost up`")
     if state is None or (ready and not state.ready):
         raise StackError(f"the stack in {data_dir.root} is still starting")
     return state.status

@@ -47,7 +47,7 @@ class Supervisor:
         return [process for group in self._groups for process in group]
 
     async def run(self, on_ready: Callable[[float], None]) -> None:
-        """Run until a signal comes. `on_ready` hears how many seconds the start took."""
+        """Run until a signal comes. `on_ready` gets the seconds that the start took."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._asked_to_stop)
@@ -113,7 +113,7 @@ def run(
             try:
                 on_change(processes, ready)
             except OSError as error:  # a full disk ends no process
-                log.plain(f"cannot write down what runs: {error}")
+                log.plain(f"cannot write the stack's state: {error}")
 
         supervisor = Supervisor(groups, log, changed)
 

@@ -48,7 +48,7 @@ class User:
 
 @dataclass(kw_only=True)
 class Harness(harness.Harness):
-    """The api's process and everything around it. `crash_file` asks for a crash point."""
+    """The api's process and everything around it. `crash_file` selects a crash point."""
 
     issuer: TestIssuer
     directory: Path

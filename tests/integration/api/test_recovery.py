@@ -1,4 +1,4 @@
-"""Own facts taken back into an empty database make the rows that there were."""
+"""Recovering the api's own facts into an empty database restores its rows."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -39,7 +39,7 @@ WHERE application_name = 'leadership resender' AND locktype = 'advisory' AND gra
 
 @pytest.fixture
 async def impatient(own_harness: Harness) -> Harness:
-    """An api that sends again soon."""
+    """An api with a short resending interval."""
     await own_harness.service.kill()
     await own_harness.start(RESEND_AFTER_S="0.3", KEEP_DEPLOYMENTS="1")
     return own_harness

@@ -32,10 +32,10 @@ COUNTED = {
 async def answering(
     harness: Harness, subject: str, answer: Callable[[bytes], bytes]
 ) -> Subscription:
-    async def on_question(message: Msg) -> None:
+    async def on_request(message: Msg) -> None:
         await message.respond(answer(message.data))
 
-    subscription = await harness.bus.client.subscribe(subject, cb=on_question)
+    subscription = await harness.bus.client.subscribe(subject, cb=on_request)
     await harness.bus.client.flush()
     return subscription
 

@@ -94,7 +94,7 @@ class Billing(Harness):
         await self.caught_up()
 
     async def given_usage(self, *facts: tuple[str, Envelope]) -> None:
-        """Send these facts in packets: what follows each other and goes the same way together."""
+        """Send these facts in packets, consecutive ones on the same subject together."""
         for subject, together in itertools.groupby(facts, key=lambda fact: fact[0]):
             await send_packet(self.bus, subject, [envelope for _, envelope in together])
 
@@ -133,7 +133,7 @@ class Billing(Harness):
         return wire.decode(entry.value or b"", Totals)
 
     async def rebuild(self, **request: Any) -> list[RebuildProgress]:
-        """Order a rebuild; return every line of its answer."""
+        """Request a rebuild; return every progress message."""
         inbox = self.bus.client.new_inbox()
         replies = await self.bus.client.subscribe(inbox)
         order = wire.encode(RebuildRequest(**request))

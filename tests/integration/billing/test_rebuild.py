@@ -1,4 +1,4 @@
-"""A rebuild is honest: it names what differs, mends it, and is byte for byte what was folded."""
+"""A rebuild is correct: it reports what differs, fixes it, and equals the fold byte for byte."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ async def some_usage(billing: Billing) -> None:
 
 
 @pytest.mark.accept("8")
-async def test_a_corrupted_row_is_named_and_mended(billing: Billing) -> None:
+async def test_a_corrupted_row_is_named_and_fixed(billing: Billing) -> None:
     await some_usage(billing)
     before = await billing.folded()
     assert (await billing.usage(ALICE)).usage == counters(20, 15)

@@ -75,14 +75,14 @@ async def test_a_new_process_has_its_share_within_seconds(
         assert (await until_totals(billing, user, 0, 100)).requests == 1
 
 
-async def test_a_killed_process_is_succeeded(billing: Billing, second: ServiceProcess) -> None:
+async def test_a_killed_process_is_replaced(billing: Billing, second: ServiceProcess) -> None:
     await until_shares(billing, [8, 8], 5)
     await second.kill()
     await billing.given_usage(*(call(user, 1) for user in USERS))
     await until_all_count(billing, 1, 0, TAKEN_OVER_S)
 
 
-async def test_a_frozen_process_is_succeeded_and_spoils_nothing_when_it_wakes(
+async def test_a_frozen_process_is_replaced_and_spoils_nothing_when_it_wakes(
     billing: Billing, second: ServiceProcess
 ) -> None:
     await until_shares(billing, [8, 8], 5)
@@ -127,7 +127,7 @@ async def test_totals_follow_a_rebuild_in_another_process(
 
 
 @pytest.mark.accept("A3")
-async def test_a_process_cut_off_from_the_bus_alone_is_succeeded(
+async def test_a_process_cut_off_from_the_bus_alone_is_replaced(
     billing: Billing, nats_account: str
 ) -> None:
     account, _, host = nats_account.rpartition("@")

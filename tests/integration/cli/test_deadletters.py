@@ -30,7 +30,7 @@ async def dead_letter(operator: Client, subject: str = SUBJECT) -> None:
         subjects.MESSAGE_ID_HEADER: f"of-{subject}",
         subjects.TYPE_HEADER: "deployment.deploy.v1",
         subjects.DEAD_SUBJECT_HEADER: subject,
-        subjects.DEAD_REASON_HEADER: "it was poison",
+        subjects.DEAD_REASON_HEADER: "it cannot be handled",
     }
     await operator.jetstream().publish(subjects.dead_letter(subject), BODY, headers=headers)
 
@@ -58,7 +58,7 @@ async def test_they_are_listed_and_shown_as_they_were(operator: Client, nats_acc
     await dead_letter(operator)
     [letter] = await listed(nats_account)
     assert letter["subject"] == SUBJECT
-    assert letter["reason"] == "it was poison"
+    assert letter["reason"] == "it cannot be handled"
     assert letter["body"] == json.loads(BODY)
     shown = await webhost(nats_account, "show", str(letter["seq"]))
     assert json.loads(shown.stdout) == letter

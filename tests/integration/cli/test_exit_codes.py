@@ -43,13 +43,13 @@ SOMEWHERE = {"WEBHOST_URL": "http://127.0.0.1:1", "WEBHOST_TOKEN": "t"}
 @pytest.mark.parametrize(
     ("arguments", "variables", "exit_code", "message"),
     [
-        (("agents", "list"), {}, 1, "no stack runs in"),
+        (("agents", "list"), {}, 1, "no stack is running in"),
         (("agents", "list", "--url", "https://x.example"), {}, 3, "not signed in"),
         (("agents", "list", "--url", "x"), {}, 2, "not an http(s) address"),
         (("me", "--url", "http://127.0.0.1:1"), {"WEBHOST_TOKEN": "t"}, 7, "no answer from"),
         (("login", "--url", "https://x.example"), {}, 2, "--issuer"),
         (("billing", "rebuild"), {"NATS_URL": "nats://127.0.0.1:1"}, 7, "the bus"),
-        (("deadletters", "list"), {}, 1, "no stack runs in"),
+        (("deadletters", "list"), {}, 1, "no stack is running in"),
         (("deadletters", "replay"), {}, 2, "--all"),
         (("token", "alice"), {}, 1, "no stack has run in"),
         (("token", ""), {}, 2, "the subject is empty"),

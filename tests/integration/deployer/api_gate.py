@@ -1,4 +1,4 @@
-"""What lies between a deployer and the edge's API: open, shut, losing or holding answers."""
+"""A proxy between a deployer and the edge's API: open, closed, losing or delaying responses."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What is made of Cloudflare's ways to say no, each seen in the wild."""
+"""How Cloudflare's errors are classified; each was seen in practice."""
 
 import asyncio
 import json

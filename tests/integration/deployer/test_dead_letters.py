@@ -1,4 +1,4 @@
-"""A command that can not be handled: its tries, its dead letter, its deployment, its replay.
+"""A command that cannot be handled: its tries, its dead letter, its deployment, its replay.
 
 What makes handling fail is a constraint that the test adds to the deployer's own tables.
 """

@@ -119,7 +119,7 @@ async def test_another_deployer_takes_over_at_once(harness: Harness) -> None:
 
 
 @pytest.mark.accept("4")
-async def test_a_frozen_deployer_is_succeeded_within_ten_seconds(harness: Harness) -> None:
+async def test_a_frozen_deployer_is_replaced_within_ten_seconds(harness: Harness) -> None:
     async with gated(harness) as gate:
         gate.flowing.clear()
         frozen = await harness.start()

@@ -1,4 +1,4 @@
-"""Reconciliation against a real edge: what is nobody's goes, the rest stays."""
+"""Reconciliation against a real edge: orphans are removed, everything else stays."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing

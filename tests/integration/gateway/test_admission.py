@@ -39,7 +39,7 @@ async def until_quota(harness: Harness, agent: Agent, requests: int, in_flight: 
 
 
 async def knows_tier(harness: Harness, gateway: Gateway, agent: Agent, tier: str) -> None:
-    """Wait until the gateway has folded everything told before."""
+    """Wait until the gateway has folded everything published before."""
     marker = await harness.agent()
     await harness.until_answers(gateway, marker)
 

@@ -146,7 +146,7 @@ async def test_a_call_that_was_never_sent_is_given_back(harness: Harness, gatewa
         rows = await harness.rows("SELECT * FROM quotas WHERE user_id = :user", user=agent.user_id)
         return [(row["requests"], row["in_flight"]) for row in rows] == [(0, 0)]
 
-    await eventually(given_back, "the quota to be given back")
+    await eventually(given_back, "the quota to be released")
     query = "SELECT * FROM invocations WHERE user_id = :user AND finished_at_ms IS NULL"
     assert await harness.rows(query, user=agent.user_id) == []
     await harness.until_answers(gateway, agent)

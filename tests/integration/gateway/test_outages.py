@@ -99,7 +99,7 @@ async def test_the_database_goes_away_under_a_call(frail: Harness, postgres: Pos
 
 @dataclass
 class Held:
-    """A call that stays open until it is let go."""
+    """A call that stays open until it is released."""
 
     call: asyncio.Task[tuple[int, Any]]
     let_go: asyncio.Event

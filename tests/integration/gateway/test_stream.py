@@ -1,4 +1,4 @@
-"""Streams: each chunk on its way when it is there, and an end that is always said."""
+"""Streams: each chunk is forwarded at once, and the end is always explicit."""
 
 import asyncio
 from typing import Any

@@ -52,7 +52,7 @@ def test_a_wrapped_error_is_told_by_what_it_wraps() -> None:
 
 
 def set_read_only(dsn: str, read_only: bool) -> None:
-    """Make the database read-only for whoever connects anew, and let everybody connect anew."""
+    """Make the database read-only for new connections, and end the existing ones."""
     name = dsn.rpartition("/")[2]
     with psycopg.connect(
         dsn, autocommit=True, options="-c default_transaction_read_only=off"

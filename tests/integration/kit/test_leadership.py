@@ -1,4 +1,4 @@
-"""A leader that hangs, or hears only half of its world, is succeeded within ten seconds."""
+"""A leader that hangs, or loses only some of its connections, is replaced within ten seconds."""
 
 import asyncio
 import dataclasses
@@ -66,7 +66,7 @@ async def leads(dsn: str, process: asyncio.subprocess.Process, within_s: float) 
 
 
 @pytest.mark.accept("A3")
-async def test_a_suspended_leader_is_succeeded_and_steps_back(database_url: str) -> None:
+async def test_a_suspended_leader_is_replaced_and_steps_back(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE terms (pid int, at timestamptz)")
     async with leader(database_url) as first:
@@ -122,7 +122,7 @@ async def test_a_leader_whose_work_complains_lets_go(database_url: str) -> None:
 
 
 @pytest.mark.accept("A3")
-async def test_a_relay_and_a_projector_cut_off_from_the_bus_alone_are_succeeded(
+async def test_a_relay_and_a_projector_cut_off_from_the_bus_alone_are_replaced(
     harness: Harness,
 ) -> None:
     host = harness.nats_url.rpartition("@")[2]

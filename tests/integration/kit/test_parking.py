@@ -1,4 +1,4 @@
-"""What a fold cannot digest is parked, with what follows of its aggregate; all else flows."""
+"""What a fold cannot use is parked, with later events of its aggregate; the rest continues."""
 
 import dataclasses
 from collections.abc import Sequence

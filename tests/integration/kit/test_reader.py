@@ -1,4 +1,4 @@
-"""Positions: a stream that is not the one they were taken on is noticed."""
+"""Checkpoints: a stream other than the one that they were taken on is noticed."""
 
 import asyncio
 from dataclasses import replace
@@ -14,7 +14,7 @@ from tests.support.deadline import eventually
 from tests.support.harness import Harness, in_background
 
 
-async def position_behind_first(harness: Harness, stream: str) -> Checkpoint:
+async def checkpoint_after_first(harness: Harness, stream: str) -> Checkpoint:
     async for batch in StreamReader(harness.bus, stream, [">"]).batches(None):
         if batch.messages:
             return batch.checkpoint
@@ -26,10 +26,10 @@ async def test_another_message_at_the_same_place_is_noticed(
     harness: Harness, headers: dict[str, str] | None
 ) -> None:
     await harness.bus.js.publish("usage.usr_1.agt_1", b'{"eventId":"evt_1"}', headers=headers)
-    taken = await position_behind_first(harness, subjects.USAGE)
+    taken = await checkpoint_after_first(harness, subjects.USAGE)
     # What stands there after a restore that lost the first message and took another.
     await harness.bus.js.publish("evt.usr_1.agent.agt_1", b'{"eventId":"evt_2"}')
-    there = await position_behind_first(harness, subjects.EVENTS)
+    there = await checkpoint_after_first(harness, subjects.EVENTS)
     restored = replace(there, message_id=taken.message_id)
 
     with pytest.raises(StreamDiverged):

@@ -1,4 +1,4 @@
-"""A database older than its stream takes its own facts back before anything is written to it."""
+"""A database older than its stream recovers its own facts before anything is written to it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -172,7 +172,7 @@ async def test_a_database_that_is_restored_under_a_running_service(
                 return False
             return found == [("second",)] and part.check() is None
 
-        await eventually(has_both, "the lost fact to be taken back")
+        await eventually(has_both, "the lost fact to be recovered")
         await name(harness.database, "agt_1", 2, "third")
         await relayed(harness.database)
     info = await harness.bus.js.stream_info(subjects.EVENTS)

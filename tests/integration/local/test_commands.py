@@ -31,8 +31,9 @@ def refusal(*arguments: str | Path, **environment: str) -> str:
 
 
 def test_status_where_nothing_runs(tmp_path: Path) -> None:
-    assert f"no stack runs in {tmp_path}" in refusal("status", "--data-dir", tmp_path)
-    assert "no stack runs" in refusal("status", "--json", WEBHOST_DATA_DIR=str(tmp_path / "none"))
+    assert f"no stack is running in {tmp_path}" in refusal("status", "--data-dir", tmp_path)
+    none = str(tmp_path / "none")
+    assert "no stack is running" in refusal("status", "--json", WEBHOST_DATA_DIR=none)
     assert not (tmp_path / "none").exists()
 
 
@@ -45,13 +46,13 @@ def test_status_of_a_stack_that_was_killed(tmp_path: Path) -> None:
         ' "postgresDsn": "", "cloudflare": {"apiBaseUrl": "", "apiToken": "", "accountId": "",'
         ' "zoneId": ""}}}'
     )
-    assert "no stack runs" in refusal("status", "--data-dir", tmp_path)
+    assert "no stack is running" in refusal("status", "--data-dir", tmp_path)
 
 
 def test_up_where_a_stack_runs(tmp_path: Path) -> None:
     with DataDir(tmp_path).locked():
         said = refusal("up", "--data-dir", tmp_path, "--port", str(free_port()))
-    assert f"a stack already runs in {tmp_path}" in said
+    assert f"a stack is already running in {tmp_path}" in said
 
 
 @pytest.mark.parametrize("whose", ["origin", "issuer"])

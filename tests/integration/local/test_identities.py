@@ -146,7 +146,7 @@ async def test_a_service_reads_its_streams_and_removes_none(
         await eventually(as_listed, "a refusal for everything that is not this service's")
 
 
-async def test_a_service_hears_only_its_own_questions_and_answers(
+async def test_a_service_receives_only_its_own_requests_and_replies(
     bus_url: Callable[[str], str],
 ) -> None:
     denied: list[str] = []

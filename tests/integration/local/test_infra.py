@@ -1,4 +1,4 @@
-"""The servers that all other tests stand on: isolated per test, and alive again after a kill."""
+"""The servers that all other tests rely on: isolated per test, and alive again after a kill."""
 
 import nats
 import psycopg

@@ -203,7 +203,7 @@ def test_two_do_not_run_in_one_directory(start: Start) -> None:
     stack.until_ready()
     second = start([calm("calm")])
     assert second.process.wait(timeout=20) != 0
-    assert f"a stack already runs in {stack.directory}" in second.log()
+    assert f"a stack is already running in {stack.directory}" in second.log()
     assert len(stack.family()) == 1
 
 

@@ -55,7 +55,7 @@ class Deployment:
 
 @dataclass(kw_only=True)
 class Ingest(Harness):
-    """The ingest process, what it hears and what it publishes."""
+    """The ingest process, what it receives and what it publishes."""
 
     def __post_init__(self) -> None:
         keys = f"1:{base64url(MASTER)}"

@@ -37,7 +37,7 @@ def test_a_data_dir_is_taken_before_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WEBHOST_URL", ORIGIN)
-    with pytest.raises(StackError, match=f"no stack runs in {tmp_path}"):
+    with pytest.raises(StackError, match=f"no stack is running in {tmp_path}"):
         origin_of(None, tmp_path)
 
 

@@ -27,7 +27,7 @@ Outcome = Callable[[Run], bool | None]
 
 
 class Saga:
-    """Plays a deployment against outcomes; the clock jumps to whatever is waited for."""
+    """Runs a deployment against given outcomes; the clock jumps to the next due time."""
 
     def __init__(self) -> None:
         self.state = begun()

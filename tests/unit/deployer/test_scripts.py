@@ -54,7 +54,7 @@ def test_an_agents_script() -> None:
         (["index.mjs", "index.mjs"], "Two modules have the same name."),
         (
             ["index.mjs", "webhost-entry.mjs"],
-            "The module webhost-entry.mjs has a name that the platform keeps for itself.",
+            "The module webhost-entry.mjs has a name that the platform reserves.",
         ),
     ],
 )

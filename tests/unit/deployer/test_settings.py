@@ -1,4 +1,4 @@
-"""The deployer refuses to start on an environment that can not work, and says why."""
+"""The deployer refuses to start in an environment that cannot work, and says why."""
 
 import base64
 

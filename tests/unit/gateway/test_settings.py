@@ -1,4 +1,4 @@
-"""What the gateway refuses to start without, beside what every service with users does."""
+"""What the gateway refuses to start without, besides what every user-facing service needs."""
 
 import pytest
 from webhost_gateway.settings import Settings

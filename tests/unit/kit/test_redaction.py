@@ -1,4 +1,4 @@
-"""What must never stand in a log or an error."""
+"""What must never appear in a log or an error."""
 
 import pytest
 from webhost_kit.process.observability import REDACTED, redact, redact_text

@@ -1,4 +1,4 @@
-"""Tasks end when they are told to, even one that loses its first cancellation."""
+"""Tasks end when they are cancelled, even one that loses its first cancellation."""
 
 import asyncio
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Each process of the stack is told what it needs, and no one else's secrets."""
+"""Each process of the stack gets the settings that it needs, and no other process's secrets."""
 
 from pathlib import Path
 

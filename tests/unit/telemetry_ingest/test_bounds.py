@@ -1,4 +1,4 @@
-"""What is remembered and logged at the edge stays bounded."""
+"""The ingest's caches and logs stay bounded."""
 
 from webhost_kit.errors import Unauthenticated
 from webhost_telemetry_ingest.dedupe import DedupeCache

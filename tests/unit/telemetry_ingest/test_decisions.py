@@ -188,7 +188,7 @@ def test_outside_of_the_time_window_is_refused(offset: int) -> None:
 
 @pytest.mark.accept("6.order")
 def test_the_order_of_the_checks() -> None:
-    """Each step mends the first thing that is wrong; the next one shows."""
+    """Each step fixes the first error, so that the next one shows."""
     late = NOW + NEWEST_MS + 1
     everything = {"requests": -1, "deploymentId": "dep_b", "userId": "usr_b", "timestampMs": late}
     raw = body(**everything)

@@ -1,9 +1,9 @@
 """The JavaScript of the data plane, as it is uploaded.
 
-Two scripts are made of the modules in these folders, without a build step; in a script they lie
-side by side. An agent's script is the
-platform's entry with the customer's modules beside it: the deployer adds `CUSTOMER_MODULE`, which
-re-exports the default export of the customer's main module. The session script is complete.
+Two scripts are made from the modules in these folders, without a build step; within a script all
+modules are in one folder. An agent's script is the platform's entry with the customer's modules
+beside it: the deployer adds `CUSTOMER_MODULE`, which re-exports the default export of the
+customer's main module. The session script is complete.
 Names that begin with ``webhost-`` are the platform's; a customer's module must not have one.
 """
 

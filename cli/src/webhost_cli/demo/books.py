@@ -1,4 +1,4 @@
-"""The books after the agent's life: telemetry, usage, the rebuild; and what deletion leaves."""
+"""The demo's checks of telemetry, usage and the rebuild, and of what a deletion leaves behind."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ _GONE_S = 30.0
 _MOST_EVENTS = 100
 
 
-def check_books(narrator: Narrator, calls: Calls, status: Status) -> None:
-    """Every call was reported by both sides and counted once, and a rebuild says the same."""
+def check_usage(narrator: Narrator, calls: Calls, status: Status) -> None:
+    """Check that both sides reported every call, that each counts once, and a rebuild agrees."""
     made = {call.trace_id: call for call in calls.made}
 
     with narrator.step("Telemetry was accepted for every call"):

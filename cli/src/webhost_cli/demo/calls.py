@@ -1,4 +1,4 @@
-"""The demo's calls: each is made over HTTP, shown, and kept, to be found in the usage later."""
+"""The demo's calls over HTTP; each is shown, and kept to be checked against the usage later."""
 
 import json
 import time
@@ -80,7 +80,7 @@ class Calls:
             try:
                 answer = self._keep(self._streamed(path, body, show=False))
             except ApiError as error:
-                # It may not have heard of the agent, or of any deployment of it.
+                # The gateway may not know the agent, or any of its deployments, yet.
                 if error.exit_code not in (ExitCode.NOT_FOUND, ExitCode.CONFLICT):
                     raise
                 answer = None

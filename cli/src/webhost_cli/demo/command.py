@@ -1,4 +1,4 @@
-"""`webhost demo`: starts a stack, tells the story on it, stops it."""
+"""`webhost demo`: starts a stack, runs the demo on it, stops it."""
 
 import secrets
 import signal
@@ -41,7 +41,7 @@ def demo(
         _tell(narrator, stack)
     except DemoFailed:
         output.errors().print(
-            f"\nThe end of the stack's log, {stack.log}:\n{stack.last_words()}\n",
+            f"\nThe end of the stack's log, {stack.log}:\n{stack.log_tail()}\n",
             style="dim",
             markup=False,
             soft_wrap=True,
@@ -63,7 +63,7 @@ def _tell(narrator: Narrator, stack: OwnStack) -> None:
         api = _sign_in(narrator, stack.data_dir, status)
         calls = Calls(ending.enter_context(api), narrator)
         agent = life.live(narrator, calls)
-        books.check_books(narrator, calls, status)
+        books.check_usage(narrator, calls, status)
         books.delete(narrator, calls, agent, status)
         with narrator.step("Stop the stack"):
             ending.close()
@@ -71,7 +71,7 @@ def _tell(narrator: Narrator, stack: OwnStack) -> None:
 
 
 def _sign_in(narrator: Narrator, data_dir: DataDir, status: Status) -> Api:
-    # A user of its own for every run: what is counted is this run's.
+    # A new user for every run, so that only this run's calls are counted.
     subject = f"demo-{secrets.token_hex(4)}"
     with narrator.step("Sign in: authorization code with PKCE, at the development issuer"):
         issuer = IssuerIdentity.load_or_make(data_dir).url

@@ -10,7 +10,7 @@ from webhost_cli.errors import CommandError
 
 
 class Edge:
-    """The Cloudflare account of the local stack. To be closed."""
+    """The Cloudflare account of the local stack. Must be closed."""
 
     def __init__(self, account: Cloudflare) -> None:
         self._account = account

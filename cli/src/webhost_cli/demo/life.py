@@ -1,4 +1,4 @@
-"""The agent's life, from its creation to the rollback: every call is checked word for word."""
+"""The demo's main part, from creating the agent to the rollback; every answer is checked."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _LEAST_SPREAD_S = 0.4
 
 @dataclass(frozen=True)
 class Agent:
-    """What there is in the end: the agent and its deployments, oldest first."""
+    """The resulting agent and its deployments, oldest first."""
 
     id: str
     deployment_ids: list[str]

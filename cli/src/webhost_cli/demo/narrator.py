@@ -1,4 +1,4 @@
-"""Tells what the demo does: each step, what was sent, what came back, what was checked."""
+"""Prints what the demo does: each step, what was sent, what came back, what was checked."""
 
 import json
 import time
@@ -21,7 +21,7 @@ class DemoFailed(CommandError):
 
 
 class Narrator:
-    """Prints the story, and keeps count. All times are seconds."""
+    """Prints steps and checks, and counts them. All times are seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -35,7 +35,7 @@ class Narrator:
 
     @contextmanager
     def step(self, title: str) -> Generator[None]:
-        """One step of the story; what goes wrong in it is shown with its name."""
+        """One step of the demo; a failure in it is shown with the step's name."""
         self.steps += 1
         self._print(f"\n{self.steps:>2}. {title}", style="bold")
         began = time.monotonic()
@@ -58,20 +58,20 @@ class Narrator:
         self._print(f"      {text}", style="dim")
 
     def check(self, what: str, *, expected: T, actual: T) -> None:
-        """Go on only if these are equal."""
+        """Fail unless these are equal."""
         if actual != expected:
             raise DemoFailed(f"{what}\n  expected: {expected!r}\n  actual:   {actual!r}")
         self.holds(_clipped(f"{what}: {_plain(actual)}"), True)
 
     def holds(self, what: str, condition: bool) -> None:
-        """Go on only if this is so; `what` says what is, with its numbers."""
+        """Fail unless the condition is true; `what` describes it, with its numbers."""
         if not condition:
-            raise DemoFailed(f"this is not so: {what}")
+            raise DemoFailed(f"this check failed: {what}")
         self.checks += 1
         self._print(f"    ✓ {what}", style="green")
 
     def wait_for(self, what: str, look: Callable[[], T], expected: T, *, seconds: float) -> None:
-        """Look until it is as expected; fail, with what there was last, after `seconds`."""
+        """Poll until the value is as expected; fail, with the last value, after `seconds`."""
         began = time.monotonic()
         while (actual := look()) != expected and time.monotonic() - began < seconds:
             time.sleep(_LOOK_EVERY_S)

@@ -33,7 +33,7 @@ class OwnStack:
     def running(self) -> Generator[Status]:
         """Start it, and stop it when the block ends. Raises CommandError when it cannot start."""
         if self.data_dir.is_locked():
-            raise CommandError(f"a stack already runs in {self.data_dir.root}")
+            raise CommandError(f"a stack is already running in {self.data_dir.root}")
         self.data_dir.make()
         port = free_port()
         command = ["up", "--data-dir", str(self.data_dir.root), "--port", str(port)]
@@ -43,7 +43,7 @@ class OwnStack:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C is ours to handle: the stack ends after the story.
+                # Ctrl-C is ours to handle: the stack is stopped after the demo.
                 start_new_session=True,
                 preexec_fn=tied_to_parent(signal.SIGTERM),
             )
@@ -57,7 +57,7 @@ class OwnStack:
         root = str(self.data_dir.root)
         return [f"{process.pid} {process.name()}" for process in processes_marked(MARK, root)]
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of the stack's log."""
         try:
             lines = self.log.read_text("utf-8", errors="replace").splitlines()

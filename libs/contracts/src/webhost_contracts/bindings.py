@@ -1,4 +1,4 @@
-"""The names that the platform keeps for itself in a Worker's environment."""
+"""The names that the platform reserves in a Worker's environment."""
 
 RESERVED_PREFIX = "WEBHOST_"
 RESERVED_NAMES = frozenset(
@@ -14,5 +14,5 @@ RESERVED_NAMES = frozenset(
 
 
 def is_reserved(name: str) -> bool:
-    """Say whether a user may not declare a variable of this name."""
+    """Return whether users may not declare a variable with this name."""
     return name in RESERVED_NAMES or name.startswith(RESERVED_PREFIX)

@@ -1,8 +1,8 @@
 """What the api asks the deployer to do, on the COMMANDS stream.
 
-A command may arrive twice, and is sent again until its effect is seen: handlers find out by the
-deployment or agent that it is about, and answer with facts. Whom and what it is about stands in
-its headers too, so that also an unreadable one can be answered.
+A command may arrive twice, and is sent again until its effect is seen: handlers recognise a repeat
+by its deployment or agent, and respond with facts. The headers also name the user, the agent and
+the deployment, so that even an unreadable command can be answered.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ REQUEST_HEADER = "Webhost-Request-Id"
 
 @dataclass(frozen=True)
 class CommandIds:
-    """What a command's headers say of it; None where they say nothing."""
+    """The ids in a command's headers; None for those that are missing."""
 
     command_id: str | None
     user_id: str | None
@@ -42,7 +42,7 @@ class CommandIds:
 
 
 class Command(Wire, frozen=True, kw_only=True, tag_field="type"):
-    """What all commands carry. `causation_id` is the event that caused the command."""
+    """The fields of every command. `causation_id` is the event that caused the command."""
 
     command_id: str
     causation_id: str

@@ -43,7 +43,7 @@ HTTP_STATUS: dict[ErrorCode, int] = {
 
 
 class DeploymentError(Wire, frozen=True, kw_only=True):
-    """Why a deployment failed, sanitized: which step, at which endpoint, in whose words."""
+    """Why a deployment failed, sanitized: the step, the endpoint, the provider's message."""
 
     step: str
     message: str
@@ -53,7 +53,7 @@ class DeploymentError(Wire, frozen=True, kw_only=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What stands under `error` in every non-2xx body."""
+    """The object under `error` in every non-2xx body."""
 
     code: str
     message: str

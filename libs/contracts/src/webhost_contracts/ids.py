@@ -1,8 +1,8 @@
 """Opaque, prefixed identifiers.
 
 All but the user's are a TypeID over a version 7 UUID, so that they sort by the time at which
-they were made. The user's is derived from who the issuer says that it is, so that two first
-requests at once make one user.
+they were made. The user's is derived from issuer and subject, so that two simultaneous first
+requests make one user.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def user_id(issuer: str, subject: str) -> str:
 
 
 def suffix(identifier: str) -> str:
-    """Return what stands behind the prefix: 26 characters of `[0-9a-z]`."""
+    """Return what follows the prefix: 26 characters of `[0-9a-z]`."""
     return identifier.rpartition("_")[2]
 
 

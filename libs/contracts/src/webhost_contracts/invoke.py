@@ -35,7 +35,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
 
 
 class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Correlation, and nothing more."""
+    """For correlation only."""
 
     trace_id: str | None = None
     client: Any = None
@@ -53,7 +53,7 @@ class InvokeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
 
 
 class WorkerInput(msgspec.Struct, frozen=True):
-    """A prompt has become one user message here."""
+    """The messages; a prompt has already been turned into one user message."""
 
     messages: tuple[Message, ...]
 
@@ -75,7 +75,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 
 
 class Usage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What a call used, in a Worker's own words."""
+    """What a call used, as its Worker reports it."""
 
     tokens: Count | None = None
     compute_ms: Count | None = None

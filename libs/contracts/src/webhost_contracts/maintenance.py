@@ -1,8 +1,8 @@
-"""What operators ask every service over request and reply: its projections, its parked events,
-its facts published again.
+"""The operators' requests that every service serves: show and replay its projections and parked
+events, and republish its facts.
 
-Subjects: `rpc.<service>.<verb>`, the verbs below. A republication is answered with a line of
-progress at a time; the last one has `done` or `refused`. The others have one reply.
+Subjects: `rpc.<service>.<verb>`, the verbs below. A republication is answered with a stream of
+progress messages; the last one has `done` or `refused`. The others have one reply.
 """
 
 from webhost_contracts.wire import Wire
@@ -19,16 +19,16 @@ REPUBLISHERS = ("api", "deployer", "billing")
 
 
 def subject(service: str, verb: str) -> str:
-    """Return where a service takes this."""
+    """Return the subject of this request to a service."""
     return f"rpc.{service}.{verb}"
 
 
 class Nothing(Wire, frozen=True, kw_only=True):
-    """A request that needs no words."""
+    """A request without fields."""
 
 
 class ProjectionState(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """Where one projection stands; `problem` is None when it is well, or waits behind a replica."""
+    """The state of one projection; `problem` is None if healthy, or run by a replica."""
 
     name: str
     stream: str
@@ -57,15 +57,15 @@ class ReplayReply(Wire, frozen=True, kw_only=True):
 
 
 class ParkedRequest(Wire, frozen=True, kw_only=True):
-    """Which events of this projection are parked? With `sequence`, those of one message, whole."""
+    """Lists a projection's parked events; with `sequence`, those of one message, in full."""
 
     projection: str
     sequence: int | None = None
 
 
 class ParkedEntry(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """One parked event. `body` is its envelope, or whatever stood in its place, as text; it is only
-    there when one message was asked for.
+    """One parked event. `body` is its envelope, or whatever was found in its place, as text; it is
+    only present when a single message was requested.
     """
 
     projection: str
@@ -95,13 +95,13 @@ class ReplayParkedReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class RepublishRequest(Wire, frozen=True, kw_only=True):
-    """Put what the stream lacks of the service's own facts back onto it, from its event table."""
+    """Republish, from the event table, the service's own facts that are missing on the stream."""
 
     dry_run: bool = False
 
 
 class RepublishProgress(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """So many own facts are on the stream, are missing there, and were put back, so far."""
+    """How many own facts are on the stream, are missing there, and have been republished so far."""
 
     held: int = 0
     missing: int = 0

@@ -1,6 +1,6 @@
 """Requests between services and their replies, with a short timeout.
 
-When the other side is away, that one answer is UNAVAILABLE and the rest works.
+When the other service is away, only that request is answered UNAVAILABLE; the rest keeps working.
 """
 
 from webhost_contracts.events.base import Json
@@ -76,16 +76,16 @@ class SetTierRequest(Wire, frozen=True, kw_only=True):
 
 
 class SetTierReply(Wire, frozen=True, kw_only=True):
-    """The tier that the user is on now, or why it was refused."""
+    """The user's tier after the change, or why the change was refused."""
 
     tier: str | None = None
     refused: str | None = None
 
 
 class RebuildRequest(Wire, frozen=True, kw_only=True):
-    """An operator asks billing to rebuild usage from the stream; where absent, all of it.
+    """An operator asks billing to rebuild usage from the stream, by default all of it.
 
-    A dry run prints what differs and changes nothing.
+    A dry run reports what differs and changes nothing.
     """
 
     dry_run: bool = False

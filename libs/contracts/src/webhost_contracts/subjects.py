@@ -76,7 +76,7 @@ def commands_to(service: str, verb: str) -> str:
 
 
 def dead_letter(subject: str) -> str:
-    """Return where a message goes that no handler could handle."""
+    """Return the subject for a message that no handler could handle."""
     return f"dead.{subject}"
 
 

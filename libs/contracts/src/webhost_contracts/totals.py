@@ -13,7 +13,7 @@ from webhost_contracts.wire import Wire
 class Totals(Wire, frozen=True, kw_only=True):
     """What a user has used in one period. Tokens and compute count against the budgets here.
 
-    `requests` is what a gateway whose database was restored raises its own count to.
+    A gateway whose database was restored raises its own count to `requests`.
     """
 
     tokens: int

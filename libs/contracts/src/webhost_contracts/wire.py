@@ -10,7 +10,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, handler: Any) -> dict[str, Any]:
-        """Describe the message to pydantic: FastStream knows no other way to a JSON schema.
+        """Describe the message to pydantic: FastStream has no other way to get a JSON schema.
 
         Nothing is ever decoded by this.
         """

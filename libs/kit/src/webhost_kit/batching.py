@@ -1,8 +1,8 @@
-"""Handles together what arrives together: one batch under way, the next one collects behind it.
+"""Batches items that arrive together: while one batch is handled, the next one collects.
 
-Guarantees: items are handed over in their order, one batch at a time; what waits is bounded. An
-item that is no longer wanted is dropped before its batch is handed over. A batch whose handling
-is cancelled waits again, in its old place.
+Guarantees: items are handed over in order, one batch at a time; the queue is bounded. An item
+that is no longer wanted is dropped before its batch is handed over. A batch whose handling is
+cancelled is queued again, in its old position.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ MAX_BATCH = 500
 class Batcher(Generic[T]):
     """Hands items over in batches of at most `max_batch`.
 
-    The first item of an idle moment waits `linger_s`, at least for one turn of the event loop,
-    so that what arrives together shares a batch. `max_waiting` is None where something else
-    bounds what is added.
+    The first item after an idle moment waits `linger_s`, at least for one turn of the event loop,
+    so that items that arrive together share a batch. `max_waiting` is None where something else
+    bounds the queue.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Batcher(Generic[T]):
             await self.flush()
 
     async def flush(self) -> None:
-        """Hand over all that waits; returns when it has been handled."""
+        """Hand over everything queued; returns when it has been handled."""
         async with self._handling:
             while batch := self._next_batch():
                 try:

@@ -61,13 +61,13 @@ class LimitExceeded(Problem):
 
 
 class Unauthorized(Problem):
-    """Known, and not allowed; `details.reason` says why."""
+    """The caller is known but not allowed to do this; `details.reason` says why."""
 
     code = ErrorCode.UNAUTHORIZED
 
 
 class NotFound(Problem):
-    """Does not exist, or belongs to someone else: indistinguishable."""
+    """It does not exist or belongs to someone else; the two are indistinguishable."""
 
     code = ErrorCode.NOT_FOUND
 
@@ -85,7 +85,7 @@ class Conflict(Problem):
 
 
 class PayloadTooLarge(Problem):
-    """The body is over its bound, which was checked before it was parsed."""
+    """The body is over its limit, which is checked before the body is parsed."""
 
     code = ErrorCode.PAYLOAD_TOO_LARGE
 
@@ -121,7 +121,7 @@ class StreamDiverged(Exception):
     """A stream is not the one that a checkpoint was taken on.
 
     It was restored, lost its tail, or what follows the checkpoint was removed unread. Nothing is
-    folded until an operator has decided what is true.
+    folded until an operator has decided how to proceed.
     """
 
 

@@ -72,7 +72,7 @@ def parse_public_keys(text: str, name: str) -> dict[str, str]:
 
 
 def public_keys(signers: tuple[Signer, ...]) -> dict[str, str]:
-    """Return the public halves by key id, base64url, as a Worker is given them."""
+    """Return the public keys by key id, base64url, as a Worker gets them."""
     return {
         signer.key_id: base64url(
             signer.private_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

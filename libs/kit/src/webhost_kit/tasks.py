@@ -1,8 +1,8 @@
-"""Tasks that end when they are told to.
+"""Tasks that reliably end when cancelled.
 
-A cancellation can be lost: `asyncio.wait_for` of Python 3.11, which nats-py waits with, returns its
-result instead when both come at once, as they do when a frozen process wakes. Whoever waits for the
-end of a task that was cancelled once may wait in vain; a TaskGroup cancels once.
+A cancellation can be lost: `asyncio.wait_for` of Python 3.11, which nats-py uses, returns its
+result instead when both come at once, as they do when a frozen process wakes. Waiting for a task
+that was cancelled only once may never end; a TaskGroup cancels only once.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ AGAIN_S = 0.5
 
 
 async def cancel(*tasks: asyncio.Future[Any]) -> None:
-    """Return when these have ended, however they did; each is cancelled until it has."""
+    """Return when these have ended, in whatever way; each is cancelled until it has."""
     waiting = {task for task in tasks if not task.done()}
     while waiting:
         for task in waiting:

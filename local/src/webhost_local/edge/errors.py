@@ -2,7 +2,7 @@
 
 
 class EdgeError(Exception):
-    """Root of every failure that the edge names itself."""
+    """Base class of the edge's own errors."""
 
 
 class WorkerdMissing(EdgeError):

@@ -1,8 +1,8 @@
 """The one public origin.
 
 Consumes every public request. `<script>.<subdomain>.workers.dev` as Host leads to that script;
-`/v1/…` to the services; a path that a route of the zone matches to the route's script. What the
-edge itself has to say, it says in the error envelope, with an X-Request-Id.
+`/v1/…` to the services; a path that a route of the zone matches to the route's script. The edge's
+own errors use the error envelope, with an X-Request-Id.
 """
 
 import json
@@ -68,7 +68,7 @@ def _of_host(candidates: Iterable[tuple[str, Route]], host: str) -> Route | None
 
 
 class Replicas:
-    """The replicas of one service, each first in its turn; the others stand in for one away."""
+    """The replicas of one service, in round-robin order; the others are tried if one is away."""
 
     def __init__(self, bases: tuple[str, ...]) -> None:
         self._bases = bases
@@ -122,7 +122,7 @@ class Origin:
         if script is None and (route := self._routes.match(host, path)) is not None:
             script = route.script
         if script is None:
-            await _refuse(scope, send, 404, "NOT_FOUND", "There is nothing at this address.")
+            await _refuse(scope, send, 404, "NOT_FOUND", "Nothing is served at this path.")
             return
         await self._to_script(exchange, script, send)
 
@@ -143,11 +143,11 @@ class Origin:
             except UpstreamAway as away:
                 if away.sent:
                     break
-        message = "The service is away. Try again shortly."
+        message = "The service is unavailable. Try again shortly."
         await _refuse(exchange.scope, send, 503, "UNAVAILABLE", message, retryable=True)
 
     async def _to_script(self, exchange: Exchange, name: str, send: Send) -> None:
-        # Once more when the process has just died under us and has not seen the request.
+        # Retried once if the process has just died and has not received the request.
         for last in (False, True):
             try:
                 async with self._workers.use(name) as process:

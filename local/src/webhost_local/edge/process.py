@@ -103,7 +103,7 @@ class Process:
         self._http_socket.unlink(missing_ok=True)
 
     async def ready(self, control: asyncio.StreamReader) -> None:
-        """Wait until both sockets listen. Raises WorkerFailedToStart with workerd's words."""
+        """Wait until both sockets listen. Raises WorkerFailedToStart with workerd's message."""
         waiting = {"http", "bindings"}
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -121,7 +121,7 @@ class Process:
         self._log_lines = True
 
     def message(self) -> str:
-        """What workerd said, without this machine's paths and what our own entry adds to it."""
+        """workerd's error output, without this machine's paths and what our own entry adds."""
         lines = [
             re.sub(r"^service main: ", "", line)
             for line in self._last_lines

@@ -1,4 +1,4 @@
-"""Cloudflare's API limit: so many calls per five minutes, and a block for as long when passed."""
+"""Cloudflare's API limit: a number of calls per five minutes, then a block for five minutes."""
 
 import time
 from collections.abc import Callable

@@ -24,7 +24,7 @@ VERSION_FILE = "version.json"
 
 
 class Store:
-    """Everything the edge remembers. Methods that write are blocking and short."""
+    """The edge's persistent state. Methods that write are blocking and short."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
@@ -96,7 +96,7 @@ class Store:
                 shutil.rmtree(entry)
 
     def discard(self, script: Script, *, known: bool) -> None:
-        """Remove an uploaded version that was refused; with a name nobody has, all of it."""
+        """Remove an uploaded version that was refused; unless `known`, the whole script."""
         directory = self.version_dir(script)
         shutil.rmtree(directory if known else directory.parent, ignore_errors=True)
 

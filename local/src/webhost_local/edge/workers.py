@@ -1,8 +1,8 @@
 """The workerd processes: one per script, from first use until idle.
 
 A script's bindings socket listens for as long as the script exists, whether or not a process runs:
-the edge holds it and hands it to each process, so a caller's connection waits in its queue while
-the callee starts, and starts it. A script that others call is not idle while a caller runs.
+the edge holds it and hands it to each process, so a caller's connection starts the callee and is
+queued until it runs. A script that others call is not idle while a caller runs.
 
 A new version replaces the old one at once for requests that come after; the old process finishes
 what it has. A script with Durable Objects never has two processes: its old one is gone before the
@@ -96,7 +96,7 @@ class Workers:
         await started.kill()
 
     def put(self, script: Script) -> Worker:
-        """Stop another script's process in favour of one that is new or was just opened."""
+        """Register a script that is new or was just opened, with its bindings socket."""
         self._unlink_socket(script.name)
         worker = Worker(script, process.listen(Path(self._binding_socket(script.name))))
         self._workers[script.name] = worker
@@ -104,7 +104,7 @@ class Workers:
         return worker
 
     async def replace(self, script: Script) -> None:
-        """From now on this is the script: later requests reach it and nothing older."""
+        """Replace the script: later requests reach this version and nothing older."""
         worker = self._workers.get(script.name)
         if worker is None:
             self.put(script)
@@ -121,7 +121,7 @@ class Workers:
                 self._spawn(self._retire(old, DRAIN_SECONDS, LINGER_SECONDS))
 
     async def remove(self, name: str) -> None:
-        """Take the script away; what its process still answers is finished first."""
+        """Remove the script; requests that its process is still answering finish first."""
         worker = self._workers.pop(name, None)
         if worker is None:
             return
@@ -154,7 +154,7 @@ class Workers:
             worker.last_used = time.monotonic()
 
     async def died(self, name: str, process: Process) -> None:
-        """Someone could not connect to this process: the next use starts another."""
+        """Called when a connection to this process failed: the next use starts another."""
         worker = self._workers.get(name)
         if worker is not None and worker.process is process:
             self._detach(worker)

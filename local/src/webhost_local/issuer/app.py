@@ -138,7 +138,7 @@ class Issuer:
         return JSONResponse({"status": "ok"})
 
     def _check(self, parameters: Mapping[str, str]) -> AuthorizationRequest | Response:
-        """The request, or the answer to a bad one: a page while we do not know where to send it."""
+        """The request, or the answer to a bad one: a page if there is no valid redirect address."""
         client, target = parameters.get("client_id", ""), parameters.get("redirect_uri", "")
         try:
             check_redirect(client, target, self._redirect_uris)

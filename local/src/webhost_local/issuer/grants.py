@@ -1,4 +1,4 @@
-"""Authorization codes: what a client may ask for, and what a code is worth. No I/O."""
+"""Authorization codes: what a client may request, and what a code is exchanged for. No I/O."""
 
 import base64
 import hashlib
@@ -85,7 +85,7 @@ def parse_request(parameters: Mapping[str, str]) -> AuthorizationRequest:
 
 
 class Codes:
-    """Codes that were given out: each is worth its grant once, for a minute."""
+    """Issued codes: each can be exchanged for its grant once, within a minute."""
 
     def __init__(self) -> None:
         self._grants: dict[str, Grant] = {}
@@ -98,9 +98,9 @@ class Codes:
         return code
 
     def redeem(self, parameters: Mapping[str, str], now_s: float) -> Grant:
-        """Return what the code of a token request is worth. Raises OAuthError.
+        """Return the grant of a token request's code. Raises OAuthError.
 
-        The code is gone then, also when something else about the request was wrong.
+        The code is used up even if something else about the request was wrong.
         """
         if parameters.get("grant_type") != "authorization_code":
             raise OAuthError("unsupported_grant_type", "grant_type must be authorization_code")

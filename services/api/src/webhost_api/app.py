@@ -30,7 +30,7 @@ from webhost_api.users import Users
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorResponse, "description": "Refused; the code says why."},
-    "5XX": {"model": ErrorResponse, "description": "Failed on our side, or a part is away."},
+    "5XX": {"model": ErrorResponse, "description": "An internal failure, or unavailable."},
 }
 
 
@@ -39,7 +39,7 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def build() -> FastAPI:
-    """Return the HTTP application; `front` sets its dependencies."""
+    """Return the FastAPI application; `front` sets its dependencies."""
     app = FastAPIOffline(
         title="webhost.systems",
         version="1",

@@ -1,7 +1,7 @@
 """The artifact store: bundles by the checksum of their bytes, in JetStream's object store.
 
-Guarantees: a bundle is stored when `put` returns, and is not written again where it is there
-already; what `read` returns has its checksum.
+Guarantees: a bundle is stored when `put` returns, and is not written again if it already exists;
+what `read` returns matches its checksum.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.errors import NotFound, Unavailable
 
 TIMEOUT_S = 10.0
-_AWAY = "The artifact store is away; try again shortly."
+_AWAY = "The artifact store is unavailable; try again shortly."
 _GONE = "The code of this deployment is no longer stored; deploy it again."
 
 
@@ -54,7 +54,7 @@ class Artifacts:
         except (NatsError, TimeoutError, OSError) as error:
             raise Unavailable(_AWAY) from error
         if checksum_of(body) != artifact.checksum:
-            raise RuntimeError(f"the artifact {artifact.checksum} has another checksum")
+            raise RuntimeError(f"the content of artifact {artifact.checksum} has another checksum")
         return wire.decode(body, Bundle)
 
     async def _store(self) -> ObjectStore:

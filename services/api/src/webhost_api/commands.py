@@ -34,7 +34,7 @@ CAUSES = by_name(DeploymentRequested, DeploymentRetired, AgentDeleted)
 """The facts that a command follows from."""
 
 TEARDOWN_MARGIN_MS = 10_000
-"""A call that began before the last gateway heard of the new pointer ends within this much more."""
+"""Added to the longest call: how long the last gateway may take to learn of a new pointer."""
 
 _VERBS: dict[type[Command], str] = {
     Deploy: DEPLOY,

@@ -1,6 +1,6 @@
 """The rules: command + state → facts. Pure; what is not allowed is raised as a Problem.
 
-Requests about a deleted agent are refused before: it is not found.
+Requests about a deleted agent never get here: it is not found.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ DELETED_MEANWHILE = DeploymentError(
 
 
 class DescribeAgent(Struct, frozen=True, kw_only=True):
-    """What a user says of an agent. None says nothing; "" clears the description."""
+    """The fields that a user sets on an agent. None keeps a field; "" clears the description."""
 
     name: str | None = None
     description: str | None = None
@@ -58,7 +58,7 @@ class RequestDeployment(Struct, frozen=True, kw_only=True):
 
 
 def create(command: DescribeAgent, existing: int, entitlements: Entitlements) -> list[Event]:
-    """Decide on a new agent of a user who has `existing` ones. LIMIT_EXCEEDED at the tier's end."""
+    """Decide to create an agent for a user who has `existing` ones. LIMIT_EXCEEDED at the limit."""
     _require_provider(command.preferred_runtime_provider, entitlements, "preferredRuntimeProvider")
     if entitlements.agents is not None and existing >= entitlements.agents:
         raise LimitExceeded(
@@ -74,7 +74,7 @@ def create(command: DescribeAgent, existing: int, entitlements: Entitlements) ->
 
 
 def update(agent: Agent, command: DescribeAgent, entitlements: Entitlements) -> list[Event]:
-    """Decide on a change. Nothing to change is no fact."""
+    """Decide on a change. Without a difference there is no fact."""
     _require_provider(command.preferred_runtime_provider, entitlements, "preferredRuntimeProvider")
     before = AgentUpdated(**common_fields(agent, AgentUpdated))
     after = replace(before, **_stated(command))
@@ -112,7 +112,7 @@ def request_deployment(
 
 
 def activate(agent: Agent, deployment: Deployment, reason: str | None) -> list[Event]:
-    """Decide to point at a finished good deployment. What is active already needs no decision."""
+    """Decide to point at a finished good deployment. No fact if it is active already."""
     _require_changeable(agent)
     if not deployment.is_kept:
         raise Conflict("Only a deployment that succeeded and is still kept can be activated.")
@@ -122,10 +122,10 @@ def activate(agent: Agent, deployment: Deployment, reason: str | None) -> list[E
 
 
 def conclude_succeeded(agent: Agent, deployment_id: str, keep: int) -> list[Event]:
-    """Decide what follows from a success: the end, the pointer, and what need not be kept.
+    """Decide what follows from a success: the end, the pointer, and what is retired.
 
-    The pointer flips only if no other pointer decision was made since the request. Of a deleted
-    agent every running deploy has failed. A deployment that has ended needs no decision.
+    The pointer flips only if no other pointer decision was made since the request. The running
+    deploys of a deleted agent have already failed. A deployment that has ended needs no decision.
     """
     deployment = agent.deployments.get(deployment_id)
     if deployment is None or deployment.status is not DeploymentStatus.DEPLOYING:

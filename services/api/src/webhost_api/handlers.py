@@ -3,7 +3,7 @@
 Consumes: requests of authenticated users. Emits: facts about agents on EVENTS, commands to the
 deployer on COMMANDS. Guarantees: a fact, its state row and its command are written together or
 not at all; a foreign, a deleted and a missing agent look the same.
-On replay: a request that comes again under its idempotency key does not reach a handler.
+On replay: a request that is repeated with its idempotency key does not reach a handler.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,7 @@ async def create_agent(
     Raises LimitExceeded, InvalidRequest, Conflict where the name is taken, or Unavailable where
     the user's row is missing.
     """
-    # Requests that create agents of one user wait for each other, so that the count is exact.
+    # Requests that create agents for one user are serialized, so that the count is exact.
     known = await connection.scalar(
         sa.select(users.c.user_id).where(users.c.user_id == caller.user_id).with_for_update()
     )
@@ -78,7 +78,7 @@ async def create_agent(
 async def update_agent(
     connection: AsyncConnection, caller: Caller, tiers: Tiers, agent_id: str, command: DescribeAgent
 ) -> Agent:
-    """Change what is said of an agent. Raises NotFound, Conflict, and the tier's gates."""
+    """Change an agent's fields. Raises NotFound, Conflict, and what the tier's checks raise."""
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id)
     events = decisions.update(agent, command, entitlements)
@@ -91,7 +91,7 @@ async def change_agent(
     agent_id: str,
     decide: Callable[[Agent], list[Event]],
 ) -> Agent:
-    """Do what `decide` says with an agent of the caller's. Raises NotFound, and what it raises."""
+    """Apply `decide` to one of the caller's agents. Raises NotFound, and what `decide` raises."""
     agent = await _owned(connection, caller, agent_id)
     return (await AGENTS.append(connection, agent, decide(agent), caller.metadata)).state
 
@@ -99,7 +99,7 @@ async def change_agent(
 async def delete_agent(
     connection: AsyncConnection, caller: Caller, commands: Commands, agent_id: str
 ) -> Agent:
-    """Make an agent a tombstone, and let the deployer remove what it has. Raises NotFound."""
+    """Delete an agent, leaving a tombstone; the deployer removes its resources. Raises NotFound."""
     agent = await _owned(connection, caller, agent_id)
     appended = await AGENTS.append(connection, agent, decisions.delete(agent), caller.metadata)
     await send_commands(connection, commands, appended)
@@ -114,7 +114,7 @@ async def request_deployment(
     agent_id: str,
     command: RequestDeployment,
 ) -> Deployment:
-    """Start a deployment. Raises NotFound, Conflict, and the tier's gates."""
+    """Start a deployment. Raises NotFound, Conflict, and what the tier's checks raise."""
     tier, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id)
     events = decisions.request_deployment(agent, command, entitlements)

@@ -106,8 +106,8 @@ def deployment_id(deployment_id: Annotated[str, Path(alias="deploymentId")]) -> 
 
 Deps = Annotated[Dependencies, Depends(deps)]
 CurrentCaller = Annotated[Caller, Depends(caller)]
-Limit = Annotated[int, Query(description="1 to 100; what is beyond is clamped.")]
-Cursor = Annotated[str | None, Query(description="The `nextCursor` of the page before.")]
+Limit = Annotated[int, Query(description="1 to 100; other values are clamped.")]
+Cursor = Annotated[str | None, Query(description="The `nextCursor` of the previous page.")]
 AgentId = Annotated[str, Depends(agent_id)]
 DeploymentId = Annotated[str, Depends(deployment_id)]
 
@@ -116,7 +116,7 @@ async def key_of(
     request: Request,
     caller: CurrentCaller,
     idempotency_key: Annotated[
-        str | None, Header(description="Makes a repeated request give the first answer again.")
+        str | None, Header(description="Makes a repeated request return the first response again.")
     ] = None,
 ) -> IdempotencyKey | None:
     """Return the request's idempotency key. Raises InvalidRequest."""
@@ -142,9 +142,9 @@ async def execute(
     *,
     status: int = 200,
 ) -> Response:
-    """Do the work in one transaction, once per key, and return its answer.
+    """Do the work in one transaction, once per key, and return its response.
 
-    The work calls nothing but the database. Raises what it raises.
+    The work must call nothing but the database. Its exceptions are passed on.
     """
 
     async def attempt(connection: AsyncConnection) -> Answer:
@@ -197,18 +197,18 @@ def _problem_of(error: Exception) -> Problem:
             issues = [_issue_of(found) for found in error.errors()[:MAX_ISSUES]]
             return InvalidRequest("The request is not valid.", details={"issues": issues})
         case HTTPException(status_code=404):
-            return NotFound("There is nothing at this address.")
+            return NotFound("Nothing is served at this path.")
         case HTTPException(status_code=405):
-            return MethodNotAllowed("This address does not know this method.")
+            return MethodNotAllowed("This method is not allowed at this path.")
         case HTTPException(status_code=400):
-            return InvalidRequest.at([], "The body can not be read.")
+            return InvalidRequest.at([], "The body cannot be read.")
         case _:
             return problems.internal()
 
 
 def _issue_of(found: dict[str, Any]) -> dict[str, Any]:
-    # The first part of the place is `body`, `query` or `header`; in what is no JSON, the rest
-    # is no path.
+    # The first part of the location is `body`, `query` or `header`; if the body is not JSON, the
+    # rest is not a path.
     path = [] if found["type"] == "json_invalid" else list(found["loc"][1:])
     return {"path": path, "message": str(found["msg"]).removeprefix("Value error, ")}
 

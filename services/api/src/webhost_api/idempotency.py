@@ -1,9 +1,9 @@
 """Idempotency keys: the first answer again, recorded in the transaction that made it.
 
-Guarantees: of requests with one key of one user and route, one is carried out; its answer is
-recorded together with its facts and given again for at least KEPT_MS. Refusals are not recorded:
-they changed nothing. The ids that a request makes follow from the key and from the time of its
-first try, which is recorded before: a retry after a crash makes the same ones.
+Guarantees: of the requests of one user with one key to one route, one is carried out; its response
+is recorded together with its facts and returned again for at least KEPT_MS. Refusals are not
+recorded: they changed nothing. The ids that a request creates are derived from the key and from the
+time of its first attempt, which is recorded first: a retry after a crash creates the same ones.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ async def id_for(database: Database, key: IdempotencyKey | None, prefix: str, at
 
 
 async def recorded(connection: AsyncConnection, key: IdempotencyKey) -> Answer | None:
-    """Return the recorded answer. Raises Conflict where the key came with another request."""
+    """Return the recorded response. Raises Conflict if the key was used for another request."""
     row = (await connection.execute(_row_of(idempotency, key))).one_or_none()
     if row is None:
         return None
@@ -133,7 +133,7 @@ async def remove_old(database: Database) -> None:
 
 
 async def _claim(database: Database, key: IdempotencyKey, at_ms: int) -> int:
-    """Return when the key was tried first; `at_ms` where that is now, durable on return."""
+    """Return when the key was first tried, which is `at_ms` if it is now; durable on return."""
     claim = insert(idempotency_claims).values(**_scope(key), first_tried_at_ms=at_ms)
     async with database.transaction() as connection:
         await connection.execute(claim.on_conflict_do_nothing())

@@ -26,9 +26,9 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 
 
 class RequestId:
-    """Gives each request an id, in its headers, its answer's and the logs.
+    """Gives each request an id, in its headers, in those of its response, and in the logs.
 
-    An unexpected failure has been answered by then; it ends here, in the log.
+    An unexpected failure has already been answered when it gets here; it is logged.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,7 +1,7 @@
 """What an agent and its deployments are, as a pure fold of facts.
 
-The agent's own facts make the agent and its deployments; the deployer's facts add what became of
-them at the provider. Both are stored as documents, so a new field needs a default.
+The agent and its deployments are folded from the agent's own facts; the deployer's facts add what
+happened to them at the provider. Both are stored as documents, so a new field needs a default.
 """
 
 from enum import StrEnum
@@ -61,7 +61,7 @@ class ProviderRef(Struct, frozen=True, kw_only=True):
 class Deployment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One immutable version of an agent. Only status, provider reference, error and times change.
 
-    `requested_in` and `retired_in` are the versions of the agent's facts that say so;
+    `requested_in` and `retired_in` are the versions of the agent's facts that did this;
     `fact_version` is the version of the last fact of the deployer's that was folded in.
     """
 
@@ -107,7 +107,7 @@ class Deployment(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def error_message(self) -> str | None:
-        """Return why it failed, for people."""
+        """Return why it failed, for display."""
         return None if self.error is None else self.error.message
 
     @property
@@ -164,7 +164,7 @@ class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def evolve(agent: Agent, envelope: Envelope, event: Event) -> Agent:
-    """Return the agent after its next fact. Raises TypeError for what cannot be its next one."""
+    """Return the agent after its next fact. Raises TypeError for any other fact."""
     at_ms = envelope.occurred_at_ms
     agent = replace(agent, version=agent.version + 1, updated_at_ms=at_ms)
     match event:

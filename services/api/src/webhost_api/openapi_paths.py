@@ -1,6 +1,6 @@
 """The routes of the gateway and of telemetry-ingest, for the one OpenAPI document.
 
-They are raw ASGI and describe nothing of themselves; their bodies are the contracts' structs.
+They are raw ASGI without descriptions of their own; their bodies are the contracts' structs.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ _INVOKE = (
 )
 
 _STREAM = """\
-Server-sent events, each passed on when the agent has written it: `meta` first, with
+Server-sent events, each forwarded as soon as the agent has written it: `meta` first, with
 `{protocol, traceId, invocationId, agentId, deploymentId, sessionId}`; `delta` with `{text}`, any
 number; `usage` at most once; then exactly one `done` with `{}` or `error` with the error envelope.
 Every event has an id; a comment is the heartbeat."""

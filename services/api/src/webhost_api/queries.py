@@ -23,7 +23,7 @@ _ID = re.compile(r"^[a-z]{3}_[0-9a-z]{26}$")
 
 @dataclass(frozen=True)
 class Page:
-    """Which part of a list: at most `limit` rows behind the id `after`, newest first."""
+    """Which part of a list: at most `limit` rows after the id `after`, newest first."""
 
     limit: int
     after: str | None
@@ -35,13 +35,13 @@ class Page:
         return cls(max(1, min(limit, MAX_LIMIT)), after)
 
     def of(self, query: sa.Select[Any], key: sa.Column[str]) -> sa.Select[Any]:
-        """Return the query for this page, and for one row more: it says whether more follow."""
+        """Return the query for this page and one more row, which shows whether more follow."""
         if self.after is not None:
             query = query.where(key < self.after)
         return query.order_by(key.desc()).limit(self.limit + 1)
 
     def next_cursor(self, found: Sequence[Agent | Deployment]) -> str | None:
-        """Return what leads to the next page, None behind the last."""
+        """Return the cursor of the next page, None after the last."""
         if len(found) <= self.limit:
             return None
         return base64.urlsafe_b64encode(found[self.limit - 1].id.encode()).decode().rstrip("=")
@@ -110,7 +110,7 @@ async def deployment(connection: AsyncConnection, user_id: str, deployment_id: s
 async def list_deployments(
     connection: AsyncConnection, agent_id: str, page: Page, *, status: DeploymentStatus | None
 ) -> tuple[list[Deployment], str | None]:
-    """Return a page of an agent's deployments; that the agent is the caller's was checked."""
+    """Return a page of an agent's deployments; its ownership must have been checked."""
     query = sa.select(deployments.c.state).where(deployments.c.agent_id == agent_id)
     if status is not None:
         query = query.where(deployments.c.status == status)

@@ -1,4 +1,4 @@
-"""What follows from others' facts: a deployment started, ended, was removed; a tier changed.
+"""The reactor to other services' facts: a deployment started, ended, was removed; a tier changed.
 
 Consumes: `deployment.*`, `teardown.*` (of the deployer) and `account.*` (of billing) on EVENTS.
 Emits: `agent.deployment_ended|activated|retired` on EVENTS, `TearDown` on COMMANDS.
@@ -69,7 +69,7 @@ class Reactor:
         self, connection: AsyncConnection, facts: Sequence[Fact], _checkpoint: Checkpoint
     ) -> None:
         """Fold a batch of facts, in order."""
-        # What they are about may have to be taken back first.
+        # The aggregates that they refer to may have to be recovered first.
         require_verified(connection)
         for fact in facts:
             match fact.event:

@@ -1,4 +1,4 @@
-"""Takes the api's own facts back after Postgres was restored to an earlier time.
+"""Recovers the api's own facts after Postgres was restored to an earlier time.
 
 Consumes: own facts (`user.*`, `agent.*`) that the event table lacks, each aggregate's in the order
 of their versions. Emits: nothing; the caller inserts the event rows.
@@ -26,7 +26,7 @@ TYPES = by_name(*(kind for kind in EVENT_TYPES if kind.kind() in KINDS))
 async def recover(connection: AsyncConnection, fact: Fact) -> None:
     """Evolve the state rows by one own fact.
 
-    Raises RuntimeError where a fact before it is missing, TypeError for what is no fact of ours.
+    Raises RuntimeError if a fact before it is missing, TypeError if the fact is not the api's own.
     """
     envelope = fact.envelope
     if isinstance(fact.event, UserRegistered):
@@ -41,7 +41,7 @@ async def recover(connection: AsyncConnection, fact: Fact) -> None:
         raise RuntimeError(f"{agent.id}: a fact before version {envelope.version} is missing")
     after = model.evolve(agent, envelope, fact.event)
     if after.deleted_at_ms is None:
-        await _vacate_name(connection, after)
+        await _release_name(connection, after)
     await store.save(connection, agent, after)
     await _return_name(connection, after.user_id)
 
@@ -50,11 +50,11 @@ def _deployment_of(event: Event) -> str | None:
     return getattr(event, "deployment_id", None)
 
 
-async def _vacate_name(connection: AsyncConnection, agent: Agent) -> None:
-    """Let the agent have its name. Another one that has it gives it up, or will take it later.
+async def _release_name(connection: AsyncConnection, agent: Agent) -> None:
+    """Free the agent's name: another agent that holds it loses it, for now or for good.
 
-    Facts of different aggregates have no order. Until all are back, an agent without its name has
-    its id in the column.
+    Facts of different aggregates have no order. Until all are recovered, an agent without its name
+    has its id in the column.
     """
     await connection.execute(
         sa.update(agents)
@@ -69,7 +69,7 @@ async def _vacate_name(connection: AsyncConnection, agent: Agent) -> None:
 
 
 async def _return_name(connection: AsyncConnection, user_id: str) -> None:
-    """Let one of the agents without their names have its own, if that is free now."""
+    """Return the name to one of the agents that lost it, if it is free now."""
     other = agents.alias()
     name = agents.c.state["name"].astext
     taken = sa.exists().where(

@@ -1,10 +1,9 @@
 """Sends commands again until the deployer has started on them.
 
 Consumes: the state rows whose command is unstarted, and the facts that caused these commands.
-Emits: `Deploy`, `TearDown`, `TearDownAgent` on COMMANDS, straight, not through the outbox.
-Guarantees: a command that the bus lost, before or after it was taken, is sent again for as long
-as its effect is not seen. One process sends at a time; should two overlap, handlers are
-idempotent.
+Emits: `Deploy`, `TearDown`, `TearDownAgent` on COMMANDS, directly, not through the outbox.
+Guarantees: a command that the bus lost, before or after it was delivered, is sent again until its
+effect is seen. One process sends at a time; should two overlap, handlers are idempotent.
 On replay: the same command with the same id, since it is made from the same fact.
 """
 
@@ -40,7 +39,7 @@ MOST_DELAY_S = 300.0
 
 @dataclass(frozen=True)
 class _Next:
-    """When a command is sent again, and how much later once more."""
+    """When a command is sent again, and the delay until the time after that."""
 
     at: float
     delay_s: float

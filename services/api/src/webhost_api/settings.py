@@ -10,6 +10,6 @@ class Settings(LongestCall, UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     keep_deployments: Annotated[int, Field(ge=1)] = 5
-    """How many good deployments of an agent are kept, to roll back to."""
+    """How many good deployments of an agent are kept for rollback."""
     resend_after_s: Annotated[float, Field(gt=0)] = 10
-    """Seconds after which a command is sent again that the deployer has not begun on."""
+    """Seconds after which a command is sent again if the deployer has not started on it."""

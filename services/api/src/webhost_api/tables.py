@@ -1,7 +1,7 @@
 """The api's own tables, from which the first migration makes them.
 
-Agents and deployments are kept as documents, `state`. The other columns repeat what rows are
-found, ordered or constrained by. Ids are compared as bytes: the lists' cursors rest on their order.
+Agents and deployments are kept as documents, `state`. The other columns repeat the fields by which
+rows are found, ordered or constrained. Ids are compared as bytes: the cursors rely on their order.
 """
 
 import sqlalchemy as sa
@@ -29,7 +29,7 @@ accounts = sa.Table(
     sa.Column("tier", sa.Text, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
 )
-"""What billing said of a user's tier, which may come before the user; no row means `free`."""
+"""Users' tiers, as billing states them; a row may precede its user, and no row means `free`."""
 
 agents = sa.Table(
     "agents",
@@ -99,4 +99,5 @@ idempotency_claims = sa.Table(
     sa.Column("first_tried_at_ms", sa.BigInteger, nullable=False),
     sa.Index("idempotency_claims_by_age", "first_tried_at_ms"),
 )
-"""When a key was first used, whatever came of it; the ids that its request makes have this time."""
+"""When a key was first used, whatever the outcome; the ids that its request creates have this time.
+"""

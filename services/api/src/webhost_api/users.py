@@ -1,6 +1,6 @@
-"""Registration: the first valid request of a new subject makes the user.
+"""Registration: the first valid request of a new subject creates the user.
 
-Emits: `user.registered.v1`. Guarantees: once per user, however many first requests come at once.
+Emits: `user.registered.v1`. Guarantees: once per user, however many first requests are concurrent.
 What is remembered holds for one incarnation of the database: another may be older than the user.
 """
 
@@ -18,7 +18,7 @@ REMEMBERED_USERS = 100_000
 
 
 class Users:
-    """Registers new users, and remembers registered ones."""
+    """Registers new users, and caches which are registered."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

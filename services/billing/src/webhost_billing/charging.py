@@ -1,4 +1,4 @@
-"""Pure: what an invocation costs, from what is known of it.
+"""Pure: what an invocation costs, given what is known about it.
 
 | known          | requests, errors | tokens, tool calls | compute                              |
 |----------------|------------------|--------------------|--------------------------------------|
@@ -6,15 +6,15 @@
 | Worker only    | the Worker's     | the Worker's       | the Worker's                         |
 | both           | 1, the gateway's | the Worker's       | the Worker's, at most wall + 1 s     |
 
-Where the gateway died under the call, wall time is unknown: the Worker's compute then counts up
-to the longest call there can be, plus that second.
+Where the gateway died during the call, wall time is unknown: the Worker's compute then counts up
+to the longest call allowed, plus that second.
 
-A charge is kept with the invocation. When the other side reports, what was charged is taken back
-as it was and the whole invocation is charged by the rules in force then, once. So a change of
-rules never makes a total wrong; calls that were complete before it keep what they were charged.
-A rebuild charges every call by the rules in force when it runs. The price book is append-only and
-goes by the time of the call, so new prices do not change what a rebuild comes to; another longest
-call does, for calls whose gateway died, and the rebuild shows it.
+A charge is stored with its invocation. When the other side reports, the stored charge is reversed
+and the whole invocation is charged once, by the rules in force then. So a change of rules never
+makes a total wrong; calls that were complete before it keep their charge. A rebuild charges every
+call by the rules in force when it runs. The price book is append-only and prices apply by the time
+of the call, so new prices do not change the result of a rebuild; a different longest call does, for
+calls whose gateway died, and the rebuild shows it.
 """
 
 import bisect
@@ -77,7 +77,7 @@ class PriceBook:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a charge depends on beside the invocation itself."""
+    """What a charge depends on besides the invocation itself."""
 
     prices: PriceBook
     longest_call_ms: int
@@ -174,7 +174,7 @@ def _combine(left: Counters, right: Counters, sign: int) -> Counters:
 def _problem(prices: Sequence[Price]) -> str | None:
     times = [price.effective_from for price in prices]
     if not times:
-        return "it holds no price"
+        return "it has no prices"
     if any(time.utcoffset() != timedelta() for time in times):
         return "effective_from must be a time in UTC, such as 2026-01-01T00:00:00Z"
     if any(later <= earlier for earlier, later in itertools.pairwise(times)):

@@ -1,7 +1,7 @@
 """Pure: what a batch of facts changes, given what was known before it.
 
 The result of a stream does not depend on where its batches end: every change to a row is the
-sum of what each fact changed, also where a later fact of the same batch takes it back.
+sum of what each fact changed, even if a later fact of the same batch reverses it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from webhost_billing.model import Invocation, UsageReport, merge
 
 @dataclass(frozen=True)
 class Charged:
-    """An invocation as it is known, and what was charged for it."""
+    """An invocation as known so far, and its charge."""
 
     invocation: Invocation
     charge: Charge

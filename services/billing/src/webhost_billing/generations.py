@@ -13,7 +13,7 @@ CHUNK = 10_000
 
 
 async def begin(connection: AsyncConnection) -> int:
-    """Return the number of a new generation; no other was or will be given the same."""
+    """Return the number of a new generation; a number is never used twice."""
     newest = generations.c.newest
     found = await connection.execute(
         sa.update(generations).values(newest=newest + 1).returning(newest)
@@ -22,12 +22,12 @@ async def begin(connection: AsyncConnection) -> int:
 
 
 async def hold(connection: AsyncConnection) -> int:
-    """Return the live generation, which stays the live one until this transaction ends."""
+    """Return the live generation, and keep it live until this transaction ends."""
     await connection.execute(statements.HOLD_GENERATION)
     return await _live(connection)
 
 
-async def hold_back_folds(connection: AsyncConnection) -> int:
+async def block_folds(connection: AsyncConnection) -> int:
     """Return the live generation; nothing is folded into it until this transaction ends."""
     await connection.execute(statements.HOLD_BACK_FOLDS)
     return await _live(connection)
@@ -55,7 +55,7 @@ async def not_rebuilt(connection: AsyncConnection, live: int, new: int) -> int:
 
 
 async def swap(connection: AsyncConnection, live: int, new: int, period: str) -> None:
-    """Make `new` the live one; all totals from this period on are due again."""
+    """Make `new` the live generation; all totals from this period on are due again."""
     await connection.execute(sa.update(generations).values(live=new))
     await connection.execute(
         statements.SWAPPED_ARE_DUE, {"live": live, "new": new, "period": period}

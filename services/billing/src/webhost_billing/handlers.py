@@ -2,7 +2,7 @@
 
 Consumes: requests about usage; an operator's request to put a user on a tier.
 Emits: `account.tier_changed.v1`. Guarantees: fact, row and outbox entry are one transaction.
-On replay: a user who is on that tier already stays there, and no fact is stated.
+On replay: a user who is already on that tier stays there, and no fact is stated.
 """
 
 from collections.abc import Collection

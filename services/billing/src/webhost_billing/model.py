@@ -42,8 +42,8 @@ class WorkerSide(msgspec.Struct, frozen=True, kw_only=True):
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one invocation, or of one call of a Worker by other means.
 
-    At least one side is there. All else is what the gateway reported, or the Worker until then;
-    `at_ms` is the admission, or the time that the Worker named.
+    At least one side is present. All else is as the gateway reported, or the Worker until it does;
+    `at_ms` is the time of admission, or the one in the Worker's report.
     """
 
     user_id: str
@@ -87,9 +87,9 @@ def usage_report_of(envelope: Envelope, fact: Event) -> UsageReport:
 
 
 def merge(known: Invocation | None, reported: Invocation) -> Invocation:
-    """Return what is known with `reported`, which holds one side.
+    """Return `known` merged with `reported`, which holds one side.
 
-    The very object `known` comes back where that side was known already.
+    Returns the same object `known` if that side was known already.
     """
     if known is None:
         return reported
@@ -99,9 +99,9 @@ def merge(known: Invocation | None, reported: Invocation) -> Invocation:
 
 
 def invocation_key(user_id: str, deployment_id: str, dedupe: str) -> bytes:
-    """Return the 16 bytes under which the reports of one invocation meet.
+    """Return the 16-byte key that the reports of one invocation share.
 
-    The user is in it, so that the rows of two partitions are never the same.
+    It includes the user, so that the rows of two partitions never collide.
     """
     key = f"{user_id} {deployment_id} {dedupe}".encode()
     return hashlib.blake2b(key, digest_size=KEY_BYTES).digest()
@@ -158,5 +158,5 @@ def _from_worker(envelope: Envelope, fact: TelemetryAccepted) -> UsageReport:
 
 
 def _text(value: str | None) -> str | None:
-    """Keep a text that Postgres can hold: it knows no NUL."""
+    """Return the text without NUL, which Postgres cannot store."""
     return None if value is None else value.replace("\x00", "\N{REPLACEMENT CHARACTER}")

@@ -1,4 +1,4 @@
-"""The processes of a rebuild, as many as there are cores, and what they are told."""
+"""The processes of a rebuild, one per core, and the protocol to them."""
 
 import asyncio
 import os
@@ -14,12 +14,12 @@ from webhost_billing.refolding import Progress, Targets
 ENDED_S = 5.0
 
 
-class Broken(Exception):
+class PoolFailed(Exception):
     """A process of the rebuild failed or died; the message says how."""
 
 
 Folded = Callable[[int], Awaitable[None]]
-"""Is told how many more messages are folded and committed."""
+"""Called with how many more messages have been folded and committed."""
 
 
 class Pool:
@@ -29,18 +29,18 @@ class Pool:
         self._processes = processes
 
     async def fold_up_to(self, targets: Targets, folded: Folded) -> None:
-        """Return when every partition is folded up to its target. Raises Broken."""
+        """Return when every partition is folded up to its target. Raises PoolFailed."""
         try:
             async with asyncio.TaskGroup() as group:
                 for process in self._processes:
                     group.create_task(process.fold_up_to(targets, folded))
-        except* Broken as broken:
+        except* PoolFailed as broken:
             raise broken.exceptions[0] from None
 
 
 @asynccontextmanager
 async def start_pool(generation: int, most: int = subjects.PARTITIONS) -> AsyncGenerator[Pool]:
-    """Start the processes; end them behind the block."""
+    """Start the processes; stop them when the block ends."""
     size = min(os.cpu_count() or 1, most)
     processes: list[_Process] = []
     try:
@@ -65,11 +65,11 @@ class _Process:
         while line := await self._process.stdout.readline():
             progress = msgspec.json.decode(line, type=Progress)
             if progress.failed is not None:
-                raise Broken(progress.failed)
+                raise PoolFailed(progress.failed)
             if progress.reached:
                 return
             await folded(progress.messages)
-        raise Broken("a process of the rebuild died")
+        raise PoolFailed("a process of the rebuild died")
 
     async def end(self) -> None:
         """End it; it has nothing to finish."""

@@ -1,12 +1,12 @@
-"""Usage: USAGE folded into the live generation, partition by partition, as long as billing runs.
+"""Usage: USAGE folded into the live generation, partition by partition, while billing runs.
 
 Consumes: `invocation.finished` and `telemetry.accepted` of USAGE, in packets.
 Emits: users' totals (see `totals`), which are noted as due in the transaction of the fold.
 Guarantees: a partition's rows and its checkpoint are one transaction, so each fact counts once;
 the running processes share the partitions (see `webhost_kit.database.partitions`). The live
 generation is held for each batch, so a rebuild swaps between two batches and never inside one.
-On replay (the stream was lost, and begins again): a side of an invocation that was known already
-changes nothing; totals get a new epoch, since their sequences begin again.
+On replay (the stream was lost and recreated): a side of an invocation that was already known
+changes nothing; totals get a new epoch, since their sequences start again.
 """
 
 import asyncio
@@ -84,11 +84,11 @@ class UsageProjection:
         return "; ".join(f"partition {p}: {note}" for p, note in notes.items() if note) or None
 
     async def run(self) -> None:
-        """Fold and put totals for whichever partitions are this process's; see `check`."""
+        """Fold and publish totals for the partitions that this process holds; see `check`."""
         await self._share.run(self._work)
 
     async def swapped(self) -> None:
-        """Put the totals that a rebuild in this process made due."""
+        """Publish the totals that a rebuild in this process made due."""
         for totals in self._totals.values():
             await totals.wake()
 

@@ -1,4 +1,4 @@
-"""Pure: which facts may stand on which subject of USAGE.
+"""Pure: which facts are allowed on which subject of USAGE.
 
 The bus lets each producer write to subjects of its own only. What it writes there is checked here
 too, fact by fact: its kind must be the producer's, and its user one of that partition.
@@ -14,7 +14,7 @@ _MAY_STATE: dict[str, type[Event]] = {
 
 
 def objection(subject: str, envelope: Envelope, fact: Event) -> str | None:
-    """Say why this fact may not stand on this subject."""
+    """Return why this fact is not allowed on this subject, None if it is."""
     _, partition, producer = (*subject.split("."), "", "")[:3]
     if not isinstance(fact, _MAY_STATE.get(producer, ())):
         return f"'{producer}' does not state {fact.type_name()}"

@@ -1,4 +1,4 @@
-"""A rebuild: usage made anew from the stream, beside the live rows, and put in their place.
+"""A rebuild: usage folded again from the stream, beside the live rows, which it then replaces.
 
 Consumes: USAGE from its first message, in several processes (see `process_pool`), while live
 folding goes on.
@@ -34,7 +34,7 @@ from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_billing import generations
-from webhost_billing.process_pool import Broken, Pool, start_pool
+from webhost_billing.process_pool import Pool, PoolFailed, start_pool
 from webhost_billing.projection import checkpoint_name
 from webhost_billing.refolding import Targets
 
@@ -53,7 +53,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class _Rebuilt:
-    """How many messages were folded, what differed, which generation is of no more use."""
+    """How many messages were folded, what differed, which generation is to be removed."""
 
     messages: int
     differences: Sequence[Difference]
@@ -81,10 +81,10 @@ class Rebuilder:
                 await self._purge_dead()
                 try:
                     rebuilt = await _Rebuild(connection, self._bus, send).run(request.dry_run)
-                except (Refused, Broken):
+                except (Refused, PoolFailed):
                     await self._purge_dead()
                     raise
-        except (Refused, Broken) as refusal:
+        except (Refused, PoolFailed) as refusal:
             await send(RebuildProgress(processed=0, total=0, refused=str(refusal)))
             return
         if not request.dry_run:
@@ -103,7 +103,7 @@ class Rebuilder:
         except Exception as error:
             if not (isinstance(error, Refused | Unavailable) or is_away(error)):
                 raise
-            log.info("nothing cleaned up", reason=str(error).partition("\n")[0])
+            log.info("cleanup skipped", reason=str(error).partition("\n")[0])
         finally:
             self._clean.set()
 
@@ -133,7 +133,7 @@ class Rebuilder:
         try:
             await generations.purge(self._database, generation)
         except Unavailable:
-            log.warning("left for the next cleanup", generation=generation)
+            log.warning("generation not removed; the next cleanup will", generation=generation)
 
 
 class _Rebuild:
@@ -160,7 +160,7 @@ class _Rebuild:
                 await self._fold_up_to(pool, targets)
                 took = monotonic() - began
             async with connection.begin():
-                live = await generations.hold_back_folds(connection)
+                live = await generations.block_folds(connection)
                 await self._fold_up_to(pool, await _live_targets(connection))
                 differences = await generations.differences(connection, live, new)
                 if not dry_run:

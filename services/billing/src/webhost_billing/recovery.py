@@ -21,7 +21,7 @@ OWN_SUBJECTS = (subjects.events_of_kind(TierChanged.kind()),)
 
 
 async def recover(connection: AsyncConnection, fact: Fact) -> None:
-    """Make the account what this fact says, which the database lacked after a restore."""
+    """Evolve the account by this fact, which the database lacked after a restore."""
     account = await store.load(connection, fact.envelope.user_id)
     after = decisions.evolve(account, fact.envelope, fact.event)
     await store.save(connection, account, after)

@@ -1,4 +1,4 @@
-"""One process of a rebuild: folds its partitions into the new generation, as far as it is told.
+"""One process of a rebuild: folds its partitions into the new generation, up to given targets.
 
 Run by `rebuild` as `python -m webhost_billing.refolding GENERATION PARTITION…`, in the service's
 own environment.
@@ -34,7 +34,7 @@ from webhost_billing.settings import Settings
 from webhost_billing.usage import fold_into, usage_reports
 
 NAME = "billing"
-"""As the service's, whose place on the bus this process shares."""
+"""The service's own name, since this process shares its permissions on the bus."""
 BATCH = 1_000
 SILENCE_S = 30.0
 
@@ -81,7 +81,7 @@ class Refolding:
                         async with asyncio.timeout(SILENCE_S):
                             batch = await anext(batches)
                     except TimeoutError as error:
-                        raise StreamDiverged(f"nothing came behind {at} of {end}") from error
+                        raise StreamDiverged(f"nothing arrived after {at} of {end}") from error
                     await self._fold(self._wanted(batch.messages, behind))
                     at = batch.checkpoint.sequence
         self._at |= behind
@@ -136,7 +136,7 @@ async def main(generation: int, partitions: Sequence[int]) -> None:
     async with asyncio.TaskGroup() as group:
         while line := await lines.readline():
             group.create_task(_reach(refolding, msgspec.json.decode(line, type=Targets)))
-        # In the middle of whatever it does: no process is there any more to hear of it.
+        # Even in the middle of a batch: its parent is gone, so nobody reads the outcome.
         os._exit(0)
 
 

@@ -10,12 +10,12 @@ from webhost_billing.charging import Rules, load_prices
 
 
 class Settings(LongestCall):
-    """Variables are the fields' names in upper case. Without files: the product's own."""
+    """Variables are the fields' names in upper case. Files default to the product's own."""
 
     webhost_tiers_file: Path | None = None
-    """What each tier allows, as TOML; the product's own tiers without it."""
+    """A TOML file of what each tier allows; if not set, the product's own tiers apply."""
     webhost_prices_file: Path | None = None
-    """The price book, as TOML; the product's own prices without it."""
+    """The price book, a TOML file; if not set, the product's own prices apply."""
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":
@@ -24,5 +24,5 @@ class Settings(LongestCall):
         return self
 
     def rules(self) -> Rules:
-        """Return by what invocations are charged."""
+        """Return the rules by which invocations are charged."""
         return Rules(load_prices(self.webhost_prices_file), int(self.longest_call_s * 1000))

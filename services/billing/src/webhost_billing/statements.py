@@ -1,8 +1,8 @@
-"""The named statements of the fold, of a rebuild and of the totals: raw SQL, and all of it.
+"""All raw SQL of the fold, of rebuilds and of the totals, as named statements.
 
-They carry whole batches, or compare and remove whole generations. Rows come as one JSON text per
-statement, which is sent and parsed faster than one parameter per value. Columns are declared in
-`tables`; lists of them are made from there.
+They handle whole batches, or compare and remove whole generations. Rows are passed as one JSON
+text per statement, which is sent and parsed faster than one parameter per value. Columns are
+declared in `tables`; lists of them are generated from there.
 """
 
 import sqlalchemy as sa
@@ -20,8 +20,8 @@ def _replaced(table: sa.Table, *kept: str) -> str:
 
 _ROWS = "SELECT * FROM json_populate_recordset(NULL::{0}, CAST(:rows AS json))"
 
-# Folding holds this lock, which many may hold, and a swap waits for all of them. A lock on the
-# table waits in line; one on the row could be kept from a swap as long as others keep coming.
+# Folding holds this shared lock, and a swap waits for all holders. Table locks are queued; with
+# row locks a swap could be starved for as long as new folds keep coming.
 HOLD_GENERATION = sa.text("LOCK TABLE generations IN ROW SHARE MODE")
 HOLD_BACK_FOLDS = sa.text("LOCK TABLE generations IN EXCLUSIVE MODE")
 

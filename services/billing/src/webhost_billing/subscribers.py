@@ -30,7 +30,7 @@ class RebuildRequests:
 
     async def start(self, request: RebuildRequest, message: NatsMessage) -> None:
         """Rebuild usage from the stream; every reply is a line of progress."""
-        # Beside the subscription: the next request is refused at once, and does not wait.
+        # In the background: the next request is refused at once instead of waiting.
         task = asyncio.create_task(self._rebuild(request, message.raw_message.reply))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -48,7 +48,7 @@ class RebuildRequests:
             await self._rebuilder.rebuild(request, send)
         except Exception as error:
             log.exception("rebuild failed")
-            reason = f"the rebuild failed ({type(error).__name__}); a dry run tells what is true"
+            reason = f"the rebuild failed ({type(error).__name__}); a dry run shows the state"
             await send(RebuildProgress(processed=0, total=0, refused=reason))
 
 
@@ -57,4 +57,4 @@ def register(requests: RequestServer, handlers: Handlers, rebuilds: RebuildReque
     requests.serve(subjects.RPC_USAGE, handlers.usage)
     requests.serve(subjects.RPC_RECENT_EVENTS, handlers.recent_events)
     requests.serve(subjects.RPC_SET_TIER, handlers.set_tier)
-    requests.serve_by_hand(subjects.RPC_REBUILD, rebuilds.start)
+    requests.serve_raw(subjects.RPC_REBUILD, rebuilds.start)

@@ -1,7 +1,7 @@
 """billing's own tables, from which the first migration makes them.
 
 `invocations`, `usage_events` and `billing_usage` are a fold of USAGE and can be thrown away. They
-hold generations beside each other: `generations` says which one is live, a rebuild makes another.
+hold several generations: `generations` names the live one, a rebuild creates another.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ def _counters(kind: type[sa.Numeric[int]] | type[sa.BigInteger]) -> list[sa.Colu
     return [*(sa.Column(name, kind, nullable=False) for name in COUNTERS[:-1]), cost]
 
 
-def _room_for_updates(fillfactor: int) -> dict[str, Any]:
-    """Fill pages so far only: an updated row finds room on its own page, and indexes stay."""
+def _fillfactor(fillfactor: int) -> dict[str, Any]:
+    """Fill pages only this far: an updated row stays on its own page, and indexes are untouched."""
     return {"postgresql_with": {"fillfactor": fillfactor}}
 
 
@@ -59,7 +59,7 @@ invocations = sa.Table(
     sa.Column("charged_period", sa.Text, nullable=False),
     sa.Column("charged_runtime", sa.Text, nullable=False),
     *_counters(sa.BigInteger),
-    **_room_for_updates(70),
+    **_fillfactor(70),
 )
 
 usage_events = sa.Table(
@@ -80,7 +80,7 @@ usage_events = sa.Table(
     *_counters(sa.BigInteger),
     sa.Column("provider", sa.LargeBinary),
     sa.Index("usage_events_recent", "generation", "user_id", "at_ms"),
-    **_room_for_updates(70),
+    **_fillfactor(70),
 )
 
 # `invocations` is how many are charged to a row; one that all of them have left is not there for
@@ -96,10 +96,10 @@ billing_usage = sa.Table(
     sa.Column("invocations", sa.BigInteger, nullable=False),
     *_counters(sa.Numeric),
     sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
-    **_room_for_updates(50),
+    **_fillfactor(50),
 )
 
-# Totals that changed, by generation and sequence of the fold, and were not put yet.
+# Totals that changed, by generation and sequence of the fold, and are not published yet.
 totals_due = sa.Table(
     "totals_due",
     metadata,

@@ -1,4 +1,4 @@
-"""Totals: what counts against the budgets, put where the gateways watch it.
+"""Totals: what counts against the budgets, published where the gateways watch it.
 
 Consumes: the rows noted in `totals_due` by what changed usage, in that transaction.
 Emits: absolute totals of one partition's users into the totals bucket, with the generation and
@@ -32,7 +32,7 @@ MOST = 500
 RETRY_S = 0.5
 PUT_TIMEOUT_S = 5.0
 REBUILT_S = 5.0
-"""So soon totals are put that another process's rebuild has changed."""
+"""How soon totals changed by another process's rebuild are published."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Due:
 
 
 class TotalsPublisher:
-    """Puts one partition's totals as long as it runs; `checkpoint` is its projection's name."""
+    """Publishes one partition's totals while it runs; `checkpoint` is its projection's name."""
 
     def __init__(
         self,
@@ -61,16 +61,16 @@ class TotalsPublisher:
         self._wake = asyncio.Event()
 
     async def wake(self) -> None:
-        """Look at once: something was committed."""
+        """Check for due totals now: something was committed."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Put until cancelled; a broken dependency is waited for."""
+        """Publish until cancelled; wait for a broken dependency."""
         while True:
             try:
                 await self._put_current()
             except (Unavailable, NatsError, OSError, TimeoutError) as error:
-                log.warning("totals not put; trying again", error=repr(error))
+                log.warning("totals not published; trying again", error=repr(error))
                 await asyncio.sleep(RETRY_S)
 
     async def _put_current(self) -> None:
@@ -129,7 +129,7 @@ class TotalsPublisher:
         )
 
     async def _no_longer_due(self, due: Sequence[_Due]) -> None:
-        """Forget what was put, unless it changed meanwhile."""
+        """Remove what was published, unless it changed in the meantime."""
         async with self._database.transaction() as connection:
             await connection.execute(
                 statements.NO_LONGER_DUE,

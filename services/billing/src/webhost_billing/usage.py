@@ -2,7 +2,7 @@
 
 Consumes: decoded facts of USAGE. Emits: nothing.
 Guarantees: one statement per table and batch; rebuilt and live rows are made by the same code. A
-fact that may not stand where it was found is logged, counted and never charged.
+fact that is not allowed on its subject is logged, counted and never charged.
 On replay: a side that was known already changes nothing.
 """
 
@@ -37,7 +37,7 @@ _refused = Counter("webhost_billing_refused_total", "Facts of the wrong producer
 
 
 def usage_reports(facts: Iterable[Fact]) -> list[UsageReport]:
-    """Return what these facts report, without those that may not stand where they were found."""
+    """Return what these facts report, without those that are not allowed on their subject."""
     found: list[UsageReport] = []
     for fact in facts:
         if reason := objection(fact.subject, fact.envelope, fact.event):

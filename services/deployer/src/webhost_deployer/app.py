@@ -33,7 +33,7 @@ NEEDS = (subjects.EVENTS, subjects.COMMANDS, subjects.DEAD_LETTERS, subjects.ART
 def cloudflare_of(
     service: Service, settings: Settings, database: Database
 ) -> tuple[Cloudflare, CloudflareApi]:
-    """Return Cloudflare as these settings describe it; the service closes its connections."""
+    """Return the Cloudflare provider for these settings; the service closes its connections."""
     account_id = settings.cloudflare_account_id
     api = CloudflareApi(
         settings.cloudflare_api_token.get_secret_value(),

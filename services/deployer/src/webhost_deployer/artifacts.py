@@ -1,7 +1,7 @@
 """The artifact store: content-addressed bundles in a JetStream object store.
 
-Guarantees: what `read` returns has its checksum; it returns, or fails, within TIMEOUT_S. The
-error's type says whether a later try may succeed.
+Guarantees: what `read` returns matches its checksum; it returns, or fails, within TIMEOUT_S. The
+error's type says whether a later attempt may succeed.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ class ArtifactAway(Exception):
 
 
 class ArtifactInvalid(Exception):
-    """What is stored is not what is to be deployed, and never will be."""
+    """The stored artifact is not the one to be deployed, and retrying will not help."""
 
 
 class Artifacts:
@@ -33,10 +33,10 @@ class Artifacts:
     async def read(self, artifact: Artifact) -> Bundle:
         """Return the bundle. Raises ArtifactAway or ArtifactInvalid."""
         if artifact.type != MODULES_TYPE:
-            raise ArtifactInvalid(f"Artifacts of type {artifact.type} can not be deployed.")
+            raise ArtifactInvalid(f"Artifacts of type {artifact.type} cannot be deployed.")
         body = await self._bytes(artifact.checksum)
         if checksum_of(body) != artifact.checksum:
-            raise ArtifactInvalid("The stored artifact does not have its checksum.")
+            raise ArtifactInvalid("The stored artifact does not match its checksum.")
         try:
             return wire.decode(body, Bundle)
         except msgspec.DecodeError as error:
@@ -50,5 +50,7 @@ class Artifacts:
         except ObjectNotFoundError as error:
             raise ArtifactInvalid("The artifact is not in the store.") from error
         except (NatsError, TimeoutError, OSError) as error:
-            raise ArtifactAway(f"The artifact store is away: {type(error).__name__}") from error
+            raise ArtifactAway(
+                f"The artifact store is unavailable: {type(error).__name__}"
+            ) from error
         return result.data or b""

@@ -19,7 +19,7 @@ NOT_HANDLED = "The deploy command could not be handled."
 
 
 def begin(command: Deploy, key_version: int, *, agent_deleted: bool = False) -> list[Event]:
-    """Take a deployment on; that of a deleted agent fails at once."""
+    """Start a deployment; one of a deleted agent fails at once."""
     started = DeploymentStarted(
         agent_id=command.agent_id,
         deployment_version=command.deployment_version,
@@ -36,12 +36,12 @@ def begin(command: Deploy, key_version: int, *, agent_deleted: bool = False) -> 
 
 
 def refuse(agent_id: str, message: str) -> DeploymentFailed:
-    """Fail a deployment that no step was tried of."""
+    """Fail a deployment before any of its steps was tried."""
     return DeploymentFailed(agent_id=agent_id, error=DeploymentError(step="start", message=message))
 
 
 def schedule_teardown(state: Deployment, not_before_ms: int) -> list[Event]:
-    """Let the deployment go; an earlier date that was stated before stands."""
+    """Schedule the deployment's removal; an earlier date stated before still applies."""
     earlier = state.tear_down_at_ms
     if state.ended or (earlier is not None and earlier <= not_before_ms):
         return []

@@ -1,9 +1,9 @@
-"""All that is due for one agent, one thing after the other, by the process that holds its lock.
+"""Executes all that is due for one agent, in order, in the process that holds its lock.
 
 Consumes: the deployer's own rows. Emits: the outcome of every step as a fact, with its state
 row, in one transaction; then `deployment.succeeded`, `.failed` or `.torn_down`; for a deleted
 agent `teardown.finished`.
-Guarantees: an outcome is recorded only behind the state that the step was decided on.
+Guarantees: an outcome is recorded only if the state is still the one that the step was decided on.
 On replay (a kill between a step and its outcome): the step is done again.
 """
 
@@ -73,7 +73,7 @@ class Executor:
             case saga.Record(event):
                 await self._end(deployment, event)
             case saga.Wait():
-                # The row says due and the saga does not: put the row right.
+                # The row is due but the saga has nothing to do: correct the row.
                 async with self._database.transaction() as connection:
                     newest = await store.load(connection, deployment.id)
                     await store.save(connection, newest or deployment)
@@ -116,7 +116,7 @@ class Executor:
             async with self._database.transaction() as connection:
                 await store.record(connection, deployment, events, now_ms())
         except VersionConflict:
-            log.info("decided elsewhere first; looking again")
+            log.info("another decision came first; deciding again")
 
     async def _purge(self, teardown: AgentTeardown, failed_tries: int) -> None:
         agent_id = teardown.agent_id
@@ -136,4 +136,4 @@ class Executor:
                 finished = TeardownFinished(agent_id=agent_id)
                 await store.record_teardown(connection, teardown, finished, now_ms())
         except VersionConflict:
-            log.info("recorded elsewhere first", agent=agent_id)
+            log.info("teardown already recorded", agent=agent_id)

@@ -4,8 +4,8 @@ Consumes: Deploy, TearDown, TearDownAgent. Emits: `deployment.started.v1`,
 `deployment.teardown_scheduled.v1`, `teardown.started.v1`; `deployment.failed.v1` where the agent
 is deleted already, or where a deploy command became a dead letter.
 Guarantees: what is recorded survives; one transaction per command.
-On replay: a deployment that is known, a teardown that began, a date that stands already change
-nothing.
+On replay: if the deployment is known, the teardown has begun, or an earlier date applies, nothing
+changes.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class Handlers:
         self._wake()
 
     async def deploy_is_dead(self, ids: CommandIds) -> None:
-        """Fail the deployment of a dead command, so that it is not waited for."""
+        """Fail the deployment of a dead-lettered command, so that nobody waits for it."""
         deployment_id, user_id, agent_id = ids.deployment_id, ids.user_id, ids.agent_id
         if deployment_id is None or user_id is None or agent_id is None:
             return
@@ -71,7 +71,7 @@ class Handlers:
         await self._database.retry_conflicts(work)
 
     async def tear_down(self, command: TearDown) -> None:
-        """Remove a retired deployment from its provider, when its time has come."""
+        """Remove a retired deployment from its provider, at the given time."""
 
         async def work(connection: AsyncConnection) -> None:
             await store.lock_agent(connection, command.agent_id)

@@ -1,7 +1,7 @@
 """Deployments and teardowns as the deployer sees them, and what each fact makes of them. Pure.
 
-A state is the fold of its own aggregate's facts and of nothing else, so that it can be taken
-back from the stream.
+A state is the fold of its own aggregate's facts and of nothing else, so that it can be recovered
+from the stream.
 """
 
 from enum import StrEnum
@@ -53,7 +53,7 @@ FINAL = frozenset({Phase.FAILED, Phase.TORN_DOWN})
 
 
 class Cause(Wire, frozen=True, kw_only=True):
-    """The request, and the event, that everything about one aggregate goes back to."""
+    """The request and the event that caused everything about one aggregate."""
 
     request_id: str | None = None
     traceparent: str | None = None
@@ -72,10 +72,10 @@ class Cause(Wire, frozen=True, kw_only=True):
 class Deployment(Wire, frozen=True, kw_only=True):
     """The state row. All times are Unix milliseconds.
 
-    `tries` counts the failed tries of the step that is next. `progress_at_ms` is when work began
-    or last got somewhere, None before the first step was tried. From `tear_down_at_ms` on nothing
-    of this deployment shall be at the provider. `started` is None where the command was
-    unreadable: such a deployment has only failed.
+    `tries` counts the failed attempts at the next step. `progress_at_ms` is when work began or last
+    made progress, None before the first step was tried. From `tear_down_at_ms` on it is to be
+    removed from its provider. `started` is None if the command was unreadable: such a
+    deployment has only failed.
     """
 
     id: str
@@ -122,7 +122,7 @@ class AgentTeardown(Wire, frozen=True, kw_only=True):
 
 
 def evolve(state: Deployment | None, envelope: Envelope, event: Event) -> Deployment:
-    """Return what a fact makes of the deployment; the first one makes it."""
+    """Return the deployment after a fact; the first fact creates it."""
     if not isinstance(event, DeployerEvent) or isinstance(event, TEARDOWN_EVENTS):
         raise TypeError(f"not a fact about a deployment: {type(event).__name__}")
     if state is None:
@@ -136,7 +136,7 @@ def evolve(state: Deployment | None, envelope: Envelope, event: Event) -> Deploy
 
 
 def evolve_teardown(state: AgentTeardown | None, envelope: Envelope, event: Event) -> AgentTeardown:
-    """Return what a fact makes of the teardown; the first one makes it."""
+    """Return the teardown after a fact; the first fact creates it."""
     if state is None:
         state = AgentTeardown(
             agent_id=envelope.aggregate_id, user_id=envelope.user_id, cause=Cause.of(envelope)

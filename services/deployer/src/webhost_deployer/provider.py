@@ -1,4 +1,4 @@
-"""What the deployer needs of a runtime provider, and how a provider says no."""
+"""What the deployer needs from a runtime provider, and how a provider's failures are reported."""
 
 from typing import Protocol
 
@@ -10,8 +10,8 @@ from webhost_deployer.model import Deployment
 class ProviderError(Exception):
     """A call to a provider failed.
 
-    `endpoint` is what was asked, `code` and `message` are the provider's own words where it
-    said any, and `transient` says whether the same call may succeed later.
+    `endpoint` is what was called, `code` and `message` are the provider's own if it gave any, and
+    `transient` says whether the same call may succeed later.
     """
 
     def __init__(self, endpoint: str, code: str | None, message: str, *, transient: bool) -> None:
@@ -38,7 +38,7 @@ class Provider(Protocol):
         ...
 
     def problem_of(self, deployment: Deployment, bundle: Bundle) -> str | None:
-        """Say why these modules can not be deployed here, None where they can."""
+        """Return why these modules cannot be deployed here, None if they can."""
         ...
 
     async def ensure_session_store(self) -> None:
@@ -66,5 +66,5 @@ class Provider(Protocol):
         ...
 
     async def purge_sessions(self, agent_id: str) -> None:
-        """Remove all sessions of an agent, for good."""
+        """Remove all sessions of an agent, permanently."""
         ...

@@ -1,8 +1,8 @@
-"""Taking facts back: after a restore, from the stream into the tables.
+"""Recovers facts after a restore, from the stream into the tables.
 
 Consumes: the deployer's own facts that its event table lacks, each aggregate's in the order of
 its versions; the caller writes the event rows.
-Guarantees: the state rows are what they were when the facts were stated.
+Guarantees: the state rows are as they were when the facts were stated.
 On replay: a fact at or below the version of its row changes nothing.
 """
 

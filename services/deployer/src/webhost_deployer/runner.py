@@ -1,9 +1,9 @@
-"""The runner: finds agents that something is due for, and executes what is due.
+"""The runner: finds agents with due work, and executes it.
 
 Consumes: the due times of the deployer's rows. Emits: nothing itself; see the executor.
 Guarantees: work on one agent is serial across all deployers, by a lock that a kill frees at once
 and that a frozen process loses within seconds; at most CONCURRENCY agents at a time per process;
-a broken dependency is waited for.
+it waits for a broken dependency.
 On replay: what was interrupted is still due.
 """
 
@@ -44,7 +44,7 @@ class Runner:
         self._wake.set()
 
     async def run(self) -> None:
-        """Look and execute without end; on cancellation, what is under way stops where it is."""
+        """Poll and execute indefinitely; on cancellation, work under way stops where it is."""
         try:
             while True:
                 self._wake.clear()

@@ -1,9 +1,9 @@
 """The saga of a deployment: from what happened to what is done next. Pure.
 
-Steps: validate, session_store, upload, route, probe, then `deployment.succeeded`. What can not
-succeed is compensated: route and script are removed, then `deployment.failed`. A deployment that
-is to be torn down stops at the next step, or, when it is live, is removed the same way and ends
-as `deployment.torn_down`.
+Steps: validate, session_store, upload, route, probe, then `deployment.succeeded`. A deployment that
+cannot succeed is compensated: route and script are removed, then `deployment.failed`. One that is
+to be torn down stops at the next step or, if it is live, is removed the same way and ends as
+`deployment.torn_down`.
 """
 
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ FIRST_DELAY_MS = 500
 LONGEST_DELAY_MS = 60_000
 LONGEST_TEARDOWN_DELAY_MS = 10 * 60_000
 NO_PROGRESS_MS = 15 * 60_000
-"""A deployment that got nowhere for so long is failed."""
+"""A deployment without progress for this long is failed."""
 
 LONGEST_COMPENSATION_MS = 5 * 60_000
-"""After this the deployment is failed all the same; reconciliation removes what is left."""
+"""After this the deployment is failed anyway; reconciliation removes what is left."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def failed(
 ) -> DeploymentStepFailed:
     """Return the fact that this try failed, and when the next one is.
 
-    `jitter` is a random number from 0 to 1. A removal is tried until it succeeds: what is left
-    behind at a provider costs money.
+    `jitter` is a random number from 0 to 1. A removal is retried until it succeeds: leftovers at a
+    provider cost money.
     """
     again = run.step in REMOVAL or (transient and run.attempt < MAX_TRIES)
     longest_ms = LONGEST_TEARDOWN_DELAY_MS if state.phase is Phase.LIVE else LONGEST_DELAY_MS

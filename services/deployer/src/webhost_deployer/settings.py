@@ -8,18 +8,18 @@ from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, Workers
 
 
 class Settings(ServiceSettings):
-    """What the deployer needs to know of Cloudflare, of the keys, and of where Workers report."""
+    """Settings of Cloudflare, of the keys, and of where Workers report."""
 
     cloudflare_account_id: str
     """The account that Workers are deployed to."""
     cloudflare_api_token: SecretStr
-    """The token for it."""
+    """The API token for that account."""
     cloudflare_api_base_url: str | None = None
-    """Cloudflare's API; the public one without it."""
+    """The base URL of Cloudflare's API; if not set, the public API."""
     cloudflare_zone_id: str | None = None
     """The zone of the custom domain; set both or neither."""
     cloudflare_workers_custom_domain: str | None = None
-    """The host below which Workers are served."""
+    """The custom domain at which Workers are served."""
     cloudflare_workers_dev_subdomain: str | None = None
     """The workers.dev subdomain; needed where there is no custom domain."""
     control_plane_telemetry_report_url: str
@@ -33,9 +33,9 @@ class Settings(ServiceSettings):
     workers_connect_to: Address | None = None
     """In the local stack only: where the Workers' addresses really are."""
     session_idle_days: int = Field(default=30, ge=1)
-    """Days after which a session that is not used expires."""
+    """Days after which an unused session expires."""
     reconcile_every_s: float = Field(default=300, gt=0)
-    """Seconds between two comparisons of the Cloudflare account with the deployer's tables."""
+    """Seconds between two reconciliations of the Cloudflare account."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Settings":

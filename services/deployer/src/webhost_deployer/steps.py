@@ -53,7 +53,7 @@ class Steps:
         except (StepFailed, Unavailable):
             raise
         except Exception as error:
-            log.exception("step failed in an unforeseen way", step=step)
+            log.exception("step failed unexpectedly", step=step)
             raise _failed(step, "The platform failed.", transient=True) from error
 
     async def purge_sessions(self, agent_id: str) -> None:
@@ -110,6 +110,6 @@ def _from_provider(step: Step, error: ProviderError) -> DeploymentError:
 
 
 def _safe(text: str) -> str:
-    # UTF-8 knows no half of a surrogate pair, Postgres no NUL; what failed must be recorded.
+    # UTF-8 has no lone surrogates, Postgres no NUL; a failure must be recordable.
     writable = text.encode("utf-8", "replace").decode().replace("\x00", "?")
     return redact_text(writable)[:LONGEST_TEXT]

@@ -1,7 +1,7 @@
 """Deployments and teardowns as rows: loaded, due, saved; `record` appends facts with them.
 
-Each function runs on the transaction of its caller. A row is the fold of its aggregate's facts;
-what stands beside `state` is there to be searched, and when a failed purge is tried again.
+Each function runs in its caller's transaction. A row is the fold of its aggregate's facts; the
+columns beside `state` are for queries, and say when a failed purge is tried again.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ async def of_agent(connection: AsyncConnection, agent_id: str) -> list[Deploymen
 
 
 async def known(connection: AsyncConnection, deployment_ids: Sequence[str]) -> list[Deployment]:
-    """Return these deployments, as far as they are known, and all that are live."""
+    """Return those of these deployments that are known, and all that are live."""
     query = select(deployments.c.state).where(
         or_(deployments.c.phase == Phase.LIVE, deployments.c.deployment_id.in_(deployment_ids))
     )
@@ -83,7 +83,7 @@ async def save(connection: AsyncConnection, state: Deployment) -> None:
 async def record(
     connection: AsyncConnection, state: Deployment, events: Sequence[Event], at_ms: int
 ) -> Deployment:
-    """Append facts about the deployment behind `state`, and write its row.
+    """Append facts about the deployment after `state`, and write its row.
 
     Raises VersionConflict when another decision was recorded first.
     """
@@ -114,7 +114,7 @@ async def save_teardown(connection: AsyncConnection, state: AgentTeardown, due_a
 async def record_teardown(
     connection: AsyncConnection, state: AgentTeardown, event: Event, at_ms: int
 ) -> None:
-    """Append a fact about the teardown behind `state`, and write its row.
+    """Append a fact about the teardown after `state`, and write its row.
 
     Raises VersionConflict when it was recorded before.
     """
@@ -124,7 +124,7 @@ async def record_teardown(
 async def postpone_purge(
     connection: AsyncConnection, agent_id: str, tries: int, due_at_ms: int
 ) -> None:
-    """Note when the agent's purge is tried again, after so many failed tries."""
+    """Record when the agent's purge is tried again, after this many failed attempts."""
     await connection.execute(
         update(agent_teardowns)
         .where(agent_teardowns.c.agent_id == agent_id, agent_teardowns.c.due_at_ms.is_not(None))
@@ -133,7 +133,7 @@ async def postpone_purge(
 
 
 async def due_agents(connection: AsyncConnection, now_ms: int) -> list[str]:
-    """Return the agents that something is to be done for, the longest waiting first."""
+    """Return the agents with due work, the longest waiting first."""
     due = union_all(
         select(deployments.c.agent_id, deployments.c.due_at_ms).where(
             deployments.c.due_at_ms <= now_ms

@@ -1,8 +1,8 @@
 """Which command goes to which handler.
 
 Consumes: `cmd.deployer.deploy.*`, `cmd.deployer.tear-down.*`, `cmd.deployer.tear-down-agent.*`.
-Guarantees, retries and dead letters: see `webhost_kit.bus.commands`. A dead deploy command fails
-its deployment; a dead teardown is left to the operator, who can replay it.
+Guarantees, retries and dead letters: see `webhost_kit.bus.commands`. A dead-lettered deploy command
+fails its deployment; a dead-lettered teardown is left to the operator, who can replay it.
 """
 
 from webhost_contracts.commands import DEPLOY, TEAR_DOWN, TEAR_DOWN_AGENT

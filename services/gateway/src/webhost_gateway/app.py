@@ -28,7 +28,7 @@ from webhost_gateway.settings import Settings
 from webhost_gateway.upstream.worker import Upstream
 
 NOT_FLUSHED = "-c synchronous_commit=off"
-"""A deletion that a crash undoes is a fact that is published twice."""
+"""If a crash undoes a deletion, a fact is merely published twice."""
 
 
 async def compose(service: Service, settings: Settings) -> None:

@@ -118,7 +118,7 @@ def check_tier(provider: str, entitlements: Entitlements) -> None:
 
 
 def check_budgets(entitlements: Entitlements, totals: Totals | None, period_key: str) -> None:
-    """Raise LimitExceeded where what was charged has reached the tokens or the compute."""
+    """Raise LimitExceeded if charges have reached the token or compute limit."""
     if totals is None:
         return
     if entitlements.tokens is not None and totals.tokens >= entitlements.tokens:
@@ -131,7 +131,7 @@ def over_limit(limit_type: str, period_key: str, current: int, limit: int) -> Li
     """Return the refusal of a call over one of the plan's limits."""
     passing = limit_type == "concurrency"
     return LimitExceeded(
-        "Too many invocations are running." if passing else "The plan's limit is reached.",
+        "Too many invocations are running." if passing else "The plan's limit has been reached.",
         details={
             "limitType": limit_type,
             "periodKey": period_key,

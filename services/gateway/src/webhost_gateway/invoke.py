@@ -39,7 +39,7 @@ from webhost_gateway.upstream.worker import Call, NotSent, Upstream
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds every call. Times are seconds; rates are requests per minute."""
+    """The limits of every call. Times are seconds; rates are requests per minute."""
 
     tiers: dict[str, Entitlements]
     timeout_s: float
@@ -85,7 +85,7 @@ class Invoker:
         await request.answer(200, msgspec.json.encode(document))
 
     async def stream(self, request: Request) -> None:
-        """POST /v1/invoke/{agentId}/stream: the answer as it comes; ends with its client."""
+        """POST /v1/invoke/{agentId}/stream: the answer as it comes; ends when its client leaves."""
         invocation, call = await self._admit(request, streamed=True)
         streaming = asyncio.create_task(self._stream(request, invocation, call))
         gone = asyncio.create_task(request.gone())
@@ -170,7 +170,7 @@ class Invoker:
         limit = entitlements.requests_per_minute
         self._user_rate.acquire(user_id, limit, now_s)
         agent = self._routes.agents.get(agent_id)
-        # Only of a user's own agents: others must not use up its rate.
+        # Only for a user's own agents: others must not use up an agent's rate.
         if agent is not None and agent.user_id == user_id:
             limit = min(limit, self._limits.agent_requests_per_minute or limit)
             self._agent_rate.acquire(agent_id, limit, now_s)
@@ -188,7 +188,7 @@ class Invoker:
             self._outcomes.release(invocation)
             raise
         except asyncio.CancelledError:
-            # The client went away: no error of the agent's.
+            # The client disconnected: this is not the agent's error.
             self._record(request, invocation, started_s, None)
             raise
         except TimeoutError as error:

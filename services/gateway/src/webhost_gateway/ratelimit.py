@@ -1,7 +1,7 @@
 """Rate limits: token buckets in memory, one per user and one per user's agent.
 
-A bucket holds a minute's requests, so that bursts pass; it fills evenly. Each gateway counts
-for itself. The number of buckets is bounded: those unused for longest are forgotten.
+A bucket holds a minute's requests, so that bursts pass; it refills evenly. Each gateway counts
+separately. The number of buckets is bounded: the least recently used are dropped.
 """
 
 from math import ceil

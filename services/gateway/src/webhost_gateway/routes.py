@@ -1,4 +1,4 @@
-"""The HTTP endpoints, raw ASGI: paths, CORS, and from a failure to its answer.
+"""The HTTP endpoints, raw ASGI: paths, CORS, and the answers to failures.
 
 Guarantees: see `webhost_kit.http.asgi`; answers to browsers of the allowed origins carry the CORS
 headers, errors too.
@@ -30,7 +30,7 @@ _PREFLIGHT: Headers = [
 
 
 class Request(asgi.Request):
-    """One request of a user, and the way back to them."""
+    """One request of a user, with the CORS headers of its answer."""
 
     __slots__ = ("agent_id", "authorization", "origin_allowed", "traceparent")
 
@@ -46,7 +46,7 @@ class Request(asgi.Request):
             self.always += [(b"access-control-allow-origin", self.headers[b"origin"]), *_CORS]
 
     async def preflight(self) -> None:
-        """Answer a browser's request before its request."""
+        """Answer a browser's CORS preflight request."""
         await self.start(204, _PREFLIGHT if self.origin_allowed else [])
         await self.write(b"", more=False)
 
@@ -78,7 +78,7 @@ class InvokeApp:
         except Problem as problem:
             await request.refuse(problem)
         except Exception as error:
-            await request.refuse_whatever(error)
+            await request.refuse_unexpected(error)
 
     async def _answer(self, request: Request, method: str, path: str) -> None:
         handler = self._invoke

@@ -13,13 +13,13 @@ class Settings(UserFacingSettings, LongestCall):
     workers_connect_to: Address | None = None
     """In the local stack only: where the Workers' addresses really are."""
     first_byte_timeout_s: PositiveFloat = 30.0
-    """Seconds that a Worker may take until its first byte."""
+    """Seconds that a Worker may take to send its first byte."""
     heartbeat_s: PositiveFloat = 15.0
     """Seconds of silence after which a stream gets a heartbeat."""
     lease_ttl_s: PositiveFloat = 8.0
-    """Seconds after which the calls of a gateway that gives no sign are finished by another."""
+    """Seconds without a renewal after which a gateway's calls are finished by another one."""
     agent_requests_per_minute: PositiveInt | None = None
-    """Calls of one agent a minute at most, where the tier allows more."""
+    """The most calls per minute to one agent, if lower than what the tier allows."""
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":

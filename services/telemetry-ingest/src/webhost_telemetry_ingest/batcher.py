@@ -1,8 +1,8 @@
 """Micro-batches: accepted reports on their way to the stream.
 
-Consumes: accepted facts, one per request. Emits: packets to USAGE, one for each partition that a
-batch has facts of, few of them one by one and many atomically; while they are under way, the next
-batch collects.
+Consumes: accepted facts, one per request. Emits: packets to USAGE, one for each partition with
+facts in the batch; a few are published one by one, many atomically. Meanwhile the next batch
+collects.
 Guarantees: `add` returns only after the packet was acknowledged as durable; otherwise it raises
 Unavailable within a bounded time. Memory is bounded: a full queue refuses at once.
 On an unknown outcome: the request is refused, and its retry is recognised by billing.

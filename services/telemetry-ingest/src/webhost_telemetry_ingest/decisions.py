@@ -1,7 +1,7 @@
 """Pure: whether a report is accepted. The checks, in the contract's order.
 
-`credentials` → `authenticate` → `decode` → `accept`. Each raises the Problem that the Worker is
-told. Bad credentials of any kind look the same.
+`credentials` → `authenticate` → `decode` → `accept`. Each raises the Problem to answer the Worker
+with. Bad credentials of any kind look the same.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from webhost_telemetry_ingest.model import Deployment
 FIRST_GENERATION = 1
 """The key generation of a deployment that is not known yet."""
 MAX_DEPTH = 32
-"""Levels of nesting in `provider`: what is accepted can be read by every fold."""
+"""Levels of nesting in `provider`, so that every fold can read what is accepted."""
 
 _DEPLOYMENT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
@@ -50,10 +50,10 @@ def credentials(deployment_id: str | None, signature: bytes | None) -> Credentia
 def authenticate(
     given: Credentials, body: bytes, known: Deployment | None, keys: MasterKeys
 ) -> None:
-    """Hold the signature against the raw body.
+    """Verify the signature of the raw body.
 
-    A known deployment's own key version and generation count; for an unknown one every version
-    that is held is tried. Raises Unauthenticated.
+    A known deployment's own key version and generation apply; for an unknown one every available
+    version is tried. Raises Unauthenticated.
     """
     tried = (
         [(version, FIRST_GENERATION) for version in keys.by_version]
@@ -128,12 +128,12 @@ def accept(
 
 
 def event_id_of(fact: TelemetryAccepted) -> str:
-    """Return the id that the Worker is told: the one it reported, else the dedupe key's."""
+    """Return the event id for the receipt: the one reported, else the dedupe key's."""
     return fact.dedupe_key.partition(":")[2]
 
 
 def _check_texts(report: TelemetryReport) -> None:
-    # Postgres holds no NUL in a text, so a fold could not keep it.
+    # Postgres cannot store NUL in text, so a fold could not keep it.
     for name, value in (("eventId", report.event_id), ("traceId", report.trace_id)):
         if value is not None and not value.isprintable():
             raise InvalidRequest.at([name], "Must be printable.")

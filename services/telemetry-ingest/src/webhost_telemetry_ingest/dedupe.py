@@ -1,4 +1,4 @@
-"""Which reports were accepted lately: an optimisation, billing's deduplication is the exact one."""
+"""Which reports were recently accepted: an optimisation; exact deduplication is billing's."""
 
 from cachetools import FIFOCache
 
@@ -15,5 +15,5 @@ class DedupeCache:
         return key in self._keys
 
     def add(self, key: tuple[str, str]) -> None:
-        """Remember a report; the one that was remembered longest ago makes room."""
+        """Add a report, evicting the oldest entry if the cache is full."""
         self._keys[key] = None

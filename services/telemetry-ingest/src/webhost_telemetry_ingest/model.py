@@ -1,4 +1,4 @@
-"""Pure: what is remembered of deployments, and how facts change it."""
+"""Pure: what is kept in memory about deployments, and how facts change it."""
 
 from dataclasses import dataclass, field, replace
 
@@ -16,12 +16,12 @@ SUBJECTS = (subjects.events_of_kind(DeploymentStarted.kind()),)
 TYPES = by_name(DeploymentStarted, DeploymentFailed, DeploymentTornDown)
 
 KEPT_MS = 36 * 24 * 3600 * 1000
-"""So long after its end a deployment is remembered: older reports are refused anyway."""
+"""How long a deployment is kept after it ended: older reports are refused anyway."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Whose it is, and which key it signs with. `version` is the last fact's that was taken in."""
+    """Whose it is, and which key it signs with. `version` is that of the last fact folded in."""
 
     version: int
     user_id: str
@@ -39,7 +39,7 @@ class Deployments:
     by_id: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
 
     def add(self, deployment_id: str, deployment: Deployment) -> None:
-        """Take a deployment in, unless a newer version of it is known."""
+        """Add a deployment, unless a newer version of it is known."""
         known = self.by_id.get(deployment_id)
         if known is None or deployment.version > known.version:
             self.by_id[deployment_id] = deployment
@@ -50,7 +50,7 @@ class Deployments:
             self.add(deployment_id, deployment)
 
     def evolve(self, envelope: Envelope, event: Event) -> None:
-        """Take a fact in; one that was seen before changes nothing."""
+        """Fold a fact in; one that was seen before changes nothing."""
         if isinstance(event, DeploymentStarted):
             deployment = Deployment(
                 version=envelope.version,

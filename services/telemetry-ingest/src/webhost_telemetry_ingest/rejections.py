@@ -27,7 +27,7 @@ class _Window:
 class Rejections:
     """Writes at most LINES_PER_WINDOW lines per deployment and minute.
 
-    What cannot be attributed to a deployment shares one such allowance.
+    Reports that cannot be attributed to a deployment share one such allowance.
     """
 
     def __init__(self) -> None:

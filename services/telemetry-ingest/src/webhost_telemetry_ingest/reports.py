@@ -1,8 +1,8 @@
-"""What is done with one report: check it, make the fact durable, answer.
+"""Handles one report: check it, make the fact durable, answer.
 
 Consumes: headers and raw body. Emits: `telemetry.accepted.v1` to USAGE.
 Guarantees: the answer comes only after the fact is durable.
-On replay (the same report again): recognised here while remembered, in billing always.
+On replay (the same report again): recognised here while it is cached, and always in billing.
 """
 
 from webhost_contracts import ids, wire

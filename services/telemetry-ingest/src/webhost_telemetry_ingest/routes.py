@@ -47,7 +47,7 @@ class ReportApp:
         except Problem as problem:
             await request.refuse(problem)
         except Exception as error:
-            await request.refuse_whatever(error)
+            await request.refuse_unexpected(error)
 
     async def _accept(self, request: Request) -> None:
         given = self._reports.credentials(

@@ -9,7 +9,7 @@ class Settings(ServiceSettings):
     """Variables are the fields' names in upper case."""
 
     listen: Address
-    """Where the service is served."""
+    """The address on which the service listens."""
     telemetry_master_keys: SecretStr
     """`<version>:<base64url>,…`, 32 bytes each; deployments' telemetry keys derive from them."""
 

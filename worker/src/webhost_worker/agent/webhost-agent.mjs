@@ -1,5 +1,5 @@
-// Runs the customer's module for one call, whichever of its two forms it has, and gives what it
-// answers one shape: `{chunks, usage()}`. `chunks` is an iterator of text, pulled as the caller
+// Runs the customer's module for one call, whichever of the two forms it has, and returns its
+// answer in one form: `{chunks, usage()}`. `chunks` is an iterator of text, pulled as the caller
 // reads; `usage()` is what the module reported, known once the chunks have ended.
 
 import customer from "./webhost-customer.mjs";

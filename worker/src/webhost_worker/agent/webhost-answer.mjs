@@ -2,13 +2,13 @@
 //
 // Emits, as SSE: `meta` once the module has answered, `delta` per chunk, `usage`, then `done`; or
 // `error` in place of what is missing. What fails before `meta` is a JSON error with its status.
-// Guarantees: a chunk is written before the next one is asked for; when the caller has gone the
-// turn is abandoned; every turn is reported once, whatever became of it.
+// Guarantees: a chunk is written before the next one is requested; when the caller disconnects,
+// the turn is abandoned; every turn is reported once, however it ended.
 
 import { encode } from "./webhost-platform.mjs";
 import { EVENT_STREAM, SSE_COMMENT, sseEvent } from "./webhost-protocol.mjs";
 
-// A caller that has gone shows only when something is written.
+// A disconnected caller is only noticed when something is written.
 const PULSE_MS = 1_000;
 
 const STREAM_HEADERS = {

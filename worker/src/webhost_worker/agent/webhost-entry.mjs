@@ -53,7 +53,7 @@ async function invoke(request, env, ctx) {
   const body = await signedBody(request, "X-Webhost-Invoke-Signature", keys, audience);
   const turn = new Turn(parseCall(body), env, ctx, startedAtMs);
   const answer = answerTurn(turn, request, ctx);
-  // A caller that goes away before the answer must not cut the turn short of its report.
+  // A caller that disconnects before the answer must not prevent the turn's report.
   ctx.waitUntil(answer);
   return await answer;
 }

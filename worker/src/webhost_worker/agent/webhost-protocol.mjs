@@ -61,7 +61,7 @@ export function charactersOf(messages) {
   return messages.reduce((sum, message) => sum + message.content.length, 0);
 }
 
-/** An answer that is there already, in the shape of one that streams. */
+/** An answer that is complete already, in the form of a streamed one. */
 export function wholeAnswer(text, usage) {
   return { chunks: [text][Symbol.iterator](), usage: () => usage };
 }

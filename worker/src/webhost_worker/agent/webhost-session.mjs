@@ -1,6 +1,6 @@
-// The client of the session store, spoken over the service binding WEBHOST_SESSIONS. Which agent
-// it is, the binding says; nothing here could name another. The store's protocol is described at
-// the top of webhost-sessions.mjs.
+// The client of the session store, over the service binding WEBHOST_SESSIONS. The binding itself
+// identifies the agent; nothing here could name another. The store's protocol is described at the
+// top of webhost-sessions.mjs.
 
 import { SessionError, sessionExpired, storeUnavailable } from "./webhost-errors.mjs";
 

@@ -43,7 +43,7 @@ export async function reportCall(env, call, usage, errorClass) {
   try {
     await post(env, encode(stringifyJson(event)));
   } catch {
-    // A report that cannot be made is not the caller's trouble; the gateway has its own record.
+    // A report that cannot be made must not fail the call; the gateway has its own record.
     console.warn("The telemetry report could not be made.");
   }
 }
@@ -58,7 +58,7 @@ async function post(env, body) {
     await sleep(DELAYS_MS[index]);
     if (await delivered(env.TELEMETRY_REPORT_URL, headers, body)) return;
   }
-  console.warn("The telemetry report was not taken.");
+  console.warn("The telemetry report was not accepted.");
 }
 
 /** Whether there is an answer that another try would not change. */
@@ -78,7 +78,7 @@ async function delivered(url, headers, body) {
   }
 }
 
-// Kept with the secret it is of: only who knows the secret can have anything signed here.
+// Cached together with its secret: only a caller who knows the secret can have anything signed.
 let cached = { secret: null, key: null };
 
 async function signature(secret, body) {

@@ -6,8 +6,8 @@ const TEXT_LIMIT = 4 * 1024 * 1024;
 const FIRST_HALF = /[\ud800-\udbff]$/;
 
 /**
- * Gives the chunks on so that none ends in the middle of a character, as a model's may: a first
- * half waits for its second. What never becomes a character is replaced.
+ * Passes the chunks on so that none ends in the middle of a character, as a model's may: a first
+ * half waits for its second. An incomplete character is replaced.
  */
 export function wholeCharacters(chunks) {
   let half = "";
@@ -33,7 +33,7 @@ export class AnswerText {
 
   add(chunk) {
     if (typeof chunk !== "string")
-      throw runtimeError("The agent's stream gave something not text.");
+      throw runtimeError("The agent's stream yielded something that is not text.");
     this.text += chunk;
     if (this.text.length > TEXT_LIMIT) throw runtimeError("The agent's answer is over 4 MiB.");
   }

@@ -1,5 +1,5 @@
-// One call as it runs: session, the customer's answer chunk by chunk, what it cost, what is kept
-// of it. `webhost-answer.mjs` decides how the chunks reach the caller.
+// One call as it runs: its session, the customer's answer chunk by chunk, its usage and its
+// history. `webhost-answer.mjs` decides how the chunks reach the caller.
 
 import { runAgent, userEnvOf } from "./webhost-agent.mjs";
 import { agentFailure } from "./webhost-errors.mjs";
@@ -69,7 +69,7 @@ export class Turn {
     try {
       await this.#answer?.chunks.return?.();
     } catch {
-      // The turn is over; how its iterator took it changes nothing.
+      // The turn is over; an error from its iterator changes nothing.
     }
   }
 

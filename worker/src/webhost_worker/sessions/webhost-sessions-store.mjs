@@ -4,9 +4,8 @@
 // SHARDS shards; the form leaves room for 256. The number may grow, never shrink: a purge asks
 // each shard once.
 //
-// Guarantees: every operation is one transaction; a session unused for SESSION_IDLE_DAYS is
-// unknown from then on, and removed by the alarm; after a purge every operation answers
-// SESSION_EXPIRED from then on.
+// Guarantees: every operation is one transaction; a session unused for SESSION_IDLE_DAYS counts as
+// unknown, and is removed by the alarm; after a purge every operation answers SESSION_EXPIRED.
 
 import { DurableObject } from "cloudflare:workers";
 
@@ -22,7 +21,7 @@ const KEYS_PER_SESSION = 1_000;
 const STATE_BYTES = 4 * 1024 * 1024;
 const HISTORY_MESSAGES = 200;
 const HISTORY_CHARACTERS = 1024 * 1024;
-// A longer message is kept cut: what was said stays answerable, the row stays storable.
+// A longer message is truncated, so that its row can be stored.
 const MESSAGE_CHARACTERS = 128 * 1024;
 
 const SCHEMA = `
@@ -92,7 +91,7 @@ export class AgentSessions extends DurableObject {
     }
   }
 
-  /** Removes everything and keeps only the tombstone, which an agent's id, never used again, needs. */
+  /** Removes everything but a tombstone, by which a running call cannot create sessions again. */
   async purge() {
     this.ctx.storage.transactionSync(() => {
       for (const table of ["sessions", "state", "messages", "tombstone"]) {

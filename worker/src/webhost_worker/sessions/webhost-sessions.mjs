@@ -1,8 +1,8 @@
 // The session Worker: one script per installation, the sessions of all its agents.
 //
-// For agents' Workers, over a service binding whose `props` say which agent calls (`ctx.props.
-// agentId`; the caller cannot change it). Version 1, which must stay compatible with all later versions, since
-// old deployments keep their old entry: all are POST with a JSON body.
+// For agents' Workers, over a service binding whose `props` identify the calling agent
+// (`ctx.props.agentId`; the caller cannot change it). Version 1; all later versions must stay
+// compatible with it, since old deployments keep their old entry. All are POST with a JSON body.
 //   /v1/open     {sessionId?}                 → {sessionId}; absent: a new session
 //   /v1/append   {sessionId, messages: [{role, content}]} → {}
 //   /v1/get      {sessionId, key}             → {value}, or {} when there is none

@@ -1,8 +1,8 @@
 // The primitives the platform relies on, captured before the customer's module is evaluated.
 //
-// Customer code shares this isolate and may patch any global it likes afterwards. What handles a
-// key or a signature therefore uses only what this module captured, index access, and operators.
-// That is hygiene, not a boundary: a deployment's key can only ever speak for that deployment.
+// Customer code shares this isolate and may patch any global afterwards. Code that handles a key or
+// a signature therefore uses only what this module captured, index access, and operators. That is
+// hygiene, not a boundary: a deployment's key is only ever valid for that deployment.
 
 const uncurryThis = Function.prototype.bind.bind(Function.prototype.call);
 const encoder = new TextEncoder();

@@ -57,7 +57,7 @@ async function readBounded(stream) {
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-// By their own text, so that a key never outlives the binding that named it.
+// Keyed by their own text, so that a key never outlives the binding that named it.
 const imported = { __proto__: null };
 
 async function publicKey(publicKeys, keyId) {

@@ -11,7 +11,7 @@
 | telemetry  | telemetry-ingest | USAGE  |
 
 A contract changes by adding fields with defaults, or by a new version with an upcaster. The
-golden examples of every version keep decoding.
+golden examples of every version must decode.
 """
 
 from webhost_contracts.events.account import TierChanged

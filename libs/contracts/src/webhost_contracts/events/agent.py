@@ -8,7 +8,7 @@ from webhost_contracts.events.base import Event
 
 
 class AgentDescribed(Event, frozen=True, kw_only=True):
-    """What a user says of an agent."""
+    """The fields of an agent that its user sets."""
 
     name: str
     description: str | None = None
@@ -17,11 +17,11 @@ class AgentDescribed(Event, frozen=True, kw_only=True):
 
 
 class AgentCreated(AgentDescribed, frozen=True, kw_only=True, tag="agent.created.v1"):
-    """A user made an agent."""
+    """A user created an agent."""
 
 
 class AgentUpdated(AgentDescribed, frozen=True, kw_only=True, tag="agent.updated.v1"):
-    """A user changed what is said of an agent; all fields as they are now."""
+    """A user changed an agent; all fields, as they are after the change."""
 
 
 class AgentDisabled(Event, frozen=True, kw_only=True, tag="agent.disabled.v1"):
@@ -33,7 +33,7 @@ class AgentEnabled(Event, frozen=True, kw_only=True, tag="agent.enabled.v1"):
 
 
 class AgentDeleted(Event, frozen=True, kw_only=True, tag="agent.deleted.v1"):
-    """The agent is a tombstone. Nothing brings it back."""
+    """The agent was deleted, for good; a tombstone remains."""
 
 
 class DeploymentRequested(Event, frozen=True, kw_only=True, tag="agent.deployment_requested.v1"):
@@ -56,7 +56,7 @@ class DeploymentRequested(Event, frozen=True, kw_only=True, tag="agent.deploymen
 
 
 class DeploymentEnded(Event, frozen=True, kw_only=True, tag="agent.deployment_ended.v1"):
-    """The saga of a requested deployment has ended and the api has taken note of it."""
+    """The saga of a requested deployment has ended and the api has recorded the result."""
 
     deployment_id: str
     outcome: Literal["succeeded", "failed"]
@@ -74,6 +74,6 @@ class DeploymentActivated(Event, frozen=True, kw_only=True, tag="agent.deploymen
 
 
 class DeploymentRetired(Event, frozen=True, kw_only=True, tag="agent.deployment_retired.v1"):
-    """A good deployment fell out of the number that is kept; it cannot be activated any more."""
+    """A good deployment is no longer among those kept; it can no longer be activated."""
 
     deployment_id: str

@@ -31,7 +31,7 @@ class Event(Wire, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Envelope(Wire, frozen=True, kw_only=True):
-    """A fact and its metadata, as it stands on a stream.
+    """A fact and its metadata, as stored on a stream.
 
     `data` is the fact as JSON, its `type` inside; `version` counts the facts of one aggregate
     from 1 without gaps.

@@ -7,7 +7,7 @@ from webhost_contracts.events.base import Event
 
 
 class DeployerEvent(Event, frozen=True, kw_only=True):
-    """What the deployer states: all of one agent on one subject, whatever the aggregate is."""
+    """A fact of the deployer's: all of one agent's share a subject, whatever the aggregate."""
 
     agent_id: str
 
@@ -17,8 +17,8 @@ class DeployerEvent(Event, frozen=True, kw_only=True):
 
 
 class DeploymentStarted(DeployerEvent, frozen=True, kw_only=True, tag="deployment.started.v1"):
-    """Work began. Here is all that it needs; the telemetry key's version and generation are
-    fixed from here on.
+    """Work began. This holds all that it needs; the telemetry key's version and generation are
+    fixed from now on.
     """
 
     deployment_version: int
@@ -45,7 +45,7 @@ class DeploymentStepSucceeded(
 class DeploymentStepFailed(
     DeployerEvent, frozen=True, kw_only=True, tag="deployment.step_failed.v1"
 ):
-    """One try of a step failed; it is tried again at `retry_at_ms`, or not at all where absent."""
+    """One attempt at a step failed; it is retried at `retry_at_ms`, or not at all if absent."""
 
     step: str
     attempt: int
@@ -72,7 +72,7 @@ class DeploymentFailed(DeployerEvent, frozen=True, kw_only=True, tag="deployment
 class DeploymentTeardownScheduled(
     DeployerEvent, frozen=True, kw_only=True, tag="deployment.teardown_scheduled.v1"
 ):
-    """From `not_before_ms` on nothing of the deployment shall be left at the provider."""
+    """The deployment is to be removed from its provider, not before `not_before_ms`."""
 
     not_before_ms: int
 

@@ -8,8 +8,8 @@ from webhost_contracts.events.base import Event
 class InvocationFinished(Event, frozen=True, kw_only=True, tag="invocation.finished.v1"):
     """An admitted call ended. It counts as one request, whatever the runtime answered.
 
-    The aggregate is the invocation. `wall_ms` is absent where the gateway died under the call
-    (`outcome` is then `unknown`). No content of the call is in here.
+    The aggregate is the invocation. `wall_ms` is absent if the gateway died during the call
+    (`outcome` is then `unknown`). It holds no content of the call.
     """
 
     agent_id: str

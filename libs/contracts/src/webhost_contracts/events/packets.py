@@ -1,7 +1,7 @@
 """Packets: one message of USAGE that carries many facts of one partition and one producer.
 
-The message's type is PACKET; its body is a JSON array of envelopes. Which fact each envelope
-holds stands in its data. A packet is stored whole or not at all, and may be stored twice.
+The message's type is PACKET; its body is a JSON array of envelopes. The type of each fact is in
+its envelope's data. A packet is stored whole or not at all, and may be stored twice.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What a Worker said of a call, once it was accepted, on the USAGE stream."""
+"""A Worker's report of a call, once accepted, on the USAGE stream."""
 
 from webhost_contracts.events.base import Event, Json
 
@@ -8,7 +8,7 @@ class TelemetryAccepted(Event, frozen=True, kw_only=True, tag="telemetry.accepte
 
     `dedupe_key` tells one report of a deployment from another: the reported event id, else the
     trace id, else the body's hash, each under a prefix of its own. `reported_cost_usd` is kept
-    as it was said and never billed.
+    as it was reported and never billed.
     """
 
     agent_id: str
@@ -28,7 +28,7 @@ class TelemetryAccepted(Event, frozen=True, kw_only=True, tag="telemetry.accepte
 
 
 def dedupe_key(event_id: str | None, trace_id: str | None, body_sha256: str) -> str:
-    """Return what makes a report of one deployment the same report as another."""
+    """Return the key by which repeated reports of one deployment are recognised."""
     if event_id is not None:
         return f"event:{event_id}"
     if trace_id is not None:

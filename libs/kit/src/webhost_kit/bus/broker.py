@@ -1,4 +1,4 @@
-"""The FastStream broker that commands and requests are taken with, and its AsyncAPI document.
+"""The FastStream broker that receives commands and requests, and its AsyncAPI document.
 
 Handlers are typed: FastStream decodes a message's JSON with msgspec to the struct that a handler
 takes, encodes the struct that it returns, and describes both.
@@ -14,7 +14,7 @@ from webhost_kit.bus.connection import inbox_prefix, log_error
 
 
 def broker(url: str, name: str, middleware: Any) -> NatsBroker:
-    """Return a broker that reconnects without end, each message in a middleware of this kind."""
+    """Return a broker that always reconnects and wraps each message in this middleware."""
     return NatsBroker(
         url,
         name=name,
@@ -33,7 +33,7 @@ def broker(url: str, name: str, middleware: Any) -> NatsBroker:
 
 
 def describe(described: NatsBroker, title: str) -> str:
-    """Return the AsyncAPI document of what the broker takes, as JSON with sorted keys."""
+    """Return the AsyncAPI document of the broker's subscriptions, as JSON with sorted keys."""
     from faststream.specification import AsyncAPI
 
     document = AsyncAPI(described, title=title, version="1").to_specification().to_json()

@@ -1,11 +1,11 @@
 """The one way in which a service takes commands: FastStream on durable consumers.
 
 Consumes: `cmd.<service>.<verb>.*` of COMMANDS.
-Guarantees: a message is acknowledged only after its handler returned. A dependency that is away is
-waited for without end, and uses up no tries. A Permanent failure, an unreadable message, or the
-last of MAX_TRIES of any other failure is reported to `on_dead`, by the ids in the message's
-headers; then the message becomes a dead letter.
-On replay: a handler that has done its work before must find that, and change nothing.
+Guarantees: a message is acknowledged only after its handler returned. A failure because a
+dependency is away is retried indefinitely, and uses up no tries. A Permanent failure, an unreadable
+message, or the last of MAX_TRIES of any other failure is reported to `on_dead`, with the ids in the
+message's headers; then the message becomes a dead letter.
+On replay: a handler must recognise that its work is already done, and change nothing.
 """
 
 import asyncio
@@ -35,11 +35,11 @@ LONGEST_DELAY_S = 30.0
 AWAY_DELAY_S = 1.0
 DEAD_DELAY_S = 5.0
 ACK_WAIT_S = 10.0
-"""Handlers only record what is to be done. A command whose handler was killed waits for so long."""
+"""Handlers only record what is to be done. A command whose handler was killed waits this long."""
 COUNTED = 1_000
-"""So many messages' failures are counted at a time; the server's own count is also of outages."""
+"""How many messages have their failures counted; the server's own count includes outages."""
 
-LOOK_S = 2.0
+POLL_INTERVAL_S = 2.0
 
 C = TypeVar("C", bound=Command)
 Handler = Callable[[C], Awaitable[None]]
@@ -58,7 +58,7 @@ class CommandConsumer:
         self.broker = broker(url, service, self._middleware)
 
     def subscribe(self, verb: str, handler: Handler[C], on_dead: OnDead | None = None) -> None:
-        """Let `handler` take the commands of one verb; it names their type."""
+        """Let `handler` handle the commands of one verb; its annotation names their type."""
         subject = subjects.commands_to(self._service, verb)
         durable = f"{self._service}-{verb}"
         self._consumers.append(durable)
@@ -86,9 +86,9 @@ class CommandConsumer:
         await self.broker.stop()
 
     async def run(self) -> None:
-        """Raise once a consumer is gone: its pull loop would spin, a restart makes it again."""
+        """Raise once a consumer is gone: its pull loop would spin, and a restart recreates it."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_INTERVAL_S)
             for consumer in self._consumers:
                 try:
                     await self._bus.js.consumer_info(subjects.COMMANDS, consumer)
@@ -102,7 +102,7 @@ class CommandConsumer:
         self._failures.pop(_sequence(message), None)
 
     async def failed(self, message: NatsMessage, ids: CommandIds, error: Exception) -> NoReturn:
-        """Decide what follows from a failure. Raises what tells FastStream."""
+        """Decide what follows from a failure; raises the exception that tells FastStream."""
         match error:
             case ValidationError():
                 await self._give_up(message, ids, f"undecodable: {error.__cause__ or error}")

@@ -28,7 +28,7 @@ class Bus:
 
     @property
     def reconnects(self) -> int:
-        """How often the server went away and came back: it may be another one since."""
+        """How often the connection was re-established: the server may be another one since then."""
         return self.client.stats["reconnects"]
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Facts of one subject, gathered into packets that are published as one message each."""
+"""Collects the facts of one subject in packets, each of which is published as one message."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from webhost_contracts.events.packets import PACKET, pack
 from webhost_kit.bus.publishing import Message
 
 PACKET_BYTES = 512 * 1024
-"""About half of what the server takes in one message."""
+"""About half of the server's maximum message size."""
 
 T = TypeVar("T")
 
 
 @dataclass
 class Packet(Generic[T]):
-    """Encoded facts of one subject; `items` are what the sender knows them by."""
+    """Encoded facts of one subject; `items` identify them to the sender."""
 
     subject: str
     items: list[T] = field(default_factory=list[T])
@@ -30,7 +30,7 @@ class Packet(Generic[T]):
 
 
 def in_packets(facts: Iterable[tuple[T, str, bytes]]) -> list[Packet[T]]:
-    """Gather facts (item, subject, body) by subject, as far as a packet's size allows."""
+    """Collect facts (item, subject, body) by subject, within a packet's maximum size."""
     packets: list[Packet[T]] = []
     filling: dict[str, Packet[T]] = {}
     for item, subject, body in facts:

@@ -1,7 +1,7 @@
-"""Messages to one stream, one or many at once: durable all of them, or in doubt all of them.
+"""Publishes to one stream, one message or many: either all are durable, or all are in doubt.
 
-Emits: what it is given. Several at once are for USAGE, which takes atomic batches and whose facts
-are recognised by what they are about, however often they arrive; elsewhere, one at a time.
+Emits: what it is given. Several at once are for USAGE, which accepts atomic batches and whose
+facts are deduplicated by what they are about when folded; elsewhere, one at a time.
 Guarantees: `publish_together` returns only after the stream holds every message.
 On a failure: none, some or all may be stored; the sender publishes them again.
 """
@@ -18,7 +18,7 @@ from webhost_contracts.subjects import MESSAGE_ID_HEADER
 from webhost_kit.bus.connection import Bus
 
 FEW = 8
-"""Up to so many are stored sooner one by one: an atomic batch has a price of its own."""
+"""Up to this many are faster published one by one: an atomic batch has a fixed cost."""
 MOST = 1_000
 """Messages of one atomic batch, at most; the server's limit."""
 TIMEOUT_S = 4.0

@@ -1,8 +1,8 @@
-"""Reads a stream in order from a checkpoint, without gaps, for as long as it is asked to.
+"""Reads a stream in order from a checkpoint, without gaps.
 
 Consumes: one stream, through an ephemeral consumer that costs nothing to lose.
-Guarantees: every message behind the checkpoint once, in the stream's order; a hole in the
-deliveries, a missed heartbeat or a lost consumer starts a new consumer where this one stopped.
+Guarantees: every message after the checkpoint once, in the stream's order; after a gap in the
+deliveries, a missed heartbeat or a lost consumer, a new consumer starts where this one stopped.
 A stream that is not the one the checkpoint was taken on raises StreamDiverged. One that is missing
 is waited for.
 """
@@ -31,20 +31,20 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 1.0
 SILENCE_S = 3.5
-"""After so long without a message or a heartbeat the consumer is taken to be lost."""
+"""After this long without a message or a heartbeat the consumer counts as lost."""
 EXPIRES_S = 30.0
 INACTIVE_S = 60.0
 RETRY_S = 0.5
 IDLE_ADVANCE_S = 60.0
-"""A reader that gets nothing moves past what is not for it, so that it never seems left behind."""
+"""A reader that gets nothing moves past what its filter skips, so that it does not seem behind."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A place on one incarnation of a stream: everything up to `sequence` has been folded.
+    """A position in one incarnation of a stream: everything up to `sequence` has been folded.
 
-    `message_id` names the message there; one that came without an id goes by its content. The
-    sequence 0 is the start of the stream, whichever it is. `epoch` counts an operator's resets.
+    `message_id` identifies the message there, by a hash of its content if it came without an id.
+    Sequence 0 is the start of any stream. `epoch` counts an operator's resets.
     """
 
     stream_created_at: str
@@ -67,7 +67,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Messages in order, the checkpoint behind the last, and how many more wait on the stream."""
+    """Messages in order, the checkpoint after the last, and how many more are pending."""
 
     messages: Sequence[Recorded]
     checkpoint: Checkpoint
@@ -104,7 +104,7 @@ class StreamReader:
         return self._problem
 
     def interruption(self) -> str | None:
-        """Say what keeps the reader from hearing the stream; being behind is no interruption."""
+        """Say why the reader receives nothing from the stream; being behind is no interruption."""
         problem = self.check()
         return problem if problem == "silent" or (problem or "").startswith("away") else None
 
@@ -181,7 +181,7 @@ class StreamReader:
             )
 
     async def _advanced(self, checkpoint: Checkpoint, consumer: str, delivered: int) -> Checkpoint:
-        """Return the checkpoint behind what the stream held when nothing of it was for us."""
+        """Return the checkpoint after all that the stream held, none of which was for us."""
         info = await self._bus.js.stream_info(self._stream)
         state = await self._bus.js.consumer_info(self._stream, consumer)
         seen = state.delivered.consumer_seq if state.delivered else 0
@@ -240,7 +240,7 @@ class StreamReader:
 
 
 class _Pull:
-    """At most one pull request under way; what has arrived and waits is less than two."""
+    """At most one pull request under way; fewer than two requests' messages are buffered."""
 
     def __init__(self, bus: Bus, stream: str, consumer: str, batch_size: int) -> None:
         self._client = bus.client

@@ -1,8 +1,8 @@
 """Request and reply between services, with a short timeout; FastStream on the replying side.
 
 Consumes and emits: `rpc.<service>.<what>` and its reply; nothing of it is stored.
-Guarantees: a reply in time, or Unavailable; of several replicas one replies.
-On a repeat: the handler runs again, so one that changes something has to bear that.
+Guarantees: a reply in time, or Unavailable; of several replicas, one replies.
+On a repeat: the handler runs again, so one that changes something must be idempotent.
 """
 
 from collections.abc import Awaitable, Callable
@@ -32,7 +32,7 @@ async def call(bus: Bus, subject: str, request: Wire, kind: type[A]) -> A:
         reply = await bus.client.request(subject, wire.encode(request), timeout=TIMEOUT_S)
         return wire.decode(reply.data, kind)
     except (NatsError, TimeoutError, OSError, msgspec.DecodeError) as error:
-        raise Unavailable("A part of the system is away; try again shortly.") from error
+        raise Unavailable("A part of the system is unavailable; try again shortly.") from error
 
 
 class RequestServer:
@@ -45,8 +45,8 @@ class RequestServer:
         """Let `handler` reply to the requests on this subject; replicas share the work."""
         self.broker.subscriber(subject, queue=subject, title=subject)(handler)
 
-    def serve_by_hand(self, subject: str, handler: Callable[..., Awaitable[None]]) -> None:
-        """Let `handler` take the requests on this subject, and send its own replies."""
+    def serve_raw(self, subject: str, handler: Callable[..., Awaitable[None]]) -> None:
+        """Let `handler` receive the raw requests on this subject and send its own replies."""
         self.broker.subscriber(subject, queue=subject, title=subject, no_reply=True)(handler)
 
     async def start(self) -> None:
@@ -59,7 +59,7 @@ class RequestServer:
 
 
 class _LogFailure(BaseMiddleware):
-    """A request that failed has no reply, and its sender goes on after a timeout."""
+    """A request that failed gets no reply; its sender continues after a timeout."""
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
         try:

@@ -1,6 +1,6 @@
 """Looks after the declared streams and buckets while the service runs.
 
-Consumes: what the server says of each of them, every LOOK_S.
+Consumes: what the server says of each of them, every POLL_INTERVAL_S.
 Emits: the declaration of one that was missing for MISSING_S, again while that is refused.
 Guarantees: what was deleted is there again within seconds, as another one: the checkpoints that
 were taken on the old one diverge, and whoever fills it learns that it has to be filled again.
@@ -20,7 +20,7 @@ from webhost_kit.bus.connection import Bus
 
 log = structlog.get_logger(__name__)
 
-LOOK_S = 1.0
+POLL_INTERVAL_S = 1.0
 MISSING_S = 5.0
 """Longer than own facts take to see that EVENTS is missing: by then no relay publishes to it."""
 
@@ -52,7 +52,7 @@ class StreamWatch:
         """Look without end."""
         while True:
             await asyncio.gather(*map(self._look_at, streams.NAMES))
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _look_at(self, name: str) -> None:
         try:

@@ -22,7 +22,7 @@ USAGE_DAYS = 400
 """A period can be rebuilt for at least 13 months."""
 
 TOTALS_DAYS = 62
-"""Totals of a period that is over for long are of no use: they end by themselves."""
+"""Totals of a period that ended long ago are of no use: they expire."""
 
 STREAMS = (
     StreamConfig(

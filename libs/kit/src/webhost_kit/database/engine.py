@@ -21,13 +21,13 @@ CONNECT_TIMEOUT_S = 5
 VANISHED_AFTER_S = 11
 TRANSACTION_TIMEOUT_S = 20
 IDLE_IN_TRANSACTION_S = 5
-"""A client that hangs inside a transaction, its locks held, is cut off after so long."""
+"""A client that hangs inside a transaction, holding locks, is disconnected after this long."""
 
 INCARNATION = """
     SELECT pg_postmaster_start_time()::text || '/' ||
         (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-"""What changes when the server was restarted, replaced or restored under its clients."""
+"""Changes when the server is restarted, replaced or restored under its clients."""
 
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 
@@ -40,8 +40,8 @@ def sqlalchemy_url(dsn: str) -> str:
 def connect_arguments(options: str = "") -> dict[str, Any]:
     """Return how every connection to Postgres is made, with these server options too.
 
-    A peer that vanished without a word is noticed within VANISHED_AFTER_S by either side: the
-    locks that it held are free then, so that another process takes its work over.
+    Either side notices within VANISHED_AFTER_S that its peer has vanished: its locks are then
+    released, so that another process can take over its work.
     """
     vanished_ms = VANISHED_AFTER_S * 1000
     server = {f"tcp_{name}": value for name, value in _KEEPALIVES.items()}
@@ -95,7 +95,7 @@ class Database:
             if not is_away(error):
                 raise
             log.warning("database unavailable", error=str(error).partition("\n")[0])
-            raise Unavailable("The database is away; try again shortly.") from error
+            raise Unavailable("The database is unavailable; try again shortly.") from error
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[AsyncConnection]:
@@ -107,9 +107,9 @@ class Database:
     async def retry_conflicts(
         self, work: Callable[[AsyncConnection], Awaitable[T]], *, tries: int = 5
     ) -> T:
-        """Run `work` in a transaction; run it again when another decision came first.
+        """Run `work` in a transaction; run it again if another decision was recorded first.
 
-        Raises VersionConflict when that happened `tries` times in a row.
+        Raises VersionConflict when that happens `tries` times in a row.
         """
         for _ in range(tries - 1):
             try:
@@ -121,7 +121,7 @@ class Database:
             return await work(connection)
 
     def check(self) -> str | None:
-        """Say what is wrong with the database, as of the last look."""
+        """Say what is wrong with the database, as of the last probe."""
         return self._problem
 
     async def run(self, *, every_s: float = 1.0) -> None:

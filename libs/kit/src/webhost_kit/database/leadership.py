@@ -1,6 +1,6 @@
 """Leadership: work that at most one process does at a time, and that another one takes over.
 
-Guarantees: a leader that dies, hangs, loses Postgres or fails at its work is succeeded within 10
+Guarantees: a leader that dies, hangs, loses Postgres or fails at its work is replaced within 10
 seconds, if another process waits. The lock is a session advisory lock on a connection of its own:
 it ends with the connection, and the server ends the connection of a leader whose heartbeats stop.
 Not guaranteed: that two never overlap for a moment. A leader that was suspended may go on for an
@@ -27,12 +27,12 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_S = 1.0
 HEARTBEAT_TIMEOUT_S = 3.0
 EXPIRES_S = 5
-"""A session without a heartbeat for so long is ended by the server."""
+"""The server ends a session that sends no heartbeat for this long."""
 PATIENCE_S = 3.0
-"""A leader whose work complains for so long lets go."""
+"""A leader whose work has complained for this long releases its leadership."""
 POLL_S = 0.5
 STEP_BACK_S = 1.5
-"""Who let go waits longer than the others poll, so that another one gets its turn."""
+"""A leader that released waits longer than the others' polling interval, so that one takes over."""
 
 
 END_SESSIONS = text(
@@ -44,14 +44,14 @@ END_SESSIONS = text(
 
 
 class WorkStuck(Exception):
-    """The leader's work made no progress; somebody else may do better."""
+    """The leader's work made no progress; another process may do better."""
 
 
 class Leadership:
     """The right to do the work `name`, within one schema.
 
-    `check` says what is wrong with the work while it runs: after PATIENCE_S of complaints
-    without a break the leader lets go.
+    `check` says what is wrong with the work while it runs: after PATIENCE_S of uninterrupted
+    complaints the leader releases its leadership.
     """
 
     def __init__(self, dsn: str, name: str, *, check: Callable[[], str | None] | None = None):
@@ -61,22 +61,22 @@ class Leadership:
         self._problem: str | None = "starting"
 
     def check(self) -> str | None:
-        """Say what keeps this process from leading, or waiting. Waiting its turn is well."""
+        """Say what keeps this process from leading or waiting; waiting is healthy."""
         return self._problem
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Lead whenever it is this process's turn.
 
-        While it leads, `work` runs. When `work` returns, raises what means that a dependency is
-        away, or complains for too long, leadership is let go for a moment. Raises what else
-        `work` raises.
+        While it leads, `work` runs. When `work` returns, raises because a dependency is away, or
+        complains for too long, leadership is released for a moment. Anything else that `work`
+        raises is passed on.
         """
         while True:
             try:
                 await self._lead(work)
             except WorkStuck as error:
                 self._problem = str(error)
-                log.warning("leadership let go", name=self._name, reason=str(error))
+                log.warning("leadership released", name=self._name, reason=str(error))
             except Exception as error:
                 if not is_away(error):
                     raise
@@ -118,12 +118,12 @@ async def open_lock_session(dsn: str, name: str) -> psycopg.AsyncConnection[Tupl
 
 
 async def end_lock_sessions(connection: AsyncConnection, session: str) -> None:
-    """Make the holders of these locks let go and begin anew, for instance after a reset."""
+    """Make the holders of these locks release them and start over, for instance after a reset."""
     await connection.execute(END_SESSIONS, {"name": session[:63]})
 
 
 async def heartbeat(connection: psycopg.AsyncConnection[TupleRow]) -> None:
-    """Show the server that this session lives. Raises what is_away knows when it does not."""
+    """Show the server that this session is alive. Raises an `is_away` error if it is not."""
     async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
         await connection.execute("SELECT 1")
 

@@ -1,8 +1,8 @@
 """Session-level advisory locks, each held by a connection of its own.
 
 Guarantees: a lock is free the moment its connection ends, and the server ends the connection of a
-holder that stops showing that it lives: one that was killed, cut off, or frozen. A holder that
-notices the loss is stopped in the middle of its work.
+holder whose heartbeats stop: one that was killed, cut off, or frozen. A holder that notices the
+loss is stopped in the middle of its work.
 Not guaranteed: that two holders never overlap for a moment (one that was frozen may go on for an
 instant when it wakes), so what they write is conditional or repeatable.
 """
@@ -42,7 +42,7 @@ class Lock:
 
 @asynccontextmanager
 async def held(dsn: str, name: str) -> AsyncGenerator[Lock | None]:
-    """Hold the lock of this name, in this schema, or give None when another holds it.
+    """Hold the lock of this name, in this schema, or yield None if another process holds it.
 
     Raises LockLost, also out of the work that is done under it, once the lock is lost.
     """
@@ -74,7 +74,7 @@ async def _session(dsn: str, name: str) -> AsyncGenerator[psycopg.AsyncConnectio
 
 
 async def _asked(answer: Awaitable[T]) -> T:
-    """Return Postgres's answer. Raises LockLost when there is none."""
+    """Await Postgres's answer. Raises LockLost when there is none."""
     try:
         return await answer
     except Exception as error:

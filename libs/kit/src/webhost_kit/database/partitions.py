@@ -1,14 +1,14 @@
-"""Partitions: numbered parts of one work that the running processes share fairly.
+"""Partitions: the numbered parts of one job, shared fairly among the running processes.
 
 Guarantees: each of the `count` partitions is worked on by one process, and no process holds more
-than its even share, rounded up. A new process has its share within seconds; that of one which
-died, hangs or lost Postgres is taken over within 10 seconds.
+than its even share, rounded up. A new process gets its share within seconds; the share of a
+process that died, hangs or lost Postgres is taken over within 10 seconds.
 Not guaranteed: that two never overlap on a partition for a moment. A process that was suspended
 goes on for an instant when it wakes, so what is written must be conditional or repeatable.
 
 Each process has one connection of its own. It holds a shared lock there that counts it as a
 member, and one lock for each of its partitions. The server ends the connection, and with it the
-locks, of a process whose heartbeats stop. Its statements about locks stand at the end of the file.
+locks, of a process whose heartbeats stop. Its locking statements are at the end of the file.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class PartitionShare:
         self._problem: str | None = "starting"
 
     def check(self) -> str | None:
-        """Say what keeps this process from holding its share. An empty share is well."""
+        """Say what keeps this process from holding its share; an empty share is healthy."""
         return self._problem
 
     async def run(self, work: Work) -> None:
@@ -78,19 +78,19 @@ class PartitionShare:
                     for task in self._tasks.values():
                         if task.done():
                             task.result()
-                log.warning("share let go", name=self._name, reason=problem)
+                log.warning("share released", name=self._name, reason=problem)
                 return problem
             finally:
                 await self._cancel(*self._tasks)
 
     async def _balance(self, connection: psycopg.AsyncConnection[TupleRow], work: Work) -> None:
-        """Let go what is too much, take what is free; to the server this is the heartbeat."""
+        """Release partitions beyond our share, take free ones; this also is the heartbeat."""
         members = await self._ask(connection, _COUNT_MEMBERS)
         most = math.ceil(self._count / max(members, 1))
         for partition in sorted(self._tasks)[most:]:
             await self._cancel(partition)
             await self._ask(connection, _UNLOCK, partition)
-            log.info("partition let go", name=self._name, partition=partition, members=members)
+            log.info("partition released", name=self._name, partition=partition, members=members)
         for partition in range(self._count):
             if len(self._tasks) >= most:
                 return

@@ -1,8 +1,8 @@
 """One connection of its own for the batched statements: always prepared, never pooled.
 
-For what SQLAlchemy cannot do: a statement that outlives its time is not cancelled but cut off, and
-it is known whether it may have been run. The setting `webhost.incarnation` says which incarnation
-of the database the connection is to.
+For what SQLAlchemy cannot do: a statement that exceeds its time is not cancelled but abandoned with
+its connection, and the caller learns whether it may have run. The setting `webhost.incarnation`
+names the incarnation of the database that the connection is to.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 5.0
 GRACE_S = 0.5
-"""A server that runs ends a statement itself; one that hangs is given up so much later."""
+"""A healthy server ends a statement itself; one that hangs is given up this much later."""
 
 # Every statement finds its rows by key. A plan made while the tables were still empty would
 # read them whole, and stay.
@@ -31,7 +31,7 @@ _OPTIONS = "-c enable_seqscan=off -c plan_cache_mode=force_generic_plan"
 
 
 class NotRun(Unavailable):
-    """There was no connection: certainly, nothing was run."""
+    """There was no connection: the statement certainly did not run."""
 
 
 class Statements:
@@ -83,7 +83,7 @@ class Statements:
             )
             kind = NotRun if self._connection is None else Unavailable
             await self.close()
-            raise kind("The database is away; try again shortly.") from error
+            raise kind("The database is unavailable; try again shortly.") from error
 
     async def close(self) -> None:
         """Close the connection; the next statement opens another."""

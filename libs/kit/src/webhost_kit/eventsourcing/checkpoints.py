@@ -1,7 +1,7 @@
-"""Where projections stand: a row beside the rows that they fold.
+"""Projections' checkpoints: one row each, beside the rows that the projection folds.
 
 A batch is folded in the transaction that locks the checkpoint, finds it where the batch began, and
-moves it behind the batch: of two projectors that overlap for a moment, one rolls back. An operator
+moves it past the batch: of two projectors that overlap for a moment, one rolls back. An operator
 who resets a checkpoint raises its epoch, so that a fold under way rolls back as well.
 """
 
@@ -40,7 +40,7 @@ _table = _checkpoint_table(sa.MetaData())
 async def read_checkpoint(
     connection: AsyncConnection, name: str, *, lock: bool = False
 ) -> Checkpoint | None:
-    """Return where the projection of this name stands, None before its first batch.
+    """Return the checkpoint of this projection, None before its first batch.
 
     With `lock`, it cannot be moved by others until the transaction ends.
     """
@@ -87,7 +87,7 @@ async def save_checkpoint(connection: AsyncConnection, name: str, checkpoint: Ch
 
 
 async def reset_checkpoint(connection: AsyncConnection, name: str) -> None:
-    """Let the projection of this name begin again at the start of its stream."""
+    """Restart the projection of this name from the beginning of its stream."""
     found = await read_checkpoint(connection, name, lock=True)
     start = Checkpoint("", 0, None, 0) if found is None else found
     await save_checkpoint(

@@ -1,7 +1,7 @@
-"""From what a stream holds to what a fold understands.
+"""Decodes a stream's messages into the facts that a fold consumes.
 
 A message carries one fact, or a packet of them. What cannot be decoded, or is of an unknown
-version of a kind that the fold consumes, is not skipped but returned as Undigested.
+version of a kind that the fold consumes, is not skipped but returned as Unfoldable.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,8 +32,8 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Undigested:
-    """What a fold cannot use, whole as it was recorded, and why.
+class Unfoldable:
+    """What a fold cannot use, exactly as recorded, and why.
 
     `aggregate_id` and `version` are known where at least the envelope could be read.
     """
@@ -50,13 +50,13 @@ class Undigested:
 
 def decoded(
     messages: Iterable[Recorded], types: Mapping[str, type[Event]]
-) -> list[Fact | Undigested]:
+) -> list[Fact | Unfoldable]:
     """Decode the facts of these types, in order. Known types that are not among them are left out.
 
-    A type unknown to the contracts is Undigested if its kind is one of those of `types`.
+    A type unknown to the contracts is Unfoldable if its kind is one of those of `types`.
     """
     kinds = frozenset(kind.kind() for kind in types.values())
-    found: list[Fact | Undigested] = []
+    found: list[Fact | Unfoldable] = []
     for message in messages:
         if message.type_name == PACKET:
             found += _of_packet(message, types, kinds)
@@ -86,11 +86,11 @@ def fact_of(
 
 def _of_packet(
     message: Recorded, types: Mapping[str, type[Event]], kinds: frozenset[str]
-) -> list[Fact | Undigested]:
+) -> list[Fact | Unfoldable]:
     try:
         bodies = _packet.decode(message.body)
     except (msgspec.DecodeError, RecursionError) as error:
-        return [_undigested(message, 0, message.body, f"undecodable packet: {error}")]
+        return [_unfoldable(message, 0, message.body, f"undecodable packet: {error}")]
     found = [
         _one(message, index, bytes(body), None, types, kinds) for index, body in enumerate(bodies)
     ]
@@ -104,34 +104,34 @@ def _one(
     type_name: str | None,
     types: Mapping[str, type[Event]],
     kinds: frozenset[str],
-) -> Fact | Undigested | None:
-    if type_name is not None and type_name not in types and not _is_news(type_name, kinds):
+) -> Fact | Unfoldable | None:
+    if type_name is not None and type_name not in types and not _is_unhandled(type_name, kinds):
         return None
     try:
         envelope = _envelope.decode(body)
         type_name = type_name or envelope.type_name()
     except (msgspec.DecodeError, RecursionError) as error:
-        return _undigested(message, index, body, f"undecodable: {error}")
+        return _unfoldable(message, index, body, f"undecodable: {error}")
     kind = types.get(type_name)
     if kind is None:
-        if not _is_news(type_name, kinds):
+        if not _is_unhandled(type_name, kinds):
             return None
-        return _undigested(message, index, body, f"unknown type {type_name}", envelope)
+        return _unfoldable(message, index, body, f"unknown type {type_name}", envelope)
     try:
         event = msgspec.json.decode(envelope.data, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
-        return _undigested(message, index, body, f"undecodable: {error}", envelope)
+        return _unfoldable(message, index, body, f"undecodable: {error}", envelope)
     return Fact(message.sequence, message.recorded_at_ms, envelope, event, index, message.subject)
 
 
-def _is_news(type_name: str, kinds: frozenset[str]) -> bool:
+def _is_unhandled(type_name: str, kinds: frozenset[str]) -> bool:
     return type_name not in _KNOWN_TYPES and type_name.partition(".")[0] in kinds
 
 
-def _undigested(
+def _unfoldable(
     message: Recorded, index: int, body: bytes, reason: str, envelope: Envelope | None = None
-) -> Undigested:
-    return Undigested(
+) -> Unfoldable:
+    return Unfoldable(
         message.sequence,
         message.recorded_at_ms,
         index,

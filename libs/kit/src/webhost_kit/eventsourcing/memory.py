@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
 RELEASE_S = 5.0
-"""So often a memory that holds something back looks whether that is still parked."""
+"""How often a memory that holds an aggregate back checks whether it is still parked."""
 
 Load = Callable[[AsyncConnection, bool], Awaitable[None]]
 """Reads the rows of the projection's table into the memory, where they are newer; if the second
@@ -68,7 +68,7 @@ class InMemoryProjection:
 
     @property
     def usable(self) -> bool:
-        """Say whether the memory has caught up and still hears from the stream."""
+        """Say whether the memory has caught up and still receives from the stream."""
         return self._reader.usable
 
     async def run(self) -> None:
@@ -102,7 +102,7 @@ class InMemoryProjection:
         return True
 
     async def _until_released(self) -> None:
-        """Return when something that is held back is not parked any more, or not yet."""
+        """Return when a held-back aggregate is no longer parked, or not parked yet."""
         while True:
             await asyncio.sleep(RELEASE_S)
             if not self._held_back:

@@ -1,4 +1,4 @@
-"""The outbox: messages that wait to be published, written in the transaction of their facts."""
+"""The outbox: messages to be published, written in the transaction of their facts."""
 
 import sqlalchemy as sa
 from sqlalchemy import event

@@ -5,8 +5,8 @@ checkpoint is a row of the same database and so is restored with it.
 Guarantees: nothing is appended on a database that may be older than the stream, and nothing is
 relayed to a stream that may be older than the database. At start, and when the database was
 restarted, replaced or restored under its clients, `append` refuses until every own fact on the
-stream is in the event table; those that lacked were taken back, with their state rows and without
-an outbox entry. After each reconnect to the bus the relay waits for the same comparison.
+stream is in the event table; missing ones are recovered, with their state rows and without an
+outbox entry. After each reconnect to the bus the relay waits for the same comparison.
 Where the histories differ (the same version of an aggregate is another event there, or the stream
 itself was lost or lost its tail), the projection halts with one line that says so, and appends and
 the relay wait until an operator has decided. They wait as well while the stream is missing.
@@ -39,12 +39,12 @@ from webhost_kit.tasks import run_together
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.1
-LOOK_S = 0.5
+POLL_INTERVAL_S = 0.5
 AGAIN_S = 3.0
-"""A stream may also be lost under a connection that lives."""
+"""How often to compare again: a stream may also be lost while the connection stays up."""
 
 Recover = Callable[[AsyncConnection, Fact], Awaitable[None]]
-"""Makes the state rows what this fact, the next of its aggregate, says."""
+"""Evolves the state rows by this fact, the next of its aggregate."""
 
 
 class OwnFacts:
@@ -88,7 +88,7 @@ class OwnFacts:
         return compared and self._reconnects == self._bus.reconnects
 
     def note(self) -> str | None:
-        """Say how many own facts could not be taken back."""
+        """Say how many own facts could not be recovered."""
         return self.projector.note()
 
     def republish(self, *, dry_run: bool) -> AsyncIterator[RepublishProgress]:
@@ -120,7 +120,7 @@ class OwnFacts:
                 self._database.verified = NOTHING_VERIFIED
             except (Unavailable, NatsError, TimeoutError, OSError) as error:
                 log.warning("own facts not compared yet", reason=str(error))
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _compared(self, incarnation: str) -> None:
         """Return when every own fact that is on the stream by now is in the event table.
@@ -164,7 +164,7 @@ class OwnFacts:
                 await insert_events(connection, [envelope], [fact.event])
                 await self._recover(connection, fact)
                 here[key] = envelope.event_id
-                log.warning("fact taken back", aggregate=key[0], version=key[1])
+                log.warning("fact recovered", aggregate=key[0], version=key[1])
             elif known != envelope.event_id:
                 raise StreamDiverged(
                     f"version {envelope.version} of {envelope.aggregate_id} is {known} in the"

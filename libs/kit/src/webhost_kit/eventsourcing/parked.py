@@ -1,4 +1,4 @@
-"""Parked events: what a projection could not digest, kept in its service's own Postgres.
+"""Parked events: those that a projection could not fold, kept in its service's own Postgres.
 
 Guarantees: an event is parked in the transaction that moves the checkpoint past it; later versions
 of the same aggregate are parked behind it, so that order within an aggregate stays.
@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from webhost_kit.clock import now_ms
-from webhost_kit.eventsourcing.facts import Fact, Undigested
+from webhost_kit.eventsourcing.facts import Fact, Unfoldable
 
 BEHIND = "behind a parked event of its aggregate"
 
@@ -56,9 +56,9 @@ class ParkedEvent:
 
 
 async def park(
-    connection: AsyncConnection, projection: str, undigested: Iterable[Undigested]
+    connection: AsyncConnection, projection: str, unfoldable: Iterable[Unfoldable]
 ) -> None:
-    """Set these aside. One that is there already stays as it is."""
+    """Park these. One that is already parked stays as it is."""
     rows = [
         {
             "projection": projection,
@@ -72,14 +72,14 @@ async def park(
             "reason": one.reason.replace("\x00", "?"),
             "body": one.body,
         }
-        for one in undigested
+        for one in unfoldable
     ]
     if rows:
         await connection.execute(insert(_table).values(rows).on_conflict_do_nothing())
 
 
 async def parked_aggregates(connection: AsyncConnection, projection: str) -> set[str]:
-    """Return the aggregates of which something is parked."""
+    """Return the aggregates that have parked events."""
     found = await connection.execute(
         sa.select(_table.c.aggregate_id)
         .where(_table.c.projection == projection, _table.c.aggregate_id.is_not(None))
@@ -107,7 +107,7 @@ async def list_parked(
 
 
 async def remove(connection: AsyncConnection, events: Sequence[ParkedEvent]) -> None:
-    """Forget events that were folded."""
+    """Remove events that were folded."""
     for event in events:
         await connection.execute(
             sa.delete(_table).where(
@@ -118,14 +118,14 @@ async def remove(connection: AsyncConnection, events: Sequence[ParkedEvent]) -> 
         )
 
 
-def behind(fact: Fact, body: bytes) -> Undigested:
+def behind(fact: Fact, body: bytes) -> Unfoldable:
     """Return a fact that waits for an earlier one of its aggregate."""
     return unfolded(fact, body, BEHIND)
 
 
-def unfolded(fact: Fact, body: bytes, reason: str) -> Undigested:
-    """Return a fact that could be read and not folded."""
-    return Undigested(
+def unfolded(fact: Fact, body: bytes, reason: str) -> Unfoldable:
+    """Return a fact that could be read but not folded."""
+    return Unfoldable(
         fact.sequence,
         fact.recorded_at_ms,
         fact.index,

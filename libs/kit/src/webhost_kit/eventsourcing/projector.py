@@ -2,10 +2,10 @@
 
 Consumes: one stream, from the projection's checkpoint.
 Guarantees: the fold's rows and the checkpoint are one transaction, so each message is folded
-exactly once however often the process dies. One process folds at a time, and is succeeded when it
-hangs or hears nothing. A fold that also appends facts or commands through the outbox is a reactor:
-its decisions are in the same transaction. What the fold cannot digest is parked, with what follows
-of its aggregate, while everything else flows.
+exactly once however often the process dies. One process folds at a time, and is replaced when it
+hangs or receives nothing. A fold that also appends facts or commands through the outbox is a
+reactor: its decisions are in the same transaction. What the fold cannot use is parked, with the
+later events of its aggregate, while everything else continues.
 On replay (no checkpoint, or a reset one): from the start of the stream.
 """
 
@@ -32,7 +32,7 @@ from webhost_kit.eventsourcing.checkpoints import (
     reset_checkpoint,
     save_checkpoint,
 )
-from webhost_kit.eventsourcing.facts import Fact, Undigested, decoded, fact_of
+from webhost_kit.eventsourcing.facts import Fact, Unfoldable, decoded, fact_of
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ MOST_PARKED = 1_000
 """More parked events than this mean a broken fold: the projection halts."""
 
 Fold = Callable[[AsyncConnection, Sequence[Fact], Checkpoint], Awaitable[None]]
-"""Writes what the facts mean, on the given connection. Gets the checkpoint behind the batch."""
+"""Writes what the facts mean, on the given connection. Gets the checkpoint after the batch."""
 
 Committed = Callable[[], Awaitable[None]]
 """Runs after a batch was committed, before the next is folded."""
@@ -51,14 +51,14 @@ Reset = Callable[[AsyncConnection], Awaitable[None]]
 """Removes the projection's rows, in the transaction that resets its checkpoint."""
 
 _folded = Counter("webhost_projector_folded_total", "Messages folded", ["projection"])
-_parked = Gauge("webhost_projector_parked", "Events set aside", ["projection"])
+_parked = Gauge("webhost_projector_parked", "Parked events", ["projection"])
 
 
 class Projector:
-    """Keeps one projection up to date as long as it runs.
+    """Keeps one projection up to date while it runs.
 
-    With `share`, the name of that share's lock sessions, it is not run: the holder of the share
-    calls `project`.
+    With `share`, the name of that share's lock sessions, `run` is not used: the holder of the
+    share calls `project`.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class Projector:
         self._parked = 0
 
     def check(self) -> str | None:
-        """Say what keeps the projection from being current. A waiting replica is well."""
+        """Say what keeps the projection from being current; a waiting replica is healthy."""
         if self._projecting:
             return self._problem or self._reader.check()
         return None if self._shared else self._leadership.check()
 
     def note(self) -> str | None:
-        """Say how many events are parked: worth a look, and no reason not to be ready."""
+        """Say how many events are parked, which does not affect readiness."""
         return f"{self._parked} parked" if self._parked else None
 
     async def verify(self, checkpoint: Checkpoint | None) -> None:
@@ -115,7 +115,7 @@ class Projector:
         await self._leadership.run(self.project)
 
     async def project(self) -> None:
-        """Project until a dependency goes away, which is raised as `is_away` knows it."""
+        """Project until a dependency goes away, which raises an error that `is_away` recognises."""
         self._projecting = True
         try:
             await self._project()
@@ -150,10 +150,10 @@ class Projector:
             self._problem = None
 
     async def reset(self) -> None:
-        """Begin again at the start of the stream, without the rows that were made so far.
+        """Restart from the beginning of the stream, without the rows that were made so far.
 
-        Where the rows cannot be made from the stream alone they stay, and what they hold already
-        is skipped by its version. Raises Unavailable.
+        Rows that cannot be made from the stream alone stay, and facts already folded into them
+        are skipped by version. Raises Unavailable.
         """
         async with self._database.transaction() as connection:
             await reset_checkpoint(connection, self.name)
@@ -198,7 +198,7 @@ class Projector:
         except Unavailable:
             raise
         except Exception as error:
-            log.warning("still not digested", projection=self.name, error=repr(error))
+            log.warning("still not folded", projection=self.name, error=repr(error))
             return False
         if self._committed is not None:
             await self._committed()
@@ -209,47 +209,47 @@ class Projector:
             return
         async with self._database.engine.begin() as connection:
             await require_checkpoint(connection, self.name, expected)
-            good, undigested = await self._sorted(connection, batch)
+            good, unfoldable = await self._sorted(connection, batch)
             if good:
-                undigested += await self._folded_or_parked(connection, good, batch.checkpoint)
-            if undigested:
-                await self._park(connection, undigested)
+                unfoldable += await self._folded_or_parked(connection, good, batch.checkpoint)
+            if unfoldable:
+                await self._park(connection, unfoldable)
             await save_checkpoint(connection, self.name, batch.checkpoint)
         if self._committed is not None and batch.messages:
             await self._committed()
         _folded.labels(self.name).inc(len(batch.messages))
-        if undigested:
+        if unfoldable:
             await self._count_parked()
 
     async def _sorted(
         self, connection: AsyncConnection, batch: Batch
-    ) -> tuple[list[Fact], list[Undigested]]:
+    ) -> tuple[list[Fact], list[Unfoldable]]:
         """Separate what can be folded from what cannot, or must wait behind it."""
         held_back: set[str] = set()
         if self._parked:
             held_back = await parked.parked_aggregates(connection, self.name)
         good: list[Fact] = []
-        undigested: list[Undigested] = []
+        unfoldable: list[Unfoldable] = []
         for one in decoded(batch.messages, self._types):
-            if isinstance(one, Undigested):
-                undigested.append(one)
+            if isinstance(one, Unfoldable):
+                unfoldable.append(one)
                 if one.aggregate_id is not None:
                     held_back.add(one.aggregate_id)
             elif one.envelope.aggregate_id in held_back:
-                undigested.append(parked.behind(one, wire.encode(one.envelope)))
+                unfoldable.append(parked.behind(one, wire.encode(one.envelope)))
             else:
                 good.append(one)
-        return good, undigested
+        return good, unfoldable
 
     async def _folded_or_parked(
         self, connection: AsyncConnection, facts: Sequence[Fact], behind: Checkpoint
-    ) -> list[Undigested]:
+    ) -> list[Unfoldable]:
         """Fold these; return those that cannot be, found by halving, and what waits for them."""
         try:
             async with connection.begin_nested():
                 await self._fold(connection, facts, behind)
         except Exception as error:
-            if _is_no_fault_of_the_facts(error):
+            if _is_infrastructure_error(error):
                 raise
             if len(facts) > 1:
                 return await self._halved(connection, facts, behind)
@@ -259,7 +259,7 @@ class Projector:
 
     async def _halved(
         self, connection: AsyncConnection, facts: Sequence[Fact], behind: Checkpoint
-    ) -> list[Undigested]:
+    ) -> list[Unfoldable]:
         middle = len(facts) // 2
         found = await self._folded_or_parked(connection, facts[:middle], behind)
         held_back = {one.aggregate_id for one in found}
@@ -271,14 +271,14 @@ class Projector:
                 rest.append(fact)
         return found + (await self._folded_or_parked(connection, rest, behind) if rest else [])
 
-    async def _park(self, connection: AsyncConnection, undigested: Sequence[Undigested]) -> None:
-        if self._parked + len(undigested) > MOST_PARKED:
+    async def _park(self, connection: AsyncConnection, unfoldable: Sequence[Unfoldable]) -> None:
+        if self._parked + len(unfoldable) > MOST_PARKED:
             raise StreamDiverged(
-                f"{self._parked + len(undigested)} events of {self.stream} cannot be digested, the "
-                f"last one since {undigested[-1].reason}"
+                f"{self._parked + len(unfoldable)} events of {self.stream} cannot be folded; the "
+                f"reason for the last one: {unfoldable[-1].reason}"
             )
-        await parked.park(connection, self.name, undigested)
-        for one in undigested:
+        await parked.park(connection, self.name, unfoldable)
+        for one in unfoldable:
             log.error(
                 "event parked",
                 projection=self.name,
@@ -306,7 +306,7 @@ class Projector:
             return await read_checkpoint(connection, self.name)
 
 
-def _is_no_fault_of_the_facts(error: Exception) -> bool:
+def _is_infrastructure_error(error: Exception) -> bool:
     return (
         is_away(error)
         or is_conflict(error)

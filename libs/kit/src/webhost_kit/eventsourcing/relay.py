@@ -3,7 +3,7 @@
 Consumes: the service's own outbox. Emits: its rows, to the subject each names.
 Guarantees: at least once, and one aggregate's rows in their order: two rows of one ordering key
 are never under way at once, and a row that was not acknowledged holds back those behind it. One
-relay of a service is active; one that hangs or cannot publish is succeeded. Nothing is published
+relay of a service is active; one that hangs or cannot publish is replaced. Nothing is published
 while `hold` says that the stream may not be the one that the earlier rows went to.
 Hot path: its own connection, which listens, and raw SQL, named at the end of the file.
 On replay (a crash between publish and delete): the row is published again, with the same message
@@ -37,12 +37,12 @@ IDLE_S = 5.0
 HELD_POLL_S = 0.05
 
 _published = Counter("webhost_relay_published_total", "Outbox rows that a stream acknowledged")
-_waiting = Gauge("webhost_relay_waiting", "Outbox rows seen at the last look")
+_waiting = Gauge("webhost_relay_waiting", "Outbox rows seen at the last poll")
 
 
 @dataclass(frozen=True)
 class OutboxRow:
-    """One message that waits to be published."""
+    """One message to be published."""
 
     serial: int
     ordering_key: str
@@ -66,11 +66,11 @@ class Relay:
         self._leadership = Leadership(dsn, "relay", check=hold)
 
     def check(self) -> str | None:
-        """Say what keeps the relay from publishing. Waiting behind another relay is well."""
+        """Say what keeps the relay from publishing; waiting for another relay is healthy."""
         return self._leadership.check()
 
     async def run(self) -> None:
-        """Relay whenever it is this process's turn; a broken dependency is waited for."""
+        """Relay whenever it is this process's turn; wait for a broken dependency."""
         await self._leadership.run(self._relay)
 
     async def _relay(self) -> None:

@@ -1,10 +1,10 @@
-"""A service's own facts put back onto a stream that was lost, or lost its tail.
+"""Republishes a service's own facts to a stream that was lost, or lost its tail.
 
 Consumes: EVENTS from its start, then the event table. Emits: each fact that the stream lacks, in
 the order of its aggregate, without a message id (the server may still remember it).
-Guarantees: what the stream holds is not published again, and nothing is put behind a later version
-of its aggregate; memory does not grow with the history.
-On replay: what was put back is found there, and left alone.
+Guarantees: what the stream holds is not published again, and nothing is published after a later
+version of its aggregate; memory does not grow with the history.
+On replay: facts that were republished are found on the stream and skipped.
 It waits for nobody: a stream that is missing, or silent for SILENCE_S, ends it with a clear error.
 """
 

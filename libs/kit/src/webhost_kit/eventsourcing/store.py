@@ -1,6 +1,6 @@
 """The event table and its outbox: how a service states facts.
 
-Guarantees: a fact, the state row that was made of it and its outbox entry are one transaction;
+Guarantees: a fact, the state row evolved from it and its outbox entry are one transaction;
 `(aggregate_id, version)` is unique and versions have no gaps; the table is append-only.
 On replay: the event table can be published again from the start, with the same event ids.
 """
@@ -52,7 +52,7 @@ NOTHING_VERIFIED = ""
 
 @dataclass(frozen=True)
 class EventMetadata:
-    """Who causes a fact, and on what occasion."""
+    """Who causes a fact, and in which context."""
 
     actor: str
     request_id: str | None = None
@@ -71,8 +71,8 @@ async def append(
 ) -> list[Envelope]:
     """Append facts about one aggregate behind `after_version`, and put them into the outbox.
 
-    Raises VersionConflict when another decision was recorded first; the transaction is then of
-    no more use. Raises Unavailable while own facts may be missing here (see `own_facts`).
+    Raises VersionConflict when another decision was recorded first; the transaction is then
+    aborted. Raises Unavailable while own facts may be missing here (see `own_facts`).
     """
     require_verified(connection)
     envelopes = [
@@ -140,7 +140,7 @@ def require_verified(connection: AsyncConnection) -> None:
     info = connection.info
     verified = info["database"].verified if "database" in info else None
     if verified is not None and verified != info["incarnation"]:
-        raise Unavailable("The database is compared with the streams first; try again shortly.")
+        raise Unavailable("The database is being compared with the streams; try again shortly.")
 
 
 async def send(connection: AsyncConnection, subject: str, command: Command) -> None:

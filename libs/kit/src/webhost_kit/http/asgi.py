@@ -20,13 +20,13 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class ClientGone(Exception):
-    """The client went away before it was answered."""
+    """The client disconnected before it was answered."""
 
 
 class Request:
-    """One request and the way back to its sender.
+    """One request, and the means to answer it.
 
-    `headers` are by lower-case name, the last of several; `always` goes with every answer.
+    `headers` are by lower-case name, the last of several; `always` is added to every answer.
     """
 
     __slots__ = ("_receive", "_send", "always", "headers", "request_id", "started")
@@ -64,7 +64,7 @@ class Request:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def gone(self) -> None:
-        """Return when the client has gone away. Only after the body was read."""
+        """Return when the client has disconnected. Call only after the body was read."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -104,7 +104,7 @@ class Request:
             [(name.lower().encode(), value.encode()) for name, value in extra.items()],
         )
 
-    async def refuse_whatever(self, error: Exception) -> None:
+    async def refuse_unexpected(self, error: Exception) -> None:
         """Answer an unexpected error; once the answer has begun it can only be raised."""
         log.error("request failed", request_id=self.request_id, exc_info=error)
         if self.started:

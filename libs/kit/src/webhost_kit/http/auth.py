@@ -1,8 +1,8 @@
 """Who is calling: JWTs of one OIDC issuer, checked against its published keys.
 
 The key set is fetched in the background and the last good one is kept; a token with an unknown
-key id asks for one refresh, at most every 30 seconds. The algorithm comes from the allow-list
-here, never from the token. Verified tokens are remembered until they expire (bounded).
+key id triggers a refresh, at most every 30 seconds. The algorithm comes from the allow-list
+here, never from the token. Verified tokens are cached until they expire (bounded).
 """
 
 import asyncio
@@ -32,7 +32,7 @@ REMEMBERED_TOKENS = 10_000
 MAX_TOKEN_CHARS = 8_192
 
 _NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
-"""What JSON can spell, and Postgres or UTF-8 cannot keep."""
+"""What JSON can express, but Postgres or UTF-8 cannot store."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TokenVerifier:
             await asyncio.sleep(REFRESH_S if fetched else RETRY_S)
 
     def remembered(self, authorization: str) -> Principal | None:
-        """Return who a recently verified `Authorization` header is; no waiting, no checking."""
+        """Return the cached principal of an `Authorization` header that was verified before."""
         principal = self._remembered.get(authorization)
         if principal is None or principal.expires_at <= time():
             return None
@@ -102,7 +102,7 @@ class TokenVerifier:
         if key_id not in self._keys:
             await self._refresh_for_unknown_key()
         if not self._keys:
-            raise Unavailable("The identity provider is away; try again shortly.")
+            raise Unavailable("The identity provider is unavailable; try again shortly.")
         key = self._keys.get(str(key_id))
         if key is None:
             raise _bad_token()

@@ -1,8 +1,8 @@
 """HTTP/1.1 connections that are bounded where uvicorn's own are not.
 
-Guarantees: what a connection can make us keep, bodies aside, is MAX_HEAD_BYTES and one read of
-the socket; more of a head, or of trailers, is answered 400, and the connection ends. A client
-that takes nothing of its answer for MAX_STALL_S is cut off.
+Guarantees: apart from bodies, a connection can make us buffer at most MAX_HEAD_BYTES and one read
+of the socket; a longer head, or longer trailers, are answered with 400 and the connection is
+closed. A client that reads nothing of its answer for MAX_STALL_S is disconnected.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class Connection(HttpToolsProtocol):
         self._stalled = self.loop.call_later(MAX_STALL_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on: the client has taken something."""
+        """Continue: the client has read something."""
         super().resume_writing()
         self._no_longer_stalled()
 

@@ -30,7 +30,7 @@ def traceparent_from(value: str | None) -> str | None:
 
 
 def envelope(problem: Problem, request_id: str) -> ErrorEnvelope:
-    """Return what the caller gets to read."""
+    """Return the error envelope that the caller gets."""
     _answered.labels(problem.code).inc()
     return ErrorEnvelope(
         error=ErrorBody(

@@ -1,8 +1,8 @@
-"""Named places at which a fault test lets a real process die.
+"""Named points at which a fault test can make a real process die.
 
-A process started with `WEBHOST_CRASH_FILE` dies by SIGKILL when it reaches the point whose name
-stands in that file; the file is removed first, so that the restarted process goes on. Without
-the variable, which only a local stack may have, a crash point costs one comparison.
+A process started with `WEBHOST_CRASH_FILE` dies by SIGKILL when it reaches the point that is named
+in that file; the file is removed first, so that the restarted process continues. Without the
+variable, which only a local stack may set, a crash point costs one comparison.
 """
 
 import os

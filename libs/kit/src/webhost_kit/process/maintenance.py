@@ -1,9 +1,9 @@
 """What every service does for an operator: show and reset projections, replay parked events,
-publish its facts again.
+republish its facts.
 
-Consumes: `rpc.<service>.<verb>` (see `webhost_contracts.maintenance`); of several replicas one
-replies. Emits: replies. Guarantees: nothing is changed by what cannot be read.
-On a repeat: everything may be repeated.
+Consumes: `rpc.<service>.<verb>` (see `webhost_contracts.maintenance`); of several replicas, one
+replies. Emits: replies. Guarantees: an unreadable request changes nothing.
+On a repeat: every request may be repeated.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 LISTED = 500
 SHOWN_BYTES = 256 * 1024
-"""Both keep a reply well below the most that a message may have."""
+"""Both keep a reply well below the maximum size of a message."""
 
 _REFUSALS = (
     msgspec.DecodeError,
@@ -76,7 +76,7 @@ class Maintenance:
         self._running: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Take requests as long as the process lives."""
+        """Serve requests for the lifetime of the process."""
         await self._serve(maintenance.PROJECTIONS, Nothing, self._on_projections)
         await self._serve(maintenance.REPLAY, ProjectionRequest, self._on_replay)
         await self._serve(maintenance.PARKED, ParkedRequest, self._on_parked)
@@ -101,7 +101,7 @@ class Maintenance:
                 await _reply(message, ReplayReply(refused=f"failed: {type(error).__name__}"))
 
         async def on_message(message: Msg) -> None:
-            # Beside the subscription: one that takes long holds no other up.
+            # Handled in the background: a slow request does not delay others.
             task = asyncio.create_task(answer(message))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -171,7 +171,7 @@ class Maintenance:
 
     def _no_such(self, projection: str) -> str:
         known = ", ".join(sorted(self._projectors))
-        return f"there is no projection '{projection}' here; there are: {known}"
+        return f"no projection '{projection}' in this service; it has: {known}"
 
 
 def _shown(body: bytes) -> str:

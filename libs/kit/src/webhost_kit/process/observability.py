@@ -28,12 +28,12 @@ _SECRET_VALUES = re.compile(
 
 
 def redact_text(text: str) -> str:
-    """Return the text with everything that looks like a credential taken out."""
+    """Return the text with everything that looks like a credential redacted."""
     return _SECRET_VALUES.sub(REDACTED, text)
 
 
 def redact(value: Any) -> Any:
-    """Return the value with credentials taken out, by key name and by look, at any depth."""
+    """Return the value with credentials redacted, by key name and by pattern, at any depth."""
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, Mapping):
@@ -48,7 +48,7 @@ def redact(value: Any) -> Any:
 
 
 def configure_logging(service: str, *, log_format: str, level: str) -> None:
-    """Send this process's logs, redacted, to standard error as JSON or as lines for a person."""
+    """Send this process's logs, redacted, to standard error, as JSON or in readable lines."""
 
     def redactor(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return cast(EventDict, redact(event))

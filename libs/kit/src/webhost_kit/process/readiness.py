@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Check = Callable[[], str | None]
-"""Returns None when all is well, otherwise what is wrong."""
+"""Returns None if healthy, otherwise what is wrong."""
 
 
 @dataclass

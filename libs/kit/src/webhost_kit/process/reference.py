@@ -38,7 +38,7 @@ class Variable:
 
 
 def variables(settings: type[ServiceSettings]) -> Iterator[Variable]:
-    """Give what a service reads. Raises ValueError for a field that says nothing of itself."""
+    """Yield what a service reads. Raises ValueError for a field without a docstring."""
     schema = settings.model_json_schema()
     for name, field in schema["properties"].items():
         if "description" not in field:

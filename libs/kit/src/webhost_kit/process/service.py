@@ -40,11 +40,10 @@ class Service:
         self._work: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
 
     def add(self, name: str, part: P) -> P:
-        """Add a part, by whichever of these methods it has, and return it.
+        """Add a part and return it; each of these methods is used if the part has it.
 
-        `run()` runs in the background as long as the process lives; `check()` is a condition of
-        readiness; `note()` is shown beside it; `close()` is awaited at the end,
-        the part added last first.
+        `run()` runs in the background for the lifetime of the process; `check()` is a condition of
+        readiness; `note()` is shown beside it; `close()` is awaited at the end, in reverse order.
         """
         if (run := getattr(part, "run", None)) is not None:
             self.work(name, run)
@@ -118,7 +117,7 @@ class Service:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if task in servers:
-                    raise RuntimeError("a server closed by itself; is its port taken?")
+                    raise RuntimeError("a server stopped unexpectedly; is its port in use?")
                 if task is not stop and (error := task.exception()) is not None:
                     raise RuntimeError(f"{task.get_name()} failed") from error
 

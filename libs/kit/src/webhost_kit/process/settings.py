@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from webhost_contracts.entitlements import Entitlements, TiersError, load_tiers
 
 EXIT_MISCONFIGURED = 78
-"""What a process ends with when its environment is wrong (EX_CONFIG)."""
+"""The exit code of a process whose environment is wrong (EX_CONFIG)."""
 
 
 def _split(value: object) -> object:
@@ -53,7 +53,7 @@ Address = Annotated[
 
 
 class ServiceSettings(BaseSettings):
-    """What every service needs to know. Variables are the fields' names in upper case.
+    """Settings of every service. Variables are the fields' names in upper case.
 
     Each field's docstring is its line in docs/configuration.md.
     """
@@ -67,23 +67,23 @@ class ServiceSettings(BaseSettings):
     )
 
     webhost_local_stack: bool = False
-    """Whether this is a stack on one machine, where addresses need not be https."""
+    """Whether this is a local stack on one machine, where plain http is allowed."""
     webhost_installation_id: str
-    """What marks everything that this installation makes at a provider."""
+    """The id that tags everything that this installation creates at a provider."""
     nats_url: SecretStr
-    """NATS, with the credentials of this service."""
+    """The NATS URL, with this service's credentials."""
     database_url: SecretStr
-    """Postgres, with the role of this service."""
+    """The Postgres DSN, with this service's role."""
     ops_listen: Address
-    """Where `/livez`, `/readyz` and `/metrics` are served; not for the public."""
+    """The address on which to serve `/livez`, `/readyz` and `/metrics`; keep it private."""
     log_format: Literal["json", "console"] = "json"
-    """`json`, or `console` for a person."""
+    """`json`, or `console`, which is easier to read."""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)
     ] = "info"
     """`debug`, `info`, `warning` or `error`."""
     webhost_crash_file: Path | None = None
-    """For tests, in the local stack only: names the step at which the process dies."""
+    """For tests, in the local stack only: a file that names where the process is to crash."""
 
     @model_validator(mode="after")
     def _crash_points_are_for_local_stacks(self) -> "ServiceSettings":
@@ -105,25 +105,25 @@ class LongestCall(ServiceSettings):
 
 
 class UserFacingSettings(ServiceSettings):
-    """What a service needs to know whose HTTP routes are for users, with their tokens.
+    """Settings of a service whose HTTP routes are for users, with their tokens.
 
     Exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN names who signs the tokens.
     """
 
     listen: Address
-    """Where the service is served."""
+    """The address on which the service listens."""
     jwt_issuer: str | None = None
     """The `iss` of users' tokens. Set either this or `CLERK_JWT_ISSUER_DOMAIN`."""
     clerk_jwt_issuer_domain: str | None = None
-    """The same for Clerk: its domain."""
+    """The Clerk domain that issues users' tokens, instead of `JWT_ISSUER`."""
     jwt_audience: str | None = None
-    """If set, the `aud` that tokens must have."""
+    """If set, the `aud` claim that tokens must have."""
     jwt_authorized_parties: CommaList = ()
     """If set, the `azp` values that tokens may have."""
     cors_allowed_origins: CommaList = ()
     """The origins whose pages may call the service from a browser."""
     webhost_tiers_file: Path | None = None
-    """What each tier allows, as TOML; the product's own tiers without it."""
+    """A TOML file of what each tier allows; if not set, the product's own tiers apply."""
 
     @model_validator(mode="after")
     def _issuer_is_known(self) -> "UserFacingSettings":

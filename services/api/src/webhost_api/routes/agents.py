@@ -51,7 +51,7 @@ async def list_agents(
 async def create_agent(
     deps: Deps, caller: CurrentCaller, key: RequestKey, body: CreateAgentBody
 ) -> Response:
-    """Make an agent."""
+    """Create an agent."""
     agent_id = await id_for(deps.database, key, ids.AGENT, caller.metadata.at_ms)
     command = msgspec.convert(body.model_dump(), DescribeAgent)
 
@@ -74,7 +74,7 @@ async def get_agent(deps: Deps, caller: CurrentCaller, agent_id: AgentId) -> Res
 async def update_agent(
     deps: Deps, caller: CurrentCaller, agent_id: AgentId, body: UpdateAgentBody
 ) -> Response:
-    """Change what an agent says of itself."""
+    """Change an agent's fields."""
     command = msgspec.convert(body.model_dump(), DescribeAgent)
 
     async def work(connection: AsyncConnection) -> AgentResponse:
@@ -86,7 +86,7 @@ async def update_agent(
 
 @router.delete("/{agentId}", response_model=AgentResponse)
 async def delete_agent(deps: Deps, caller: CurrentCaller, agent_id: AgentId) -> Response:
-    """Make the agent a tombstone, refuse its invocations, and remove what it has."""
+    """Delete the agent, refuse its invocations, and remove its resources."""
 
     async def work(connection: AsyncConnection) -> AgentResponse:
         agent = await handlers.delete_agent(connection, caller, deps.commands, agent_id)
@@ -112,7 +112,7 @@ async def disable_agent(
 async def enable_agent(
     deps: Deps, caller: CurrentCaller, key: RequestKey, agent_id: AgentId
 ) -> Response:
-    """Let invocations in again."""
+    """Accept invocations again."""
 
     async def work(connection: AsyncConnection) -> AgentResponse:
         agent = await handlers.change_agent(connection, caller, agent_id, decisions.enable)

@@ -64,8 +64,8 @@ async def deploy(
     )
     command = RequestDeployment(deployment_id=deployment_id, artifact=artifact, **fields)
 
-    # Refused code is not stored. Accepted code is, before the transaction: a slow store holds
-    # neither a connection nor the agent's lock. The transaction decides again.
+    # Refused code is not stored. Accepted code is, before the transaction: a slow store then holds
+    # up neither a connection nor the agent's lock. The transaction decides again.
     async with deps.database.snapshot() as connection:
         answer = None if key is None else await idempotency.recorded(connection, key)
         if answer is None:
@@ -113,7 +113,7 @@ async def activate(
     deployment_id: DeploymentId,
     body: ActivateBody | None = None,
 ) -> Response:
-    """Point the agent at a deployment that is there already: this is rollback."""
+    """Point the agent at an existing deployment, as for a rollback."""
     reason = None if body is None else body.reason
 
     async def work(connection: AsyncConnection) -> ActivatedResponse:

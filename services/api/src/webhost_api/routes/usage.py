@@ -1,4 +1,4 @@
-"""Usage. billing knows it; while billing is away, these routes answer UNAVAILABLE."""
+"""Usage, requested from billing; while billing is away, these routes answer UNAVAILABLE."""
 
 from typing import Annotated
 
@@ -35,7 +35,7 @@ router = APIRouter(tags=["usage"], route_class=UserRoute)
 
 @router.get("/v1/usage/current", response_model=UsageResponse)
 async def current_usage(deps: Deps, caller: CurrentCaller) -> Response:
-    """What the caller used in the period that runs now."""
+    """The caller's usage in the current period."""
     return answered(await _usage(deps, caller, period_key(caller.metadata.at_ms)))
 
 

@@ -22,7 +22,7 @@ def _no_nul(value: str) -> str:
 
 def _not_reserved(value: str) -> str:
     if is_reserved(value):
-        raise ValueError("is a name that the platform keeps for itself")
+        raise ValueError("is a name that the platform reserves")
     return value
 
 

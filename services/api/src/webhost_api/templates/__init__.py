@@ -19,7 +19,7 @@ class Template:
 TEMPLATES = [
     Template(
         name="echo",
-        description="Says back the last message, word by word, and counts the session's turns.",
+        description="Echoes the last message, word by word, and counts the session's turns.",
         file="echo.mjs",
     ),
 ]

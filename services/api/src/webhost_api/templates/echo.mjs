@@ -1,4 +1,4 @@
-// Says back what it was told, and counts the turns of the conversation.
+// Echoes the last message, and counts the turns of the conversation.
 //
 // An agent is a module whose default export has `invoke(request, context)`. It may return a string,
 // or, as here, an async iterable of text: each piece is sent to the caller as soon as it is given.

@@ -1,8 +1,8 @@
 """Cloudflare's API, through its official SDK. The only file that imports it.
 
-Guarantees: every call keeps the limit that all deployers share, and is made once: tries are the
-saga's. Only scripts with this installation's tag are listed. Every failure is a ProviderError
-that says whether the same call may succeed later.
+Guarantees: every call respects the rate limit that all deployers share, and is made once: retries
+are the saga's job. Only scripts with this installation's tag are listed. Every failure is a
+ProviderError that says whether the same call may succeed later.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -54,7 +54,7 @@ class CloudflareApi:
         self._zone_id = zone_id
         self._tag = installation_tag(installation_id)
         self._limit = limit
-        # No tries of its own, no answers that are not JSON.
+        # No retries by the SDK, no answers that are not JSON.
         self._sdk = AsyncCloudflare(
             api_token=api_token,
             base_url=base_url,
@@ -110,8 +110,8 @@ class CloudflareApi:
         )
 
     async def delete_script(self, script: ListedScript) -> None:
-        """Delete a script that was listed as ours; one that is gone is well."""
-        await self._gone_is_well(
+        """Delete a script that was listed as ours; it may be gone already."""
+        await self._ignoring_not_found(
             f"DELETE /workers/scripts/{script.name}",
             lambda: self._sdk.workers.scripts.with_raw_response.delete(
                 script.name, account_id=self._account_id, force=True
@@ -140,7 +140,7 @@ class CloudflareApi:
         return await self._call("GET /workers/routes", call)
 
     async def add_route(self, pattern: str, script: str) -> None:
-        """Let what matches the pattern go to the script; where it does already, all is well."""
+        """Route requests that match the pattern to the script; it is fine if they are already."""
         zone_id = self._require_zone()
         try:
             await self._call(
@@ -157,9 +157,9 @@ class CloudflareApi:
                 raise
 
     async def delete_route(self, route: ListedRoute) -> None:
-        """Delete a route that was listed as ours; one that is gone is well."""
+        """Delete a route that was listed as ours; it may be gone already."""
         zone_id = self._require_zone()
-        await self._gone_is_well(
+        await self._ignoring_not_found(
             f"DELETE /workers/routes/{route.id}",
             lambda: self._sdk.workers.routes.with_raw_response.delete(route.id, zone_id=zone_id),
         )
@@ -178,7 +178,7 @@ class CloudflareApi:
             raise ValueError("routes need a zone")
         return self._zone_id
 
-    async def _gone_is_well(self, endpoint: str, call: Callable[[], Awaitable[Any]]) -> None:
+    async def _ignoring_not_found(self, endpoint: str, call: Callable[[], Awaitable[Any]]) -> None:
         with suppress(_NotFound):
             await self._call(endpoint, call)
 
@@ -194,12 +194,12 @@ class CloudflareApi:
         except CloudflareError as error:
             _raise(endpoint, error)
         except (AttributeError, TypeError) as error:
-            # The SDK does not check the shape of what it was answered.
+            # The SDK does not validate responses.
             raise ProviderError(endpoint, None, "Unreadable answer.", transient=True) from error
 
 
 class _NotFound(ProviderError):
-    """What was asked for is not there."""
+    """The requested resource does not exist."""
 
 
 def _raise(endpoint: str, error: CloudflareError) -> NoReturn:

@@ -37,9 +37,9 @@ class Inventory(Protocol):
         ...
 
     async def delete_script(self, script: ListedScript) -> None:
-        """Delete a script that was listed; one that is gone is well."""
+        """Delete a script that was listed; it may be gone already."""
         ...
 
     async def delete_route(self, route: ListedRoute) -> None:
-        """Delete a route that was listed; one that is gone is well."""
+        """Delete a route that was listed; it may be gone already."""
         ...

@@ -1,8 +1,8 @@
-"""The runtime provider `cloudflare`: what the saga's steps are, in calls to Cloudflare.
+"""The runtime provider `cloudflare`: the saga's steps as calls to Cloudflare.
 
 Guarantees: only scripts with this installation's tag are deleted, and only routes of our pattern
-that lead to the script of ours. A call whose outcome is unknown may be made again: uploads
-replace, removals look first, and a route that is there already is looked at.
+that lead to a script of ours. A call whose outcome is unknown may be repeated: uploads replace,
+removals check first, and an existing route is compared.
 """
 
 from webhost_contracts.artifacts import Bundle
@@ -47,7 +47,7 @@ class Cloudflare:
         return f"{self._base_url(deployment)}/invoke"
 
     def problem_of(self, deployment: Deployment, bundle: Bundle) -> str | None:
-        """Say why these modules can not be deployed."""
+        """Say why these modules cannot be deployed."""
         return scripts.bundle_problem(deployment.plan.main_module_name, bundle)
 
     async def ensure_session_store(self) -> None:
@@ -105,7 +105,7 @@ class Cloudflare:
     async def purge_sessions(self, agent_id: str) -> None:
         """Remove all sessions of the agent; without a session Worker there are none.
 
-        This alone needs the session Worker's public address, so it is made here.
+        Only this call needs the session Worker's public address, so the route is added here.
         """
         installation_id = self._environment.installation_id
         name = addresses.sessions_name(installation_id)

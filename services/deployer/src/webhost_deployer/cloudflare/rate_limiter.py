@@ -1,7 +1,7 @@
 """Cloudflare's limit on API calls, kept across all deployers by one token bucket in Postgres.
 
 Guarantees: at most CAPACITY + REFILL_PER_S * 300 calls begin in any five minutes, whatever the
-number of replicas: below the 1,200 behind which Cloudflare blocks every call.
+number of replicas: below the 1,200 above which Cloudflare blocks every call.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from webhost_deployer.tables import rate_limits
 
 CAPACITY = 100.0
 REFILL_PER_S = 1000 / 300
-LOOK_S = 0.3
+POLL_INTERVAL_S = 0.3
 
 
 class RateLimiter:
@@ -27,10 +27,10 @@ class RateLimiter:
     async def acquire(self) -> None:
         """Return when one call may be made. Raises Unavailable when Postgres is away."""
         while not await self._taken():  # noqa: ASYNC110 - the bucket is in another process
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     async def block(self, seconds: int) -> None:
-        """Let no deployer make a call for so long, since Cloudflare said that it was too much."""
+        """Stop all deployers' calls for this long, since Cloudflare reported too many."""
         async with self._database.transaction() as connection:
             await connection.execute(
                 sa.update(rate_limits)

@@ -1,14 +1,14 @@
-"""What a provider holds against what the deployer knows: what goes, what is said. Pure.
+"""Compares what a provider holds with what the deployer knows: what to remove or report. Pure.
 
-A deployment owns its script and route until it has failed or was torn down. What names a
-deployment that is not known here is left to the caller, who has to find out first whether it is
-really an orphan.
+A deployment owns its script and route until it has failed or was torn down. A script or route of
+an unknown deployment is left to the caller, who has to find out first whether it is really an
+orphan.
 
-What may be touched at all: scripts with this installation's tag; and routes of the pattern that
-we make, on our host, that lead to a script of the name that we make for the same deployment.
-Routes carry no tags: host, pattern and name together are what makes one ours. So whatever else
-the owner of the account, or another installation, has there is left alone, also a route of
-theirs on our host, or one of our pattern that leads to a script of theirs.
+What may be touched at all: scripts with this installation's tag; and routes on our host, with our
+pattern, that lead to a script with the name that we give the same deployment. Routes carry no
+tags: host, pattern and name together identify ours. So whatever else the owner of the account, or
+another installation, has there is left alone, even a route of theirs on our host, or one with our
+pattern that leads to a script of theirs.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -72,9 +72,9 @@ def plan(
 ) -> Plan:
     """Decide. `known` was read after the listing and holds what is live and what is listed.
 
-    A deployment that is not in `known` is an orphan; its route goes unless it leads to one of
+    A deployment that is not in `known` is an orphan; its route is removed unless it leads to one of
     `others_scripts`, which exist without our tag. One that went live after `listed_at_ms` is not
-    missed.
+    reported as missing.
     """
     by_deployment = deployments_of(scripts)
 

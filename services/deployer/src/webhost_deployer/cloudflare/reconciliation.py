@@ -2,8 +2,8 @@
 
 Consumes: the account's scripts and routes, then the deployer's own rows (in this order: what was
 made in between is not seen as an orphan). Guarantees: one reconciliation at a time across all
-deployers; what `reconcile` says is touched and nothing else; nothing is removed of an agent about
-which the stream holds a newer fact than the tables, since they are then older than it.
+deployers; only what `reconcile` decides is touched; nothing of an agent is removed while the stream
+holds a newer fact about it than the tables.
 On replay: it may be repeated at any time.
 """
 
@@ -67,7 +67,7 @@ class Reconciliation:
         self._every_s = every_s
 
     async def run(self) -> None:
-        """Reconcile again and again; what stands in the way is logged, and tried next time."""
+        """Reconcile periodically; failures are logged, and retried the next time."""
         while True:
             await asyncio.sleep(self._every_s)
             try:
@@ -75,11 +75,11 @@ class Reconciliation:
                     if lock is not None:
                         await self.once()
             except (ProviderError, TablesBehind, Unavailable, NatsError) as error:
-                log.warning("not reconciled", reason=str(error), kind=type(error).__name__)
+                log.warning("reconciliation failed", reason=str(error), kind=type(error).__name__)
             except Exception as error:
                 if not is_away(error):
                     raise
-                log.warning("not reconciled", reason=str(error), kind=type(error).__name__)
+                log.warning("reconciliation failed", reason=str(error), kind=type(error).__name__)
 
     async def once(self) -> Plan:
         """Reconcile once; return what was done. Raises as `run` names."""

@@ -64,7 +64,7 @@ def tagged(tags: Iterable[str], what: str) -> str | None:
 
 
 def bundle_problem(main_module: str, bundle: Bundle) -> str | None:
-    """Say why these modules can not be deployed."""
+    """Say why these modules cannot be deployed."""
     names = [module.name for module in bundle.modules]
     if main_module not in names:
         return f"The main module {main_module} is not in the bundle."
@@ -74,7 +74,7 @@ def bundle_problem(main_module: str, bundle: Bundle) -> str | None:
         if name.startswith("/") or not {"", ".", ".."}.isdisjoint(name.split("/")):
             return f"The module {name} is not below the bundle's root."
         if name.startswith(RESERVED_MODULE_PREFIX):
-            return f"The module {name} has a name that the platform keeps for itself."
+            return f"The module {name} has a name that the platform reserves."
     return None if len(set(names)) == len(names) else "Two modules have the same name."
 
 
@@ -152,9 +152,9 @@ def sessions_script(environment: WorkerEnvironment) -> Script:
 
 
 def is_current(found: Iterable[str], wanted: Script) -> bool:
-    """Say whether the session Worker with the tags `found` must be left as it is.
+    """Return whether the session Worker with the tags `found` must be left as it is.
 
-    One of a newer protocol is: an older deployer never takes it back.
+    One with a newer protocol must: an older deployer never downgrades it.
     """
     there = next((tag for tag in found if tag.startswith(_SESSIONS_TAG)), None)
     ours = next(tag for tag in wanted.tags if tag.startswith(_SESSIONS_TAG))

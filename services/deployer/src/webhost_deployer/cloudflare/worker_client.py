@@ -50,7 +50,7 @@ class WorkerClient:
         except msgspec.DecodeError:
             answered = None
         if answered != deployment_id:
-            # The route may not have reached every place yet.
+            # The route may not have propagated everywhere yet.
             raise ProviderError(
                 f"POST {url}", None, "Another Worker answers at this address.", transient=True
             )
@@ -87,7 +87,7 @@ class WorkerClient:
 
 
 def _refused(endpoint: str, response: httpx.Response) -> ProviderError:
-    """Tell a refusal of ours, which says whether a repeat helps, from whatever is in between."""
+    """Tell the platform's own refusal, which says whether to retry, from an intermediary's."""
     try:
         error = msgspec.json.decode(response.content, type=_Failure).error
     except msgspec.DecodeError:

@@ -1,14 +1,14 @@
-"""Admission: a request of the quota and one of the concurrency limit, on record, or a refusal.
+"""Admission: takes one request of the quota and one slot of the concurrency limit, or refuses.
 
 Guarantees: with any number of gateways, no more than the tier's requests of a period are ever
 admitted, and no more than its concurrency are open at once; an admitted invocation is durable
 before its call begins; nothing is admitted without this gateway's lease. Requests that arrive
-together share one statement. Each is decided within WAIT_S or refused; what waits is bounded,
-and one whose caller has gone is not admitted any more. A user at its concurrency limit holds up
-no one else's.
+together share one statement. Each is decided within WAIT_S or refused; the queue is bounded, and a
+request whose caller has disconnected is no longer admitted. A user at the concurrency limit does
+not delay other users' requests.
 Hot path: its statements are raw SQL, named at the end of the file.
 On a failure of unknown outcome: the caller is refused, and the call is released, since it was
-not made. Where the statement is executed later all the same, it admits nothing.
+not made. If the statement is executed later after all, it admits nothing.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ class Admission:
             clock.cancel()
 
     async def _try_again(self, batch: list[_Waiting]) -> None:
-        # Calls that have ended here, and were not recorded yet, make room.
+        # Calls that ended here but are not recorded yet make room once they are.
         await self._outcomes.catch_up()
         for waiting in batch:
             waiting.last_try = True
@@ -114,7 +114,7 @@ class Admission:
             if verdict is None or not verdict[0]:
                 self._outcomes.forget(waiting.asked.invocation)
             if verdict is None:
-                # The lease, or the quota's row, is not there: the database may be another one.
+                # The lease, or the quota's row, is missing: the database may be another one.
                 self._known.clear()
                 self._lease.renew_soon()
                 _refuse(waiting, Unavailable("The gateway is not ready; try again shortly."))
@@ -151,14 +151,14 @@ class Admission:
     async def _make_quotas(self, keys: set[tuple[str, str]]) -> None:
         if not keys:
             return
-        # In order, as everybody who touches several quotas at once.
+        # Sorted, as in every statement that locks several quotas.
         users, periods = zip(*sorted(keys), strict=True)
         try:
             await self._statements.execute(
                 (MAKE_QUOTAS, {"users": list(users), "periods": list(periods)})
             )
         except Unavailable as error:
-            # Whatever became of the rows, no call was admitted.
+            # Whether or not the rows were made, no call was admitted.
             raise NotRun(error.message) from error
         if len(self._known) + len(keys) > KNOWN_QUOTAS:
             self._known.clear()

@@ -1,8 +1,8 @@
-"""The gateway's lease: who holds one may admit.
+"""The gateway's lease: only a gateway that holds one may admit.
 
 Guarantees: an invocation is only ever admitted under a live lease of this incarnation of the
 database. Before a lease is valid for another one, which may be an old copy, `before_taking` has
-made the quotas right. A lease that was marked dead is never renewed. Times are the database's.
+corrected the quotas. A lease that was marked dead is never renewed. Times are the database's.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from webhost_gateway.tables import leases
 log = structlog.get_logger(__name__)
 
 RENEWALS = 4
-"""Tries to renew before the lease ends."""
-MOST_MISSED = 2
-"""Renewals that may be missed in a row while the database is taken to answer without a break."""
+"""Renewal attempts within one lease time."""
+MAX_MISSED_RENEWALS = 2
+"""How many consecutive renewals may be missed before the database counts as having been away."""
 
 
 class Lease:
@@ -42,7 +42,7 @@ class Lease:
         self._soon = asyncio.Event()
         self.ttl_s = ttl_s
         self.every_s = ttl_s / RENEWALS
-        self._longest_gap_s = MOST_MISSED * self.every_s
+        self._longest_gap_s = MAX_MISSED_RENEWALS * self.every_s
         self.gateway_id = _new_name()
         self.incarnation: str | None = None
         """That of the database which granted the lease; None before the first time."""
@@ -64,7 +64,7 @@ class Lease:
         return self._answered_at + self._longest_gap_s
 
     def renew_soon(self) -> None:
-        """Renew now rather than at the next turn."""
+        """Renew now instead of at the next interval."""
         self._soon.set()
 
     async def run(self) -> None:
@@ -77,7 +77,7 @@ class Lease:
                 self._answering_since = None
                 self._problem = f"not renewed: {type(error).__name__}"
                 log.warning("lease not renewed", error=str(error).partition("\n")[0])
-            # However often it is asked for: not more often than this.
+            # A minimum interval, however often a renewal is requested.
             await asyncio.sleep(self.every_s / 10)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.every_s * 0.9):
@@ -97,7 +97,7 @@ class Lease:
         await self._before_taking()
         if (at_s := await self._execute(self._renewed)) is not None:
             return at_s
-        # Under the old name everything is being finished: nothing may be added to it. Under the
+        # The calls under the old name are being finished: none may be added to it. Under the
         # new one nothing may be recorded before others see its lease, and adopt what it leaves.
         name = _new_name()
         if (at_s := await self._execute(partial(self._taken, name))) is None:

@@ -1,12 +1,12 @@
-"""Outcomes: what became of an admitted call, recorded once and stated as a fact.
+"""Outcomes: how an admitted call ended, recorded once and stated as a fact.
 
 Emits: `invocation.finished.v1`, one per invocation, into the usage outbox, in the statement that
 closes the invocation's row and frees its place in the concurrency limit.
 Hot path: its statements are raw SQL, named at the end of the file.
-Guarantees: only an open row gets an outcome, so a second try changes nothing. A released call, of
-which no byte was written, leaves no count and no fact, but a closed row: an admission of unknown
-outcome that is executed later finds it and admits nothing. Outcomes of a moment share a
-statement, and are kept until the database has taken them. Until then their calls are `expected`.
+Guarantees: only an open row gets an outcome, so a second attempt changes nothing. A released call,
+of which no byte was written, leaves no count and no fact, but a closed row: an admission of unknown
+outcome that is executed later finds it and admits nothing. Outcomes that arrive together share a
+statement, and are kept until the database has recorded them. Until then their calls are `expected`.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from webhost_gateway.ledger.records import Closing, Invocation, Outcome, closing
 
 RETRY_S = 0.5
 LINGER_S = 0.005
-"""No answer waits for an outcome: a few more of them share its statement."""
+"""No answer waits for its outcome, so a short wait lets more outcomes share a statement."""
 MOMENT_S = 0.5
 DRAIN_S = 5.0
 
@@ -98,13 +98,13 @@ class Outcomes:
         self._batcher.add(invocation)
 
     async def catch_up(self) -> None:
-        """Record what waits, within a moment."""
+        """Record what is queued, within a bounded time."""
         # Not cancelled when it takes longer: what is under way must not be lost.
         self._flushing = asyncio.ensure_future(self._batcher.flush())
         await asyncio.wait({self._flushing}, timeout=MOMENT_S)
 
     async def close(self) -> None:
-        """Record what waits, at an orderly end. What cannot be recorded, the lease's end does."""
+        """Record what is queued, at shutdown; whatever fails is finished when the lease ends."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 await self._batcher.flush()
@@ -126,7 +126,7 @@ class Outcomes:
             "ids": [invocation.id for invocation in released],
             "at_ms": now_ms(),
         }
-        # Locked first: an admission that is under way is done with, or finds the closed rows.
+        # Locked first: an admission under way has finished, or will find the closed rows.
         users = [invocation.user_id for invocation in released]
         return [(LOCK_QUOTAS, {"users": users}), (RELEASE, parameters)]
 

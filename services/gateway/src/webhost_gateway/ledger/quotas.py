@@ -1,4 +1,4 @@
-"""Quotas of a database that was restored: raised to what billing has counted.
+"""Raises the quotas of a restored database to what billing has counted.
 
 Raw SQL: one statement carries a thousand users, and touches only those that are too low.
 """
@@ -28,7 +28,7 @@ async def raise_to_counted(database: Database, counted: Counted) -> None:
         users = counted(period)
         if users is None:
             raise Unavailable("The totals are not loaded.")
-        # In order, as everybody who touches several quotas at once.
+        # Sorted, as in every statement that locks several quotas.
         ordered = iter(sorted(users))
         while batch := list(islice(ordered, BATCH)):
             user_ids, requests = zip(*batch, strict=True)

@@ -2,11 +2,11 @@
 
 Emits: `invocation.finished.v1` of outcome `unknown`, into the usage outbox.
 Its statements are raw SQL, named at the end of the file.
-Guarantees: a gateway is taken to be dead only by one that has seen the
-database answer for a whole lease time (`Lease.judges_until`). Its lease is marked
-first, so that it neither admits nor renews any more; then its open invocations are finished, each
-with its fact, in batches that hold no lock for long; its lease goes when none is open. So every
-admitted call is stated once, no matter who dies when: another reaper goes on with a marked lease.
+Guarantees: a gateway is declared dead only by one that has seen the database answer for a whole
+lease time (`Lease.judges_until`). Its lease is marked first, so that it neither admits nor renews
+any more; then its open invocations are finished, each with its fact, in batches that hold no lock
+for long; its lease is deleted when none is open. So every admitted call is stated once, whichever
+process dies when: another reaper continues with a marked lease.
 Where the database is another incarnation than before, and so may be an old copy, calls are open in
 it that have ended: those of this gateway's that it does not expect an outcome of are finished too.
 On replay: an invocation finished by another gateway is not open any more, and stays as it is.
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 BATCH = 300
 PAGE = 10 * BATCH
 PAUSE_S = 0.01
-"""Lies between two batches: admission goes first."""
+"""The pause between two batches: admission has priority."""
 CLOSING_S = 5.0
 
 UNKNOWN = Outcome(outcome="unknown")
@@ -62,7 +62,7 @@ class Reaper:
             await asyncio.sleep(self._lease.every_s)
 
     async def close(self) -> None:
-        """Give this gateway's lease up. What is left to do, another one does."""
+        """Give up this gateway's lease. Another gateway does what is left to do."""
         own = {"gateway_id": self._lease.gateway_id}
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(CLOSING_S):

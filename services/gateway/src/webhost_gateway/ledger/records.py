@@ -1,4 +1,4 @@
-"""What the gateway has on record of a call, and the fact that is made of it. Pure."""
+"""What the gateway records about a call, and the fact that it states from that. Pure."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call ended. `wall_ms` is None where the gateway died under it."""
+    """How a call ended. `wall_ms` is None if the gateway died during the call."""
 
     outcome: Literal["succeeded", "failed", "unknown"]
     error_class: str | None = None

@@ -2,10 +2,10 @@
 
 Consumes: its own rows of the usage outbox. Emits: packets of `invocation.finished.v1` to USAGE.
 Hot path: its statements are raw SQL, named at the end of the file.
-Guarantees: at least once; a row goes only when the stream holds its facts. No order: a usage
+Guarantees: at least once; a row is deleted only when the stream holds its facts. No order: a usage
 fact needs none.
-On replay (a crash between publish and delete): the facts are published again; billing knows the
-invocations that it has seen.
+On replay (a crash between publish and delete): the facts are published again; billing deduplicates
+by invocation.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ log = structlog.get_logger(__name__)
 
 ROWS = 500
 LINGER_S = 0.05
-"""Facts of a moment share packets."""
+"""How long to wait, so that facts recorded together share packets."""
 RETRY_S = 0.5
-LOOK_S = 5.0
+POLL_INTERVAL_S = 5.0
 DRAIN_S = 5.0
 FROM_START_S = 30.0
-"""Between two looks at all rows. Others pass over what was deleted, which a long snapshot keeps."""
+"""Interval between scans of all rows. Other scans skip deleted rows that a long snapshot keeps."""
 
 _published = Counter("webhost_usage_published_rows_total", "Usage rows the stream acknowledged")
-_waiting = Gauge("webhost_usage_waiting_rows", "Usage rows seen at the last look")
+_waiting = Gauge("webhost_usage_waiting_rows", "Usage rows seen at the last poll")
 
 
 class UsageRelay:
@@ -76,12 +76,12 @@ class UsageRelay:
                 await asyncio.sleep(LINGER_S)
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(POLL_INTERVAL_S):
                     await self._wake.wait()
             await asyncio.sleep(LINGER_S)
 
     async def close(self) -> None:
-        """Publish what waits, at an orderly end. What is left, another gateway adopts."""
+        """Publish what is pending, at shutdown. Another gateway adopts what is left."""
         self.wake_from_start()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):

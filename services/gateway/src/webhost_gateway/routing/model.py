@@ -1,9 +1,9 @@
 """Where invocations go: the facts about agents, deployments and tiers, folded.
 
 Pure. A fact is accepted when its version is above the last one seen of its aggregate, and
-skipped otherwise, so the table never goes back, in whatever order facts arrive. What has ended
-is forgotten some time later: no call can lead there any more. Only `clear` forgets what was seen
-as if it had never been.
+skipped otherwise, so the table never goes back, in whatever order facts arrive. Entries that have
+ended are removed some time later: no call can reach them any more. Only `clear` forgets what was
+seen as if it had never been.
 """
 
 from dataclasses import dataclass, field, replace
@@ -42,7 +42,7 @@ SUBJECTS = tuple(subjects.events_of_kind(kind) for kind in ("agent", "deployment
 
 DEPLOYMENT_KEPT_MS = 3600 * 1000
 AGENT_KEPT_MS = 24 * 3600 * 1000
-"""So long after its end something is remembered, by the time of the fact that ended it."""
+"""How long an entry is kept after it ended, by the time of the fact that ended it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class TotalsWatch:
         self.loaded = False
 
     def check(self) -> str | None:
-        """Say whether the totals were never read. Once they were, the last ones hold."""
+        """Complain until the totals have been read once; from then on the last ones apply."""
         return None if self.loaded else "not loaded"
 
     def of(self, user_id: str, period_key: str) -> Totals | None:
@@ -48,7 +48,7 @@ class TotalsWatch:
         return [(user_id, t.requests) for user_id, t in totals.items() if t.requests > 0]
 
     async def run(self) -> None:
-        """Watch without end; a bucket that was recreated is read from its start."""
+        """Watch indefinitely; a bucket that was recreated is read from its start."""
         while True:
             try:
                 async for batch in self._reader.batches(None):
@@ -56,7 +56,7 @@ class TotalsWatch:
                         self._apply(message)
                     self.loaded = self.loaded or batch.pending == 0
             except StreamDiverged as error:
-                log.warning("totals bucket was made anew", reason=str(error))
+                log.warning("totals bucket was recreated", reason=str(error))
                 await asyncio.sleep(RETRY_S)
 
     def _apply(self, message: Recorded) -> None:

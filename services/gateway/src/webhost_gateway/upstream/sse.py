@@ -1,4 +1,4 @@
-"""Server-sent events: an incremental reader of the Worker's, a writer of our own."""
+"""Server-sent events: an incremental reader for the Worker's, and a writer for our own."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class SseEvent:
 
 
 class SseReader:
-    """Takes bytes as they come, gives events as soon as their blank line has arrived.
+    """Takes bytes as they come, returns events as soon as their blank line has arrived.
 
     Lines end in LF, CR or CRLF, wherever the bytes were split.
     """

@@ -1,9 +1,9 @@
 """A Worker's answer, passed on to the client event by event.
 
-Emits: `meta` first, `delta`s, `usage` at most once, then `done`; what arrived together leaves
-together, and nothing waits for what comes next.
-Guarantees: nothing of the Worker's stream passes unchecked; RuntimeFailed where it is not one
-of invoke/v1. While the Worker is silent, the client gets heartbeats.
+Emits: `meta` first, `delta`s, `usage` at most once, then `done`; events that arrive together are
+sent together, and none waits for the next.
+Guarantees: nothing of the Worker's stream passes unchecked; RuntimeFailed if it does not follow
+invoke/v1. While the Worker is silent, the client gets heartbeats.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class ClientStream:
         self._sent_at = 0.0
 
     async def pass_on(self, answer: Answer) -> None:
-        """Send the Worker's answer up to and with `done`. Raises RuntimeFailed."""
+        """Send the Worker's answer up to and including `done`. Raises RuntimeFailed."""
         if not answer.streamed:
             await self._emulate(answer)
             return

@@ -1,8 +1,8 @@
-"""The call to a Worker: signed, bounded in time and size, its failures told apart.
+"""The call to a Worker: signed, bounded in time and size, its failures classified.
 
 Consumes: a deployment's invoke address. Emits: one POST, with none of the caller's headers but
 `traceparent`.
-Guarantees: RuntimeFailed says what went wrong; NotSent, which is one, that no byte of the
+Guarantees: RuntimeFailed says what went wrong; its subclass NotSent says that no byte of the
 request was written.
 """
 
@@ -26,7 +26,7 @@ from yarl import URL
 
 CONNECT_TIMEOUT_S = 10.0
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What JSON of a Worker's can fail with; the last where it is nested too deeply."""
+"""What decoding a Worker's JSON can raise; the last if it is nested too deeply."""
 
 SNIPPET_CHARS = 500
 SNIPPET_BYTES = 4096
@@ -43,7 +43,7 @@ class NotSent(RuntimeFailed):
 
 
 class WorkerProblem(msgspec.Struct, frozen=True):
-    """What the entry module says of a failure."""
+    """How the entry module describes a failure."""
 
     code: str = ""
     message: str = ""
@@ -210,7 +210,7 @@ def failed(
     retryable: bool | None = None,
     kind: type[RuntimeFailed] = RuntimeFailed,
 ) -> RuntimeFailed:
-    """Return what the caller is told of a failure of the data plane."""
+    """Return the problem to report to the caller for a failure of the data plane."""
     details: dict[str, Any] = {"failure": failure, "invokeHost": host}
     if status is not None:
         details["upstreamStatus"] = status
