@@ -33,7 +33,8 @@ from tests.support.proxy import Proxy
 COMMANDS = Commands(longest_call_ms=60_000)
 LEADERS = """
 SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
-WHERE application_name = 'leadership resender' AND locktype = 'advisory' AND granted
+WHERE datname = current_database() AND application_name = 'leadership resender'
+    AND locktype = 'advisory' AND granted
 """
 
 

@@ -82,6 +82,10 @@ class Service:
             )
         )
 
+    async def aclose(self) -> None:
+        """Close what was added, the last first. `run` does this at its end."""
+        await self._closing.aclose()
+
     def serve_operations(self, address: str) -> None:
         """Answer /livez, /readyz and /metrics on a port that the public origin does not route."""
         self.serve(_Operations(self.readiness), address)
