@@ -15,7 +15,7 @@ from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_gateway.ledger.quotas import BATCH, raise_to_counted
 from webhost_kit.clock import now_ms
-from webhost_kit.database.engine import Database
+from webhost_kit.database.engine import INCARNATION, Database
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.store import new_id
@@ -28,6 +28,8 @@ from tests.integration.gateway.test_outages import a_held_call
 from tests.support.backup import RestorableNats, a_copy, running_restorable_nats
 from tests.support.deadline import eventually
 from tests.support.infra import Postgres
+
+LEASED_HERE = f"SELECT count(*) FROM leases WHERE incarnation = ({INCARNATION})"
 
 
 @pytest.mark.accept("A1")
@@ -84,6 +86,7 @@ async def test_calls_that_have_ended_hold_no_places_in_a_restored_database(
             assert (await held.call)[0] == 200
         await harness.until_facts(agent, 3)
         put_back()
+        await harness.until_scalar(LEASED_HERE, 1, "the lease to be renewed in the copy")
         await until_quota(harness, agent, 4, 1)
         under_way.let_go.set()
         assert (await under_way.call)[0] == 200
