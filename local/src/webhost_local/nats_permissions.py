@@ -2,8 +2,9 @@
 
 A service states only facts about what it owns, receives only its own commands and requests, sends
 only the requests that it needs, and receives only the replies to them. It reads the streams that
-it folds, and no other; none can change, purge or delete a stream. `operator`, for tools and tests,
-may do everything.
+it folds, and no other; none can change or delete a stream, and only the api purges one, that of
+artifacts. Replies that the server sends are not checked: this limits mistakes, and does not contain
+a service that was taken over. `operator`, for tools and tests, may do everything.
 """
 
 from dataclasses import dataclass
