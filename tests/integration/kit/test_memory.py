@@ -110,6 +110,15 @@ async def folded(harness: Harness, expected: int) -> None:
     )
 
 
+async def copied_after_first(harness: Harness, postgres: Postgres, name: str) -> str:
+    """Copy the database once it holds the first fact, this name of agt_1; return the copy's DSN."""
+    await state(harness, "agt_1", 1, name)
+    async with in_background(projector(harness).run()):
+        await folded(harness, 1)
+    await harness.database.close()
+    return copy_of(postgres, harness.dsn)
+
+
 @asynccontextmanager
 async def remembering(harness: Harness) -> AsyncIterator[Names]:
     names = Names(harness)
@@ -122,11 +131,7 @@ async def test_what_was_lost_in_a_restore_of_both_is_forgotten(
     harness: Harness, nats: RestorableNats, postgres_server: Postgres
 ) -> None:
     """The memory was loaded at the very place that the backup is of."""
-    await state(harness, "agt_1", 1, "kept")
-    async with in_background(projector(harness).run()):
-        await folded(harness, 1)
-    await harness.database.close()
-    database = copy_of(postgres_server, harness.dsn)
+    database = await copied_after_first(harness, postgres_server, "kept")
     await nats.back_up(harness.bus)
 
     async with remembering(harness) as names:
@@ -194,11 +199,7 @@ async def test_an_older_table_takes_nothing_from_the_memory(
 ) -> None:
     """Postgres alone was restored; that what is held back is not parked there loads it again."""
     monkeypatch.setattr(kit, "RELEASE_S", 0.1)
-    await state(harness, "agt_1", 1, "first")
-    async with in_background(projector(harness).run()):
-        await folded(harness, 1)
-    await harness.database.close()
-    database = copy_of(postgres_server, harness.dsn)
+    database = await copied_after_first(harness, postgres_server, "first")
     async with remembering(harness) as names:
         await state(harness, "agt_1", 2, "second")
         await names.until({"agt_1": (2, "second")})
@@ -224,11 +225,7 @@ async def test_a_memory_that_loads_an_older_table_still_notices_another_stream(
 ) -> None:
     """The restored table fits the restored stream; what the memory holds beside it does not."""
     monkeypatch.setattr(kit, "RELEASE_S", 0.1)
-    await state(harness, "agt_1", 1, "first")
-    async with in_background(projector(harness).run()):
-        await folded(harness, 1)
-    await harness.database.close()
-    database = copy_of(postgres_server, harness.dsn)
+    database = await copied_after_first(harness, postgres_server, "first")
     await nats.back_up(harness.bus)
     async with remembering(harness) as names:
         await state(harness, "agt_1", 2, "lost")

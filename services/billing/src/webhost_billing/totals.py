@@ -75,13 +75,13 @@ class TotalsPublisher:
 
     async def _put_current(self) -> None:
         """Put what is current, then what becomes due, until the bucket is another one."""
-        bucket = self._streams.created_at(subjects.TOTALS_STREAM)
+        times_new = self._streams.times_new(subjects.TOTALS_STREAM)
         async with self._database.transaction() as connection:
             await connection.execute(
                 statements.CURRENT_ARE_DUE,
                 {"partition": self._partition, "period": period_key(now_ms())},
             )
-        while self._streams.created_at(subjects.TOTALS_STREAM) == bucket:
+        while self._streams.times_new(subjects.TOTALS_STREAM) == times_new:
             self._wake.clear()
             while due := await self._due():
                 await self._put(due)

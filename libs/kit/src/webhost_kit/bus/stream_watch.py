@@ -8,6 +8,7 @@ On repetition (every service does this): making what is there changes nothing.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from time import monotonic
 
@@ -34,6 +35,7 @@ class StreamWatch:
         self._missing_since: dict[str, float] = {}
         self._refusals: dict[str, str] = {}
         self._created_at: dict[str, str] = {}
+        self._times_new: Counter[str] = Counter()
 
     def check(self) -> str | None:
         """Say which needed streams are missing, and why they cannot be made."""
@@ -47,6 +49,10 @@ class StreamWatch:
     def created_at(self, name: str) -> str | None:
         """Say since when the stream is there, as of the last look: a new one is another one."""
         return self._created_at.get(name)
+
+    def times_new(self, name: str) -> int:
+        """Return how often the stream was seen to be another one than before, or missing."""
+        return self._times_new[name]
 
     async def run(self) -> None:
         """Look without end."""
@@ -62,8 +68,11 @@ class StreamWatch:
         except (NatsError, TimeoutError, OSError) as error:
             log.warning("stream not seen", stream=name, error=repr(error))
         else:
-            self._created_at[name] = str(info.created)
-            self._missing_since.pop(name, None)
+            created_at = str(info.created)
+            was_missing = self._missing_since.pop(name, None) is not None
+            if was_missing or self._created_at.get(name, created_at) != created_at:
+                self._times_new[name] += 1
+            self._created_at[name] = created_at
             self._refusals.pop(name, None)
 
     async def _miss(self, name: str) -> None:

@@ -38,8 +38,8 @@ from webhost_kit.tasks import run_together
 
 log = structlog.get_logger(__name__)
 
-POLL_S = 0.1
-POLL_INTERVAL_S = 0.5
+POLL_INTERVAL_S = 0.1
+VERIFY_INTERVAL_S = 0.5
 AGAIN_S = 3.0
 """How often to compare again: a stream may also be lost while the connection stays up."""
 
@@ -120,7 +120,7 @@ class OwnFacts:
                 self._database.verified = NOTHING_VERIFIED
             except (Unavailable, NatsError, TimeoutError, OSError) as error:
                 log.warning("own facts not compared yet", reason=str(error))
-            await asyncio.sleep(POLL_INTERVAL_S)
+            await asyncio.sleep(VERIFY_INTERVAL_S)
 
     async def _compared(self, incarnation: str) -> None:
         """Return when every own fact that is on the stream by now is in the event table.
@@ -129,7 +129,7 @@ class OwnFacts:
         """
         last = max([await self._last_sequence(pattern) for pattern in self._filters])
         while await self._checkpoint(incarnation) < last:  # noqa: ASYNC110 - moved elsewhere
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _checkpoint(self, incarnation: str) -> int:
         """Return up to where own facts are compared. Raises as `_compared` does."""

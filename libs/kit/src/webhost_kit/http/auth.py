@@ -177,7 +177,7 @@ def _usable_keys(key_set: Any) -> dict[str, PyJWK]:
     return keys
 
 
-# The last three: a document that is not of the shape that it must have.
+# The last four: a document that is not JSON, or not of the shape that it must have.
 _NO_KEY_SET = (
     httpx.HTTPError,
     httpx.InvalidURL,
