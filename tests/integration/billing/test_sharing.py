@@ -37,11 +37,11 @@ async def shares(billing: Billing) -> list[int]:
     return sorted(Counter(row["pid"] for row in held).values())
 
 
-async def until_shares(billing: Billing, expected: list[int], seconds: float) -> None:
+async def until_shares(billing: Billing, expected: list[int]) -> None:
     async def shared() -> bool:
         return await shares(billing) == expected
 
-    await eventually(shared, f"shares of {expected}", seconds=seconds)
+    await eventually(shared, f"shares of {expected}", seconds=TAKEN_OVER_S)
 
 
 async def until_all_count(billing: Billing, calls: int, reported: int, seconds: float) -> None:
@@ -64,11 +64,11 @@ async def until_all_count(billing: Billing, calls: int, reported: int, seconds: 
 async def test_a_new_process_has_its_share_within_seconds(
     billing: Billing, second: ServiceProcess
 ) -> None:
-    await until_shares(billing, [8, 8], 5)
+    await until_shares(billing, [8, 8])
     async with billing.process("webhost_billing") as third:
-        await until_shares(billing, [4, 6, 6], 5)
+        await until_shares(billing, [4, 6, 6])
         await third.kill()
-        await until_shares(billing, [8, 8], TAKEN_OVER_S)
+        await until_shares(billing, [8, 8])
     await billing.given_usage(*(call(user, 1) for user in USERS))
     await until_all_count(billing, 1, 0, 10)
     for user in USERS:
@@ -76,7 +76,7 @@ async def test_a_new_process_has_its_share_within_seconds(
 
 
 async def test_a_killed_process_is_replaced(billing: Billing, second: ServiceProcess) -> None:
-    await until_shares(billing, [8, 8], 5)
+    await until_shares(billing, [8, 8])
     await second.kill()
     await billing.given_usage(*(call(user, 1) for user in USERS))
     await until_all_count(billing, 1, 0, TAKEN_OVER_S)
@@ -85,7 +85,7 @@ async def test_a_killed_process_is_replaced(billing: Billing, second: ServicePro
 async def test_a_frozen_process_is_replaced_and_spoils_nothing_when_it_wakes(
     billing: Billing, second: ServiceProcess
 ) -> None:
-    await until_shares(billing, [8, 8], 5)
+    await until_shares(billing, [8, 8])
     process = second.process
     assert process is not None
 
@@ -103,7 +103,7 @@ async def test_a_frozen_process_is_replaced_and_spoils_nothing_when_it_wakes(
             await until_totals(billing, user, 10, 19 * 100 + 40)
     finally:
         os.kill(process.pid, signal.SIGCONT)
-    await until_shares(billing, [8, 8], TAKEN_OVER_S)
+    await until_shares(billing, [8, 8])
     await billing.given_usage(*(telemetry(user, 2) for user in USERS))
     await until_all_count(billing, 20, 2, 10)
     assert (await billing.rebuild(dry_run=True))[-1].differences == ()
@@ -112,7 +112,7 @@ async def test_a_frozen_process_is_replaced_and_spoils_nothing_when_it_wakes(
 async def test_totals_follow_a_rebuild_in_another_process(
     billing: Billing, second: ServiceProcess
 ) -> None:
-    await until_shares(billing, [8, 8], 5)
+    await until_shares(billing, [8, 8])
     await billing.given_usage(*(call(user, 1) for user in USERS))
     await until_all_count(billing, 1, 0, 10)
     await billing.execute("UPDATE billing_usage SET compute_ms = compute_ms + 1")
@@ -134,13 +134,13 @@ async def test_a_process_cut_off_from_the_bus_alone_is_replaced(
     async with Proxy(int(host.rpartition(":")[2])) as proxy:
         url = f"{account}@127.0.0.1:{proxy.port}"
         async with billing.process("webhost_billing", NATS_URL=url):
-            await until_shares(billing, [8, 8], 5)
+            await until_shares(billing, [8, 8])
             proxy.hold()
-            await until_shares(billing, [16], TAKEN_OVER_S)
+            await until_shares(billing, [16])
             await billing.given_usage(*(call(user, 1) for user in USERS))
             await until_all_count(billing, 1, 0, 10)
             proxy.release()
-            await until_shares(billing, [8, 8], TAKEN_OVER_S)
+            await until_shares(billing, [8, 8])
             await billing.given_usage(*(telemetry(user, 1) for user in USERS))
             await until_all_count(billing, 1, 1, 10)
     assert (await billing.rebuild(dry_run=True))[-1].differences == ()

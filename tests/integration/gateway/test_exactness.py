@@ -74,6 +74,25 @@ async def test_concurrent_writers_take_exactly_what_there_is(
         assert facts == [(REQUESTS * USERS, REQUESTS * USERS)]
 
 
+async def test_callers_within_the_limit_are_never_refused(
+    database_url: str, chance: random.Random
+) -> None:
+    """As many callers as the limit, one call after the other, none yields its place to another."""
+    upgrade(database_url, "webhost_gateway")
+    unlimited = msgspec.structs.replace(TIER, requests=None)
+    async with ledger(database_url) as here:
+
+        async def caller() -> None:
+            for _ in range(500):
+                invocation = an_invocation("usr_1")
+                await here.admission.admit(invocation, unlimited)
+                await asyncio.sleep(chance.random() * 0.004)
+                here.record(invocation)
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
+
+
 async def test_a_call_of_the_period_before_takes_its_place_until_it_ends(database_url: str) -> None:
     upgrade(database_url, "webhost_gateway")
     one_at_once = msgspec.structs.replace(TIER, concurrency=1)

@@ -7,7 +7,7 @@ cancelled is queued again, in its old position.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -48,6 +48,11 @@ class Batcher(Generic[T]):
         self._waiting.append(item)
         self._wake.set()
 
+    def put_back(self, items: Sequence[T]) -> None:
+        """Queue items again, in front of all others."""
+        self._waiting.extendleft(reversed(items))
+        self._wake.set()
+
     async def run(self) -> None:
         """Hand batches over until cancelled. `handle` deals with its own failures."""
         while True:
@@ -62,7 +67,7 @@ class Batcher(Generic[T]):
                 try:
                     await self._handle(batch)
                 except asyncio.CancelledError:
-                    self._waiting.extendleft(reversed(batch))
+                    self.put_back(batch)
                     raise
             self._wake.clear()
 

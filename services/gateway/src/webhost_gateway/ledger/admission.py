@@ -5,13 +5,15 @@ admitted, and no more than its concurrency are open at once; an admitted invocat
 before its call begins; nothing is admitted without this gateway's lease. Requests that arrive
 together share one statement. Each is decided within WAIT_S or refused; the queue is bounded, and a
 request whose caller has disconnected is no longer admitted. A user at the concurrency limit does
-not delay other users' requests.
+not delay other users' requests, and its own are decided in the order of their arrival: none is
+refused because a later one took the place that an ended call made free.
 Hot path: its statements are raw SQL, named at the end of the file.
 On a failure of unknown outcome: the caller is refused, and the call is released, since it was
 not made. If the statement is executed later after all, it admits nothing.
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +70,9 @@ class Admission:
         self._outcomes = outcomes
         self._known: set[tuple[str, str]] = set()
         self._batcher = Batcher(self._settle, max_waiting=MAX_WAITING, wanted=_is_wanted)
-        self._crowded = Batcher(self._try_again, max_waiting=MAX_WAITING, wanted=_is_wanted)
+        self._crowded = Batcher(self._try_again, max_waiting=MAX_WAITING)
+        self._crowds: Counter[str] = Counter()
+        """How many requests of each user are in `_crowded`."""
 
     async def run(self) -> None:
         """Admit until cancelled."""
@@ -94,9 +98,30 @@ class Admission:
         await self._outcomes.catch_up()
         for waiting in batch:
             waiting.last_try = True
-            _enqueue(self._batcher, waiting)
+        self._batcher.put_back(batch)
+        self._crowds -= Counter(waiting.asked.invocation.user_id for waiting in batch)
+
+    def _wait_for_room(self, waiting: _Waiting) -> None:
+        if _enqueue(self._crowded, waiting):
+            self._crowds[waiting.asked.invocation.user_id] += 1
+
+    def _first_in_line(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Return those to decide now; the others queue behind earlier ones of their user."""
+        if not self._crowds:
+            return batch
+        now: list[_Waiting] = []
+        for waiting in batch:
+            if waiting.last_try or waiting.asked.invocation.user_id not in self._crowds:
+                now.append(waiting)
+            else:
+                self._wait_for_room(waiting)
+        return now
 
     async def _settle(self, batch: list[_Waiting]) -> None:
+        if batch := self._first_in_line(batch):
+            await self._admit_together(batch)
+
+    async def _admit_together(self, batch: list[_Waiting]) -> None:
         _batch_size.observe(len(batch))
         self._outcomes.expect(waiting.asked.invocation for waiting in batch)
         try:
@@ -121,7 +146,7 @@ class Admission:
             elif (refusal := _refusal(waiting.asked, *verdict)) is None:
                 self._admitted(waiting)
             elif refusal.retryable and not waiting.last_try:
-                _enqueue(self._crowded, waiting)
+                self._wait_for_room(waiting)
             else:
                 _refuse(waiting, refusal)
 
@@ -181,11 +206,13 @@ def _refusal(asked: _Asked, admitted: bool, requests: int, in_flight: int) -> Li
     return decisions.over_limit("concurrency", period_key, in_flight, asked.max_in_flight or 0)
 
 
-def _enqueue(batcher: Batcher[_Waiting], waiting: _Waiting) -> None:
+def _enqueue(batcher: Batcher[_Waiting], waiting: _Waiting) -> bool:
     try:
         batcher.add(waiting)
     except asyncio.QueueFull:
         _refuse_late(waiting)
+        return False
+    return True
 
 
 def _refuse_late(waiting: _Waiting) -> None:
