@@ -1,41 +1,57 @@
 """The JavaScript of the data plane, as it is uploaded.
 
-Two scripts are made from the modules in these folders, without a build step; within a script all
-modules are in one folder. An agent's script is the platform's entry with the customer's modules
-beside it: the deployer adds `CUSTOMER_MODULE`, which re-exports the default export of the
-customer's main module. The session script is complete.
+Three kinds of script are made from the modules in these folders, without a build step; within a
+script all modules are in one folder. A front is the platform's alone: it verifies, times, counts
+and reports, for one deployment or, as a dispatch Worker, for all. An agent script is the
+customer's: its modules beside a wrapper that calls them for the front. The deployer adds
+`CUSTOMER_MODULE`, which re-exports the default export of the customer's main module, and says
+under which path a plain Worker expects its calls. The session script is complete.
 Names that begin with ``webhost-`` are the platform's; a customer's module must not have one.
 """
 
 from functools import cache
 from importlib.resources import files
 
-ENTRY_MAIN = "webhost-entry.mjs"
+FRONT_MAIN = "webhost-front.mjs"
+AGENT_MAIN = "webhost-agent.mjs"
 CUSTOMER_MODULE = "webhost-customer.mjs"
 SESSIONS_MAIN = "webhost-sessions.mjs"
 SESSIONS_CLASS = "AgentSessions"
-SESSIONS_PROTOCOL_VERSION = 1
-# Without it any module could import the bindings, secrets included.
-COMPATIBILITY_FLAGS = ["disallow_importable_env"]
+SESSIONS_PROTOCOL_VERSION = 2
+FRONT_FLAGS = ["enable_request_signal"]
+"""The front ends a call when the request's signal says that its caller has gone."""
 
-_SHARED = ("webhost-errors.mjs", "webhost-platform.mjs", "webhost-signature.mjs")
-_ENTRY = (
-    ENTRY_MAIN,
-    "webhost-agent.mjs",
+_FRONT = (
+    FRONT_MAIN,
     "webhost-answer.mjs",
-    "webhost-plain.mjs",
+    "webhost-deployment.mjs",
+    "webhost-frames.mjs",
     "webhost-protocol.mjs",
     "webhost-session.mjs",
     "webhost-telemetry.mjs",
     "webhost-text.mjs",
+    "webhost-time.mjs",
     "webhost-turn.mjs",
 )
+_AGENT = (
+    AGENT_MAIN,
+    "webhost-context.mjs",
+    "webhost-invoke.mjs",
+    "webhost-lines.mjs",
+    "webhost-plain.mjs",
+)
 _SESSIONS = (SESSIONS_MAIN, "webhost-sessions-store.mjs")
+_SHARED = ("webhost-bytes.mjs", "webhost-errors.mjs", "webhost-signature.mjs")
 
 
-def entry_modules() -> dict[str, bytes]:
-    """The platform's modules of an agent's script, by module name; the main one comes first."""
-    return _read(*_ENTRY, *_SHARED)
+def front_modules() -> dict[str, bytes]:
+    """All modules of a front, by module name; the main one comes first."""
+    return _read(*_FRONT, *_SHARED)
+
+
+def agent_modules() -> dict[str, bytes]:
+    """The platform's modules of an agent script, by module name; the main one comes first."""
+    return _read(*_AGENT)
 
 
 def session_modules() -> dict[str, bytes]:
@@ -45,7 +61,7 @@ def session_modules() -> dict[str, bytes]:
 
 @cache
 def _read(*names: str) -> dict[str, bytes]:
-    folders = [files(__name__) / folder for folder in ("agent", "sessions", "shared")]
+    folders = [files(__name__) / folder for folder in ("front", "agent", "sessions", "shared")]
     return {
         name: next(path for folder in folders if (path := folder / name).is_file()).read_bytes()
         for name in names

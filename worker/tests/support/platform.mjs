@@ -158,18 +158,42 @@ export async function startSessions({ disk, idleDays = 30 }) {
   };
 }
 
-/** One agent's Worker with this customer module, its session store over `sessions.socket`, or, when
- *  `sessions` is absent, in the same process with the props in the configuration. */
+/** One agent's front and script, with this customer module; its session store is behind
+ *  `sessions.socket`, or, when `sessions` is absent, in the same process. */
 export async function startAgent(source, { outside, sessions, disk, env = {}, ...ids } = {}) {
   const folder = temporaryFolder();
   const agentId = ids.agentId ?? "agt_1";
   const deploymentId = ids.deploymentId ?? "dep_1";
   const secret = randomBytes(32);
-  const modules = {
-    ...platformModules("webhost-entry.mjs"),
-    "webhost-customer.mjs": 'export { default } from "./main.mjs";',
-    "main.mjs": source,
-  };
+  const header = `(name = "${AGENT_HEADER}", value = "${agentId}")`;
+  const props = `props = (json = ${JSON.stringify(JSON.stringify({ agentId }))})`;
+  const store = sessions
+    ? `(name = "sessions", external = (address = "unix:${sessions.socket}",
+        http = (injectRequestHeaders = [${header}])))`
+    : sessionsWorker(folder, disk, 30);
+  const binding = sessions ? `"sessions"` : `(name = "sessions", ${props})`;
+  const workerd = await startWorkerd(
+    folder,
+    `(
+    services = [
+      (name = "front", worker = ${frontWorker(folder, { agentId, deploymentId, secret, outside }, binding)}),
+      (name = "agent", worker = ${agentWorker(folder, source, { OUTSIDE: outside.url, ...env })}),
+      ${store},
+      (name = "internet", network = (allow = ["public", "private"]))],
+    sockets = [(name = "public", address = "127.0.0.1:0", http = (), service = "front")])`,
+  );
+  const url = `http://127.0.0.1:${workerd.ports.public}`;
+  return new Agent({
+    url,
+    deploymentId,
+    agentId,
+    secret,
+    log: workerd.log,
+    stop: workerd.stop,
+  });
+}
+
+function frontWorker(folder, { agentId, deploymentId, secret, outside }, sessionsBinding) {
   const bindings = textBindings({
     TELEMETRY_SECRET: secret.toString("base64url"),
     TELEMETRY_REPORT_URL: `${outside.url}/telemetry`,
@@ -182,39 +206,25 @@ export async function startAgent(source, { outside, sessions, disk, env = {}, ..
       ...invokeKey.publicKeys,
     }),
     WEBHOST_PLATFORM_PUBLIC_KEYS: JSON.stringify(platformKey.publicKeys),
-    WEBHOST_INVOKE_PATH: "/talk",
-    OUTSIDE: outside.url,
-    ...env,
   });
-  const header = `(name = "${AGENT_HEADER}", value = "${agentId}")`;
-  const props = `props = (json = ${JSON.stringify(JSON.stringify({ agentId }))})`;
-  const store = sessions
-    ? `(name = "sessions", external = (address = "unix:${sessions.socket}",
-        http = (injectRequestHeaders = [${header}])))`
-    : sessionsWorker(folder, disk, 30);
-  const binding = sessions ? `"sessions"` : `(name = "sessions", ${props})`;
-  const agent = worker(
+  return worker(
     folder,
-    modules,
+    platformModules("webhost-front.mjs"),
     `
-    bindings = [${bindings}, (name = "WEBHOST_SESSIONS", service = ${binding})]`,
+    bindings = [${bindings}, (name = "WEBHOST_SESSIONS", service = ${sessionsBinding}),
+      (name = "WEBHOST_AGENT", service = "agent")]`,
+    ["enable_request_signal"],
   );
-  const workerd = await startWorkerd(
-    folder,
-    `(
-    services = [(name = "agent", worker = ${agent}), ${store},
-      (name = "internet", network = (allow = ["public", "private"]))],
-    sockets = [(name = "public", address = "127.0.0.1:0", http = (), service = "agent")])`,
-  );
-  const url = `http://127.0.0.1:${workerd.ports.public}`;
-  return new Agent({
-    url,
-    deploymentId,
-    agentId,
-    secret,
-    log: workerd.log,
-    stop: workerd.stop,
-  });
+}
+
+function agentWorker(folder, source, env) {
+  const modules = {
+    ...platformModules("webhost-agent.mjs"),
+    "webhost-customer.mjs": `export { default } from "./main.mjs";
+      export const invokePath = "/talk";`,
+    "main.mjs": source,
+  };
+  return worker(folder, modules, `bindings = [${textBindings(env)}]`);
 }
 
 class Agent {

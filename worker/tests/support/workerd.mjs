@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const SOURCE = join(ROOT, "worker/src/webhost_worker");
-const FOLDERS = ["agent", "sessions", "shared"];
+const FOLDERS = ["front", "agent", "sessions", "shared"];
 const WORKERD = join(ROOT, "node_modules/@cloudflare/workerd-linux-64/bin/workerd");
 const START_TIMEOUT_MS = 15_000;
 
@@ -42,12 +42,12 @@ export function temporaryFolder() {
 }
 
 /** A Cap'n Proto worker: `modules` by name (the first is the main one), `rest` of its fields. */
-export function worker(folder, modules, rest) {
+export function worker(folder, modules, rest, flags = []) {
   const names = Object.keys(modules);
   for (const name of names) writeFileSync(join(folder, name), modules[name]);
   const embedded = names.map((name) => `(name = "${name}", esModule = embed "${name}")`);
   return `(modules = [${embedded.join(", ")}], compatibilityDate = "2026-01-01",
-    compatibilityFlags = ["disallow_importable_env"], ${rest})`;
+    compatibilityFlags = [${flags.map((flag) => `"${flag}"`)}], ${rest})`;
 }
 
 export const textBindings = (values) =>

@@ -1,72 +1,62 @@
-// Runs the customer's module for one call, whichever of the two forms it has, and returns its
-// answer in one form: `{chunks, usage()}`. `chunks` is an iterator of text, pulled as the caller
-// reads; `usage()` is what the module reported, known once the chunks have ended.
+// The agent script's main module: calls the customer's module for the front.
+//
+// Consumes, by RPC over the front's service binding, and from nowhere else:
+//   isCallable()          → "yes", or "no" when the module has no form that can be called
+//   answer(call, caller)  → the whole answer: lines, described in webhost-lines.mjs, as one text
+//   stream(call, caller)  → the same lines as a stream of bytes, each as soon as it is there
+// `call` is the front's `parseCall`, with the platform's session id; `caller` is its `Caller`.
+// Both throw what fails before the module has answered; what fails later is a line.
+//
+// This script is the customer's: the platform relies on nothing in it, and its bindings hold
+// nothing of the platform's.
 
-import customer from "./webhost-customer.mjs";
-import { ownKeys } from "./webhost-platform.mjs";
-import { runtimeError } from "./webhost-errors.mjs";
+import { WorkerEntrypoint } from "cloudflare:workers";
+
+import customer, { invokePath } from "./webhost-customer.mjs";
+import { Context } from "./webhost-context.mjs";
+import { runInvoke } from "./webhost-invoke.mjs";
+import { linesOf, messageOf } from "./webhost-lines.mjs";
 import { runPlain } from "./webhost-plain.mjs";
-import { wholeAnswer } from "./webhost-protocol.mjs";
 
-const RESERVED = {
-  __proto__: null,
-  TELEMETRY_SECRET: true,
-  TELEMETRY_REPORT_URL: true,
-  USER_ID: true,
-  AGENT_ID: true,
-  DEPLOYMENT_ID: true,
-  RUNTIME_PROVIDER: true,
-};
+const isFunction = (name) => typeof customer?.[name] === "function";
 
-/** The user's own variables and secrets: none of the platform's bindings. */
-export function userEnvOf(env) {
-  const userEnv = {};
-  const names = ownKeys(env);
-  for (let index = 0; index < names.length; index++) {
-    const name = names[index];
-    if (RESERVED[name] === undefined && !name.startsWith("WEBHOST_")) userEnv[name] = env[name];
+export default class extends WorkerEntrypoint {
+  isCallable() {
+    return isFunction("invoke") || isFunction("fetch") ? "yes" : "no";
   }
-  return userEnv;
+
+  async answer(call, caller) {
+    const context = new Context(this, call, caller);
+    let text = "";
+    for await (const line of linesOf(await this.#begin(call, context), context)) text += line;
+    return text;
+  }
+
+  async stream(call, caller) {
+    const context = new Context(this, call, caller);
+    context.watch();
+    const answer = await this.#begin(call, context);
+    const { readable, writable } = new IdentityTransformStream();
+    this.ctx.waitUntil(write(linesOf(answer, context), writable.getWriter(), context));
+    return readable;
+  }
+
+  /** The module's answer: `{chunks, usage()}`, of the form that `linesOf` takes. */
+  async #begin(call, context) {
+    try {
+      if (isFunction("invoke")) return await runInvoke(customer, call, context);
+      if (isFunction("fetch")) return await runPlain(customer, call, context, invokePath);
+      throw new TypeError("The module's default export has neither invoke() nor fetch().");
+    } catch (error) {
+      throw new Error(messageOf(error, this.env));
+    }
+  }
 }
 
-/** Whether the module has a form that can be called. */
-export function isCallable() {
-  return typeof customer?.invoke === "function" || typeof customer?.fetch === "function";
-}
-
-/**
- * @param call of `parseCall`, with the platform's session id
- * @param {{userEnv: object, session: object, signal: AbortSignal, path: string,
- *   headers: Headers, ctx: ExecutionContext}} environment
- * @returns {Promise<{chunks: Iterator<string> | AsyncIterator<string>, usage: () => unknown}>}
- */
-export async function runAgent(call, environment) {
-  if (typeof customer?.invoke === "function") return await runInvoke(call, environment);
-  if (typeof customer?.fetch === "function") return await runPlain(customer, call, environment);
-  throw runtimeError("The module's default export has neither invoke() nor fetch().");
-}
-
-async function runInvoke(call, { userEnv, session, signal }) {
-  const { input, options, metadata, traceId, sessionId, invocationId } = call;
-  const request = { input, options, metadata, traceId, sessionId, invocationId };
-  const answer = await customer.invoke(request, { env: userEnv, session, traceId, signal });
-  const text = typeof answer === "string" ? answer : answer?.output?.text;
-  if (typeof text === "string") return wholeAnswer(text, answer.usage);
-  const iterate = answer?.[Symbol.asyncIterator] ?? answer?.[Symbol.iterator];
-  if (typeof iterate === "function") return streamedAnswer(iterate.call(answer));
-  throw runtimeError("invoke() gave neither text, an invoke/v1 response nor an iterable of text.");
-}
-
-/** A generator may end with `return {usage}`. */
-function streamedAnswer(iterator) {
-  let usage;
-  const chunks = {
-    async next() {
-      const { done, value } = await iterator.next();
-      if (done) usage = value?.usage;
-      return { done, value: done ? undefined : await value };
-    },
-    return: () => iterator.return?.(),
-  };
-  return { chunks, usage: () => usage };
+async function write(lines, writer, context) {
+  const encoder = new TextEncoder();
+  for await (const line of lines) {
+    if ((await context.unlessGone(writer.write(encoder.encode(line)))).gone) return;
+  }
+  await context.unlessGone(writer.close());
 }

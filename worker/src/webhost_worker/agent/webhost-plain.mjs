@@ -1,35 +1,38 @@
 // Calls a plain Worker handler, `fetch(request, env, ctx)`, that speaks invoke/v1 over HTTP: it
 // gets the call as a POST and answers JSON or an SSE stream; either becomes `{chunks, usage()}`.
 
-import { runtimeError } from "./webhost-errors.mjs";
-import { EVENT_STREAM, PROTOCOL, wholeAnswer } from "./webhost-protocol.mjs";
+import { wholeAnswer } from "./webhost-invoke.mjs";
 
-/** Same contract as `runAgent`. */
-export async function runPlain(customer, call, environment) {
-  const { userEnv, ctx } = environment;
-  const itsCtx = {
-    waitUntil: (promise) => ctx.waitUntil(promise),
+const PROTOCOL = "invoke/v1";
+const EVENT_STREAM = "text/event-stream";
+
+/** Same contract as `runInvoke`. */
+export async function runPlain(customer, call, context, path) {
+  const ctx = {
+    waitUntil: (promise) => context.waitUntil(promise),
     passThroughOnException() {},
     props: {},
   };
-  const response = await customer.fetch(requestOf(call, environment), userEnv, itsCtx);
-  if (!(response instanceof Response)) throw runtimeError("fetch() gave no Response.");
+  const request = requestOf(call, path, context.signal);
+  const response = await customer.fetch(request, context.env, ctx);
+  if (!(response instanceof Response)) throw new TypeError("fetch() gave no Response.");
   if (!response.ok) throw new Error(await failureOf(response));
   const type = response.headers.get("Content-Type") ?? "";
   if (type.startsWith(EVENT_STREAM) && response.body !== null) return streamOf(response.body);
   return await documentOf(response);
 }
 
-function requestOf(call, { headers, path, signal }) {
+function requestOf(call, path, signal) {
   const { invocationId, traceId, admittedAtMs, sessionId, input, options, metadata } = call;
   const body = { invocationId, traceId, admittedAtMs, sessionId, input, options, metadata };
-  const itsHeaders = new Headers({ "Content-Type": "application/json" });
-  for (const name of ["Accept", "traceparent"]) {
-    if (headers.has(name)) itsHeaders.set(name, headers.get(name));
-  }
+  const headers = new Headers({
+    "Content-Type": "application/json",
+    Accept: call.streamed ? EVENT_STREAM : "application/json",
+  });
+  if (call.traceparent !== undefined) headers.set("traceparent", call.traceparent);
   return new Request(new URL(path, "https://agent.invalid"), {
     method: "POST",
-    headers: itsHeaders,
+    headers,
     body: JSON.stringify({ protocol: PROTOCOL, ...body }),
     signal,
   });
@@ -46,7 +49,7 @@ async function documentOf(response) {
   const body = await response.json().catch(() => null);
   const text = body?.output?.text;
   if (typeof text !== "string")
-    throw runtimeError("The agent's answer is not an invoke/v1 response.");
+    throw new TypeError("The agent's answer is not an invoke/v1 response.");
   return wholeAnswer(text, body.usage);
 }
 
@@ -59,7 +62,7 @@ function streamOf(body) {
       else if (name === "done") return;
       else if (name === "error") throw new Error(data?.error?.message ?? "The agent failed.");
     }
-    throw runtimeError("The agent's stream ended without done.");
+    throw new TypeError("The agent's stream ended without done.");
   }
   return { chunks: texts(), usage: () => usage };
 }
@@ -85,7 +88,7 @@ function parsed(text) {
   try {
     return JSON.parse(text);
   } catch {
-    throw runtimeError("The agent's stream has an event that is not JSON.");
+    throw new TypeError("The agent's stream has an event that is not JSON.");
   }
 }
 

@@ -1,8 +1,6 @@
 // The platform's own errors, and the one envelope that carries them:
 // {"error": {"code", "message", "retryable", "details"}}.
 
-const MESSAGE_LIMIT = 300;
-
 export class PlatformError extends Error {
   constructor(status, code, message, { retryable = false, details = {}, headers = {} } = {}) {
     super(message);
@@ -34,8 +32,7 @@ export const methodNotAllowed = () =>
 export const unauthenticated = () =>
   new PlatformError(401, "UNAUTHENTICATED", "A valid signature is required.");
 
-export const payloadTooLarge = () =>
-  new PlatformError(413, "PAYLOAD_TOO_LARGE", "The body is over 2 MiB.");
+export const payloadTooLarge = (message) => new PlatformError(413, "PAYLOAD_TOO_LARGE", message);
 
 export const invalidRequest = (message) => new PlatformError(400, "INVALID_REQUEST", message);
 
@@ -47,36 +44,13 @@ export const sessionExpired = () =>
 export const storeUnavailable = () =>
   new PlatformError(503, "UNAVAILABLE", "The session store does not answer.", { retryable: true });
 
-/** What the session store refused; customer code may catch it and read `code`. */
-export class SessionError extends Error {
-  constructor(code, message) {
-    super(message);
-    this.code = code;
-  }
-}
+const MESSAGE_LIMIT = 300;
 
-/** What the caller may see of an error that came out of running the agent. */
-export function agentFailure(error, userEnv) {
-  if (error instanceof PlatformError) return error;
-  if (error instanceof SessionError && error.code === "SESSION_EXPIRED") return sessionExpired();
-  return runtimeError(redact(describe(error), userEnv));
-}
-
-function describe(error) {
-  try {
-    return String(error instanceof Error ? error.message : error) || "The agent failed.";
-  } catch {
-    return "The agent failed.";
-  }
-}
-
-function redact(message, userEnv) {
-  let text = message;
-  for (const value of Object.values(userEnv)) {
-    if (typeof value === "string" && value.length >= 6) text = text.replaceAll(value, "[redacted]");
-  }
-  return text
+/** The error of an agent's own code, as far as the caller may see it. */
+export function agentFailed(message) {
+  const text = message
     .replace(/Bearer\s+\S+/gi, "Bearer [redacted]")
     .replace(/\bsk-[A-Za-z0-9_-]+/g, "[redacted]")
     .slice(0, MESSAGE_LIMIT);
+  return runtimeError(text || "The agent failed.");
 }

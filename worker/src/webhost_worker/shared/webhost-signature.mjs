@@ -6,16 +6,7 @@
 // Guarantees: a body comes out only with a signature by one of those keys, over exactly these bytes,
 // for this audience, within a minute of now. Every failure is the same UNAUTHENTICATED.
 
-import {
-  concat,
-  fromBase64Url,
-  fromHex,
-  importKey,
-  matchRegExp,
-  now,
-  parseJson,
-  verify,
-} from "./webhost-platform.mjs";
+import { fromBase64Url, fromHex } from "./webhost-bytes.mjs";
 import { payloadTooLarge, unauthenticated } from "./webhost-errors.mjs";
 
 const HEADER = /^t=([0-9]{1,15}),kid=([A-Za-z0-9_.-]{1,64}),v1=([0-9a-f]{128})$/;
@@ -29,45 +20,49 @@ const BODY_LIMIT = 2 * 1024 * 1024;
 export async function signedBody(request, headerName, publicKeys, audience) {
   const signature = readHeader(request.headers.get(headerName));
   if (signature === null) throw unauthenticated();
-  const body = await readBounded(request.body);
+  const body = await readBounded(request.body, BODY_LIMIT);
+  if (body === null) throw payloadTooLarge("The body is over 2 MiB.");
   const key = await publicKey(publicKeys, signature.keyId);
   if (key === null) throw unauthenticated();
-  const message = concat(`${signature.time}.${audience}.`, body);
-  if (!(await verify("Ed25519", key, signature.bytes, message))) throw unauthenticated();
+  const head = new TextEncoder().encode(`${signature.time}.${audience}.`);
+  const message = new Uint8Array(head.length + body.length);
+  message.set(head);
+  message.set(body, head.length);
+  if (!(await crypto.subtle.verify("Ed25519", key, signature.bytes, message)))
+    throw unauthenticated();
   return body;
 }
 
-/** The header's parts when it is well formed and fresh, else null. */
-function readHeader(header) {
-  const match = matchRegExp(HEADER, header ?? "");
-  if (match === null) return null;
-  const age = now() - +match[1];
-  if (age > WINDOW_MS || age < -WINDOW_MS) return null;
-  return { time: match[1], keyId: match[2], bytes: fromHex(match[3]) };
-}
-
-async function readBounded(stream) {
+/** All bytes of a stream, or null when they are more than `limit`. */
+export async function readBounded(stream, limit) {
   const parts = [];
   let size = 0;
   for await (const part of stream ?? []) {
     size += part.length;
-    if (size > BODY_LIMIT) throw payloadTooLarge();
+    if (size > limit) return null;
     parts.push(part);
   }
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
+/** The header's parts when it is well formed and fresh, else null. */
+function readHeader(header) {
+  const match = HEADER.exec(header ?? "");
+  if (match === null) return null;
+  const [, time, keyId, signature] = match;
+  if (Math.abs(Date.now() - Number(time)) > WINDOW_MS) return null;
+  return { time, keyId, bytes: fromHex(signature) };
+}
+
 // Keyed by their own text, so that a key never outlives the binding that named it.
-const imported = { __proto__: null };
+const imported = new Map();
 
 async function publicKey(publicKeys, keyId) {
-  try {
-    const keys = { __proto__: null, ...parseJson(publicKeys) };
-    const text = keys[keyId];
-    if (typeof text !== "string") return null;
-    imported[text] ??= await importKey("raw", fromBase64Url(text), "Ed25519", false, ["verify"]);
-    return imported[text];
-  } catch {
-    return null;
+  const text = new Map(Object.entries(JSON.parse(publicKeys))).get(keyId);
+  if (text === undefined) return null;
+  if (!imported.has(text)) {
+    const bytes = fromBase64Url(text);
+    imported.set(text, await crypto.subtle.importKey("raw", bytes, "Ed25519", false, ["verify"]));
   }
+  return imported.get(text);
 }

@@ -1,14 +1,13 @@
 // How a turn reaches the caller: one JSON document, or SSE.
 //
-// Emits, as SSE: `meta` once the module has answered, `delta` per chunk, `usage`, then `done`; or
+// Emits, as SSE: `meta` once the agent has answered, `delta` per chunk, `usage`, then `done`; or
 // `error` in place of what is missing. What fails before `meta` is a JSON error with its status.
 // Guarantees: a chunk is written before the next one is requested; when the caller disconnects,
-// the turn is abandoned; every turn is reported once, however it ended.
+// the turn is abandoned.
 
-import { encode } from "./webhost-platform.mjs";
 import { EVENT_STREAM, SSE_COMMENT, sseEvent } from "./webhost-protocol.mjs";
 
-// A disconnected caller is only noticed when something is written.
+// Once the answer has begun, a caller that has gone is only noticed when something is written.
 const PULSE_MS = 1_000;
 
 const STREAM_HEADERS = {
@@ -19,14 +18,12 @@ const STREAM_HEADERS = {
 
 /** Runs the turn and answers it. Never throws. */
 export async function answerTurn(turn, request, ctx) {
-  const streamed = (request.headers.get("Accept") ?? "").includes(EVENT_STREAM);
+  request.signal.addEventListener("abort", () => turn.abandon());
   try {
-    await turn.start(request.headers);
-    if (!streamed) return await answerJson(turn);
+    await turn.start();
+    if (!turn.call.streamed) return await answerJson(turn);
   } catch (error) {
-    turn.abandon();
-    turn.report(turn.usage(), "runtime");
-    return turn.failure(error).toResponse();
+    return turn.fail(error).toResponse();
   }
   const { readable, writable } = new IdentityTransformStream();
   ctx.waitUntil(writeStream(turn, writable.getWriter()));
@@ -37,34 +34,25 @@ async function answerJson(turn) {
   let step;
   do step = await turn.next();
   while (!step.done);
-  await turn.save();
-  const usage = turn.usage();
-  turn.report(usage);
-  return Response.json(turn.document(usage));
+  return Response.json(turn.document(await turn.finish()));
 }
 
 async function writeStream(turn, writer) {
+  const encoder = new TextEncoder();
   const write = async (text) => {
-    await writer.write(encode(text)).catch(() => turn.abandon());
+    await writer.write(encoder.encode(text)).catch(() => turn.abandon());
   };
   writer.closed.catch(() => turn.abandon());
   const pulse = setInterval(() => write(SSE_COMMENT), PULSE_MS);
-  let errorClass;
   try {
     await write(sseEvent("meta", turn.meta()));
     for (let step = await turn.next(); !step.done; step = await turn.next()) {
       if (step.value !== "") await write(sseEvent("delta", { text: step.value }));
     }
-    if (!turn.abandoned) {
-      await turn.save();
-      await write(sseEvent("usage", turn.usage()) + sseEvent("done", {}));
-    }
+    await write(sseEvent("usage", await turn.finish()) + sseEvent("done", {}));
   } catch (error) {
-    turn.abandon();
-    errorClass = "runtime";
-    await write(sseEvent("error", turn.failure(error).envelope()));
+    await write(sseEvent("error", turn.fail(error).envelope()));
   }
   clearInterval(pulse);
-  turn.report(turn.usage(), errorClass);
   await writer.close().catch(() => {});
 }

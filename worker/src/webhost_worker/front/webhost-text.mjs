@@ -17,13 +17,11 @@ export function wholeCharacters(chunks) {
       const step = ended ? { done: true } : await chunks.next();
       ended = step.done;
       if (ended && half === "") return { done: true };
-      if (!ended && typeof step.value !== "string") return step;
       const text = half + (ended ? "" : step.value);
       const end = !ended && FIRST_HALF.test(text) ? text.length - 1 : text.length;
       half = text.slice(end);
       return { done: false, value: text.slice(0, end).toWellFormed() };
     },
-    return: () => chunks.return?.(),
   };
 }
 
@@ -32,8 +30,6 @@ export class AnswerText {
   text = "";
 
   add(chunk) {
-    if (typeof chunk !== "string")
-      throw runtimeError("The agent's stream yielded something that is not text.");
     this.text += chunk;
     if (this.text.length > TEXT_LIMIT) throw runtimeError("The agent's answer is over 4 MiB.");
   }

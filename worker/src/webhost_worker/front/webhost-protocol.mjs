@@ -1,4 +1,4 @@
-// The schemas of invoke/v1 on the wire: request body, usage, answer, SSE frames.
+// The schemas of invoke/v1 on the wire: request body, usage, SSE frames.
 
 import { invalidRequest } from "./webhost-errors.mjs";
 
@@ -7,25 +7,35 @@ export const EVENT_STREAM = "text/event-stream";
 
 const COUNTER_LIMIT = 1_000_000_000;
 const CHARACTERS_PER_TOKEN = 4;
+const DEFAULT_TIMEOUT_MS = 60_000;
+
+/** A signed body as an object. @throws {PlatformError} 400 INVALID_REQUEST */
+export function parseBody(bytes) {
+  let body = null;
+  try {
+    body = JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    // As any other body that is no object.
+  }
+  if (typeof body !== "object" || body === null) throw invalidRequest("The body is not an object.");
+  return body;
+}
 
 /**
  * The call in a body that the gateway signed.
  * @returns {{invocationId: string, traceId: string, admittedAtMs: number, sessionId?: string,
- *   input: {messages: {role: string, content: string}[]}, options: object, metadata: object}}
+ *   input: {messages: {role: string, content: string}[]}, options: object, metadata: object,
+ *   timeoutMs: number, streamed: boolean, traceparent?: string}}
  * @throws {PlatformError} 400 INVALID_REQUEST
  */
-export function parseCall(bytes) {
-  let body;
-  try {
-    body = JSON.parse(new TextDecoder().decode(bytes));
-  } catch {
-    throw invalidRequest("The body is not JSON.");
-  }
-  const { invocationId, traceId, admittedAtMs, sessionId, input } = body ?? {};
+export function parseCall(body, { headers }) {
+  const { invocationId, traceId, admittedAtMs, sessionId, input } = body;
+  const { timeoutMs = DEFAULT_TIMEOUT_MS } = body;
   const valid =
     typeof invocationId === "string" &&
     typeof traceId === "string" &&
     Number.isSafeInteger(admittedAtMs) &&
+    Number.isSafeInteger(timeoutMs) &&
     ["string", "undefined"].includes(typeof (sessionId ?? undefined)) &&
     Array.isArray(input?.messages) &&
     input.messages.every((m) => typeof m?.role === "string" && typeof m.content === "string");
@@ -38,6 +48,9 @@ export function parseCall(bytes) {
     input: { messages: input.messages.map(({ role, content }) => ({ role, content })) },
     options: body.options ?? {},
     metadata: body.metadata ?? {},
+    timeoutMs,
+    streamed: (headers.get("Accept") ?? "").includes(EVENT_STREAM),
+    traceparent: headers.get("traceparent") ?? undefined,
   };
 }
 
@@ -59,11 +72,6 @@ function counter(value) {
 
 export function charactersOf(messages) {
   return messages.reduce((sum, message) => sum + message.content.length, 0);
-}
-
-/** An answer that is complete already, in the form of a streamed one. */
-export function wholeAnswer(text, usage) {
-  return { chunks: [text][Symbol.iterator](), usage: () => usage };
 }
 
 /** One server-sent event. JSON keeps every line break inside the data escaped. */
