@@ -157,7 +157,11 @@ async def test_a_chunk_leaves_when_it_is_written(tmp_path: Path) -> None:
     """
     gate_url = {"type": "plain_text", "name": "GATE", "text": f"http://127.0.0.1:{port}/"}
     try:
-        async with start_edge(tmp_path / "data") as edge, asyncio.timeout(30):
+        private = f"127.0.0.1:{port}"
+        async with (
+            start_edge(tmp_path / "data", EDGE_PRIVATE_ADDRESSES=private) as edge,
+            asyncio.timeout(30),
+        ):
             await edge.upload("gated", code, bindings=[gate_url])
             await edge.publish("gated")
             async with edge.http.get(edge.origin, headers=edge.host("gated")) as response:

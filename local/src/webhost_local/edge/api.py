@@ -28,6 +28,7 @@ from webhost_local.edge.errors import (
     not_your_account,
 )
 from webhost_local.edge.model import Route
+from webhost_local.edge.namespaces_api import NamespaceEndpoints
 from webhost_local.edge.ratelimit import ApiRateLimit
 from webhost_local.edge.requests import read_json
 from webhost_local.edge.scripts_api import ScriptEndpoints
@@ -74,6 +75,7 @@ def build(
         Endpoint(f"{path}/tokens/verify", verify, methods=["GET"]),
         Endpoint(f"{path}/storage/kv/namespaces", namespaces, methods=["GET"]),
         *ScriptEndpoints(store, workers, settings.workers_dev_subdomain).endpoints(path),
+        *NamespaceEndpoints(store).endpoints(path),
         *RouteEndpoints(store, routes_changed).endpoints(f"/zones/{settings.zone_id}"),
     ]
     handlers = {ApiError: _refused, HTTPException: _not_routed}

@@ -76,6 +76,10 @@ def version_not_found() -> ApiError:
     return ApiError(404, 10092, "This version does not exist.")
 
 
+def namespace_not_found() -> ApiError:
+    return ApiError(404, 100119, "This dispatch namespace does not exist on your account.")
+
+
 def script_refused(message: str) -> ApiError:
     return ApiError(400, 10021, message)
 

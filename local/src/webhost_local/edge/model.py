@@ -43,6 +43,8 @@ class Binding(msgspec.Struct, frozen=True, omit_defaults=True):
     service: str | None = None
     props: dict[str, Any] | None = None
     class_name: str | None = None
+    namespace: str | None = None
+    outbound: Any = None
 
     def public(self, namespace_id: str | None = None) -> dict[str, Any]:
         """The binding as the API shows it: a secret without its value."""
@@ -72,7 +74,10 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Script(msgspec.Struct, frozen=True):
-    """A script with its current version. `id` is the script's own: a deleted name starts anew."""
+    """A script with its current version. `id` is the script's own: a deleted name starts anew.
+
+    `namespace` is the dispatch namespace that it is in, None for one of the account's own.
+    """
 
     name: str
     id: str
@@ -85,10 +90,29 @@ class Script(msgspec.Struct, frozen=True):
     migration_tag: str | None = None
     subdomain_enabled: bool = False
     previews_enabled: bool = False
+    namespace: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What the script is known by: its name, with its dispatch namespace where it is in one."""
+        return script_key(self.name, self.namespace)
 
     def services(self) -> frozenset[str]:
         """Names of the scripts that this one calls through service bindings."""
         return frozenset(b.service for b in self.bindings if b.service is not None)
+
+
+def script_key(name: str, namespace: str | None) -> str:
+    """The key of a script; no script's name has an `@`."""
+    return name if namespace is None else f"{namespace}@{name}"
+
+
+class DispatchNamespace(msgspec.Struct, frozen=True):
+    """A dispatch namespace: what user Workers are uploaded into, and called from."""
+
+    id: str
+    name: str
+    created_at_ms: int
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Any, cast
 from starlette.responses import JSONResponse
 
 from webhost_local.edge.errors import ApiError
-from webhost_local.edge.model import Binding, Route, Script
+from webhost_local.edge.model import Binding, DispatchNamespace, Route, Script
 
 
 def success(result: Any, status: int = 200) -> JSONResponse:
@@ -66,6 +66,20 @@ def script(value: Script) -> dict[str, Any]:
 def upload(value: Script, startup_ms: int) -> dict[str, Any]:
     main = value.version.modules[0].name
     return script(value) | {"entry_point": main, "startup_time_ms": startup_ms}
+
+
+def dispatch_namespace(value: DispatchNamespace, scripts: int) -> dict[str, Any]:
+    created = iso(value.created_at_ms)
+    return {
+        "namespace_id": value.id,
+        "namespace_name": value.name,
+        "created_on": created,
+        "modified_on": created,
+        "created_by": value.id,
+        "modified_by": value.id,
+        "script_count": scripts,
+        "trusted_workers": False,
+    }
 
 
 def settings(value: Script) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from webhost_local.edge.errors import (
     WorkerFailedToStart,
     bad_request,
     binding_not_found,
+    namespace_not_found,
     script_not_found,
     script_refused,
     service_not_found,
     version_not_found,
 )
-from webhost_local.edge.model import Script
+from webhost_local.edge.model import Script, script_key
 from webhost_local.edge.requests import read_json, read_upload
 from webhost_local.edge.store import Store
 from webhost_local.edge.workers import Workers
@@ -39,49 +40,67 @@ class ScriptEndpoints:
         workers = f"{account}/workers"
         script = f"{workers}/scripts/{{name}}"
         return [
-            Endpoint(f"{workers}/scripts", self.listing, methods=["GET"]),
-            Endpoint(script, self.put, methods=["PUT"]),
-            Endpoint(script, self.content, methods=["GET"]),
-            Endpoint(script, self.delete, methods=["DELETE"]),
-            Endpoint(f"{script}/settings", self.settings, methods=["GET"]),
+            *self._anywhere(f"{workers}/scripts"),
+            *self._anywhere(f"{workers}/dispatch/namespaces/{{namespace}}/scripts"),
             Endpoint(f"{script}/deployments", self.deployments, methods=["GET"]),
             Endpoint(f"{script}/deployments", self.deploy_version, methods=["POST"]),
             Endpoint(f"{script}/versions", self.put_version, methods=["POST"]),
             Endpoint(f"{script}/script-settings", self.script_settings, methods=["GET", "PATCH"]),
             Endpoint(f"{script}/references", self.references, methods=["GET"]),
             Endpoint(f"{script}/subdomain", self.subdomain, methods=["GET", "POST"]),
-            Endpoint(f"{script}/secrets", self.secrets, methods=["GET"]),
-            Endpoint(f"{script}/secrets", self.put_secret, methods=["PUT"]),
-            Endpoint(f"{script}/secrets/{{secret:path}}", self.secret, methods=["GET", "DELETE"]),
             Endpoint(f"{workers}/services/{{name}}", self.service, methods=["GET"]),
             Endpoint(f"{workers}/services/{{name}}", self.delete, methods=["DELETE"]),
             Endpoint(f"{workers}/tails/by-consumer/{{name}}", self.tails, methods=["GET"]),
             Endpoint(f"{workers}/subdomain", self.account_subdomain, methods=["GET"]),
         ]
 
+    def _anywhere(self, scripts: str) -> list[Endpoint]:
+        """What there is for the account's own scripts and for those in a dispatch namespace."""
+        script = f"{scripts}/{{name}}"
+        return [
+            Endpoint(scripts, self.listing, methods=["GET"]),
+            Endpoint(script, self.put, methods=["PUT"]),
+            Endpoint(script, self.content, methods=["GET"]),
+            Endpoint(script, self.delete, methods=["DELETE"]),
+            Endpoint(f"{script}/settings", self.settings, methods=["GET"]),
+            Endpoint(f"{script}/secrets", self.secrets, methods=["GET"]),
+            Endpoint(f"{script}/secrets", self.put_secret, methods=["PUT"]),
+            Endpoint(f"{script}/secrets/{{secret:path}}", self.secret, methods=["GET", "DELETE"]),
+        ]
+
+    def _namespace(self, request: Request) -> str | None:
+        namespace: str | None = request.path_params.get("namespace")
+        if namespace is not None and namespace not in self._store.dispatch_namespaces:
+            raise namespace_not_found()
+        return namespace
+
+    def _key(self, request: Request) -> str:
+        return script_key(request.path_params["name"], self._namespace(request))
+
     def _script(self, request: Request) -> Script:
-        script = self._store.scripts.get(request.path_params["name"])
+        script = self._store.scripts.get(self._key(request))
         if script is None:
             raise script_not_found()
         return script
 
     async def listing(self, request: Request) -> JSONResponse:
         wanted = request.query_params.get("tags")
+        namespace = self._namespace(request)
         found = [
             schemas.script(script)
             for script in sorted(self._store.scripts.values(), key=lambda s: s.name)
-            if not wanted or schemas.has_tags(script, wanted)
+            if script.namespace == namespace and (not wanted or schemas.has_tags(script, wanted))
         ]
         return schemas.success(found)
 
     async def put(self, request: Request) -> JSONResponse:
-        async with self._locks[request.path_params["name"]]:
+        async with self._locks[self._key(request)]:
             script, startup_ms = await self._accept(request)
             await self._deploy(script)
         return schemas.success(schemas.upload(script, startup_ms))
 
     async def put_version(self, request: Request) -> JSONResponse:
-        async with self._locks[request.path_params["name"]]:
+        async with self._locks[self._key(request)]:
             self._script(request)
             script, startup_ms = await self._accept(request)
         return schemas.success(schemas.version(script, startup_ms))
@@ -91,7 +110,7 @@ class ScriptEndpoints:
         if len(body.versions) != 1 or body.versions[0].percentage != 100:
             raise bad_request("Only one version with all of the traffic can be deployed here.")
         version_id = body.versions[0].version_id
-        async with self._locks[request.path_params["name"]]:
+        async with self._locks[self._key(request)]:
             current = self._script(request)
             if version_id != current.version.id:
                 uploaded = self._store.uploaded_version(current.name, version_id)
@@ -109,16 +128,16 @@ class ScriptEndpoints:
 
     async def _accept(self, request: Request) -> tuple[Script, int]:
         """The uploaded version, tried and on disk but not in use, and how long it took to start."""
-        name = request.path_params["name"]
         metadata, parts = await read_upload(request)
-        current = self._store.scripts.get(name)
+        current = self._store.scripts.get(self._key(request))
         script, files = await asyncio.to_thread(
             upload.plan,
-            name,
+            request.path_params["name"],
+            self._namespace(request),
             metadata,
             parts,
             current,
-            set(self._store.scripts),
+            upload.Others(set(self._store.scripts), set(self._store.dispatch_namespaces)),
             inherit_strictly=request.query_params.get("bindings_inherit") == "strict",
         )
         await asyncio.to_thread(self._store.write_version, script, files)
@@ -133,9 +152,13 @@ class ScriptEndpoints:
         return script, round((time.monotonic() - began) * 1000)
 
     async def _deploy(self, script: Script) -> None:
+        await self._put(script)
+        self._store.forget_versions(script)
+
+    async def _put(self, script: Script) -> None:
         self._store.save(script)
         await self._workers.replace(script)
-        self._store.forget_versions(script)
+        await self._workers.refresh(script)
 
     async def content(self, request: Request) -> Response:
         script = self._script(request)
@@ -152,18 +175,19 @@ class ScriptEndpoints:
         return Response(bytes(body), media_type=f"multipart/form-data; boundary={boundary}")
 
     async def delete(self, request: Request) -> JSONResponse:
-        name = request.path_params["name"]
-        async with self._locks[name]:
+        async with self._locks[self._key(request)]:
             script = self._script(request)
-            callers = schemas.references(name, self._store.scripts.values())["services"]["incoming"]
+            scripts = self._store.scripts.values()
+            callers = schemas.references(script.key, scripts)["services"]["incoming"]
             if callers and request.query_params.get("force") != "true":
                 raise bad_request(
-                    f"Worker '{name}' is used by other Workers' service bindings: "
+                    f"Worker '{script.name}' is used by other Workers' service bindings: "
                     "delete those first, or use force.",
                     10064,
                 )
-            await self._workers.remove(name)
+            await self._workers.remove(script)
             self._store.delete(script)
+            await self._workers.refresh(script)
         return schemas.success(None)
 
     async def settings(self, request: Request) -> JSONResponse:
@@ -205,7 +229,7 @@ class ScriptEndpoints:
         if request.method == "GET":
             return schemas.success(schemas.subdomain(self._script(request)))
         body = await read_json(request, SubdomainBody)
-        async with self._locks[request.path_params["name"]]:
+        async with self._locks[self._key(request)]:
             script = msgspec.structs.replace(
                 self._script(request),
                 subdomain_enabled=body.enabled,
@@ -220,15 +244,14 @@ class ScriptEndpoints:
 
     async def put_secret(self, request: Request) -> JSONResponse:
         body = await read_json(request, SecretBody)
-        async with self._locks[request.path_params["name"]]:
+        async with self._locks[self._key(request)]:
             script = upload.with_secret(self._script(request), body.name, body.text)
-            self._store.save(script)
-            await self._workers.replace(script)
+            await self._put(script)
         return schemas.success({"name": body.name, "type": "secret_text"})
 
     async def secret(self, request: Request) -> JSONResponse:
         name = request.path_params["secret"]
-        async with self._locks[request.path_params["name"]]:
+        async with self._locks[self._key(request)]:
             script = self._script(request)
             found = next((b for b in script.bindings if b.name == name), None)
             if found is None or not upload.is_secret(found):
@@ -237,8 +260,7 @@ class ScriptEndpoints:
                 return schemas.success(found.public())
             kept = [b for b in script.bindings if b is not found]
             script = msgspec.structs.replace(script, bindings=kept, modified_at_ms=upload.now_ms())
-            self._store.save(script)
-            await self._workers.replace(script)
+            await self._put(script)
         return schemas.success(None)
 
 

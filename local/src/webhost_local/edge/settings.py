@@ -23,7 +23,9 @@ class EdgeSettings(BaseSettings):
     """Every variable begins with `EDGE_`.
 
     An upstream is one base URL, or several with commas between them, which are replicas of one
-    service; one that is not set answers UNAVAILABLE.
+    service; one that is not set answers UNAVAILABLE. Scripts reach public addresses alone, and
+    those of `private_addresses` (`host:port`, several with commas between them) that one of their
+    variables names.
     """
 
     model_config = SettingsConfigDict(env_prefix="EDGE_", env_ignore_empty=True)
@@ -38,6 +40,7 @@ class EdgeSettings(BaseSettings):
     upstream_api: str | None = None
     upstream_gateway: str | None = None
     upstream_telemetry: str | None = None
+    private_addresses: str = ""
     workerd: FilePath | None = None
     idle_seconds: float = Field(default=60, gt=0)
     api_rate_limit: int = Field(default=1200, gt=0)

@@ -4,10 +4,11 @@ Guarantees: a script or the routes change by one rename, after the new files hav
 a process killed midway leaves the old state. Manifests hold secrets and are readable by their
 owner only. A version that was uploaded and never deployed goes with the next deployment.
 
-    <data>/scripts/<name>/manifest.json    the Script
-    <data>/scripts/<name>/<version>/<n>    one file per module, and version.json
+    <data>/scripts/<key>/manifest.json    the Script
+    <data>/scripts/<key>/<version>/<n>    one file per module, and version.json
     <data>/objects/<script id>/            Durable Objects of the script
     <data>/routes.json                     the routes of the zone
+    <data>/namespaces.json                 the dispatch namespaces
     <data>/run/                            sockets and configurations of this run
 """
 
@@ -15,12 +16,15 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from webhost_local.edge.model import Route, Script
+from webhost_local.edge.model import DispatchNamespace, Route, Script
 
 VERSION_FILE = "version.json"
+
+T = TypeVar("T")
 
 
 class Store:
@@ -31,6 +35,7 @@ class Store:
         self.run_dir = data_dir / "run"
         self._scripts_dir = data_dir / "scripts"
         self._routes_file = data_dir / "routes.json"
+        self._spaces_file = data_dir / "namespaces.json"
         shutil.rmtree(self.run_dir, ignore_errors=True)
         for directory in (self.run_dir, self._scripts_dir, data_dir / "objects"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -41,10 +46,9 @@ class Store:
         for directory in (data_dir / "objects").iterdir():
             if directory.name not in known:  # its script's deletion was cut short
                 shutil.rmtree(directory)
-        self.routes: dict[str, Route] = {}
-        if self._routes_file.exists():
-            stored = msgspec.json.decode(self._routes_file.read_bytes(), type=list[Route])
-            self.routes = {route.id: route for route in stored}
+        self.routes = {route.id: route for route in _stored(self._routes_file, Route)}
+        spaces = _stored(self._spaces_file, DispatchNamespace)
+        self.dispatch_namespaces = {space.name: space for space in spaces}
 
     def _open_script(self, directory: Path) -> None:
         manifest = directory / "manifest.json"
@@ -52,10 +56,10 @@ class Store:
             shutil.rmtree(directory)
             return
         script = msgspec.json.decode(manifest.read_bytes(), type=Script)
-        self.scripts[script.name] = script
+        self.scripts[script.key] = script
 
     def version_dir(self, script: Script) -> Path:
-        return self._scripts_dir / script.name / script.version.id
+        return self._scripts_dir / script.key / script.version.id
 
     def objects_dir(self, script: Script) -> Path:
         """Where the script's Durable Objects live: the same for all its versions."""
@@ -70,9 +74,9 @@ class Store:
         _write(directory / VERSION_FILE, msgspec.json.encode(script))
         _sync_directory(directory)
 
-    def uploaded_version(self, name: str, version_id: str) -> Script | None:
+    def uploaded_version(self, key: str, version_id: str) -> Script | None:
         """The script as an upload wanted it, while that version waits to be deployed."""
-        for directory in (self._scripts_dir / name).iterdir():
+        for directory in (self._scripts_dir / key).iterdir():
             if directory.name == version_id:
                 stored = (directory / VERSION_FILE).read_bytes()
                 return msgspec.json.decode(stored, type=Script)
@@ -81,12 +85,12 @@ class Store:
     def save(self, script: Script) -> None:
         """Make this the script of its name."""
         self.objects_dir(script).mkdir(mode=0o700, exist_ok=True)
-        _replace(self._scripts_dir / script.name / "manifest.json", msgspec.json.encode(script))
-        self.scripts[script.name] = script
+        _replace(self._scripts_dir / script.key / "manifest.json", msgspec.json.encode(script))
+        self.scripts[script.key] = script
 
     def forget_versions(self, script: Script) -> None:
         """Remove every version of this script but the current one."""
-        for entry in (self._scripts_dir / script.name).iterdir():
+        for entry in (self._scripts_dir / script.key).iterdir():
             if entry.is_dir() and entry.name != script.version.id:
                 shutil.rmtree(entry)
         objects = self.objects_dir(script)
@@ -102,8 +106,8 @@ class Store:
 
     def delete(self, script: Script) -> None:
         """Remove the script and its Durable Objects."""
-        del self.scripts[script.name]
-        directory = self._scripts_dir / script.name
+        del self.scripts[script.key]
+        directory = self._scripts_dir / script.key
         (directory / "manifest.json").unlink()
         _sync_directory(directory)
         shutil.rmtree(directory)
@@ -112,6 +116,14 @@ class Store:
     def save_routes(self, routes: Mapping[str, Route]) -> None:
         _replace(self._routes_file, msgspec.json.encode(list(routes.values())))
         self.routes = dict(routes)
+
+    def save_dispatch_namespaces(self, spaces: Mapping[str, DispatchNamespace]) -> None:
+        _replace(self._spaces_file, msgspec.json.encode(list(spaces.values())))
+        self.dispatch_namespaces = dict(spaces)
+
+
+def _stored(path: Path, kind: type[T]) -> list[T]:
+    return msgspec.json.decode(path.read_bytes(), type=list[kind]) if path.exists() else []
 
 
 def _write(path: Path, content: bytes) -> None:

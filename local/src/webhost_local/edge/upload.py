@@ -24,6 +24,7 @@ from webhost_local.edge.model import (
     Module,
     Script,
     Version,
+    script_key,
 )
 
 SCRIPT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
@@ -66,12 +67,20 @@ def check_name(name: str) -> None:
         )
 
 
+class Others(msgspec.Struct, frozen=True):
+    """What an upload's bindings may name: scripts by key, and dispatch namespaces."""
+
+    scripts: Collection[str]
+    namespaces: Collection[str]
+
+
 def plan(
     name: str,
+    namespace: str | None,
     raw_metadata: str | bytes,
     parts: Sequence[Part],
     current: Script | None,
-    others: Collection[str],
+    others: Others,
     *,
     inherit_strictly: bool,
 ) -> tuple[Script, Mapping[str, bytes]]:
@@ -91,7 +100,9 @@ def plan(
         migration_tag = metadata.migrations.new_tag or migration_tag
     bindings = _bindings(metadata, current.bindings if current else [], inherit_strictly)
     for binding in bindings:
-        _check_target(binding, name, namespaces, others)
+        _check_target(binding, script_key(name, namespace), namespaces, others)
+    if namespace is not None and namespaces:
+        raise script_refused("The local edge has no Durable Objects in a dispatch namespace.")
     now = now_ms()
     script = Script(
         name=name,
@@ -111,6 +122,7 @@ def plan(
         migration_tag=migration_tag,
         subdomain_enabled=current.subdomain_enabled if current else False,
         previews_enabled=current.previews_enabled if current else False,
+        namespace=namespace,
     )
     return script, files
 
@@ -218,6 +230,7 @@ def _check_supported(binding: Binding, raw: Mapping[str, Any]) -> None:
         "json": "json" in raw,
         "service": bool(binding.service),
         "durable_object_namespace": bool(binding.class_name),
+        "dispatch_namespace": bool(binding.namespace),
     }.get(binding.type)
     if complete is None:
         raise script_refused(f"Binding type '{binding.type}' is not supported by the local edge.")
@@ -230,9 +243,11 @@ def _check_supported(binding: Binding, raw: Mapping[str, Any]) -> None:
 
 
 def _check_target(
-    binding: Binding, name: str, namespaces: Mapping[str, Any], others: Collection[str]
+    binding: Binding, key: str, namespaces: Mapping[str, Any], others: Others
 ) -> None:
-    if binding.service is not None and binding.service != name and binding.service not in others:
+    if binding.namespace is not None and binding.namespace not in others.namespaces:
+        raise bad_request(f"Dispatch namespace '{binding.namespace}' not found.", 100119)
+    if binding.service is not None and binding.service not in {key, *others.scripts}:
         raise bad_request(
             f"Could not resolve service binding '{binding.name}'. "
             f"Target script '{binding.service}' not found.",

@@ -1,16 +1,17 @@
-"""The workerd processes: one per script, from first use until idle.
+"""The workerd processes: one per script that is called from outside, from first use until idle.
 
 A script's bindings socket listens for as long as the script exists, whether or not a process runs:
 the edge holds it and hands it to each process, so a caller's connection starts the callee and is
 queued until it runs. A script that others call is not idle while a caller runs.
 
-A new version replaces the old one at once for requests that come after; the old process finishes
-what it has. A script with Durable Objects never has two processes: its old one is gone before the
-new one starts.
+A new version replaces the old one at once for requests that come after, also where it runs as part
+of a caller's process; the old process finishes what it has. A script with Durable Objects never has
+two processes: its old one is gone before the new one starts.
 """
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import logging
 import socket
@@ -47,19 +48,34 @@ class Worker:
         self.lock = asyncio.Lock()
         self.last_used = time.monotonic()
         self.gone = False
+        self.members: frozenset[str] = frozenset()
+        """The keys of the scripts that its process runs."""
+        self.calls: set[str] = set()
+        """The keys of the scripts that its process calls in theirs."""
 
 
 class Workers:
     """All scripts' processes. Relative paths: the working directory is the data directory."""
 
     def __init__(
-        self, store: Store, workerd: Path, idle_seconds: float, lock_descriptor: int
+        self,
+        store: Store,
+        workerd: Path,
+        idle_seconds: float,
+        lock_descriptor: int,
+        private_addresses: frozenset[str],
     ) -> None:
         self._store = store
         self._workerd = workerd
         self._idle_seconds = idle_seconds
         self._inherited = (lock_descriptor,)
-        self._newest_date = newest_compatibility_date(workerd)
+        self._around = config.Surroundings(
+            scripts=store.scripts,
+            version_path=self._version_path,
+            binding_socket=self._binding_socket,
+            newest_date=newest_compatibility_date(workerd),
+            private_addresses=private_addresses,
+        )
         self._numbers = itertools.count(1)
         self._workers: dict[str, Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,32 +113,32 @@ class Workers:
 
     def put(self, script: Script) -> Worker:
         """Register a script that is new or was just opened, with its bindings socket."""
-        self._unlink_socket(script.name)
-        worker = Worker(script, process.listen(Path(self._binding_socket(script.name))))
-        self._workers[script.name] = worker
+        worker = Worker(script, self._listen(script.key))
+        self._workers[script.key] = worker
         self._watch(worker)
         return worker
 
     async def replace(self, script: Script) -> None:
         """Replace the script: later requests reach this version and nothing older."""
-        worker = self._workers.get(script.name)
+        worker = self._workers.get(script.key)
         if worker is None:
             self.put(script)
-            return
-        async with worker.lock:
-            had_objects = bool(worker.script.namespaces)
-            worker.script = script
-            old = self._detach(worker)
-            if old is None:
-                return
-            if had_objects or script.namespaces:
-                await self._retire(old, OBJECTS_DRAIN_SECONDS, 0)
-            else:
-                self._spawn(self._retire(old, DRAIN_SECONDS, LINGER_SECONDS))
+        else:
+            async with worker.lock:
+                had_objects = bool(worker.script.namespaces)
+                worker.script = script
+                old = self._detach(worker)
+                if script.namespace is not None:
+                    # The old process goes on listening, until it ends, where nobody calls.
+                    self._unwatch(worker)
+                    worker.bindings.close()
+                    worker.bindings = self._listen(script.key)
+                    self._watch(worker)
+                await self._end(old, objects=had_objects or bool(script.namespaces))
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, script: Script) -> None:
         """Remove the script; requests that its process is still answering finish first."""
-        worker = self._workers.pop(name, None)
+        worker = self._workers.pop(script.key, None)
         if worker is None:
             return
         async with worker.lock:
@@ -130,21 +146,39 @@ class Workers:
             old = self._detach(worker)
             self._unwatch(worker)
             worker.bindings.close()
-            self._unlink_socket(name)
-            if old is not None and worker.script.namespaces:
-                await self._retire(old, OBJECTS_DRAIN_SECONDS, 0)
-            elif old is not None:
-                self._spawn(self._retire(old, DRAIN_SECONDS, LINGER_SECONDS))
+            self._unlink_socket(script.key)
+            await self._end(old, objects=bool(script.namespaces))
+
+    async def refresh(self, changed: Script) -> None:
+        """Replace the processes of which this script is a part, or that call it now or did."""
+        for worker in list(self._workers.values()):
+            if worker.process is None or worker.script.key == changed.key:
+                continue
+            calls = config.connects_to(worker.script, self._store.scripts)
+            # A connection for RPC is kept, and would go on leading to the old version.
+            kept = changed.namespace is not None and changed.key in calls
+            if kept or changed.key in worker.members or calls != worker.calls:
+                async with worker.lock:
+                    await self._end(self._detach(worker), objects=bool(worker.script.namespaces))
+
+    async def _end(self, old: Process | None, *, objects: bool) -> None:
+        """Let a process finish what it has; one with Durable Objects before anything else."""
+        if old is None:
+            return
+        if objects:
+            await self._retire(old, OBJECTS_DRAIN_SECONDS, 0)
+        else:
+            self._spawn(self._retire(old, DRAIN_SECONDS, LINGER_SECONDS))
 
     @asynccontextmanager
-    async def use(self, name: str) -> AsyncGenerator[Process]:
+    async def use(self, key: str) -> AsyncGenerator[Process]:
         """The script's process for one request, started if need be.
 
         Raises ScriptGone, or WorkerFailedToStart.
         """
-        worker = self._workers.get(name)
+        worker = self._workers.get(key)
         if worker is None:
-            raise ScriptGone(name)
+            raise ScriptGone(key)
         running = worker.process or await self._ensure(worker)
         running.enter()
         try:
@@ -153,25 +187,28 @@ class Workers:
             running.leave()
             worker.last_used = time.monotonic()
 
-    async def died(self, name: str, process: Process) -> None:
+    async def died(self, key: str, process: Process) -> None:
         """Called when a connection to this process failed: the next use starts another."""
-        worker = self._workers.get(name)
+        worker = self._workers.get(key)
         if worker is not None and worker.process is process:
             self._detach(worker)
             await process.kill()
 
     def running(self) -> Mapping[str, int]:
-        """Process ids by script name."""
+        """Process ids by script key."""
         return {n: w.process.pid for n, w in self._workers.items() if w.process is not None}
 
     async def _ensure(self, worker: Worker) -> Process:
         async with worker.lock:
             if worker.gone:
-                raise ScriptGone(worker.script.name)
+                raise ScriptGone(worker.script.key)
             if worker.process is not None:
                 return worker.process
             self._unwatch(worker)
             storage = self._store.objects_dir(worker.script)
+            scripts = self._store.scripts
+            worker.members = frozenset(m.key for m in config.members(worker.script, scripts))
+            worker.calls = config.connects_to(worker.script, scripts)
             try:
                 started = await self._start(
                     worker.script, self._new_path(), worker.bindings, storage
@@ -187,16 +224,8 @@ class Workers:
     async def _start(
         self, script: Script, path: Path, bindings: socket.socket, storage: Path | None
     ) -> Process:
-        text = config.render(
-            script,
-            version_path=f"../{self._store.version_dir(script).relative_to(self._store.data_dir)}",
-            binding_socket=self._binding_socket,
-            storage=storage,
-            newest_date=self._newest_date,
-        )
-        return await process.start(
-            script.name, self._workerd, text, path, bindings, self._inherited
-        )
+        text = config.render(script, storage, self._around)
+        return await process.start(script.key, self._workerd, text, path, bindings, self._inherited)
 
     async def _notice_exit(self, worker: Worker, started: Process) -> None:
         await started.exited()
@@ -236,7 +265,7 @@ class Workers:
         try:
             await self._ensure(worker)
         except (WorkerFailedToStart, ScriptGone) as error:
-            log.error("worker %s did not start for its caller: %s", worker.script.name, error)
+            log.error("worker %s did not start for its caller: %s", worker.script.key, error)
 
     async def _stop_idle(self) -> None:
         while True:
@@ -252,7 +281,7 @@ class Workers:
         if worker.process is None or worker.process.in_flight:
             return False
         called = any(
-            worker.script.name in other.script.services()
+            worker.script.key in other.calls
             for other in self._workers.values()
             if other.process is not None and other is not worker
         )
@@ -260,11 +289,19 @@ class Workers:
             worker.last_used = time.monotonic()
         return time.monotonic() - worker.last_used > self._idle_seconds
 
-    def _binding_socket(self, name: str) -> str:
-        return f"run/{name}.bindings"
+    def _binding_socket(self, key: str) -> str:
+        # Not the key itself: such a path has at most 108 bytes.
+        return f"run/{hashlib.sha256(key.encode()).hexdigest()[:32]}.bindings"
 
-    def _unlink_socket(self, name: str) -> None:
-        Path(self._binding_socket(name)).unlink(missing_ok=True)
+    def _listen(self, key: str) -> socket.socket:
+        self._unlink_socket(key)
+        return process.listen(Path(self._binding_socket(key)))
+
+    def _unlink_socket(self, key: str) -> None:
+        Path(self._binding_socket(key)).unlink(missing_ok=True)
+
+    def _version_path(self, script: Script) -> str:
+        return f"../{self._store.version_dir(script).relative_to(self._store.data_dir)}"
 
     def _new_path(self) -> Path:
         return Path(f"run/{next(self._numbers)}.capnp")
