@@ -108,6 +108,43 @@ async def test_wrangler_deploys_sets_a_secret_and_deletes(edge: Edge, tmp_path: 
     assert (await edge.get("by-wrangler"))[0] == 404
 
 
+USER = """
+import { WorkerEntrypoint } from "cloudflare:workers";
+export default class extends WorkerEntrypoint { async word() { return "from " + this.env.PLAIN; } }
+"""
+DISPATCHER = """
+export default { async fetch(request, env) {
+  return new Response(await env.SPACE.get("by-wrangler").word());
+} };
+"""
+
+
+@pytest.mark.timeout(300)
+async def test_wrangler_deploys_into_a_dispatch_namespace(edge: Edge, tmp_path: Path) -> None:
+    wrangler = Wrangler(edge, tmp_path)
+    await wrangler.succeed("dispatch-namespace", "create", "customers")
+    config = {
+        "name": "by-wrangler",
+        "main": "worker.js",
+        "compatibility_date": "2026-01-01",
+        "vars": {"PLAIN": "user"},
+    }
+    (wrangler.project / "wrangler.json").write_text(json.dumps(config))
+    (wrangler.project / "worker.js").write_text(USER)
+    await wrangler.succeed("deploy", "--dispatch-namespace", "customers")
+
+    binding = {"binding": "SPACE", "namespace": "customers"}
+    config |= {"name": "dispatcher", "dispatch_namespaces": [binding], "workers_dev": True}
+    (wrangler.project / "wrangler.json").write_text(json.dumps(config))
+    (wrangler.project / "worker.js").write_text(DISPATCHER)
+    await wrangler.succeed("deploy")
+    assert await edge.get("dispatcher") == (200, "from user")
+
+    code, output = await wrangler.run("deploy", "--dispatch-namespace", "nobody")
+    assert code != 0
+    assert "100119" in output
+
+
 async def _answer(edge: Edge) -> list[object]:
     status, text = await edge.get("by-wrangler")
     assert status == 200, text
