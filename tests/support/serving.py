@@ -11,10 +11,10 @@ from tests.support.deadline import eventually
 
 
 @asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[str]:
-    """Serve `app` on a free loopback port until the block ends; gives the base URL."""
+async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
+    """Serve `app` on loopback, by default on a free port, until the block ends; gives the URL."""
     config = uvicorn.Config(
-        app, port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=2
+        app, port=port, log_level="critical", lifespan="off", timeout_graceful_shutdown=2
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())

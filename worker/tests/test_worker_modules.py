@@ -37,11 +37,17 @@ def imports_of(modules: Mapping[str, bytes], main: str) -> set[str]:
     return found
 
 
-def test_the_entry_is_shipped_with_exactly_what_it_imports() -> None:
-    modules = worker.entry_modules()
+def test_the_front_is_shipped_with_exactly_what_it_imports() -> None:
+    modules = worker.front_modules()
+    assert next(iter(modules)) == worker.FRONT_MAIN
+    assert imports_of(modules, worker.FRONT_MAIN) == set(modules)
+
+
+def test_the_agent_script_is_shipped_with_exactly_what_it_imports() -> None:
+    modules = worker.agent_modules()
     shipped = {*modules, worker.CUSTOMER_MODULE}
-    assert next(iter(modules)) == worker.ENTRY_MAIN
-    assert imports_of(modules, worker.ENTRY_MAIN) == shipped
+    assert next(iter(modules)) == worker.AGENT_MAIN
+    assert imports_of(modules, worker.AGENT_MAIN) == shipped
     assert all(name.startswith("webhost-") for name in shipped)
 
 

@@ -16,7 +16,7 @@ WORKERS_DEV_SUBDOMAIN = "local"
 # What is inherited from the shell that runs `webhost up`: none of its user's credentials.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 # Settings that every service takes from that shell where they are set there.
-_SETTINGS = ("LONGEST_CALL_S",)
+_SETTINGS = ("LONGEST_CALL_S", "CLOUDFLARE_DISPATCH_NAMESPACE")
 _DASHBOARD_DEV_PORT = 5173
 
 
@@ -65,6 +65,7 @@ class Environment:
             "EDGE_ZONE_ID": self.identities.cloudflare_zone_id,
             "EDGE_API_TOKEN": self.identities.cloudflare_api_token,
             "EDGE_WORKERS_DEV_SUBDOMAIN": WORKERS_DEV_SUBDOMAIN,
+            "EDGE_PRIVATE_ADDRESSES": f"{LOOPBACK}:{self.origin_port}",
             "EDGE_UPSTREAM_API": self.url("api"),
             "EDGE_UPSTREAM_GATEWAY": ",".join(map(self.url, self.gateways)),
             "EDGE_UPSTREAM_TELEMETRY": self.url("telemetry-ingest"),

@@ -23,6 +23,7 @@ from webhost_contracts.commands import (
 )
 from webhost_contracts.events import (
     DeploymentFailed,
+    DeploymentStarted,
     DeploymentSucceeded,
     DeploymentTornDown,
 )
@@ -56,6 +57,7 @@ class Harness(harness.Harness):
 
     edge: Edge
     directory: Path
+    namespace: str | None = None
     events: list[tuple[str, Event]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -89,6 +91,8 @@ class Harness(harness.Harness):
             "PLATFORM_PRIVATE_KEYS": f"p1:{_seed()}",
             "WORKERS_CONNECT_TO": self.edge.origin.removeprefix("http://"),
         }
+        if self.namespace is not None:
+            self.env["CLOUDFLARE_DISPATCH_NAMESPACE"] = self.namespace
 
     # The deployer's processes
 
@@ -222,11 +226,25 @@ class Harness(harness.Harness):
         return response.json()["result"]
 
     async def scripts(self) -> list[str]:
-        """The installation's scripts, the session Worker apart."""
-        tag = f"installation-{self.installation_id}:yes"
-        path = f"/accounts/{self.edge.account_id}/workers/scripts"
-        found = await self.api("GET", path, params={"tags": tag})
-        return [s["id"] for s in found if not s["id"].startswith("whs-sessions-")]
+        """The deployments that have their scripts, by the name of the one that is called first."""
+        listed = await self.listed(f"{self._workers}/scripts")
+        deployed = [
+            name for name in listed if not name.startswith(("whs-sessions", "whs-dispatch"))
+        ]
+        fronts = [name for name in deployed if not name.endswith("-code")]
+        assert sorted({*deployed} - {*fronts}) == [f"{name}-code" for name in fronts]
+        if self.namespace is None:
+            return fronts
+        path = f"{self._workers}/dispatch/namespaces/{self.namespace}/scripts"
+        return fronts + await self.listed(path)
+
+    async def listed(self, path: str, tag: str | None = "installation") -> list[str]:
+        wanted = {} if tag is None else {"tags": f"{tag}-{self.installation_id}:yes"}
+        return [s["id"] for s in await self.api("GET", path, params=wanted)]
+
+    @property
+    def _workers(self) -> str:
+        return f"/accounts/{self.edge.account_id}/workers"
 
     async def session_workers(self) -> list[str]:
         found = await self.api("GET", f"/accounts/{self.edge.account_id}/workers/scripts")
@@ -240,7 +258,16 @@ class Harness(harness.Harness):
 
     async def invoke(self, url: str, deployment_id: str, text: str, **more: Any) -> httpx.Response:
         """Call a deployment as the gateway would."""
+        started = self.stated(deployment_id)[0]
+        assert isinstance(started, DeploymentStarted)
         call = {
+            "timeoutMs": 60_000,
+            "deployment": {
+                "userId": self.user_id,
+                "agentId": started.agent_id,
+                "keyVersion": started.key_version,
+                "keyGeneration": started.key_generation,
+            },
             "protocol": "invoke/v1",
             "invocationId": new_id(ids.INVOCATION, now_ms()),
             "traceId": "t",

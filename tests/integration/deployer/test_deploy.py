@@ -24,6 +24,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.keys import MasterKeys
 
 from tests.integration.deployer.api_gate import gated
+from tests.integration.deployer.conftest import REPORTS_PORT, on_both_layouts
 from tests.integration.deployer.harness import Harness, new_agent, put_script
 from tests.support.deadline import eventually
 from tests.support.serving import serving
@@ -34,6 +35,7 @@ THROWS = 'throw new Error("not today");\nexport default { async invoke() { retur
 NOT_AN_AGENT = "export default { hello: 1 };"
 
 
+@on_both_layouts
 async def test_the_template_is_deployed_behind_the_custom_domain(harness: Harness) -> None:
     await harness.start()
     agent = new_agent()
@@ -47,7 +49,8 @@ async def test_the_template_is_deployed_behind_the_custom_domain(harness: Harnes
     assert (stated[0].key_version, stated[0].key_generation) == (2, 1)
     assert [e.step for e in stated if isinstance(e, DeploymentStepSucceeded)] == STEPS
     assert await harness.scripts() == [event.worker_name]
-    assert await harness.routes() == [f"{harness.host}/dep/{deployment}/*"]
+    own = "" if harness.namespace else f"{deployment}/"
+    assert await harness.routes() == [f"{harness.host}/dep/{own}*"]
 
     first = await harness.invoke(event.invoke_url, deployment, "hi")
     assert first.json()["output"] == {"text": "You said: hi"}
@@ -56,6 +59,7 @@ async def test_the_template_is_deployed_behind_the_custom_domain(harness: Harnes
     assert second.json()["output"] == {"text": "You said: hi (turn 2)"}
 
 
+@on_both_layouts
 async def test_the_worker_reports_with_its_deployments_own_key(harness: Harness) -> None:
     reports: list[tuple[bytes, bytes]] = []
 
@@ -65,7 +69,7 @@ async def test_the_worker_reports_with_its_deployments_own_key(harness: Harness)
         reports.append((await request.body(), signature))
         await Response(status_code=202)(scope, receive, send)
 
-    async with serving(ingest) as url:
+    async with serving(ingest, REPORTS_PORT) as url:
         harness.env["CONTROL_PLANE_TELEMETRY_REPORT_URL"] = f"{url}/v1/telemetry/report"
         await harness.start()
         agent = new_agent()
@@ -123,6 +127,7 @@ async def test_a_broken_module_fails_at_upload_and_leaves_nothing(
     assert await harness.routes() == []
 
 
+@on_both_layouts
 async def test_a_module_that_is_no_agent_fails_at_the_probe(harness: Harness) -> None:
     await harness.start()
     deployment = await harness.deploy(new_agent(), NOT_AN_AGENT)
@@ -131,7 +136,7 @@ async def test_a_module_that_is_no_agent_fails_at_the_probe(harness: Harness) ->
     assert event.error.step == "probe"
     assert "neither invoke() nor fetch()" in (event.error.provider_message or "")
     assert await harness.scripts() == []
-    assert await harness.routes() == []
+    assert await harness.routes() == ([f"{harness.host}/dep/*"] if harness.namespace else [])
 
 
 @pytest.mark.parametrize(
@@ -190,6 +195,7 @@ async def test_a_deployment_waits_for_an_edge_that_is_away(harness: Harness) -> 
 
 
 @pytest.mark.accept("8.purge")
+@on_both_layouts
 async def test_deleting_an_agent_removes_all_of_it_and_its_sessions(harness: Harness) -> None:
     await harness.start()
     agent, other = new_agent(), new_agent()
@@ -206,7 +212,8 @@ async def test_deleting_an_agent_removes_all_of_it_and_its_sessions(harness: Har
     await harness.until_quiet()
     for deployment in (first, second):
         assert isinstance(harness.stated(deployment)[-1], DeploymentTornDown)
-    assert await harness.routes() == [f"{harness.host}/dep/{kept}/*"]
+    own = "" if harness.namespace else f"{kept}/"
+    assert await harness.routes() == [f"{harness.host}/dep/{own}*"]
     assert len(await harness.scripts()) == 1
     assert (await peer("history", {"sessionId": session})).status_code == 410
     assert (await peer("open", {})).status_code == 410

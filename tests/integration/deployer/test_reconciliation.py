@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 from webhost_contracts.events import DeploymentSucceeded
 from webhost_deployer.app import cloudflare_of
-from webhost_deployer.cloudflare.addresses import worker_name
+from webhost_deployer.cloudflare.addresses import front_name
 from webhost_deployer.cloudflare.reconciliation import Reconciliation, TablesBehind
 from webhost_deployer.settings import Settings
 from webhost_kit.process.service import Service
@@ -24,9 +24,13 @@ async def reconciliation(
         monkeypatch.setenv(name, value)
     async with aclosing(Service("deployer")) as service:
         settings = Settings()
-        _, api = cloudflare_of(service, settings, harness.database)
+        _, account = cloudflare_of(service, settings, harness.database)
         yield Reconciliation(
-            harness.database, harness.bus, api, settings.routing, every_s=settings.reconcile_every_s
+            harness.database,
+            harness.bus,
+            account,
+            settings.routing,
+            every_s=settings.reconcile_every_s,
         )
 
 
@@ -45,7 +49,10 @@ async def test_what_no_deployment_owns_is_removed(
     await harness.until_quiet()
     await failed(harness, left)
     done = await reconciliation.once()
-    assert [script.name for script in done.scripts] == [left.worker_name]
+    assert {script.name for script in done.scripts} == {
+        left.worker_name,
+        f"{left.worker_name}-code",
+    }
     assert await harness.scripts() == [kept.worker_name]
     assert len(await harness.routes()) == 1
     assert len(await harness.session_workers()) == 1
@@ -84,12 +91,12 @@ async def test_a_route_of_nothing_known_goes_unless_its_script_is_anothers(
     kept = await deployed(harness)
     gone, anothers = ((new_agent(), new_deployment()) for _ in range(2))
     for agent, deployment in (gone, anothers):
-        name = worker_name(agent, deployment)
+        name = front_name(agent, deployment)
         await put_script(harness, name, tags=["installation-another"])
         await add_route(harness, f"{harness.host}/dep/{deployment}/*", name)
-    await delete_script(harness, worker_name(*gone))
+    await delete_script(harness, front_name(*gone))
     done = await reconciliation.once()
-    assert [route.script for route in done.routes] == [worker_name(*gone)]
+    assert [route.script for route in done.routes] == [front_name(*gone)]
     assert [route.pattern.split("/")[2] for route in done.routes] == [gone[1]]
     assert len(await harness.routes()) == 2
     assert await harness.scripts() == [kept.worker_name]
@@ -142,8 +149,11 @@ async def failed(harness: Harness, event: DeploymentSucceeded) -> None:
 
 
 async def delete_script(harness: Harness, name: str) -> None:
-    path = f"/accounts/{harness.edge.account_id}/workers/scripts/{name}"
-    await harness.api("DELETE", path, params={"force": "true"})
+    """Delete a deployment's scripts, by the name of the one that is called first."""
+    path = f"/accounts/{harness.edge.account_id}/workers/scripts"
+    for script in (name, f"{name}-code"):
+        if script in await harness.listed(path, tag=None):
+            await harness.api("DELETE", f"{path}/{script}", params={"force": "true"})
 
 
 async def add_route(harness: Harness, pattern: str, script: str) -> None:

@@ -2,15 +2,23 @@
 
 import pytest
 from msgspec.structs import replace
-from webhost_deployer.cloudflare.addresses import CustomDomain, WorkersDev, worker_name
+from webhost_deployer.cloudflare.addresses import (
+    CustomDomain,
+    WorkersDev,
+    agent_script_name,
+    front_name,
+)
 from webhost_deployer.cloudflare.inventory import ListedRoute, ListedScript
 from webhost_deployer.cloudflare.reconcile import OwnRoute, Plan, own_routes, plan
 from webhost_deployer.model import Deployment, Phase
 
 from tests.unit.deployer.samples import AGENT, DEPLOYMENT, begun
 
-SCRIPT = ListedScript(worker_name(AGENT, DEPLOYMENT), ("webhost", f"deployment-{DEPLOYMENT}"))
-SESSIONS = ListedScript("whs-sessions-1", ("webhost", "sessions-v1-00"))
+TAGS = ("webhost", f"deployment-{DEPLOYMENT}")
+SCRIPT = ListedScript(front_name(AGENT, DEPLOYMENT), TAGS)
+CODE = ListedScript(agent_script_name(AGENT, DEPLOYMENT), TAGS)
+USER_WORKER = ListedScript(CODE.name, TAGS, "customers")
+SESSIONS = ListedScript("whs-sessions-1", ("webhost", "platform-v1-00"))
 ROUTING = CustomDomain("w.example", "zone")
 PATTERN = f"w.example/dep/{DEPLOYMENT}/*"
 ROUTE = ListedRoute("r1", PATTERN, SCRIPT.name)
@@ -26,13 +34,14 @@ def known(phase: Phase) -> dict[str, Deployment]:
 
 def test_what_is_owned_stays() -> None:
     for phase in (Phase.DEPLOYING, Phase.COMPENSATING, Phase.LIVE):
-        assert plan([SCRIPT, SESSIONS], [OWN], known(phase), LISTED_AT_MS) == NOTHING
+        assert plan([SCRIPT, CODE, SESSIONS], [OWN], known(phase), LISTED_AT_MS) == NOTHING
+        assert plan([USER_WORKER], [], known(phase), LISTED_AT_MS) == NOTHING
 
 
 def test_what_has_ended_leaves_nothing_behind() -> None:
     for phase in (Phase.FAILED, Phase.TORN_DOWN):
-        found = plan([SCRIPT, SESSIONS], [OWN], known(phase), LISTED_AT_MS)
-        assert found == Plan((SCRIPT,), (ROUTE,), ())
+        found = plan([SCRIPT, CODE, USER_WORKER, SESSIONS], [OWN], known(phase), LISTED_AT_MS)
+        assert found == Plan((SCRIPT, CODE, USER_WORKER), (ROUTE,), ())
 
 
 def test_a_route_goes_even_when_its_script_is_gone() -> None:
@@ -40,7 +49,7 @@ def test_a_route_goes_even_when_its_script_is_gone() -> None:
 
 
 def test_a_route_to_another_agents_script_stays() -> None:
-    other = OwnRoute(ROUTE, worker_name(OTHER_AGENT, DEPLOYMENT), DEPLOYMENT, OTHER_AGENT)
+    other = OwnRoute(ROUTE, front_name(OTHER_AGENT, DEPLOYMENT), DEPLOYMENT, OTHER_AGENT)
     assert plan([], [other], known(Phase.FAILED), LISTED_AT_MS).routes == ()
 
 
@@ -70,7 +79,7 @@ def test_a_route_of_ours_is_known_by_host_pattern_and_script() -> None:
         ("w.example/dep/elsewhere/*", SCRIPT.name),
         (PATTERN, "owners-script"),
         (PATTERN, f"{SCRIPT.name}-more"),
-        (PATTERN, worker_name(AGENT, "dep_01kb000000000000000000000z")),
+        (PATTERN, front_name(AGENT, "dep_01kb000000000000000000000z")),
         (PATTERN, None),
     ],
 )
@@ -78,7 +87,9 @@ def test_whatever_differs_is_not_ours(pattern: str, script: str | None) -> None:
     assert own_routes(ROUTING, [ListedRoute("r2", pattern, script)]) == []
 
 
-def test_a_live_deployment_without_its_script_is_missed() -> None:
+def test_a_live_deployment_without_one_of_its_scripts_is_missed() -> None:
+    for found in (SCRIPT, CODE):
+        assert plan([found], [], known(Phase.LIVE), LISTED_AT_MS).missing == (DEPLOYMENT,)
     assert plan([], [], known(Phase.LIVE), LISTED_AT_MS).missing == (DEPLOYMENT,)
     assert plan([], [], known(Phase.LIVE), LISTED_AT_MS - 1).missing == ()
     assert plan([], [], known(Phase.DEPLOYING), LISTED_AT_MS).missing == ()

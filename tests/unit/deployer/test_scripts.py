@@ -6,9 +6,11 @@ import pytest
 import webhost_worker as worker
 from webhost_contracts.artifacts import Bundle, Module
 from webhost_contracts.bindings import is_reserved
-from webhost_deployer.cloudflare import addresses, scripts
+from webhost_contracts.entitlements import Entitlements
+from webhost_deployer.cloudflare import addresses, platform_scripts, scripts
 from webhost_deployer.cloudflare.addresses import CustomDomain, WorkersDev
-from webhost_deployer.cloudflare.scripts import WorkerEnvironment
+from webhost_deployer.cloudflare.scripts import Script, WorkerEnvironment
+from webhost_kit.keys import MasterKeys
 
 from tests.unit.deployer.samples import AGENT, DEPLOYMENT, begun
 
@@ -27,19 +29,50 @@ def bundle(*names: str) -> Bundle:
 
 @pytest.mark.accept("8.scripts")
 def test_an_agents_script() -> None:
-    script = scripts.agent_script(begun(), bundle("index.mjs"), b"k" * 32, AROUND)
-    assert re.fullmatch(r"[a-z0-9-]{1,63}", script.name)
-    assert script.main_module in script.modules
+    tier = Entitlements(
+        requests_per_minute=1, telemetry_days=1, log_days=1, cpu_ms=10_000, subrequests=50
+    )
+    script = scripts.agent_script(begun(), bundle("index.mjs"), tier, AROUND.installation_id)
+    is_well_formed(script)
     assert script.modules["index.mjs"] == b"export default {}"
-    shim = script.modules[worker.CUSTOMER_MODULE]
-    assert shim == b'export { default } from "./index.mjs";\n'
-    assert len(script.tags) <= 8
-    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", tag) for tag in script.tags)
-    assert scripts.tagged(script.tags, "deployment") == DEPLOYMENT
+    shim = script.modules[worker.CUSTOMER_MODULE].decode()
+    assert shim.splitlines() == [
+        'export { default } from "./index.mjs";',
+        'export const invokePath = "/invoke";',
+    ]
+    assert script.bindings == []
+    assert script.limits == {"cpu_ms": 10_000, "subrequests": 50}
+
+
+@pytest.mark.accept("8.scripts")
+def test_a_front() -> None:
+    script = scripts.front_script(begun(), b"k" * 32, AROUND)
+    is_well_formed(script)
     named = {binding["name"]: binding for binding in script.bindings}
     assert all(map(is_reserved, named))
     assert named["WEBHOST_SESSIONS"]["props"] == {"agentId": AGENT}
+    assert named["WEBHOST_AGENT"]["service"] == f"{script.name}-code"
+    assert script.modules.keys() == worker.front_modules().keys()
     assert "secret_text" not in repr(script)
+
+
+def is_well_formed(script: Script) -> None:
+    assert re.fullmatch(r"[a-z0-9-]{1,63}", script.name)
+    assert script.main_module in script.modules
+    assert len(script.tags) <= 8
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", tag) for tag in script.tags)
+    assert scripts.tagged(script.tags, "deployment") == DEPLOYMENT
+
+
+def test_the_dispatch_worker_names_its_keys_in_no_tag() -> None:
+    keys = MasterKeys({1: b"k" * 32, 2: b"l" * 32})
+    script = platform_scripts.dispatch_script(AROUND, keys, "customers")
+    assert platform_scripts.is_current(script.tags, script)
+    same_names = MasterKeys({1: b"m" * 32, 2: b"n" * 32})
+    again = platform_scripts.dispatch_script(AROUND, same_names, "customers")
+    assert script.tags == again.tags
+    more = platform_scripts.dispatch_script(AROUND, MasterKeys({1: b"k" * 32}), "customers")
+    assert not platform_scripts.is_current(script.tags, more)
 
 
 @pytest.mark.parametrize(
@@ -63,20 +96,20 @@ def test_what_can_be_deployed(names: list[str], problem: str | None) -> None:
 
 
 def test_the_session_worker_is_replaced_by_other_content_and_never_by_an_older_protocol() -> None:
-    wanted = scripts.sessions_script(AROUND)
+    wanted = platform_scripts.sessions_script(AROUND)
     assert len(wanted.name) <= 63
     version = worker.SESSIONS_PROTOCOL_VERSION
-    assert scripts.is_current(wanted.tags, wanted)
-    assert not scripts.is_current(["webhost"], wanted)
-    assert not scripts.is_current([f"sessions-v{version}-0000000000000000"], wanted)
-    assert not scripts.is_current([f"sessions-v{version - 1}-0000000000000000"], wanted)
-    assert scripts.is_current([f"sessions-v{version + 1}-0000000000000000"], wanted)
+    assert platform_scripts.is_current(wanted.tags, wanted)
+    assert not platform_scripts.is_current(["webhost"], wanted)
+    assert not platform_scripts.is_current([f"platform-v{version}-0000000000000000"], wanted)
+    assert not platform_scripts.is_current([f"platform-v{version - 1}-0000000000000000"], wanted)
+    assert platform_scripts.is_current([f"platform-v{version + 1}-0000000000000000"], wanted)
 
 
 def test_new_platform_keys_reach_the_session_worker() -> None:
     rotated = WorkerEnvironment(**{**vars(AROUND), "platform_public_keys": {"p2": "cccc"}})
-    assert not scripts.is_current(
-        scripts.sessions_script(AROUND).tags, scripts.sessions_script(rotated)
+    assert not platform_scripts.is_current(
+        platform_scripts.sessions_script(AROUND).tags, platform_scripts.sessions_script(rotated)
     )
 
 
@@ -84,6 +117,6 @@ def test_addresses() -> None:
     domain, dev = CustomDomain("w.example", "z"), WorkersDev("me")
     assert domain.deployment_url(AGENT, DEPLOYMENT) == f"https://w.example/dep/{DEPLOYMENT}"
     assert domain.deployment_pattern(DEPLOYMENT) == f"w.example/dep/{DEPLOYMENT}/*"
-    name = addresses.worker_name(AGENT, DEPLOYMENT)
+    name = addresses.front_name(AGENT, DEPLOYMENT)
     assert dev.deployment_url(AGENT, DEPLOYMENT) == f"https://{name}.me.workers.dev"
     assert dev.sessions_url("ins_7") == "https://whs-sessions-7.me.workers.dev"

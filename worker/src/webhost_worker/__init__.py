@@ -18,7 +18,8 @@ CUSTOMER_MODULE = "webhost-customer.mjs"
 SESSIONS_MAIN = "webhost-sessions.mjs"
 SESSIONS_CLASS = "AgentSessions"
 SESSIONS_PROTOCOL_VERSION = 2
-FRONT_FLAGS = ["enable_request_signal"]
+FRONT_PROTOCOL_VERSION = 1
+FRONT_FLAGS = ("enable_request_signal",)
 """The front ends a call when the request's signal says that its caller has gone."""
 
 _FRONT = (

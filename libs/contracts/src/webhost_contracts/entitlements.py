@@ -15,13 +15,18 @@ DEFAULT_TIER = "free"
 class Entitlements(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
 ):
-    """The limits of one tier. Times in days, compute in milliseconds, rates per minute."""
+    """The limits of one tier. Times in days, compute in milliseconds, rates per minute.
+
+    `cpu_ms` and `subrequests` are what an agent's own code may use in one call.
+    """
 
     requests: int | None = None
     tokens: int | None = None
     compute_ms: int | None = None
     agents: int | None = None
     concurrency: int | None = None
+    cpu_ms: int | None = None
+    subrequests: int | None = None
     requests_per_minute: int
     agentcore_enabled: bool = False
     telemetry_days: int

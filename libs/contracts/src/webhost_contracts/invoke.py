@@ -58,6 +58,25 @@ class WorkerInput(msgspec.Struct, frozen=True):
     messages: tuple[Message, ...]
 
 
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the customer's code may use in one call; names as the runtime takes them."""
+
+    cpu_ms: int | None = msgspec.field(default=None, name="cpuMs")
+    subrequests: int | None = msgspec.field(default=None, name="subRequests")
+
+
+class NamedDeployment(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True
+):
+    """Whose the deployment is, for a front that serves all of an installation."""
+
+    user_id: str
+    agent_id: str
+    key_version: int
+    key_generation: int
+    limits: Limits | None = None
+
+
 class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """The normalized request that the gateway signs and a Worker gets."""
 
@@ -65,6 +84,8 @@ class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", o
     invocation_id: str
     trace_id: str
     admitted_at_ms: int
+    timeout_ms: int
+    deployment: NamedDeployment
     input: WorkerInput
     session_id: str | None = None
     options: Options | None = None

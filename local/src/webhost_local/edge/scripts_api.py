@@ -63,6 +63,7 @@ class ScriptEndpoints:
             Endpoint(script, self.content, methods=["GET"]),
             Endpoint(script, self.delete, methods=["DELETE"]),
             Endpoint(f"{script}/settings", self.settings, methods=["GET"]),
+            Endpoint(f"{script}/tags", self.tags, methods=["GET"]),
             Endpoint(f"{script}/secrets", self.secrets, methods=["GET"]),
             Endpoint(f"{script}/secrets", self.put_secret, methods=["PUT"]),
             Endpoint(f"{script}/secrets/{{secret:path}}", self.secret, methods=["GET", "DELETE"]),
@@ -192,6 +193,9 @@ class ScriptEndpoints:
 
     async def settings(self, request: Request) -> JSONResponse:
         return schemas.success(schemas.settings(self._script(request)))
+
+    async def tags(self, request: Request) -> JSONResponse:
+        return schemas.success(self._script(request).tags)
 
     async def script_settings(self, request: Request) -> JSONResponse:
         script = self._script(request)

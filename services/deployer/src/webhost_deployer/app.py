@@ -13,11 +13,15 @@ from webhost_kit.process.service import Service
 
 from webhost_deployer.artifacts import Artifacts
 from webhost_deployer.cloudflare import scripts
+from webhost_deployer.cloudflare.account import Account
 from webhost_deployer.cloudflare.api import CloudflareApi
+from webhost_deployer.cloudflare.layouts import DispatchNamespace, Layout, PlainAccount
+from webhost_deployer.cloudflare.namespaces import UserWorkers
 from webhost_deployer.cloudflare.provider import Cloudflare
 from webhost_deployer.cloudflare.rate_limiter import RateLimiter
 from webhost_deployer.cloudflare.reconciliation import Reconciliation
 from webhost_deployer.cloudflare.scripts import WorkerEnvironment
+from webhost_deployer.cloudflare.sdk import Sdk
 from webhost_deployer.cloudflare.worker_client import WorkerClient
 from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers
@@ -32,31 +36,44 @@ NEEDS = (subjects.EVENTS, subjects.COMMANDS, subjects.DEAD_LETTERS, subjects.ART
 
 def cloudflare_of(
     service: Service, settings: Settings, database: Database
-) -> tuple[Cloudflare, CloudflareApi]:
+) -> tuple[Cloudflare, Account]:
     """Return the Cloudflare provider for these settings; the service closes its connections."""
     account_id = settings.cloudflare_account_id
-    api = CloudflareApi(
+    installation_id = settings.webhost_installation_id
+    sdk = Sdk(
         settings.cloudflare_api_token.get_secret_value(),
         settings.cloudflare_api_base_url,
         account_id,
-        settings.cloudflare_zone_id,
-        settings.webhost_installation_id,
         RateLimiter(database, f"cloudflare {account_id}"),
     )
+    api = CloudflareApi(sdk, settings.cloudflare_zone_id, installation_id)
     workers = WorkerClient(settings.signers[0], settings.workers_connect_to)
     environment = WorkerEnvironment(
-        installation_id=settings.webhost_installation_id,
+        installation_id=installation_id,
         telemetry_report_url=settings.control_plane_telemetry_report_url,
         invoke_public_keys=settings.public_invoke_keys,
         platform_public_keys=public_keys(settings.signers),
         session_idle_days=settings.session_idle_days,
     )
-    service.add("Cloudflare", api)
+    service.add("Cloudflare", sdk)
     service.add("Workers", workers)
-    provider = Cloudflare(
-        api, workers, settings.routing, environment, settings.master_keys, database.dsn
+    # The first is where deployments are made; they are removed from all.
+    in_use, retired = (
+        None if name is None else UserWorkers(sdk, name, installation_id)
+        for name in (
+            settings.cloudflare_dispatch_namespace,
+            settings.cloudflare_retired_dispatch_namespace,
+        )
     )
-    return provider, api
+    common = settings.routing, environment, settings.master_keys, settings.tiers()
+    plain = PlainAccount(api, *common)
+    layouts: list[Layout] = [plain]
+    if in_use is not None:
+        layouts.insert(0, DispatchNamespace(api, in_use, *common))
+    if retired is not None:
+        layouts.append(DispatchNamespace(api, retired, *common))
+    provider = Cloudflare(api, workers, settings.routing, environment, layouts, database.dsn)
+    return provider, Account(api, [each for each in (in_use, retired) if each is not None])
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -65,7 +82,7 @@ async def compose(service: Service, settings: Settings) -> None:
     bus = service.add("bus", await connect(nats_url, service.name))
     service.add("streams", StreamWatch(bus, NEEDS))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
-    provider, api = cloudflare_of(service, settings, database)
+    provider, account = cloudflare_of(service, settings, database)
     steps = Steps({scripts.PROVIDER: provider}, Artifacts(bus))
     runner = service.add("runner", Runner(database, Executor(database, steps)))
     own_facts = service.add(
@@ -75,7 +92,7 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("maintenance", Maintenance(service.name, bus, database, [], own_facts))
     every_s = settings.reconcile_every_s
     service.add(
-        "reconciliation", Reconciliation(database, bus, api, settings.routing, every_s=every_s)
+        "reconciliation", Reconciliation(database, bus, account, settings.routing, every_s=every_s)
     )
     handlers = Handlers(database, settings.master_keys.newest, runner.wake)
     commands = service.add("commands", CommandConsumer(nats_url, bus, service.name))

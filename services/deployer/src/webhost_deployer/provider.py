@@ -41,8 +41,8 @@ class Provider(Protocol):
         """Return why these modules cannot be deployed here, None if they can."""
         ...
 
-    async def ensure_session_store(self) -> None:
-        """Make the installation's session store exist and be current."""
+    async def ensure_installation(self) -> None:
+        """Make what the installation itself has there exist and be current."""
         ...
 
     async def upload(self, deployment: Deployment, bundle: Bundle) -> None:

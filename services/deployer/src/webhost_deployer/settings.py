@@ -2,12 +2,12 @@
 
 from pydantic import Field, SecretStr, model_validator
 from webhost_kit.keys import MasterKeys, Signer, parse_public_keys, parse_signers
-from webhost_kit.process.settings import Address, ServiceSettings
+from webhost_kit.process.settings import Address, Tiered
 
 from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, WorkersDev
 
 
-class Settings(ServiceSettings):
+class Settings(Tiered):
     """Settings of Cloudflare, of the keys, and of where Workers report."""
 
     cloudflare_account_id: str
@@ -30,6 +30,10 @@ class Settings(ServiceSettings):
     """The gateway's public keys, `<key id>:<base64url>,…`, that Workers verify calls with."""
     platform_private_keys: SecretStr
     """Ed25519 keys, `<key id>:<base64url seed>,…`; the first one signs calls to Workers."""
+    cloudflare_dispatch_namespace: str | None = None
+    """Workers for Platforms: the untrusted dispatch namespace that agents are deployed into."""
+    cloudflare_retired_dispatch_namespace: str | None = None
+    """One that is not deployed into any more: what is left there is still removed."""
     workers_connect_to: Address | None = None
     """In the local stack only: where the Workers' addresses really are."""
     session_idle_days: int = Field(default=30, ge=1)
@@ -46,6 +50,10 @@ class Settings(ServiceSettings):
             self.require_https("CLOUDFLARE_API_BASE_URL", self.cloudflare_api_base_url)
         if self.workers_connect_to is not None and not self.webhost_local_stack:
             raise ValueError("WORKERS_CONNECT_TO is for the local stack only")
+        if self.cloudflare_dispatch_namespace and (
+            self.cloudflare_dispatch_namespace == self.cloudflare_retired_dispatch_namespace
+        ):
+            raise ValueError("a dispatch namespace is in use or retired, not both")
         _ = self.routing, self.master_keys, self.signers, self.public_invoke_keys
         return self
 

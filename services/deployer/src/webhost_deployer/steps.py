@@ -68,7 +68,7 @@ class Steps:
         provider = self.provider_of(deployment)
         match step:
             case Step.SESSION_STORE:
-                await provider.ensure_session_store()
+                await provider.ensure_installation()
             case Step.UPLOAD:
                 await provider.upload(deployment, await self._bundle(deployment))
             case Step.ROUTE:

@@ -9,7 +9,9 @@ from webhost_contracts.invoke import (
     PROTOCOL,
     TRACE_ID_PATTERN,
     InvokeRequest,
+    Limits,
     Message,
+    NamedDeployment,
     WorkerInput,
     WorkerRequest,
 )
@@ -23,6 +25,7 @@ from webhost_kit.errors import (
     Unavailable,
 )
 
+from webhost_gateway.ledger.records import Invocation
 from webhost_gateway.routing.model import RouteTable
 
 AGENTCORE = "agentcore"
@@ -42,6 +45,8 @@ class Target:
     deployment_id: str
     runtime_provider: str
     invoke_url: str
+    key_version: int
+    key_generation: int
 
 
 def parse(body: bytes) -> InvokeRequest:
@@ -68,23 +73,42 @@ def trace_id_of(request: InvokeRequest) -> str | None:
 
 
 def for_worker(
-    request: InvokeRequest, invocation_id: str, trace_id: str, admitted_at_ms: int
+    request: InvokeRequest,
+    invocation: Invocation,
+    target: Target,
+    entitlements: Entitlements,
+    timeout_ms: int,
 ) -> WorkerRequest:
     """Return the normalized request; a prompt becomes one user message."""
     messages = request.input.messages
     if messages is None:
         messages = (Message("user", request.input.prompt or ""),)
     metadata = request.metadata
+    trace_id = invocation.trace_id
     return WorkerRequest(
         protocol=PROTOCOL,
-        invocation_id=invocation_id,
+        invocation_id=invocation.id,
         trace_id=trace_id,
-        admitted_at_ms=admitted_at_ms,
+        admitted_at_ms=invocation.admitted_at_ms,
+        timeout_ms=timeout_ms,
+        deployment=NamedDeployment(
+            user_id=invocation.user_id,
+            agent_id=invocation.agent_id,
+            key_version=target.key_version,
+            key_generation=target.key_generation,
+            limits=_limits(entitlements),
+        ),
         input=WorkerInput(messages),
         session_id=request.session_id,
         options=request.options,
         metadata=metadata and msgspec.structs.replace(metadata, trace_id=trace_id),
     )
+
+
+def _limits(entitlements: Entitlements) -> Limits | None:
+    if entitlements.cpu_ms is None and entitlements.subrequests is None:
+        return None
+    return Limits(entitlements.cpu_ms, entitlements.subrequests)
 
 
 def target_of(routes: RouteTable, user_id: str, agent_id: str) -> Target:
@@ -103,7 +127,13 @@ def target_of(routes: RouteTable, user_id: str, agent_id: str) -> Target:
     deployment = routes.deployments.get(agent.deployment_id)
     if deployment is None or deployment.invoke_url is None:
         raise Unavailable("The active deployment has no address yet; try again shortly.")
-    return Target(agent.deployment_id, deployment.runtime_provider, deployment.invoke_url)
+    return Target(
+        agent.deployment_id,
+        deployment.runtime_provider,
+        deployment.invoke_url,
+        deployment.key_version,
+        deployment.key_generation,
+    )
 
 
 def check_tier(provider: str, entitlements: Entitlements) -> None:

@@ -145,7 +145,8 @@ class Invoker:
         )
         await self._admission.admit(invocation, entitlements)
         crash_point("gateway.admitted")
-        body = decisions.for_worker(asked, invocation.id, invocation.trace_id, at_ms)
+        timeout_ms = round(self._limits.timeout_s * 1000)
+        body = decisions.for_worker(asked, invocation, target, entitlements, timeout_ms)
         return invocation, Call(
             deployment_id=target.deployment_id,
             invoke_url=target.invoke_url,

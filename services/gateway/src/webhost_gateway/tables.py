@@ -71,6 +71,8 @@ routed_deployments = sa.Table(
     sa.Column("runtime_provider", sa.Text, nullable=False),
     sa.Column("invoke_url", sa.Text),
     sa.Column("ended_at_ms", sa.BigInteger),
+    sa.Column("key_version", sa.Integer, nullable=False),
+    sa.Column("key_generation", sa.Integer, nullable=False),
 )
 
 routed_accounts = sa.Table(

@@ -44,19 +44,18 @@ function ofNamespace(env, deploymentId, named) {
     Number.isSafeInteger(keyVersion) &&
     Number.isSafeInteger(keyGeneration);
   if (!valid) throw invalidRequest("The body does not name its deployment.");
-  const outbound = { agentId, deploymentId };
   return {
     userId,
     agentId,
-    agent: env.WEBHOST_AGENTS.get(scriptName(agentId, deploymentId), {}, { limits, outbound }),
+    agent: env.WEBHOST_AGENTS.get(scriptName(agentId, deploymentId), {}, { limits }),
     telemetryKey: () => derivedKey(env, deploymentId, keyVersion, keyGeneration),
   };
 }
 
-/** As the deployer names it: see `worker_name` there. */
+/** As the deployer names it: see `agent_script_name` there. */
 function scriptName(agentId, deploymentId) {
   const suffix = (id) => id.slice(id.lastIndexOf("_") + 1);
-  return `whs-${suffix(agentId)}-${suffix(deploymentId)}`;
+  return `whs-${suffix(agentId)}-${suffix(deploymentId)}-code`;
 }
 
 /** HKDF-SHA256, as the deployer and the telemetry edge derive it. */

@@ -5,7 +5,9 @@
 // each shard once.
 //
 // Guarantees: every operation is one transaction; a session unused for SESSION_IDLE_DAYS counts as
-// unknown, and is removed by the alarm; after a purge every operation answers SESSION_EXPIRED.
+// unknown, and is removed by the alarm; after a purge every operation answers SESSION_EXPIRED. A
+// shard holds a bounded number of sessions and bytes: those unused for longest make room, never the
+// one that the operation is about.
 
 import { DurableObject } from "cloudflare:workers";
 
@@ -23,6 +25,9 @@ const HISTORY_MESSAGES = 200;
 const HISTORY_CHARACTERS = 1024 * 1024;
 // A longer message is truncated, so that its row can be stored.
 const MESSAGE_CHARACTERS = 128 * 1024;
+
+const SHARD_SESSIONS = 10_000;
+const SHARD_BYTES = 64 * 1024 * 1024;
 
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, used_at_ms INTEGER NOT NULL);
@@ -59,6 +64,10 @@ const overLimit = (message) => new Refusal(413, "SESSION_LIMIT", message);
 
 export class AgentSessions extends DurableObject {
   #idleMs;
+  #mostSessions;
+  #mostBytes;
+  /** How many sessions there are; null where that has to be counted again. */
+  #sessions = null;
   #operations = {
     __proto__: null,
     open: (shard, body) => this.#open(shard, body),
@@ -73,6 +82,8 @@ export class AgentSessions extends DurableObject {
   constructor(ctx, env) {
     super(ctx, env);
     this.#idleMs = Number(env.SESSION_IDLE_DAYS ?? DEFAULT_IDLE_DAYS) * DAY_MS;
+    this.#mostSessions = Number(env.SESSIONS_PER_SHARD ?? SHARD_SESSIONS);
+    this.#mostBytes = Number(env.SESSION_BYTES_PER_SHARD ?? SHARD_BYTES);
     this.#sql(SCHEMA);
   }
 
@@ -86,6 +97,7 @@ export class AgentSessions extends DurableObject {
       if (operation === "open") await this.#scheduleSweep();
       return { status: 200, ...answer };
     } catch (error) {
+      this.#sessions = null;
       if (error instanceof Refusal) return error.answer;
       throw error;
     }
@@ -99,17 +111,16 @@ export class AgentSessions extends DurableObject {
       }
       this.#sql("INSERT INTO tombstone VALUES (?)", Date.now());
     });
+    this.#sessions = null;
     await this.ctx.storage.deleteAlarm();
   }
 
   async alarm() {
     this.ctx.storage.transactionSync(() => {
       const idle = "SELECT id FROM sessions WHERE used_at_ms <= ?";
-      const before = Date.now() - this.#idleMs;
-      this.#sql(`DELETE FROM state WHERE session_id IN (${idle})`, before);
-      this.#sql(`DELETE FROM messages WHERE session_id IN (${idle})`, before);
-      this.#sql("DELETE FROM sessions WHERE used_at_ms <= ?", before);
+      this.#remove(idle, Date.now() - this.#idleMs);
     });
+    this.#sessions = null;
     await this.#scheduleSweep();
   }
 
@@ -127,8 +138,37 @@ export class AgentSessions extends DurableObject {
     const random = crypto.getRandomValues(new Uint8Array(16));
     const id =
       "ses_" + [shard, ...random].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    this.#sessions ??= this.#first("SELECT count(*) AS number FROM sessions").number;
     this.#sql("INSERT INTO sessions VALUES (?, ?)", id, Date.now());
+    this.#sessions += 1;
+    if (this.#sessions > this.#mostSessions)
+      this.#removeOldest(id, this.#sessions - this.#mostSessions);
     return { sessionId: id };
+  }
+
+  #makeRoom(sessionId) {
+    while (this.ctx.storage.sql.databaseSize > this.#mostBytes) {
+      if (this.#removeOldest(sessionId, 1) === 0) return;
+    }
+  }
+
+  /** Removes this many others, those unused for longest; returns how many there were. */
+  #removeOldest(sessionId, number) {
+    const oldest = "SELECT id FROM sessions WHERE id <> ? ORDER BY used_at_ms LIMIT ?";
+    const removed = this.#remove(oldest, sessionId, number);
+    if (this.#sessions !== null) this.#sessions -= removed;
+    return removed;
+  }
+
+  /** Removes the sessions whose ids this query finds; returns how many. */
+  #remove(query, ...values) {
+    const ids = this.#rows(query, ...values).map(({ id }) => id);
+    for (const id of ids) {
+      this.#sql("DELETE FROM state WHERE session_id = ?", id);
+      this.#sql("DELETE FROM messages WHERE session_id = ?", id);
+      this.#sql("DELETE FROM sessions WHERE id = ?", id);
+    }
+    return ids.length;
   }
 
   #append({ sessionId, messages }) {
@@ -144,6 +184,7 @@ export class AgentSessions extends DurableObject {
       this.#sql(insert, sessionId, ++position, role, kept, Date.now());
     }
     this.#trimHistory(sessionId);
+    this.#makeRoom(sessionId);
     return {};
   }
 
@@ -182,6 +223,7 @@ export class AgentSessions extends DurableObject {
     const { keys, bytes: sum } = this.#first(totals, sessionId);
     if (keys > KEYS_PER_SESSION) throw overLimit("A session holds at most 1,000 keys.");
     if (sum > STATE_BYTES) throw overLimit("A session holds at most 4 MiB of values.");
+    this.#makeRoom(sessionId);
     return {};
   }
 

@@ -1,8 +1,12 @@
 // The session Worker: one script per installation, the sessions of all its agents.
 //
-// For agents' Workers, over a service binding whose `props` identify the calling agent
-// (`ctx.props.agentId`; the caller cannot change it). Version 1; all later versions must stay
-// compatible with it, since old deployments keep their old entry. All are POST with a JSON body.
+// For fronts, over a service binding whose `props` say for which agents; the caller cannot change
+// them. Without either of these it is the public:
+//   {agentId}         the front of one agent, which it acts for, whatever the request says
+//   {anyAgent: true}  the front of the whole installation: the agent is in X-Webhost-Agent
+//                     (since protocol version 2)
+// All later versions must stay compatible, since old deployments keep their old front. All are POST
+// with a JSON body, of at most 8 MiB for `append` and 256 KiB for the others.
 //   /v1/open     {sessionId?}                 → {sessionId}; absent: a new session
 //   /v1/append   {sessionId, messages: [{role, content}]} → {}
 //   /v1/get      {sessionId, key}             → {value}, or {} when there is none
@@ -23,20 +27,23 @@
 
 import { AgentSessions, SHARDS, shardOf } from "./webhost-sessions-store.mjs";
 import { invalidRequest, methodNotAllowed, notFound, PlatformError } from "./webhost-errors.mjs";
-import { signedBody } from "./webhost-signature.mjs";
+import { readBounded, signedBody } from "./webhost-signature.mjs";
 
 export { AgentSessions };
 
-const PROTOCOL_VERSION = 1;
+const PROTOCOL_VERSION = 2;
 const OPERATIONS = ["open", "append", "get", "put", "delete", "list", "history"];
+const BODY_LIMIT = 256 * 1024;
+const APPEND_LIMIT = 8 * 1024 * 1024;
 const PUBLIC = { __proto__: null, purge, version };
 
 export default {
   async fetch(request, env, ctx) {
     try {
-      const agentId = ctx.props?.agentId;
+      const { agentId, anyAgent } = ctx.props ?? {};
       if (typeof agentId === "string" && agentId !== "")
         return await forAgent(request, env, agentId);
+      if (anyAgent === true) return await forAgent(request, env, namedAgent(request));
       return await forDeployer(request, env);
     } catch (error) {
       if (error instanceof PlatformError) return error.toResponse();
@@ -46,15 +53,27 @@ export default {
   },
 };
 
+function namedAgent(request) {
+  const agentId = request.headers.get("X-Webhost-Agent");
+  if (agentId === null || agentId === "") throw invalidRequest("The agent is not named.");
+  return agentId;
+}
+
 async function forAgent(request, env, agentId) {
   const operation = /^\/v1\/([a-z]+)$/.exec(new URL(request.url).pathname)?.[1];
   if (!OPERATIONS.includes(operation)) throw notFound();
   if (request.method !== "POST") throw methodNotAllowed();
-  const body = parseObject(await request.text());
+  const body = parseObject(await boundedText(request, operation));
   const shard = shardOf(body.sessionId);
   if (shard === null) throw new PlatformError(410, "SESSION_EXPIRED", "There is no such session.");
   const { status, ...answer } = await storeOf(env, agentId, shard).perform(operation, shard, body);
   return Response.json(answer, { status });
+}
+
+async function boundedText(request, operation) {
+  const body = await readBounded(request.body, operation === "append" ? APPEND_LIMIT : BODY_LIMIT);
+  if (body === null) throw new PlatformError(413, "SESSION_LIMIT", "The body is too large.");
+  return new TextDecoder().decode(body);
 }
 
 async function forDeployer(request, env) {

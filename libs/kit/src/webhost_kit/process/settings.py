@@ -104,7 +104,23 @@ class LongestCall(ServiceSettings):
     """Seconds that a call may take; the same for gateway, api and billing."""
 
 
-class UserFacingSettings(ServiceSettings):
+class Tiered(ServiceSettings):
+    """What each tier allows."""
+
+    webhost_tiers_file: Path | None = None
+    """A TOML file of what each tier allows; if not set, the product's own tiers apply."""
+
+    @model_validator(mode="after")
+    def _tiers_are_usable(self) -> "Tiered":
+        self.tiers()
+        return self
+
+    def tiers(self) -> dict[str, Entitlements]:
+        """Return what each tier allows. Raises TiersError."""
+        return load_tiers(self.webhost_tiers_file)
+
+
+class UserFacingSettings(Tiered):
     """Settings of a service whose HTTP routes are for users, with their tokens.
 
     Exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN names who signs the tokens.
@@ -122,19 +138,12 @@ class UserFacingSettings(ServiceSettings):
     """If set, the `azp` values that tokens may have."""
     cors_allowed_origins: CommaList = ()
     """The origins whose pages may call the service from a browser."""
-    webhost_tiers_file: Path | None = None
-    """A TOML file of what each tier allows; if not set, the product's own tiers apply."""
 
     @model_validator(mode="after")
     def _issuer_is_known(self) -> "UserFacingSettings":
         if bool(self.jwt_issuer) == bool(self.clerk_jwt_issuer_domain):
             raise ValueError("set exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN")
         self.require_https("JWT_ISSUER", self.issuer)
-        return self
-
-    @model_validator(mode="after")
-    def _tiers_are_usable(self) -> "UserFacingSettings":
-        self.tiers()
         return self
 
     @property
@@ -144,10 +153,6 @@ class UserFacingSettings(ServiceSettings):
             return self.jwt_issuer
         domain = self.clerk_jwt_issuer_domain or ""
         return domain if "://" in domain else f"https://{domain}"
-
-    def tiers(self) -> dict[str, Entitlements]:
-        """Return what each tier allows. Raises TiersError."""
-        return load_tiers(self.webhost_tiers_file)
 
 
 S = TypeVar("S", bound=BaseSettings)

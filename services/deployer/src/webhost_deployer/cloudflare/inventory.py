@@ -6,10 +6,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ListedScript:
-    """A script of this installation, with its tags."""
+    """A script of this installation, with its tags; in which dispatch namespace, if in one."""
 
     name: str
     tags: tuple[str, ...]
+    namespace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Inventory(Protocol):
     """The account's scripts and the zone's routes. All methods raise ProviderError."""
 
     async def list_scripts(self) -> list[ListedScript]:
-        """Return the installation's scripts, the session Worker among them."""
+        """Return the installation's scripts, its own and user Workers among them."""
         ...
 
     async def list_routes(self) -> list[ListedRoute]:

@@ -1,26 +1,29 @@
 """The runtime provider `cloudflare`: the saga's steps as calls to Cloudflare.
 
-Guarantees: only scripts with this installation's tag are deleted, and only routes of our pattern
-that lead to a script of ours. A call whose outcome is unknown may be repeated: uploads replace,
-removals check first, and an existing route is compared.
+A call whose outcome is unknown may be repeated: uploads replace, removals check first, and an
+existing route is compared.
 """
+
+from collections.abc import Sequence
 
 from webhost_contracts.artifacts import Bundle
 from webhost_kit.database.locks import waited_for
-from webhost_kit.keys import MasterKeys
 from webhost_worker import SESSIONS_CLASS
 
-from webhost_deployer.cloudflare import addresses, scripts
+from webhost_deployer.cloudflare import addresses, platform_scripts, scripts
 from webhost_deployer.cloudflare.addresses import CustomDomain, Routing
 from webhost_deployer.cloudflare.api import CloudflareApi
-from webhost_deployer.cloudflare.scripts import WorkerEnvironment
+from webhost_deployer.cloudflare.layouts import Layout
+from webhost_deployer.cloudflare.scripts import Script, WorkerEnvironment
 from webhost_deployer.cloudflare.worker_client import WorkerClient
 from webhost_deployer.model import Deployment
-from webhost_deployer.provider import ProviderError
 
 
 class Cloudflare:
-    """The provider, of one installation. `lock_dsn` is where deployers lock the session Worker."""
+    """The provider, of one installation. `lock_dsn` is where deployers lock its own scripts.
+
+    The first of the layouts is where deployments are made; they are removed from all.
+    """
 
     def __init__(
         self,
@@ -28,79 +31,70 @@ class Cloudflare:
         workers: WorkerClient,
         routing: Routing,
         environment: WorkerEnvironment,
-        master_keys: MasterKeys,
+        layouts: Sequence[Layout],
         lock_dsn: str,
     ) -> None:
         self._api = api
         self._workers = workers
         self._routing = routing
         self._environment = environment
-        self._master_keys = master_keys
+        self._layout, *_ = self._layouts = tuple(layouts)
         self._lock_dsn = lock_dsn
 
     def worker_name(self, deployment: Deployment) -> str:
-        """Return the deployment's script name."""
-        return addresses.worker_name(deployment.agent_id, deployment.id)
+        """Return the name of the deployment's script that is called first."""
+        return self._layout.worker_name(deployment)
 
     def invoke_url(self, deployment: Deployment) -> str:
         """Return the address at which the deployment is invoked."""
-        return f"{self._base_url(deployment)}/invoke"
+        return f"{self._layout.base_url(deployment)}/invoke"
 
     def problem_of(self, deployment: Deployment, bundle: Bundle) -> str | None:
         """Say why these modules cannot be deployed."""
         return scripts.bundle_problem(deployment.plan.main_module_name, bundle)
 
-    async def ensure_session_store(self) -> None:
-        """Upload the session Worker where there is none or an older one."""
-        wanted = scripts.sessions_script(self._environment)
-        found = await self._api.find_script(wanted.name)
-        if found is not None and scripts.is_current(found.tags, wanted):
-            return
-        async with waited_for(self._lock_dsn, f"session store {wanted.name}"):
-            found = await self._api.find_script(wanted.name)
-            if found is None:
-                await self._api.put_script(wanted, new_classes=[SESSIONS_CLASS])
-            elif not scripts.is_current(found.tags, wanted):
-                await self._api.put_script(wanted)
+    async def ensure_installation(self) -> None:
+        """Upload the installation's own scripts where there are none or older ones."""
+        sessions = platform_scripts.sessions_script(self._environment)
+        wanted = [sessions, *self._layout.own_scripts]
+        if await self._outdated(wanted):
+            async with waited_for(self._lock_dsn, f"platform scripts {sessions.name}"):
+                for script, is_new in await self._outdated(wanted):
+                    classes = [SESSIONS_CLASS] if is_new and script is sessions else []
+                    await self._layout.prepare()
+                    await self._api.put_script(script, new_classes=classes)
+        await self._layout.publish()
+
+    async def _outdated(self, wanted: Sequence[Script]) -> list[tuple[Script, bool]]:
+        """Return the scripts that must be uploaded, and whether there is none of that name."""
+        found = {script.name: script.tags for script in await self._api.list_scripts()}
+        return [
+            (script, script.name not in found)
+            for script in wanted
+            if not platform_scripts.is_current(found.get(script.name, ()), script)
+        ]
 
     async def upload(self, deployment: Deployment, bundle: Bundle) -> None:
-        """Upload script, tags, bindings and secrets in one call."""
-        plan = deployment.plan
-        key = self._master_keys.telemetry_key(plan.key_version, deployment.id, plan.key_generation)
-        if key is None:
-            raise ProviderError(
-                "telemetry key",
-                None,
-                f"Master key {plan.key_version} is not configured.",
-                transient=False,
-            )
-        await self._api.put_script(scripts.agent_script(deployment, bundle, key, self._environment))
+        """Upload the deployment's scripts, each with tags, bindings and secrets in one call."""
+        await self._layout.upload(deployment, bundle)
 
     async def route(self, deployment: Deployment) -> None:
-        """Add the deployment's route, or enable its workers.dev host."""
-        name = self.worker_name(deployment)
-        if isinstance(self._routing, CustomDomain):
-            await self._api.add_route(self._routing.deployment_pattern(deployment.id), name)
-        else:
-            await self._api.enable_subdomain(name)
+        """Make the deployment reachable at its address."""
+        await self._layout.route(deployment)
 
     async def probe(self, deployment: Deployment) -> None:
         """See that this deployment answers at its address."""
-        await self._workers.probe(self._base_url(deployment), deployment.id)
+        await self._workers.probe(self._layout.base_url(deployment), deployment)
 
     async def remove_route(self, deployment: Deployment) -> None:
-        """Remove the deployment's route; a workers.dev host goes with its script."""
-        if isinstance(self._routing, CustomDomain):
-            pattern = self._routing.deployment_pattern(deployment.id)
-            for route in await self._api.list_routes():
-                if route.pattern == pattern and route.script == self.worker_name(deployment):
-                    await self._api.delete_route(route)
+        """Make the deployment unreachable."""
+        for layout in self._layouts:
+            await layout.remove_route(deployment)
 
     async def remove_script(self, deployment: Deployment) -> None:
-        """Remove the deployment's script, if there is one with our tag."""
-        script = await self._api.find_script(self.worker_name(deployment))
-        if script is not None:
-            await self._api.delete_script(script)
+        """Remove the deployment's scripts."""
+        for layout in self._layouts:
+            await layout.remove_scripts(deployment)
 
     async def purge_sessions(self, agent_id: str) -> None:
         """Remove all sessions of the agent; without a session Worker there are none.
@@ -116,6 +110,3 @@ class Cloudflare:
         else:
             await self._api.enable_subdomain(name)
         await self._workers.purge(self._routing.sessions_url(installation_id), agent_id)
-
-    def _base_url(self, deployment: Deployment) -> str:
-        return self._routing.deployment_url(deployment.agent_id, deployment.id)

@@ -14,7 +14,13 @@ pattern that leads to a script of theirs.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, agent_of, worker_name
+from webhost_deployer.cloudflare.addresses import (
+    CustomDomain,
+    Routing,
+    agent_of,
+    agent_script_name,
+    front_name,
+)
 from webhost_deployer.cloudflare.inventory import ListedRoute, ListedScript
 from webhost_deployer.cloudflare.scripts import tagged
 from webhost_deployer.model import Deployment, Phase
@@ -32,20 +38,21 @@ class OwnRoute:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do. `missing` are live deployments whose script is gone: they are reported."""
+    """What to do. `missing` are live deployments of which a script is gone: they are reported."""
 
     scripts: tuple[ListedScript, ...]
     routes: tuple[ListedRoute, ...]
     missing: tuple[str, ...]
 
 
-def deployments_of(scripts: Iterable[ListedScript]) -> dict[str, ListedScript]:
-    """Return the scripts that say which deployment they are for; the session Worker's does not."""
-    return {
-        deployment_id: script
-        for script in scripts
-        if (deployment_id := tagged(script.tags, "deployment")) is not None
-    }
+def deployments_of(scripts: Iterable[ListedScript]) -> dict[str, list[ListedScript]]:
+    """Return the scripts by the deployment that they say they are for; the own ones say none."""
+    found: dict[str, list[ListedScript]] = {}
+    for script in scripts:
+        deployment_id = tagged(script.tags, "deployment")
+        if deployment_id is not None:
+            found.setdefault(deployment_id, []).append(script)
+    return found
 
 
 def own_routes(routing: Routing, routes: Iterable[ListedRoute]) -> list[OwnRoute]:
@@ -82,20 +89,29 @@ def plan(
         state = known.get(route.deployment_id)
         if state is None:
             return route.script not in others_scripts
-        return state.ended and route.script == worker_name(state.agent_id, state.id)
+        return state.ended and route.script == front_name(state.agent_id, state.id)
 
     return Plan(
         scripts=tuple(
             script
-            for deployment_id, script in by_deployment.items()
+            for deployment_id, its_scripts in by_deployment.items()
             if deployment_id not in known or known[deployment_id].ended
+            for script in its_scripts
         ),
         routes=tuple(route.listed for route in routes if is_orphan(route)),
         missing=tuple(
             state.id
             for state in known.values()
             if state.phase is Phase.LIVE
-            and state.id not in by_deployment
+            and not _is_whole(state, by_deployment.get(state.id, ()))
             and (state.progress_at_ms or 0) < listed_at_ms
         ),
     )
+
+
+def _is_whole(state: Deployment, found: Iterable[ListedScript]) -> bool:
+    """Say whether there is all that the deployment consists of, on an account or in a namespace."""
+    agent_script = agent_script_name(state.agent_id, state.id)
+    there = {(script.name, script.namespace is None) for script in found}
+    front = (front_name(state.agent_id, state.id), True)
+    return (agent_script, False) in there or {(agent_script, True), front} <= there

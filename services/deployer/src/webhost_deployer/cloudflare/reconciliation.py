@@ -91,8 +91,9 @@ class Reconciliation:
         unknown = [route for route in routes if route.deployment_id not in known]
         agents = {
             tagged(script.tags, "agent")
-            for deployment_id, script in by_deployment.items()
+            for deployment_id, its_scripts in by_deployment.items()
             if deployment_id not in known
+            for script in its_scripts
         } | {route.agent_id for route in unknown}
         for agent_id in agents - {None}:
             await self._require_newest(str(agent_id))

@@ -1,36 +1,37 @@
-"""What the scripts at Cloudflare consist of: modules, tags and bindings. Pure.
+"""What a deployment's scripts consist of: modules, tags and bindings. Pure.
 
+A deployment is an agent script, the customer's, and the front before it, which is the platform's:
+one of its own on a plain account, that of the installation where agent scripts are in a dispatch
+namespace (`platform_scripts`).
 Tags are `<what>-<value>`: Cloudflare's filter (`tag:yes,tag:no`) leaves no other separator.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import webhost_worker as worker
 from webhost_contracts.artifacts import Bundle
+from webhost_contracts.entitlements import Entitlements
 from webhost_kit.keys import base64url
 
-from webhost_deployer.cloudflare.addresses import sessions_name, worker_name
+from webhost_deployer.cloudflare.addresses import agent_script_name, front_name, sessions_name
 from webhost_deployer.model import Deployment
 
 PROVIDER = "cloudflare"
 COMPATIBILITY_DATE = "2026-01-01"
-"""The session Worker's; a deployment names its own."""
+"""That of the platform's own scripts; a deployment names its agent script's."""
 
-SESSIONS_MIGRATION = "v1"
 MODULE_SUFFIXES = (".js", ".mjs")
 RESERVED_MODULE_PREFIX = "webhost-"
-_SESSIONS_TAG = "sessions-v"
 
 Binding = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class WorkerEnvironment:
-    """What all scripts of this installation are given. Public keys are base64url by key id."""
+    """What the platform's scripts are given. Public keys are base64url by key id."""
 
     installation_id: str
     telemetry_report_url: str
@@ -48,8 +49,9 @@ class Script:
     modules: dict[str, bytes] = field(repr=False)
     tags: list[str]
     bindings: list[Binding] = field(repr=False)
-    compatibility_date: str
-    compatibility_flags: list[str]
+    compatibility_date: str = COMPATIBILITY_DATE
+    compatibility_flags: tuple[str, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def installation_tag(installation_id: str) -> str:
@@ -79,96 +81,88 @@ def bundle_problem(main_module: str, bundle: Bundle) -> str | None:
 
 
 def agent_script(
-    deployment: Deployment, bundle: Bundle, telemetry_key: bytes, environment: WorkerEnvironment
+    deployment: Deployment, bundle: Bundle, tier: Entitlements, installation_id: str
 ) -> Script:
-    """Return a deployment's script: the platform's entry with the customer's modules beside it."""
+    """Return the customer's script: its modules, called by a wrapper; nothing of the platform's."""
     plan = deployment.plan
-    shim = f"export {{ default }} from {json.dumps('./' + plan.main_module_name)};\n"
+    main = json.dumps(f"./{plan.main_module_name}")
+    shim = (
+        f"export {{ default }} from {main};\n"
+        f"export const invokePath = {json.dumps(plan.invoke_path)};\n"
+    )
     customer = {module.name: module.content.encode() for module in bundle.modules}
+    limits = {"cpu_ms": tier.cpu_ms, "subrequests": tier.subrequests}
     return Script(
-        name=worker_name(deployment.agent_id, deployment.id),
-        main_module=worker.ENTRY_MAIN,
-        modules=worker.entry_modules() | {worker.CUSTOMER_MODULE: shim.encode()} | customer,
-        tags=[
-            "webhost",
-            installation_tag(environment.installation_id),
-            f"user-{deployment.user_id}",
-            f"agent-{deployment.agent_id}",
-            f"deployment-{deployment.id}",
-            f"version-{plan.deployment_version}",
-            f"provider-{PROVIDER}",
-        ],
+        name=agent_script_name(deployment.agent_id, deployment.id),
+        main_module=worker.AGENT_MAIN,
+        modules=worker.agent_modules() | {worker.CUSTOMER_MODULE: shim.encode()} | customer,
+        tags=_tags(deployment, installation_id),
+        bindings=[],
+        compatibility_date=plan.compatibility_date,
+        limits={name: limit for name, limit in limits.items() if limit is not None},
+    )
+
+
+def front_script(
+    deployment: Deployment, telemetry_key: bytes, environment: WorkerEnvironment
+) -> Script:
+    """Return the front of one deployment; its agent script must exist."""
+    return Script(
+        name=front_name(deployment.agent_id, deployment.id),
+        main_module=worker.FRONT_MAIN,
+        modules=worker.front_modules(),
+        tags=_tags(deployment, environment.installation_id),
         bindings=[
-            _secret("TELEMETRY_SECRET", base64url(telemetry_key)),
-            _plain("TELEMETRY_REPORT_URL", environment.telemetry_report_url),
-            _plain("USER_ID", deployment.user_id),
-            _plain("AGENT_ID", deployment.agent_id),
-            _plain("DEPLOYMENT_ID", deployment.id),
-            _plain("RUNTIME_PROVIDER", PROVIDER),
-            _plain("WEBHOST_INVOKE_PUBLIC_KEYS", json.dumps(environment.invoke_public_keys)),
-            _plain("WEBHOST_PLATFORM_PUBLIC_KEYS", json.dumps(environment.platform_public_keys)),
-            _plain("WEBHOST_INVOKE_PATH", plan.invoke_path),
+            *front_bindings(environment, {"agentId": deployment.agent_id}),
+            secret("TELEMETRY_SECRET", base64url(telemetry_key)),
+            plain("USER_ID", deployment.user_id),
+            plain("AGENT_ID", deployment.agent_id),
+            plain("DEPLOYMENT_ID", deployment.id),
             {
                 "type": "service",
-                "name": "WEBHOST_SESSIONS",
-                "service": sessions_name(environment.installation_id),
-                "props": {"agentId": deployment.agent_id},
+                "name": "WEBHOST_AGENT",
+                "service": agent_script_name(deployment.agent_id, deployment.id),
             },
         ],
-        compatibility_date=plan.compatibility_date,
-        compatibility_flags=worker.COMPATIBILITY_FLAGS,
+        compatibility_flags=worker.FRONT_FLAGS,
     )
 
 
-def sessions_script(environment: WorkerEnvironment) -> Script:
-    """Return the session Worker's script; a tag says which version it is."""
-    modules = worker.session_modules()
-    bindings = [
+def front_bindings(
+    environment: WorkerEnvironment, sessions_props: Mapping[str, object]
+) -> list[Binding]:
+    """Return what every front is given."""
+    return [
+        plain("TELEMETRY_REPORT_URL", environment.telemetry_report_url),
+        plain("RUNTIME_PROVIDER", PROVIDER),
+        plain("WEBHOST_INVOKE_PUBLIC_KEYS", json.dumps(environment.invoke_public_keys)),
+        plain("WEBHOST_PLATFORM_PUBLIC_KEYS", json.dumps(environment.platform_public_keys)),
         {
-            "type": "durable_object_namespace",
-            "name": "SESSIONS",
-            "class_name": worker.SESSIONS_CLASS,
+            "type": "service",
+            "name": "WEBHOST_SESSIONS",
+            "service": sessions_name(environment.installation_id),
+            "props": dict(sessions_props),
         },
-        _plain("WEBHOST_PLATFORM_PUBLIC_KEYS", json.dumps(environment.platform_public_keys)),
-        _plain("SESSION_IDLE_DAYS", str(environment.session_idle_days)),
     ]
-    content = hashlib.sha256(json.dumps(bindings).encode())
-    for name, module in modules.items():
-        content.update(f"\0{name}\0{len(module)}\0".encode() + module)
-    return Script(
-        name=sessions_name(environment.installation_id),
-        main_module=worker.SESSIONS_MAIN,
-        modules=modules,
-        tags=[
-            "webhost",
-            installation_tag(environment.installation_id),
-            f"{_SESSIONS_TAG}{worker.SESSIONS_PROTOCOL_VERSION}-{content.hexdigest()[:16]}",
-            f"provider-{PROVIDER}",
-        ],
-        bindings=bindings,
-        compatibility_date=COMPATIBILITY_DATE,
-        compatibility_flags=[],
-    )
 
 
-def is_current(found: Iterable[str], wanted: Script) -> bool:
-    """Return whether the session Worker with the tags `found` must be left as it is.
-
-    One with a newer protocol must: an older deployer never downgrades it.
-    """
-    there = next((tag for tag in found if tag.startswith(_SESSIONS_TAG)), None)
-    ours = next(tag for tag in wanted.tags if tag.startswith(_SESSIONS_TAG))
-    return there is not None and (there == ours or _protocol(there) > _protocol(ours))
-
-
-def _protocol(tag: str) -> int:
-    number = tag.removeprefix(_SESSIONS_TAG).partition("-")[0]
-    return int(number) if number.isdigit() else 0
+def _tags(deployment: Deployment, installation_id: str) -> list[str]:
+    return [
+        "webhost",
+        installation_tag(installation_id),
+        f"user-{deployment.user_id}",
+        f"agent-{deployment.agent_id}",
+        f"deployment-{deployment.id}",
+        f"version-{deployment.plan.deployment_version}",
+        f"provider-{PROVIDER}",
+    ]
 
 
-def _plain(name: str, text: str) -> Binding:
+def plain(name: str, text: str) -> Binding:
+    """Return a variable."""
     return {"type": "plain_text", "name": name, "text": text}
 
 
-def _secret(name: str, text: str) -> Binding:
+def secret(name: str, text: str) -> Binding:
+    """Return a secret, which cannot be read back."""
     return {"type": "secret_text", "name": name, "text": text}

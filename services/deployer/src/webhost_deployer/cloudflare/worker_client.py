@@ -8,11 +8,13 @@ from http import HTTPStatus
 
 import httpx
 import msgspec
+from webhost_contracts.invoke import NamedDeployment
 from webhost_contracts.signatures import PLATFORM_SIGNATURE_HEADER, SESSIONS_AUDIENCE
 from webhost_kit.clock import now_ms
 from webhost_kit.keys import Signer
 
 from webhost_deployer.cloudflare.addresses import PROBE_PATH, PURGE_PATH
+from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
 
 TIMEOUT_S = 10.0
@@ -41,15 +43,22 @@ class WorkerClient:
         self._connect_to = connect_to
         self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
 
-    async def probe(self, base_url: str, deployment_id: str) -> None:
+    async def probe(self, base_url: str, deployment: Deployment) -> None:
         """See that this deployment answers below `base_url`. Raises ProviderError."""
         url = base_url + PROBE_PATH
-        body = await self._post(url, deployment_id, b"{}")
+        named = NamedDeployment(
+            user_id=deployment.user_id,
+            agent_id=deployment.agent_id,
+            key_version=deployment.plan.key_version,
+            key_generation=deployment.plan.key_generation,
+        )
+        asked = msgspec.json.encode({"deployment": named})
+        body = await self._post(url, deployment.id, asked)
         try:
             answered = msgspec.json.decode(body, type=_Probed).deployment_id
         except msgspec.DecodeError:
             answered = None
-        if answered != deployment_id:
+        if answered != deployment.id:
             # The route may not have propagated everywhere yet.
             raise ProviderError(
                 f"POST {url}", None, "Another Worker answers at this address.", transient=True

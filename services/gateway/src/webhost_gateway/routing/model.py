@@ -58,12 +58,17 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Where a deployment answers; no address before it succeeded and after its teardown."""
+    """Where a deployment answers, and which telemetry key it has.
+
+    There is no address before it succeeded and after its teardown.
+    """
 
     version: int
     runtime_provider: str
     invoke_url: str | None = None
     ended_at_ms: int | None = None
+    key_version: int = 0
+    key_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,13 @@ def _deployment(deployment: Deployment, envelope: Envelope, event: Event) -> Dep
     version, at_ms = envelope.version, envelope.occurred_at_ms
     match event:
         case DeploymentStarted():
-            return replace(deployment, version=version, runtime_provider=event.runtime_provider)
+            return replace(
+                deployment,
+                version=version,
+                runtime_provider=event.runtime_provider,
+                key_version=event.key_version,
+                key_generation=event.key_generation,
+            )
         case DeploymentSucceeded():
             return replace(deployment, version=version, invoke_url=event.invoke_url)
         case DeploymentFailed() | DeploymentTornDown():

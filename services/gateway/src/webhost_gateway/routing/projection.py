@@ -92,7 +92,12 @@ async def _rows(
         )
     for row in await connection.execute(_of(routed_deployments, deployments)):
         routes.deployments[row.deployment_id] = Deployment(
-            row.version, row.runtime_provider, row.invoke_url, row.ended_at_ms
+            row.version,
+            row.runtime_provider,
+            row.invoke_url,
+            row.ended_at_ms,
+            row.key_version,
+            row.key_generation,
         )
     for row in await connection.execute(_of(routed_accounts, accounts)):
         routes.accounts[row.user_id] = Account(row.version, row.tier)
