@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 from webhost_local.ports import free_port
 
-from tests.support.edge import start_edge
+from tests.support.edge import Edge, start_edge
 
 COUNTER = """
 import { DurableObject } from "cloudflare:workers";
@@ -268,3 +268,16 @@ async def test_the_api_blocks_a_token_that_passes_the_limit(tmp_path: Path) -> N
             async with edge.http.get(f"{edge.api_base_url}/user", headers=headers) as response:
                 statuses.append(response.status)
         assert statuses == [200, 200, 200, 429, 429]
+
+
+async def test_a_script_that_never_yields_is_ended(edge: Edge) -> None:
+    code = """
+    export default { fetch(request) {
+      while (new URL(request.url).pathname === "/spin");
+      return new Response("answered");
+    } };
+    """
+    await edge.upload("spinning", code, limits={"cpu_ms": 500})
+    await edge.publish("spinning")
+    assert (await edge.get("spinning", "/spin"))[0] == 502
+    assert await edge.get("spinning") == (200, "answered")

@@ -35,6 +35,8 @@ export default (scripts) => ({
 });
 """
 
+PING = "export default { fetch: () => new Response() };"
+
 EGRESS = """
 export default { fetch(request, env) {
   return (env[new URL(request.url).host] ?? env.internet).fetch(request);
@@ -131,6 +133,7 @@ class _Process:
 
     def render(self) -> str:
         self.services["internet"] = f"network = ({_PUBLIC}, tlsOptions = (trustBrowserCas = true))"
+        self.services["ping"] = f"worker = {_small_worker(PING, [])}"
         inside = members(self.script, self.around.scripts)
         for member in inside:
             self.services[self._service(member.name)] = f"worker = {self._worker(member)}"
@@ -145,6 +148,7 @@ const config :Workerd.Config = (
     {separator.join(services)}],
   sockets = [
     (name = "http", http = (), service = "main"),
+    (name = "ping", http = (), service = "ping"),
     (name = "bindings", {options}, service = {service})],
   extensions = [(modules = [(name = "{DISPATCH_MODULE}", internal = true,
     esModule = {text(DISPATCH)})])]);
@@ -229,10 +233,7 @@ const config :Workerd.Config = (
             )
             bindings.append(f"(name = {text(address)}, service = {text(f'private:{address}')})")
         name = f"egress:{member.name}"
-        self.services[name] = (
-            f'worker = (modules = [(name = "egress.mjs", esModule = {text(EGRESS)})], '
-            f'compatibilityDate = "2026-01-01", bindings = [{", ".join(bindings)}])'
-        )
+        self.services[name] = f"worker = {_small_worker(EGRESS, bindings)}"
         return name
 
     def _durable_objects(self, member: Script) -> list[str]:
@@ -252,6 +253,13 @@ const config :Workerd.Config = (
             f"durableObjectNamespaces = [{', '.join(classes)}]",
             f"durableObjectStorage = {storage}",
         ]
+
+
+def _small_worker(source: str, bindings: Iterable[str]) -> str:
+    return (
+        f'(modules = [(name = "main.mjs", esModule = {text(source)})], '
+        f'compatibilityDate = "2026-01-01", bindings = [{", ".join(bindings)}])'
+    )
 
 
 _PUBLIC = 'allow = ["public"]'

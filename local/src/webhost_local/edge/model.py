@@ -71,6 +71,8 @@ class Version(msgspec.Struct, frozen=True):
     compatibility_date: str
     compatibility_flags: list[str]
     created_at_ms: int
+    cpu_ms: int = 30_000
+    """How long the script may keep its process from answering anything."""
 
 
 class Script(msgspec.Struct, frozen=True):

@@ -39,7 +39,9 @@ def _die_with_parent() -> None:
 class Process:
     """A running workerd. Make one with `start`."""
 
-    def __init__(self, name: str, child: asyncio.subprocess.Process, http_socket: Path) -> None:
+    def __init__(
+        self, name: str, child: asyncio.subprocess.Process, http_socket: Path, ping_socket: Path
+    ) -> None:
         self.name = name
         self.in_flight = 0
         self.idle = asyncio.Event()
@@ -54,6 +56,7 @@ class Process:
         )
         self._child = child
         self._http_socket = http_socket
+        self._ping_socket = ping_socket
         self._last_lines: deque[str] = deque(maxlen=50)
         self._log_lines = False
         self._output = [
@@ -101,10 +104,24 @@ class Process:
     async def _close(self) -> None:
         await self.session.close()
         self._http_socket.unlink(missing_ok=True)
+        self._ping_socket.unlink(missing_ok=True)
+
+    async def answers(self, seconds: float) -> bool:
+        """Whether its event loop turns: code that never yields keeps it from answering anything."""
+        try:
+            async with asyncio.timeout(seconds):
+                reader, writer = await asyncio.open_unix_connection(str(self._ping_socket))
+                writer.write(b"GET / HTTP/1.1\r\nHost: ping\r\nConnection: close\r\n\r\n")
+                try:
+                    return bool(await reader.read())
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False
 
     async def ready(self, control: asyncio.StreamReader) -> None:
         """Wait until both sockets listen. Raises WorkerFailedToStart with workerd's message."""
-        waiting = {"http", "bindings"}
+        waiting = {"http", "ping", "bindings"}
         try:
             async with asyncio.timeout(START_SECONDS):
                 while waiting:
@@ -154,18 +171,19 @@ async def start(
 ) -> Process:
     """Start workerd and wait until it listens.
 
-    `run_path` is the stem, relative to the working directory, of the configuration and the public
-    socket. `bindings` is the listening socket for service bindings. Raises WorkerFailedToStart.
+    `run_path` is the stem, relative to the working directory, of the configuration and of the
+    sockets. `bindings` is the listening socket for service bindings. Raises WorkerFailedToStart.
     """
     config_file = run_path.with_suffix(".capnp")
-    http_path = run_path.with_suffix(".sock")
+    http_path, ping_path = run_path.with_suffix(".sock"), run_path.with_suffix(".ping")
     config_file.touch(mode=0o600)
     config_file.write_text(config)
     read_end, write_end = os.pipe()
     try:
-        with listen(http_path) as http:
+        with listen(http_path) as http, listen(ping_path) as ping:
             arguments: Mapping[str, int] = {
                 "--socket-fd=http=": http.fileno(),
+                "--socket-fd=ping=": ping.fileno(),
                 "--socket-fd=bindings=": bindings.fileno(),
                 "--control-fd=": write_end,
             }
@@ -186,7 +204,7 @@ async def start(
         raise
     finally:
         os.close(write_end)
-    process = Process(name, child, http_path)
+    process = Process(name, child, http_path, ping_path)
     control = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(control), os.fdopen(read_end, "rb")

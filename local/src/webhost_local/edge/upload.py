@@ -43,6 +43,12 @@ class Part(msgspec.Struct, frozen=True):
     content: bytes
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """What a script may use, in so far as the edge can tell."""
+
+    cpu_ms: int = 30_000
+
+
 class Metadata(msgspec.Struct, frozen=True):
     """The part `metadata`, as far as the edge acts on it; the rest is ignored."""
 
@@ -54,6 +60,7 @@ class Metadata(msgspec.Struct, frozen=True):
     # An upload that does not say what it keeps, keeps the secrets.
     keep_bindings: frozenset[str] = SECRET_TYPES
     migrations: Migrations | None = None
+    limits: Limits = Limits()
 
 
 def now_ms() -> int:
@@ -115,6 +122,7 @@ def plan(
             compatibility_date=_compatibility_date(metadata.compatibility_date),
             compatibility_flags=metadata.compatibility_flags,
             created_at_ms=now,
+            cpu_ms=metadata.limits.cpu_ms,
         ),
         bindings=bindings,
         tags=tags,

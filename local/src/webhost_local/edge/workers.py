@@ -7,6 +7,9 @@ queued until it runs. A script that others call is not idle while a caller runs.
 A new version replaces the old one at once for requests that come after, also where it runs as part
 of a caller's process; the old process finishes what it has. A script with Durable Objects never has
 two processes: its old one is gone before the new one starts.
+
+workerd has no limit of processor time. A process that answers nothing for as long as its scripts
+may compute is ended; the next use starts another.
 """
 
 import asyncio
@@ -34,6 +37,7 @@ LINGER_SECONDS = 5.0
 DRAIN_SECONDS = 90.0
 # A script with Durable Objects is away while it drains, so its requests get less time.
 OBJECTS_DRAIN_SECONDS = 10.0
+BLOCKED_POLL_SECONDS = 0.5
 
 log = logging.getLogger("webhost.edge")
 
@@ -80,12 +84,14 @@ class Workers:
         self._workers: dict[str, Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._retiring: set[Process] = set()
+        self._pinged: set[Process] = set()
 
     async def open(self) -> None:
         """Listen for service bindings of every stored script, and stop idle ones from now on."""
         for script in self._store.scripts.values():
             self.put(script)
         self._spawn(self._stop_idle())
+        self._spawn(self._stop_blocked())
 
     async def close(self) -> None:
         """Stop every process."""
@@ -276,6 +282,25 @@ class Workers:
                         old = self._detach(worker) if self._is_idle(worker) else None
                         if old is not None:
                             await self._retire(old, 0, 0)
+
+    async def _stop_blocked(self) -> None:
+        """End the processes whose scripts use more processor time than they may in one go."""
+        while True:
+            await asyncio.sleep(BLOCKED_POLL_SECONDS)
+            for worker in list(self._workers.values()):
+                if worker.process is not None and worker.process not in self._pinged:
+                    self._spawn(self._ping(worker, worker.process))
+
+    async def _ping(self, worker: Worker, running: Process) -> None:
+        self._pinged.add(running)
+        try:
+            scripts = [self._store.scripts.get(key) for key in worker.members]
+            limit_ms = max((s.version.cpu_ms for s in scripts if s is not None), default=0)
+            if not await running.answers(limit_ms / 1000) and worker.process is running:
+                log.warning("worker %s used too much processor time: ended", worker.script.key)
+                await self.died(worker.script.key, running)
+        finally:
+            self._pinged.discard(running)
 
     def _is_idle(self, worker: Worker) -> bool:
         if worker.process is None or worker.process.in_flight:
