@@ -51,14 +51,12 @@ def entry_module(main: str, classes: Iterable[str]) -> str:
     alone would only warn about.
     """
     name = json.dumps(main)
+    # No loop: the script's own code has run by then, and may have changed what a loop does.
+    checks = "\n".join(_check(each) for each in classes)
     return f"""import * as script from {name};
 export * from {name};
 export default script.default ?? {{}};
-for (const name of {json.dumps(list(classes))}) {{
-  if (typeof script[name] !== "function") {{
-    throw new Error(`Durable Object class '${{name}}' is not exported by the script.`);
-  }}
-}}
+{checks}
 export const {ENTRYPOINT} = {{
   fetch(request, env, ctx) {{
     const props = JSON.parse(request.headers.get("{PROPS_HEADER}") ?? "{{}}");
@@ -68,6 +66,13 @@ export const {ENTRYPOINT} = {{
   }},
 }};
 """
+
+
+def _check(class_name: str) -> str:
+    message = json.dumps(f"Durable Object class '{class_name}' is not exported by the script.")
+    return (
+        f"if (typeof script[{json.dumps(class_name)}] !== 'function') throw new Error({message});"
+    )
 
 
 def text(value: str) -> str:

@@ -295,7 +295,7 @@ class Workers:
         self._pinged.add(running)
         try:
             scripts = [self._store.scripts.get(key) for key in worker.members]
-            limit_ms = max((s.version.cpu_ms for s in scripts if s is not None), default=0)
+            limit_ms = min((s.version.cpu_ms for s in scripts if s is not None), default=0)
             if not await running.answers(limit_ms / 1000) and worker.process is running:
                 log.warning("worker %s used too much processor time: ended", worker.script.key)
                 await self.died(worker.script.key, running)

@@ -31,9 +31,7 @@ export async function answerTurn(turn, request, ctx) {
 }
 
 async function answerJson(turn) {
-  let step;
-  do step = await turn.next();
-  while (!step.done);
+  turn.takeAll();
   return Response.json(turn.document(await turn.finish()));
 }
 
@@ -46,8 +44,8 @@ async function writeStream(turn, writer) {
   const pulse = setInterval(() => write(SSE_COMMENT), PULSE_MS);
   try {
     await write(sseEvent("meta", turn.meta()));
-    for (let step = await turn.next(); !step.done; step = await turn.next()) {
-      if (step.value !== "") await write(sseEvent("delta", { text: step.value }));
+    for (let text = await turn.next(); text !== null; text = await turn.next()) {
+      if (text !== "") await write(sseEvent("delta", { text }));
     }
     await write(sseEvent("usage", await turn.finish()) + sseEvent("done", {}));
   } catch (error) {

@@ -5,11 +5,11 @@
 // on the agent's script can neither use the session nor be heard. It is reported once.
 
 import { agentFailed, PlatformError, runtimeError, sessionExpired } from "./webhost-errors.mjs";
-import { answerOfStream, answerOfText } from "./webhost-frames.mjs";
+import { StreamedAnswer, WholeAnswer } from "./webhost-frames.mjs";
 import { charactersOf, PROTOCOL, usageOf } from "./webhost-protocol.mjs";
 import { Caller, openSession } from "./webhost-session.mjs";
 import { reportCall } from "./webhost-telemetry.mjs";
-import { AnswerText, wholeCharacters } from "./webhost-text.mjs";
+import { AnswerText, WholeCharacters } from "./webhost-text.mjs";
 
 const CALLER_GONE = new PlatformError(499, "CANCELLED", "The caller has gone.");
 
@@ -20,7 +20,7 @@ export class Turn {
   #session = null;
   #caller = null;
   #answer = null;
-  #chunks = null;
+  #characters = new WholeCharacters();
   #written = new AnswerText();
   #timer;
   #stop;
@@ -51,15 +51,24 @@ export class Turn {
     const answered = await this.#unlessStopped(
       streamed ? agent.stream(call, this.#caller) : agent.answer(call, this.#caller),
     );
-    this.#answer = streamed ? answerOfStream(answered) : answerOfText(answered);
-    this.#chunks = wholeCharacters(this.#answer);
+    this.#answer = streamed ? new StreamedAnswer(answered) : new WholeAnswer(answered);
   }
 
-  /** The next chunk, `{done, value}`. */
+  /** The next chunk of a streamed answer, null at its end. */
   async next() {
-    const step = await this.#unlessStopped(this.#chunks.next());
-    if (!step.done) this.#written.add(step.value);
-    return step;
+    if (this.#characters.ended) return null;
+    return this.#take(await this.#unlessStopped(this.#answer.next()));
+  }
+
+  /** Takes all of an answer that is there. */
+  takeAll() {
+    while (this.#take(this.#answer.next()) !== null);
+  }
+
+  #take({ done, value }) {
+    const text = done ? this.#characters.end() : this.#characters.add(value);
+    this.#written.add(text);
+    return done && text === "" ? null : text;
   }
 
   async #unlessStopped(promise) {
@@ -91,7 +100,7 @@ export class Turn {
   }
 
   #usage() {
-    return usageOf(this.#answer?.usage(), {
+    return usageOf(this.#answer?.usage, {
       charactersIn: charactersOf(this.call.input.messages),
       charactersOut: this.#written.text.length,
       computeMs: Date.now() - this.#startedAtMs,

@@ -1,0 +1,2 @@
+// Computes for ever.
+export default { invoke: () => { for (;;); } };

@@ -1,0 +1,2 @@
+// Never lets anything else run.
+export default { invoke: async () => { for (;;) await null; } };

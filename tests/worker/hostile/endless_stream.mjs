@@ -1,0 +1,2 @@
+// Never ends.
+export default { async *invoke() { for (;;) { yield "more ".repeat(1000); await scheduler.wait(1); } } };

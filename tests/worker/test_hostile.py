@@ -1,0 +1,172 @@
+"""A corpus of hostile modules: what a customer's code can do to the platform, and to its neighbours.
+
+For each module, in both layouts: nothing but our 401 answers an unsigned call, before and after
+the module has run; every signed call is reported exactly once, with a right signature and in the
+name of its own deployment; no secret of the platform's comes out, nor anything of another agent's;
+every call ends in time; and a neighbour answers meanwhile.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from webhost_deployer.model import Deployment
+from webhost_deployer.provider import ProviderError
+from webhost_kit.keys import base64url
+from webhost_local.ports import free_port
+
+from tests.support.deadline import eventually
+from tests.support.edge import start_edge
+from tests.support.infra import Postgres
+from tests.worker.yard import Answer, Yard, yard
+
+MODULES = sorted((Path(__file__).parent / "hostile").glob("*.mjs"))
+NEIGHBOUR = """
+export default { async invoke(request, { session }) {
+  await session.put("mine", "the neighbour's word");
+  return "here I am";
+} };
+"""
+REFUSED = {"static_import_of_front"}
+"""What does not even start."""
+BLOCKING = {"busy_loop", "busy_microtasks"}
+"""What takes the processor from its own front, where both are in one process of the local edge: the
+edge ends it, and such a call is counted by the gateway alone. Cloudflare ends the agent's isolate."""
+UNSIGNED = (
+    b'{"error":{"code":"UNAUTHENTICATED","message":"A valid signature is required.",'
+    b'"retryable":false,"details":{}}}'
+)
+TIMEOUT_MS = 3_000
+LONGEST_S = 8.0
+NEIGHBOUR_S = 4.0
+LARGEST_ANSWER = 26 * 1024 * 1024
+
+
+@pytest.fixture(scope="module", params=["account", "namespace"])
+async def place(
+    request: pytest.FixtureRequest,
+    postgres_server: Postgres,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Yard]:
+    reports_port = free_port()
+    data_dir = tmp_path_factory.mktemp("hostile")
+    private = f"127.0.0.1:{reports_port}"
+    async with (
+        start_edge(data_dir, EDGE_API_RATE_LIMIT="100000", EDGE_PRIVATE_ADDRESSES=private) as edge,
+        yard(edge, reports_port, postgres_server.create_database(), request.param) as made,
+    ):
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def neighbour(place: Yard) -> tuple[Deployment, str]:
+    """An honest agent, and a session of its own."""
+    deployment = await place.deploy(NEIGHBOUR)
+    _, answer = await place.call(deployment, "hello")
+    assert answer.status == 200, answer
+    return deployment, msgspec.json.decode(answer.body)["sessionId"]
+
+
+def test_the_corpus_is_there() -> None:
+    assert len(MODULES) >= 25
+
+
+@pytest.mark.accept("6.1")
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+async def test_a_hostile_module(
+    place: Yard, neighbour: tuple[Deployment, str], module: Path
+) -> None:
+    try:
+        deployment = await place.deploy(module.read_text())
+    except ProviderError as error:
+        assert module.stem in REFUSED, error
+        return
+    assert module.stem not in REFUSED
+    seen: list[bytes] = []
+    await unsigned_is_refused(place, deployment)
+    invocations: list[str] = []
+    others_session = neighbour[1]
+    for stream, session_id in ((False, None), (True, None), (False, others_session)):
+        text = f"{place.address(deployment)} {place.provider.invoke_url(deployment)}"
+        (invocation_id, answer), _ = await asyncio.gather(
+            place.call(
+                deployment, text, stream=stream, session_id=session_id, timeout_ms=TIMEOUT_MS
+            ),
+            neighbour_answers(place, neighbour[0]),
+        )
+        invocations.append(invocation_id)
+        seen.append(answer.body + repr(answer.headers).encode())
+        is_ours(answer, stream=stream)
+        if session_id is not None:
+            assert answer.status == 410, answer
+    await unsigned_is_refused(place, deployment)
+    await reported_once(place, deployment, invocations, module.stem)
+    secrets = [place.telemetry_key(deployment), *place.master_keys.by_version.values()]
+    for said in [*seen, *place.taken]:
+        assert b"LOOT" not in said
+        assert b"the neighbour's word" not in said
+        for secret in secrets:
+            assert secret not in said
+            assert base64url(secret).encode() not in said
+            assert secret.hex().encode() not in said
+
+
+async def unsigned_is_refused(place: Yard, deployment: Deployment) -> None:
+    address = place.address(deployment)
+    for url in (address, address.replace("/invoke", "/__webhost/probe")):
+        answer = await place.post(url)
+        assert (answer.status, answer.body) == (401, UNSIGNED)
+
+
+async def neighbour_answers(place: Yard, neighbour: Deployment) -> None:
+    _, answer = await place.call(neighbour, "hello")
+    assert answer.status == 200, answer
+    assert msgspec.json.decode(answer.body)["output"] == {"text": "here I am"}
+    assert answer.seconds < NEIGHBOUR_S
+
+
+def is_ours(answer: Answer, *, stream: bool) -> None:
+    """Whatever the module did, the answer has the platform's form, and its size."""
+    assert answer.seconds < LONGEST_S
+    assert len(answer.body) < LARGEST_ANSWER
+    assert answer.status in (200, 410, 500, 502), answer
+    assert "Set-Cookie" not in answer.headers
+    assert "X-Owned" not in answer.headers
+    if answer.status == 200 and stream:
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        for event in filter(None, answer.body.split(b"\n\n")):
+            assert event == b":" or event.startswith(b"event: "), event[:200]
+            assert event.count(b"\n") <= 1
+    elif answer.status == 200:
+        assert msgspec.json.decode(answer.body).keys() == {
+            *("protocol", "traceId", "sessionId", "output", "usage")
+        }
+    else:
+        assert msgspec.json.decode(answer.body).keys() == {"error"}
+
+
+async def reported_once(
+    place: Yard, deployment: Deployment, invocations: list[str], name: str
+) -> None:
+    def its() -> list[str]:
+        return [
+            report.event["eventId"]
+            for report in place.reports
+            if report.event["deploymentId"] == deployment.id
+        ]
+
+    async def all_there() -> bool:
+        return set(its()) >= set(invocations)
+
+    if place.layout != "account" or name not in BLOCKING:
+        await eventually(all_there, "the reports")
+        assert sorted(its()) == sorted(invocations)
+    for report in place.reports:
+        assert report.valid
+        assert 0 <= report.event["llmTokens"] <= 10**9
+        assert 0 <= report.event["toolCalls"] <= 10**9
+        if report.event["deploymentId"] == deployment.id:
+            assert report.event["userId"] == deployment.user_id
+            assert report.event["agentId"] == deployment.agent_id
