@@ -28,7 +28,11 @@ class Edge:
 
     def scripts_of(self, agent_id: str) -> list[str]:
         """Names of the scripts that are an agent's: its id's suffix is in them."""
-        scripts = self._list(f"/accounts/{self._account.account_id}/workers/scripts")
+        workers = f"/accounts/{self._account.account_id}/workers"
+        scripts = self._list(f"{workers}/scripts")
+        for namespace in self._list(f"{workers}/dispatch/namespaces"):
+            path = f"{workers}/dispatch/namespaces/{namespace['namespace_name']}/scripts"
+            scripts += self._list(path)
         return sorted(s["id"] for s in scripts if ids.suffix(agent_id) in s["id"])
 
     def routes_of(self, deployment_ids: list[str]) -> list[str]:
