@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.account import Account, script_name
+from tests.support.account import Account, whole
 from tests.support.caller import IN_FORCE_S, Caller
 from tests.support.deadline import until
 from tests.support.history import Recorded, history_of, is_unbroken
@@ -83,11 +83,10 @@ class TestAgent:
             deployments = self.deployments()
             known |= {d["id"] for d in deployments}
             kept = {d["id"] for d in deployments if d["status"] in ("active", "inactive")}
-        scripts = {script_name(self.agent_id, deployment_id) for deployment_id in kept}
         until(
             lambda: (
                 (account.scripts_of(self.agent_id), account.routes_of(self.agent_id, known))
-                == (scripts, kept)
+                == whole(self.agent_id, kept)
             ),
             "the edge to hold what is kept and nothing else",
             seconds=TIDY_S,

@@ -4,6 +4,8 @@ Read from the edge's own files, which change by renames: the edge counts calls p
 the one token that there is belongs to the deployer.
 """
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -23,7 +25,7 @@ class Account:
     def scripts_of(self, agent_id: str) -> set[str]:
         """Names of the scripts of an agent's deployments."""
         manifests = (self._edge / "scripts").glob("*/manifest.json")
-        names = {manifest.parent.name for manifest in manifests}
+        names = {manifest.parent.name.rpartition("@")[2] for manifest in manifests}
         return {name for name in names if name.startswith(_prefix(agent_id))}
 
     def routes_of(self, agent_id: str, deployment_ids: set[str]) -> set[str]:
@@ -41,9 +43,14 @@ class Account:
         }
 
 
-def script_name(agent_id: str, deployment_id: str) -> str:
-    """What a deployment's script is called."""
-    return f"{_prefix(agent_id)}{ids.suffix(deployment_id)}"
+def whole(agent_id: str, deployment_ids: Iterable[str]) -> tuple[set[str], set[str]]:
+    """The scripts and the routes, by deployment, that these deployments consist of."""
+    kept = set(deployment_ids)
+    fronts = {f"{_prefix(agent_id)}{ids.suffix(deployment_id)}" for deployment_id in kept}
+    agent_scripts = {f"{front}-code" for front in fronts}
+    if "CLOUDFLARE_DISPATCH_NAMESPACE" in os.environ:
+        return agent_scripts, set()
+    return fronts | agent_scripts, kept
 
 
 def _prefix(agent_id: str) -> str:

@@ -5,7 +5,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from webhost_local.ports import free_port
+
 _LONGEST_S = 30
+GATE_PORT = free_port()
+"""Where the gate listens, one at a time: all that agents of a test's stack reach on loopback."""
 
 
 class Gate:
@@ -61,17 +65,19 @@ def running_gate() -> Generator[tuple[str, Gate]]:
             passed = gate.passed(self.path)
             self.send_response(200 if passed else 504)
             self.send_header("Content-Length", "0")
+            # The next gate listens on the same port: none of its requests may come here.
+            self.send_header("Connection", "close")
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass
 
-    with _Server(("127.0.0.1", 0), Handler) as server:
+    with _Server(("127.0.0.1", GATE_PORT), Handler) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", gate
+            yield f"http://127.0.0.1:{GATE_PORT}", gate
         finally:
             gate.open_all()
             server.shutdown()

@@ -29,6 +29,7 @@ from webhost_local.ports import free_port
 
 from tests.support.caller import Caller
 from tests.support.deadline import until
+from tests.support.gate import GATE_PORT
 
 START_S = 90
 RESTART_S = 60
@@ -259,4 +260,5 @@ def stack() -> Iterator[Stack]:
 
 def _environment() -> dict[str, str]:
     """Ours, without what would lead a command to another stack."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("WEBHOST_", "NATS_"))}
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("WEBHOST_", "NATS_"))}
+    return own | {"AGENTS_MAY_REACH": f"127.0.0.1:{GATE_PORT}"}

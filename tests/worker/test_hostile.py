@@ -1,4 +1,4 @@
-"""A corpus of hostile modules: what a customer's code can do to the platform, and to its neighbours.
+"""A corpus of hostile modules: what a customer's code can do to the platform and its neighbours.
 
 For each module, in both layouts: nothing but our 401 answers an unsigned call, before and after
 the module has run; every signed call is reported exactly once, with a right signature and in the
@@ -22,7 +22,10 @@ from tests.support.edge import start_edge
 from tests.support.infra import Postgres
 from tests.worker.yard import Answer, Yard, yard
 
-MODULES = sorted((Path(__file__).parent / "hostile").glob("*.mjs"))
+MODULES = {
+    path.stem: path.read_text()
+    for path in sorted((Path(__file__).parent / "hostile").glob("*.mjs"))
+}
 NEIGHBOUR = """
 export default { async invoke(request, { session }) {
   await session.put("mine", "the neighbour's word");
@@ -32,8 +35,8 @@ export default { async invoke(request, { session }) {
 REFUSED = {"static_import_of_front"}
 """What does not even start."""
 BLOCKING = {"busy_loop", "busy_microtasks"}
-"""What takes the processor from its own front, where both are in one process of the local edge: the
-edge ends it, and such a call is counted by the gateway alone. Cloudflare ends the agent's isolate."""
+"""What takes the processor from its own front, where both are in one process of the local edge: it
+is ended, and the call counted by the gateway alone. Cloudflare would end the agent's isolate."""
 UNSIGNED = (
     b'{"error":{"code":"UNAUTHENTICATED","message":"A valid signature is required.",'
     b'"retryable":false,"details":{}}}'
@@ -74,16 +77,13 @@ def test_the_corpus_is_there() -> None:
 
 
 @pytest.mark.accept("6.1")
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
-async def test_a_hostile_module(
-    place: Yard, neighbour: tuple[Deployment, str], module: Path
-) -> None:
-    try:
-        deployment = await place.deploy(module.read_text())
-    except ProviderError as error:
-        assert module.stem in REFUSED, error
+@pytest.mark.parametrize("name", MODULES)
+async def test_a_hostile_module(place: Yard, neighbour: tuple[Deployment, str], name: str) -> None:
+    if name in REFUSED:
+        with pytest.raises(ProviderError):
+            await place.deploy(MODULES[name])
         return
-    assert module.stem not in REFUSED
+    deployment = await place.deploy(MODULES[name])
     seen: list[bytes] = []
     await unsigned_is_refused(place, deployment)
     invocations: list[str] = []
@@ -102,7 +102,7 @@ async def test_a_hostile_module(
         if session_id is not None:
             assert answer.status == 410, answer
     await unsigned_is_refused(place, deployment)
-    await reported_once(place, deployment, invocations, module.stem)
+    await reported_once(place, deployment, invocations, name)
     secrets = [place.telemetry_key(deployment), *place.master_keys.by_version.values()]
     for said in [*seen, *place.taken]:
         assert b"LOOT" not in said

@@ -66,6 +66,7 @@ class Environment:
             "EDGE_API_TOKEN": self.identities.cloudflare_api_token,
             "EDGE_WORKERS_DEV_SUBDOMAIN": WORKERS_DEV_SUBDOMAIN,
             "EDGE_PRIVATE_ADDRESSES": f"{LOOPBACK}:{self.origin_port}",
+            "EDGE_OPEN_ADDRESSES": os.environ.get("AGENTS_MAY_REACH", ""),
             "EDGE_UPSTREAM_API": self.url("api"),
             "EDGE_UPSTREAM_GATEWAY": ",".join(map(self.url, self.gateways)),
             "EDGE_UPSTREAM_TELEMETRY": self.url("telemetry-ingest"),

@@ -50,8 +50,7 @@ async def run(settings: EdgeSettings) -> None:
     # Unix socket paths are limited to 108 bytes: relative ones are short wherever the data lies.
     os.chdir(data_dir)
     store = Store(data_dir)
-    private = frozenset(filter(None, settings.private_addresses.split(",")))
-    workers = Workers(store, workerd, settings.idle_seconds, lock, private)
+    workers = Workers(store, workerd, settings, lock)
     origin = Origin(settings, store, workers)
     application = api.build(settings, store, workers, origin.routes_changed)
     listeners = [_listen(settings.listen), _listen(settings.api_listen)]

@@ -109,15 +109,16 @@ class Surroundings:
 
     `scripts`: by key. `version_path`: a version's directory relative to the configuration file.
     `binding_socket`: script key → path of its bindings socket. `newest_date`: the newest
-    compatibility date that the binary knows; a later one is lowered to it. `private_addresses`:
-    `host:port` of what may be reached beside public addresses.
+    compatibility date that the binary knows; a later one is lowered to it. Beside public addresses
+    scripts reach the `open_addresses`, and those `private_addresses` that a variable names.
     """
 
     scripts: Mapping[str, Script]
     version_path: Callable[[Script], str]
     binding_socket: Callable[[str], str]
     newest_date: str
-    private_addresses: frozenset[str]
+    private_addresses: tuple[str, ...]
+    open_addresses: tuple[str, ...]
 
 
 def render(script: Script, storage: Path | None, around: Surroundings) -> str:
@@ -227,8 +228,12 @@ const config :Workerd.Config = (
 
     def _outbound(self, member: Script) -> str:
         named = [f"{b.text}/" for b in member.bindings if b.type == "plain_text"]
-        addresses = sorted(self.around.private_addresses)
-        allowed = [a for a in addresses if any(f"//{a}/" in value for value in named)]
+        allowed = [
+            address
+            for address in self.around.private_addresses
+            if any(f"//{address}/" in value for value in named)
+        ]
+        allowed = sorted({*allowed, *self.around.open_addresses})
         if not allowed:
             return "internet"
         bindings = ['(name = "internet", service = "internet")']

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from webhost_local.edge.errors import WorkerdMissing
 
@@ -16,6 +16,13 @@ def _host_and_port(value: str) -> str:
     return value
 
 
+def _addresses(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(_host_and_port(each.strip()) for each in value.split(",") if each.strip())
+
+
+Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_addresses)]
 Listen = Annotated[str, AfterValidator(_host_and_port)]
 
 
@@ -23,9 +30,9 @@ class EdgeSettings(BaseSettings):
     """Every variable begins with `EDGE_`.
 
     An upstream is one base URL, or several with commas between them, which are replicas of one
-    service; one that is not set answers UNAVAILABLE. Scripts reach public addresses alone, and
-    those of `private_addresses` (`host:port`, several with commas between them) that one of their
-    variables names.
+    service; one that is not set answers UNAVAILABLE. Scripts reach public addresses, the
+    `open_addresses` (`host:port`, several with commas between them), and those of the
+    `private_addresses` that one of their variables names.
     """
 
     model_config = SettingsConfigDict(env_prefix="EDGE_", env_ignore_empty=True)
@@ -40,7 +47,8 @@ class EdgeSettings(BaseSettings):
     upstream_api: str | None = None
     upstream_gateway: str | None = None
     upstream_telemetry: str | None = None
-    private_addresses: str = ""
+    private_addresses: Addresses = ()
+    open_addresses: Addresses = ()
     workerd: FilePath | None = None
     idle_seconds: float = Field(default=60, gt=0)
     api_rate_limit: int = Field(default=1200, gt=0)

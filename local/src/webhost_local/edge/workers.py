@@ -30,6 +30,7 @@ from webhost_local.edge import config, process
 from webhost_local.edge.errors import ScriptGone, WorkerFailedToStart
 from webhost_local.edge.model import Script
 from webhost_local.edge.process import Process
+from webhost_local.edge.settings import EdgeSettings
 from webhost_local.edge.store import Store
 
 # What a Worker does after its answer (waitUntil) may go on for this long after it was replaced.
@@ -65,20 +66,20 @@ class Workers:
         self,
         store: Store,
         workerd: Path,
-        idle_seconds: float,
+        settings: EdgeSettings,
         lock_descriptor: int,
-        private_addresses: frozenset[str],
     ) -> None:
         self._store = store
         self._workerd = workerd
-        self._idle_seconds = idle_seconds
+        self._idle_seconds = settings.idle_seconds
         self._inherited = (lock_descriptor,)
         self._around = config.Surroundings(
             scripts=store.scripts,
             version_path=self._version_path,
             binding_socket=self._binding_socket,
             newest_date=newest_compatibility_date(workerd),
-            private_addresses=private_addresses,
+            private_addresses=settings.private_addresses,
+            open_addresses=settings.open_addresses,
         )
         self._numbers = itertools.count(1)
         self._workers: dict[str, Worker] = {}
