@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import pwd
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -281,3 +283,25 @@ async def test_a_script_that_never_yields_is_ended(edge: Edge) -> None:
     await edge.publish("spinning")
     assert (await edge.get("spinning", "/spin"))[0] == 502
     assert await edge.get("spinning") == (200, "answered")
+
+
+async def test_workerd_is_nobody_where_the_edge_is_root() -> None:
+    """Durable Objects, bindings and a restart included."""
+    own = os.geteuid()
+    expected = own if own != 0 else pwd.getpwnam("nobody").pw_uid
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o711)  # noqa: PTH101
+        for count in (1, 2):
+            async with start_edge(Path(name) / "data") as edge:
+                if count == 1:
+                    await edge.upload("store", COUNTER, bindings=[COUNTERS], migrations=MIGRATIONS)
+                    await edge.upload("one", CALLER, bindings=[bound({"agentId": "a"})])
+                    await edge.publish("one")
+                assert await edge.get("one") == (200, f"VERSION {count} a")
+                assert {user_of(pid) for pid in children(edge.process.pid)} == {expected}
+                manifest = os.stat(f"{name}/data/scripts/one/manifest.json")  # noqa: PTH116
+                assert (manifest.st_uid, manifest.st_mode & 0o077) == (own, 0)
+
+
+def user_of(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid

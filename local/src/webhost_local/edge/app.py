@@ -18,6 +18,7 @@ from webhost_kit.http.connection import Connection
 from webhost_local.edge import api
 from webhost_local.edge.errors import DataDirInUse
 from webhost_local.edge.origin import Origin
+from webhost_local.edge.owner import Owner
 from webhost_local.edge.settings import EdgeSettings
 from webhost_local.edge.store import Store
 from webhost_local.edge.workers import Workers
@@ -49,7 +50,7 @@ async def run(settings: EdgeSettings) -> None:
     lock = await asyncio.to_thread(_lock, data_dir / "lock")
     # Unix socket paths are limited to 108 bytes: relative ones are short wherever the data lies.
     os.chdir(data_dir)
-    store = Store(data_dir)
+    store = Store(data_dir, Owner.of(data_dir, workerd))
     workers = Workers(store, workerd, settings, lock)
     origin = Origin(settings, store, workers)
     application = api.build(settings, store, workers, origin.routes_changed)

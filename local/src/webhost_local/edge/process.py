@@ -21,6 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from webhost_local.edge.errors import WorkerFailedToStart
+from webhost_local.edge.owner import Owner
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
@@ -30,10 +31,6 @@ KEEPALIVE_SECONDS = 3.0
 
 log = logging.getLogger("webhost.edge.worker")
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Process:
@@ -168,6 +165,7 @@ async def start(
     run_path: Path,
     bindings: socket.socket,
     inherited: tuple[int, ...],
+    owner: Owner,
 ) -> Process:
     """Start workerd and wait until it listens.
 
@@ -178,6 +176,13 @@ async def start(
     http_path, ping_path = run_path.with_suffix(".sock"), run_path.with_suffix(".ping")
     config_file.touch(mode=0o600)
     config_file.write_text(config)
+    owner.give(config_file)
+
+    def before_start() -> None:
+        owner.become()
+        # After it: a change of the user takes this back.
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
     read_end, write_end = os.pipe()
     try:
         with listen(http_path) as http, listen(ping_path) as ping:
@@ -196,7 +201,7 @@ async def start(
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=(*arguments.values(), *inherited),
-                preexec_fn=_die_with_parent,
+                preexec_fn=before_start,
                 env={"TZ": "UTC"},
             )
     except BaseException:

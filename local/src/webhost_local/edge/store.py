@@ -21,6 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from webhost_local.edge.model import DispatchNamespace, Route, Script
+from webhost_local.edge.owner import Owner
 
 VERSION_FILE = "version.json"
 
@@ -30,8 +31,9 @@ T = TypeVar("T")
 class Store:
     """The edge's persistent state. Methods that write are blocking and short."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, owner: Owner) -> None:
         self.data_dir = data_dir
+        self.owner = owner
         self.run_dir = data_dir / "run"
         self._scripts_dir = data_dir / "scripts"
         self._routes_file = data_dir / "routes.json"
@@ -39,6 +41,8 @@ class Store:
         shutil.rmtree(self.run_dir, ignore_errors=True)
         for directory in (self.run_dir, self._scripts_dir, data_dir / "objects"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner.open_way(directory)
+        owner.open_way(data_dir)
         self.scripts: dict[str, Script] = {}
         for directory in self._scripts_dir.iterdir():
             self._open_script(directory)
@@ -57,6 +61,9 @@ class Store:
             return
         script = msgspec.json.decode(manifest.read_bytes(), type=Script)
         self.scripts[script.key] = script
+        self.owner.open_way(directory)
+        self.owner.give(self.version_dir(script))
+        self.owner.give(self.objects_dir(script))
 
     def version_dir(self, script: Script) -> Path:
         return self._scripts_dir / script.key / script.version.id
@@ -69,10 +76,12 @@ class Store:
         """Put the modules of a version on disk; nothing points at them yet."""
         directory = self.version_dir(script)
         directory.mkdir(mode=0o700, parents=True)
+        self.owner.open_way(directory.parent)
         for name, content in files.items():
             _write(directory / name, content)
         _write(directory / VERSION_FILE, msgspec.json.encode(script))
         _sync_directory(directory)
+        self.owner.give(directory)
 
     def uploaded_version(self, key: str, version_id: str) -> Script | None:
         """The script as an upload wanted it, while that version waits to be deployed."""
@@ -84,7 +93,10 @@ class Store:
 
     def save(self, script: Script) -> None:
         """Make this the script of its name."""
-        self.objects_dir(script).mkdir(mode=0o700, exist_ok=True)
+        objects = self.objects_dir(script)
+        if not objects.exists():
+            objects.mkdir(mode=0o700)
+            self.owner.give(objects)
         _replace(self._scripts_dir / script.key / "manifest.json", msgspec.json.encode(script))
         self.scripts[script.key] = script
 

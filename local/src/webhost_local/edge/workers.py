@@ -232,7 +232,9 @@ class Workers:
         self, script: Script, path: Path, bindings: socket.socket, storage: Path | None
     ) -> Process:
         text = config.render(script, storage, self._around)
-        return await process.start(script.key, self._workerd, text, path, bindings, self._inherited)
+        return await process.start(
+            script.key, self._workerd, text, path, bindings, self._inherited, self._store.owner
+        )
 
     async def _notice_exit(self, worker: Worker, started: Process) -> None:
         await started.exited()
@@ -321,7 +323,10 @@ class Workers:
 
     def _listen(self, key: str) -> socket.socket:
         self._unlink_socket(key)
-        return process.listen(Path(self._binding_socket(key)))
+        path = Path(self._binding_socket(key))
+        listening = process.listen(path)
+        self._store.owner.give(path)
+        return listening
 
     def _unlink_socket(self, key: str) -> None:
         Path(self._binding_socket(key)).unlink(missing_ok=True)
