@@ -120,6 +120,14 @@ def test_no_number_of_keys_makes_it_grow() -> None:
     assert allowed(limiter, f"usr_{4 * MOST_KEYS - 1:026}", 0, limit=5, tries=9) == 4
 
 
+def test_at_the_bound_the_least_recently_used_key_goes() -> None:
+    limiter = RateLimiter("user", most_keys=2)
+    for key in ("a", "b", "a", "c"):
+        limiter.acquire(key, 2, 0)
+    assert allowed(limiter, "a", 0, limit=2, tries=2) == 0
+    assert allowed(limiter, "b", 0, limit=2, tries=3) == 2
+
+
 def test_a_share_is_a_part_of_burst_and_rate() -> None:
     share = Share(burst=0.5, rate=0.25, raised={"sticky": 0.75})
     limiter = RateLimiter("user", share=share)
