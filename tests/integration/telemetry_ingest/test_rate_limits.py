@@ -81,6 +81,24 @@ async def test_a_minutes_calls_and_a_burst_are_accepted_at_once_and_a_flood_is_n
 
 
 @pytest.mark.accept("6.C1")
+async def test_a_user_with_many_deployments_has_twice_one_deployment_s(ingest: Ingest) -> None:
+    of_one = REPORTS_PER_CALL * CALLS
+    first = Deployment()
+    theirs = [first, *(Deployment(user_id=first.user_id) for _ in range(2))]
+    for deployment in theirs:
+        await ingest.begun(deployment)
+        await until_known(ingest, deployment)
+    # A stolen key leaves half to the user's other deployments.
+    await post_all(ingest, first, 2 * of_one)
+    assert (await post_all(ingest, theirs[1], of_one // 2))[202] == of_one // 2
+    posts = (ingest.post(theirs[2], theirs[2].report()) for _ in range(of_one - 10))
+    refused = [answer for answer in await asyncio.gather(*posts) if answer[0] == 429]
+    assert refused
+    for answer in refused:
+        limited(answer, "reports-of-user", 2 * of_one)
+
+
+@pytest.mark.accept("6.C1")
 async def test_a_higher_tier_may_report_more(ingest: Ingest, deployment: Deployment) -> None:
     await post_all(ingest, deployment, 5 * CALLS)
     assert (await ingest.post(deployment, deployment.report()))[0] == 429

@@ -91,7 +91,8 @@ class Reports:
         try:
             decisions.authenticate(given, body, known, self._keys)
             authenticated = True
-            self._rate_limits.acquire_report(given.deployment_id, known)
+            if known is not None:
+                self._rate_limits.acquire_report(given.deployment_id, known.user_id)
             report = decisions.decode(body)
             fact = decisions.accept(report, body, given.deployment_id, known, at_ms)
             return report.user_id, fact
