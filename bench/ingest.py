@@ -15,6 +15,7 @@ from webhost_kit.keys import MasterKeys, base64url
 from webhost_local.ports import LOOPBACK, free_port
 
 from bench import load, seeding
+from bench.gateways import TIERS
 from bench.harness import Aim, Figure, NotMeasured, interleave
 from bench.load import Load
 from bench.options import Options
@@ -45,7 +46,9 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
     agents = [seeding.new_agent(USER) for _ in range(DEPLOYMENTS)]
     asyncio.run(_seed(nats_url, agents))
     master = f"1:{base64url(secrets.token_bytes(32))}"
-    env = {"TELEMETRY_MASTER_KEYS": master}
+    tiers = directory / "ingest-tiers.toml"
+    tiers.write_text(TIERS)
+    env = {"TELEMETRY_MASTER_KEYS": master, "WEBHOST_TIERS_FILE": str(tiers)}
     ports: dict[str, int] = {}
     with ExitStack() as stack:
         pids: dict[str, int] = {}

@@ -100,9 +100,10 @@ class Environment:
         keys = self.identities
         connect_to = f"{LOOPBACK}:{self.origin_port}"
         users = {"JWT_ISSUER": self.issuer, "CORS_ALLOWED_ORIGINS": self._browser_origins}
+        behind_edge = {"TRUSTED_PROXIES": LOOPBACK}
         match kind:
             case "api":
-                return users | {"LISTEN": self.listen(name)}
+                return users | behind_edge | {"LISTEN": self.listen(name)}
             case "gateway":
                 return users | {
                     "LISTEN": self.listen(name),
@@ -110,7 +111,7 @@ class Environment:
                     "WORKERS_CONNECT_TO": connect_to,
                 }
             case "telemetry-ingest":
-                return {
+                return behind_edge | {
                     "LISTEN": self.listen(name),
                     "TELEMETRY_MASTER_KEYS": keys.telemetry_master_keys,
                 }

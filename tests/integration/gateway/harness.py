@@ -56,6 +56,11 @@ logDays = 1
 requestsPerMinute = 2
 telemetryDays = 1
 logDays = 1
+
+[paced]
+requestsPerMinute = 600
+telemetryDays = 1
+logDays = 1
 """
 
 

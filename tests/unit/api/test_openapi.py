@@ -48,7 +48,8 @@ def test_the_committed_document_is_current() -> None:
 def test_it_is_valid() -> None:
     assert DOCUMENT["openapi"].startswith("3.1.")
     assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
-    named = {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
+    components = DOCUMENT["components"]
+    named = {f"#/components/{kind}/{name}" for kind, of in components.items() for name in of}
     assert set(references(DOCUMENT)) <= named
 
 

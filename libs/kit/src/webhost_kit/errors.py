@@ -91,10 +91,20 @@ class PayloadTooLarge(Problem):
 
 
 class RateLimited(Problem):
-    """Too many requests; `Retry-After` says when to come back."""
+    """Over a rate limit of `limit` requests in `window_s` seconds; try again in `wait_s`.
+
+    `policy` is the limit's name, as the headers state it.
+    """
 
     code = ErrorCode.RATE_LIMITED
     retryable = True
+
+    def __init__(self, policy: str, *, limit: int, window_s: int, wait_s: int) -> None:
+        super().__init__("Too many requests; slow down.", retry_after_s=wait_s)
+        self.policy = policy
+        self.limit = limit
+        self.window_s = window_s
+        self.wait_s = wait_s
 
 
 class RuntimeFailed(Problem):

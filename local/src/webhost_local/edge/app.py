@@ -86,6 +86,7 @@ def _server(app: "ASGIApp | Origin") -> _Server:
         log_config=None,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEPALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )

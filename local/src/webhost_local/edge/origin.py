@@ -2,7 +2,8 @@
 
 Consumes every public request. `<script>.<subdomain>.workers.dev` as Host leads to that script;
 `/v1/…` to the services; a path that a route of the zone matches to the route's script. The edge's
-own errors use the error envelope, with an X-Request-Id.
+own errors use the error envelope, with an X-Request-Id. The services are told the client's address
+in X-Forwarded-For, which replaces what a client sends.
 """
 
 import json
@@ -135,6 +136,7 @@ class Origin:
         return script.name if script is not None and script.subdomain_enabled else ""
 
     async def _to_service(self, exchange: Exchange, path: str, send: Send) -> None:
+        _state_client(exchange.scope)
         replicas = next(found for prefix, found in self._upstreams if path.startswith(prefix))
         for base in replicas.in_turn():
             try:
@@ -167,6 +169,14 @@ class Origin:
                 log.error("worker %s did not start: %s", name, error)
                 break
         await _refuse(exchange.scope, send, 502, "RUNTIME_ERROR", "The Worker gave no answer.")
+
+
+def _state_client(scope: Scope) -> None:
+    """Say who asks; what the client says of itself is dropped."""
+    headers = [header for header in scope["headers"] if header[0] != b"x-forwarded-for"]
+    if client := scope.get("client"):
+        headers.append((b"x-forwarded-for", client[0].encode()))
+    scope["headers"] = headers
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

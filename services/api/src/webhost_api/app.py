@@ -21,6 +21,7 @@ from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
 from webhost_api.http import Dependencies, handle_problems
 from webhost_api.middleware import Cors, RequestId
+from webhost_api.rate_limits import Limits, RateLimits
 from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
 from webhost_api.routes import agents, deployments, me, usage
@@ -29,6 +30,11 @@ from webhost_api.settings import Settings
 from webhost_api.users import Users
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
+    429: {
+        "model": ErrorResponse,
+        "description": "RATE_LIMITED",
+        "headers": openapi_paths.RATE_LIMIT_HEADERS,
+    },
     "4XX": {"model": ErrorResponse, "description": "Refused; the code says why."},
     "5XX": {"model": ErrorResponse, "description": "An internal failure, or unavailable."},
 }
@@ -114,13 +120,24 @@ async def compose(service: Service, settings: Settings) -> None:
         "resender", Resender(database, bus, commands, tiers, after_s=settings.resend_after_s)
     )
     service.work("idempotency", lambda: idempotency.remove_old(database))
+    rate_limits = RateLimits(
+        Limits(
+            reads=settings.reads_per_minute,
+            writes=settings.writes_per_minute,
+            deploys=settings.deploys_per_minute,
+            registrations=settings.registrations_per_hour,
+            registrations_per_address=settings.registrations_per_hour_and_address,
+        )
+    )
     deps = Dependencies(
         database=database,
         bus=bus,
         verifier=verifier,
-        users=Users(database),
+        users=Users(database, rate_limits),
+        rate_limits=rate_limits,
         artifacts=Artifacts(bus),
         tiers=tiers,
         commands=commands,
     )
-    service.serve(front(deps, settings.cors_allowed_origins), settings.listen)
+    app = front(deps, settings.cors_allowed_origins)
+    service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)

@@ -1,7 +1,8 @@
-"""What all routes share: authentication, bounded bodies, idempotency, one error envelope.
+"""What all routes share: authentication, rate limits, bounded bodies, idempotency, one envelope.
 
-Guarantees: the caller is known and the body bounded before anything is parsed; a decision and its
-recorded answer are one transaction; every failure is answered with the envelope.
+Guarantees: the caller is known and within its rate limits, and the body bounded, before anything is
+parsed; a decision and its recorded answer are one transaction; every failure is answered with the
+envelope.
 On replay (the same idempotency key): the first answer again, see `idempotency`.
 """
 
@@ -29,6 +30,7 @@ from webhost_kit.errors import (
 )
 from webhost_kit.eventsourcing.store import EventMetadata
 from webhost_kit.http import problems
+from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import TokenVerifier
 
 from webhost_api.artifacts import Artifacts
@@ -36,12 +38,14 @@ from webhost_api.commands import Commands
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
 from webhost_api.idempotency import Answer, IdempotencyKey, once
 from webhost_api.middleware import problem_response
+from webhost_api.rate_limits import Cost, RateLimits
 from webhost_api.users import Users
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_DEPLOY_BYTES = 1024 * 1024
 MAX_ISSUES = 20
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+READING = ("GET", "HEAD")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Dependencies:
     bus: Bus
     verifier: TokenVerifier
     users: Users
+    rate_limits: RateLimits
     artifacts: Artifacts
     tiers: Tiers
     commands: Commands
@@ -61,13 +66,15 @@ class UserRoute(APIRoute):
     """A route for users: the caller is known and the body bounded before anything is parsed."""
 
     max_body_bytes = MAX_BODY_BYTES
+    cost_of_writing: Cost = "writes"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler with the checks before it."""
         handle = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
-            request.state.caller = await _authenticated(request)
+            cost = "reads" if request.method in READING else self.cost_of_writing
+            request.state.caller = await _authenticated(request, cost)
             body = await _bounded_body(request, self.max_body_bytes)
             return await handle(Request(request.scope, _receiving(body)))
 
@@ -78,6 +85,7 @@ class DeployRoute(UserRoute):
     """A route whose body carries code."""
 
     max_body_bytes = MAX_DEPLOY_BYTES
+    cost_of_writing = "deploys"
 
 
 def deps(request: Request) -> Dependencies:
@@ -213,15 +221,16 @@ def _issue_of(found: dict[str, Any]) -> dict[str, Any]:
     return {"path": path, "message": str(found["msg"]).removeprefix("Value error, ")}
 
 
-async def _authenticated(request: Request) -> Caller:
+async def _authenticated(request: Request, cost: Cost) -> Caller:
     deps = cast(Dependencies, request.app.state.dependencies)
     principal = await deps.verifier.verify(request.headers.get("Authorization"))
+    deps.rate_limits.acquire(cost, principal.user_id)
     metadata = EventMetadata(
         actor=f"user:{principal.user_id}",
         request_id=request.headers[problems.REQUEST_ID_HEADER],
         traceparent=problems.traceparent_from(request.headers.get("traceparent")),
     )
-    await deps.users.ensure(principal, metadata)
+    await deps.users.ensure(principal, metadata, address_of(request.scope))
     return Caller(principal.user_id, metadata)
 
 

@@ -55,6 +55,26 @@ data: {}
 """
 
 
+_HEADERS: Json = {
+    "Retry-After": {
+        "description": "Seconds after which to try again.",
+        "schema": {"type": "integer"},
+    },
+    "RateLimit": {
+        "description": "The policy that refused: what remains of it, and the seconds to wait.",
+        "schema": {"type": "string"},
+        "example": '"user";r=0;t=29',
+    },
+    "RateLimit-Policy": {
+        "description": "The requests that the policy allows, and in how many seconds.",
+        "schema": {"type": "string"},
+        "example": '"user";q=3000;w=60',
+    },
+}
+RATE_LIMIT_HEADERS = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
+"""What goes with every RATE_LIMITED."""
+
+
 def add_to(document: Json, *, bearer: str) -> None:
     """Add the routes; `bearer` is the security scheme of users. Raises ValueError on a clash."""
     _, schemas = msgspec.json.schema_components(_BODIES, ref_template=_REF)
@@ -62,6 +82,7 @@ def add_to(document: Json, *, bearer: str) -> None:
     if clash := schemas.keys() & components["schemas"].keys():
         raise ValueError(f"two schemas of one name: {', '.join(sorted(clash))}")
     components["schemas"] |= schemas
+    components["headers"] = _HEADERS
     components["securitySchemes"][_SIGNATURE] = {
         "type": "apiKey",
         "in": "header",
@@ -131,7 +152,7 @@ def _report() -> Json:
                 "description": "The report is durable.",
                 "content": {"application/json": {"schema": _ref(TelemetryReceipt)}},
             },
-            **_errors(_COMMON),
+            **_errors((*_COMMON, ErrorCode.RATE_LIMITED)),
         },
     }
 
@@ -141,7 +162,10 @@ def _body(kind: type[msgspec.Struct]) -> Json:
 
 
 def _errors(codes: tuple[ErrorCode, ...]) -> Json:
-    return {str(HTTP_STATUS[code]): _error(code) for code in codes}
+    found = {str(HTTP_STATUS[code]): _error(code) for code in codes}
+    if ErrorCode.RATE_LIMITED in codes:
+        found[str(HTTP_STATUS[ErrorCode.RATE_LIMITED])]["headers"] = RATE_LIMIT_HEADERS
+    return found
 
 
 def _error(description: str) -> Json:

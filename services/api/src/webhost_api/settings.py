@@ -2,14 +2,24 @@
 
 from typing import Annotated
 
-from pydantic import Field
-from webhost_kit.process.settings import LongestCall, UserFacingSettings
+from pydantic import Field, PositiveInt
+from webhost_kit.process.settings import CountsAddresses, LongestCall, UserFacingSettings
 
 
-class Settings(LongestCall, UserFacingSettings):
+class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     keep_deployments: Annotated[int, Field(ge=1)] = 5
     """How many good deployments of an agent are kept for rollback."""
     resend_after_s: Annotated[float, Field(gt=0)] = 10
     """Seconds after which a command is sent again if the deployer has not started on it."""
+    reads_per_minute: PositiveInt = 6_000
+    """The most reads of one user per minute, at each api."""
+    writes_per_minute: PositiveInt = 1_200
+    """The most writes of one user per minute, at each api; deploys are counted apart."""
+    deploys_per_minute: PositiveInt = 120
+    """The most deploys that one user may ask for per minute, at each api."""
+    registrations_per_hour: PositiveInt = 3_000
+    """The most new users of one issuer per hour, at each api."""
+    registrations_per_hour_and_address: PositiveInt = 600
+    """The most new users per hour from one address (of IPv6: one /64 network), at each api."""

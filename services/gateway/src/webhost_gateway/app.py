@@ -98,6 +98,7 @@ async def compose(service: Service, settings: Settings) -> None:
             heartbeat_s=settings.heartbeat_s,
             agent_requests_per_minute=settings.agent_requests_per_minute,
         ),
+        share=lease.shares.share,
     )
     app = InvokeApp(
         invoke=invoker.answer, stream=invoker.stream, origins=settings.cors_allowed_origins

@@ -22,6 +22,7 @@ from webhost_kit.errors import BadToken, RuntimeFailed, Unavailable
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.http.auth import Principal, TokenVerifier
+from webhost_kit.http.rate_limiter import RateLimiter, Share
 from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.tasks import cancel
 
@@ -29,7 +30,6 @@ from webhost_gateway import decisions
 from webhost_gateway.ledger.admission import Admission
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.records import Invocation, Outcome
-from webhost_gateway.ratelimit import RateLimit
 from webhost_gateway.routes import MAX_BODY_BYTES, Request
 from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
@@ -61,6 +61,7 @@ class Invoker:
         outcomes: Outcomes,
         upstream: Upstream,
         limits: Limits,
+        share: Share,
     ) -> None:
         self._verifier = verifier
         self._routes = routes
@@ -70,8 +71,8 @@ class Invoker:
         self._outcomes = outcomes
         self._upstream = upstream
         self._limits = limits
-        self._user_rate = RateLimit("user")
-        self._agent_rate = RateLimit("agent")
+        self._user_rate = RateLimiter("user", share=share)
+        self._agent_rate = RateLimiter("agent", share=share)
 
     async def answer(self, request: Request) -> None:
         """POST /v1/invoke/{agentId}: the whole answer as JSON."""

@@ -12,8 +12,6 @@ from webhost_kit.http import asgi, problems
 from webhost_kit.http.asgi import ClientGone, Headers, Receive, Send
 from webhost_kit.http.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
 
-from webhost_gateway.ratelimit import TooManyRequests
-
 MAX_BODY_BYTES = 1024 * 1024
 PREFIX = "/v1/invoke/"
 STREAM_SUFFIX = "/stream"
@@ -73,8 +71,6 @@ class InvokeApp:
             return
         except MethodNotAllowed as problem:
             await request.refuse(problem, {"Allow": "POST, OPTIONS"})
-        except TooManyRequests as problem:
-            await request.refuse(problem, problem.headers)
         except Problem as problem:
             await request.refuse(problem)
         except Exception as error:

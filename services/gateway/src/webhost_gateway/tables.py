@@ -13,6 +13,7 @@ leases = sa.Table(
     sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("incarnation", sa.Text, nullable=False),
     sa.Column("dead", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("pressed", sa.ARRAY(sa.Text), nullable=False, server_default="{}"),
 )
 
 quotas = sa.Table(

@@ -10,6 +10,7 @@ from webhost_kit.process.service import Service
 from webhost_telemetry_ingest import projection
 from webhost_telemetry_ingest.batcher import ReportBatcher
 from webhost_telemetry_ingest.model import Deployments
+from webhost_telemetry_ingest.rate_limits import RateLimits
 from webhost_telemetry_ingest.reports import Reports
 from webhost_telemetry_ingest.routes import ReportApp
 from webhost_telemetry_ingest.settings import Settings
@@ -30,4 +31,6 @@ async def compose(
     service.add("deployments", projection.memory(bus, database, deployments))
     service.add("retention", projection.Retention(database, deployments))
     batcher = service.add("batches", batcher_class(bus))
-    service.serve(ReportApp(Reports(settings.master_keys, deployments, batcher)), settings.listen)
+    rate_limits = RateLimits(deployments, settings.tiers(), settings.telemetry_failures_per_minute)
+    reports = Reports(settings.master_keys, deployments, rate_limits, batcher)
+    service.serve(ReportApp(reports), settings.listen, trusted_proxies=settings.trusted_proxies)

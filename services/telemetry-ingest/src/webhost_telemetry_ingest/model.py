@@ -1,19 +1,21 @@
-"""Pure: what is kept in memory about deployments, and how facts change it."""
+"""Pure: what is kept in memory about deployments and tiers, and how facts change it."""
 
 from dataclasses import dataclass, field, replace
 
 from webhost_contracts import subjects
+from webhost_contracts.entitlements import DEFAULT_TIER
 from webhost_contracts.events import (
     DeploymentFailed,
     DeploymentStarted,
     DeploymentTornDown,
     Envelope,
     Event,
+    TierChanged,
 )
 from webhost_contracts.events.base import by_name
 
-SUBJECTS = (subjects.events_of_kind(DeploymentStarted.kind()),)
-TYPES = by_name(DeploymentStarted, DeploymentFailed, DeploymentTornDown)
+SUBJECTS = tuple(subjects.events_of_kind(kind.kind()) for kind in (DeploymentStarted, TierChanged))
+TYPES = by_name(DeploymentStarted, DeploymentFailed, DeploymentTornDown, TierChanged)
 
 KEPT_MS = 36 * 24 * 3600 * 1000
 """How long a deployment is kept after it ended: older reports are refused anyway."""
@@ -32,11 +34,33 @@ class Deployment:
     ended_at_ms: int | None = None
 
 
+@dataclass(frozen=True)
+class Account:
+    """The tier of a user whose tier was ever changed."""
+
+    version: int
+    tier: str
+
+
 @dataclass
 class Deployments:
-    """Deployments by id. An ended one's reports may still arrive, for a while."""
+    """Deployments by id, and accounts by user.
+
+    An ended deployment's reports may still arrive, for a while.
+    """
 
     by_id: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
+    accounts: dict[str, Account] = field(default_factory=dict[str, Account])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.by_id.clear()
+        self.accounts.clear()
+
+    def tier_of(self, user_id: str) -> str:
+        """Return a user's tier."""
+        account = self.accounts.get(user_id)
+        return DEFAULT_TIER if account is None else account.tier
 
     def add(self, deployment_id: str, deployment: Deployment) -> None:
         """Add a deployment, unless a newer version of it is known."""
@@ -44,10 +68,18 @@ class Deployments:
         if known is None or deployment.version > known.version:
             self.by_id[deployment_id] = deployment
 
+    def add_account(self, user_id: str, account: Account) -> None:
+        """Add a user's tier, unless a newer version of it is known."""
+        known = self.accounts.get(user_id)
+        if known is None or account.version > known.version:
+            self.accounts[user_id] = account
+
     def merge(self, other: "Deployments") -> None:
         """Take over what is newer in the other."""
         for deployment_id, deployment in other.by_id.items():
             self.add(deployment_id, deployment)
+        for user_id, account in other.accounts.items():
+            self.add_account(user_id, account)
 
     def evolve(self, envelope: Envelope, event: Event) -> None:
         """Fold a fact in; one that was seen before changes nothing."""
@@ -61,6 +93,8 @@ class Deployments:
                 key_generation=event.key_generation,
             )
             self.add(envelope.aggregate_id, deployment)
+        elif isinstance(event, TierChanged):
+            self.add_account(envelope.user_id, Account(envelope.version, event.tier))
         elif (known := self.by_id.get(envelope.aggregate_id)) is not None:
             version, ended_at_ms = envelope.version, envelope.occurred_at_ms
             self.add(

@@ -1,13 +1,13 @@
-"""The deployments: folded into rows of our own, and followed in memory.
+"""The deployments and tiers: folded into rows of our own, and followed in memory.
 
-Consumes: `deployment.started|failed|torn_down` of EVENTS.
+Consumes: `deployment.started|failed|torn_down` and `account.tier_changed` of EVENTS.
 Guarantees: the memory starts from rows and checkpoint of one snapshot, and never goes back on a
 stream that goes on. On another stream it starts again from there.
 On replay: versions that were seen are skipped.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import sqlalchemy as sa
@@ -24,8 +24,15 @@ from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
 
-from webhost_telemetry_ingest.model import KEPT_MS, SUBJECTS, TYPES, Deployment, Deployments
-from webhost_telemetry_ingest.tables import deployments
+from webhost_telemetry_ingest.model import (
+    KEPT_MS,
+    SUBJECTS,
+    TYPES,
+    Account,
+    Deployment,
+    Deployments,
+)
+from webhost_telemetry_ingest.tables import accounts, deployments
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +47,8 @@ def projector(database: Database, bus: Bus) -> Projector:
 
 async def reset(connection: AsyncConnection) -> None:
     """Remove the rows: all of them are made from the stream."""
-    await connection.execute(sa.delete(deployments))
+    for table in (deployments, accounts):
+        await connection.execute(sa.delete(table))
 
 
 def memory(bus: Bus, database: Database, known: Deployments) -> InMemoryProjection:
@@ -53,7 +61,7 @@ def memory(bus: Bus, database: Database, known: Deployments) -> InMemoryProjecti
         rows = Deployments()
         await load(connection, rows)
         if anew:
-            known.by_id.clear()
+            known.clear()
         known.merge(rows)
         known.forget(now_ms())  # whose rows are about to be removed
 
@@ -70,29 +78,42 @@ def memory(bus: Bus, database: Database, known: Deployments) -> InMemoryProjecti
 
 
 async def load(
-    connection: AsyncConnection, known: Deployments, only: Sequence[str] | None = None
+    connection: AsyncConnection, known: Deployments, only: Sequence[Fact] | None = None
 ) -> None:
-    """Take over what the rows hold that is newer: all of them, or those of these deployments."""
-    query = sa.select(deployments)
+    """Take over what the rows hold that is newer: all of them, or those of the facts."""
+    of_deployments, of_accounts = sa.select(deployments), sa.select(accounts)
     if only is not None:
-        query = query.where(deployments.c.deployment_id.in_(only))
-    async for row in await connection.stream(query):
+        ids = sorted({fact.envelope.aggregate_id for fact in only})
+        users = sorted({fact.envelope.user_id for fact in only})
+        of_deployments = of_deployments.where(deployments.c.deployment_id.in_(ids))
+        of_accounts = of_accounts.where(accounts.c.user_id.in_(users))
+    async for row in await connection.stream(of_deployments):
         known.add(row.deployment_id, Deployment(*row[1:]))
+    async for row in await connection.stream(of_accounts):
+        known.add_account(row.user_id, Account(*row[1:]))
 
 
 async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint) -> None:
     """Write what these facts mean."""
     touched = Deployments()
-    await load(connection, touched, sorted({fact.envelope.aggregate_id for fact in facts}))
+    await load(connection, touched, facts)
     for fact in facts:
         touched.evolve(fact.envelope, fact.event)
-    if not touched.by_id:
+    await _put(connection, deployments, touched.by_id)
+    await _put(connection, accounts, touched.accounts)
+
+
+async def _put(
+    connection: AsyncConnection, table: sa.Table, rows: Mapping[str, Deployment | Account]
+) -> None:
+    if not rows:
         return
-    statement = insert(deployments)
-    changes = {c.name: statement.excluded[c.name] for c in deployments.c if not c.primary_key}
+    [key] = table.primary_key
+    statement = insert(table)
+    changes = {c.name: statement.excluded[c.name] for c in table.c if not c.primary_key}
     await connection.execute(
-        statement.on_conflict_do_update(index_elements=["deployment_id"], set_=changes),
-        [{"deployment_id": key} | asdict(row) for key, row in sorted(touched.by_id.items())],
+        statement.on_conflict_do_update(index_elements=[key], set_=changes),
+        [{key.name: name} | asdict(row) for name, row in sorted(rows.items())],
     )
 
 

@@ -10,7 +10,7 @@ from webhost_contracts.events import Envelope, TelemetryAccepted
 from webhost_contracts.events.base import data_of
 from webhost_contracts.telemetry import TelemetryReceipt
 from webhost_kit.clock import now_ms
-from webhost_kit.errors import Problem
+from webhost_kit.errors import Problem, Unauthenticated
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import MasterKeys
 
@@ -19,6 +19,7 @@ from webhost_telemetry_ingest.batcher import ReportBatcher
 from webhost_telemetry_ingest.decisions import Credentials
 from webhost_telemetry_ingest.dedupe import DedupeCache
 from webhost_telemetry_ingest.model import Deployment, Deployments
+from webhost_telemetry_ingest.rate_limits import RateLimits
 from webhost_telemetry_ingest.rejections import Rejections
 
 ACTOR = "worker"
@@ -27,30 +28,46 @@ ACTOR = "worker"
 class Reports:
     """Takes reports."""
 
-    def __init__(self, keys: MasterKeys, deployments: Deployments, batcher: ReportBatcher) -> None:
+    def __init__(
+        self,
+        keys: MasterKeys,
+        deployments: Deployments,
+        rate_limits: RateLimits,
+        batcher: ReportBatcher,
+    ) -> None:
         self._keys = keys
         self._deployments = deployments
+        self._rate_limits = rate_limits
         self._batcher = batcher
         self._dedupe = DedupeCache()
         self._rejections = Rejections()
 
     def credentials(
-        self, deployment_id: str | None, signature: bytes | None, request_id: str
+        self, address: str, deployment_id: str | None, signature: bytes | None, request_id: str
     ) -> Credentials:
-        """Return what the headers say, before the body is read. Raises Unauthenticated."""
+        """Return what the headers say, before the body is read.
+
+        Raises Unauthenticated, or RateLimited for an address that has failed too often.
+        """
         try:
+            self._rate_limits.check_failures(address, deployment_id)
             return decisions.credentials(deployment_id, signature)
         except Problem as problem:
-            self._rejections.note(problem, request_id, None, now_ms())
+            self._refused(problem, request_id, address, deployment_id, None, now_ms())
             raise
 
     async def accept(
-        self, given: Credentials, body: bytes, request_id: str, traceparent: str | None
+        self,
+        given: Credentials,
+        body: bytes,
+        address: str,
+        request_id: str,
+        traceparent: str | None,
     ) -> TelemetryReceipt:
         """Accept a report and make it durable, or raise the Problem that says why not."""
         at_ms = now_ms()
         known = self._deployments.by_id.get(given.deployment_id)
-        user_id, fact = self._decide(given, body, known, request_id, at_ms)
+        user_id, fact = self._decide(given, body, known, address, request_id, at_ms)
         key = (fact.deployment_id, fact.dedupe_key)
         deduped = key in self._dedupe
         if not deduped:
@@ -66,6 +83,7 @@ class Reports:
         given: Credentials,
         body: bytes,
         known: Deployment | None,
+        address: str,
         request_id: str,
         at_ms: int,
     ) -> tuple[str, TelemetryAccepted]:
@@ -73,13 +91,28 @@ class Reports:
         try:
             decisions.authenticate(given, body, known, self._keys)
             authenticated = True
+            if known is not None:
+                self._rate_limits.acquire_report(given.deployment_id, known.user_id)
             report = decisions.decode(body)
             fact = decisions.accept(report, body, given.deployment_id, known, at_ms)
             return report.user_id, fact
         except Problem as problem:
             attributed = (given.deployment_id, known) if authenticated and known else None
-            self._rejections.note(problem, request_id, attributed, at_ms)
+            self._refused(problem, request_id, address, given.deployment_id, attributed, at_ms)
             raise
+
+    def _refused(
+        self,
+        problem: Problem,
+        request_id: str,
+        address: str,
+        deployment_id: str | None,
+        attributed: tuple[str, Deployment] | None,
+        at_ms: int,
+    ) -> None:
+        if isinstance(problem, Unauthenticated):
+            self._rate_limits.count_failure(address, deployment_id)
+        self._rejections.note(problem, request_id, attributed, at_ms)
 
 
 def _envelope(

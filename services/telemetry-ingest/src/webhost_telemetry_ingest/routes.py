@@ -1,7 +1,8 @@
 """The HTTP endpoint, raw ASGI.
 
 Consumes: `POST /v1/telemetry/report`. Emits: 202 with the receipt, or the error envelope.
-Guarantees: headers are checked before the body is read; see `webhost_kit.http.asgi` for the bounds.
+Guarantees: headers, and how often their sender's address has failed, are checked before the body is
+read; see `webhost_kit.http.asgi` for the bounds.
 No CORS headers: no browser posts here.
 On replay: see `reports`.
 """
@@ -13,6 +14,7 @@ from webhost_contracts import signatures
 from webhost_contracts.telemetry import MAX_BODY_BYTES
 from webhost_kit.errors import MethodNotAllowed, NotFound, Problem
 from webhost_kit.http import problems
+from webhost_kit.http.addresses import address_of
 from webhost_kit.http.asgi import ClientGone, Receive, Request, Send
 
 from webhost_telemetry_ingest.reports import Reports
@@ -39,7 +41,7 @@ class ReportApp:
                 raise NotFound("There is no such address.")
             if scope["method"] != "POST":
                 raise MethodNotAllowed("Only POST is allowed here.")
-            await self._accept(request)
+            await self._accept(request, address_of(scope))
         except ClientGone:
             return
         except MethodNotAllowed as problem:
@@ -49,11 +51,14 @@ class ReportApp:
         except Exception as error:
             await request.refuse_unexpected(error)
 
-    async def _accept(self, request: Request) -> None:
+    async def _accept(self, request: Request, address: str) -> None:
         given = self._reports.credentials(
-            request.text_header(_DEPLOYMENT), request.headers.get(_SIGNATURE), request.request_id
+            address,
+            request.text_header(_DEPLOYMENT),
+            request.headers.get(_SIGNATURE),
+            request.request_id,
         )
         body = await request.body(MAX_BODY_BYTES)
         traceparent = problems.traceparent_from(request.text_header(b"traceparent"))
-        receipt = await self._reports.accept(given, body, request.request_id, traceparent)
+        receipt = await self._reports.accept(given, body, address, request.request_id, traceparent)
         await request.answer(202, msgspec.json.encode(receipt))

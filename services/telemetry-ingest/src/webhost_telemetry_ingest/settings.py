@@ -1,17 +1,20 @@
 """telemetry-ingest's environment."""
 
-from pydantic import SecretStr, model_validator
+from pydantic import PositiveInt, SecretStr, model_validator
 from webhost_kit.keys import MasterKeys
-from webhost_kit.process.settings import Address, ServiceSettings
+from webhost_kit.process.settings import Address, CountsAddresses, Tiered
 
 
-class Settings(ServiceSettings):
+class Settings(Tiered, CountsAddresses):
     """Variables are the fields' names in upper case."""
 
     listen: Address
     """The address on which the service listens."""
     telemetry_master_keys: SecretStr
     """`<version>:<base64url>,…`, 32 bytes each; deployments' telemetry keys derive from them."""
+    telemetry_failures_per_minute: PositiveInt = 300
+    """How often an address (of IPv6: a /64 network) may send missing or wrong credentials per
+    minute; for a deployment that is known, each address has this many in its name."""
 
     @property
     def master_keys(self) -> MasterKeys:

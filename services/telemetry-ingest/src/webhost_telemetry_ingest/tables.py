@@ -18,3 +18,11 @@ deployments = sa.Table(
     sa.Column("key_generation", sa.Integer, nullable=False),
     sa.Column("ended_at_ms", sa.BigInteger),
 )
+
+accounts = sa.Table(
+    "accounts",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("tier", sa.Text, nullable=False),
+)

@@ -7,7 +7,7 @@ import msgspec
 from prometheus_client import Counter
 from webhost_contracts.errors import ErrorBody, ErrorEnvelope
 
-from webhost_kit.errors import BadToken, Problem
+from webhost_kit.errors import BadToken, Problem, RateLimited
 
 REQUEST_ID_HEADER = "X-Request-Id"
 JSON_TYPE = "application/json"
@@ -54,7 +54,11 @@ def headers(problem: Problem) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
     if problem.retry_after_s is None:
         return {}
-    return {"Retry-After": str(problem.retry_after_s)}
+    found = {"Retry-After": str(problem.retry_after_s)}
+    if isinstance(problem, RateLimited):
+        found["RateLimit"] = f'"{problem.policy}";r=0;t={problem.wait_s}'
+        found["RateLimit-Policy"] = f'"{problem.policy}";q={problem.limit};w={problem.window_s}'
+    return found
 
 
 def internal() -> Problem:

@@ -6,7 +6,7 @@ SIGTERM and SIGINT stop the servers, let requests that are under way finish, and
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -59,8 +59,11 @@ class Service:
         """Run this in the background as long as the process lives."""
         self._work.append((name, run))
 
-    def serve(self, app: App, address: str) -> None:
-        """Answer HTTP at `host:port` with this ASGI application."""
+    def serve(self, app: App, address: str, *, trusted_proxies: Sequence[str] = ()) -> None:
+        """Answer HTTP at `host:port` with this ASGI application.
+
+        The client's address is the one that a trusted proxy states in `X-Forwarded-For`.
+        """
         host, _, port = address.rpartition(":")
         self._servers.append(
             _Server(
@@ -74,7 +77,8 @@ class Service:
                     access_log=False,
                     server_header=False,
                     date_header=False,
-                    proxy_headers=False,
+                    proxy_headers=bool(trusted_proxies),
+                    forwarded_allow_ips=list(trusted_proxies),
                     lifespan="off",
                     timeout_graceful_shutdown=GRACE_S,
                     timeout_keep_alive=75,

@@ -5,6 +5,7 @@ process with one line that names it.
 """
 
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -118,6 +119,23 @@ class Tiered(ServiceSettings):
     def tiers(self) -> dict[str, Entitlements]:
         """Return what each tier allows. Raises TiersError."""
         return load_tiers(self.webhost_tiers_file)
+
+
+def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        try:
+            ip_network(value)
+        except ValueError as error:
+            raise ValueError(f"'{value}' is no address and no network") from error
+    return values
+
+
+class CountsAddresses(ServiceSettings):
+    """Settings of a service that limits what an address may ask."""
+
+    trusted_proxies: Annotated[CommaList, AfterValidator(_networks)] = ()
+    """The addresses or networks of the proxies whose `X-Forwarded-For` says who the client is; if
+    not set, the client is who connects, and all that come through one proxy are limited as one."""
 
 
 class UserFacingSettings(Tiered):

@@ -3,6 +3,7 @@
 Guarantees: an invocation is only ever admitted under a live lease of this incarnation of the
 database. Before a lease is valid for another one, which may be an old copy, `before_taking` has
 corrected the quotas. A lease that was marked dead is never renewed. Times are the database's.
+With each renewal the gateways divide the rate limits anew, see `shares`.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
+from time import monotonic
 
 import sqlalchemy as sa
 import structlog
@@ -18,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
 
+from webhost_gateway.shares import Shares
 from webhost_gateway.tables import leases
 
 log = structlog.get_logger(__name__)
@@ -42,6 +45,7 @@ class Lease:
         self._soon = asyncio.Event()
         self.ttl_s = ttl_s
         self.every_s = ttl_s / RENEWALS
+        self.shares = Shares(self.every_s)
         self._longest_gap_s = MAX_MISSED_RENEWALS * self.every_s
         self.gateway_id = _new_name()
         self.incarnation: str | None = None
@@ -112,8 +116,20 @@ class Lease:
         async with asyncio.timeout(self.ttl_s), self._database.transaction() as connection:
             incarnation = connection.info["incarnation"]
             statement = statement_for(incarnation, **options)
-            at_s: float | None = (await connection.execute(statement.returning(_NOW_S))).scalar()
-        if at_s is not None and incarnation != self.incarnation:
+            stated = statement.values(pressed=self.shares.state())
+            renewed = await connection.execute(stated.returning(leases.c.gateway_id, _NOW_S))
+            if (row := renewed.one_or_none()) is None:
+                return None
+            others = sa.select(leases.c.pressed).where(
+                leases.c.gateway_id != row.gateway_id,
+                leases.c.incarnation == incarnation,
+                leases.c.expires_at > sa.func.clock_timestamp(),
+                sa.not_(leases.c.dead),
+            )
+            stated_by_others = (await connection.execute(others)).scalars().all()
+            at_s: float = row.at_s
+        self.shares.agree(stated_by_others, monotonic())
+        if incarnation != self.incarnation:
             self.incarnation, self._answering_since = incarnation, None
         return at_s
 
@@ -139,4 +155,4 @@ def _expiry(ttl_s: float) -> sa.ColumnElement[datetime]:
     return sa.func.clock_timestamp() + timedelta(seconds=ttl_s)
 
 
-_NOW_S = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+_NOW_S = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double).label("at_s")

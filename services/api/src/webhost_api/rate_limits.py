@@ -1,0 +1,53 @@
+"""What one user, one issuer or one address may ask of this api.
+
+Guarantees: a request over a limit costs no more than the check of its token; nothing of it is
+read, and nothing is written.
+"""
+
+from dataclasses import dataclass
+from time import monotonic
+from typing import Literal
+
+from webhost_kit.http.rate_limiter import RateLimiter
+
+Cost = Literal["reads", "writes", "deploys"]
+HOUR_S = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The first three: requests of a user per minute; the others: new users per hour."""
+
+    reads: int
+    writes: int
+    deploys: int
+    registrations: int
+    registrations_per_address: int
+
+
+class RateLimits:
+    """One limiter for each class of cost, and two for registrations."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._per_user = {
+            "reads": (RateLimiter("reads"), limits.reads),
+            "writes": (RateLimiter("writes"), limits.writes),
+            "deploys": (RateLimiter("deploys"), limits.deploys),
+        }
+        self._per_issuer = RateLimiter("registrations", window_s=HOUR_S)
+        self._per_address = RateLimiter("registrations-per-address", window_s=HOUR_S)
+
+    def acquire(self, cost: Cost, user_id: str) -> None:
+        """Take one of a user's requests. Raises RateLimited."""
+        limiter, limit = self._per_user[cost]
+        limiter.acquire(user_id, limit, monotonic())
+
+    def acquire_registration(self, issuer: str, address: str) -> None:
+        """Take one registration. Raises RateLimited.
+
+        The address comes first: one that asks too often uses up nothing of the issuer's.
+        """
+        now_s = monotonic()
+        self._per_address.acquire(address, self._limits.registrations_per_address, now_s)
+        self._per_issuer.acquire(issuer, self._limits.registrations, now_s)
