@@ -6,6 +6,8 @@ from webhost_contracts.entitlements import Entitlements
 from webhost_contracts.invoke import Message
 from webhost_contracts.totals import Totals
 from webhost_gateway import decisions
+from webhost_gateway.decisions import Target
+from webhost_gateway.ledger.records import Invocation
 from webhost_gateway.routing.model import Agent, Deployment, RouteTable
 from webhost_kit.errors import (
     Conflict,
@@ -57,6 +59,19 @@ def test_a_body_of_another_shape_is_refused_where_it_is_wrong(
     assert issue["message"]
 
 
+TARGET = Target("dep_1", "cloudflare", "https://w.example", key_version=2, key_generation=1)
+INVOCATION = Invocation(
+    id="inv_1",
+    user_id="usr_1",
+    agent_id="agt_1",
+    deployment_id="dep_1",
+    runtime_provider="cloudflare",
+    trace_id="t",
+    period_key="2026-11",
+    admitted_at_ms=5,
+)
+
+
 def test_at_most_256_messages() -> None:
     def body(number: int) -> bytes:
         messages = [{"role": "user", "content": "a"}] * number
@@ -69,9 +84,23 @@ def test_at_most_256_messages() -> None:
 
 def test_null_is_absent_and_a_prompt_becomes_one_user_message() -> None:
     request = decisions.parse(b'{"input":{"prompt":"hi","messages":null},"sessionId":null}')
-    worker = decisions.for_worker(request, "inv_1", "t", 5)
+    worker = decisions.for_worker(request, INVOCATION, TARGET, TIER, 60_000)
     assert worker.input.messages == (Message("user", "hi"),)
     assert b"sessionId" not in msgspec.json.encode(worker)
+
+
+def test_a_worker_learns_whose_the_call_is_and_what_it_may_use() -> None:
+    request = decisions.parse(b'{"input":{"prompt":"hi"}}')
+    worker = decisions.for_worker(request, INVOCATION, TARGET, TIER, 60_000)
+    assert msgspec.to_builtins(worker.deployment) == {
+        "userId": "usr_1",
+        "agentId": "agt_1",
+        "keyVersion": 2,
+        "keyGeneration": 1,
+    }
+    limited = msgspec.structs.replace(TIER, cpu_ms=10_000, subrequests=50)
+    worker = decisions.for_worker(request, INVOCATION, TARGET, limited, 60_000)
+    assert msgspec.to_builtins(worker.deployment.limits) == {"cpuMs": 10_000, "subRequests": 50}
 
 
 @pytest.mark.parametrize(

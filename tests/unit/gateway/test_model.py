@@ -73,13 +73,14 @@ def test_an_agents_life() -> None:
 
 
 def test_a_deployments_life() -> None:
+    key = {"key_version": 1, "key_generation": 1}
     routes = RouteTable()
     take(routes, "dep_1", 1, started())
-    assert routes.deployments["dep_1"] == Deployment(1, "cloudflare")
+    assert routes.deployments["dep_1"] == Deployment(1, "cloudflare", **key)
     take(routes, "dep_1", 7, succeeded())
-    assert routes.deployments["dep_1"] == Deployment(7, "cloudflare", URL)
+    assert routes.deployments["dep_1"] == Deployment(7, "cloudflare", URL, **key)
     take(routes, "dep_1", 8, DeploymentTornDown(agent_id="agt_1"))
-    assert routes.deployments["dep_1"] == Deployment(8, "cloudflare", ended_at_ms=1)
+    assert routes.deployments["dep_1"] == Deployment(8, "cloudflare", ended_at_ms=1, **key)
 
 
 def test_a_tier() -> None:
