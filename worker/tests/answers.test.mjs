@@ -29,6 +29,13 @@ const kinds = {
     signal.addEventListener("abort", () => fetch(env.OUTSIDE + "/aborted"));
     try { yield "first"; await new Promise(() => {}); } finally { await fetch(env.OUTSIDE + "/never"); }
   },
+  async *keeping({ env, session }) {
+    try { for (;;) { yield "more "; await scheduler.wait(500); } }
+    finally {
+      const said = await session.put("late", 1).then(() => "kept", (error) => error.code);
+      await fetch(env.OUTSIDE + "/session/" + said);
+    }
+  },
   async *endless({ env }) {
     try { for (;;) { yield "more "; await scheduler.wait(2500); } }
     finally { await fetch(env.OUTSIDE + "/returned"); }
@@ -156,6 +163,12 @@ test("when the caller goes away a module that waits sees its signal abort", asyn
 test("when the caller goes away a module that goes on has its iterator closed", async () => {
   await hangUpAfterFirstDelta("endless");
   await eventually(() => outside.requested.includes("/returned"), "return()");
+});
+
+test("when the caller has gone the session takes nothing more", async () => {
+  await hangUpAfterFirstDelta("keeping");
+  const said = () => outside.requested.find((path) => path.startsWith("/session/"));
+  assert.equal(await eventually(said, "the module's end"), "/session/SESSION_EXPIRED");
 });
 
 async function hangUpAfterFirstDelta(kind) {
