@@ -66,9 +66,12 @@ class SessionError extends Error {
   }
 }
 
+const ENDED = { code: "SESSION_EXPIRED", message: "The call has ended." };
+
 function sessionOf(id, operate) {
   const ask = async (operation, question) => {
-    const answer = await operate(operation, question);
+    // The front takes no call any more when it has ended the one that this session is of.
+    const answer = await operate(operation, question).catch(() => ({ error: ENDED }));
     if (answer.error !== undefined) throw new SessionError(answer.error);
     return answer;
   };
