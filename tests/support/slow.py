@@ -12,7 +12,7 @@ RECEIVE_BYTES = 4096
 
 
 class SlowClient:
-    """One connection. `at_end` says whether the server has closed it."""
+    """One connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
