@@ -1,15 +1,16 @@
-"""One account's slow connections and dripping deployments do nothing to another account's calls."""
+"""One account's slow connections and unanswered probes do nothing to another account's calls."""
 
 import asyncio
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.account import Account
 from tests.support.caller import Caller
+from tests.support.deadline import until
 from tests.support.slow import resident_mb, slow_clients
 from tests.support.stack import Stack, running_stack
 
@@ -24,8 +25,12 @@ export default { async invoke(request) {
   return "x".repeat(request.input.messages[0].content === "large" ? 4_000_000 : 1);
 } };
 """
-# What a probe asks of a module never comes.
-DRIPPING = "await new Promise(() => {}); export default { async invoke() { return 1; } };"
+# What a probe asks of the script is never answered.
+SILENT = """
+import * as wrapper from "./webhost-agent.mjs";
+queueMicrotask(() => { wrapper.default.prototype.isCallable = () => new Promise(() => {}); });
+export default { async invoke() { return "hi"; } };
+"""
 
 
 def latency_ms(caller: Caller, agent_id: str) -> float:
@@ -102,24 +107,15 @@ async def test_a_thousand_slow_connections(stack: Stack, victim: tuple[Caller, s
 
 
 @pytest.mark.accept("6.B6")
-def test_probes_that_drip(stack: Stack, victim: tuple[Caller, str]) -> None:
+def test_probes_without_an_answer(stack: Stack, victim: tuple[Caller, str]) -> None:
     attacker = stack.caller()
     agents = [attacker.create_agent(f"agent {n}")["id"] for n in range(3)]
-    stop = threading.Event()
-
-    def deploys() -> None:
-        while not stop.is_set():
-            for agent_id in agents:
-                attacker.http.post(f"/v1/agents/{agent_id}/deploy", json={"moduleCode": DRIPPING})
-            stop.wait(0.5)
-
     usual = latency_ms(*victim)
-    thread = threading.Thread(target=deploys, daemon=True)
-    thread.start()
-    try:
-        stop.wait(5)
-        now = latency_ms(*victim)
-        check(stack, usual, now)
-    finally:
-        stop.set()
-        thread.join(30)
+    probed = [attacker.start_deploy(agent_id, moduleCode=SILENT)["id"] for agent_id in agents]
+    account = Account(stack)
+    until(lambda: all(map(account.scripts_of, agents)), "all to be uploaded", seconds=30)
+    now = latency_ms(*victim)
+    assert {attacker.deployment(each)["status"] for each in probed} == {"deploying"}
+    check(stack, usual, now)
+    ends = {attacker.deploy_ended(each)["status"] for each in probed}
+    assert ends == {"failed"}

@@ -97,6 +97,7 @@ async def compose(service: Service, settings: Settings) -> None:
         answers=room.budget_of(settings.answer_bytes_in_flight),
         limits=Limits(
             tiers=settings.tiers(),
+            timeout_s=settings.longest_call_s,
             heartbeat_s=settings.heartbeat_s,
             agent_requests_per_minute=settings.agent_requests_per_minute,
         ),

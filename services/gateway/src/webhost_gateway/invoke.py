@@ -46,6 +46,7 @@ class Limits:
     """The limits of every call. Times are seconds; rates are requests per minute."""
 
     tiers: dict[str, Entitlements]
+    timeout_s: float
     heartbeat_s: float
     agent_requests_per_minute: int | None
 
