@@ -13,7 +13,7 @@ from webhost_deployer.cloudflare.worker_client import MAX_ANSWER_BYTES, WorkerCl
 from webhost_deployer.provider import ProviderError
 from webhost_kit.keys import parse_signers
 
-from tests.unit.deployer.samples import DEPLOYMENT
+from tests.unit.deployer.samples import AGENT, DEPLOYMENT, begun
 
 DEADLINE_S = 1.0
 MEMORY_BYTES = 2 * 1024 * 1024
@@ -117,12 +117,12 @@ async def test_no_answer_costs_more_than_its_bound(
     """Refused in bounded time and memory, as something that may pass; purges like probes."""
     monkeypatch.setattr(worker_client, "TIMEOUT_S", DEADLINE_S)
     async with answering(writes) as client:
-        for call in (client.probe, client.purge):
+        for call, about in ((client.probe, begun()), (client.purge, AGENT)):
             tracemalloc.start()
             began = time.monotonic()
             try:
                 with pytest.raises(ProviderError, match=reason) as raised:
-                    await call("https://w.example/dep/x", DEPLOYMENT)
+                    await call("https://w.example/dep/x", about)
                 took, (_, peak) = time.monotonic() - began, tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
@@ -143,4 +143,4 @@ async def test_an_answer_of_the_allowed_size_is_read() -> None:
         yield OK + b"Content-Length: %d\r\n\r\n" % len(padded) + padded
 
     async with answering(writes) as client:
-        await client.probe("https://w.example/dep/x", DEPLOYMENT)
+        await client.probe("https://w.example/dep/x", begun())

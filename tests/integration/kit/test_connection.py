@@ -137,12 +137,12 @@ async def until_closed(port: int, begin: bytes, drip: bytes) -> tuple[float, byt
 
     began = time.monotonic()
     async with in_background(dripping()):
-        try:
-            answer = await asyncio.wait_for(reader.read(), 20)
-        except ConnectionError:
-            answer = b""
+        answer = bytearray()
+        with suppress(ConnectionError):
+            while part := await asyncio.wait_for(reader.read(65536), 20):
+                answer += part
     await closed(writer)
-    return time.monotonic() - began, answer
+    return time.monotonic() - began, bytes(answer)
 
 
 POST = b"POST / HTTP/1.1\r\nX-Request-Id: mine\r\nContent-Length: 1000000\r\n\r\n"
@@ -174,7 +174,7 @@ async def test_a_slow_request_ends(
 ) -> None:
     async with listening() as port:
         took, answer = await until_closed(port, begin, drip)
-    assert at_least_s - 0.1 < took < at_least_s + 1
+    assert at_least_s - 0.1 < took < at_least_s + 3
     assert [int(s) for s in re.findall(rb"HTTP/1.1 (\d+)", answer)] == statuses
     if 408 in statuses:
         error = msgspec.json.decode(answer.rpartition(b"\r\n\r\n")[2])["error"]

@@ -24,8 +24,8 @@ from webhost_kit.errors import BadToken, RuntimeFailed, Unavailable
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.http.auth import Principal, TokenVerifier
-from webhost_kit.http.rate_limiter import RateLimiter, Share
 from webhost_kit.http.bodies import SMALL_BYTES, Bodies
+from webhost_kit.http.rate_limiter import RateLimiter, Share
 from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.tasks import cancel
 
