@@ -104,19 +104,23 @@ export class Outside {
 const SESSIONS_WRAPPER = `
 import sessions from "./webhost-sessions.mjs";
 export { AgentSessions, default } from "./webhost-sessions.mjs";
-export const internal = {
+const boundWith = (propsOf) => ({
   fetch(request, env, ctx) {
-    const props = { agentId: request.headers.get("${AGENT_HEADER}") };
+    const props = propsOf(request);
     return sessions.fetch(request, env, { props, waitUntil: (promise) => ctx.waitUntil(promise) });
   },
-};`;
+});
+export const internal = boundWith(({ headers }) => ({ agentId: headers.get("${AGENT_HEADER}") }));
+export const one = boundWith(() => ({ agentId: "agt_one" }));
+export const any = boundWith(() => ({ anyAgent: true }));`;
 
 /** The session Worker's parts: for a process of its own, or beside an agent's. */
-function sessionsWorker(folder, disk, idleDays) {
+function sessionsWorker(folder, disk, idleDays, env = {}) {
   const modules = { "wrapper.mjs": SESSIONS_WRAPPER, ...platformModules("webhost-sessions.mjs") };
   const bindings = textBindings({
     WEBHOST_PLATFORM_PUBLIC_KEYS: JSON.stringify(platformKey.publicKeys),
     SESSION_IDLE_DAYS: String(idleDays),
+    ...env,
   });
   const text = worker(
     folder,
@@ -132,15 +136,19 @@ function sessionsWorker(folder, disk, idleDays) {
 }
 
 /** The session Worker in a process of its own: public on a port, private on a unix socket. */
-export async function startSessions({ disk, idleDays = 30 }) {
+export async function startSessions({ disk, idleDays = 30, env = {} }) {
   const folder = temporaryFolder();
   const socket = join(folder, "private.sock");
   const workerd = await startWorkerd(
     folder,
     `(
-    services = [${sessionsWorker(folder, disk, idleDays)}],
+    services = [${sessionsWorker(folder, disk, idleDays, env)}],
     sockets = [
       (name = "public", address = "127.0.0.1:0", http = (), service = "sessions"),
+      (name = "one", address = "127.0.0.1:0", http = (),
+        service = (name = "sessions", entrypoint = "one")),
+      (name = "any", address = "127.0.0.1:0", http = (),
+        service = (name = "sessions", entrypoint = "any")),
       (name = "private", address = "unix:${socket}", http = (),
         service = (name = "sessions", entrypoint = "internal"))])`,
   );
@@ -153,6 +161,11 @@ export async function startSessions({ disk, idleDays = 30 }) {
       const headers = { "X-Webhost-Platform-Signature": header };
       const path = `/any/prefix/__webhost/sessions/${operation}`;
       return await fetch(url + path, { method: "POST", body: JSON.stringify(body), headers });
+    },
+    /** Asks as a front bound with the props of "one" agent, or of "any", would. */
+    async as(front, operation, body, headers = {}) {
+      const address = `http://127.0.0.1:${workerd.ports[front]}/v1/${operation}`;
+      return await fetch(address, { method: "POST", body: JSON.stringify(body), headers });
     },
     stop: workerd.stop,
   };

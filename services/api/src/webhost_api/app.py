@@ -13,6 +13,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.http.auth import TokenVerifier
+from webhost_kit.http.bodies import Bodies
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import App, Service
 
@@ -138,6 +139,7 @@ async def compose(service: Service, settings: Settings) -> None:
         artifacts=Artifacts(bus),
         tiers=tiers,
         commands=commands,
+        bodies=Bodies(),
     )
     app = front(deps, settings.cors_allowed_origins)
     service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)

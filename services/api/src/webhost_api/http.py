@@ -32,6 +32,7 @@ from webhost_kit.eventsourcing.store import EventMetadata
 from webhost_kit.http import problems
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import TokenVerifier
+from webhost_kit.http.bodies import Bodies
 
 from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
@@ -60,6 +61,7 @@ class Dependencies:
     artifacts: Artifacts
     tiers: Tiers
     commands: Commands
+    bodies: Bodies
 
 
 class UserRoute(APIRoute):
@@ -75,7 +77,7 @@ class UserRoute(APIRoute):
         async def checked(request: Request) -> Response:
             cost = "reads" if request.method in READING else self.cost_of_writing
             request.state.caller = await _authenticated(request, cost)
-            body = await _bounded_body(request, self.max_body_bytes)
+            body = await _body(request, self.max_body_bytes)
             return await handle(Request(request.scope, _receiving(body)))
 
         return checked
@@ -232,6 +234,15 @@ async def _authenticated(request: Request, cost: Cost) -> Caller:
     )
     await deps.users.ensure(principal, metadata, address_of(request.scope))
     return Caller(principal.user_id, metadata)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    size = request.headers.get("Content-Length", "")
+    if not size.isdecimal():
+        size = limit if "Transfer-Encoding" in request.headers else 0
+    user_id = request.state.caller.user_id
+    async with deps(request).bodies.room(user_id, min(int(size), limit)):
+        return await _bounded_body(request, limit)
 
 
 async def _bounded_body(request: Request, limit: int) -> bytes:

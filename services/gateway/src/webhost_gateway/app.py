@@ -25,6 +25,7 @@ from webhost_gateway.routing import projection
 from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
 from webhost_gateway.settings import Settings
+from webhost_gateway.upstream import room
 from webhost_gateway.upstream.worker import Upstream
 
 NOT_FLUSHED = "-c synchronous_commit=off"
@@ -82,6 +83,7 @@ async def compose(service: Service, settings: Settings) -> None:
             signers[0],
             connect_to=settings.workers_connect_to,
             first_byte_timeout_s=settings.first_byte_timeout_s,
+            longest_call_s=settings.longest_call_s,
         ),
     )
     invoker = Invoker(
@@ -92,6 +94,7 @@ async def compose(service: Service, settings: Settings) -> None:
         admission=admitted,
         outcomes=outcomes,
         upstream=upstream,
+        answers=room.budget_of(settings.answer_bytes_in_flight),
         limits=Limits(
             tiers=settings.tiers(),
             timeout_s=settings.longest_call_s,

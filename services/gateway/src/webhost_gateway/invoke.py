@@ -2,7 +2,8 @@
 
 Consumes: HTTP requests. Emits: calls to Workers, and one outcome per admitted call.
 Guarantees: no byte goes to a Worker before the invocation is on record; whatever happens to an
-admitted call, its outcome is recorded, and no answer waits for that.
+admitted call, its outcome is recorded once its answer was written or given up, and no answer waits
+for that. Its wall time is without what its caller, or room for its answer, let it wait.
 """
 
 import asyncio
@@ -15,13 +16,15 @@ from time import monotonic
 import msgspec
 from webhost_contracts import ids
 from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
-from webhost_contracts.invoke import PROTOCOL
+from webhost_contracts.invoke import PROTOCOL, InvokeResponse
 from webhost_contracts.periods import period_key
+from webhost_kit.byte_budget import ByteBudget
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import BadToken, RuntimeFailed, Unavailable
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.http.auth import Principal, TokenVerifier
+from webhost_kit.http.bodies import SMALL_BYTES, Bodies
 from webhost_kit.http.rate_limiter import RateLimiter, Share
 from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.tasks import cancel
@@ -33,8 +36,9 @@ from webhost_gateway.ledger.records import Invocation, Outcome
 from webhost_gateway.routes import MAX_BODY_BYTES, Request
 from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
+from webhost_gateway.upstream.room import Room
 from webhost_gateway.upstream.stream import ClientStream
-from webhost_gateway.upstream.worker import Call, NotSent, Upstream
+from webhost_gateway.upstream.worker import Call, HeldUp, NotSent, Upstream
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Invoker:
         admission: Admission,
         outcomes: Outcomes,
         upstream: Upstream,
+        answers: ByteBudget,
         limits: Limits,
         share: Share,
     ) -> None:
@@ -70,6 +75,8 @@ class Invoker:
         self._admission = admission
         self._outcomes = outcomes
         self._upstream = upstream
+        self._answers = answers
+        self._bodies = Bodies()
         self._limits = limits
         self._user_rate = RateLimiter("user", share=share)
         self._agent_rate = RateLimiter("agent", share=share)
@@ -77,13 +84,12 @@ class Invoker:
     async def answer(self, request: Request) -> None:
         """POST /v1/invoke/{agentId}: the whole answer as JSON."""
         invocation, call = await self._admit(request, streamed=False)
-        async with (
-            self._on_record(request, invocation, call),
-            self._upstream.answer(call) as answer,
-        ):
-            document = await answer.document()
-        document = msgspec.structs.replace(document, trace_id=invocation.trace_id)
-        await request.answer(200, msgspec.json.encode(document))
+        async with self._on_record(request, invocation, call):
+            async with self._upstream.answer(call) as answer:
+                body = _as_answered(await answer.document(), invocation.trace_id)
+            crash_point("gateway.answered")
+            call.room.hold_up()
+            await request.answer(200, body)
 
     async def stream(self, request: Request) -> None:
         """POST /v1/invoke/{agentId}/stream: the answer as it comes; ends when its client leaves."""
@@ -105,18 +111,22 @@ class Invoker:
             "agentId": invocation.agent_id,
             "deploymentId": invocation.deployment_id,
         }
-        client = ClientStream(request, meta, self._limits.heartbeat_s)
+        client = ClientStream(request, meta, self._limits.heartbeat_s, call.room)
         try:
-            async with (
-                self._on_record(request, invocation, call),
-                self._upstream.answer(call) as answer,
-            ):
-                await client.pass_on(answer)
-        except RuntimeFailed as problem:
+            async with self._on_record(request, invocation, call):
+                try:
+                    async with self._upstream.answer(call) as answer:
+                        await client.pass_on(answer)
+                    crash_point("gateway.answered")
+                except RuntimeFailed as problem:
+                    if request.started:
+                        await client.fail(problem)
+                        await client.end()
+                    raise
+                await client.end()
+        except RuntimeFailed:
             if not request.started:
                 raise
-            await client.fail(problem)
-        await client.end()
 
     async def _admit(self, request: Request, *, streamed: bool) -> tuple[Invocation, Call]:
         """Check and admit the request. Raises the Problem of the first check that it fails."""
@@ -124,7 +134,7 @@ class Invoker:
         user_id = principal.user_id
         entitlements = self._entitlements_of(user_id)
         self._check_rate(user_id, request.agent_id, entitlements)
-        asked = decisions.parse(await request.body(MAX_BODY_BYTES))
+        asked = decisions.parse(await self._body(request, user_id))
         if not self._memory.usable:
             raise Unavailable("The gateway is catching up; try again shortly.")
         target = decisions.target_of(self._routes, user_id, request.agent_id)
@@ -154,7 +164,15 @@ class Invoker:
             body=msgspec.json.encode(body),
             streamed=streamed,
             traceparent=request.traceparent,
+            room=Room(self._answers, user_id),
         )
+
+    async def _body(self, request: Request, user_id: str) -> bytes:
+        size = min(request.announced(MAX_BODY_BYTES), MAX_BODY_BYTES)
+        if size <= SMALL_BYTES:
+            return await request.body(MAX_BODY_BYTES)
+        async with self._bodies.room(user_id, size):
+            return await request.body(MAX_BODY_BYTES)
 
     async def _authenticated(self, request: Request) -> Principal:
         if request.authorization is None:
@@ -181,34 +199,32 @@ class Invoker:
     async def _on_record(
         self, request: Request, invocation: Invocation, call: Call
     ) -> AsyncGenerator[None]:
-        """Bound the call in time; record its outcome, or release it if nothing was sent."""
+        """Record the call's outcome, or release it if nothing was sent."""
         started_s = monotonic()
         try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                yield
+            yield
         except NotSent:
             self._outcomes.release(invocation)
             raise
-        except asyncio.CancelledError:
-            # The client disconnected: this is not the agent's error.
-            self._record(request, invocation, started_s, None)
+        except (asyncio.CancelledError, HeldUp):
+            # The client disconnected, or was waited for: this is not the agent's error.
+            self._record(request, invocation, call.room.wall_s(started_s), None)
             raise
-        except TimeoutError as error:
-            self._record(request, invocation, started_s, "runtime")
-            raise self._upstream.timed_out(call) from error
         except Exception:
-            self._record(request, invocation, started_s, "runtime")
+            self._record(request, invocation, call.room.wall_s(started_s), "runtime")
             raise
-        crash_point("gateway.answered")
-        self._record(request, invocation, started_s, None)
+        else:
+            self._record(request, invocation, call.room.wall_s(started_s), None)
+        finally:
+            call.room.release()
 
     def _record(
-        self, request: Request, invocation: Invocation, started_s: float, error_class: str | None
+        self, request: Request, invocation: Invocation, wall_s: float, error_class: str | None
     ) -> None:
         outcome = Outcome(
             outcome="succeeded" if error_class is None else "failed",
             error_class=error_class,
-            wall_ms=round((monotonic() - started_s) * 1000),
+            wall_ms=round(wall_s * 1000),
         )
         self._outcomes.record(
             invocation,
@@ -217,3 +233,7 @@ class Invoker:
             request_id=request.request_id,
             traceparent=request.traceparent,
         )
+
+
+def _as_answered(document: InvokeResponse, trace_id: str) -> bytes:
+    return msgspec.json.encode(msgspec.structs.replace(document, trace_id=trace_id))

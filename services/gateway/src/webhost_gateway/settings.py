@@ -1,6 +1,6 @@
 """The gateway's environment."""
 
-from pydantic import PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validator
 from webhost_kit.keys import parse_signers
 from webhost_kit.process.settings import Address, LongestCall, UserFacingSettings
 
@@ -18,6 +18,9 @@ class Settings(UserFacingSettings, LongestCall):
     """Seconds of silence after which a stream gets a heartbeat."""
     lease_ttl_s: PositiveFloat = 8.0
     """Seconds without a renewal after which a gateway's calls are finished by another one."""
+    answer_bytes_in_flight: int = Field(default=32 * 1024 * 1024, ge=16 * 1024 * 1024)
+    """Bytes of Workers' answers that are held at a time, those of up to 64 KiB aside; a quarter of
+    it for one user. What finds no room is not read from its Worker yet."""
     agent_requests_per_minute: PositiveInt | None = None
     """The most calls per minute to one agent, if lower than what the tier allows."""
 

@@ -8,6 +8,8 @@ import { runtimeError, sessionExpired, storeUnavailable } from "./webhost-errors
 const SILENT = { code: "UNAVAILABLE", message: "The session store does not answer." };
 const ENDED = { code: "SESSION_EXPIRED", message: "The call has ended." };
 const OPERATIONS = ["get", "put", "delete", "list", "history"];
+// The store keeps no more of a message, and takes no more than 8 MiB.
+const MESSAGE_CHARACTERS = 128 * 1024;
 
 /** The session of a call: opens `sessionId`, or a new one when it is undefined.
  *  @throws {PlatformError} 410 SESSION_EXPIRED: the agent has no such session; 503 UNAVAILABLE */
@@ -54,7 +56,10 @@ class Session {
 
   /** Adds a finished turn to the history. @throws {PlatformError} 410 SESSION_EXPIRED, 500 */
   async append(messages) {
-    const { error } = await this.ask("append", { messages });
+    const kept = messages.map(({ role, content }) => {
+      return { role, content: content.slice(0, MESSAGE_CHARACTERS) };
+    });
+    const { error } = await this.ask("append", { messages: kept });
     if (error !== undefined) throw this.expired ? sessionExpired() : runtimeError(error.message);
   }
 }

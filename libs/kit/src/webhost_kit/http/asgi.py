@@ -14,6 +14,9 @@ from webhost_kit.http import problems
 
 log = structlog.get_logger(__name__)
 
+WRITTEN_AT_ONCE = 64 * 1024
+"""What the server keeps for a slow client without waiting for it."""
+
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
@@ -44,10 +47,16 @@ class Request:
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
+    def announced(self, most: int) -> int:
+        """Return how many bytes the body has, as far as its client says, else `most`."""
+        length = self.headers.get(b"content-length", b"")
+        if length.isdigit():
+            return int(length)
+        return most if b"transfer-encoding" in self.headers else 0
+
     async def body(self, most: int) -> bytes:
         """Return the body of at most this many bytes. Raises PayloadTooLarge, or ClientGone."""
-        announced = self.headers.get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > most:
+        if self.announced(most) > most:
             raise _too_large(most)
         parts: list[bytes] = []
         size = 0
@@ -84,7 +93,7 @@ class Request:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def answer(self, status: int, body: bytes, headers: Headers | None = None) -> None:
-        """Send a whole JSON answer."""
+        """Send a whole JSON answer. Of a large one, return when its client has taken it."""
         await self.start(
             status,
             [
@@ -93,6 +102,9 @@ class Request:
                 *(headers or []),
             ],
         )
+        if len(body) > WRITTEN_AT_ONCE:
+            await self.write(body)
+            body = b""
         await self.write(body, more=False)
 
     async def refuse(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:

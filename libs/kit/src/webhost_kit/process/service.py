@@ -73,6 +73,7 @@ class Service:
                     port=int(port),
                     loop="uvloop",
                     http=Connection,
+                    ws="none",
                     log_config=None,
                     access_log=False,
                     server_header=False,

@@ -1,9 +1,12 @@
 """Calls to what runs at Cloudflare, signed with the deployer's own key: probe and purge.
 
-Consumes: answers of the entry module and of the session Worker.
-Guarantees: the customer's handler never runs for them. On replay: both may be repeated.
+Consumes: answers from those addresses, whatever sends them: a Worker may be hostile.
+Guarantees: the customer's handler never runs for them. An answer is read up to MAX_ANSWER_BYTES,
+never decompressed, and everything from the connection to its last byte takes at most TIMEOUT_S.
+On replay: both may be repeated.
 """
 
+import asyncio
 from http import HTTPStatus
 
 import httpx
@@ -18,7 +21,10 @@ from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
 
 TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = 64 * 1024
 SNIPPET = 300
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding an answer's JSON can raise; the last if it is nested too deeply."""
 
 
 class _Error(msgspec.Struct):
@@ -41,7 +47,7 @@ class WorkerClient:
     def __init__(self, signer: Signer, connect_to: str | None) -> None:
         self._signer = signer
         self._connect_to = connect_to
-        self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+        self._client = httpx.AsyncClient(timeout=httpx.Timeout(None), trust_env=False)
 
     async def probe(self, base_url: str, deployment: Deployment) -> None:
         """See that this deployment answers below `base_url`. Raises ProviderError."""
@@ -56,7 +62,7 @@ class WorkerClient:
         body = await self._post(url, deployment.id, asked)
         try:
             answered = msgspec.json.decode(body, type=_Probed).deployment_id
-        except msgspec.DecodeError:
+        except UNREADABLE:
             answered = None
         if answered != deployment.id:
             # The route may not have propagated everywhere yet.
@@ -76,6 +82,7 @@ class WorkerClient:
     async def _post(self, url: str, audience: str, body: bytes) -> bytes:
         address = httpx.URL(url)
         headers = {
+            "Accept-Encoding": "identity",
             "Content-Type": "application/json",
             "Host": address.host,
             PLATFORM_SIGNATURE_HEADER: self._signer.header(now_ms(), audience, body),
@@ -85,22 +92,42 @@ class WorkerClient:
             address = address.copy_with(scheme="http", host=host, port=int(port))
         endpoint = f"POST {url}"
         try:
-            response = await self._client.post(address, content=body, headers=headers)
+            async with (
+                asyncio.timeout(TIMEOUT_S),
+                self._client.stream("POST", address, content=body, headers=headers) as response,
+            ):
+                answer = await _read(endpoint, response)
+        except TimeoutError as error:
+            raise _no_answer(endpoint, f"it took over {TIMEOUT_S:.0f} s") from error
         except httpx.HTTPError as error:
-            raise ProviderError(
-                endpoint, None, f"No answer: {type(error).__name__}", transient=True
-            ) from error
+            raise _no_answer(endpoint, type(error).__name__) from error
         if response.status_code == HTTPStatus.OK:
-            return response.content
-        raise _refused(endpoint, response)
+            return answer
+        raise _refused(endpoint, response.status_code, answer)
 
 
-def _refused(endpoint: str, response: httpx.Response) -> ProviderError:
+async def _read(endpoint: str, response: httpx.Response) -> bytes:
+    """Return the answer's bytes as they came. Raises ProviderError for too many, or compressed."""
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise _no_answer(endpoint, "it was compressed")
+    answer = bytearray()
+    async for part in response.aiter_raw():
+        answer += part
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise _no_answer(endpoint, f"it was over {MAX_ANSWER_BYTES // 1024} KiB")
+    return bytes(answer)
+
+
+def _no_answer(endpoint: str, reason: str) -> ProviderError:
+    return ProviderError(endpoint, None, f"No answer: {reason}", transient=True)
+
+
+def _refused(endpoint: str, status: int, answer: bytes) -> ProviderError:
     """Tell the platform's own refusal, which says whether to retry, from an intermediary's."""
     try:
-        error = msgspec.json.decode(response.content, type=_Failure).error
-    except msgspec.DecodeError:
-        message = response.text[:SNIPPET] or "No body."
-        return ProviderError(endpoint, str(response.status_code), message, transient=True)
+        error = msgspec.json.decode(answer, type=_Failure).error
+    except UNREADABLE:
+        message = answer[:SNIPPET].decode("utf-8", "replace") or "No body."
+        return ProviderError(endpoint, str(status), message, transient=True)
     broken = error.code == "RUNTIME_ERROR" and not error.retryable
     return ProviderError(endpoint, error.code, error.message, transient=not broken)

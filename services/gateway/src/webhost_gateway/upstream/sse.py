@@ -21,14 +21,16 @@ class SseEvent:
 class SseReader:
     """Takes bytes as they come, returns events as soon as their blank line has arrived.
 
-    Lines end in LF, CR or CRLF, wherever the bytes were split.
+    Lines end in LF, CR or CRLF, wherever the bytes were split. `pending` are the bytes of an event
+    that is not complete; what is kept of them takes no more than that, however they were split.
     """
 
     def __init__(self) -> None:
-        self._line: list[bytes] = []
+        self._line = bytearray()
         self._after_cr = False
         self._name = ""
-        self._data: list[bytes] = []
+        self._data: bytearray | None = None
+        self.pending = 0
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
         """Return the events that these bytes complete."""
@@ -38,10 +40,13 @@ class SseReader:
         events: list[SseEvent] = []
         for part in chunk.splitlines(keepends=True):
             self._after_cr = part.endswith(b"\r")
-            self._line.append(part)
+            self._line += part
+            self.pending += len(part)
             if self._after_cr or part.endswith(b"\n"):
-                line = b"".join(self._line).rstrip(b"\r\n")
+                line = bytes(self._line).rstrip(b"\r\n")
                 self._line.clear()
+                if not line:
+                    self.pending = 0
                 if (event := self._field(line)) is not None:
                     events.append(event)
         return events
@@ -49,14 +54,17 @@ class SseReader:
     def _field(self, line: bytes) -> SseEvent | None:
         if not line:
             name, data = self._name, self._data
-            self._name, self._data = "", []
-            return SseEvent(name, b"\n".join(data)) if data else None
+            self._name, self._data = "", None
+            return None if data is None else SseEvent(name, bytes(data))
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"event":
             self._name = value.decode("utf-8", "replace")
         elif field == b"data":
-            self._data.append(value)
+            if self._data is None:
+                self._data = bytearray(value)
+            else:
+                self._data += b"\n" + value
         return None
 
 

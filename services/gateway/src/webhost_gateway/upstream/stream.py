@@ -10,17 +10,21 @@ import asyncio
 from typing import Any
 
 import msgspec
-from webhost_contracts.invoke import Usage
+from webhost_contracts.invoke import InvokeResponse, Usage
 from webhost_kit.errors import RuntimeFailed
 from webhost_kit.http import problems
 
 from webhost_gateway.routes import Request
 from webhost_gateway.upstream import sse
+from webhost_gateway.upstream.room import Room
 from webhost_gateway.upstream.sse import SseEvent, SseReader, SseWriter
 from webhost_gateway.upstream.worker import UNREADABLE, Answer, WorkerProblemBody
 
 END_S = 1.0
 """How long the Worker's stream may take to end after `done`, before its connection is cut."""
+
+LARGE_BYTES = 16 * 1024
+"""Of events of this size, nothing is read from the Worker before the client has taken them."""
 
 _HEADERS = [
     (b"content-type", sse.CONTENT_TYPE.encode()),
@@ -40,8 +44,11 @@ class _Delta(msgspec.Struct, frozen=True):
 class ClientStream:
     """The client's side of one stream. `meta` is the gateway's own, the session id aside."""
 
-    def __init__(self, request: Request, meta: dict[str, Any], heartbeat_s: float) -> None:
+    def __init__(
+        self, request: Request, meta: dict[str, Any], heartbeat_s: float, room: Room
+    ) -> None:
         self._request = request
+        self._room = room
         self._meta = meta
         self._heartbeat_s = heartbeat_s
         self._reader = SseReader()
@@ -56,28 +63,39 @@ class ClientStream:
             await self._emulate(answer)
             return
         while not self._done:
-            chunk = await self._next_chunk(answer)
-            if not chunk:
-                raise answer.invalid("The agent's stream ended before it was done.")
-            ready = bytearray()
-            try:
-                for event in self._reader.feed(chunk):
-                    ready += self._translated(event, answer)
-            finally:
-                await self._send(bytes(ready))
+            await self._forward(await self._next_chunk(answer), answer)
         await _until_end(answer)
 
     async def fail(self, problem: RuntimeFailed) -> None:
         """Send the `error` event, which ends the stream."""
+        self._room.hold_up()
         envelope = problems.envelope(problem, self._request.request_id)
-        await self._send(self._writer.event("error", envelope))
+        await self._request.write(self._writer.event("error", envelope))
 
     async def end(self) -> None:
-        """End the response."""
+        """End the response; returns when its client has taken it, or was given up."""
+        self._room.hold_up()
         await self._request.write(b"", more=False)
 
+    async def _forward(self, chunk: bytes, answer: Answer) -> None:
+        """Send what these bytes make, before they are found to be the stream's failure too."""
+        if not chunk:
+            raise answer.invalid("The agent's stream ended before it was done.")
+        ready = bytearray()
+        try:
+            for event in self._reader.feed(chunk):
+                ready += self._translated(event, answer)
+        finally:
+            # While the client is waited for, this is kept once.
+            events = bytes(ready)
+            del chunk, ready
+            await self._send(events)
+        answer.passed_on(self._reader.pending)
+
     async def _emulate(self, answer: Answer) -> None:
-        document = await answer.document()
+        await self._send(self._emulated(await answer.document()))
+
+    def _emulated(self, document: InvokeResponse) -> bytes:
         events = [
             self._writer.event("meta", self._meta | {"sessionId": document.session_id}),
             self._writer.event("delta", document.output),
@@ -85,7 +103,7 @@ class ClientStream:
         if document.usage != Usage():
             events.append(self._writer.event("usage", document.usage))
         events.append(self._writer.event("done", {}))
-        await self._send(b"".join(events))
+        return b"".join(events)
 
     def _translated(self, event: SseEvent, answer: Answer) -> bytes:
         """Return what the client gets for one event of the Worker's."""
@@ -130,9 +148,14 @@ class ClientStream:
     async def _send(self, events: bytes) -> None:
         if not events:
             return
+        self._room.hold_up()
         if not self._request.started:
             await self._request.start(200, _HEADERS)
         await self._request.write(events)
+        if len(events) > LARGE_BYTES:
+            # An empty part is written once the client has taken most of those before it.
+            await self._request.write(b"")
+        self._room.go_on()
         self._sent_at = asyncio.get_running_loop().time()
 
 

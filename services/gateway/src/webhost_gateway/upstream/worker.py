@@ -3,11 +3,13 @@
 Consumes: a deployment's invoke address. Emits: one POST, with none of the caller's headers but
 `traceparent`.
 Guarantees: RuntimeFailed says what went wrong; its subclass NotSent says that no byte of the
-request was written.
+request was written, HeldUp that time ran out while the call waited for its caller or for room.
+No more of an answer is held than there is room for: see `room`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import socket
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +17,7 @@ from typing import Any, Literal
 
 import aiohttp
 import msgspec
-from aiohttp import hdrs
+from aiohttp import AddrInfoType, hdrs
 from webhost_contracts.invoke import MAX_ANSWER_BYTES, InvokeResponse
 from webhost_contracts.signatures import INVOKE_SIGNATURE_HEADER
 from webhost_kit.clock import now_ms
@@ -24,9 +26,15 @@ from webhost_kit.keys import Signer
 from webhost_kit.process.observability import redact_text
 from yarl import URL
 
+from webhost_gateway.upstream.room import FREE_BYTES, Room
+
 CONNECT_TIMEOUT_S = 10.0
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding a Worker's JSON can raise; the last if it is nested too deeply."""
+
+READ_BYTES = 16 * 1024
+RECEIVE_BYTES = 32 * 1024
+"""What the system may receive ahead of us on a connection, and so the most of one read."""
 
 SNIPPET_CHARS = 500
 SNIPPET_BYTES = 4096
@@ -40,6 +48,10 @@ _response = msgspec.json.Decoder(InvokeResponse)
 
 class NotSent(RuntimeFailed):
     """The connection was not made: no byte of the request was written."""
+
+
+class HeldUp(RuntimeFailed):
+    """Time ran out, and not for want of the agent's answer."""
 
 
 class WorkerProblem(msgspec.Struct, frozen=True):
@@ -65,6 +77,7 @@ class Call:
     body: bytes
     streamed: bool
     traceparent: str | None
+    room: Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,37 +87,51 @@ class _Address:
 
 
 class Answer:
-    """A Worker's answer of status 200, as it comes in."""
+    """A Worker's answer of status 200, as it comes in. `held` are the bytes not passed on yet."""
 
-    def __init__(self, response: aiohttp.ClientResponse, host: str) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, host: str, room: Room) -> None:
         self._response = response
         self._host = host
+        self._room = room
         self._bytes = 0
+        self.held = 0
         self.streamed = response.content_type == "text/event-stream"
 
     async def document(self) -> InvokeResponse:
         """Read and check the whole answer. Raises RuntimeFailed."""
-        body = b"".join([chunk async for chunk in self.chunks()])
+        # Not a list of chunks: many tiny ones would take many times their size.
+        body = bytearray()
+        while chunk := await self.next_chunk():
+            body += chunk
         try:
             return _response.decode(body)
         except UNREADABLE as error:
-            raise self.invalid("The agent's answer is not an invoke/v1 response.", body) from error
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield bytes as they arrive. Raises RuntimeFailed when they break off or are too many."""
-        while chunk := await self.next_chunk():
-            yield chunk
+            message = "The agent's answer is not an invoke/v1 response."
+            raise self.invalid(message, bytes(body[:SNIPPET_BYTES])) from error
 
     async def next_chunk(self) -> bytes:
-        """Return what has arrived, empty at the end. May be cancelled and asked again."""
+        """Return what has arrived, empty at the end. May be cancelled and asked again.
+
+        Raises RuntimeFailed when the answer breaks off or is too long.
+        """
+        if self.held > FREE_BYTES and not self._room.reserved:
+            announced = self._response.content_length or MAX_ANSWER_BYTES
+            await self._room.reserve(min(announced, MAX_ANSWER_BYTES))
         try:
             chunk = await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise failed("network_error", "The agent's answer broke off.", self._host) from error
         self._bytes += len(chunk)
+        self.held += len(chunk)
         if self._bytes > MAX_ANSWER_BYTES:
             raise self.invalid("The agent's answer is over 4 MiB.")
         return chunk
+
+    def passed_on(self, held: int) -> None:
+        """Take note of what is still held after a part was written to the caller."""
+        self.held = held
+        if held <= FREE_BYTES:
+            self._room.release()
 
     def invalid(self, message: str, body: bytes = b"") -> RuntimeFailed:
         """Return the failure of an answer that is not of the protocol."""
@@ -119,17 +146,24 @@ class Upstream:
     """The Workers, over one set of kept connections."""
 
     def __init__(
-        self, signer: Signer, *, connect_to: str | None, first_byte_timeout_s: float
+        self,
+        signer: Signer,
+        *,
+        connect_to: str | None,
+        first_byte_timeout_s: float,
+        longest_call_s: float,
     ) -> None:
         self._signer = signer
         self._connect_to = connect_to
         self._first_byte_timeout_s = first_byte_timeout_s
+        self._longest_call_s = longest_call_s
         self._address = lru_cache(maxsize=10_000)(self._address_of)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT_ENCODING),
+            read_bufsize=READ_BYTES,
             auto_decompress=False,
         )
 
@@ -139,11 +173,20 @@ class Upstream:
 
     @asynccontextmanager
     async def answer(self, call: Call) -> AsyncGenerator[Answer]:
-        """Call, and give the answer of status 200. Raises RuntimeFailed or NotSent.
+        """Call, and give the answer of status 200. Raises RuntimeFailed, NotSent or HeldUp.
 
-        Leaving the block before the answer's end cancels the call.
+        The block is bounded in time. Leaving it before the answer's end cancels the call.
         """
         address = self._address(call.invoke_url)
+        try:
+            async with asyncio.timeout(self._longest_call_s), self._answer(address, call) as answer:
+                yield answer
+        except TimeoutError as error:
+            kind = HeldUp if call.room.held_up else RuntimeFailed
+            raise _timed_out(address, kind) from error
+
+    @asynccontextmanager
+    async def _answer(self, address: _Address, call: Call) -> AsyncGenerator[Answer]:
         headers = {
             hdrs.HOST: address.host,
             hdrs.CONTENT_TYPE: "application/json",
@@ -156,17 +199,12 @@ class Upstream:
         try:
             if response.status != 200:
                 raise _reported(response.status, await _beginning(response), address.host)
-            yield Answer(response, address.host)
+            yield Answer(response, address.host, call.room)
         finally:
             if response.content.at_eof():
                 response.release()
             else:
                 response.close()
-
-    def timed_out(self, call: Call) -> RuntimeFailed:
-        """Return the failure of a call that took too long."""
-        host = self._address(call.invoke_url).host
-        return failed("timeout", "The agent did not answer in time.", host)
 
     async def _post(
         self, address: _Address, headers: dict[str, str], body: bytes
@@ -185,7 +223,7 @@ class Upstream:
                 kind=NotSent,
             ) from error
         except TimeoutError as error:
-            raise failed("timeout", "The agent did not answer in time.", address.host) from error
+            raise _timed_out(address) from error
         except (aiohttp.ClientError, OSError) as error:
             raise failed(
                 "network_error", "The connection to the agent broke off.", address.host
@@ -198,6 +236,16 @@ class Upstream:
             name, _, port = self._connect_to.rpartition(":")
             url = url.with_scheme("http").with_host(name).with_port(int(port))
         return _Address(url, host)
+
+
+def _socket(address: AddrInfoType) -> socket.socket:  # pyright: ignore[reportUnknownParameterType]
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+    return made
+
+
+def _timed_out(address: _Address, kind: type[RuntimeFailed] = RuntimeFailed) -> RuntimeFailed:
+    return failed("timeout", "The agent did not answer in time.", address.host, kind=kind)
 
 
 def failed(

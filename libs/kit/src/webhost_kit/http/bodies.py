@@ -1,0 +1,48 @@
+"""Room for large request bodies while they arrive, in this process's memory.
+
+Guarantees: what has come of all bodies that are not complete is bounded, as are those of one user;
+small ones need no room. Who finds none within WAIT_S, or MOST_WAITING of the same user waiting, is
+refused, and its body was not read.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from webhost_kit.byte_budget import ByteBudget
+from webhost_kit.errors import Unavailable
+
+SMALL_BYTES = 64 * 1024
+TOTAL_BYTES = 32 * 1024 * 1024
+USER_BYTES = 8 * 1024 * 1024
+MOST_WAITING = 64
+WAIT_S = 5.0
+
+
+class Bodies:
+    """The bodies that this process is receiving."""
+
+    def __init__(self) -> None:
+        self._budget = ByteBudget(TOTAL_BYTES, USER_BYTES)
+
+    @asynccontextmanager
+    async def room(self, user_id: str, size: int) -> AsyncGenerator[None]:
+        """Hold room for a body of this size, of at most USER_BYTES. Raises Unavailable."""
+        if size <= SMALL_BYTES:
+            yield
+            return
+        if self._budget.waiting(user_id) >= MOST_WAITING:
+            raise _refusal()
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._budget.take(user_id, size)
+        except TimeoutError as error:
+            raise _refusal() from error
+        try:
+            yield
+        finally:
+            self._budget.release(user_id, size)
+
+
+def _refusal() -> Unavailable:
+    return Unavailable("Too many large requests are arriving; try again shortly.")
