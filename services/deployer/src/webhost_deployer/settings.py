@@ -6,6 +6,9 @@ from webhost_kit.process.settings import Address, Tiered
 
 from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, WorkersDev
 
+SCRIPTS_PER_DEPLOYMENT = 2
+"""The front and the agent script."""
+
 
 class Settings(Tiered):
     """Settings of Cloudflare, of the keys, and of where Workers report."""
@@ -22,6 +25,8 @@ class Settings(Tiered):
     """The custom domain at which Workers are served."""
     cloudflare_workers_dev_subdomain: str | None = None
     """The workers.dev subdomain; needed where there is no custom domain."""
+    cloudflare_max_scripts: int = Field(default=500, ge=3)
+    """How many scripts the account may hold; deployments that would need more are refused."""
     control_plane_telemetry_report_url: str
     """Where Workers report what calls used: the public `/v1/telemetry/report`."""
     telemetry_master_keys: SecretStr
@@ -74,6 +79,11 @@ class Settings(Tiered):
                 " CLOUDFLARE_WORKERS_CUSTOM_DOMAIN"
             )
         return WorkersDev(self.cloudflare_workers_dev_subdomain)
+
+    @property
+    def most_deployments(self) -> int:
+        """Return for how many deployments the account has room, beside the session Worker."""
+        return (self.cloudflare_max_scripts - 1) // SCRIPTS_PER_DEPLOYMENT
 
     @property
     def master_keys(self) -> MasterKeys:
