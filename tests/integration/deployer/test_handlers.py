@@ -40,7 +40,9 @@ class Desk:
 
     async def due_agents(self) -> list[str]:
         async with self.database.transaction() as connection:
-            return await store.due_agents(connection, now_ms())
+            due = await store.due_agents(connection, now_ms(), per_user=1)
+            assert not any(it.in_work for it in due)
+            return [it.agent_id for it in due]
 
     async def event_types(self) -> list[str]:
         async with self.database.transaction() as connection:

@@ -1,9 +1,10 @@
 """Who gets a free slot next, and who gives one up. Pure.
 
-The users take turns: a slot goes to the user with the fewest agents in work, at whichever deployer,
-and of these to the one whose last turn here is the longest ago. Nobody takes the last slot of a
-process who has one already, and while somebody waits who has none, whoever has the most gives one
-up at the end of the step. So one slot each is all that is left while others wait.
+While more than one user has work, each has one slot, over all deployers: whoever has more gives
+them up at the end of a step, so that nobody's deployment is slower for how much another deploys.
+Where there are more users than slots they take turns: a slot goes to the one whose last turn here
+is the longest ago. A user who is alone has all slots of a process but the last, which the next one
+finds free.
 """
 
 from collections import Counter
@@ -44,19 +45,18 @@ class FairQueue:
             if not it.in_work and it.agent_id not in own:
                 waiting.setdefault(it.user_id, []).append(it)
         free = self._slots - len(own)
-        start: list[DueAgent] = []
-        while waiting and free > 0:
-            user = min(waiting, key=lambda it: (in_work[it], self._turns.get(it, 0)))
-            if free == 1 and in_work[user]:
-                break
-            start.append(waiting[user].pop(0))
-            if not waiting[user]:
-                del waiting[user]
-            in_work[user] += 1
-            free -= 1
-            self._took_turn(user)
-        without = sum(1 for user in waiting if not in_work[user])
-        return start, _given_up(own, in_work, without)
+        if len(in_work.keys() | waiting.keys()) == 1:
+            return self._for_one_user(*waiting.values(), free=free), set()
+        without = sorted(
+            (user for user in waiting if not in_work[user]), key=lambda it: self._turns.get(it, 0)
+        )
+        start = [waiting[user][0] for user in without[:free]]
+        for it in start:
+            self._took_turn(it.user_id)
+        return start, _given_up(own, in_work)
+
+    def _for_one_user(self, waiting: Sequence[DueAgent] = (), *, free: int) -> list[DueAgent]:
+        return list(waiting[: max(0, free - 1)])
 
     def _took_turn(self, user_id: str) -> None:
         self._turn += 1
@@ -66,15 +66,12 @@ class FairQueue:
             del self._turns[next(iter(self._turns))]
 
 
-def _given_up(own: Mapping[str, str], in_work: Counter[str], count: int) -> set[str]:
-    """Return up to `count` of our agents, each time one of the user who has the most in work."""
+def _given_up(own: Mapping[str, str], in_work: Counter[str]) -> set[str]:
+    """Return all of our agents but one of each user's, where no other deployer is at another."""
     left = Counter(in_work)
     given: set[str] = set()
-    for _ in range(count):
-        candidates = [agent for agent, user in own.items() if left[user] > 1 and agent not in given]
-        if not candidates:
-            break
-        agent = max(candidates, key=lambda it: left[own[it]])
-        given.add(agent)
-        left[own[agent]] -= 1
+    for agent, user in own.items():
+        if left[user] > 1:
+            given.add(agent)
+            left[user] -= 1
     return given
