@@ -11,14 +11,16 @@ from webhost_deployer.model import Deployment
 
 
 class Capacity:
-    """The room for `most` deployments at once, whoever's they are."""
+    """The room for `most` deployments at once, whoever's they are; None is without end."""
 
-    def __init__(self, database: Database, most: int) -> None:
+    def __init__(self, database: Database, most: int | None) -> None:
         self._database = database
         self._most = most
 
     async def problem_of(self, deployment: Deployment) -> str | None:
         """Say why there is no room for this deployment. Raises Unavailable."""
+        if self._most is None:
+            return None
         async with self._database.transaction() as connection:
             before = await store.holders_before(connection, deployment)
         if before < self._most:
