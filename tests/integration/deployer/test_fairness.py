@@ -61,6 +61,31 @@ async def test_another_users_deploy_passes_a_flood_that_hangs(
 
 
 @pytest.mark.accept("6.C2.fair")
+async def test_what_another_deployer_is_at_counts_across_processes(harness: Harness) -> None:
+    """Who has a slot in one process has none in the other, as long as somebody else has work."""
+    async with gated(harness) as gate:
+        await harness.start()
+        gate.flowing.clear()
+        await harness.deploy(new_agent(), user_id=OTHER)
+        await until_held(harness, 1)
+        await flood(harness, deployers=2)
+        await until_held(harness, 2)
+        await (await harness.start()).until_ready()
+
+        async def both_look() -> bool:
+            due = "SELECT count(*) FROM deployments WHERE due_at_ms IS NOT NULL"
+            return await harness.scalar(due) == 4 * CONCURRENCY + 1
+
+        await eventually(both_look, "all commands to be taken", seconds=20)
+        held = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        for _ in range(30):  # longer than both processes need to look
+            named = " AND application_name LIKE 'lock agent %'"
+            assert await harness.scalar(held + named) <= 2
+            await asyncio.sleep(0.1)
+        gate.flowing.set()
+
+
+@pytest.mark.accept("6.C2.fair")
 async def test_more_users_than_slots_all_get_their_turn(harness: Harness) -> None:
     """Every slot is taken, so whoever has several gives them up at the end of a step."""
     async with gated(harness) as gate:
