@@ -12,7 +12,7 @@ from tests.support.caller import Caller
 from tests.support.deadline import until
 from tests.support.stack import Stack, running_stack
 
-ROUNDS = 5
+ROUNDS = 7
 AGENTS = 10
 """More than the deployer has slots."""
 PAUSE_S = 0.2

@@ -86,10 +86,10 @@ class Handlers:
     async def tear_down_agent(self, command: TearDownAgent) -> None:
         """Stop all work on a deleted agent, remove its deployments and purge its sessions."""
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: AsyncConnection) -> bool:
             await store.lock_agent(connection, command.agent_id)
             if await store.teardown_of(connection, command.agent_id) is not None:
-                return
+                return False
             now = now_ms()
             state = AgentTeardown(
                 agent_id=command.agent_id, user_id=command.user_id, cause=_cause(command)
@@ -99,9 +99,10 @@ class Handlers:
             await store.record_teardown(connection, state, events, now)
             for deployment in deployments:
                 await _schedule_teardown(connection, deployment, now)
+            return bool(deployments)
 
-        await self._database.retry_conflicts(work)
-        self._wake()
+        if await self._database.retry_conflicts(work):
+            self._wake()
 
 
 async def _schedule_teardown(
