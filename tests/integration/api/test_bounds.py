@@ -36,6 +36,8 @@ def refused(response: Any, limit_type: str, *, again_ms: int) -> dict[str, Any]:
     assert error["details"]["current"] == error["details"]["limit"]
     assert "Wait " in error["message"]
     assert "upgrade" in error["message"]
+    assert response.headers["ratelimit"].startswith(f'"{limit_type}";r=0;t=')
+    assert response.headers["ratelimit-policy"].startswith(f'"{limit_type}";q=')
     assert again_ms - 60_000 < int(response.headers["retry-after"]) * 1000 <= again_ms + 1000
     return error
 
