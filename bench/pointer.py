@@ -17,7 +17,7 @@ from webhost_kit.eventsourcing.store import new_id
 from webhost_local.ports import LOOPBACK, free_port
 
 from bench import seeding, upstreams
-from bench.gateways import CALL, gateway, invoke_path, issuer
+from bench.gateways import CALL, TIERS, gateway, invoke_path, issuer
 from bench.harness import Aim, Figure, NotMeasured
 from bench.options import Options
 from bench.report import progress
@@ -108,7 +108,13 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
             )
         )
         port = free_port()
-        env = {"LISTEN": f"{LOOPBACK}:{port}", "JWT_ISSUER": identity.url}
+        tiers = infrastructure.directory / "tiers.toml"
+        tiers.write_text(TIERS)
+        env = {
+            "LISTEN": f"{LOOPBACK}:{port}",
+            "JWT_ISSUER": identity.url,
+            "WEBHOST_TIERS_FILE": str(tiers),
+        }
         dsn = infrastructure.new_database("api")
         directory = infrastructure.directory
         stack.enter_context(service("webhost_api", directory, gateways.nats_url, dsn, env))

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from webhost_kit.clock import now_ms
 from webhost_local.child import tied_to_parent
 from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
@@ -146,6 +147,10 @@ class Stack:
         """A signed-in user, by default one that no test has used before."""
         return self._caller(self.origin, self.token(subject or f"user-{secrets.token_hex(6)}"))
 
+    def caller_with(self, token: str) -> Caller:
+        """A user with this token, on connections of its own."""
+        return self._caller(self.origin, token)
+
     def at_each_gateway(self, caller: Caller) -> list[Caller]:
         """The same user, at each of the gateways by itself."""
         return [self._caller(url, caller.token) for url in self.gateways()]
@@ -187,6 +192,20 @@ class Stack:
 
         until(lambda: bool(replaced()), "a dead process to be restarted", seconds=RESTART_S)
         return replaced()
+
+    def until_deployer_rests(self) -> None:
+        """Return when nothing is due at the deployer."""
+        due = (
+            "SELECT (SELECT count(*) FROM deployer.deployments WHERE due_at_ms <= %(now)s)"
+            " + (SELECT count(*) FROM deployer.agent_teardowns WHERE due_at_ms <= %(now)s)"
+        )
+
+        def rests() -> bool:
+            with psycopg.connect(self.status()["postgresDsn"], connect_timeout=2) as connection:
+                row = connection.execute(due, {"now": now_ms()}).fetchone()
+                return row == (0,)
+
+        until(rests, "the deployer to rest", seconds=RESTART_S)
 
     def gateways(self) -> list[str]:
         """The base URL of every gateway, past the balancing of the public origin."""

@@ -16,6 +16,11 @@ from typing import Any
 
 from webhost_local.ports import LOOPBACK
 
+MAX_FILE_STORE = 32 * 1024**3
+"""Bytes for each account: more than the sizes of its streams together, which the server reserves.
+By default it would be a part of the disk, which may be less.
+"""
+
 
 @dataclass(frozen=True)
 class NatsUser:
@@ -62,7 +67,11 @@ def write_config(
     config: dict[str, Any] = {
         "host": host,
         "port": port,
-        "jetstream": {"store_dir": str(store_dir), "sync_interval": "always"},
+        "jetstream": {
+            "store_dir": str(store_dir),
+            "sync_interval": "always",
+            "max_file_store": MAX_FILE_STORE * max(1, len(accounts or ())),
+        },
     }
     if users:
         config["authorization"] = {"users": [user.declaration() for user in users]}

@@ -145,8 +145,8 @@ class Harness(harness.Harness):
         )
         await self.send(TEAR_DOWN, agent_id, command)
 
-    async def delete(self, agent_id: str) -> None:
-        command = TearDownAgent(**self._common(agent_id))
+    async def delete(self, agent_id: str, **changes: Any) -> None:
+        command = TearDownAgent(**self._common(agent_id) | changes)
         await self.send(TEAR_DOWN_AGENT, agent_id, command)
 
     async def send(self, verb: str, aggregate_id: str, command: Command) -> None:

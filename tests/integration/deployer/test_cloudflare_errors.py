@@ -12,6 +12,7 @@ from webhost_contracts.events import DeploymentStepSucceeded
 from webhost_deployer import store
 from webhost_deployer.app import cloudflare_of
 from webhost_deployer.artifacts import Artifacts
+from webhost_deployer.capacity import Capacity
 from webhost_deployer.cloudflare.api import CloudflareApi
 from webhost_deployer.cloudflare.provider import Cloudflare
 from webhost_deployer.decisions import begin
@@ -155,7 +156,9 @@ async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
         new = Deployment(id=DEPLOYMENT, user_id=COMMAND.user_id, agent_id=AGENT)
         await store.record(connection, new, [*begin(COMMAND, key_version=1), *done], now_ms())
 
-    work = Executor(database, Steps({"cloudflare": provider}, Artifacts(bus)))
+    work = Executor(
+        database, Steps({"cloudflare": provider}, Artifacts(bus), Capacity(database, 1))
+    )
     async with held(database_url, "agent") as lock:
         assert lock is not None
         await work.execute(AGENT, lock)

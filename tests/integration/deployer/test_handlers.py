@@ -8,6 +8,7 @@ from sqlalchemy import text
 from webhost_contracts.commands import CommandIds, TearDown, TearDownAgent
 from webhost_contracts.events import DeploymentStepSucceeded
 from webhost_deployer import store
+from webhost_deployer.capacity import Capacity
 from webhost_deployer.handlers import Handlers
 from webhost_deployer.model import Deployment, Phase
 from webhost_kit.clock import now_ms
@@ -40,7 +41,9 @@ class Desk:
 
     async def due_agents(self) -> list[str]:
         async with self.database.transaction() as connection:
-            return await store.due_agents(connection, now_ms())
+            due = await store.due_agents(connection, now_ms(), per_user=1)
+            assert not any(it.in_work for it in due)
+            return [it.agent_id for it in due]
 
     async def event_types(self) -> list[str]:
         async with self.database.transaction() as connection:
@@ -154,3 +157,23 @@ async def test_a_purge_that_waits_for_a_removal_is_not_due(desk: Desk) -> None:
     async with desk.database.transaction() as connection:
         await store.save(connection, replace(later, phase=Phase.FAILED))
     assert await desk.due_agents() == [AGENT]
+
+
+@pytest.mark.accept("6.C2.scripts")
+async def test_of_two_that_are_validated_at_once_one_finds_room(desk: Desk) -> None:
+    """The one with the smaller id, whichever of them looks first."""
+    commands = [
+        replace(COMMAND, deployment_id=f"{DEPLOYMENT[:-1]}{last}", agent_id=f"{AGENT[:-1]}{last}")
+        for last in "ba"
+    ]
+    for command in commands:
+        await desk.handlers.deploy(command)
+    capacity = Capacity(desk.database, 1)
+    problems: list[str | None] = []
+    for command in commands:
+        async with desk.database.transaction() as connection:
+            state = await store.load(connection, command.deployment_id)
+        assert state is not None
+        problems.append(await capacity.problem_of(state))
+    assert problems[1] is None
+    assert "room for 1 deployments" in (problems[0] or "")

@@ -17,6 +17,8 @@ class Entitlements(
 ):
     """The limits of one tier. Times in days, compute in milliseconds, rates per minute.
 
+    `agents` counts those that are there, `agents_created` all that ever were. A change is a fact
+    about a user's agents; as many idempotency keys are kept as changes are allowed.
     `cpu_ms` and `subrequests` are what an agent's own code may use in one call.
     """
 
@@ -24,6 +26,10 @@ class Entitlements(
     tokens: int | None = None
     compute_ms: int | None = None
     agents: int | None = None
+    agents_created: int | None = None
+    deploys_per_hour: int | None = None
+    deploys_per_day: int | None = None
+    changes_per_day: int | None = None
     concurrency: int | None = None
     cpu_ms: int | None = None
     subrequests: int | None = None

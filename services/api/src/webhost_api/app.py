@@ -19,6 +19,7 @@ from webhost_kit.process.service import App, Service
 
 from webhost_api import idempotency, openapi_paths, recovery
 from webhost_api.artifacts import Artifacts
+from webhost_api.collector import Collector
 from webhost_api.commands import Commands
 from webhost_api.http import Dependencies, handle_problems
 from webhost_api.middleware import Cors, RequestId
@@ -130,13 +131,14 @@ async def compose(service: Service, settings: Settings) -> None:
             registrations_per_address=settings.registrations_per_hour_and_address,
         )
     )
+    service.add("collector", Collector(database, bus, grace_s=settings.artifact_grace_s))
     deps = Dependencies(
         database=database,
         bus=bus,
         verifier=verifier,
         users=Users(database, rate_limits),
         rate_limits=rate_limits,
-        artifacts=Artifacts(bus),
+        artifacts=Artifacts(bus, database),
         tiers=tiers,
         commands=commands,
         bodies=Bodies(),

@@ -1,7 +1,8 @@
 """The artifact store: bundles by the checksum of their bytes, in JetStream's object store.
 
 Guarantees: a bundle is stored when `put` returns, and is not written again if it already exists;
-what `read` returns matches its checksum.
+it stays for the grace time at least, and longer where a deployment needs it (see `collector`); what
+`read` returns matches its checksum.
 """
 
 import asyncio
@@ -12,7 +13,10 @@ from nats.js.object_store import ObjectStore
 from webhost_contracts import subjects, wire
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, checksum_of
 from webhost_kit.bus.connection import Bus
+from webhost_kit.database.engine import Database
 from webhost_kit.errors import NotFound, Unavailable
+
+from webhost_api.collector import want
 
 TIMEOUT_S = 10.0
 _AWAY = "The artifact store is unavailable; try again shortly."
@@ -28,11 +32,13 @@ def pack(bundle: Bundle) -> tuple[Artifact, bytes]:
 class Artifacts:
     """Puts and reads bundles. Both raise Unavailable while the store is away."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, database: Database) -> None:
         self._bus = bus
+        self._database = database
 
     async def put(self, artifact: Artifact, body: bytes) -> None:
-        """Store a packed bundle."""
+        """Store a packed bundle, which is to be deployed."""
+        await want(self._database, artifact.checksum)
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 store = await self._store()

@@ -6,7 +6,7 @@ not at all; a foreign, a deleted and a missing agent look the same.
 On replay: a request that is repeated with its idempotency key does not reach a handler.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -17,10 +17,11 @@ from webhost_kit.errors import NotFound, Unavailable
 from webhost_kit.eventsourcing.aggregates import Appended
 from webhost_kit.eventsourcing.store import EventMetadata, send
 
-from webhost_api import decisions, store
+from webhost_api import bounds, decisions, store
 from webhost_api.commands import Commands, subject_of
 from webhost_api.decisions import DescribeAgent, RequestDeployment
 from webhost_api.model import Agent, Deployment
+from webhost_api.spending import spent_by
 from webhost_api.store import AGENTS
 from webhost_api.tables import accounts, agents, users
 
@@ -58,12 +59,7 @@ async def create_agent(
     Raises LimitExceeded, InvalidRequest, Conflict where the name is taken, or Unavailable where
     the user's row is missing.
     """
-    # Requests that create agents for one user are serialized, so that the count is exact.
-    known = await connection.scalar(
-        sa.select(users.c.user_id).where(users.c.user_id == caller.user_id).with_for_update()
-    )
-    if known is None:
-        raise user_missing()
+    await _lock_user(connection, caller)
     existing = await connection.scalar(
         sa.select(sa.func.count())
         .select_from(agents)
@@ -72,7 +68,7 @@ async def create_agent(
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
     events = decisions.create(command, existing or 0, entitlements)
     new = Agent(id=agent_id, user_id=caller.user_id)
-    return (await AGENTS.append(connection, new, events, caller.metadata)).state
+    return (await _append(connection, caller, entitlements, new, events)).state
 
 
 async def update_agent(
@@ -82,18 +78,20 @@ async def update_agent(
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id)
     events = decisions.update(agent, command, entitlements)
-    return (await AGENTS.append(connection, agent, events, caller.metadata)).state
+    return (await _append(connection, caller, entitlements, agent, events)).state
 
 
 async def change_agent(
     connection: AsyncConnection,
     caller: Caller,
+    tiers: Tiers,
     agent_id: str,
     decide: Callable[[Agent], list[Event]],
 ) -> Agent:
     """Apply `decide` to one of the caller's agents. Raises NotFound, and what `decide` raises."""
+    _, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id)
-    return (await AGENTS.append(connection, agent, decide(agent), caller.metadata)).state
+    return (await _append(connection, caller, entitlements, agent, decide(agent))).state
 
 
 async def delete_agent(
@@ -118,7 +116,7 @@ async def request_deployment(
     tier, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id)
     events = decisions.request_deployment(agent, command, entitlements)
-    appended = await AGENTS.append(connection, agent, events, caller.metadata)
+    appended = await _append(connection, caller, entitlements, agent, events)
     await send_commands(connection, commands, appended, tier=tier)
     return appended.state.deployments[command.deployment_id]
 
@@ -133,23 +131,26 @@ async def check_deployment(
     """Raise what `request_deployment` would raise now. Changes and locks nothing."""
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id, lock=False)
-    decisions.request_deployment(agent, command, entitlements)
+    events = decisions.request_deployment(agent, command, entitlements)
+    await _require_room(connection, caller, entitlements, events)
 
 
 async def activate(
     connection: AsyncConnection,
     caller: Caller,
+    tiers: Tiers,
     agent_id: str,
     deployment_id: str,
     reason: str | None,
 ) -> tuple[Agent, Deployment]:
     """Set the pointer. Raises NotFound, or Conflict in the wrong state."""
+    _, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id, deployment_id)
     deployment = agent.deployments.get(deployment_id)
     if deployment is None:
         raise deployment_not_found()
     events = decisions.activate(agent, deployment, reason)
-    agent = (await AGENTS.append(connection, agent, events, caller.metadata)).state
+    agent = (await _append(connection, caller, entitlements, agent, events)).state
     return agent, agent.deployments[deployment_id]
 
 
@@ -174,6 +175,39 @@ async def tier_of(
     tier = await connection.scalar(sa.select(accounts.c.tier).where(accounts.c.user_id == user_id))
     name = tier if tier in tiers else DEFAULT_TIER
     return name, tiers[name]
+
+
+async def _append(
+    connection: AsyncConnection,
+    caller: Caller,
+    entitlements: Entitlements,
+    agent: Agent,
+    events: Sequence[Event],
+) -> Appended[Agent]:
+    """Append what a user decided, within the tier's bounds; exact, since the user's row is locked
+    (after the agent's, where that is there).
+    """
+    if events:
+        await _lock_user(connection, caller)
+        await _require_room(connection, caller, entitlements, events)
+    return await AGENTS.append(connection, agent, events, caller.metadata)
+
+
+async def _require_room(
+    connection: AsyncConnection,
+    caller: Caller,
+    entitlements: Entitlements,
+    events: Sequence[Event],
+) -> None:
+    now_ms = caller.metadata.at_ms
+    spent = await spent_by(connection, caller.user_id, entitlements, now_ms)
+    bounds.require_room(events, spent, entitlements, now_ms)
+
+
+async def _lock_user(connection: AsyncConnection, caller: Caller) -> None:
+    query = sa.select(users.c.user_id).where(users.c.user_id == caller.user_id).with_for_update()
+    if await connection.scalar(query) is None:
+        raise user_missing()
 
 
 async def _owned(

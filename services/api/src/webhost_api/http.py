@@ -161,7 +161,7 @@ async def execute(
         async def answer() -> Answer:
             return Answer(status, as_json(await work(connection)))
 
-        return await answer() if key is None else await once(connection, key, answer)
+        return await answer() if key is None else await once(connection, deps.tiers, key, answer)
 
     answer = await deps.database.retry_conflicts(attempt)
     return Response(answer.body, answer.status, media_type=problems.JSON_TYPE)

@@ -4,6 +4,7 @@ Guarantees: of the requests of one user with one key to one route, one is carrie
 is recorded together with its facts and returned again for at least KEPT_MS. Refusals are not
 recorded: they changed nothing. The ids that a request creates are derived from the key and from the
 time of its first attempt, which is recorded first: a retry after a crash creates the same ones.
+What is remembered of one user is bounded by the tier, and removed when it is past its retention.
 """
 
 import asyncio
@@ -24,6 +25,10 @@ from webhost_kit.errors import Conflict, InvalidRequest, Unavailable
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.process.crashpoints import crash_point
 
+from webhost_api import bounds
+from webhost_api.bounds import OverBound
+from webhost_api.handlers import Tiers, tier_of
+from webhost_api.spending import full_until
 from webhost_api.tables import idempotency, idempotency_claims
 
 log = structlog.get_logger(__name__)
@@ -73,14 +78,16 @@ class IdempotencyKey:
         return hashlib.sha256(scope.encode()).digest()
 
 
-async def id_for(database: Database, key: IdempotencyKey | None, prefix: str, at_ms: int) -> str:
+async def id_for(
+    database: Database, tiers: Tiers, key: IdempotencyKey | None, prefix: str, at_ms: int
+) -> str:
     """Return the id of the thing that a request makes; `at_ms` is the time of this try.
 
-    Raises Unavailable.
+    Raises Unavailable, or OverBound where too many keys of the user's are remembered.
     """
     if key is None:
         return new_id(prefix, at_ms)
-    first_tried_at_ms = await _claim(database, key, at_ms)
+    first_tried_at_ms = await _claim(database, tiers, key, at_ms)
     return ids.new_id(prefix, first_tried_at_ms, key.digest(prefix)[: ids.ENTROPY_BYTES])
 
 
@@ -95,17 +102,21 @@ async def recorded(connection: AsyncConnection, key: IdempotencyKey) -> Answer |
 
 
 async def once(
-    connection: AsyncConnection, key: IdempotencyKey, work: Callable[[], Awaitable[Answer]]
+    connection: AsyncConnection,
+    tiers: Tiers,
+    key: IdempotencyKey,
+    work: Callable[[], Awaitable[Answer]],
 ) -> Answer:
     """Return the recorded answer, or do the work and record its answer.
 
     Raises Conflict where the key came with another request, or (retryable) where the first one
-    is still running.
+    is still running; OverBound where too many answers to the user are remembered.
     """
     if not await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key.lock))):
         raise Conflict("The first request with this key is still running.", retryable=True)
     if (answer := await recorded(connection, key)) is not None:
         return answer
+    await _require_room(connection, tiers, key, idempotency.c.answered_at_ms)
     answer = await work()
     await connection.execute(
         sa.insert(idempotency).values(
@@ -132,14 +143,29 @@ async def remove_old(database: Database) -> None:
         await asyncio.sleep(RETENTION_EVERY_S)
 
 
-async def _claim(database: Database, key: IdempotencyKey, at_ms: int) -> int:
+async def _claim(database: Database, tiers: Tiers, key: IdempotencyKey, at_ms: int) -> int:
     """Return when the key was first tried, which is `at_ms` if it is now; durable on return."""
-    claim = insert(idempotency_claims).values(**_scope(key), first_tried_at_ms=at_ms)
+    claims = idempotency_claims
     async with database.transaction() as connection:
-        await connection.execute(claim.on_conflict_do_nothing())
-        row = (await connection.execute(_row_of(idempotency_claims, key))).one()
+        row = (await connection.execute(_row_of(claims, key))).one_or_none()
+        if row is None:
+            await _require_room(connection, tiers, key, claims.c.first_tried_at_ms)
+            claim = insert(claims).values(**_scope(key), first_tried_at_ms=at_ms)
+            await connection.execute(claim.on_conflict_do_nothing())
+            row = (await connection.execute(_row_of(claims, key))).one()
     crash_point("api.claimed")
     return row.first_tried_at_ms
+
+
+async def _require_room(
+    connection: AsyncConnection, tiers: Tiers, key: IdempotencyKey, time: sa.Column[Any]
+) -> None:
+    """Raise OverBound where the user's keys of the last day fill the tier's bound on them."""
+    _, allowed = await tier_of(connection, tiers, key.user_id)
+    window, now = bounds.keys_a_day(allowed), now_ms()
+    until_ms = await full_until(connection, window, time, key.user_id, now)
+    if until_ms is not None:
+        raise OverBound(window, until_ms - now)
 
 
 def _scope(key: IdempotencyKey) -> dict[str, str]:

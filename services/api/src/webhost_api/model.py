@@ -49,6 +49,8 @@ class DeploymentStatus(StrEnum):
 
 
 GOOD = frozenset({DeploymentStatus.ACTIVE, DeploymentStatus.INACTIVE})
+GONE = frozenset({DeploymentStatus.FAILED, DeploymentStatus.DELETED})
+"""No code of these runs, and none ever will."""
 
 
 class ProviderRef(Struct, frozen=True, kw_only=True):

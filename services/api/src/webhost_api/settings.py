@@ -23,3 +23,5 @@ class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     """The most new users of one issuer per hour, at each api."""
     registrations_per_hour_and_address: PositiveInt = 600
     """The most new users per hour from one address (of IPv6: one /64 network), at each api."""
+    artifact_grace_s: Annotated[float, Field(gt=0)] = 24 * 3600
+    """Seconds for which deployed code is stored at least, also when no deployment needs it."""

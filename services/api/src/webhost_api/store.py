@@ -77,6 +77,8 @@ async def save_deployment(connection: AsyncConnection, deployment: Deployment) -
         "version": deployment.version,
         "status": deployment.status,
         "is_kept": deployment.is_kept,
+        "created_at_ms": deployment.created_at_ms,
+        "checksum": deployment.artifact.checksum,
         "unstarted_version": deployment.unstarted_version,
         "state": msgspec.to_builtins(deployment),
     }

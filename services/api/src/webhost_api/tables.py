@@ -10,6 +10,8 @@ from webhost_kit.eventsourcing.store import event_tables
 
 metadata = sa.MetaData()
 event_tables(metadata)
+_events = metadata.tables["events"]
+sa.Index("events_by_user", _events.c.user_id, _events.c.occurred_at_ms)
 
 users = sa.Table(
     "users",
@@ -65,10 +67,18 @@ deployments = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("is_kept", sa.Boolean, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("checksum", sa.Text, nullable=False),
     sa.Column("unstarted_version", sa.Integer),
     sa.Column("state", JSONB, nullable=False),
     sa.Index("deployments_version", "agent_id", "version", unique=True),
     sa.Index("deployments_by_agent", "agent_id", "deployment_id"),
+    sa.Index("deployments_by_user", "user_id", "created_at_ms"),
+    sa.Index(
+        "deployments_by_artifact",
+        "checksum",
+        postgresql_where=sa.text("status NOT IN ('failed', 'deleted')"),
+    ),
     sa.Index(
         "deployments_unstarted",
         "unstarted_version",
@@ -87,6 +97,7 @@ idempotency = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("answered_at_ms", sa.BigInteger, nullable=False),
     sa.Index("idempotency_by_age", "answered_at_ms"),
+    sa.Index("idempotency_by_user", "user_id", "answered_at_ms"),
 )
 """The recorded answers."""
 
@@ -98,6 +109,16 @@ idempotency_claims = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("first_tried_at_ms", sa.BigInteger, nullable=False),
     sa.Index("idempotency_claims_by_age", "first_tried_at_ms"),
+    sa.Index("idempotency_claims_by_user", "user_id", "first_tried_at_ms"),
 )
 """When a key was first used, whatever the outcome; the ids that its request creates have this time.
 """
+
+artifacts = sa.Table(
+    "artifacts",
+    metadata,
+    sa.Column("checksum", sa.Text, primary_key=True),
+    sa.Column("wanted_at_ms", sa.BigInteger, nullable=False),
+    sa.Index("artifacts_by_age", "wanted_at_ms"),
+)
+"""When somebody last meant to deploy a stored artifact, or it was first seen in the store."""

@@ -12,6 +12,7 @@ from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
 from webhost_deployer.artifacts import Artifacts
+from webhost_deployer.capacity import Capacity
 from webhost_deployer.cloudflare import scripts
 from webhost_deployer.cloudflare.account import Account
 from webhost_deployer.cloudflare.api import CloudflareApi
@@ -44,7 +45,7 @@ def cloudflare_of(
         settings.cloudflare_api_token.get_secret_value(),
         settings.cloudflare_api_base_url,
         account_id,
-        RateLimiter(database, f"cloudflare {account_id}"),
+        service.add("API budget", RateLimiter(database, f"cloudflare {account_id}")),
     )
     api = CloudflareApi(sdk, settings.cloudflare_zone_id, installation_id)
     workers = WorkerClient(settings.signers[0], settings.workers_connect_to)
@@ -83,7 +84,8 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("streams", StreamWatch(bus, NEEDS))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
     provider, account = cloudflare_of(service, settings, database)
-    steps = Steps({scripts.PROVIDER: provider}, Artifacts(bus))
+    capacity = Capacity(database, settings.most_deployments)
+    steps = Steps({scripts.PROVIDER: provider}, Artifacts(bus), capacity)
     runner = service.add("runner", Runner(database, Executor(database, steps)))
     own_facts = service.add(
         "own-facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, recover)

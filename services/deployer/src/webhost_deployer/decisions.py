@@ -6,6 +6,8 @@ from webhost_contracts.events import (
     DeploymentFailed,
     DeploymentStarted,
     DeploymentTeardownScheduled,
+    TeardownFinished,
+    TeardownStarted,
 )
 from webhost_contracts.events.base import Event
 
@@ -38,6 +40,14 @@ def begin(command: Deploy, key_version: int, *, agent_deleted: bool = False) -> 
 def refuse(agent_id: str, message: str) -> DeploymentFailed:
     """Fail a deployment before any of its steps was tried."""
     return DeploymentFailed(agent_id=agent_id, error=DeploymentError(step="start", message=message))
+
+
+def begin_teardown(agent_id: str, *, deployed: bool) -> list[Event]:
+    """Start to remove what a deleted agent has. One that never had a deployment has no script, and
+    no session either, since only a deployment makes sessions: nothing is left to be removed.
+    """
+    started = TeardownStarted(agent_id=agent_id)
+    return [started] if deployed else [started, TeardownFinished(agent_id=agent_id)]
 
 
 def schedule_teardown(state: Deployment, not_before_ms: int) -> list[Event]:

@@ -40,9 +40,11 @@ class Executor:
         self._steps = steps
         self._jitter = jitter
 
-    async def execute(self, agent_id: str, lock: Lock) -> None:
-        """Do what is due. Raises Unavailable when Postgres is away."""
-        while True:
+    async def execute(
+        self, agent_id: str, lock: Lock, may_go_on: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Do what is due, as long as it may go on. Raises Unavailable when Postgres is away."""
+        while may_go_on():
             await lock.confirm()
             async with self._database.transaction() as connection:
                 now = now_ms()
@@ -121,7 +123,7 @@ class Executor:
     async def _purge(self, teardown: AgentTeardown, failed_tries: int) -> None:
         agent_id = teardown.agent_id
         try:
-            await self._steps.purge_sessions(agent_id)
+            await self._steps.purge_sessions(teardown)
         except ProviderError as error:
             log.warning("purge failed", agent=agent_id, error=str(error))
             tries = failed_tries + 1
@@ -134,6 +136,6 @@ class Executor:
         try:
             async with self._database.transaction() as connection:
                 finished = TeardownFinished(agent_id=agent_id)
-                await store.record_teardown(connection, teardown, finished, now_ms())
+                await store.record_teardown(connection, teardown, [finished], now_ms())
         except VersionConflict:
             log.info("teardown already recorded", agent=agent_id)

@@ -1,8 +1,9 @@
 """What the deployer does with a command: it records the work, and wakes the runner.
 
 Consumes: Deploy, TearDown, TearDownAgent. Emits: `deployment.started.v1`,
-`deployment.teardown_scheduled.v1`, `teardown.started.v1`; `deployment.failed.v1` where the agent
-is deleted already, or where a deploy command became a dead letter.
+`deployment.teardown_scheduled.v1`, `teardown.started.v1`; `teardown.finished.v1` behind that where
+the agent never had a deployment; `deployment.failed.v1` where the agent is deleted already, or
+where a deploy command became a dead letter.
 Guarantees: what is recorded survives; one transaction per command.
 On replay: if the deployment is known, the teardown has begun, or an earlier date applies, nothing
 changes.
@@ -12,7 +13,6 @@ from collections.abc import Callable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.commands import Command, CommandIds, Deploy, TearDown, TearDownAgent
-from webhost_contracts.events import TeardownStarted
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Permanent
@@ -86,21 +86,23 @@ class Handlers:
     async def tear_down_agent(self, command: TearDownAgent) -> None:
         """Stop all work on a deleted agent, remove its deployments and purge its sessions."""
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: AsyncConnection) -> bool:
             await store.lock_agent(connection, command.agent_id)
             if await store.teardown_of(connection, command.agent_id) is not None:
-                return
+                return False
             now = now_ms()
             state = AgentTeardown(
                 agent_id=command.agent_id, user_id=command.user_id, cause=_cause(command)
             )
-            started = TeardownStarted(agent_id=command.agent_id)
-            await store.record_teardown(connection, state, started, now)
-            for deployment in await store.of_agent(connection, command.agent_id):
+            deployments = await store.of_agent(connection, command.agent_id)
+            events = decisions.begin_teardown(command.agent_id, deployed=bool(deployments))
+            await store.record_teardown(connection, state, events, now)
+            for deployment in deployments:
                 await _schedule_teardown(connection, deployment, now)
+            return bool(deployments)
 
-        await self._database.retry_conflicts(work)
-        self._wake()
+        if await self._database.retry_conflicts(work):
+            self._wake()
 
 
 async def _schedule_teardown(

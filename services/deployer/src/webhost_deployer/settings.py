@@ -6,6 +6,9 @@ from webhost_kit.process.settings import Address, Tiered
 
 from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, WorkersDev
 
+PLAIN_ACCOUNT_SCRIPTS = 500
+"""How many scripts a plain account of Cloudflare's may hold."""
+
 
 class Settings(Tiered):
     """Settings of Cloudflare, of the keys, and of where Workers report."""
@@ -22,6 +25,9 @@ class Settings(Tiered):
     """The custom domain at which Workers are served."""
     cloudflare_workers_dev_subdomain: str | None = None
     """The workers.dev subdomain; needed where there is no custom domain."""
+    cloudflare_max_scripts: int | None = Field(default=None, ge=4)
+    """How many scripts this installation may have; deployments beyond that are refused. By default
+    500, or without end where there is a dispatch namespace."""
     control_plane_telemetry_report_url: str
     """Where Workers report what calls used: the public `/v1/telemetry/report`."""
     telemetry_master_keys: SecretStr
@@ -74,6 +80,17 @@ class Settings(Tiered):
                 " CLOUDFLARE_WORKERS_CUSTOM_DOMAIN"
             )
         return WorkersDev(self.cloudflare_workers_dev_subdomain)
+
+    @property
+    def most_deployments(self) -> int | None:
+        """Return for how many deployments there is room; None is without end.
+
+        Each has two scripts, beside the session Worker; in a dispatch namespace one, beside the
+        dispatch Worker too.
+        """
+        if self.cloudflare_dispatch_namespace is None:
+            return ((self.cloudflare_max_scripts or PLAIN_ACCOUNT_SCRIPTS) - 1) // 2
+        return self.cloudflare_max_scripts and self.cloudflare_max_scripts - 3
 
     @property
     def master_keys(self) -> MasterKeys:

@@ -10,8 +10,11 @@ from webhost_kit.errors import Unavailable
 from webhost_kit.process.observability import redact_text
 
 from webhost_deployer.artifacts import ArtifactAway, ArtifactInvalid, Artifacts
-from webhost_deployer.model import Deployment, Step
+from webhost_deployer.budget import calls_for
+from webhost_deployer.capacity import Capacity
+from webhost_deployer.model import AgentTeardown, Deployment, Step
 from webhost_deployer.provider import Provider, ProviderError
+from webhost_deployer.saga import REMOVAL
 
 log = structlog.get_logger(__name__)
 
@@ -31,9 +34,12 @@ class StepFailed(Exception):
 class Steps:
     """The steps, by provider name."""
 
-    def __init__(self, providers: Mapping[str, Provider], artifacts: Artifacts) -> None:
+    def __init__(
+        self, providers: Mapping[str, Provider], artifacts: Artifacts, capacity: Capacity
+    ) -> None:
         self._providers = providers
         self._artifacts = artifacts
+        self._capacity = capacity
 
     def provider_of(self, deployment: Deployment) -> Provider:
         """Return where the deployment runs. Raises KeyError when it can run nowhere."""
@@ -43,7 +49,8 @@ class Steps:
         """Do the step; raises StepFailed, or Unavailable when our own Postgres is away."""
         try:
             async with asyncio.timeout(STEP_TIMEOUT_S):
-                await self._perform(step, deployment)
+                with calls_for(deployment.user_id, removes=step in REMOVAL):
+                    await self._perform(step, deployment)
         except ProviderError as error:
             raise StepFailed(_from_provider(step, error), transient=error.transient) from error
         except ArtifactInvalid as error:
@@ -56,10 +63,11 @@ class Steps:
             log.exception("step failed unexpectedly", step=step)
             raise _failed(step, "The platform failed.", transient=True) from error
 
-    async def purge_sessions(self, agent_id: str) -> None:
+    async def purge_sessions(self, teardown: AgentTeardown) -> None:
         """Remove the agent's sessions at every provider. Raises ProviderError."""
-        for provider in self._providers.values():
-            await provider.purge_sessions(agent_id)
+        with calls_for(teardown.user_id, removes=True):
+            for provider in self._providers.values():
+                await provider.purge_sessions(teardown.agent_id)
 
     async def _perform(self, step: Step, deployment: Deployment) -> None:
         if step is Step.VALIDATE:
@@ -88,6 +96,8 @@ class Steps:
             )
         bundle = await self._bundle(deployment)
         problem = self._providers[name].problem_of(deployment, bundle)
+        if problem is None:
+            problem = await self._capacity.problem_of(deployment)
         if problem is not None:
             raise _failed(Step.VALIDATE, problem, transient=False)
 

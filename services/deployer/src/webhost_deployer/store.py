@@ -7,8 +7,20 @@ columns beside `state` are for queries, and say when a failed purge is tried aga
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import and_, exists, func, not_, or_, select, union_all, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import (
+    and_,
+    cast,
+    column,
+    exists,
+    func,
+    not_,
+    or_,
+    select,
+    table,
+    union_all,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
@@ -24,10 +36,18 @@ from webhost_deployer.model import (
     evolve,
     evolve_teardown,
 )
+from webhost_deployer.queue import DueAgent
 from webhost_deployer.tables import agent_teardowns, deployments
 
 ACTOR = "service:deployer"
-DUE_LIMIT = 100
+
+
+def agent_lock(agent_id: str) -> str:
+    """Return the name of the lock under which an agent's work is done."""
+    return f"agent {agent_id}"
+
+
+DUE_LIMIT = 1_000
 
 _NOTHING_RUNS = not_(
     exists().where(
@@ -35,6 +55,18 @@ _NOTHING_RUNS = not_(
         deployments.c.phase.not_in(FINAL),
     )
 )
+
+_LOCK_SESSION = f"lock {agent_lock('')}"
+_SESSIONS = table(
+    "pg_stat_activity", column("application_name"), column("datname"), column("usename")
+)
+_IN_WORK = select(func.substr(_SESSIONS.c.application_name, len(_LOCK_SESSION) + 1)).where(
+    _SESSIONS.c.datname == func.current_database(),
+    _SESSIONS.c.usename == func.current_user(),
+    _SESSIONS.c.application_name.startswith(_LOCK_SESSION, autoescape=True),
+)
+"""The agents that some deployer holds the lock of: its session's name says which, and ends with it.
+"""
 
 
 async def lock_agent(connection: AsyncConnection, agent_id: str) -> None:
@@ -69,6 +101,7 @@ async def save(connection: AsyncConnection, state: Deployment) -> None:
     """Write the state row."""
     statement = insert(deployments).values(
         deployment_id=state.id,
+        user_id=state.user_id,
         agent_id=state.agent_id,
         phase=state.phase,
         due_at_ms=saga.due_at(state),
@@ -101,6 +134,7 @@ async def save_teardown(connection: AsyncConnection, state: AgentTeardown, due_a
     """Write the state row; unless it is finished, it is due at `due_at_ms`."""
     statement = insert(agent_teardowns).values(
         agent_id=state.agent_id,
+        user_id=state.user_id,
         tries=0,
         due_at_ms=None if state.finished else due_at_ms,
         state=msgspec.to_builtins(state),
@@ -112,13 +146,13 @@ async def save_teardown(connection: AsyncConnection, state: AgentTeardown, due_a
 
 
 async def record_teardown(
-    connection: AsyncConnection, state: AgentTeardown, event: Event, at_ms: int
+    connection: AsyncConnection, state: AgentTeardown, events: Sequence[Event], at_ms: int
 ) -> None:
-    """Append a fact about the teardown after `state`, and write its row.
+    """Append facts about the teardown after `state`, and write its row.
 
-    Raises VersionConflict when it was recorded before.
+    Raises VersionConflict when another was recorded first.
     """
-    await _TEARDOWNS.append(connection, state, [event], _metadata(state, at_ms))
+    await _TEARDOWNS.append(connection, state, events, _metadata(state, at_ms))
 
 
 async def postpone_purge(
@@ -132,19 +166,62 @@ async def postpone_purge(
     )
 
 
-async def due_agents(connection: AsyncConnection, now_ms: int) -> list[str]:
-    """Return the agents with due work, the longest waiting first."""
+async def due_agents(connection: AsyncConnection, now_ms: int, per_user: int) -> list[DueAgent]:
+    """Return the agents with due work: all that a deployer has in work, and of those that wait each
+    user's `per_user` longest waiting ones, as far as DUE_LIMIT goes: first one of each user's.
+    """
     due = union_all(
-        select(deployments.c.agent_id, deployments.c.due_at_ms).where(
+        select(deployments.c.user_id, deployments.c.agent_id, deployments.c.due_at_ms).where(
             deployments.c.due_at_ms <= now_ms
         ),
-        select(agent_teardowns.c.agent_id, agent_teardowns.c.due_at_ms).where(
-            and_(agent_teardowns.c.due_at_ms <= now_ms, _NOTHING_RUNS)
-        ),
+        select(
+            agent_teardowns.c.user_id, agent_teardowns.c.agent_id, agent_teardowns.c.due_at_ms
+        ).where(and_(agent_teardowns.c.due_at_ms <= now_ms, _NOTHING_RUNS)),
     ).subquery()
-    query = select(due.c.agent_id).group_by(due.c.agent_id)
-    found = await connection.execute(query.order_by(func.min(due.c.due_at_ms)).limit(DUE_LIMIT))
-    return list(found.scalars())
+    since = func.min(due.c.due_at_ms)
+    in_work = due.c.agent_id.in_(_IN_WORK)
+    found = (
+        select(
+            due.c.user_id,
+            due.c.agent_id,
+            in_work.label("in_work"),
+            since.label("since"),
+            func.row_number()
+            .over(partition_by=(due.c.user_id, in_work), order_by=since)
+            .label("number"),
+        )
+        .group_by(due.c.user_id, due.c.agent_id)
+        .subquery()
+    )
+    query = (
+        select(found.c.user_id, found.c.agent_id, found.c.in_work)
+        .where(or_(found.c.in_work, found.c.number <= per_user))
+        .order_by(found.c.in_work.desc(), found.c.number, found.c.since)
+        .limit(DUE_LIMIT)
+    )
+    return [DueAgent(*row) for row in await connection.execute(query)]
+
+
+async def holders_before(connection: AsyncConnection, state: Deployment) -> int:
+    """Return how many deployments have a place at the provider before this one.
+
+    These are the live ones, those that went past validation, and those with a smaller id: of two
+    that are validated at the same time, one sees the other.
+    """
+    query = (
+        select(func.count())
+        .select_from(deployments)
+        .where(
+            deployments.c.phase.not_in(FINAL),
+            deployments.c.deployment_id != state.id,
+            or_(
+                deployments.c.phase != Phase.DEPLOYING,
+                deployments.c.state["done"] != cast([], JSONB),
+                deployments.c.deployment_id < state.id,
+            ),
+        )
+    )
+    return (await connection.execute(query)).scalar_one()
 
 
 async def due_deployment(

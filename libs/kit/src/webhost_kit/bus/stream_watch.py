@@ -1,7 +1,8 @@
 """Looks after the declared streams and buckets while the service runs.
 
 Consumes: what the server says of each of them, every POLL_INTERVAL_S.
-Emits: the declaration of one that was missing for MISSING_S, again while that is refused.
+Emits: the declaration of one that was missing for MISSING_S, again while that is refused; an alarm
+(log, metric and a note beside readiness) for one that is filled to ALARM of its size.
 Guarantees: what was deleted is there again within seconds, as another one: the checkpoints that
 were taken on the old one diverge, and whoever fills it learns that it has to be filled again.
 On repetition (every service does this): making what is there changes nothing.
@@ -14,7 +15,9 @@ from time import monotonic
 
 import structlog
 from nats.errors import Error as NatsError
+from nats.js.api import StreamInfo
 from nats.js.errors import NotFoundError
+from prometheus_client import Gauge
 
 from webhost_kit.bus import streams
 from webhost_kit.bus.connection import Bus
@@ -24,6 +27,13 @@ log = structlog.get_logger(__name__)
 POLL_INTERVAL_S = 1.0
 MISSING_S = 5.0
 """Longer than own facts take to see that EVENTS is missing: by then no relay publishes to it."""
+ALARM = 0.8
+"""Of a stream's size. At the whole of it, what is new is refused: whoever publishes it is unready.
+"""
+
+_bytes = Gauge("webhost_stream_bytes", "Bytes that a stream holds", ["stream"])
+_max_bytes = Gauge("webhost_stream_max_bytes", "A stream's size; -1 is without end", ["stream"])
+_filling = Gauge("webhost_stream_filling", "1 while a stream is filled to 80 %", ["stream"])
 
 
 class StreamWatch:
@@ -36,6 +46,7 @@ class StreamWatch:
         self._refusals: dict[str, str] = {}
         self._created_at: dict[str, str] = {}
         self._times_new: Counter[str] = Counter()
+        self._filling: dict[str, str] = {}
 
     def check(self) -> str | None:
         """Say which needed streams are missing, and why they cannot be made."""
@@ -45,6 +56,10 @@ class StreamWatch:
             if name in self._missing_since
         ]
         return "; ".join(missing) or None
+
+    def note(self) -> str | None:
+        """Say which streams are about to be full."""
+        return "; ".join(self._filling[name] for name in sorted(self._filling)) or None
 
     def created_at(self, name: str) -> str | None:
         """Say since when the stream is there, as of the last look: a new one is another one."""
@@ -74,6 +89,20 @@ class StreamWatch:
                 self._times_new[name] += 1
             self._created_at[name] = created_at
             self._refusals.pop(name, None)
+            self._measure(name, info)
+
+    def _measure(self, name: str, info: StreamInfo) -> None:
+        held, most = info.state.bytes, info.config.max_bytes or -1
+        _bytes.labels(name).set(held)
+        _max_bytes.labels(name).set(most)
+        fills = 0 < most * ALARM <= held
+        _filling.labels(name).set(fills)
+        if fills:
+            if name not in self._filling:
+                log.error("stream fills up", stream=name, bytes=held, max_bytes=most)
+            self._filling[name] = f"{name} is {held / most:.0%} full"
+        elif self._filling.pop(name, None) is not None:
+            log.info("stream has room again", stream=name, bytes=held, max_bytes=most)
 
     async def _miss(self, name: str) -> None:
         if name not in self._missing_since:

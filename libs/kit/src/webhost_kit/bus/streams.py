@@ -1,6 +1,8 @@
 """The streams, buckets and their settings, declared once and applied idempotently.
 
 A difference between this declaration and the server is logged, never overwritten in silence.
+Each has a size at which it refuses what is new; none drops what it acknowledged. An operator may
+change the sizes on the server: whoever watches goes by what they are there.
 """
 
 import structlog
@@ -24,11 +26,17 @@ USAGE_DAYS = 400
 TOTALS_DAYS = 62
 """Totals of a period that ended long ago are of no use: they expire."""
 
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+TOTALS_BYTES = 1 * GIB
+ARTIFACTS_BYTES = 8 * GIB
+
 STREAMS = (
     StreamConfig(
         name=subjects.EVENTS,
         subjects=[subjects.ALL_EVENTS],
         storage=StorageType.FILE,
+        max_bytes=4 * GIB,
         discard=DiscardPolicy.NEW,
         allow_direct=True,
         duplicate_window=120,
@@ -38,7 +46,7 @@ STREAMS = (
         subjects=[subjects.ALL_USAGE],
         storage=StorageType.FILE,
         max_age=USAGE_DAYS * 24 * 3600,
-        # Full means that new facts are refused, never that old ones are dropped.
+        max_bytes=16 * GIB,
         discard=DiscardPolicy.NEW,
         allow_direct=True,
         allow_atomic=True,
@@ -49,12 +57,16 @@ STREAMS = (
         subjects=[subjects.ALL_COMMANDS],
         storage=StorageType.FILE,
         retention=RetentionPolicy.WORK_QUEUE,
+        max_bytes=256 * MIB,
+        discard=DiscardPolicy.NEW,
         duplicate_window=120,
     ),
     StreamConfig(
         name=subjects.DEAD_LETTERS,
         subjects=[subjects.ALL_DEAD_LETTERS],
         storage=StorageType.FILE,
+        max_bytes=256 * MIB,
+        discard=DiscardPolicy.NEW,
         allow_direct=True,
         duplicate_window=120,
     ),
@@ -84,11 +96,14 @@ async def make(js: JetStreamContext, name: str) -> None:
         case subjects.TOTALS_STREAM:
             ttl = TOTALS_DAYS * 24 * 3600
             await js.create_key_value(
-                KeyValueConfig(bucket=subjects.TOTALS_BUCKET, history=1, ttl=ttl)
+                KeyValueConfig(
+                    bucket=subjects.TOTALS_BUCKET, history=1, ttl=ttl, max_bytes=TOTALS_BYTES
+                )
             )
         case subjects.ARTIFACTS_STREAM:
             await js.create_object_store(
-                subjects.ARTIFACTS_BUCKET, ObjectStoreConfig(bucket=subjects.ARTIFACTS_BUCKET)
+                subjects.ARTIFACTS_BUCKET,
+                ObjectStoreConfig(bucket=subjects.ARTIFACTS_BUCKET, max_bytes=ARTIFACTS_BYTES),
             )
         case _:
             await js.add_stream(_BY_NAME[name])

@@ -52,7 +52,7 @@ async def create_agent(
     deps: Deps, caller: CurrentCaller, key: RequestKey, body: CreateAgentBody
 ) -> Response:
     """Create an agent."""
-    agent_id = await id_for(deps.database, key, ids.AGENT, caller.metadata.at_ms)
+    agent_id = await id_for(deps.database, deps.tiers, key, ids.AGENT, caller.metadata.at_ms)
     command = msgspec.convert(body.model_dump(), DescribeAgent)
 
     async def work(connection: AsyncConnection) -> AgentResponse:
@@ -102,7 +102,9 @@ async def disable_agent(
     """Refuse invocations from now on."""
 
     async def work(connection: AsyncConnection) -> AgentResponse:
-        agent = await handlers.change_agent(connection, caller, agent_id, decisions.disable)
+        agent = await handlers.change_agent(
+            connection, caller, deps.tiers, agent_id, decisions.disable
+        )
         return AgentResponse.model_validate({"agent": agent})
 
     return await execute(deps, key, work)
@@ -115,7 +117,9 @@ async def enable_agent(
     """Accept invocations again."""
 
     async def work(connection: AsyncConnection) -> AgentResponse:
-        agent = await handlers.change_agent(connection, caller, agent_id, decisions.enable)
+        agent = await handlers.change_agent(
+            connection, caller, deps.tiers, agent_id, decisions.enable
+        )
         return AgentResponse.model_validate({"agent": agent})
 
     return await execute(deps, key, work)

@@ -60,7 +60,7 @@ async def deploy(
     name = fields.setdefault("main_module_name", templates.MAIN_MODULE_NAME)
     artifact, bundle = pack(Bundle(modules=(Module(name=name, content=code),)))
     deployment_id = await idempotency.id_for(
-        deps.database, key, ids.DEPLOYMENT, caller.metadata.at_ms
+        deps.database, deps.tiers, key, ids.DEPLOYMENT, caller.metadata.at_ms
     )
     command = RequestDeployment(deployment_id=deployment_id, artifact=artifact, **fields)
 
@@ -118,7 +118,7 @@ async def activate(
 
     async def work(connection: AsyncConnection) -> ActivatedResponse:
         agent, deployment = await handlers.activate(
-            connection, caller, agent_id, deployment_id, reason
+            connection, caller, deps.tiers, agent_id, deployment_id, reason
         )
         return ActivatedResponse.model_validate({"agent": agent, "deployment": deployment})
 

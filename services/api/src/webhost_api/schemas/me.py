@@ -7,12 +7,20 @@ from webhost_api.schemas.base import OptionalText, Schema
 
 
 class EntitlementsSchema(Schema):
-    """What a tier allows; null is unlimited. Compute in milliseconds, rates per minute."""
+    """What a tier allows; null is unlimited. Compute in milliseconds, rates per minute.
+
+    `agents` counts those that are there, `agentsCreated` all that ever were; a change is a fact
+    about an agent, such as that it was renamed, deployed or enabled.
+    """
 
     requests: int | None
     tokens: int | None
     compute_ms: int | None
     agents: int | None
+    agents_created: int | None
+    deploys_per_hour: int | None
+    deploys_per_day: int | None
+    changes_per_day: int | None
     concurrency: int | None
     requests_per_minute: int
     agentcore_enabled: bool

@@ -25,6 +25,7 @@ from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.store import events_table
 
 from webhost_deployer import store
+from webhost_deployer.budget import calls_for
 from webhost_deployer.cloudflare.addresses import Routing
 from webhost_deployer.cloudflare.inventory import Inventory, ListedScript
 from webhost_deployer.cloudflare.reconcile import (
@@ -73,7 +74,8 @@ class Reconciliation:
             try:
                 async with held(self._database.dsn, "reconciliation") as lock:
                     if lock is not None:
-                        await self.once()
+                        with calls_for(None, removes=True):
+                            await self.once()
             except (ProviderError, TablesBehind, Unavailable, NatsError) as error:
                 log.warning("reconciliation failed", reason=str(error), kind=type(error).__name__)
             except Exception as error:

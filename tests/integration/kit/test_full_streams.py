@@ -1,0 +1,124 @@
+"""A stream that fills up is announced; one that is full refuses what is new and drops nothing."""
+
+import pytest
+from nats.errors import Error as NatsError
+from nats.js.api import DiscardPolicy
+from prometheus_client import REGISTRY
+from webhost_contracts import subjects
+from webhost_kit.bus import publishing, streams
+from webhost_kit.bus.publishing import Message
+from webhost_kit.bus.stream_watch import StreamWatch
+from webhost_kit.eventsourcing.relay import Relay
+from webhost_local.nats_server import MAX_FILE_STORE
+
+from tests.integration.kit.test_outbox_to_projection import create
+from tests.support.deadline import eventually
+from tests.support.harness import Harness, in_background
+
+SMALL = 64 * 1024
+PUBLISHED_ON = {
+    subjects.EVENTS: "evt.usr_1.agent.agt_1",
+    subjects.USAGE: subjects.usage_packets(0, subjects.GATEWAY),
+    subjects.COMMANDS: subjects.command("deployer", "deploy", "agt_1"),
+    subjects.DEAD_LETTERS: subjects.dead_letter("cmd.deployer.deploy.agt_1"),
+}
+
+
+async def resize(harness: Harness, stream: str, max_bytes: int) -> None:
+    config = (await harness.bus.js.stream_info(stream)).config
+    await harness.bus.js.update_stream(config.evolve(max_bytes=max_bytes))
+
+
+async def fill(harness: Harness, stream: str, up_to: float, size: int = 1_000) -> int:
+    """Publish until this part of SMALL is held, or nothing more goes in; return how many did."""
+    stored = 0
+    while (await harness.bus.js.stream_info(stream)).state.bytes < up_to * SMALL:
+        try:
+            await publishing.publish(harness.bus, Message(PUBLISHED_ON[stream], b"x" * size))
+        except NatsError:
+            break
+        stored += 1
+    return stored
+
+
+def metric(name: str, stream: str) -> float | None:
+    return REGISTRY.get_sample_value(f"webhost_stream_{name}", {"stream": stream})
+
+
+@pytest.mark.accept("6.C3.streams")
+async def test_everything_has_a_size_at_which_it_refuses(harness: Harness) -> None:
+    configs = [(await harness.bus.js.stream_info(name)).config for name in streams.NAMES]
+    assert all((config.max_bytes or 0) > 0 for config in configs)
+    assert {config.discard for config in configs} == {DiscardPolicy.NEW}
+    assert sum(config.max_bytes or 0 for config in configs) < MAX_FILE_STORE
+
+
+@pytest.mark.accept("6.C3.streams")
+@pytest.mark.parametrize("stream", PUBLISHED_ON)
+async def test_a_full_stream_refuses_and_drops_nothing(harness: Harness, stream: str) -> None:
+    await resize(harness, stream, SMALL)
+    stored = await fill(harness, stream, up_to=2)
+    state = (await harness.bus.js.stream_info(stream)).state
+    assert (state.first_seq, state.messages) == (1, stored)
+    assert state.bytes <= SMALL
+    with pytest.raises(NatsError, match="maximum bytes"):
+        await publishing.publish(harness.bus, Message(PUBLISHED_ON[stream], b"x" * 1_000))
+
+
+@pytest.mark.accept("6.C3.streams")
+async def test_the_alarm_comes_at_80_percent_and_ends(
+    harness: Harness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await resize(harness, subjects.EVENTS, SMALL)
+    watch = StreamWatch(harness.bus, [subjects.EVENTS])
+    async with in_background(watch.run()):
+        await fill(harness, subjects.EVENTS, up_to=0.7)
+
+        async def measured() -> bool:
+            return (metric("bytes", subjects.EVENTS) or 0) > 0.6 * SMALL
+
+        await eventually(measured, "the stream to be measured")
+        assert (watch.note(), metric("filling", subjects.EVENTS)) == (None, 0)
+        assert metric("max_bytes", subjects.EVENTS) == SMALL
+
+        await fill(harness, subjects.EVENTS, up_to=0.85)
+
+        async def announced() -> bool:
+            return (watch.note() or "").startswith("EVENTS is 8")
+
+        await eventually(announced, "the note beside readiness")
+        assert watch.check() is None  # it still takes what is new
+        assert metric("filling", subjects.EVENTS) == 1
+        assert capsys.readouterr().out.count("stream fills up") == 1
+
+        await resize(harness, subjects.EVENTS, 10 * SMALL)
+
+        async def over() -> bool:
+            return watch.note() is None and metric("filling", subjects.EVENTS) == 0
+
+        await eventually(over, "the end of the alarm")
+
+
+@pytest.mark.accept("6.C3.streams")
+async def test_facts_wait_for_room_and_are_published_then(harness: Harness) -> None:
+    await resize(harness, subjects.EVENTS, SMALL)
+    filled = await fill(harness, subjects.EVENTS, up_to=2)
+    await fill(harness, subjects.EVENTS, up_to=2, size=1)
+    relay = Relay(harness.dsn, harness.bus)
+    async with in_background(relay.run()):
+        await create(harness, "agt_1", "first", "second")
+
+        async def complains() -> bool:
+            return relay.check() is not None
+
+        await eventually(complains, "the relay to complain")
+        assert await harness.scalar("SELECT count(*) FROM outbox") == 2
+        await resize(harness, subjects.EVENTS, 2 * SMALL)
+        await harness.until_scalar("SELECT count(*) FROM outbox", 0, "the facts to be published")
+
+        async def well() -> bool:
+            return relay.check() is None
+
+        await eventually(well, "the relay to be well")
+    assert (await harness.bus.js.stream_info(subjects.EVENTS)).state.first_seq == 1
+    assert filled > 0
