@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from webhost_local.data_dir import DataDir, write_whole
-from webhost_local.nats_permissions import OPERATOR, SERVICES
+from webhost_local.nats_accounts import OPERATOR, SERVICES
 
 
 def _password() -> str:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from webhost_local import identities, nats_permissions, nats_server, provision, state, supervisor
+from webhost_local import identities, nats_accounts, nats_server, provision, state, supervisor
 from webhost_local.data_dir import DataDir, StackError
 from webhost_local.environment import Environment
 from webhost_local.issuer.identity import IssuerIdentity
@@ -104,7 +104,7 @@ def _nats(environment: Environment) -> ProcessSpec:
             config,
             port=port,
             store_dir=directory / "store",
-            users=nats_permissions.users(environment.identities.nats_users),
+            accounts=nats_accounts.accounts(environment.identities.nats_users),
         )
 
     return ProcessSpec(
@@ -203,7 +203,7 @@ def _status(environment: Environment, processes: Sequence[Process]) -> Status:
     return Status(
         origin=environment.origin,
         processes=running,
-        nats_url=environment.nats_url(nats_permissions.OPERATOR),
+        nats_url=environment.nats_url(nats_accounts.OPERATOR),
         postgres_dsn=environment.cluster.dsn(provision.DATABASE),
         cloudflare=Cloudflare(
             api_base_url=environment.cloudflare_api,
