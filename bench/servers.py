@@ -146,6 +146,7 @@ def service(
     operations = free_port()
     variables = {
         "WEBHOST_LOCAL_STACK": "true",
+        "MIGRATE_AT_START": "true",
         "WEBHOST_INSTALLATION_ID": "ins_bench",
         "NATS_URL": nats_url,
         "DATABASE_URL": dsn,

@@ -173,7 +173,7 @@ def _of_operator() -> Iterator[Grant]:
     yield Grant(subjects.EVENTS, "$JS.API.STREAM.NAMES", OPERATOR)
     for stream, pattern in STREAMS.items():
         yield Grant(stream, pattern, OPERATOR)
-        yield Grant(stream, f"_INBOX.{OPERATOR}.>", OPERATOR, "stream")
+        yield Grant(stream, "_INBOX.>", OPERATOR, "stream")
         for request in (
             *(f"STREAM.{verb}.{stream}" for verb in ("CREATE", "INFO", "UPDATE")),
             *(f"STREAM.{verb}.{stream}" for verb in ("PURGE", "DELETE", "MSG.DELETE")),

@@ -1,11 +1,14 @@
 """The local stack: which processes it has, in which order they start, how each is ready."""
 
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+
+import msgspec
 
 from webhost_local import identities, nats_accounts, nats_server, provision, state, supervisor
 from webhost_local.data_dir import DataDir, StackError
@@ -122,8 +125,14 @@ def _postgres(environment: Environment) -> ProcessSpec:
     cluster = environment.cluster
 
     def on_ready() -> None:
-        passwords = environment.identities.postgres_roles
-        provision.provision(cluster.dsn(), cluster.dsn(provision.DATABASE), passwords)
+        known = environment.identities
+        provision.provision(
+            cluster.dsn(),
+            cluster.dsn(provision.DATABASE),
+            known.postgres_roles,
+            known.postgres_owners,
+        )
+        _migrate(environment)
 
     return ProcessSpec(
         name="postgres",
@@ -139,6 +148,30 @@ def _postgres(environment: Environment) -> ProcessSpec:
         stop_signal=signal.SIGINT,
         death_signal=signal.SIGQUIT,
     )
+
+
+def _migrate(environment: Environment) -> None:
+    """Bring every service's schema up to date. Raises StackError with what went wrong."""
+    schemas = [
+        (
+            environment.cluster.dsn(
+                provision.DATABASE, user=identities.owner(service), password=password
+            ),
+            service,
+        )
+        for service, password in environment.identities.postgres_owners.items()
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "webhost_local.migrating"],
+        input=msgspec.json.encode(schemas),
+        env=environment.base,
+        cwd=environment.data_dir.root,
+        capture_output=True,
+        check=False,
+    )
+    if ended.returncode != 0:
+        said = ended.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise StackError(f"the migrations failed: {said[-1]}")
 
 
 def _service(environment: Environment, kind: str, name: str) -> ProcessSpec:

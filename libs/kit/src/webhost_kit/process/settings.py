@@ -52,8 +52,8 @@ Address = Annotated[
 """host:port"""
 
 
-class ServiceSettings(BaseSettings):
-    """Settings of every service. Variables are the fields' names in upper case.
+class DatabaseSettings(BaseSettings):
+    """Settings of whatever connects to Postgres. Variables are the fields' names in upper case.
 
     Each field's docstring is its line in docs/configuration.md.
     """
@@ -66,14 +66,21 @@ class ServiceSettings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
+    database_url: SecretStr
+    """The Postgres DSN, with this service's role."""
+
+
+class ServiceSettings(DatabaseSettings):
+    """Settings of every service."""
+
     webhost_local_stack: bool = False
     """Whether this is a local stack on one machine, where plain http is allowed."""
     webhost_installation_id: str
     """The id that tags everything that this installation creates at a provider."""
     nats_url: SecretStr
     """The NATS URL, with this service's credentials."""
-    database_url: SecretStr
-    """The Postgres DSN, with this service's role."""
+    migrate_at_start: bool = False
+    """For development: migrate with the service's own role, which has to own the schema then."""
     ops_listen: Address
     """The address on which to serve `/livez`, `/readyz` and `/metrics`; keep it private."""
     log_format: Literal["json", "console"] = "json"
