@@ -7,7 +7,7 @@ changes nothing. Ends with 1 where the upgrade fails, with 78 where the environm
 
 import sys
 
-from pydantic import SecretStr
+from pydantic import SecretStr, model_validator
 
 from webhost_kit.database.migrations import migrate, package_of, role_of
 from webhost_kit.process.observability import configure_logging
@@ -19,6 +19,11 @@ class MigrationSettings(DatabaseSettings):
 
     migrations_database_url: SecretStr
     """The Postgres DSN of the role that owns the service's schema."""
+
+    @model_validator(mode="after")
+    def _owner_is_verified(self) -> "MigrationSettings":
+        self.require_verified("MIGRATIONS_DATABASE_URL", self.migrations_database_url)
+        return self
 
 
 def main(arguments: list[str]) -> None:
