@@ -16,6 +16,7 @@ from sqlalchemy import Connection, MetaData, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from webhost_kit.database.engine import connect_arguments, sqlalchemy_url
+from webhost_kit.database.values import strip_values_of
 
 log = structlog.get_logger(__name__)
 
@@ -98,6 +99,7 @@ def upgrade(dsn: str, package: str, role: str | None = None) -> None:
     engine = create_engine(
         sqlalchemy_url(dsn), connect_args=connect_arguments(), hide_parameters=True
     )
+    strip_values_of(engine)
     try:
         with (
             resources.as_file(resources.files(package).joinpath("migrations")) as folder,
