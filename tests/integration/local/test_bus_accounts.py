@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
+import aiohttp
 import nats
 import pytest
 from nats.aio.client import Client
@@ -18,6 +19,7 @@ from webhost_contracts.events.base import by_name
 from webhost_contracts.subjects import OWNERS
 from webhost_kit.bus import streams
 from webhost_kit.bus.connection import Bus, connect
+from webhost_kit.bus.reader import StreamReader
 from webhost_local import nats_accounts, nats_server
 from webhost_local.identities import Identities
 from webhost_local.nats_accounts import OPERATOR, SERVICES, STREAMS
@@ -89,7 +91,13 @@ FORGED = wire.encode(
 
 
 @pytest.fixture(scope="module")
-def bus_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BusUrl]:
+def monitoring() -> str:
+    """Where the server says what it remembers."""
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture(scope="module")
+def bus_url(tmp_path_factory: pytest.TempPathFactory, monitoring: str) -> Iterator[BusUrl]:
     directory = tmp_path_factory.mktemp("nats")
     port = free_port()
     passwords = Identities().nats_users
@@ -97,6 +105,7 @@ def bus_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BusUrl]:
     nats_server.write_config(
         config, port=port, store_dir=directory, accounts=nats_accounts.accounts(passwords)
     )
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"http": monitoring}))
     server = ServerProcess(
         nats_server.command(config),
         port=port,
@@ -305,3 +314,30 @@ async def test_a_stream_is_made_by_the_service_that_owns_it_alone(
     await eventually(all_there, "the streams")
     for bus in (gateway, *makers):
         await bus.close()
+
+
+@pytest.mark.accept("6.D1")
+async def test_a_reader_leaves_nothing_to_remember_with_the_server(
+    operator: Bus, bus_url: BusUrl, monitoring: str
+) -> None:
+    async def remembered() -> int:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{monitoring}/accountz?acc={subjects.EVENTS}") as response,
+        ):
+            return len((await response.json())["account_detail"].get("responses", ()))
+
+    before = await remembered()
+    for number in range(200):
+        await operator.client.publish(f"evt.usr_1.agent.agt_{number}", b"x")
+    await operator.client.flush()
+    gateway = await connect(bus_url("gateway"), "gateway")
+    reader = StreamReader(gateway, subjects.EVENTS, ["evt.>"], batch_size=5)
+    read = 0
+    async with aclosing(reader.batches(None)) as batches:
+        async for batch in batches:
+            read += len(batch.messages)
+            if read == 200:
+                break
+        assert await remembered() - before < 10, "one pull is under way, of forty"
+    await gateway.close()
