@@ -60,7 +60,6 @@ def _provision_schema(
     connection: psycopg.Connection, name: str, owned_by: str, used_by: str
 ) -> None:
     connection.execute(_q("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}", name, owned_by))
-    connection.execute(_q("ALTER SCHEMA {} OWNER TO {}", name, owned_by))
     connection.execute(_q("REASSIGN OWNED BY {} TO {}", used_by, owned_by))
     connection.execute(_q("GRANT USAGE ON SCHEMA {} TO {}", name, used_by))
 
