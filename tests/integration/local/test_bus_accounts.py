@@ -341,3 +341,28 @@ async def test_a_reader_leaves_nothing_to_remember_with_the_server(
                 break
         assert await remembered() - before < 10, "one pull is under way, of forty"
     await gateway.close()
+
+
+# What a publisher may ask of a stream by a header, where the stream allows it.
+HEADERS = (
+    {"Nats-Rollup": "all"},
+    {"Nats-Rollup": "sub"},
+    {"Nats-TTL": "1s"},
+    {"Nats-Schedule": "@every 1s", "Nats-Schedule-Target": "evt.usr_1.account.usr_1"},
+    {"Nats-Incr": "1"},
+)
+
+
+@pytest.mark.accept("6.D1")
+@pytest.mark.parametrize(
+    "subject", [subject for subject in FACTS if subject.startswith(("evt.", "usage.", "cmd."))]
+)
+@pytest.mark.parametrize("headers", HEADERS, ids=str)
+async def test_no_header_removes_or_carries_a_fact(
+    subject: str, headers: dict[str, str], operator: Bus
+) -> None:
+    await operator.js.publish(subject, b"a fact")
+    before = await held(operator)
+    with pytest.raises(APIError):
+        await operator.js.publish(subject, b"x", headers=headers)
+    assert await held(operator) == before
