@@ -5,6 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3)
 UV := .tools/bin/uv
 UV_VERSION := 0.13.9
+PIP_AUDIT_VERSION := 2.10.1
 export UV_PYTHON_DOWNLOADS := never
 # No byte of the installation depends on a cache outside of the checkout being writable.
 export UV_LINK_MODE := copy
@@ -81,6 +82,12 @@ docs: setup ## Regenerate the generated documents
 .PHONY: docs-check
 docs-check: setup
 	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) | diff -u docs/$(document) - &&) true
+
+.PHONY: audit
+audit: setup ## Ask the registries what is known of the locked dependencies
+	$(UV) tool run --quiet --python .venv/bin/python --from pip-audit==$(PIP_AUDIT_VERSION) \
+		pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+	npm audit --package-lock-only
 
 .PHONY: bench
 bench: setup ## Measure the hot paths as ratios to limits of this machine

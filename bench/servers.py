@@ -15,7 +15,7 @@ import psutil
 import psycopg
 from webhost_local import nats_server
 from webhost_local.child import end, processes_working_in, tied_to_parent
-from webhost_local.nats_server import NatsUser
+from webhost_local.nats_server import Account, NatsUser
 from webhost_local.ports import LOOPBACK, free_port
 from webhost_local.postgres_server import Cluster, run_as
 
@@ -107,7 +107,7 @@ def infrastructure(directory: Path) -> Generator[Infrastructure]:
         config,
         port=nats_port,
         store_dir=directory / "nats",
-        accounts={name.upper(): [NatsUser(name, PASSWORD)] for name in ACCOUNTS},
+        accounts={name.upper(): Account([NatsUser(name, PASSWORD)]) for name in ACCOUNTS},
     )
     cluster.prepare()
     try:
@@ -146,6 +146,7 @@ def service(
     operations = free_port()
     variables = {
         "WEBHOST_LOCAL_STACK": "true",
+        "MIGRATE_AT_START": "true",
         "WEBHOST_INSTALLATION_ID": "ins_bench",
         "NATS_URL": nats_url,
         "DATABASE_URL": dsn,

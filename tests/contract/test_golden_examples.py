@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from webhost_contracts import wire
-from webhost_contracts.catalogue import OWNERS, catalogue, example_of
+from webhost_contracts.catalogue import catalogue, example_of
 from webhost_contracts.commands import COMMAND_TYPES, Command
 from webhost_contracts.events import EVENT_TYPES, Envelope, Event
 from webhost_contracts.events.base import by_name
+from webhost_contracts.subjects import OWNERS
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,6 +1,7 @@
 """A service that lacks a variable refuses to start, with one line that names it."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -13,12 +14,12 @@ KEY = base64url(bytes(32))
 
 EVERY = {
     "WEBHOST_INSTALLATION_ID": "ins_1",
-    "NATS_URL": "nats://127.0.0.1:1",
-    "DATABASE_URL": "postgresql://127.0.0.1:1/webhost",
+    "NATS_URL": "tls://127.0.0.1:1",
+    "DATABASE_URL": "postgresql://127.0.0.1:1/webhost?sslmode=verify-full",
     "OPS_LISTEN": "127.0.0.1:1",
 }
 HTTP = {"LISTEN": "127.0.0.1:2"}
-USERS = {"JWT_ISSUER": "https://issuer.example"}
+USERS = {"JWT_ISSUER": "https://issuer.example", "JWT_AUDIENCE": "webhost"}
 REQUIRED = {
     "api": EVERY | HTTP | USERS,
     "gateway": EVERY | HTTP | USERS | {"INVOKE_PRIVATE_KEYS": f"invoke-1:{KEY}"},
@@ -99,3 +100,20 @@ def test_each_of_these_variables_is_required(
 @pytest.mark.parametrize("service", REQUIRED)
 def test_these_variables_are_all_that_is_required(service: str) -> None:
     assert load(settings_of(service), "webhost")
+
+
+@pytest.mark.accept("6.D3")
+def test_what_is_switched_off_is_logged_at_every_start() -> None:
+    plain = {"NATS_URL": "nats://127.0.0.1:1", "DATABASE_URL": "postgresql://127.0.0.1:1/webhost"}
+    allowed = {"ALLOW_PLAIN_NATS": "true", "ALLOW_PLAIN_POSTGRES": "true"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "webhost_billing"],
+        env={"PATH": os.environ["PATH"], **REQUIRED["billing"], **plain, **allowed},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        first = json.loads(process.stderr.readline())
+        process.kill()
+    assert first["event"] == "protection switched off"
+    assert sorted(first["by"]) == sorted(allowed)

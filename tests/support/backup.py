@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 from webhost_kit.bus.connection import Bus
-from webhost_local.nats_server import NatsUser
+from webhost_local.nats_server import Account, NatsUser
 
 from tests.support import processes
 from tests.support.deadline import eventually
@@ -27,7 +27,7 @@ class RestorableNats:
 
     def __init__(self, directory: Path) -> None:
         self._store, self._copy = directory / "store", directory / "copy"
-        self._server = processes.nats(directory, {"TEST": [_USER]})
+        self._server = processes.nats(directory, {"TEST": Account([_USER])})
         self.url = f"nats://{_USER.name}:{_USER.password}@127.0.0.1:{self._server.port}"
 
     async def back_up(self, bus: Bus) -> None:

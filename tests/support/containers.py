@@ -5,7 +5,7 @@ from pathlib import Path
 
 from testcontainers.core.container import DockerContainer
 from webhost_local import nats_server
-from webhost_local.nats_server import NatsUser
+from webhost_local.nats_server import Account
 from webhost_local.ports import free_port
 from webhost_local.postgres_server import Cluster
 
@@ -33,11 +33,11 @@ class ServerContainer:
         self._container.stop()
 
 
-def nats(directory: Path, accounts: dict[str, list[NatsUser]]) -> ServerContainer:
+def nats(directory: Path, accounts: dict[str, Account]) -> ServerContainer:
     port = free_port()
     config = directory / "nats.conf"
     nats_server.write_config(
-        config, host="0.0.0.0", port=4222, store_dir=Path("/data"), accounts=dict(accounts)
+        config, host="0.0.0.0", port=4222, store_dir=Path("/data"), accounts=accounts
     )
     config.chmod(0o644)
     container = (

@@ -11,7 +11,7 @@ With WEBHOST_TEST_INFRA=containers the servers run in testcontainers instead.
 import itertools
 import os
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,7 @@ from typing import Protocol
 import psycopg
 import pytest
 from psycopg import sql
-from webhost_local.nats_server import NatsUser
+from webhost_local.nats_server import Account, NatsUser
 
 _ACCOUNTS = 1000
 _PASSWORD = "for-tests"
@@ -39,9 +39,9 @@ class Server(Protocol):
 class Nats:
     """A running nats-server; `url` is the first account's."""
 
-    def __init__(self, server: Server, accounts: dict[str, list[NatsUser]]) -> None:
+    def __init__(self, server: Server, users: Iterable[str]) -> None:
         self._server = server
-        self._unused = itertools.chain(accounts)
+        self._unused = iter(users)
         self.url = self.new_account()
 
     def new_account(self) -> str:
@@ -108,11 +108,11 @@ class Postgres:
 def running_nats() -> Generator[Nats]:
     """A nats-server with an empty store. To be called from the main thread."""
     names = [f"t{number}" for number in range(_ACCOUNTS)]
-    accounts = {name.upper(): [NatsUser(name, _PASSWORD)] for name in names}
+    accounts = {name.upper(): Account([NatsUser(name, _PASSWORD)]) for name in names}
     with tempfile.TemporaryDirectory(prefix="webhost-nats-") as directory:
         server = _servers().nats(Path(directory), accounts)
         try:
-            yield Nats(server, {name: accounts[name.upper()] for name in names})
+            yield Nats(server, names)
         finally:
             server.stop()
 

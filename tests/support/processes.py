@@ -7,7 +7,7 @@ from pathlib import Path
 
 from webhost_local import nats_server
 from webhost_local.child import end, processes_working_in, tied_to_parent
-from webhost_local.nats_server import NatsUser
+from webhost_local.nats_server import Account
 from webhost_local.ports import free_port
 from webhost_local.postgres_server import Cluster, run_as
 
@@ -78,13 +78,13 @@ class ServerProcess:
         return self._process.poll() is not None or self._is_ready()
 
 
-def nats(directory: Path, accounts: dict[str, list[NatsUser]]) -> ServerProcess:
+def nats(directory: Path, accounts: dict[str, Account]) -> ServerProcess:
     """Start a nats-server with these accounts; its store is in `directory`."""
     port = free_port()
     config = directory / "nats.conf"
     store = directory / "store"
     store.mkdir()
-    nats_server.write_config(config, port=port, store_dir=store, accounts=dict(accounts))
+    nats_server.write_config(config, port=port, store_dir=store, accounts=accounts)
     server = ServerProcess(
         nats_server.command(config),
         port=port,

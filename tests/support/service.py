@@ -22,6 +22,7 @@ def environment(dsn: str, nats_url: str, **env: str) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "WEBHOST_LOCAL_STACK": "true",
+        "MIGRATE_AT_START": "true",
         "WEBHOST_INSTALLATION_ID": "test",
         "NATS_URL": nats_url,
         "DATABASE_URL": dsn,

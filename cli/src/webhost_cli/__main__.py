@@ -3,6 +3,7 @@
 import sys
 
 from webhost_local.data_dir import StackError
+from webhost_local.terminal import plain
 
 from webhost_cli.app import app
 from webhost_cli.errors import CommandError, ExitCode
@@ -19,7 +20,7 @@ def main() -> None:
 
 
 def _end(error: Exception, code: ExitCode) -> None:
-    sys.stderr.write(f"webhost: {error}\n")
+    sys.stderr.write(f"webhost: {plain(str(error))}\n")
     sys.exit(code)
 
 

@@ -74,7 +74,7 @@ def get(api: Api, agent: AgentArgument, as_json: JsonOption = False) -> None:
     url = invoke_url(api, found["id"])
     _show({"agent": found, "invokeUrl": url}, as_json)
     if found.get("activeDeploymentId") and not as_json:
-        typer.echo(f"\n{curl_line(api, url)}")
+        output.say(f"\n{curl_line(api, url)}")
 
 
 def update(

@@ -80,7 +80,7 @@ def _show(result: RebuildProgress) -> None:
     count = len(result.differences)
     found = f"rows that differ: {count}" if count else "no difference"
     swapped = "the rebuilt usage is in force" if result.swapped else "nothing was changed"
-    typer.echo(f"{result.processed} messages replayed: {found}; {swapped}")
+    output.say(f"{result.processed} messages replayed: {found}; {swapped}")
 
 
 def _rows(difference: Difference) -> list[tuple[object, ...]]:

@@ -56,6 +56,8 @@ async def connected(url: str) -> AsyncGenerator[Client]:
         url,
         name="webhost-cli",
         inbox_prefix=b"_INBOX.operator",
+        # From the first byte: a server that offers plain text is not believed.
+        tls_handshake_first=url.startswith("tls://"),
         error_cb=on_error,
         allow_reconnect=False,
         connect_timeout=5,

@@ -1,6 +1,7 @@
 """The dead-letter stream: the commands that no handler could handle.
 
-Replaying one publishes it again on its original subject and then removes it. A command that is
+Replaying one publishes it again on its original subject and then removes it. That subject follows
+from where the dead letter is stored, never from what its publisher says. A command that is
 replayed twice is handled twice: handlers are idempotent by the command's id.
 """
 
@@ -18,7 +19,6 @@ from webhost_cli.errors import CommandError, ExitCode
 
 _ADDED_HEADERS = (
     subjects.DEAD_REASON_HEADER,
-    subjects.DEAD_SUBJECT_HEADER,
     subjects.MESSAGE_ID_HEADER,
 )
 
@@ -84,7 +84,7 @@ async def _read(js: JetStreamContext, seq: int, *, at_or_after: bool) -> DeadLet
     return DeadLetter(
         seq=raw.seq,
         dead_lettered_at=raw.time,
-        subject=headers.pop(subjects.DEAD_SUBJECT_HEADER, subject),
+        subject=subject,
         reason=headers.pop(subjects.DEAD_REASON_HEADER, "unknown"),
         headers=headers,
         body=_readable(raw.data or b""),

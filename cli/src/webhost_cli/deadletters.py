@@ -42,7 +42,7 @@ def list_all(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
     url = bus.nats_url_of(data_dir)
     letters, events, silent = bus.run(work())
     for service in silent:
-        output.errors().print(f"{service} does not answer: its parked events are not listed")
+        output.aside(f"{service} does not answer: its parked events are not listed", style=None)
     if as_json:
         named = [{"id": _id(event), **output.whole(event)} for event in events]
         output.print_json({"deadLetters": letters, "parked": named, "silent": silent})
@@ -105,7 +105,7 @@ def replay(
                 states, _ = await _projections(client)
                 letters, parking = await _all(client), [s.name for s in states if s.parked]
                 if not letters and not parking:
-                    typer.echo("nothing to replay")
+                    output.say("nothing to replay")
                 await _replay_commands(client, letters)
                 return await _replay_events(client, parking)
             if name.isdigit():
@@ -126,14 +126,14 @@ def _id(event: ParkedEntry) -> str:
 async def _replay_commands(client: Client, letters: list[DeadLetter]) -> None:
     for letter in letters:
         await dead_letter_stream.replay(client.jetstream(), letter)
-        typer.echo(f"{letter.seq} replayed on {letter.subject}")
+        output.say(f"{letter.seq} replayed on {letter.subject}")
 
 
 async def _replay_events(client: Client, projections: list[str]) -> int:
     left = 0
     for projection in projections:
         reply = await parked.replay(client, projection)
-        typer.echo(f"{projection}: {reply.folded} folded, {reply.left} still parked")
+        output.say(f"{projection}: {reply.folded} folded, {reply.left} still parked")
         left += reply.left
     return left
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from webhost_local.terminal import plain_line
 
 from webhost_cli import output, waiting
 from webhost_cli.calling import curl_line, invoke_url
@@ -61,7 +62,7 @@ def deploy(
     if reason := waiting.failure(deployment):
         raise CommandError(reason, ExitCode.AGENT_FAILED)
     if deployment["status"] == "active" and not as_json:
-        typer.echo(f"\n{curl_line(api, url)}")
+        output.say(f"\n{curl_line(api, url)}")
 
 
 def activate(
@@ -114,7 +115,7 @@ def get(api: Api, deployment: DeploymentArgument, as_json: JsonOption = False) -
     answer = api.get(deployment_path(api, deployment))
     _show(answer, as_json)
     if (reason := waiting.failure(answer["deployment"])) and not as_json:
-        typer.echo(f"\n{reason}")
+        output.say(f"\n{reason}")
 
 
 def source(api: Api, deployment: DeploymentArgument, as_json: JsonOption = False) -> None:
@@ -126,8 +127,8 @@ def source(api: Api, deployment: DeploymentArgument, as_json: JsonOption = False
     modules = answer["modules"]
     for module in modules:
         if len(modules) > 1:
-            typer.echo(f"// {module['name']}")
-        typer.echo(module["content"])
+            output.say(f"// {module['name']}")
+        output.say(module["content"])
 
 
 def _read(file: Path) -> str:
@@ -138,18 +139,17 @@ def _read(file: Path) -> str:
 
 
 def _wait(api: Api, deployment: Json) -> Json:
-    name = f"{deployment['id']} (version {deployment['version']})"
-    progress = output.errors()
+    name = f"{plain_line(deployment['id'])} (version {deployment['version']})"
     try:
         if not sys.stderr.isatty():
-            progress.print(f"deploying {name}", markup=False)
+            output.aside(f"deploying {name}", style=None)
             return waiting.until_ended(api, deployment, lambda _: None)
-        with progress.status("") as line:
+        with output.errors().status("") as line:
             return waiting.until_ended(
                 api, deployment, lambda passed_s: line.update(f"deploying {name}  {passed_s:.0f} s")
             )
     except KeyboardInterrupt:
-        progress.print(f"no longer waiting; {name} continues in the background", markup=False)
+        output.aside(f"no longer waiting; {name} continues in the background", style=None)
         raise
 
 

@@ -43,7 +43,7 @@ def invoke(
     if as_json:
         output.print_json(answer)
         return
-    typer.echo(answer["output"]["text"])
+    output.say(answer["output"]["text"])
     _aside(answer["sessionId"], answer["usage"])
 
 
@@ -54,10 +54,9 @@ def _stream(events: Iterator[ServerSentEvent], as_json: bool) -> None:
     for event in events:
         data = json.loads(event.data)
         if as_json:
-            typer.echo(json.dumps({"id": event.id or None, "event": event.event, "data": data}))
+            output.say(json.dumps({"id": event.id or None, "event": event.event, "data": data}))
         elif event.event == "delta":
-            sys.stdout.write(data["text"])
-        sys.stdout.flush()
+            output.say(data["text"], ends_line=False)
         match event.event:
             case "meta":
                 session = data["sessionId"]
@@ -67,19 +66,17 @@ def _stream(events: Iterator[ServerSentEvent], as_json: bool) -> None:
                 ended = True
             case "error":
                 if not as_json:
-                    typer.echo()
+                    output.say()
                 raise ApiError(msgspec.convert(data["error"], ErrorBody))
             case _:
                 pass
     if not ended:
         raise CommandError("the stream was cut before its end", ExitCode.UNAVAILABLE)
     if not as_json:
-        typer.echo()
+        output.say()
         _aside(session, usage)
 
 
 def _aside(session: str, usage: dict[str, Any]) -> None:
     used = ", ".join(f"{name} {value}" for name, value in usage.items())
-    output.errors().print(
-        f"session {session}  {used}".rstrip(), style="dim", markup=False, soft_wrap=True
-    )
+    output.aside(f"session {session}  {used}".rstrip())

@@ -56,13 +56,11 @@ def login(
         user = api.get("/v1/me")["user"]
     entry = credentials.Login(tokens.access_token, tokens.expires_at_s, issuer)
     file = credentials.store(origin, entry)
-    typer.echo(f"signed in at {origin} as {user['subject']} ({user['id']})")
-    output.errors().print(f"stored in {file}", style="dim", markup=False, soft_wrap=True)
+    output.say(f"signed in at {origin} as {user['subject']} ({user['id']})")
+    output.aside(f"stored in {file}")
     if os.environ.get("WEBHOST_TOKEN"):
-        output.errors().print(
-            "WEBHOST_TOKEN is set and goes before this login: unset it to be this user",
-            soft_wrap=True,
-        )
+        note = "WEBHOST_TOKEN is set and goes before this login: unset it to be this user"
+        output.aside(note, style=None)
 
 
 def me(api: Api, as_json: JsonOption = False) -> None:
@@ -74,7 +72,7 @@ def me(api: Api, as_json: JsonOption = False) -> None:
     user = answer["user"]
     shown = [(name, user.get(name)) for name in ("id", "subject", "email", "name", "tier")]
     output.print_fields([*shown, ("since", output.when(user["createdAtMs"]))])
-    typer.echo()
+    output.say()
     output.print_table(
         ("the plan allows", ""),
         [(name, _allowed(user["entitlements"][field])) for name, field in _FIGURES],
@@ -87,7 +85,7 @@ def _allowed(figure: int | None) -> str:
 
 
 def _show(address: str) -> None:
-    output.errors().print(f"Sign in at\n  {address}", markup=False, soft_wrap=True)
+    output.aside(f"Sign in at\n  {address}", style=None)
 
 
 def _local_issuer(origin: str, data_dir: StackOption) -> str:

@@ -1,4 +1,8 @@
-"""How results look: JSON as the API gave it, or tables and plain lines for people."""
+"""How results look: JSON as the API gave it, or tables and plain lines for people.
+
+All that a command shows passes here: nothing of it is obeyed by the terminal (see
+`webhost_local.terminal`).
+"""
 
 import sys
 from collections.abc import Collection, Iterable, Sequence
@@ -10,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from webhost_local.terminal import plain, plain_json, plain_line
 
 _PIPE_WIDTH = 240
 
@@ -26,7 +31,17 @@ def errors() -> Console:
 
 def print_json(value: Any) -> None:
     """Print the value with every field of its messages, also those that are empty."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(whole(value))).decode())
+    typer.echo(plain_json(msgspec.json.format(msgspec.json.encode(whole(value))).decode()))
+
+
+def say(text: str = "", *, ends_line: bool = True) -> None:
+    """Print text on standard output, at once."""
+    typer.echo(plain(text), nl=ends_line)
+
+
+def aside(text: str, *, style: str | None = "dim") -> None:
+    """Print progress or side information on standard error."""
+    errors().print(plain(text), style=style, markup=False, soft_wrap=True)
 
 
 def whole(value: Any) -> Any:
@@ -55,7 +70,7 @@ def print_table(
         justify = "right" if column in numbers else "left"
         table.add_column(column, overflow="fold", justify=justify)
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else plain_line(str(cell))) for cell in row))
     console().print(table)
 
 
@@ -66,7 +81,7 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields:
         if value is not None:
-            table.add_row(name, Text(str(value)))
+            table.add_row(name, Text(plain(str(value))))
     console().print(table)
 
 
@@ -80,6 +95,4 @@ def when(at_ms: int | None) -> str | None:
 def print_more(page: dict[str, Any]) -> None:
     """Say how to see the rest of a list, if there is any."""
     if page["nextCursor"] is not None:
-        errors().print(
-            f"more: --cursor {page['nextCursor']}", style="dim", markup=False, soft_wrap=True
-        )
+        aside(f"more: --cursor {page['nextCursor']}")

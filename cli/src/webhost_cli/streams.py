@@ -95,9 +95,9 @@ def replay(
             names = [projection] if projection else await _all_halted(client)
             for name in names:
                 await services.replay(client, name)
-                typer.echo(f"{name} restarts from the beginning of its stream")
+                output.say(f"{name} restarts from the beginning of its stream")
             if not names:
-                typer.echo("nothing to replay: nothing is halted")
+                output.say("nothing to replay: nothing is halted")
 
     url = bus.nats_url_of(data_dir)
     bus.run(work())
@@ -150,9 +150,9 @@ def republish(
         output.print_json({"stream": stream, "dryRun": dry_run, "services": found})
         return
     for service, progress in found.items():
-        typer.echo(_line(service, progress))
+        output.say(_line(service, progress))
     if not dry_run and any(progress.published for progress in found.values()):
-        typer.echo("to restart halted projections: webhost streams replay --halted")
+        output.say("to restart halted projections: webhost streams replay --halted")
 
 
 def _line(service: str, progress: RepublishProgress) -> str:

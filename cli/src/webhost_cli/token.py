@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from webhost_cli import output
 from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.options import StackOption, UrlOption, data_dir_of
 
@@ -35,7 +36,7 @@ def token(
         from webhost_cli.connection import origin_of, token_of
 
         shown = token_of(origin_of(url, data_dir), data_dir, None)
-    typer.echo(shown)
+    output.say(shown)
 
 
 def signed_for(

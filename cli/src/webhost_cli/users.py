@@ -39,7 +39,7 @@ def set_tier(
     if as_json:
         output.print_json(answer)
     else:
-        typer.echo(f"{user} is on {answer.tier}")
+        output.say(f"{user} is on {answer.tier}")
 
 
 async def _set_tier(url: str, request: SetTierRequest) -> SetTierReply:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from webhost_local.data_dir import DataDir, write_whole
-from webhost_local.nats_permissions import OPERATOR, SERVICES
+from webhost_local.nats_accounts import OPERATOR, SERVICES
 
 
 def _password() -> str:
@@ -40,6 +40,7 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     installation_id: str = msgspec.field(default_factory=lambda: f"ins_{secrets.token_hex(8)}")
     postgres_superuser: str = msgspec.field(default_factory=_password)
     postgres_roles: dict[str, str] = msgspec.field(default_factory=_role_passwords)
+    postgres_owners: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     nats_users: dict[str, str] = msgspec.field(default_factory=_passwords)
     telemetry_master_key: str = msgspec.field(default_factory=_key)
     invoke_seed: str = msgspec.field(default_factory=_key)
@@ -81,8 +82,13 @@ def role(service: str) -> str:
     return f"webhost_{schema(service)}"
 
 
+def owner(service: str) -> str:
+    """The Postgres role that owns a service's schema, and migrates it."""
+    return f"{role(service)}_owner"
+
+
 def schema(service: str) -> str:
-    """The Postgres schema that a service owns."""
+    """The Postgres schema of a service."""
     return service.replace("-", "_")
 
 

@@ -9,6 +9,8 @@ import queue
 import threading
 from typing import TextIO
 
+from webhost_local import terminal
+
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 _KEPT_LINES = 10_000
 
@@ -31,7 +33,7 @@ class LogView:
         prefix = f"{name:<{self._width}} |"
         if self._coloured:
             prefix = f"\x1b[{self._colour[name]}m{prefix}\x1b[0m"
-        self.plain(f"{prefix} {text}")
+        self.plain(f"{prefix} {terminal.plain(text)}")
 
     def plain(self, text: str) -> None:
         """Show a line of the supervisor's own. Never waits."""

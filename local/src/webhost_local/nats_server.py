@@ -9,10 +9,10 @@ import os
 import shutil
 import socket
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from webhost_local.ports import LOOPBACK
 
@@ -21,24 +21,64 @@ MAX_FILE_STORE = 32 * 1024**3
 By default it would be a part of the disk, which may be less.
 """
 
+Kind = Literal["service", "stream"]
+
 
 @dataclass(frozen=True)
 class NatsUser:
-    """A user and its allow-lists; `None` means every subject."""
+    """A user, who may do everything within its account."""
 
     name: str
     password: str
-    publish: Sequence[str] | None = None
-    subscribe: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an account lets others send to it (`service`), or receive from it (`stream`).
+
+    A service answers once, unless `silence` says after how long without an answer it has ended.
+    """
+
+    kind: Kind
+    subject: str
+    silence: str | None
+    to: Sequence[str]
 
     def declaration(self) -> dict[str, Any]:
-        declared: dict[str, Any] = {"user": self.name, "password": self.password}
-        permissions = {
-            kind: {"allow": list(subjects)}
-            for kind, subjects in (("publish", self.publish), ("subscribe", self.subscribe))
-            if subjects is not None
+        declared: dict[str, Any] = {self.kind: self.subject, "accounts": list(self.to)}
+        if self.silence is not None:
+            declared |= {"response_type": "stream", "response_threshold": self.silence}
+        return declared
+
+
+@dataclass(frozen=True)
+class Import:
+    """What an account sends to another, or receives from it."""
+
+    kind: Kind
+    account: str
+    subject: str
+
+    def declaration(self) -> dict[str, Any]:
+        return {self.kind: {"account": self.account, "subject": self.subject}}
+
+
+@dataclass(frozen=True)
+class Account:
+    """A subject space of its own, with or without streams."""
+
+    users: Sequence[NatsUser]
+    jetstream: bool = True
+    exports: Sequence[Export] = ()
+    imports: Sequence[Import] = ()
+
+    def declaration(self) -> dict[str, Any]:
+        return {
+            "users": [{"user": user.name, "password": user.password} for user in self.users],
+            "exports": [one.declaration() for one in self.exports],
+            "imports": [one.declaration() for one in self.imports],
+            **({"jetstream": "enabled"} if self.jetstream else {}),
         }
-        return declared | ({"permissions": permissions} if permissions else {})
 
 
 def binary() -> Path:
@@ -55,31 +95,20 @@ def write_config(
     *,
     port: int,
     store_dir: Path,
-    users: Sequence[NatsUser] = (),
-    accounts: dict[str, Sequence[NatsUser]] | None = None,
+    accounts: Mapping[str, Account],
     host: str = LOOPBACK,
 ) -> None:
-    """Write the server's configuration, readable by its owner only (it holds passwords).
-
-    Either `users` (all in one account), or `accounts`: users by account, each account with a
-    JetStream of its own. With neither, anybody who can reach the port may do everything.
-    """
+    """Write the server's configuration, readable by its owner only (it holds passwords)."""
     config: dict[str, Any] = {
         "host": host,
         "port": port,
         "jetstream": {
             "store_dir": str(store_dir),
             "sync_interval": "always",
-            "max_file_store": MAX_FILE_STORE * max(1, len(accounts or ())),
+            "max_file_store": MAX_FILE_STORE * max(1, len(accounts)),
         },
+        "accounts": {name: account.declaration() for name, account in accounts.items()},
     }
-    if users:
-        config["authorization"] = {"users": [user.declaration() for user in users]}
-    if accounts:
-        config["accounts"] = {
-            name: {"jetstream": "enabled", "users": [user.declaration() for user in members]}
-            for name, members in accounts.items()
-        }
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.touch(mode=0o600)
     path.write_text(json.dumps(config, indent=2))  # the server reads JSON too

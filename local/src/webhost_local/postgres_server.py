@@ -81,6 +81,8 @@ class Cluster:
             "log_min_messages": "warning",
             # A statement can hold a secret; its error is logged without it.
             "log_min_error_statement": "panic",
+            # So can the row that an error is about.
+            "log_error_verbosity": "terse",
         }
         settings = [part for name, value in flags.items() for part in ("-c", f"{name}={value}")]
         return [str(_BINARIES / "postgres"), "-D", str(self.directory), *settings]

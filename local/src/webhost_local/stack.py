@@ -1,13 +1,16 @@
 """The local stack: which processes it has, in which order they start, how each is ready."""
 
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from webhost_local import identities, nats_permissions, nats_server, provision, state, supervisor
+import msgspec
+
+from webhost_local import identities, nats_accounts, nats_server, provision, state, supervisor
 from webhost_local.data_dir import DataDir, StackError
 from webhost_local.environment import Environment
 from webhost_local.issuer.identity import IssuerIdentity
@@ -104,7 +107,7 @@ def _nats(environment: Environment) -> ProcessSpec:
             config,
             port=port,
             store_dir=directory / "store",
-            users=nats_permissions.users(environment.identities.nats_users),
+            accounts=nats_accounts.accounts(environment.identities.nats_users),
         )
 
     return ProcessSpec(
@@ -122,8 +125,14 @@ def _postgres(environment: Environment) -> ProcessSpec:
     cluster = environment.cluster
 
     def on_ready() -> None:
-        passwords = environment.identities.postgres_roles
-        provision.provision(cluster.dsn(), cluster.dsn(provision.DATABASE), passwords)
+        known = environment.identities
+        provision.provision(
+            cluster.dsn(),
+            cluster.dsn(provision.DATABASE),
+            known.postgres_roles,
+            known.postgres_owners,
+        )
+        _migrate(environment)
 
     return ProcessSpec(
         name="postgres",
@@ -139,6 +148,30 @@ def _postgres(environment: Environment) -> ProcessSpec:
         stop_signal=signal.SIGINT,
         death_signal=signal.SIGQUIT,
     )
+
+
+def _migrate(environment: Environment) -> None:
+    """Bring every service's schema up to date. Raises StackError with what went wrong."""
+    schemas = [
+        (
+            environment.cluster.dsn(
+                provision.DATABASE, user=identities.owner(service), password=password
+            ),
+            service,
+        )
+        for service, password in environment.identities.postgres_owners.items()
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "webhost_local.migrating"],
+        input=msgspec.json.encode(schemas),
+        env=environment.base,
+        cwd=environment.data_dir.root,
+        capture_output=True,
+        check=False,
+    )
+    if ended.returncode != 0:
+        said = ended.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise StackError(f"the migrations failed: {said[-1]}")
 
 
 def _service(environment: Environment, kind: str, name: str) -> ProcessSpec:
@@ -203,7 +236,7 @@ def _status(environment: Environment, processes: Sequence[Process]) -> Status:
     return Status(
         origin=environment.origin,
         processes=running,
-        nats_url=environment.nats_url(nats_permissions.OPERATOR),
+        nats_url=environment.nats_url(nats_accounts.OPERATOR),
         postgres_dsn=environment.cluster.dsn(provision.DATABASE),
         cloudflare=Cloudflare(
             api_base_url=environment.cloudflare_api,

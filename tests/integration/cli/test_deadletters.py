@@ -29,7 +29,6 @@ async def dead_letter(operator: Client, subject: str = SUBJECT) -> None:
     headers = {
         subjects.MESSAGE_ID_HEADER: f"of-{subject}",
         subjects.TYPE_HEADER: "deployment.deploy.v1",
-        subjects.DEAD_SUBJECT_HEADER: subject,
         subjects.DEAD_REASON_HEADER: "it cannot be handled",
     }
     await operator.jetstream().publish(subjects.dead_letter(subject), BODY, headers=headers)
@@ -84,6 +83,17 @@ async def test_a_replayed_one_is_where_it_came_from_and_no_longer_dead(
     assert again.headers[subjects.TYPE_HEADER] == "deployment.deploy.v1"
     assert subjects.DEAD_REASON_HEADER not in again.headers
     assert [letter["seq"] for letter in await listed(nats_account)] == [2]
+
+
+@pytest.mark.accept("6.D1")
+async def test_no_header_of_a_dead_letter_says_where_it_is_replayed(
+    operator: Client, nats_account: str
+) -> None:
+    elsewhere = "evt.usr_1.account.usr_1"
+    headers = {subjects.TYPE_HEADER: "account.tier_changed.v1", "Webhost-Dead-Subject": elsewhere}
+    await operator.jetstream().publish(subjects.dead_letter(SUBJECT), BODY, headers=headers)
+    assert (await webhost(nats_account, "replay", "1")).stdout == f"1 replayed on {SUBJECT}\n"
+    assert (await operator.jetstream().stream_info(subjects.EVENTS)).state.messages == 0
 
 
 async def test_all_are_replayed_at_once(operator: Client, nats_account: str) -> None:

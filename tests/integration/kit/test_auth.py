@@ -7,6 +7,7 @@ from typing import Any
 
 import jwt
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from starlette.applications import Starlette
@@ -239,3 +240,50 @@ async def test_a_broken_key_set_replaces_no_good_one(
 
         await eventually(recovered, "the key set to be good again")
         assert (await verifier.verify(issuer.token())).subject == "alice"
+
+
+@pytest.mark.accept("6.D4")
+async def test_a_token_is_believed_for_five_minutes_at_most(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.run()):
+        await watched(verifier)
+        now = time.time()
+        for lifetime_s, believed_s in ((3600, 300), (60, 60)):
+            token = issuer.token(exp=int(now) + lifetime_s)
+            await verifier.verify(token)
+            with monkeypatch.context() as clock:
+                clock.setattr(auth, "time", lambda at=now + believed_s - 5: at)
+                assert verifier.remembered(token) is not None
+                clock.setattr(auth, "time", lambda at=now + believed_s + 1: at)
+                assert verifier.remembered(token) is None
+
+
+@pytest.mark.accept("6.D4")
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_token_is_forgotten_when_its_key_goes(
+    issuer: Issuer, replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REFRESH_S", 0.1)
+    issuer.keys["k2"] = rsa.generate_private_key(65537, 2048)
+    verifier = TokenVerifier(issuer.url)
+    with structlog.testing.capture_logs() as logs:
+        async with in_background(verifier.run()):
+            await watched(verifier)
+            token, other = issuer.token("k1"), issuer.token("k2")
+            await verifier.verify(token)
+            await verifier.verify(other)
+            del issuer.keys["k1"]
+            if replaced:  # by another key of the same name
+                issuer.keys["k1"] = rsa.generate_private_key(65537, 2048)
+
+            async def forgotten() -> bool:
+                return verifier.remembered(token) is None
+
+            await eventually(forgotten, "the token to be forgotten")
+            assert verifier.remembered(other) is not None
+            with pytest.raises(Unauthenticated):
+                await verifier.verify(token)
+    [said] = [entry for entry in logs if entry["event"] == "keys of the issuer withdrawn"]
+    assert (said["keys"], said["tokens_forgotten"]) == (["k1"], 1)

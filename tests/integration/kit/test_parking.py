@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects, wire
@@ -12,6 +13,7 @@ from webhost_contracts.events import AgentCreated, AgentUpdated
 from webhost_contracts.events.base import Envelope, by_name
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.eventsourcing import parked
+from webhost_kit.eventsourcing import projector as projecting
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
@@ -231,3 +233,38 @@ async def test_a_fold_that_can_digest_nothing_halts(harness: Harness) -> None:
 
             await eventually(halted, "the projection to halt", seconds=30)
         assert await harness.scalar("SELECT count(*) FROM parked_events") <= 1_000
+
+
+@pytest.mark.accept("6.D1")
+async def test_what_is_on_a_foreign_subject_is_refused_and_holds_nobody_back(
+    harness: Harness,
+) -> None:
+    names = projector(harness, Digestion("poison"))
+    async with in_background(Relay(harness.dsn, harness.bus).run(), names.run()):
+        await create(harness, "agt_1", "good")
+        await folded(harness, 1)
+        foreign = "evt.usr_2.agent.agt_1"
+        headers = {subjects.TYPE_HEADER: "agent.updated.v1"}
+        body = stated(2, "agent.updated.v1", "stolen")
+        for _ in range(projecting.MOST_PARKED + 1):
+            await harness.bus.client.publish(foreign, body, headers=headers)
+        async with harness.database.transaction() as connection:
+            await append(connection, "agt_1", "usr_1", 1, [AgentUpdated(name="mine")], WHO)
+
+        async def mine() -> bool:
+            return await harness.scalar("SELECT name FROM names WHERE id = 'agt_1'") == "mine"
+
+        await eventually(mine, "the owner's fact", seconds=20)
+        assert names.check() is None
+        # Visible, but not without bound; and a replay decides the same.
+        [first, *rest] = await waiting(harness)
+        assert (first[0], first[2]) == (
+            None,
+            f"agent.updated.v1 of usr_1 about agt_1: not to be stated on {foreign}",
+        )
+        assert len(rest) == projecting.MOST_REFUSED - 1
+        assert await names.replay_parked() == (0, projecting.MOST_REFUSED)
+        refused = REGISTRY.get_sample_value(
+            "webhost_projector_refused_total", {"projection": "names"}
+        )
+        assert refused == projecting.MOST_PARKED + 1

@@ -6,11 +6,12 @@ from webhost_kit.process.settings import load
 
 GOOD = {
     "WEBHOST_INSTALLATION_ID": "test",
-    "DATABASE_URL": "postgresql://api:secret@127.0.0.1/db",
-    "NATS_URL": "nats://127.0.0.1:4222",
+    "DATABASE_URL": "postgresql://api:secret@127.0.0.1/db?sslmode=verify-full",
+    "NATS_URL": "tls://127.0.0.1:4222",
     "LISTEN": "127.0.0.1:8080",
     "OPS_LISTEN": "127.0.0.1:8081",
     "JWT_ISSUER": "https://issuer.example",
+    "JWT_AUDIENCE": "webhost",
 }
 
 
@@ -62,3 +63,20 @@ def test_what_is_missing_or_wrong_is_named_in_one_line(
     assert named in line
     assert line.count("\n") == 1
     assert "secret" not in line
+
+
+@pytest.mark.accept("6.D3")
+def test_tokens_for_anybody_are_refused_unless_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        loaded(monkeypatch, JWT_AUDIENCE=None)
+    line = capsys.readouterr().err
+    assert "set JWT_AUDIENCE or JWT_AUTHORIZED_PARTIES, or else ALLOW_ANY_AUDIENCE" in line
+    assert line.count("\n") == 1
+    party = loaded(monkeypatch, JWT_AUDIENCE=None, JWT_AUTHORIZED_PARTIES="https://app.example")
+    assert party.opt_outs() == []
+    allowed = loaded(
+        monkeypatch, JWT_AUDIENCE=None, JWT_AUTHORIZED_PARTIES=None, ALLOW_ANY_AUDIENCE="true"
+    )
+    assert allowed.opt_outs() == ["ALLOW_ANY_AUDIENCE"]

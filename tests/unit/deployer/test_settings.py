@@ -10,8 +10,8 @@ from webhost_kit.process.settings import load
 KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
 GOOD = {
     "WEBHOST_INSTALLATION_ID": "ins_1",
-    "NATS_URL": "nats://127.0.0.1:4222",
-    "DATABASE_URL": "postgresql://127.0.0.1/deployer",
+    "NATS_URL": "tls://127.0.0.1:4222",
+    "DATABASE_URL": "postgresql://127.0.0.1/deployer?sslmode=verify-full",
     "OPS_LISTEN": "127.0.0.1:9000",
     "CLOUDFLARE_ACCOUNT_ID": "acc",
     "CLOUDFLARE_API_TOKEN": "token-to-hide",
@@ -69,3 +69,17 @@ def test_what_is_refused(
     line = capsys.readouterr().err
     assert named in line
     assert line.count("\n") == 1
+
+
+@pytest.mark.accept("6.D3")
+def test_workers_at_the_public_host_are_refused_unless_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = ROUTED | {"CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": "Webhost.example"}
+    with pytest.raises(SystemExit):
+        loaded(monkeypatch, **same)
+    line = capsys.readouterr().err
+    assert "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN is the host of" in line
+    assert line.count("\n") == 1
+    allowed = loaded(monkeypatch, **same, ALLOW_WORKERS_ON_PUBLIC_ORIGIN="true")
+    assert allowed.opt_outs() == ["ALLOW_WORKERS_ON_PUBLIC_ORIGIN"]

@@ -7,11 +7,12 @@ from webhost_kit.process.settings import load
 
 GOOD = {
     "WEBHOST_INSTALLATION_ID": "test",
-    "DATABASE_URL": "postgresql://gateway:secret@127.0.0.1/db",
-    "NATS_URL": "nats://127.0.0.1:4222",
+    "DATABASE_URL": "postgresql://gateway:secret@127.0.0.1/db?sslmode=verify-full",
+    "NATS_URL": "tls://127.0.0.1:4222",
     "LISTEN": "127.0.0.1:8080",
     "OPS_LISTEN": "127.0.0.1:8081",
     "JWT_ISSUER": "https://issuer.example",
+    "JWT_AUDIENCE": "webhost",
     "INVOKE_PRIVATE_KEYS": f"invoke-1:{base64url(bytes(32))}",
 }
 

@@ -5,8 +5,8 @@ from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings, lo
 
 GOOD = {
     "WEBHOST_INSTALLATION_ID": "ins_1",
-    "NATS_URL": "nats://u:hidden@127.0.0.1:4222",
-    "DATABASE_URL": "postgresql://u:hidden@127.0.0.1/webhost",
+    "NATS_URL": "tls://u:hidden@127.0.0.1:4222",
+    "DATABASE_URL": "postgresql://u:hidden@127.0.0.1/webhost?sslmode=verify-full",
     "OPS_LISTEN": "127.0.0.1:9000",
 }
 
@@ -65,3 +65,65 @@ def test_crash_points_are_refused_outside_of_the_local_stack(
 @pytest.mark.accept("4.secrets")
 def test_settings_print_no_secret(environment: pytest.MonkeyPatch) -> None:
     assert "hidden" not in repr(load(ServiceSettings, "webhost-test"))
+
+
+@pytest.mark.accept("6.D3")
+@pytest.mark.parametrize(
+    ("name", "value", "opt_out"),
+    [
+        ("NATS_URL", "nats://u:hidden@nats:4222", "ALLOW_PLAIN_NATS"),
+        ("NATS_URL", "ws://u:hidden@nats:4222", "ALLOW_PLAIN_NATS"),
+        ("DATABASE_URL", "postgresql://u:hidden@db/webhost", "ALLOW_PLAIN_POSTGRES"),
+        (
+            "DATABASE_URL",
+            "postgresql://u:hidden@db/webhost?sslmode=require",
+            "ALLOW_PLAIN_POSTGRES",
+        ),
+        ("DATABASE_URL", "host=/run,db user=u password=hidden", "ALLOW_PLAIN_POSTGRES"),
+        ("DATABASE_URL", "hostaddr=10.0.0.1 user=u password=hidden", "ALLOW_PLAIN_POSTGRES"),
+    ],
+)
+def test_what_is_not_encrypted_is_refused_unless_it_is_allowed(
+    environment: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    opt_out: str,
+) -> None:
+    environment.setenv(name, value)
+    line = refusal(capsys)
+    assert name in line
+    assert opt_out in line
+    assert "hidden" not in line
+    assert line.count("\n") == 1
+    environment.setenv(opt_out, "true")
+    assert load(ServiceSettings, "webhost-test").opt_outs() == [opt_out]
+    environment.delenv(opt_out)
+    environment.setenv("WEBHOST_LOCAL_STACK", "true")
+    assert load(ServiceSettings, "webhost-test").opt_outs() == []
+
+
+@pytest.mark.accept("6.D3")
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:hidden@db/webhost?sslmode=verify-full&sslrootcert=system",
+        "postgresql:///webhost?host=/run/postgresql",
+        "dbname=webhost user=u",
+    ],
+)
+def test_a_verified_server_and_this_machines_socket_need_no_opt_out(
+    environment: pytest.MonkeyPatch, dsn: str
+) -> None:
+    environment.setenv("DATABASE_URL", dsn)
+    assert load(ServiceSettings, "webhost-test").opt_outs() == []
+
+
+@pytest.mark.accept("6.D3")
+def test_what_is_no_dsn_is_refused_and_not_printed(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("DATABASE_URL", "u:hidden@db")
+    line = refusal(capsys)
+    assert "not a Postgres DSN" in line
+    assert "hidden" not in line

@@ -40,14 +40,9 @@ def demo(
     try:
         _tell(narrator, stack)
     except DemoFailed:
-        output.errors().print(
-            f"\nThe end of the stack's log, {stack.log}:\n{stack.log_tail()}\n",
-            style="dim",
-            markup=False,
-            soft_wrap=True,
-        )
+        output.aside(f"\nThe end of the stack's log, {stack.log}:\n{stack.log_tail()}\n")
         raise
-    typer.echo(
+    output.say(
         f"\nThe demo is done: {narrator.steps} steps, {narrator.checks} checks hold, "
         f"{narrator.elapsed_s:.1f} s. Its data is kept in {data_dir}."
     )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
+from webhost_local.terminal import plain
 
 from webhost_cli.errors import CommandError
 
@@ -80,7 +81,7 @@ class Narrator:
         self.check(what, expected=expected, actual=actual)
 
     def _print(self, text: str, style: str | None = None) -> None:
-        self._console.print(text, style=style, markup=False, soft_wrap=True)
+        self._console.print(plain(text), style=style, markup=False, soft_wrap=True)
 
 
 def _short(body: Any) -> str:

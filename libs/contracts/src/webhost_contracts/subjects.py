@@ -21,6 +21,17 @@ PARTITIONS = 16
 GATEWAY = "gateway"
 TELEMETRY_INGEST = "telemetry-ingest"
 
+OWNERS = {
+    "user": "api",
+    "agent": "api",
+    "deployment": "deployer",
+    "teardown": "deployer",
+    "account": "billing",
+    "invocation": GATEWAY,
+    "telemetry": TELEMETRY_INGEST,
+}
+"""The one service that states facts of this kind. The bus lets no other publish them."""
+
 ALL_EVENTS = "evt.>"
 ALL_USAGE = "usage.>"
 ALL_COMMANDS = "cmd.>"
@@ -29,7 +40,6 @@ ALL_DEAD_LETTERS = "dead.>"
 TYPE_HEADER = "Webhost-Type"
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
 DEAD_REASON_HEADER = "Webhost-Dead-Reason"
-DEAD_SUBJECT_HEADER = "Webhost-Dead-Subject"
 
 RPC_USAGE = "rpc.billing.usage"
 RPC_RECENT_EVENTS = "rpc.billing.recent-events"
@@ -63,6 +73,21 @@ def usage_partition(partition: int) -> str:
 def partition_of(user_id: str) -> int:
     """Return the partition of a user's usage, from 0 to PARTITIONS - 1; it never changes."""
     return hashlib.blake2b(user_id.encode(), digest_size=2).digest()[0] % PARTITIONS
+
+
+def holds(subject: str, kind: str, user_id: str) -> bool:
+    """Say whether facts of this kind about this user may stand on a subject.
+
+    The subject must be of the kind's owner, and of the user, or of the user's partition.
+    """
+    match subject.split("."):
+        case ["evt", user, on, _]:
+            return user == user_id and kind in OWNERS and OWNERS.get(on) == OWNERS[kind]
+        case ["usage", partition, producer]:
+            is_theirs = partition == str(partition_of(user_id))
+            return is_theirs and OWNERS.get(kind) == producer
+        case _:
+            return False
 
 
 def command(service: str, verb: str, aggregate_id: str) -> str:

@@ -1,8 +1,7 @@
 """The rows of one generation of usage: a batch folded into them, in the caller's transaction.
 
 Consumes: decoded facts of USAGE. Emits: nothing.
-Guarantees: one statement per table and batch; rebuilt and live rows are made by the same code. A
-fact that is not allowed on its subject is logged, counted and never charged.
+Guarantees: one statement per table and batch; rebuilt and live rows are made by the same code.
 On replay: a side that was known already changes nothing.
 """
 
@@ -10,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-import structlog
-from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.rpc import Counters
@@ -27,25 +24,13 @@ from webhost_billing.model import (
     WorkerSide,
     usage_report_of,
 )
-from webhost_billing.provenance import objection
 from webhost_billing.queries import counters_of
 from webhost_billing.tables import COUNTERS
 
-log = structlog.get_logger(__name__)
-
-_refused = Counter("webhost_billing_refused_total", "Facts of the wrong producer or partition")
-
 
 def usage_reports(facts: Iterable[Fact]) -> list[UsageReport]:
-    """Return what these facts report, without those that are not allowed on their subject."""
-    found: list[UsageReport] = []
-    for fact in facts:
-        if reason := objection(fact.subject, fact.envelope, fact.event):
-            _refused.inc()
-            log.error("fact refused", sequence=fact.sequence, index=fact.index, reason=reason)
-        else:
-            found.append(usage_report_of(fact.envelope, fact.event))
-    return found
+    """Return what these facts report."""
+    return [usage_report_of(fact.envelope, fact.event) for fact in facts]
 
 
 async def fold_into(

@@ -1,5 +1,7 @@
 """The deployer's environment."""
 
+from urllib.parse import urlsplit
+
 from pydantic import Field, SecretStr, model_validator
 from webhost_kit.keys import MasterKeys, Signer, parse_public_keys, parse_signers
 from webhost_kit.process.settings import Address, Tiered
@@ -28,6 +30,8 @@ class Settings(Tiered):
     cloudflare_max_scripts: int | None = Field(default=None, ge=4)
     """How many scripts this installation may have; deployments beyond that are refused. By default
     500, or without end where there is a dispatch namespace."""
+    allow_workers_on_public_origin: bool = False
+    """Allow Workers at the host of the public address, whose origin agents' answers are then of."""
     control_plane_telemetry_report_url: str
     """Where Workers report what calls used: the public `/v1/telemetry/report`."""
     telemetry_master_keys: SecretStr
@@ -54,6 +58,7 @@ class Settings(Tiered):
         )
         if self.cloudflare_api_base_url is not None:
             self.require_https("CLOUDFLARE_API_BASE_URL", self.cloudflare_api_base_url)
+        self._require_hosts_apart()
         if self.workers_connect_to is not None and not self.webhost_local_stack:
             raise ValueError("WORKERS_CONNECT_TO is for the local stack only")
         if self.cloudflare_dispatch_namespace and (
@@ -62,6 +67,16 @@ class Settings(Tiered):
             raise ValueError("a dispatch namespace is in use or retired, not both")
         _ = self.routing, self.master_keys, self.signers, self.public_invoke_keys
         return self
+
+    def _require_hosts_apart(self) -> None:
+        public = urlsplit(self.control_plane_telemetry_report_url).hostname
+        allowed = self.webhost_local_stack or self.allow_workers_on_public_origin
+        if not allowed and public == (self.cloudflare_workers_custom_domain or "").lower():
+            raise ValueError(
+                "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN is the host of"
+                " CONTROL_PLANE_TELEMETRY_REPORT_URL: use another one, or set"
+                " ALLOW_WORKERS_ON_PUBLIC_ORIGIN"
+            )
 
     @property
     def routing(self) -> Routing:

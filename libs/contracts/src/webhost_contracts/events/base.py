@@ -26,8 +26,17 @@ class Event(Wire, frozen=True, kw_only=True, tag_field="type"):
         return cls.type_name().partition(".")[0]
 
     def published_on(self, user_id: str, aggregate_id: str) -> str:
-        """Return where this fact about an aggregate of this user is published on EVENTS."""
+        """Return where this fact about an aggregate of this user is published."""
         return subjects.event(user_id, self.kind(), aggregate_id)
+
+
+class UsageFact(Event, frozen=True, kw_only=True):
+    """A fact of USAGE, which travels in packets of its owner's to one partition."""
+
+    def published_on(self, user_id: str, aggregate_id: str) -> str:
+        """Return the subject of the packets that hold such facts about this user."""
+        partition = subjects.partition_of(user_id)
+        return subjects.usage_packets(partition, subjects.OWNERS[self.kind()])
 
 
 class Envelope(Wire, frozen=True, kw_only=True):

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from webhost_contracts.events.base import Event
+from webhost_contracts.events.base import UsageFact
 
 
-class InvocationFinished(Event, frozen=True, kw_only=True, tag="invocation.finished.v1"):
+class InvocationFinished(UsageFact, frozen=True, kw_only=True, tag="invocation.finished.v1"):
     """An admitted call ended. It counts as one request, whatever the runtime answered.
 
     The aggregate is the invocation. `wall_ms` is absent if the gateway died during the call

@@ -1,9 +1,9 @@
 """A Worker's report of a call, once accepted, on the USAGE stream."""
 
-from webhost_contracts.events.base import Event, Json
+from webhost_contracts.events.base import Json, UsageFact
 
 
-class TelemetryAccepted(Event, frozen=True, kw_only=True, tag="telemetry.accepted.v1"):
+class TelemetryAccepted(UsageFact, frozen=True, kw_only=True, tag="telemetry.accepted.v1"):
     """A report signed with its deployment's key and attributed to exactly its owner.
 
     `dedupe_key` tells one report of a deployment from another: the reported event id, else the

@@ -9,8 +9,9 @@ from typing import Any
 
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.nats import NatsBroker
+from faststream.nats.security import NatsSecurity
 
-from webhost_kit.bus.connection import inbox_prefix, log_error
+from webhost_kit.bus.connection import inbox_prefix, is_tls, log_error
 
 
 def broker(url: str, name: str, middleware: Any) -> NatsBroker:
@@ -19,6 +20,7 @@ def broker(url: str, name: str, middleware: Any) -> NatsBroker:
         url,
         name=name,
         inbox_prefix=inbox_prefix(name),
+        security=NatsSecurity(tls_handshake_first=True) if is_tls(url) else None,
         error_cb=log_error,
         allow_reconnect=True,
         max_reconnect_attempts=-1,

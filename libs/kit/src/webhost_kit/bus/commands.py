@@ -133,7 +133,6 @@ class CommandConsumer:
         log.error("dead letter", subject=subject, reason=reason)
         headers: dict[str, Any] = dict(message.headers)
         headers[subjects.DEAD_REASON_HEADER] = " ".join(reason.split())[:500]
-        headers[subjects.DEAD_SUBJECT_HEADER] = subject
         try:
             on_dead = self._on_dead.get(subject.split(".")[2])
             if on_dead is not None:

@@ -40,6 +40,11 @@ class Bus:
             await self.client.close()
 
 
+def is_tls(url: str) -> bool:
+    """Say whether a connection begins with TLS, which nobody in between can then prevent."""
+    return url.startswith("tls://")
+
+
 def inbox_prefix(name: str) -> bytes:
     """Return the prefix of a service's inboxes, which only that service may subscribe to."""
     return f"_INBOX.{name}".encode()
@@ -63,6 +68,7 @@ async def connect(url: str, name: str) -> Bus:
         url,
         name=name,
         inbox_prefix=inbox_prefix(name),
+        tls_handshake_first=is_tls(url),
         error_cb=log_error,
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,

@@ -19,6 +19,7 @@ from typing import cast
 import msgspec
 import structlog
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
 from nats.js.errors import NotFoundError
@@ -240,7 +241,11 @@ class StreamReader:
 
 
 class _Pull:
-    """At most one pull request under way; fewer than two requests' messages are buffered."""
+    """At most one pull request under way; fewer than two requests' messages are buffered.
+
+    Each has an inbox of its own: the server remembers where to send an answer for as long as
+    somebody listens there.
+    """
 
     def __init__(self, bus: Bus, stream: str, consumer: str, batch_size: int) -> None:
         self._client = bus.client
@@ -254,18 +259,17 @@ class _Pull:
         )
         self._batch_size = batch_size
         self._left = 0
-        self._inbox = self._client.new_inbox()
+        self._subscription: Subscription | None = None
         self._arrived: deque[Msg] = deque()
         self._wake = asyncio.Event()
         self._failure: str | None = None
         self.heard_at = monotonic()
 
     async def start(self) -> None:
-        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
         await self._ask()
 
     async def stop(self) -> None:
-        if self._client.is_connected:
+        if self._subscription is not None and self._client.is_connected:
             await self._subscription.unsubscribe()
 
     async def next(self, most: int) -> list[Msg]:
@@ -284,7 +288,12 @@ class _Pull:
 
     async def _ask(self) -> None:
         self._left = self._batch_size
-        await self._client.publish(self._subject, self._request, reply=self._inbox)
+        inbox = self._client.new_inbox()
+        before = self._subscription
+        self._subscription = await self._client.subscribe(inbox, cb=self._on_message)
+        await self._client.publish(self._subject, self._request, reply=inbox)
+        if before is not None:
+            await before.unsubscribe()
 
     async def _on_message(self, message: Msg) -> None:
         heard_at = monotonic()
@@ -297,7 +306,7 @@ class _Pull:
             self._arrived.append(message)
             self._left -= 1
         elif status in ("404", "408"):
-            await self._ask()
+            self._left = 0
         elif status != "100":
             self._failure = f"consumer: {status} {(message.headers or {}).get('Description', '')}"
         self._wake.set()

@@ -16,7 +16,7 @@ from time import monotonic
 import structlog
 from nats.errors import Error as NatsError
 from nats.js.api import StreamInfo
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 from prometheus_client import Gauge
 
 from webhost_kit.bus import streams
@@ -81,7 +81,8 @@ class StreamWatch:
         except NotFoundError:
             await self._miss(name)
         except (NatsError, TimeoutError, OSError) as error:
-            log.warning("stream not seen", stream=name, error=repr(error))
+            if name in self._needs or not isinstance(error, ServiceUnavailableError):
+                log.warning("stream not seen", stream=name, error=repr(error))
         else:
             created_at = str(info.created)
             was_missing = self._missing_since.pop(name, None) is not None
@@ -112,6 +113,8 @@ class StreamWatch:
             return
         try:
             await streams.make(self._bus.js, name)
+        except ServiceUnavailableError:
+            self._refusals[name] = "another service makes it"
         except (NatsError, TimeoutError, OSError) as error:
             self._refusals[name] = str(error) or type(error).__name__
             log.error("stream cannot be made", stream=name, error=repr(error))

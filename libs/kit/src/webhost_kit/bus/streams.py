@@ -3,7 +3,10 @@
 A difference between this declaration and the server is logged, never overwritten in silence.
 Each has a size at which it refuses what is new; none drops what it acknowledged. An operator may
 change the sizes on the server: whoever watches goes by what they are there.
+A service makes and sees only what its account on the bus lets it: the rest is others' to make.
 """
+
+from contextlib import suppress
 
 import structlog
 from nats.js import JetStreamContext
@@ -15,7 +18,7 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 from webhost_contracts import subjects
 
 log = structlog.get_logger(__name__)
@@ -79,19 +82,25 @@ NAMES = (*_BY_NAME, subjects.TOTALS_STREAM, subjects.ARTIFACTS_STREAM)
 
 
 async def declare(js: JetStreamContext) -> None:
-    """Make what is missing. Differences to what is there are logged."""
+    """Make what is missing and ours to make. Differences to what is there are logged."""
     for name in NAMES:
         try:
             info = await js.stream_info(name)
         except NotFoundError:
-            await make(js, name)
+            with suppress(ServiceUnavailableError):
+                await make(js, name)
+        except ServiceUnavailableError:
+            continue
         else:
             if name in _BY_NAME:
                 _show_differences(_BY_NAME[name], info.config)
 
 
 async def make(js: JetStreamContext, name: str) -> None:
-    """Make one of NAMES; where it is there as declared, that changes nothing."""
+    """Make one of NAMES; where it is there as declared, that changes nothing.
+
+    Raises ServiceUnavailableError where another service makes it.
+    """
     match name:
         case subjects.TOTALS_STREAM:
             ttl = TOTALS_DAYS * 24 * 3600

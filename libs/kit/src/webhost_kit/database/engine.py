@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from webhost_kit.database.away import is_away
+from webhost_kit.database.values import strip_values_of
 from webhost_kit.errors import Unavailable, VersionConflict
 
 log = structlog.get_logger(__name__)
@@ -75,7 +76,9 @@ class Database:
             pool_timeout=CONNECT_TIMEOUT_S,
             pool_pre_ping=True,
             connect_args=connect_arguments(),
+            hide_parameters=True,
         )
+        strip_values_of(self.engine.sync_engine)
         self._problem: str | None = "not asked yet"
         self.incarnation: str | None = None
         self.verified: str | None = None

@@ -17,6 +17,7 @@ import structlog
 from psycopg.rows import TupleRow
 
 from webhost_kit.database.engine import INCARNATION, connect_arguments
+from webhost_kit.database.values import strip_values
 from webhost_kit.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -76,10 +77,11 @@ class Statements:
             finally:
                 clock.cancel()
         except (psycopg.Error, OSError) as error:
+            strip_values(error)
             log.warning(
                 "statement not carried out",
                 connection=self._name,
-                error=str(error).partition("\n")[0],
+                error=str(error),
             )
             kind = NotRun if self._connection is None else Unavailable
             await self.close()

@@ -1,13 +1,16 @@
 """Decodes a stream's messages into the facts that a fold consumes.
 
 A message carries one fact, or a packet of them. What cannot be decoded, or is of an unknown
-version of a kind that the fold consumes, is not skipped but returned as Unfoldable.
+version of a kind that the fold consumes, is not skipped but returned as Unfoldable. So is a fact
+on a subject that is not its own: whoever stated it may not be the owner of its kind, since all
+that the bus knows of a publisher is where it may publish.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
+from webhost_contracts import subjects
 from webhost_contracts.events import EVENT_TYPES
 from webhost_contracts.events.base import Envelope, Event
 from webhost_contracts.events.packets import PACKET
@@ -35,7 +38,8 @@ class Fact:
 class Unfoldable:
     """What a fold cannot use, exactly as recorded, and why.
 
-    `aggregate_id` and `version` are known where at least the envelope could be read.
+    `aggregate_id` and `version` are known where at least the envelope could be read. One that is
+    `refused` stands on a subject that is not its own: it is about nobody, and holds nobody back.
     """
 
     sequence: int
@@ -46,6 +50,7 @@ class Unfoldable:
     aggregate_id: str | None = None
     version: int | None = None
     subject: str = ""
+    refused: bool = False
 
 
 def decoded(
@@ -116,11 +121,13 @@ def _one(
     if kind is None:
         if not _is_unhandled(type_name, kinds):
             return None
-        return _unfoldable(message, index, body, f"unknown type {type_name}", envelope)
+        return _unfoldable(message, index, body, f"unknown type {type_name}", envelope, type_name)
     try:
         event = msgspec.json.decode(envelope.data, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
-        return _unfoldable(message, index, body, f"undecodable: {error}", envelope)
+        return _unfoldable(message, index, body, f"undecodable: {error}", envelope, type_name)
+    if message.subject != event.published_on(envelope.user_id, envelope.aggregate_id):
+        return _refused(message, index, body, envelope, type_name)
     return Fact(message.sequence, message.recorded_at_ms, envelope, event, index, message.subject)
 
 
@@ -128,9 +135,26 @@ def _is_unhandled(type_name: str, kinds: frozenset[str]) -> bool:
     return type_name not in _KNOWN_TYPES and type_name.partition(".")[0] in kinds
 
 
-def _unfoldable(
-    message: Recorded, index: int, body: bytes, reason: str, envelope: Envelope | None = None
+def _refused(
+    message: Recorded, index: int, body: bytes, envelope: Envelope, type_name: str
 ) -> Unfoldable:
+    reason = f"{type_name} of {envelope.user_id} about {envelope.aggregate_id}: not to be stated on"
+    one = _unfoldable(message, index, body, f"{reason} {message.subject}")
+    return replace(one, refused=True)
+
+
+def _unfoldable(
+    message: Recorded,
+    index: int,
+    body: bytes,
+    reason: str,
+    envelope: Envelope | None = None,
+    type_name: str = "",
+) -> Unfoldable:
+    if envelope is not None:
+        kind = type_name.partition(".")[0]
+        if not subjects.holds(message.subject, kind, envelope.user_id):
+            return _refused(message, index, body, envelope, type_name)
     return Unfoldable(
         message.sequence,
         message.recorded_at_ms,

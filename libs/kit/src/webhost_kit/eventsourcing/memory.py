@@ -134,6 +134,8 @@ class InMemoryProjection:
                 self._fold_one(one)
             elif one.aggregate_id is not None:
                 self._hold_back(one.aggregate_id, one.reason)
+            elif one.refused:
+                log.error("fact refused", projection=self._name, reason=one.reason)
 
     def _fold_one(self, fact: Fact) -> None:
         # Its table's projection parks what it cannot fold, and what follows: so does the memory.

@@ -5,7 +5,8 @@ Guarantees: the fold's rows and the checkpoint are one transaction, so each mess
 exactly once however often the process dies. One process folds at a time, and is replaced when it
 hangs or receives nothing. A fold that also appends facts or commands through the outbox is a
 reactor: its decisions are in the same transaction. What the fold cannot use is parked, with the
-later events of its aggregate, while everything else continues.
+later events of its aggregate, while everything else continues. A fact on a subject that is not its
+own is refused: parked as well, unless there are many, and never a reason to halt.
 On replay (no checkpoint, or a reset one): from the start of the stream.
 """
 
@@ -40,6 +41,8 @@ RETRY_S = 0.5
 HALTED_POLL_S = 1.0
 MOST_PARKED = 1_000
 """More parked events than this mean a broken fold: the projection halts."""
+MOST_REFUSED = 100
+"""With this many parked, what is refused is only logged and counted."""
 
 Fold = Callable[[AsyncConnection, Sequence[Fact], Checkpoint], Awaitable[None]]
 """Writes what the facts mean, on the given connection. Gets the checkpoint after the batch."""
@@ -52,6 +55,9 @@ Reset = Callable[[AsyncConnection], Awaitable[None]]
 
 _folded = Counter("webhost_projector_folded_total", "Messages folded", ["projection"])
 _parked = Gauge("webhost_projector_parked", "Parked events", ["projection"])
+_refused = Counter(
+    "webhost_projector_refused_total", "Facts on a subject that is not theirs", ["projection"]
+)
 
 
 class Projector:
@@ -272,6 +278,14 @@ class Projector:
         return found + (await self._folded_or_parked(connection, rest, behind) if rest else [])
 
     async def _park(self, connection: AsyncConnection, unfoldable: Sequence[Unfoldable]) -> None:
+        refused = [one for one in unfoldable if one.refused]
+        _refused.labels(self.name).inc(len(refused))
+        for one in refused:
+            log.error(
+                "fact refused", projection=self.name, sequence=one.sequence, reason=one.reason
+            )
+        room = max(MOST_REFUSED - self._parked, 0)
+        unfoldable = [*(one for one in unfoldable if not one.refused), *refused[:room]]
         if self._parked + len(unfoldable) > MOST_PARKED:
             raise StreamDiverged(
                 f"{self._parked + len(unfoldable)} events of {self.stream} cannot be folded; the "
@@ -279,6 +293,8 @@ class Projector:
             )
         await parked.park(connection, self.name, unfoldable)
         for one in unfoldable:
+            if one.refused:
+                continue
             log.error(
                 "event parked",
                 projection=self.name,

@@ -26,19 +26,11 @@ from webhost_kit.bus.publishing import Message, publish
 from webhost_kit.bus.reader import Batch, StreamReader
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, Unavailable
+from webhost_kit.eventsourcing.held_facts import held_facts
 from webhost_kit.eventsourcing.store import events_table
 
 CHUNK = 500
 SILENCE_S = 20.0
-
-# Made and dropped in one transaction: the service's role need not be allowed temporary tables.
-_held = sa.Table(
-    "held_facts",
-    sa.MetaData(),
-    sa.Column("aggregate_id", sa.Text, primary_key=True),
-    sa.Column("version", sa.Integer, primary_key=True),
-    prefixes=["UNLOGGED"],
-)
 
 
 class _Place(msgspec.Struct, rename="camel"):
@@ -65,7 +57,7 @@ async def republish(
     async with database.engine.begin() as connection:
         # It waits for the bus meanwhile, and locks nothing that others need.
         await connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
-        await connection.run_sync(_held.create)
+        await connection.execute(_one_at_a_time)
         async with aclosing(_until_silent(reader.batches(None))) as batches:
             async for batch in batches:
                 progress = msgspec.structs.replace(
@@ -86,7 +78,7 @@ async def republish(
             async for published in _publish_missing(connection, bus, types):
                 progress = msgspec.structs.replace(progress, published=published)
                 yield progress
-        await connection.run_sync(_held.drop)
+        await connection.execute(sa.delete(held_facts))
     yield msgspec.structs.replace(progress, done=True)
 
 
@@ -112,7 +104,7 @@ async def _remember(connection: AsyncConnection, batch: Batch) -> int:
     }
     if places:
         await connection.execute(
-            insert(_held).on_conflict_do_nothing(),
+            insert(held_facts).on_conflict_do_nothing(),
             [{"aggregate_id": id_, "version": version} for id_, version in places],
         )
     return len(places)
@@ -125,23 +117,25 @@ def _place_of(body: bytes) -> _Place | None:
         return None
 
 
+_one_at_a_time = sa.text("LOCK TABLE held_facts IN EXCLUSIVE MODE")
+
 _missing = (
     sa.select(events_table.c.aggregate_id, events_table.c.version, events_table.c.envelope)
     .outerjoin(
-        _held,
+        held_facts,
         sa.and_(
-            _held.c.aggregate_id == events_table.c.aggregate_id,
-            _held.c.version == events_table.c.version,
+            held_facts.c.aggregate_id == events_table.c.aggregate_id,
+            held_facts.c.version == events_table.c.version,
         ),
     )
-    .where(_held.c.version.is_(None))
+    .where(held_facts.c.version.is_(None))
     .subquery()
 )
 
 _out_of_order = (
-    sa.select(_held.c.aggregate_id, _held.c.version)
-    .join(_missing, _missing.c.aggregate_id == _held.c.aggregate_id)
-    .where(_missing.c.version < _held.c.version)
+    sa.select(held_facts.c.aggregate_id, held_facts.c.version)
+    .join(_missing, _missing.c.aggregate_id == held_facts.c.aggregate_id)
+    .where(_missing.c.version < held_facts.c.version)
     .limit(1)
 )
 

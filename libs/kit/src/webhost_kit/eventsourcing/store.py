@@ -20,13 +20,15 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import is_unique_violation
 from webhost_kit.errors import Unavailable, VersionConflict
 from webhost_kit.eventsourcing.checkpoints import projection_tables
+from webhost_kit.eventsourcing.held_facts import held_facts_table
 from webhost_kit.eventsourcing.outbox import outbox, outbox_table
 
 
 def event_tables(metadata: sa.MetaData) -> None:
-    """Add the event table, the outbox and the projections' checkpoints to a service's metadata."""
+    """Add what a service needs that states facts: events, outbox, checkpoints of projections."""
     _events_table(metadata)
     outbox_table(metadata)
+    held_facts_table(metadata)
     projection_tables(metadata)
 
 

@@ -2,7 +2,8 @@
 
 The key set is fetched in the background and the last good one is kept; a token with an unknown
 key id triggers a refresh, at most every 30 seconds. The algorithm comes from the allow-list
-here, never from the token. Verified tokens are cached until they expire (bounded).
+here, never from the token. Verified tokens are remembered for at most REMEMBERED_S (bounded), and
+forgotten when their key is withdrawn.
 """
 
 import asyncio
@@ -29,6 +30,8 @@ FETCH_TIMEOUT_S = 5.0
 LEEWAY_S = 5.0
 """How far the issuer's clock may be ahead of ours: for `iat` and `nbf`, never for `exp`."""
 REMEMBERED_TOKENS = 10_000
+REMEMBERED_S = 300.0
+"""How long a token is believed without being verified again."""
 MAX_TOKEN_CHARS = 8_192
 
 _NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
@@ -47,6 +50,15 @@ class Principal:
     name: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """A principal who was verified by a key, and until when (Unix seconds) that is believed."""
+
+    principal: Principal
+    key_id: str
+    until: float
+
+
 class TokenVerifier:
     """Verifies bearer tokens of one issuer."""
 
@@ -57,7 +69,7 @@ class TokenVerifier:
         self._audience = audience
         self._parties = authorized_parties
         self._keys: dict[str, PyJWK] = {}
-        self._remembered: dict[str, Principal] = {}
+        self._remembered: dict[str, _Remembered] = {}
         self._asked_at = -COOL_DOWN_S
         self._refreshing = asyncio.Lock()
 
@@ -73,10 +85,8 @@ class TokenVerifier:
 
     def remembered(self, authorization: str) -> Principal | None:
         """Return the cached principal of an `Authorization` header that was verified before."""
-        principal = self._remembered.get(authorization)
-        if principal is None or principal.expires_at <= time():
-            return None
-        return principal
+        found = self._remembered.get(authorization)
+        return found.principal if found is not None and time() < found.until else None
 
     async def verify(self, authorization: str | None) -> Principal:
         """Return who the `Authorization` header is. Raises BadToken or Unavailable."""
@@ -87,11 +97,13 @@ class TokenVerifier:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_CHARS:
             raise BadToken("Send a bearer token in the Authorization header.")
-        principal = self._principal(self._claims(token, await self._key_of(token)))
+        key = await self._key_of(token)
+        principal = self._principal(self._claims(token, key))
         self._remembered.pop(authorization, None)
         while len(self._remembered) >= REMEMBERED_TOKENS:
             del self._remembered[next(iter(self._remembered))]
-        self._remembered[authorization] = principal
+        until = min(principal.expires_at, time() + REMEMBERED_S)
+        self._remembered[authorization] = _Remembered(principal, str(key.key_id), until)
         return principal
 
     async def _key_of(self, token: str) -> PyJWK:
@@ -158,11 +170,22 @@ class TokenVerifier:
                 discovery.raise_for_status()
                 response = await client.get(discovery.json()["jwks_uri"])
                 response.raise_for_status()
-                self._keys = _usable_keys(response.json())
+                self._replace_keys(_usable_keys(response.json()))
         except _NO_KEY_SET as error:
             log.warning("key set not fetched; the last good one is kept", error=repr(error))
             return False
         return True
+
+    def _replace_keys(self, keys: dict[str, PyJWK]) -> None:
+        """Verify with these keys from now on; forget what another key of the same id verified."""
+        known = self._keys
+        self._keys = keys
+        gone = {name for name in known if name not in keys or keys[name].key != known[name].key}
+        if gone:
+            remembered = self._remembered
+            self._remembered = {a: one for a, one in remembered.items() if one.key_id not in gone}
+            tokens = len(remembered) - len(self._remembered)
+            log.warning("keys of the issuer withdrawn", keys=sorted(gone), tokens_forgotten=tokens)
 
 
 def _usable_keys(key_set: Any) -> dict[str, PyJWK]:

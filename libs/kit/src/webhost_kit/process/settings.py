@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -53,8 +55,8 @@ Address = Annotated[
 """host:port"""
 
 
-class ServiceSettings(BaseSettings):
-    """Settings of every service. Variables are the fields' names in upper case.
+class DatabaseSettings(BaseSettings):
+    """Settings of whatever connects to Postgres. Variables are the fields' names in upper case.
 
     Each field's docstring is its line in docs/configuration.md.
     """
@@ -68,13 +70,59 @@ class ServiceSettings(BaseSettings):
     )
 
     webhost_local_stack: bool = False
-    """Whether this is a local stack on one machine, where plain http is allowed."""
+    """Whether this is a local stack on one machine, where nothing has to be encrypted."""
+    database_url: SecretStr
+    """The Postgres DSN, with this service's role and `sslmode=verify-full`."""
+    allow_plain_postgres: bool = False
+    """Allow a Postgres DSN without `sslmode=verify-full`, where the network can be trusted."""
+
+    @model_validator(mode="after")
+    def _postgres_is_verified(self) -> "DatabaseSettings":
+        self.require_verified("DATABASE_URL", self.database_url)
+        return self
+
+    def require_verified(self, name: str, dsn: SecretStr) -> None:
+        """Refuse a DSN with which the server need not prove who it is, unless that is allowed."""
+        if self.webhost_local_stack or self.allow_plain_postgres:
+            return
+        if not is_verified(dsn.get_secret_value()):
+            raise ValueError(f"{name} needs sslmode=verify-full; or set ALLOW_PLAIN_POSTGRES")
+
+    def opt_outs(self) -> list[str]:
+        """Return the variables that are set to allow what is refused by default."""
+        fields = type(self).model_fields
+        return [
+            name.upper() for name in fields if name.startswith("allow_") and getattr(self, name)
+        ]
+
+
+def is_verified(dsn: str) -> bool:
+    """Say whether a connection with this DSN is to a verified server, or to this machine's socket.
+
+    Raises ValueError where it is no DSN.
+    """
+    try:
+        parameters = conninfo_to_dict(dsn)
+    except ProgrammingError as error:
+        raise ValueError("not a Postgres DSN") from error
+    hosts = str(parameters.get("host") or "/").split(",")
+    is_local = all(host.startswith(("/", "@")) for host in hosts)
+    if is_local and "hostaddr" not in parameters:
+        return True
+    return parameters.get("sslmode") == "verify-full"
+
+
+class ServiceSettings(DatabaseSettings):
+    """Settings of every service."""
+
     webhost_installation_id: str
     """The id that tags everything that this installation creates at a provider."""
     nats_url: SecretStr
-    """The NATS URL, with this service's credentials."""
-    database_url: SecretStr
-    """The Postgres DSN, with this service's role."""
+    """The NATS URL, `tls://…`, with this service's credentials."""
+    allow_plain_nats: bool = False
+    """Allow a NATS URL that is not `tls://…`, where the network can be trusted."""
+    migrate_at_start: bool = False
+    """For development: migrate with the service's own role, which has to own the schema then."""
     ops_listen: Address
     """The address on which to serve `/livez`, `/readyz` and `/metrics`; keep it private."""
     log_format: Literal["json", "console"] = "json"
@@ -85,6 +133,13 @@ class ServiceSettings(BaseSettings):
     """`debug`, `info`, `warning` or `error`."""
     webhost_crash_file: Path | None = None
     """For tests, in the local stack only: a file that names where the process is to crash."""
+
+    @model_validator(mode="after")
+    def _nats_is_encrypted(self) -> "ServiceSettings":
+        allowed = self.webhost_local_stack or self.allow_plain_nats
+        if not allowed and urlsplit(self.nats_url.get_secret_value()).scheme != "tls":
+            raise ValueError("NATS_URL must be a tls:// address; or set ALLOW_PLAIN_NATS")
+        return self
 
     @model_validator(mode="after")
     def _crash_points_are_for_local_stacks(self) -> "ServiceSettings":
@@ -154,6 +209,8 @@ class UserFacingSettings(Tiered):
     """If set, the `aud` claim that tokens must have."""
     jwt_authorized_parties: CommaList = ()
     """If set, the `azp` values that tokens may have."""
+    allow_any_audience: bool = False
+    """Allow tokens that the issuer signed for any program, with neither of the two above."""
     cors_allowed_origins: CommaList = ()
     """The origins whose pages may call the service from a browser."""
 
@@ -162,6 +219,15 @@ class UserFacingSettings(Tiered):
         if bool(self.jwt_issuer) == bool(self.clerk_jwt_issuer_domain):
             raise ValueError("set exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN")
         self.require_https("JWT_ISSUER", self.issuer)
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_are_for_us(self) -> "UserFacingSettings":
+        named = self.jwt_audience or self.jwt_authorized_parties
+        if not (named or self.allow_any_audience or self.webhost_local_stack):
+            raise ValueError(
+                "set JWT_AUDIENCE or JWT_AUTHORIZED_PARTIES, or else ALLOW_ANY_AUDIENCE"
+            )
         return self
 
     @property

@@ -5,10 +5,14 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from webhost_kit.database.migrations import migrate
+import structlog
+
+from webhost_kit.database.migrations import migrate, package_of, wait_for_schema
 from webhost_kit.process.observability import configure_logging
 from webhost_kit.process.service import Service
 from webhost_kit.process.settings import ServiceSettings, load
+
+log = structlog.get_logger(__name__)
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -19,14 +23,19 @@ def start(
     """Run the service `name` until it is told to stop.
 
     `compose` adds the service's parts. The service's package is `webhost_<name>`, and holds its
-    migrations.
+    migrations: it waits until they were run (`webhost_kit.process.migrate`).
     """
-    package = f"webhost_{name.replace('-', '_')}"
+    package = package_of(name)
     settings = load(settings_class, f"webhost-{name}")
     # What Postgres shows of connections that say nothing else of themselves.
     os.environ.setdefault("PGAPPNAME", f"webhost-{name}")
     configure_logging(name, log_format=settings.log_format, level=settings.log_level)
-    migrate(settings.database_url.get_secret_value(), package)
+    if (allowed := settings.opt_outs()) and not settings.webhost_local_stack:
+        log.warning("protection switched off", by=allowed)
+    dsn = settings.database_url.get_secret_value()
+    if settings.migrate_at_start:
+        migrate(dsn, package)
+    wait_for_schema(dsn, package)
 
     async def main() -> None:
         service = Service(name)

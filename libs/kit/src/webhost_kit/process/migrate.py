@@ -1,0 +1,44 @@
+"""`python -m webhost_kit.process.migrate SERVICE` brings a schema to its program's version.
+
+Run it before the service's new version is started, with the role that owns the schema; the service
+itself is given only what its own role needs (see `webhost_kit.database.migrations`). Repeating it
+changes nothing. Ends with 1 where the upgrade fails, with 78 where the environment is wrong.
+"""
+
+import sys
+
+from pydantic import SecretStr, model_validator
+
+from webhost_kit.database.migrations import migrate, package_of, role_of
+from webhost_kit.process.observability import configure_logging
+from webhost_kit.process.settings import DatabaseSettings, load
+
+
+class MigrationSettings(DatabaseSettings):
+    """Variables are the fields' names in upper case."""
+
+    migrations_database_url: SecretStr
+    """The Postgres DSN of the role that owns the service's schema."""
+
+    @model_validator(mode="after")
+    def _owner_is_verified(self) -> "MigrationSettings":
+        self.require_verified("MIGRATIONS_DATABASE_URL", self.migrations_database_url)
+        return self
+
+
+def main(arguments: list[str]) -> None:
+    """Migrate the one service that is named."""
+    if len(arguments) != 1:
+        sys.exit("usage: python -m webhost_kit.process.migrate SERVICE")
+    [service] = arguments
+    settings = load(MigrationSettings, "webhost-migrate")
+    configure_logging(f"migrate {service}", log_format="console", level="info")
+    migrate(
+        settings.migrations_database_url.get_secret_value(),
+        package_of(service),
+        role_of(settings.database_url.get_secret_value()),
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

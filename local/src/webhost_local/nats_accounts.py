@@ -1,0 +1,207 @@
+"""Who may do what on the bus: an account for each service and for each stream.
+
+What a service sends reaches a stream, or another service, only through an import of its account,
+and so does the reply subject that it names: the server's answers, and what a consumer delivers,
+stay in the account of whoever asked. An account of a stream has no client and no other subject.
+So a service that was taken over states, commands, asks, reads and removes what is listed here and
+nothing else. `operator`, for tools and tests, may do everything. (docs/adr/0013)
+
+`python -m webhost_local.nats_accounts` prints the accounts for a server's configuration.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from webhost_contracts import maintenance, subjects
+
+from webhost_local.nats_server import Account, Export, Import, Kind, NatsUser
+
+OPERATOR = "operator"
+STREAMS = {
+    subjects.EVENTS: subjects.ALL_EVENTS,
+    subjects.USAGE: subjects.ALL_USAGE,
+    subjects.COMMANDS: subjects.ALL_COMMANDS,
+    subjects.DEAD_LETTERS: subjects.ALL_DEAD_LETTERS,
+    subjects.TOTALS_STREAM: f"$KV.{subjects.TOTALS_BUCKET}.>",
+    subjects.ARTIFACTS_STREAM: f"$O.{subjects.ARTIFACTS_BUCKET}.>",
+}
+"""Every stream with its subjects. The name of a stream is that of its account too."""
+
+_BUCKETS = (subjects.ARTIFACTS_STREAM,)
+"""What is read by the object store's client: it looks for the stream, and is pushed to."""
+
+_LONGEST_PULL = "2m"
+"""A request for messages is forgotten this long after the last of them, or the last heartbeat."""
+_LONGEST_SILENCE = "15m"
+"""The same for an operator's request, which a rebuild answers line by line."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """What one service may do.
+
+    `states` are subjects of streams that it publishes to, `reads` streams, `asks` requests to
+    other services. It makes the streams `makes` if they are missing, and sees whether those of
+    `needs` are there. `removes` are streams that it may remove messages from: its own alone.
+    """
+
+    states: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    handles: tuple[str, ...] = ()
+    removes: tuple[str, ...] = ()
+
+
+SERVICES: dict[str, Access] = {
+    "api": Access(
+        states=(
+            *("evt.*.user.>", "evt.*.agent.>", "cmd.deployer.>"),
+            STREAMS[subjects.ARTIFACTS_STREAM],
+        ),
+        reads=(subjects.EVENTS, subjects.ARTIFACTS_STREAM),
+        asks=(subjects.RPC_USAGE, subjects.RPC_RECENT_EVENTS),
+        makes=(subjects.EVENTS, subjects.ARTIFACTS_STREAM),
+        needs=(subjects.COMMANDS,),
+        # An upload that broke off is removed before it is made again.
+        removes=(subjects.ARTIFACTS_STREAM,),
+    ),
+    "deployer": Access(
+        states=("evt.*.deployment.>", "dead.cmd.deployer.>"),
+        # Of EVENTS its own facts, which it compares its tables with.
+        reads=(subjects.EVENTS, subjects.COMMANDS, subjects.ARTIFACTS_STREAM),
+        makes=(subjects.COMMANDS, subjects.DEAD_LETTERS),
+        handles=(subjects.COMMANDS,),
+    ),
+    "gateway": Access(
+        states=(f"usage.*.{subjects.GATEWAY}",),
+        reads=(subjects.EVENTS, subjects.TOTALS_STREAM),
+        needs=(subjects.USAGE,),
+    ),
+    "telemetry-ingest": Access(
+        states=(f"usage.*.{subjects.TELEMETRY_INGEST}",),
+        reads=(subjects.EVENTS,),
+        needs=(subjects.USAGE,),
+    ),
+    "billing": Access(
+        states=("evt.*.account.>", STREAMS[subjects.TOTALS_STREAM]),
+        # Of EVENTS its own facts, which it compares its tables with.
+        reads=(subjects.EVENTS, subjects.USAGE),
+        makes=(subjects.USAGE, subjects.TOTALS_STREAM),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What `to` may send to `owner`, or is sent by it. `silence`: one answer, or several."""
+
+    owner: str
+    subject: str
+    to: str
+    kind: Kind = "service"
+    silence: str | None = None
+
+
+def grants() -> list[Grant]:
+    """Return everything that crosses from one account into another."""
+    found = [grant for name, access in SERVICES.items() for grant in _of_service(name, access)]
+    return [*found, *_of_operator()]
+
+
+def accounts(passwords: Mapping[str, str]) -> dict[str, Account]:
+    """All accounts of the stack's NATS; `passwords` by service name, and the operator's."""
+    exports: dict[str, dict[tuple[Kind, str, str | None], list[str]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    imports: dict[str, list[Import]] = defaultdict(list)
+    for grant in dict.fromkeys(grants()):
+        exports[grant.owner][grant.kind, grant.subject, grant.silence].append(grant.to)
+        imports[grant.to].append(Import(grant.kind, grant.owner, grant.subject))
+    return {
+        name: Account(
+            users=[NatsUser(name, passwords[name])] if name in passwords else [],
+            jetstream=name in STREAMS,
+            exports=[Export(*export, to) for export, to in exports[name].items()],
+            imports=imports[name],
+        )
+        for name in (*STREAMS, *SERVICES, OPERATOR)
+    }
+
+
+def _of_service(name: str, access: Access) -> Iterator[Grant]:
+    # Whoever imports this is not told by the server that its account has no streams.
+    yield Grant(subjects.EVENTS, "$JS.API.INFO", name)
+    for subject in access.states:
+        yield Grant(_stream_of(subject), subject, name)
+    for stream in dict.fromkeys((*access.needs, *access.makes, *access.reads)):
+        yield Grant(stream, f"$JS.API.STREAM.INFO.{stream}", name)
+    for stream in access.makes:
+        yield Grant(stream, f"$JS.API.STREAM.CREATE.{stream}", name)
+    for stream in access.removes:
+        yield Grant(stream, f"$JS.API.STREAM.PURGE.{stream}", name)
+    for stream in access.reads:
+        yield from _reading(stream, name)
+    for stream in access.handles:
+        yield Grant(stream, f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.>", name)
+        yield Grant(stream, f"$JS.ACK.{stream}.>", name)
+    for subject in access.asks:
+        yield Grant(subject.split(".")[1], subject, name)
+
+
+def _reading(stream: str, name: str) -> Iterator[Grant]:
+    for request in (
+        f"STREAM.MSG.GET.{stream}",
+        f"CONSUMER.CREATE.{stream}",
+        f"CONSUMER.CREATE.{stream}.>",
+        f"CONSUMER.INFO.{stream}.>",
+    ):
+        yield Grant(stream, f"$JS.API.{request}", name)
+    yield Grant(stream, f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>", name, silence=_LONGEST_PULL)
+    if stream in _BUCKETS:
+        yield Grant(stream, "$JS.API.STREAM.NAMES", name)
+        yield Grant(stream, f"$JS.FC.{stream}.>", name)
+        yield Grant(stream, f"_INBOX.{name}.>", name, "stream")
+
+
+def _of_operator() -> Iterator[Grant]:
+    yield Grant(subjects.EVENTS, "$JS.API.INFO", OPERATOR)
+    yield Grant(subjects.EVENTS, "$JS.API.STREAM.NAMES", OPERATOR)
+    for stream, pattern in STREAMS.items():
+        yield Grant(stream, pattern, OPERATOR)
+        yield Grant(stream, "_INBOX.>", OPERATOR, "stream")
+        for request in (
+            *(f"STREAM.{verb}.{stream}" for verb in ("CREATE", "INFO", "UPDATE")),
+            *(f"STREAM.{verb}.{stream}" for verb in ("PURGE", "DELETE", "MSG.DELETE")),
+            *(f"CONSUMER.{verb}.{stream}" for verb in ("NAMES", "LIST")),
+            *(f"CONSUMER.{verb}.{stream}.>" for verb in ("DELETE", "DURABLE.CREATE")),
+        ):
+            yield Grant(stream, f"$JS.API.{request}", OPERATOR)
+        for subject in (f"$JS.ACK.{stream}.>", f"$JS.FC.{stream}.>"):
+            yield Grant(stream, subject, OPERATOR)
+        yield from (grant for grant in _reading(stream, OPERATOR) if grant.kind == "service")
+    for service in maintenance.SERVICES:
+        yield Grant(service, f"rpc.{service}.>", OPERATOR, silence=_LONGEST_SILENCE)
+
+
+def _stream_of(subject: str) -> str:
+    [stream] = [
+        stream for stream, pattern in STREAMS.items() if subject.startswith(pattern.rstrip(">"))
+    ]
+    return stream
+
+
+def _placeholders(names: Iterable[str]) -> dict[str, str]:
+    return {name: f"<the password of {name}>" for name in names}
+
+
+if __name__ == "__main__":
+    declared = {
+        name: account.declaration()
+        for name, account in accounts(_placeholders((*SERVICES, OPERATOR))).items()
+    }
+    sys.stdout.write(json.dumps({"accounts": declared}, indent=2) + "\n")

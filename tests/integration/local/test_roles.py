@@ -1,0 +1,237 @@
+"""Who may do what in the stack's database: a service's own role owns nothing."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
+from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import subjects
+from webhost_contracts.events import AgentCreated, AgentUpdated
+from webhost_contracts.events.base import by_name
+from webhost_kit.database.migrations import package_of, upgrade
+from webhost_kit.eventsourcing.facts import Fact
+from webhost_kit.eventsourcing.own_facts import OwnFacts
+from webhost_kit.eventsourcing.relay import Relay
+from webhost_kit.eventsourcing.republish import republish
+from webhost_kit.eventsourcing.store import EventMetadata, append
+from webhost_local.identities import Identities, owner, role, schema
+from webhost_local.nats_accounts import SERVICES
+from webhost_local.provision import DATABASE, provision
+
+from tests.support.deadline import eventually
+from tests.support.harness import Harness, in_background, running
+from tests.support.infra import Postgres
+from tests.support.service import ServiceProcess, environment
+
+WITH_FACTS = ("api", "deployer", "billing")
+TYPES = by_name(AgentCreated, AgentUpdated)
+WHO = EventMetadata(actor="test")
+
+
+class Database:
+    """The stack's database, provisioned and migrated as the supervisor does it."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self.postgres = postgres
+        self.identities = Identities()
+        self.dsn = postgres.dsn_of(DATABASE)
+        self.provision()
+
+    def provision(self) -> None:
+        provision(
+            self.postgres.dsn,
+            self.dsn,
+            self.identities.postgres_roles,
+            self.identities.postgres_owners,
+        )
+
+    def migrate(self) -> None:
+        for service in SERVICES:
+            upgrade(self.owner_dsn(service), package_of(service), role(service))
+
+    def role_dsn(self, service: str, database: str = DATABASE) -> str:
+        return self._dsn(role(service), self.identities.postgres_roles[service], database)
+
+    def owner_dsn(self, service: str) -> str:
+        return self._dsn(owner(service), self.identities.postgres_owners[service], DATABASE)
+
+    def connect(self, service: str, database: str = DATABASE) -> psycopg.Connection:
+        return psycopg.connect(self.role_dsn(service, database), autocommit=True)
+
+    def _dsn(self, name: str, password: str, database: str) -> str:
+        address = self.dsn.rpartition("@")[2].rpartition("/")[0]
+        return f"postgresql://{name}:{password}@{address}/{database}"
+
+
+@pytest.fixture
+def database(postgres_server: Postgres) -> Iterator[Database]:
+    yield Database(postgres_server)
+    postgres_server.drop_database(postgres_server.dsn_of(DATABASE))
+
+
+@pytest.mark.accept("6.D2")
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_owns_nothing_and_can_make_nothing(service: str, database: Database) -> None:
+    for _ in range(2):  # the second time changes nothing
+        database.provision()
+        database.migrate()
+    with database.connect(service) as connection:
+        owned = connection.execute(
+            "SELECT count(*) FROM pg_shdepend"
+            " WHERE deptype = 'o' AND refobjid = current_user::regrole"
+        ).fetchone()
+        assert owned == (0,)
+        for statement in (
+            "CREATE TABLE mine (value int)",
+            "CREATE TEMPORARY TABLE mine (value int)",
+            "CREATE TABLE public.mine (value int)",
+            "CREATE SCHEMA mine",
+            "ALTER TABLE checkpoints ADD COLUMN mine int",
+            "DROP TABLE checkpoints",
+            "TRUNCATE checkpoints",
+            "UPDATE alembic_version SET version_num = '0'",
+            f"SET ROLE {owner(service)}",
+        ):
+            with pytest.raises(InsufficientPrivilege):
+                connection.execute(statement.encode())
+        connection.execute("DELETE FROM checkpoints")
+
+
+@pytest.mark.accept("6.D2")
+@pytest.mark.parametrize("service", WITH_FACTS)
+def test_facts_are_append_only(service: str, database: Database) -> None:
+    database.migrate()
+    with database.connect(service) as connection:
+        connection.execute(
+            "INSERT INTO events VALUES ('agt_1', 1, 'evt_1', 'agent.created.v1', 'usr_1', 1, '')"
+        )
+        for statement in ("UPDATE events SET version = 2", "DELETE FROM events", "TRUNCATE events"):
+            with pytest.raises(InsufficientPrivilege, match="permission denied for table events"):
+                connection.execute(statement.encode())
+        assert connection.execute("SELECT count(*) FROM events").fetchone() == (1,)
+
+
+@pytest.mark.accept("6.D2")
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_role_is_alone_with_its_schema(service: str, database: Database) -> None:
+    database.migrate()
+    with database.connect(service) as connection:
+        for other in set(SERVICES) - {service}:
+            with pytest.raises(InsufficientPrivilege, match="permission denied for schema"):
+                connection.execute(f"SELECT * FROM {schema(other)}.checkpoints".encode())
+    for other in ("postgres", "template1"):
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            database.connect(service, other)
+
+
+@pytest.mark.accept("6.D2")
+def test_what_a_service_owned_before_is_its_owners_now(database: Database) -> None:
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        for grant in ("ALTER SCHEMA {} OWNER TO {}", "GRANT ALL ON SCHEMA {} TO {}"):
+            connection.execute(
+                sql.SQL(grant).format(sql.Identifier("gateway"), sql.Identifier(role("gateway")))
+            )
+    with database.connect("gateway") as connection:
+        connection.execute("CREATE TABLE mine (value int)")
+    database.provision()
+    with database.connect("gateway") as connection, pytest.raises(InsufficientPrivilege):
+        connection.execute("DROP TABLE mine")
+
+
+@pytest.mark.accept("6.D2")
+async def test_a_service_waits_for_its_schema_and_says_so(
+    database: Database, nats_account: str, tmp_path: Path
+) -> None:
+    env = environment(
+        database.role_dsn("telemetry-ingest"),
+        nats_account,
+        TELEMETRY_MASTER_KEYS=f"1:{'A' * 43}",
+        LOG_LEVEL="warning",
+    )
+    del env["MIGRATE_AT_START"]
+    migrating = env | {"MIGRATIONS_DATABASE_URL": database.owner_dsn("telemetry-ingest")}
+    log = tmp_path / "log"
+    async with aiohttp.ClientSession() as client:
+        service = ServiceProcess("webhost_telemetry_ingest", env, client, log=log)
+        await service.launch()
+
+        async def waits() -> bool:
+            return "waiting for the migrations of the schema" in log.read_text()
+
+        await eventually(waits, "the service to say what it waits for")
+        ended = await asyncio.to_thread(migrate, migrating)
+        assert ended.returncode == 0, ended.stderr
+        await service.until_ready()
+        await service.kill()
+
+
+@pytest.mark.accept("6.D2")
+async def test_the_services_own_role_cannot_migrate(database: Database) -> None:
+    env = {"DATABASE_URL": database.role_dsn("gateway")}
+    ended = await asyncio.to_thread(migrate, env | {"MIGRATIONS_DATABASE_URL": env["DATABASE_URL"]})
+    assert ended.returncode == 1
+    assert "permission denied for schema gateway" in ended.stderr
+    missing = await asyncio.to_thread(migrate, env)
+    assert missing.returncode == 78
+    assert "missing MIGRATIONS_DATABASE_URL" in missing.stderr
+
+
+def migrate(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    service = "telemetry-ingest" if "TELEMETRY_MASTER_KEYS" in env else "gateway"
+    return subprocess.run(
+        [sys.executable, "-m", "webhost_kit.process.migrate", service],
+        env={"PATH": os.environ["PATH"], "WEBHOST_LOCAL_STACK": "true", **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+async def api(database: Database, nats_account: str) -> AsyncIterator[Harness]:
+    """The api's tables, as the api's own role sees them."""
+    database.migrate()
+    async with running(Harness, database.role_dsn("api"), nats_account) as harness:
+        yield harness
+
+
+@pytest.mark.accept("6.D2")
+async def test_own_facts_are_recovered_and_republished_by_a_role_that_owns_nothing(
+    api: Harness, database: Database
+) -> None:
+    # given facts on the stream that the event table has lost
+    async with api.database.transaction() as connection:
+        facts = [AgentCreated(name="a"), AgentUpdated(name="b")]
+        await append(connection, "agt_1", "usr_1", 0, facts, WHO)
+    async with in_background(Relay(api.dsn, api.bus).run()):
+        await api.until_scalar("SELECT count(*) FROM outbox", 0, "the facts to be relayed")
+    with psycopg.connect(database.owner_dsn("api"), autocommit=True) as connection:
+        connection.execute("DELETE FROM events WHERE version = 2")
+    recovered: list[int] = []
+
+    async def recover(_: AsyncConnection, fact: Fact) -> None:
+        recovered.append(fact.envelope.version)
+
+    # when the service compares, then it takes them back
+    part = OwnFacts("api", api.database, api.bus, ["evt.*.agent.*"], TYPES, recover)
+    async with in_background(part.run(), api.database.run()):
+        await api.until_scalar("SELECT count(*) FROM events", 2, "the lost fact to be recovered")
+    assert recovered == [2]
+
+    # and where it is the stream that lost them, it puts them back
+    await api.bus.js.purge_stream(subjects.EVENTS)
+    for missing in (2, 0):
+        steps = republish(api.database, api.bus, ["evt.*.agent.*"], TYPES, dry_run=False)
+        progress = [step async for step in steps][-1]
+        assert (progress.missing, progress.done) == (missing, True)
+    assert (await api.bus.js.stream_info(subjects.EVENTS)).state.messages == 2
+    assert await api.scalar("SELECT count(*) FROM held_facts") == 0
