@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import json
 import logging
-import os
 import re
 import signal
 import socket
@@ -161,13 +160,13 @@ async def start(
     http_path = run_path.with_suffix(".sock")
     config_file.touch(mode=0o600)
     config_file.write_text(config)
-    read_end, write_end = os.pipe()
+    control, writer, theirs = await control_channel()
     try:
-        with listen(http_path) as http:
+        with theirs, listen(http_path) as http:
             arguments: Mapping[str, int] = {
                 "--socket-fd=http=": http.fileno(),
                 "--socket-fd=bindings=": bindings.fileno(),
-                "--control-fd=": write_end,
+                "--control-fd=": theirs.fileno(),
             }
             child = await asyncio.create_subprocess_exec(
                 str(workerd),
@@ -181,25 +180,28 @@ async def start(
                 preexec_fn=_die_with_parent,
                 env={"TZ": "UTC"},
             )
-    except BaseException:
-        os.close(read_end)
-        raise
+        process = Process(name, child, http_path)
+        try:
+            await process.ready(control)
+        except asyncio.CancelledError:
+            await process.kill()
+            raise
+        finally:
+            config_file.unlink(missing_ok=True)
     finally:
-        os.close(write_end)
-    process = Process(name, child, http_path)
-    control = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(control), os.fdopen(read_end, "rb")
-    )
-    try:
-        await process.ready(control)
-    except asyncio.CancelledError:
-        await process.kill()
-        raise
-    finally:
-        transport.close()
-        config_file.unlink(missing_ok=True)
+        writer.close()
     return process
+
+
+async def control_channel() -> tuple[asyncio.StreamReader, asyncio.StreamWriter, socket.socket]:
+    """What workerd says of itself, and the socket on which it does.
+
+    Not a pipe: uvloop closes a pipe's descriptor twice, the second time as whatever another thread
+    has opened in between, and then the process aborts.
+    """
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    return reader, writer, theirs
 
 
 def listen(path: Path) -> socket.socket:
