@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import json
 import logging
-import os
 import re
 import signal
 import socket
@@ -183,14 +182,14 @@ async def start(
         # After it: a change of the user takes this back.
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    read_end, write_end = os.pipe()
+    control, writer, theirs = await control_channel()
     try:
-        with listen(http_path) as http, listen(ping_path) as ping:
+        with theirs, listen(http_path) as http, listen(ping_path) as ping:
             arguments: Mapping[str, int] = {
                 "--socket-fd=http=": http.fileno(),
                 "--socket-fd=ping=": ping.fileno(),
                 "--socket-fd=bindings=": bindings.fileno(),
-                "--control-fd=": write_end,
+                "--control-fd=": theirs.fileno(),
             }
             child = await asyncio.create_subprocess_exec(
                 str(workerd),
@@ -204,25 +203,28 @@ async def start(
                 preexec_fn=before_start,
                 env={"TZ": "UTC"},
             )
-    except BaseException:
-        os.close(read_end)
-        raise
+        process = Process(name, child, http_path, ping_path)
+        try:
+            await process.ready(control)
+        except asyncio.CancelledError:
+            await process.kill()
+            raise
+        finally:
+            config_file.unlink(missing_ok=True)
     finally:
-        os.close(write_end)
-    process = Process(name, child, http_path, ping_path)
-    control = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(control), os.fdopen(read_end, "rb")
-    )
-    try:
-        await process.ready(control)
-    except asyncio.CancelledError:
-        await process.kill()
-        raise
-    finally:
-        transport.close()
-        config_file.unlink(missing_ok=True)
+        writer.close()
     return process
+
+
+async def control_channel() -> tuple[asyncio.StreamReader, asyncio.StreamWriter, socket.socket]:
+    """What workerd says of itself, and the socket on which it does.
+
+    Not a pipe: uvloop closes a pipe's descriptor twice, the second time as whatever another thread
+    has opened in between, and then the process aborts.
+    """
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    return reader, writer, theirs
 
 
 def listen(path: Path) -> socket.socket:

@@ -159,14 +159,18 @@ class Workers:
     async def refresh(self, changed: Script) -> None:
         """Replace the processes of which this script is a part, or that call it now or did."""
         for worker in list(self._workers.values()):
-            if worker.process is None or worker.script.key == changed.key:
-                continue
-            calls = config.connects_to(worker.script, self._store.scripts)
-            # A connection for RPC is kept, and would go on leading to the old version.
-            kept = changed.namespace is not None and changed.key in calls
-            if kept or changed.key in worker.members or calls != worker.calls:
+            if worker.script.key != changed.key:
+                # A process that is starting was configured before the change.
                 async with worker.lock:
-                    await self._end(self._detach(worker), objects=bool(worker.script.namespaces))
+                    if worker.process is not None and self._is_outdated(worker, changed):
+                        objects = bool(worker.script.namespaces)
+                        await self._end(self._detach(worker), objects=objects)
+
+    def _is_outdated(self, worker: Worker, changed: Script) -> bool:
+        calls = config.connects_to(worker.script, self._store.scripts)
+        # A connection for RPC is kept, and would go on leading to the old version.
+        kept = changed.namespace is not None and changed.key in calls
+        return kept or changed.key in worker.members or calls != worker.calls
 
     async def _end(self, old: Process | None, *, objects: bool) -> None:
         """Let a process finish what it has; one with Durable Objects before anything else."""
