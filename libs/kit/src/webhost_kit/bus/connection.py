@@ -46,7 +46,7 @@ def is_tls(url: str) -> bool:
 
 
 def inbox_prefix(name: str) -> bytes:
-    """Return the prefix of a service's inboxes, which only that service may subscribe to."""
+    """Return the prefix of a service's inboxes, the only ones on which a stream may push to it."""
     return f"_INBOX.{name}".encode()
 
 
