@@ -161,7 +161,7 @@ async def start(
     config_file.touch(mode=0o600)
     config_file.write_text(config)
     control, writer, theirs = await control_channel()
-    try:
+    with contextlib.closing(writer):
         with theirs, listen(http_path) as http:
             arguments: Mapping[str, int] = {
                 "--socket-fd=http=": http.fileno(),
@@ -188,8 +188,6 @@ async def start(
             raise
         finally:
             config_file.unlink(missing_ok=True)
-    finally:
-        writer.close()
     return process
 
 
