@@ -16,7 +16,7 @@ def files():
             os.close(descriptor)
 
 async def channels():
-    for _ in range(5_000):
+    for _ in range(1_000):
         reader, writer, theirs = await control_channel()
         theirs.close()
         writer.close()

@@ -49,7 +49,7 @@ class Batcher(Generic[T]):
         self._wake.set()
 
     def put_back(self, items: Sequence[T]) -> None:
-        """Queue items again, in front of all others."""
+        """Queue items again, in front of all others, and beyond the bound if need be."""
         self._waiting.extendleft(reversed(items))
         self._wake.set()
 

@@ -183,7 +183,7 @@ async def start(
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     control, writer, theirs = await control_channel()
-    try:
+    with contextlib.closing(writer):
         with theirs, listen(http_path) as http, listen(ping_path) as ping:
             arguments: Mapping[str, int] = {
                 "--socket-fd=http=": http.fileno(),
@@ -211,8 +211,6 @@ async def start(
             raise
         finally:
             config_file.unlink(missing_ok=True)
-    finally:
-        writer.close()
     return process
 
 
