@@ -28,6 +28,7 @@ from webhost_contracts.signatures import (
 )
 from webhost_deployer.cloudflare.addresses import CustomDomain
 from webhost_deployer.cloudflare.api import CloudflareApi
+from webhost_deployer.cloudflare.egress import Egress
 from webhost_deployer.cloudflare.layouts import DispatchNamespace, Layout, PlainAccount
 from webhost_deployer.cloudflare.namespaces import UserWorkers
 from webhost_deployer.cloudflare.provider import Cloudflare
@@ -188,7 +189,9 @@ class Yard:
 
 
 @asynccontextmanager
-async def yard(edge: Edge, reports_port: int, dsn: str, layout: str) -> AsyncIterator[Yard]:
+async def yard(
+    edge: Edge, reports_port: int, dsn: str, layout: str, egress: Egress | None = None
+) -> AsyncIterator[Yard]:
     """The platform's scripts on this edge, `account` or `namespace`, and who takes reports."""
     upgrade(dsn, "webhost_deployer")
     database = Database(dsn)
@@ -210,7 +213,8 @@ async def yard(edge: Edge, reports_port: int, dsn: str, layout: str) -> AsyncIte
     common = routing, environment, master_keys, {"free": tier}
     place: Layout = PlainAccount(api, *common)
     if layout == "namespace":
-        place = DispatchNamespace(api, UserWorkers(sdk, "customers", installation_id), *common)
+        user_workers = UserWorkers(sdk, "customers", installation_id)
+        place = DispatchNamespace(api, user_workers, *common, egress or Egress())
     workers = WorkerClient(platform_signers[0], edge.origin.removeprefix("http://"))
     provider = Cloudflare(api, workers, routing, environment, [place], dsn)
     made = Yard(edge, layout, provider, master_keys, invoke_seed)

@@ -32,7 +32,7 @@ def imports_of(modules: Mapping[str, bytes], main: str) -> set[str]:
         if name in found:
             continue
         found.add(name)
-        if name != worker.CUSTOMER_MODULE:
+        if name in modules:
             pending += re.findall(r'"\./([^"]+)"', modules[name].decode())
     return found
 
@@ -58,6 +58,12 @@ def test_the_session_worker_is_shipped_with_exactly_what_it_imports() -> None:
     source = modules[worker.SESSIONS_MAIN].decode()
     assert f"PROTOCOL_VERSION = {worker.SESSIONS_PROTOCOL_VERSION};" in source
     assert f"export {{ {worker.SESSIONS_CLASS} }};" in source
+
+
+def test_the_outbound_worker_is_shipped_with_exactly_what_it_imports() -> None:
+    modules = worker.outbound_modules()
+    assert next(iter(modules)) == worker.OUTBOUND_MAIN
+    assert imports_of(modules, worker.OUTBOUND_MAIN) == {*modules, worker.EGRESS_MODULE}
 
 
 def test_every_template_loads() -> None:

@@ -1,5 +1,6 @@
 """The environment of every process of the stack: each gets what it needs and nothing else."""
 
+import json
 import os
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ WORKERS_DEV_SUBDOMAIN = "local"
 # What is inherited from the shell that runs `webhost up`: none of its user's credentials.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 # Settings that every service takes from that shell where they are set there.
-_SETTINGS = ("LONGEST_CALL_S", "CLOUDFLARE_DISPATCH_NAMESPACE")
+_SETTINGS = ("LONGEST_CALL_S", "CLOUDFLARE_DISPATCH_NAMESPACE", "AGENT_EGRESS")
 _DASHBOARD_DEV_PORT = 5173
 
 
@@ -118,7 +119,7 @@ class Environment:
             case "billing":
                 return {}
             case "deployer":
-                return {
+                return _agent_egress() | {
                     "CLOUDFLARE_ACCOUNT_ID": keys.cloudflare_account_id,
                     "CLOUDFLARE_API_TOKEN": keys.cloudflare_api_token,
                     "CLOUDFLARE_API_BASE_URL": self.cloudflare_api,
@@ -137,3 +138,11 @@ class Environment:
     def _browser_origins(self) -> str:
         ports = (self.origin_port, _DASHBOARD_DEV_PORT)
         return ",".join(f"http://{host}:{p}" for p in ports for host in (LOOPBACK, "localhost"))
+
+
+def _agent_egress() -> dict[str, str]:
+    """What the outbound Worker lets through beside public hosts, where there is one."""
+    reached = os.environ.get("AGENTS_MAY_REACH")
+    if not reached or "CLOUDFLARE_DISPATCH_NAMESPACE" not in os.environ:
+        return {}
+    return {"AGENT_EGRESS": json.dumps({"default": ["*", *reached.split(",")]})}

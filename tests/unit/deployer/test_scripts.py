@@ -7,8 +7,9 @@ import webhost_worker as worker
 from webhost_contracts.artifacts import Bundle, Module
 from webhost_contracts.bindings import is_reserved
 from webhost_contracts.entitlements import Entitlements
-from webhost_deployer.cloudflare import addresses, platform_scripts, scripts
+from webhost_deployer.cloudflare import addresses, egress, platform_scripts, scripts
 from webhost_deployer.cloudflare.addresses import CustomDomain, WorkersDev
+from webhost_deployer.cloudflare.egress import Egress
 from webhost_deployer.cloudflare.scripts import Script, WorkerEnvironment
 from webhost_kit.keys import MasterKeys
 
@@ -73,6 +74,30 @@ def test_the_dispatch_worker_names_its_keys_in_no_tag() -> None:
     assert script.tags == again.tags
     more = platform_scripts.dispatch_script(AROUND, MasterKeys({1: b"k" * 32}), "customers")
     assert not platform_scripts.is_current(script.tags, more)
+
+
+def test_other_rules_of_egress_replace_the_outbound_worker() -> None:
+    script = platform_scripts.outbound_script(AROUND, Egress())
+    agents = {f"agt_{number:026}": (f"{number}.example",) for number in range(1_000)}
+    other = platform_scripts.outbound_script(AROUND, Egress(agents=agents))
+    assert script.main_module in script.modules
+    assert not platform_scripts.is_current(script.tags, other)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "",
+        '{"default": ["https://a.example"]}',
+        '{"default": ["*.example.org:80"]}',
+        '{"allow": []}',
+    ],
+)
+def test_rules_that_the_outbound_worker_does_not_know_are_refused(rules: str) -> None:
+    with pytest.raises(ValueError, match="AGENT_EGRESS"):
+        egress.parse(rules)
+    known = egress.parse('{"agents": {"a": ["*", "*.b.example", "[fd00::1]:80", "10.0.0.1"]}}')
+    assert known.default == ("*",)
 
 
 @pytest.mark.parametrize(

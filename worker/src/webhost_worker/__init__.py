@@ -1,11 +1,13 @@
 """The JavaScript of the data plane, as it is uploaded.
 
-Three kinds of script are made from the modules in these folders, without a build step; within a
+Four kinds of script are made from the modules in these folders, without a build step; within a
 script all modules are in one folder. A front is the platform's alone: it verifies, times, counts
 and reports, for one deployment or, as a dispatch Worker, for all. An agent script is the
 customer's: its modules beside a wrapper that calls them for the front. The deployer adds
 `CUSTOMER_MODULE`, which re-exports the default export of the customer's main module, and says
-under which path a plain Worker expects its calls. The session script is complete.
+under which path a plain Worker expects its calls. The session script and the outbound script, which
+stands between agent scripts in a dispatch namespace and the Internet, are complete but for the
+latter's `EGRESS_MODULE`, whose default export says what agents may reach.
 Names that begin with ``webhost-`` are the platform's; a customer's module must not have one.
 """
 
@@ -17,8 +19,13 @@ AGENT_MAIN = "webhost-agent.mjs"
 CUSTOMER_MODULE = "webhost-customer.mjs"
 SESSIONS_MAIN = "webhost-sessions.mjs"
 SESSIONS_CLASS = "AgentSessions"
+OUTBOUND_MAIN = "webhost-outbound.mjs"
 SESSIONS_PROTOCOL_VERSION = 2
 FRONT_PROTOCOL_VERSION = 1
+EGRESS_MODULE = "webhost-egress.mjs"
+OUTBOUND_PARAMETER = "agent"
+"""What the dispatch Worker tells the outbound Worker: whose request it is."""
+OUTBOUND_PROTOCOL_VERSION = 1
 FRONT_FLAGS = ("enable_request_signal",)
 """The front ends a call when the request's signal says that its caller has gone."""
 
@@ -42,7 +49,9 @@ _AGENT = (
     "webhost-plain.mjs",
 )
 _SESSIONS = (SESSIONS_MAIN, "webhost-sessions-store.mjs")
+_OUTBOUND = (OUTBOUND_MAIN, "webhost-hosts.mjs")
 _SHARED = ("webhost-bytes.mjs", "webhost-errors.mjs", "webhost-signature.mjs")
+_FOLDERS = ("front", "agent", "sessions", "outbound", "shared")
 
 
 def front_modules() -> dict[str, bytes]:
@@ -60,9 +69,14 @@ def session_modules() -> dict[str, bytes]:
     return _read(*_SESSIONS, *_SHARED)
 
 
+def outbound_modules() -> dict[str, bytes]:
+    """All modules of the outbound script, by module name; the main one comes first."""
+    return _read(*_OUTBOUND, "webhost-errors.mjs")
+
+
 @cache
 def _read(*names: str) -> dict[str, bytes]:
-    folders = [files(__name__) / folder for folder in ("front", "agent", "sessions", "shared")]
+    folders = [files(__name__) / folder for folder in _FOLDERS]
     return {
         name: next(path for folder in folders if (path := folder / name).is_file()).read_bytes()
         for name in names

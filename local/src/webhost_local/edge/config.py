@@ -9,8 +9,11 @@ process of their own, behind a unix socket that customer code cannot reach with 
   into `ctx.props`; the public socket never looks at it. RPC does not pass through such a binding.
 - a script in a dispatch namespace, called by `fetch` and by RPC, without props.
 
-A script reaches public addresses and, where one of its variables names one of them, the private
-addresses that the edge allows.
+What a script in a dispatch namespace fetches goes to the outbound Worker of the binding that leads
+there, in its process. Of the parameters of all calls to one script it sees the last ones.
+
+Any other script reaches public addresses and, where one of its variables names one of them, the
+private addresses that the edge allows.
 """
 
 import json
@@ -18,61 +21,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from webhost_local.edge import sources
 from webhost_local.edge.model import Binding, Script
 
-PROPS_HEADER = "x-webhost-edge-binding-props"
 ENTRY_NAME = "webhost-edge-entry.mjs"
-ENTRYPOINT = "WebhostEdgeBinding"
 # From this date on `ctx.exports` is there by default, and naming the flag is an error.
 CTX_EXPORTS_DEFAULT_DATE = "2025-11-17"
 RPC = 'http = (capnpConnectHost = "rpc")'
 DISPATCH_MODULE = "webhost-edge:dispatch"
-
-DISPATCH = """
-const missing = new Proxy({}, { get: () => async () => { throw new Error("Worker not found."); } });
-export default (scripts) => ({
-  get: (name) => (Object.hasOwn(scripts, name) ? scripts[name] : missing),
-});
-"""
-
-PING = "export default { fetch: () => new Response() };"
-
-EGRESS = """
-export default { fetch(request, env) {
-  return (env[new URL(request.url).host] ?? env.internet).fetch(request);
-} };
-"""
-
-
-def entry_module(main: str, classes: Iterable[str]) -> str:
-    """Source of the module that workerd starts: its own exports and its bindings' endpoint.
-
-    It refuses to start when one of the Durable Object `classes` is not exported, which workerd
-    alone would only warn about.
-    """
-    name = json.dumps(main)
-    # No loop: the script's own code has run by then, and may have changed what a loop does.
-    checks = "\n".join(_check(each) for each in classes)
-    return f"""import * as script from {name};
-export * from {name};
-export default script.default ?? {{}};
-{checks}
-export const {ENTRYPOINT} = {{
-  fetch(request, env, ctx) {{
-    const props = JSON.parse(request.headers.get("{PROPS_HEADER}") ?? "{{}}");
-    const clean = new Request(request);
-    clean.headers.delete("{PROPS_HEADER}");
-    return ctx.exports.default({{ props }}).fetch(clean);
-  }},
-}};
-"""
-
-
-def _check(class_name: str) -> str:
-    message = json.dumps(f"Durable Object class '{class_name}' is not exported by the script.")
-    return (
-        f"if (typeof script[{json.dumps(class_name)}] !== 'function') throw new Error({message});"
-    )
 
 
 def text(value: str) -> str:
@@ -94,12 +50,23 @@ def members(script: Script, scripts: Mapping[str, Script]) -> list[Script]:
     return found
 
 
+def outbound_of(namespace: str | None, scripts: Mapping[str, Script]) -> str | None:
+    """The outbound Worker of a dispatch namespace, by the first binding that names one."""
+    for script in scripts.values():
+        for binding in script.bindings:
+            if namespace is not None and binding.namespace == namespace and binding.outbound:
+                return binding.outbound.worker.service
+    return None
+
+
 def connects_to(script: Script, scripts: Mapping[str, Script]) -> set[str]:
     """The keys of the scripts that this script's process calls in theirs."""
     inside = members(script, scripts)
     keys = {name for member in inside for name in member.services()}
     spaces = {b.namespace for member in inside for b in member.bindings if b.namespace}
     keys |= {key for key, other in scripts.items() if other.namespace in spaces}
+    outbound = {outbound_of(space, scripts) for space in {*spaces, script.namespace}}
+    keys |= {name for name in outbound if name is not None}
     return keys - {member.key for member in inside}
 
 
@@ -139,14 +106,15 @@ class _Process:
 
     def render(self) -> str:
         self.services["internet"] = f"network = ({_PUBLIC}, tlsOptions = (trustBrowserCas = true))"
-        self.services["ping"] = f"worker = {_small_worker(PING, [])}"
+        self.services["ping"] = f"worker = {_small_worker(sources.PING, [])}"
         inside = members(self.script, self.around.scripts)
         for member in inside:
             self.services[self._service(member.name)] = f"worker = {self._worker(member)}"
         services = [f"(name = {text(name)}, {value})" for name, value in self.services.items()]
         service, options = '"main"', RPC
         if self.script.namespace is None:
-            service, options = f'(name = "main", entrypoint = "{ENTRYPOINT}")', "http = ()"
+            entrypoint = sources.ENTRYPOINT
+            service, options = f'(name = "main", entrypoint = "{entrypoint}")', _WHOLE_URL
         separator = ",\n    "
         return f"""using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
@@ -157,7 +125,7 @@ const config :Workerd.Config = (
     (name = "ping", http = (), service = "ping"),
     (name = "bindings", {options}, service = {service})],
   extensions = [(modules = [(name = "{DISPATCH_MODULE}", internal = true,
-    esModule = {text(DISPATCH)})])]);
+    esModule = {text(sources.DISPATCH)})])]);
 """
 
     def _service(self, name: str) -> str:
@@ -174,7 +142,7 @@ const config :Workerd.Config = (
             for m in member.version.modules
         ]
         if member is self.script:
-            entry = entry_module(member.version.modules[0].name, member.namespaces)
+            entry = sources.entry_module(member.version.modules[0].name, member.namespaces)
             modules.insert(0, f"(name = {text(ENTRY_NAME)}, esModule = {text(entry)})")
         bindings = [
             f"(name = {text(binding.name)}, {self._binding(binding, member)})"
@@ -194,7 +162,7 @@ const config :Workerd.Config = (
         if binding.service is not None:
             return f"service = {self._callee(binding, binding.service, member)}"
         if binding.namespace is not None:
-            return self._dispatch(binding.namespace)
+            return self._dispatch(binding, binding.namespace)
         if binding.class_name is not None:
             return f"durableObjectNamespace = {text(binding.class_name)}"
         if binding.type == "json":
@@ -206,16 +174,25 @@ const config :Workerd.Config = (
         callee = self.around.scripts.get(name)
         if name == self.script.name or (callee is not None and not callee.namespaces):
             return f"(name = {text(self._service(name))}, props = (json = {text(props)}))"
-        service = f"binding:{member.name}:{binding.name}"
-        header = f"(name = {text(PROPS_HEADER)}, value = {text(props)})"
-        self.services[service] = (
-            f"external = (address = {text(self._address(name))}, "
-            f"http = (injectRequestHeaders = [{header}]))"
-        )
-        return text(service)
+        return text(self._with_props(f"binding:{member.name}:{binding.name}", name, props))
 
-    def _dispatch(self, namespace: str) -> str:
+    def _with_props(self, service: str, callee: str, props: str) -> str:
+        """Define the service that calls a script in its process, with these props."""
+        header = f"(name = {text(sources.PROPS_HEADER)}, value = {text(props)})"
+        self.services[service] = (
+            f"external = (address = {text(self._address(callee))}, "
+            f"http = (style = proxy, injectRequestHeaders = [{header}]))"
+        )
+        return service
+
+    def _dispatch(self, binding: Binding, namespace: str) -> str:
         inner: list[str] = []
+        if binding.outbound is not None:
+            tells = sources.outbound_props(tells=True)
+            service = self._with_props("tell-outbound", binding.outbound.worker.service, tells)
+            names = json.dumps([parameter.name for parameter in binding.outbound.params])
+            inner.append(f'(name = "@outbound", service = {text(service)})')
+            inner.append(f'(name = "@parameters", json = {text(names)})')
         for key, script in sorted(self.around.scripts.items()):
             if script.namespace == namespace:
                 service = f"dispatch:{key}"
@@ -227,6 +204,9 @@ const config :Workerd.Config = (
         return f"unix:{self.around.binding_socket(key)}"
 
     def _outbound(self, member: Script) -> str:
+        outbound = outbound_of(member.namespace, self.around.scripts)
+        if outbound is not None:
+            return self._with_props("outbound", outbound, sources.outbound_props(of=member.name))
         named = [f"{b.text}/" for b in member.bindings if b.type == "plain_text"]
         allowed = [
             address
@@ -243,7 +223,7 @@ const config :Workerd.Config = (
             )
             bindings.append(f"(name = {text(address)}, service = {text(f'private:{address}')})")
         name = f"egress:{member.name}"
-        self.services[name] = f"worker = {_small_worker(EGRESS, bindings)}"
+        self.services[name] = f"worker = {_small_worker(sources.EGRESS, bindings)}"
         return name
 
     def _durable_objects(self, member: Script) -> list[str]:
@@ -272,4 +252,6 @@ def _small_worker(source: str, bindings: Iterable[str]) -> str:
     )
 
 
+_WHOLE_URL = "http = (style = proxy)"
+"""Requests with their whole URL, so that the scheme is not lost."""
 _PUBLIC = 'allow = ["public"]'

@@ -33,6 +33,25 @@ class Module(msgspec.Struct, frozen=True):
     file: str
 
 
+class OutboundWorker(msgspec.Struct, frozen=True):
+    """The script that a dispatch namespace's requests go through."""
+
+    service: str
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One value that the dispatch Worker gives the outbound Worker."""
+
+    name: str
+
+
+class Outbound(msgspec.Struct, frozen=True):
+    """The outbound Worker of a dispatch namespace binding."""
+
+    worker: OutboundWorker
+    params: list[Parameter] = []
+
+
 class Binding(msgspec.Struct, frozen=True, omit_defaults=True):
     """A binding as Cloudflare's metadata writes it; only the fields of its type are set."""
 
@@ -44,7 +63,7 @@ class Binding(msgspec.Struct, frozen=True, omit_defaults=True):
     props: dict[str, Any] | None = None
     class_name: str | None = None
     namespace: str | None = None
-    outbound: Any = None
+    outbound: Outbound | None = None
 
     def public(self, namespace_id: str | None = None) -> dict[str, Any]:
         """The binding as the API shows it: a secret without its value."""

@@ -255,10 +255,11 @@ def _check_target(
 ) -> None:
     if binding.namespace is not None and binding.namespace not in others.namespaces:
         raise bad_request(f"Dispatch namespace '{binding.namespace}' not found.", 100119)
-    if binding.service is not None and binding.service not in {key, *others.scripts}:
+    service = binding.outbound.worker.service if binding.outbound else binding.service
+    if service is not None and service not in {key, *others.scripts}:
         raise bad_request(
             f"Could not resolve service binding '{binding.name}'. "
-            f"Target script '{binding.service}' not found.",
+            f"Target script '{service}' not found.",
             10143,
         )
     if binding.class_name is not None and binding.class_name not in namespaces:

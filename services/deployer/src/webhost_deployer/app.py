@@ -70,9 +70,9 @@ def cloudflare_of(
     plain = PlainAccount(api, *common)
     layouts: list[Layout] = [plain]
     if in_use is not None:
-        layouts.insert(0, DispatchNamespace(api, in_use, *common))
+        layouts.insert(0, DispatchNamespace(api, in_use, *common, settings.egress))
     if retired is not None:
-        layouts.append(DispatchNamespace(api, retired, *common))
+        layouts.append(DispatchNamespace(api, retired, *common, settings.egress))
     provider = Cloudflare(api, workers, settings.routing, environment, layouts, database.dsn)
     return provider, Account(api, [each for each in (in_use, retired) if each is not None])
 

@@ -7,6 +7,7 @@ from webhost_kit.keys import MasterKeys, Signer, parse_public_keys, parse_signer
 from webhost_kit.process.settings import Address, Tiered
 
 from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, WorkersDev
+from webhost_deployer.cloudflare.egress import Egress, parse
 
 PLAIN_ACCOUNT_SCRIPTS = 500
 """How many scripts a plain account of Cloudflare's may hold."""
@@ -44,6 +45,10 @@ class Settings(Tiered):
     """Workers for Platforms: the untrusted dispatch namespace that agents are deployed into."""
     cloudflare_retired_dispatch_namespace: str | None = None
     """One that is not deployed into any more: what is left there is still removed."""
+    agent_egress: str = '{"default": ["*"]}'
+    """What agents in a dispatch namespace may reach, as JSON: `{"default": ["*"], "agents":
+    {"agt_…": ["api.example.com", "*.example.org"]}}`. `*` is every public host; a private address
+    is reached where it is named."""
     workers_connect_to: Address | None = None
     """In the local stack only: where the Workers' addresses really are."""
     session_idle_days: int = Field(default=30, ge=1)
@@ -65,6 +70,8 @@ class Settings(Tiered):
             self.cloudflare_dispatch_namespace == self.cloudflare_retired_dispatch_namespace
         ):
             raise ValueError("a dispatch namespace is in use or retired, not both")
+        if self.egress != Egress() and self.cloudflare_dispatch_namespace is None:
+            raise ValueError("AGENT_EGRESS needs CLOUDFLARE_DISPATCH_NAMESPACE")
         _ = self.routing, self.master_keys, self.signers, self.public_invoke_keys
         return self
 
@@ -97,11 +104,16 @@ class Settings(Tiered):
         return WorkersDev(self.cloudflare_workers_dev_subdomain)
 
     @property
+    def egress(self) -> Egress:
+        """Return what agents in a dispatch namespace may reach."""
+        return parse(self.agent_egress)
+
+    @property
     def most_deployments(self) -> int | None:
         """Return for how many deployments there is room; None is without end.
 
         Each has two scripts, beside the session Worker; in a dispatch namespace one, beside the
-        dispatch Worker too.
+        dispatch Worker and the outbound Worker too.
         """
         if self.cloudflare_dispatch_namespace is None:
             return ((self.cloudflare_max_scripts or PLAIN_ACCOUNT_SCRIPTS) - 1) // 2

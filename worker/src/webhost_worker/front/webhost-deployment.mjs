@@ -47,7 +47,10 @@ function ofNamespace(env, deploymentId, named) {
   return {
     userId,
     agentId,
-    agent: env.WEBHOST_AGENTS.get(scriptName(agentId, deploymentId), {}, { limits }),
+    agent: env.WEBHOST_AGENTS.get(scriptName(agentId, deploymentId), {}, {
+      limits,
+      outbound: { agent: { userId, agentId, deploymentId } },
+    }),
     telemetryKey: () => derivedKey(env, deploymentId, keyVersion, keyGeneration),
   };
 }

@@ -29,6 +29,11 @@ def dispatch_name(installation_id: str) -> str:
     return _installation_name("dispatch", installation_id)
 
 
+def outbound_name(installation_id: str) -> str:
+    """Return the script name of the installation's outbound Worker, at most 63 characters."""
+    return _installation_name("outbound", installation_id)
+
+
 def _installation_name(what: str, installation_id: str) -> str:
     suffix = re.sub(r"[^a-z0-9-]", "-", ids.suffix(installation_id).lower())
     return f"whs-{what}-{suffix}"[:63]

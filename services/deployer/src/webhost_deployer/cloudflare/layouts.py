@@ -23,6 +23,7 @@ from webhost_deployer.cloudflare.addresses import (
     front_name,
 )
 from webhost_deployer.cloudflare.api import CloudflareApi
+from webhost_deployer.cloudflare.egress import Egress
 from webhost_deployer.cloudflare.namespaces import UserWorkers
 from webhost_deployer.cloudflare.scripts import Script, WorkerEnvironment
 from webhost_deployer.model import Deployment
@@ -149,6 +150,7 @@ class DispatchNamespace:
         environment: WorkerEnvironment,
         master_keys: MasterKeys,
         tiers: dict[str, Entitlements],
+        egress: Egress,
     ) -> None:
         self._api = api
         self._user_workers = user_workers
@@ -158,7 +160,11 @@ class DispatchNamespace:
         front = platform_scripts.dispatch_script(environment, master_keys, user_workers.namespace)
         self._front = front.name
         self._published = False
-        self.own_scripts: Sequence[Script] = (front,)
+        # The outbound Worker first: the dispatch Worker's binding needs it.
+        self.own_scripts: Sequence[Script] = (
+            platform_scripts.outbound_script(environment, egress),
+            front,
+        )
 
     def worker_name(self, deployment: Deployment) -> str:
         """Return the name of the agent script."""

@@ -1,4 +1,4 @@
-"""The installation's own scripts: session Worker and dispatch Worker. Pure.
+"""The installation's own scripts: session, dispatch and outbound Worker. Pure.
 
 A tag says which version a script is: its protocol's number, which an older deployer never lowers,
 and a hash of its content.
@@ -8,10 +8,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import webhost_worker as worker
 from webhost_kit.keys import MasterKeys, base64url
 
-from webhost_deployer.cloudflare.addresses import dispatch_name, sessions_name
+from webhost_deployer.cloudflare.addresses import dispatch_name, outbound_name, sessions_name
+from webhost_deployer.cloudflare.egress import Egress
 from webhost_deployer.cloudflare.scripts import (
     PROVIDER,
     Binding,
@@ -59,11 +61,34 @@ def dispatch_script(
         [
             *front_bindings(environment, {"anyAgent": True}),
             secret("WEBHOST_TELEMETRY_MASTER_KEYS", json.dumps(keys)),
-            {"type": "dispatch_namespace", "name": "WEBHOST_AGENTS", "namespace": namespace},
+            {
+                "type": "dispatch_namespace",
+                "name": "WEBHOST_AGENTS",
+                "namespace": namespace,
+                "outbound": {
+                    "worker": {"service": outbound_name(environment.installation_id)},
+                    "params": [{"name": worker.OUTBOUND_PARAMETER}],
+                },
+            },
         ],
         worker.FRONT_PROTOCOL_VERSION,
         environment,
         flags=worker.FRONT_FLAGS,
+    )
+
+
+def outbound_script(environment: WorkerEnvironment, egress: Egress) -> Script:
+    """Return what the requests of the agents in the dispatch namespace go through."""
+    # A module, since a variable has no room for many agents.
+    rules = b"export default %s;\n" % msgspec.json.encode(egress)
+    return _platform_script(
+        outbound_name(environment.installation_id),
+        worker.OUTBOUND_MAIN,
+        worker.outbound_modules() | {worker.EGRESS_MODULE: rules},
+        [],
+        worker.OUTBOUND_PROTOCOL_VERSION,
+        environment,
+        keeps_logs=True,
     )
 
 
@@ -91,6 +116,7 @@ def _platform_script(
     environment: WorkerEnvironment,
     *,
     flags: Sequence[str] = (),
+    keeps_logs: bool = False,
 ) -> Script:
     content = hashlib.sha256(json.dumps([[_public(b) for b in bindings], list(flags)]).encode())
     for module, source in modules.items():
@@ -107,6 +133,7 @@ def _platform_script(
         ],
         bindings=bindings,
         compatibility_flags=tuple(flags),
+        keeps_logs=keeps_logs,
     )
 
 

@@ -52,6 +52,8 @@ class Script:
     compatibility_date: str = COMPATIBILITY_DATE
     compatibility_flags: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    keeps_logs: bool = False
+    """Whether Cloudflare keeps what the script writes, for its owner."""
 
 
 def installation_tag(installation_id: str) -> str:

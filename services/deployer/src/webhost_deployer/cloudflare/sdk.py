@@ -99,6 +99,8 @@ def metadata_of(script: Script) -> dict[str, Any]:
     }
     if script.limits:
         metadata["limits"] = dict(script.limits)
+    if script.keeps_logs:
+        metadata["observability"] = {"enabled": True}
     return metadata
 
 
