@@ -158,13 +158,11 @@ test("another agent's session with the same id stays apart", async () => {
 
 test("the agent's code cannot name another agent to the store", async () => {
   const forging = await startAgent(
-    `import * as all from "./webhost-session.mjs";
-     export default { async invoke(_, { session, env }) {
-       return JSON.stringify([Object.keys(all), Object.keys(env), Object.keys(session)]); } };`,
+    `export default { async invoke(_, { session, env }) {
+       return JSON.stringify([Object.keys(env), Object.keys(session)]); } };`,
     { outside, sessions, agentId: "agt_2" },
   );
-  const [exported, env, session] = JSON.parse((await forging.answer("x")).output.text);
-  assert.deepEqual(exported, ["openSession"]);
+  const [env, session] = JSON.parse((await forging.answer("x")).output.text);
   assert.deepEqual(env, ["OUTSIDE"]);
   assert.deepEqual(session, ["id", "get", "put", "delete", "list", "history"]);
 });

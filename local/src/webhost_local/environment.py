@@ -17,7 +17,12 @@ WORKERS_DEV_SUBDOMAIN = "local"
 # What is inherited from the shell that runs `webhost up`: none of its user's credentials.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 # Settings that every service takes from that shell where they are set there.
-_SETTINGS = ("LONGEST_CALL_S", "CLOUDFLARE_DISPATCH_NAMESPACE", "AGENT_EGRESS")
+_SETTINGS = (
+    "LONGEST_CALL_S",
+    "CLOUDFLARE_DISPATCH_NAMESPACE",
+    "CLOUDFLARE_RETIRED_DISPATCH_NAMESPACE",
+    "AGENT_EGRESS",
+)
 _DASHBOARD_DEV_PORT = 5173
 
 

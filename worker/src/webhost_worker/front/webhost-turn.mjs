@@ -101,7 +101,8 @@ export class Turn {
 
   #usage() {
     return usageOf(this.#answer?.usage, {
-      charactersIn: charactersOf(this.call.input.messages),
+      // An agent that was never called has read nothing.
+      charactersIn: this.#caller === null ? 0 : charactersOf(this.call.input.messages),
       charactersOut: this.#written.text.length,
       computeMs: Date.now() - this.#startedAtMs,
     });
