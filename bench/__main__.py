@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol
 from rich.console import Console
 from webhost_kit.process.observability import configure_logging
 
-from bench import agents, fold, gateway, ingest, pointer
+from bench import agents, fold, front, gateway, ingest, pointer
 from bench.harness import Figure, NotMeasured
 from bench.options import Options
 from bench.report import aim, as_json, load_average, machine, markdown, progress, show
@@ -35,6 +35,7 @@ class Bench(Protocol):
 
 BENCHES: dict[str, Bench] = {
     "gateway": gateway,
+    "front": front,
     "agents": agents,
     "pointer": pointer,
     "ingest": ingest,

@@ -1,8 +1,7 @@
 """The workerd processes: one per script that is called from outside, from first use until idle.
 
-A script's bindings socket listens for as long as the script exists, whether or not a process runs:
-the edge holds it and hands it to each process, so a caller's connection starts the callee and is
-queued until it runs. A script that others call is not idle while a caller runs.
+A script's bindings socket listens for as long as the script exists: a caller's connection starts
+the callee. A script that others call is not idle while a caller runs.
 
 A new version replaces the old one at once for requests that come after, also where it runs as part
 of a caller's process; the old process finishes what it has. A script with Durable Objects never has
@@ -14,7 +13,6 @@ may compute is ended; the next use starts another.
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
 import logging
 import socket
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from webhost_local.edge import config, process
+from webhost_local.edge.bindings import BindingsSocket, path_of
 from webhost_local.edge.errors import ScriptGone, WorkerFailedToStart
 from webhost_local.edge.model import Script
 from webhost_local.edge.process import Process
@@ -46,9 +45,9 @@ log = logging.getLogger("webhost.edge")
 class Worker:
     """One script's place: its bindings socket and, while it is in use, its process."""
 
-    def __init__(self, script: Script, bindings: socket.socket) -> None:
+    def __init__(self, script: Script) -> None:
         self.script = script
-        self.bindings = bindings
+        self.bindings: BindingsSocket
         self.process: Process | None = None
         self.lock = asyncio.Lock()
         self.last_used = time.monotonic()
@@ -76,7 +75,7 @@ class Workers:
         self._around = config.Surroundings(
             scripts=store.scripts,
             version_path=self._version_path,
-            binding_socket=self._binding_socket,
+            binding_socket=path_of,
             newest_date=newest_compatibility_date(workerd),
             private_addresses=settings.private_addresses,
             open_addresses=settings.open_addresses,
@@ -102,7 +101,7 @@ class Workers:
         running = [w.process for w in self._workers.values() if w.process is not None]
         for worker in self._workers.values():
             worker.gone = True
-            self._unwatch(worker)
+            worker.bindings.unwatch()
         await asyncio.gather(*(p.stop() for p in {*running, *self._retiring}))
         for worker in self._workers.values():
             worker.bindings.close()
@@ -120,9 +119,12 @@ class Workers:
 
     def put(self, script: Script) -> Worker:
         """Register a script that is new or was just opened, with its bindings socket."""
-        worker = Worker(script, self._listen(script.key))
-        self._workers[script.key] = worker
-        self._watch(worker)
+        worker = self._workers[script.key] = Worker(script)
+        worker.bindings = BindingsSocket(
+            script.key,
+            self._store.owner,
+            lambda: self._spawn(self._start_for_caller(worker)),
+        )
         return worker
 
     async def replace(self, script: Script) -> None:
@@ -137,10 +139,7 @@ class Workers:
                 old = self._detach(worker)
                 if script.namespace is not None:
                     # The old process goes on listening, until it ends, where nobody calls.
-                    self._unwatch(worker)
-                    worker.bindings.close()
-                    worker.bindings = self._listen(script.key)
-                    self._watch(worker)
+                    worker.bindings.renew()
                 await self._end(old, objects=had_objects or bool(script.namespaces))
 
     async def remove(self, script: Script) -> None:
@@ -151,9 +150,7 @@ class Workers:
         async with worker.lock:
             worker.gone = True
             old = self._detach(worker)
-            self._unwatch(worker)
-            worker.bindings.close()
-            self._unlink_socket(script.key)
+            worker.bindings.remove()
             await self._end(old, objects=bool(script.namespaces))
 
     async def refresh(self, changed: Script) -> None:
@@ -215,17 +212,17 @@ class Workers:
                 raise ScriptGone(worker.script.key)
             if worker.process is not None:
                 return worker.process
-            self._unwatch(worker)
+            worker.bindings.unwatch()
             storage = self._store.objects_dir(worker.script)
             scripts = self._store.scripts
             worker.members = frozenset(m.key for m in config.members(worker.script, scripts))
             worker.calls = config.connects_to(worker.script, scripts)
             try:
                 started = await self._start(
-                    worker.script, self._new_path(), worker.bindings, storage
+                    worker.script, self._new_path(), worker.bindings.socket, storage
                 )
             except BaseException:
-                self._watch(worker)
+                worker.bindings.watch()
                 raise
             worker.last_used = time.monotonic()
             worker.process = started
@@ -250,7 +247,7 @@ class Workers:
     def _detach(self, worker: Worker) -> Process | None:
         old, worker.process = worker.process, None
         if old is not None:
-            self._watch(worker)
+            worker.bindings.watch()
         return old
 
     async def _retire(self, old: Process, drain: float, linger: float) -> None:
@@ -260,19 +257,6 @@ class Workers:
         await asyncio.sleep(linger)
         await old.stop()
         self._retiring.discard(old)
-
-    def _watch(self, worker: Worker) -> None:
-        if not worker.gone:
-            asyncio.get_running_loop().add_reader(
-                worker.bindings.fileno(), self._called_through_binding, worker
-            )
-
-    def _unwatch(self, worker: Worker) -> None:
-        asyncio.get_running_loop().remove_reader(worker.bindings.fileno())
-
-    def _called_through_binding(self, worker: Worker) -> None:
-        self._unwatch(worker)
-        self._spawn(self._start_for_caller(worker))
 
     async def _start_for_caller(self, worker: Worker) -> None:
         try:
@@ -320,20 +304,6 @@ class Workers:
         if called:
             worker.last_used = time.monotonic()
         return time.monotonic() - worker.last_used > self._idle_seconds
-
-    def _binding_socket(self, key: str) -> str:
-        # Not the key itself: such a path has at most 108 bytes.
-        return f"run/{hashlib.sha256(key.encode()).hexdigest()[:32]}.bindings"
-
-    def _listen(self, key: str) -> socket.socket:
-        self._unlink_socket(key)
-        path = Path(self._binding_socket(key))
-        listening = process.listen(path)
-        self._store.owner.give(path)
-        return listening
-
-    def _unlink_socket(self, key: str) -> None:
-        Path(self._binding_socket(key)).unlink(missing_ok=True)
 
     def _version_path(self, script: Script) -> str:
         return f"../{self._store.version_dir(script).relative_to(self._store.data_dir)}"
