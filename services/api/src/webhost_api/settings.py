@@ -15,7 +15,7 @@ class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     """Seconds after which a command is sent again if the deployer has not started on it."""
     reads_per_minute: PositiveInt = 6_000
     """The most reads of one user per minute, at each api."""
-    writes_per_minute: PositiveInt = 1_200
+    writes_per_minute: PositiveInt = 600
     """The most writes of one user per minute, at each api; deploys are counted apart."""
     deploys_per_minute: PositiveInt = 120
     """The most deploys that one user may ask for per minute, at each api."""
