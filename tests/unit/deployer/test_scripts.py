@@ -42,6 +42,7 @@ def test_an_agents_script() -> None:
         'export const invokePath = "/invoke";',
     ]
     assert script.bindings == []
+    assert script.compatibility_flags == ("global_fetch_strictly_public",)
     assert script.limits == {"cpu_ms": 10_000, "subrequests": 50}
 
 
@@ -81,6 +82,7 @@ def test_other_rules_of_egress_replace_the_outbound_worker() -> None:
     agents = {f"agt_{number:026}": (f"{number}.example",) for number in range(1_000)}
     other = platform_scripts.outbound_script(AROUND, Egress(agents=agents))
     assert script.main_module in script.modules
+    assert script.compatibility_flags == ("global_fetch_strictly_public",)
     assert not platform_scripts.is_current(script.tags, other)
 
 

@@ -29,6 +29,10 @@ OUTBOUND_PROTOCOL_VERSION = 1
 FRONT_FLAGS = ("enable_request_signal",)
 """The front ends a call when the request's signal says that its caller has gone."""
 
+FETCHING_FLAGS = ("global_fetch_strictly_public",)
+"""What agents fetch comes in from outside, as anybody's requests do, also at hosts of the account's
+own zone: never past its firewall to the servers behind it."""
+
 _FRONT = (
     FRONT_MAIN,
     "webhost-answer.mjs",

@@ -88,6 +88,7 @@ def outbound_script(environment: WorkerEnvironment, egress: Egress) -> Script:
         [],
         worker.OUTBOUND_PROTOCOL_VERSION,
         environment,
+        flags=worker.FETCHING_FLAGS,
         keeps_logs=True,
     )
 

@@ -101,6 +101,7 @@ def agent_script(
         tags=_tags(deployment, installation_id),
         bindings=[],
         compatibility_date=plan.compatibility_date,
+        compatibility_flags=worker.FETCHING_FLAGS,
         limits={name: limit for name, limit in limits.items() if limit is not None},
     )
 
