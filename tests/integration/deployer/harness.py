@@ -228,9 +228,8 @@ class Harness(harness.Harness):
     async def scripts(self) -> list[str]:
         """The deployments that have any script, by the name of the one that is called first."""
         listed = await self.listed(f"{self._workers}/scripts")
-        deployed = [
-            name for name in listed if not name.startswith(("whs-sessions", "whs-dispatch"))
-        ]
+        own = ("whs-sessions", "whs-dispatch", "whs-outbound")
+        deployed = [name for name in listed if not name.startswith(own)]
         fronts = sorted({name.removesuffix("-code") for name in deployed})
         if self.namespace is None:
             return fronts

@@ -6,7 +6,8 @@
 // agentId, deploymentId, method, host, status}.
 // Guarantees: an agent reaches what its list in the rules names and nothing else, whatever
 // redirects it is sent. `*` there is every public host, never a private address: that one must be
-// named itself, with its port where it is not the scheme's. Refused is 403 FORBIDDEN.
+// named itself, with its port where it is not the scheme's. Refused is 403 FORBIDDEN; what cannot
+// be reached is 502 UNAVAILABLE.
 
 import rules from "./webhost-egress.mjs";
 import { PlatformError } from "./webhost-errors.mjs";
@@ -29,9 +30,11 @@ export default {
       const response = await fetch(request, { redirect: "manual" });
       log(response.status);
       return response;
-    } catch (error) {
-      log(0);
-      throw error;
+    } catch {
+      log(502);
+      return new PlatformError(502, "UNAVAILABLE", `${url.host} was not reached.`, {
+        retryable: true,
+      }).toResponse();
     }
   },
 };
