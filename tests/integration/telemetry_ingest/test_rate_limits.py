@@ -18,6 +18,7 @@ from tests.support.deadline import eventually
 from tests.support.harness import in_background, running
 
 CALLS = 20
+ROUNDS, IN_A_TURN = 5, 5
 FAILURES = 5
 TIERS = f"""
 [free]
@@ -160,6 +161,7 @@ async def test_an_address_that_fails_is_refused_before_its_body_is_read(
         await writer.wait_closed()
 
 
+@pytest.mark.long
 @pytest.mark.accept("6.C1")
 async def test_a_flood_with_a_stolen_key_does_not_slow_anothers_reports(
     ingest: Ingest, deployment: Deployment
@@ -167,31 +169,40 @@ async def test_a_flood_with_a_stolen_key_does_not_slow_anothers_reports(
     victim = await another(ingest)
     flooded: Counter[int] = Counter()
 
-    async def measured(number: int = CALLS) -> float:
-        """Report as an honest Worker does; return the median of the answers' times in ms."""
+    async def measured() -> list[float]:
+        """Report as an honest Worker does; return the answers' times in ms."""
         times: list[float] = []
-        for _ in range(number):
+        for _ in range(IN_A_TURN):
             began = perf_counter()
             assert (await ingest.post(victim, victim.report()))[0] == 202
             times.append((perf_counter() - began) * 1000)
             await asyncio.sleep(0.02)
-        return statistics.median(times)
+        return times
+
+    loose = asyncio.Event()
 
     async def flood() -> None:
-        while True:
+        while await loose.wait():
             status, _, _ = await ingest.post(deployment, deployment.report())
             flooded[status] += 1
             await asyncio.sleep(0.01)
 
-    alone_ms = await measured()
+    async def refused() -> bool:
+        return flooded[429] > 0
+
+    alone: list[float] = []
+    beside: list[float] = []
     async with in_background(*(flood() for _ in range(4))):
-
-        async def refused() -> bool:
-            return flooded[429] > 0
-
+        loose.set()
         await eventually(refused, "the flood to be refused")
         flooded.clear()
-        beside_ms = await measured()
+        # In turns, since the machine has other work too.
+        for _ in range(ROUNDS):
+            loose.clear()
+            alone += await measured()
+            loose.set()
+            beside += await measured()
+    alone_ms, beside_ms = statistics.median(alone), statistics.median(beside)
     print(f"median {alone_ms:.1f} ms alone, {beside_ms:.1f} ms beside a flood: {dict(flooded)}")
     assert flooded[429] > 10 * flooded[202]
     assert beside_ms <= 1.5 * alone_ms + 2
