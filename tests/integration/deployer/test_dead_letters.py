@@ -33,13 +33,6 @@ async def allow(harness: Harness, table: str) -> None:
     await harness.execute(f"ALTER TABLE {table} DROP CONSTRAINT broken")
 
 
-async def migrated(harness: Harness) -> None:
-    async def ready() -> bool:
-        return await harness.scalar("SELECT to_regclass('agent_teardowns') IS NOT NULL") is True
-
-    await eventually(ready, "the tables", seconds=30)
-
-
 async def dead_letter(harness: Harness, verb: str) -> RawStreamMsg:
     subject = subjects.dead_letter(f"cmd.deployer.{verb}.*")
 
@@ -70,7 +63,7 @@ async def no_dead_letters(harness: Harness) -> bool:
 
 async def test_a_deployment_whose_command_can_not_be_handled_fails(harness: Harness) -> None:
     process = await harness.start()
-    await migrated(harness)
+    await process.until_ready()
     await refuse(harness, "deployments", "phase <> 'deploying'")
     agent = new_agent()
     deployment = await harness.deploy(agent)
@@ -124,8 +117,8 @@ async def test_an_undecodable_command_fails_its_deployment(harness: Harness, bod
 
 
 async def test_time_away_uses_up_no_tries(harness: Harness, postgres_server: Postgres) -> None:
-    await harness.start()
-    await migrated(harness)
+    deployer = await harness.start()
+    await deployer.until_ready()
     await refuse(harness, "deployments", "phase <> 'deploying'")
     command = await harness.deploy_command(new_agent())
 
