@@ -106,7 +106,7 @@ class Yard:
             agent_id=agent_id,
             started=started,
         )
-        await self.provider.ensure_installation()
+        await self.provider.ensure_installation(deployment)
         await self.provider.upload(
             deployment, Bundle(modules=(Module(name="main.mjs", content=source),))
         )
@@ -216,7 +216,7 @@ async def yard(
         user_workers = UserWorkers(sdk, "customers", installation_id)
         place = DispatchNamespace(api, user_workers, *common, egress or Egress())
     workers = WorkerClient(platform_signers[0], edge.origin.removeprefix("http://"))
-    provider = Cloudflare(api, workers, routing, environment, [place], dsn)
+    provider = Cloudflare(api, workers, routing, environment, lambda _: place, dsn)
     made = Yard(edge, layout, provider, master_keys, invoke_seed)
     try:
         async with serving(made, reports_port):

@@ -23,6 +23,8 @@ _FIGURES = (
     ("deploys a day", "deploysPerDay"),
     ("changes a day", "changesPerDay"),
     ("calls at once", "concurrency"),
+    ("processor ms a call", "cpuMs"),
+    ("requests an agent makes in a call", "subrequests"),
     ("calls a minute", "requestsPerMinute"),
     ("days of telemetry", "telemetryDays"),
     ("days of logs", "logDays"),

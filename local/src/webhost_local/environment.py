@@ -17,8 +17,8 @@ WORKERS_DEV_SUBDOMAIN = "local"
 # What is inherited from the shell that runs `webhost up`: none of its user's credentials.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 # Settings that every service takes from that shell where they are set there.
-_SETTINGS = (
-    "LONGEST_CALL_S",
+_SETTINGS = ("LONGEST_CALL_S",)
+_DEPLOYERS_SETTINGS = (
     "CLOUDFLARE_DISPATCH_NAMESPACE",
     "CLOUDFLARE_RETIRED_DISPATCH_NAMESPACE",
     "AGENT_EGRESS",
@@ -90,8 +90,7 @@ class Environment:
 
     def _every_service(self, kind: str, name: str) -> dict[str, str]:
         # Named crash points belong to the stack that a test starts with this variable.
-        given = {k: v for k, v in os.environ.items() if k in ("WEBHOST_CRASH_FILE", *_SETTINGS)}
-        return given | {
+        return _given("WEBHOST_CRASH_FILE", *_SETTINGS) | {
             "WEBHOST_LOCAL_STACK": "true",
             "WEBHOST_INSTALLATION_ID": self.identities.installation_id,
             "NATS_URL": self.nats_url(kind),
@@ -124,18 +123,22 @@ class Environment:
             case "billing":
                 return {}
             case "deployer":
-                return _agent_egress() | {
-                    "CLOUDFLARE_ACCOUNT_ID": keys.cloudflare_account_id,
-                    "CLOUDFLARE_API_TOKEN": keys.cloudflare_api_token,
-                    "CLOUDFLARE_API_BASE_URL": self.cloudflare_api,
-                    "CLOUDFLARE_ZONE_ID": keys.cloudflare_zone_id,
-                    "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": WORKERS_DOMAIN,
-                    "CONTROL_PLANE_TELEMETRY_REPORT_URL": f"{self.origin}/v1/telemetry/report",
-                    "TELEMETRY_MASTER_KEYS": keys.telemetry_master_keys,
-                    "INVOKE_PUBLIC_KEYS": keys.invoke_public_keys,
-                    "PLATFORM_PRIVATE_KEYS": keys.platform_private_keys,
-                    "WORKERS_CONNECT_TO": connect_to,
-                }
+                return (
+                    _agent_egress()
+                    | _given(*_DEPLOYERS_SETTINGS)
+                    | {
+                        "CLOUDFLARE_ACCOUNT_ID": keys.cloudflare_account_id,
+                        "CLOUDFLARE_API_TOKEN": keys.cloudflare_api_token,
+                        "CLOUDFLARE_API_BASE_URL": self.cloudflare_api,
+                        "CLOUDFLARE_ZONE_ID": keys.cloudflare_zone_id,
+                        "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": WORKERS_DOMAIN,
+                        "CONTROL_PLANE_TELEMETRY_REPORT_URL": f"{self.origin}/v1/telemetry/report",
+                        "TELEMETRY_MASTER_KEYS": keys.telemetry_master_keys,
+                        "INVOKE_PUBLIC_KEYS": keys.invoke_public_keys,
+                        "PLATFORM_PRIVATE_KEYS": keys.platform_private_keys,
+                        "WORKERS_CONNECT_TO": connect_to,
+                    }
+                )
             case _:
                 raise ValueError(f"no such service: {kind}")
 
@@ -143,6 +146,10 @@ class Environment:
     def _browser_origins(self) -> str:
         ports = (self.origin_port, _DASHBOARD_DEV_PORT)
         return ",".join(f"http://{host}:{p}" for p in ports for host in (LOOPBACK, "localhost"))
+
+
+def _given(*names: str) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _agent_egress() -> dict[str, str]:

@@ -4,7 +4,7 @@ What a service sends reaches a stream, or another service, only through an impor
 and so does the reply subject that it names: the server's answers, and what a consumer delivers,
 stay in the account of whoever asked. An account of a stream has no client and no other subject.
 So a service that was taken over states, commands, asks, reads and removes what is listed here and
-nothing else. `operator`, for tools and tests, may do everything. (docs/adr/0013)
+nothing else. `operator`, for tools and tests, may do everything. (docs/adr/0015)
 
 `python -m webhost_local.nats_accounts` prints the accounts for a server's configuration.
 """

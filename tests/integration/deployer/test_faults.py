@@ -19,6 +19,7 @@ from tests.support.deadline import eventually
 from tests.support.infra import Nats, Postgres
 
 MOMENTS = ("done", "recorded")
+IN_USE, RETIRED = "CLOUDFLARE_DISPATCH_NAMESPACE", "CLOUDFLARE_RETIRED_DISPATCH_NAMESPACE"
 NOT_AN_AGENT = "export default { hello: 1 };"
 
 
@@ -39,6 +40,33 @@ async def test_killed_while_deploying(harness: Harness, step: str, moment: str) 
     assert await harness.scripts() == [event.worker_name]
     assert await harness.routes() == [f"{harness.host}/dep/{deployment}/*"]
     assert len(await harness.session_workers()) == 1
+    answer = await harness.invoke(event.invoke_url, deployment, "again")
+    assert answer.json()["output"] == {"text": "hello again"}
+
+
+@pytest.mark.parametrize("step", ["session_store", "probe"])
+@pytest.mark.parametrize("way", [IN_USE, RETIRED])
+@pytest.mark.accept("6.2")
+async def test_a_deploy_under_way_stays_in_the_layout_that_it_began_in(
+    harness: Harness, step: str, way: str
+) -> None:
+    """Also where its address is another one in each of them."""
+    for name in ("CLOUDFLARE_ZONE_ID", "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN"):
+        del harness.env[name]
+    harness.env["CLOUDFLARE_WORKERS_DEV_SUBDOMAIN"] = harness.edge.subdomain
+    namespace = f"layouts-{step.replace('_', '-')}"
+    if way == RETIRED:
+        harness.env[IN_USE] = namespace
+    harness.crash_at(f"deployer.{step}.recorded")
+    first = await harness.start()
+    deployment = await harness.deploy(new_agent())
+    await first.died()
+    harness.env.pop(IN_USE, None)
+    harness.env[way] = namespace
+    await harness.start()
+    event = await harness.until_stated(deployment)
+
+    assert isinstance(event, DeploymentSucceeded), event
     answer = await harness.invoke(event.invoke_url, deployment, "again")
     assert answer.json()["output"] == {"text": "hello again"}
 

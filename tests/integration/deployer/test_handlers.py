@@ -30,7 +30,7 @@ class Desk:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.woken = 0
-        self.handlers = Handlers(database, 7, self._wake)
+        self.handlers = Handlers(database, 7, None, self._wake)
 
     def _wake(self) -> None:
         self.woken += 1

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 import pytest
 from webhost_contracts.events import DeploymentSucceeded
 from webhost_deployer.app import cloudflare_of
-from webhost_deployer.cloudflare.addresses import front_name
+from webhost_deployer.cloudflare.addresses import front_name, outbound_name
 from webhost_deployer.cloudflare.reconciliation import Reconciliation, TablesBehind
 from webhost_deployer.settings import Settings
 from webhost_kit.process.service import Service
@@ -24,12 +25,13 @@ async def reconciliation(
         monkeypatch.setenv(name, value)
     async with aclosing(Service("deployer")) as service:
         settings = Settings()
-        _, account = cloudflare_of(service, settings, harness.database)
+        provider, account = cloudflare_of(service, settings, harness.database)
         yield Reconciliation(
             harness.database,
             harness.bus,
             account,
             settings.routing,
+            partial(provider.refresh_installation, None),
             every_s=settings.reconcile_every_s,
         )
 
@@ -58,6 +60,29 @@ async def test_what_no_deployment_owns_is_removed(
     assert len(await harness.session_workers()) == 1
     again = await reconciliation.once()
     assert (again.scripts, again.routes, again.missing) == ((), (), ())
+
+
+@pytest.mark.accept("6.A3")
+@pytest.mark.parametrize("namespace", ["customers"], indirect=True)
+async def test_changed_rules_of_egress_are_in_force_without_a_deploy(harness: Harness) -> None:
+    async def version() -> list[str]:
+        found = await harness.api("GET", f"/accounts/{harness.edge.account_id}/workers/scripts")
+        name = outbound_name(harness.installation_id)
+        [tags] = [script["tags"] for script in found if script["id"] == name]
+        return tags
+
+    harness.env["RECONCILE_EVERY_S"] = "1"
+    first = await harness.start()
+    await deployed(harness)
+    before = await version()
+    await first.stop()
+    harness.env["AGENT_EGRESS"] = '{"default": []}'
+    await harness.start()
+
+    async def is_new() -> bool:
+        return await version() != before
+
+    await eventually(is_new, "the outbound Worker to be uploaded again", seconds=30)
 
 
 @pytest.mark.accept("A14")

@@ -48,5 +48,5 @@ def evolved(state: Deployment | None, event: Event, at_ms: int = START_MS) -> De
 
 def begun() -> Deployment:
     """Return the deployment as its first fact leaves it."""
-    (started,) = begin(COMMAND, key_version=2)
+    (started,) = begin(COMMAND, key_version=2, namespace=None)
     return evolved(None, started)

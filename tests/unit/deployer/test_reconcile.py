@@ -28,14 +28,30 @@ LISTED_AT_MS = 2_000_000
 NOTHING = Plan((), (), ())
 
 
-def known(phase: Phase) -> dict[str, Deployment]:
-    return {DEPLOYMENT: replace(begun(), phase=phase, progress_at_ms=LISTED_AT_MS - 1)}
+def known(phase: Phase, namespace: str | None = None) -> dict[str, Deployment]:
+    state = begun()
+    started = replace(state.plan, namespace=namespace)
+    changes = {"started": started, "phase": phase, "progress_at_ms": LISTED_AT_MS - 1}
+    return {DEPLOYMENT: replace(state, **changes)}
 
 
 def test_what_is_owned_stays() -> None:
     for phase in (Phase.DEPLOYING, Phase.COMPENSATING, Phase.LIVE):
         assert plan([SCRIPT, CODE, SESSIONS], [OWN], known(phase), LISTED_AT_MS) == NOTHING
-        assert plan([USER_WORKER], [], known(phase), LISTED_AT_MS) == NOTHING
+        inside = known(phase, "customers")
+        assert plan([USER_WORKER], [], inside, LISTED_AT_MS) == NOTHING
+
+
+def test_a_live_deployment_that_is_not_where_it_was_put_is_missing() -> None:
+    for there, elsewhere in (
+        ([SCRIPT], None),
+        ([CODE], None),
+        ([USER_WORKER], None),
+        ([SCRIPT, CODE], "customers"),
+        ([USER_WORKER], "others"),
+    ):
+        found = plan(there, [], known(Phase.LIVE, elsewhere), LISTED_AT_MS)
+        assert found == Plan((), (), (DEPLOYMENT,))
 
 
 def test_what_has_ended_leaves_nothing_behind() -> None:

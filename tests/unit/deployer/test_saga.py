@@ -261,7 +261,7 @@ def test_whatever_happens_it_ends_and_leaves_nothing_it_does_not_own(
 
 
 def test_a_deployment_of_a_deleted_agent_has_begun_and_failed() -> None:
-    started, failed = begin(COMMAND, key_version=2, agent_deleted=True)
+    started, failed = begin(COMMAND, key_version=2, namespace=None, agent_deleted=True)
     assert isinstance(started, DeploymentStarted)
     state = evolved(evolved(None, started), failed)
     assert state.phase is Phase.FAILED

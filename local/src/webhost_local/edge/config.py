@@ -71,7 +71,7 @@ def connects_to(script: Script, scripts: Mapping[str, Script]) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ProcessEnvironment:
     """What a process's configuration depends on beside its script.
 
     `scripts`: by key. `version_path`: a version's directory relative to the configuration file.
@@ -88,7 +88,7 @@ class Surroundings:
     open_addresses: tuple[str, ...]
 
 
-def render(script: Script, storage: Path | None, around: Surroundings) -> str:
+def render(script: Script, storage: Path | None, around: ProcessEnvironment) -> str:
     """The configuration of one process.
 
     `storage`: where Durable Objects live on disk, or None to keep them in memory (a trial start).
@@ -100,7 +100,7 @@ def render(script: Script, storage: Path | None, around: Surroundings) -> str:
 class _Process:
     script: Script
     storage: Path | None
-    around: Surroundings
+    around: ProcessEnvironment
     services: dict[str, str] = field(default_factory=dict[str, str])
     """Definitions by name."""
 

@@ -72,7 +72,7 @@ class Workers:
         self._workerd = workerd
         self._idle_seconds = settings.idle_seconds
         self._inherited = (lock_descriptor,)
-        self._around = config.Surroundings(
+        self._around = config.ProcessEnvironment(
             scripts=store.scripts,
             version_path=self._version_path,
             binding_socket=path_of,

@@ -108,7 +108,7 @@ def invocation_key(user_id: str, deployment_id: str, dedupe: str) -> bytes:
 
 
 def _from_gateway(envelope: Envelope, fact: InvocationFinished) -> UsageReport:
-    # The Worker's entry module reports under the invocation's id.
+    # The Worker's front reports under the invocation's id.
     dedupe = dedupe_key(envelope.aggregate_id, None, "")
     invocation = Invocation(
         user_id=envelope.user_id,

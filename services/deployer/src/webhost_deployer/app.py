@@ -1,5 +1,7 @@
 """The composition root: the one place where adapters meet handlers."""
 
+from functools import cache, partial
+
 from webhost_contracts import subjects
 from webhost_kit.bus.commands import CommandConsumer
 from webhost_kit.bus.connection import connect
@@ -58,23 +60,19 @@ def cloudflare_of(
     )
     service.add("Cloudflare", sdk)
     service.add("Workers", workers)
-    # The first is where deployments are made; they are removed from all.
-    in_use, retired = (
-        None if name is None else UserWorkers(sdk, name, installation_id)
-        for name in (
-            settings.cloudflare_dispatch_namespace,
-            settings.cloudflare_retired_dispatch_namespace,
-        )
-    )
     common = settings.routing, environment, settings.master_keys, settings.tiers()
-    plain = PlainAccount(api, *common)
-    layouts: list[Layout] = [plain]
-    if in_use is not None:
-        layouts.insert(0, DispatchNamespace(api, in_use, *common, settings.egress))
-    if retired is not None:
-        layouts.append(DispatchNamespace(api, retired, *common, settings.egress))
-    provider = Cloudflare(api, workers, settings.routing, environment, layouts, database.dsn)
-    return provider, Account(api, [each for each in (in_use, retired) if each is not None])
+
+    @cache
+    def layout_of(namespace: str | None) -> Layout:
+        if namespace is None:
+            return PlainAccount(api, *common)
+        user_workers = UserWorkers(sdk, namespace, installation_id)
+        return DispatchNamespace(api, user_workers, *common, settings.egress)
+
+    provider = Cloudflare(api, workers, settings.routing, environment, layout_of, database.dsn)
+    return provider, Account(
+        api, [UserWorkers(sdk, namespace, installation_id) for namespace in settings.namespaces]
+    )
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -93,10 +91,19 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
     service.add("maintenance", Maintenance(service.name, bus, database, [], own_facts))
     every_s = settings.reconcile_every_s
+    # What is left in a retired namespace still needs its front.
+    namespace = next(iter(settings.namespaces), None)
+    refresh = partial(provider.refresh_installation, namespace)
     service.add(
-        "reconciliation", Reconciliation(database, bus, account, settings.routing, every_s=every_s)
+        "reconciliation",
+        Reconciliation(database, bus, account, settings.routing, refresh, every_s=every_s),
     )
-    handlers = Handlers(database, settings.master_keys.newest, runner.wake)
+    handlers = Handlers(
+        database,
+        settings.master_keys.newest,
+        settings.cloudflare_dispatch_namespace,
+        runner.wake,
+    )
     commands = service.add("commands", CommandConsumer(nats_url, bus, service.name))
     register(commands, handlers)
     await commands.start()

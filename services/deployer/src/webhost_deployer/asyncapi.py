@@ -15,7 +15,7 @@ from webhost_deployer.subscribers import SERVICE, register
 def document() -> str:
     """Return the document as JSON with a stable order of keys."""
     commands = CommandConsumer("nats://localhost", Bus(Client()), SERVICE)
-    register(commands, Handlers(Database("postgresql://localhost"), 1, lambda: None))
+    register(commands, Handlers(Database("postgresql://localhost"), 1, None, lambda: None))
     return describe(commands.broker, "webhost deployer")
 
 

@@ -20,7 +20,9 @@ AGENT_DELETED = "The agent was deleted."
 NOT_HANDLED = "The deploy command could not be handled."
 
 
-def begin(command: Deploy, key_version: int, *, agent_deleted: bool = False) -> list[Event]:
+def begin(
+    command: Deploy, key_version: int, namespace: str | None, *, agent_deleted: bool = False
+) -> list[Event]:
     """Start a deployment; one of a deleted agent fails at once."""
     started = DeploymentStarted(
         agent_id=command.agent_id,
@@ -33,6 +35,7 @@ def begin(command: Deploy, key_version: int, *, agent_deleted: bool = False) -> 
         compatibility_date=command.compatibility_date,
         key_version=key_version,
         key_generation=KEY_GENERATION,
+        namespace=namespace,
     )
     return [started, refuse(command.agent_id, AGENT_DELETED)] if agent_deleted else [started]
 

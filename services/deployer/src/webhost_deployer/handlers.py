@@ -22,11 +22,18 @@ from webhost_deployer.model import AgentTeardown, Cause, Deployment
 
 
 class Handlers:
-    """The commands' handlers."""
+    """The commands' handlers. New deployments go into this namespace of their provider's."""
 
-    def __init__(self, database: Database, newest_key_version: int, wake: Callable[[], None]):
+    def __init__(
+        self,
+        database: Database,
+        newest_key_version: int,
+        namespace: str | None,
+        wake: Callable[[], None],
+    ) -> None:
         self._database = database
         self._key_version = newest_key_version
+        self._namespace = namespace
         self._wake = wake
 
     async def deploy(self, command: Deploy) -> None:
@@ -43,7 +50,9 @@ class Handlers:
                 agent_id=command.agent_id,
                 cause=_cause(command),
             )
-            events = decisions.begin(command, self._key_version, agent_deleted=deleted)
+            events = decisions.begin(
+                command, self._key_version, self._namespace, agent_deleted=deleted
+            )
             await store.record(connection, state, events, now_ms())
 
         await self._database.retry_conflicts(work)

@@ -41,8 +41,8 @@ class Provider(Protocol):
         """Return why these modules cannot be deployed here, None if they can."""
         ...
 
-    async def ensure_installation(self) -> None:
-        """Make what the installation itself has there exist and be current."""
+    async def ensure_installation(self, deployment: Deployment) -> None:
+        """Make what the installation itself has there for this deployment exist and be current."""
         ...
 
     async def upload(self, deployment: Deployment, bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""Who gets a free slot next, and who gives one up. Pure.
+"""Who gets a free slot next, and who gives one up. No I/O.
 
 While more than one user has work, each has one slot, over all deployers: whoever has more gives
 them up at the end of a step, so that nobody's deployment is slower for how much another deploys.

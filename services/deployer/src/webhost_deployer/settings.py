@@ -30,9 +30,9 @@ class Settings(Tiered):
     """The workers.dev subdomain; needed where there is no custom domain."""
     cloudflare_max_scripts: int | None = Field(default=None, ge=4)
     """How many scripts this installation may have; deployments beyond that are refused. By default
-    500, or without end where there is a dispatch namespace."""
+    500, or no limit where there is a dispatch namespace."""
     allow_workers_on_public_origin: bool = False
-    """Allow Workers at the host of the public address, whose origin agents' answers are then of."""
+    """Allow Workers at the host of the public address: answers then come from its origin."""
     control_plane_telemetry_report_url: str
     """Where Workers report what calls used: the public `/v1/telemetry/report`."""
     telemetry_master_keys: SecretStr
@@ -102,6 +102,12 @@ class Settings(Tiered):
                 " CLOUDFLARE_WORKERS_CUSTOM_DOMAIN"
             )
         return WorkersDev(self.cloudflare_workers_dev_subdomain)
+
+    @property
+    def namespaces(self) -> list[str]:
+        """Return the dispatch namespaces, that in use first."""
+        names = self.cloudflare_dispatch_namespace, self.cloudflare_retired_dispatch_namespace
+        return [name for name in names if name is not None]
 
     @property
     def egress(self) -> Egress:

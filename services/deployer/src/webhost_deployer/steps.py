@@ -76,7 +76,7 @@ class Steps:
         provider = self.provider_of(deployment)
         match step:
             case Step.SESSION_STORE:
-                await provider.ensure_installation()
+                await provider.ensure_installation(deployment)
             case Step.UPLOAD:
                 await provider.upload(deployment, await self._bundle(deployment))
             case Step.ROUTE:

@@ -1,6 +1,6 @@
 """How the live gateways share the rate limits, so that together they grant each limit once.
 
-Pure. With every renewal of its lease a gateway states its pressed keys (users and agents whose
+No I/O. With every renewal of its lease a gateway states its pressed keys (users and agents whose
 buckets here are less than half full) and reads those of the others. Of N gateways each has 1/N of a
 limit's burst. A quarter of the rate is for all alike; the rest is for those where the key is
 pressed, evenly: a user whose calls all reach one gateway has at least three quarters of the rate.

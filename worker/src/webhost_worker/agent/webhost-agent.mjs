@@ -1,6 +1,6 @@
 // The agent script's main module: calls the customer's module for the front.
 //
-// Consumes, by RPC over the front's service binding, and from nowhere else:
+// Consumes, by RPC over the front's service or dispatch binding, and from nowhere else:
 //   isCallable()          → "yes", or "no" when the module has no form that can be called
 //   answer(call, caller)  → the whole answer: lines, described in webhost-lines.mjs, as one text
 //   stream(call, caller)  → the same lines as a stream of bytes, each as soon as it is there

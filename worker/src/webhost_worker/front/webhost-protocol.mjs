@@ -7,7 +7,6 @@ export const EVENT_STREAM = "text/event-stream";
 
 const COUNTER_LIMIT = 1_000_000_000;
 const CHARACTERS_PER_TOKEN = 4;
-const DEFAULT_TIMEOUT_MS = 60_000;
 
 /** A signed body as an object. @throws {PlatformError} 400 INVALID_REQUEST */
 export function parseBody(bytes) {
@@ -30,7 +29,7 @@ export function parseBody(bytes) {
  */
 export function parseCall(body, { headers }) {
   const { invocationId, traceId, admittedAtMs, sessionId, input } = body;
-  const { timeoutMs = DEFAULT_TIMEOUT_MS } = body;
+  const { timeoutMs } = body;
   const valid =
     typeof invocationId === "string" &&
     typeof traceId === "string" &&

@@ -17,8 +17,9 @@ class DeployerEvent(Event, frozen=True, kw_only=True):
 
 
 class DeploymentStarted(DeployerEvent, frozen=True, kw_only=True, tag="deployment.started.v1"):
-    """Work began. This holds all that it needs; the telemetry key's version and generation are
-    fixed from now on.
+    """Work began. This holds all that it needs; the telemetry key's version and generation, and
+    where the deployment is at its provider (at Cloudflare a dispatch namespace, or none), are fixed
+    from now on.
     """
 
     deployment_version: int
@@ -30,6 +31,7 @@ class DeploymentStarted(DeployerEvent, frozen=True, kw_only=True, tag="deploymen
     compatibility_date: str
     key_version: int
     key_generation: int
+    namespace: str | None = None
 
 
 class DeploymentStepSucceeded(

@@ -10,7 +10,8 @@ class EntitlementsSchema(Schema):
     """What a tier allows; null is unlimited. Compute in milliseconds, rates per minute.
 
     `agents` counts those that are there, `agentsCreated` all that ever were; a change is a fact
-    about an agent, such as that it was renamed, deployed or enabled.
+    about an agent, such as that it was renamed, deployed or enabled. `cpuMs` and `subrequests` are
+    an agent's processor time and requests in one call.
     """
 
     requests: int | None
@@ -22,6 +23,8 @@ class EntitlementsSchema(Schema):
     deploys_per_day: int | None
     changes_per_day: int | None
     concurrency: int | None
+    cpu_ms: int | None
+    subrequests: int | None
     requests_per_minute: int
     agentcore_enabled: bool
     telemetry_days: int

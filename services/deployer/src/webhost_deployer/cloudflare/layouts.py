@@ -4,8 +4,8 @@ On a plain account each deployment has a front of its own beside its agent scrip
 its own. With a dispatch namespace the agent scripts are user Workers in it, and one dispatch
 Worker, with one route, is the front of all.
 Guarantees: only scripts with this installation's tag are deleted, and only routes of our pattern
-that lead to a script of ours. A deployment is removed from wherever it is, so that an installation
-can change from one layout to the other.
+that lead to a script of ours. A deployment stays where it began, so that an installation can change
+from one layout to the other.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ A call whose outcome is unknown may be repeated: uploads replace, removals check
 existing route is compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from webhost_contracts.artifacts import Bundle
 from webhost_kit.database.locks import waited_for
@@ -22,7 +22,7 @@ from webhost_deployer.model import Deployment
 class Cloudflare:
     """The provider, of one installation. `lock_dsn` is where deployers lock its own scripts.
 
-    The first of the layouts is where deployments are made; they are removed from all.
+    `layout_of` gives the layout of a dispatch namespace, or of a plain account for None.
     """
 
     def __init__(
@@ -31,70 +31,83 @@ class Cloudflare:
         workers: WorkerClient,
         routing: Routing,
         environment: WorkerEnvironment,
-        layouts: Sequence[Layout],
+        layout_of: Callable[[str | None], Layout],
         lock_dsn: str,
     ) -> None:
         self._api = api
         self._workers = workers
         self._routing = routing
         self._environment = environment
-        self._layout, *_ = self._layouts = tuple(layouts)
+        self._layout_of = layout_of
         self._lock_dsn = lock_dsn
 
     def worker_name(self, deployment: Deployment) -> str:
         """Return the name of the deployment's script that is called first."""
-        return self._layout.worker_name(deployment)
+        return self._layout(deployment).worker_name(deployment)
 
     def invoke_url(self, deployment: Deployment) -> str:
         """Return the address at which the deployment is invoked."""
-        return f"{self._layout.base_url(deployment)}/invoke"
+        return f"{self._layout(deployment).base_url(deployment)}/invoke"
 
     def problem_of(self, deployment: Deployment, bundle: Bundle) -> str | None:
         """Say why these modules cannot be deployed."""
         return scripts.bundle_problem(deployment.plan.main_module_name, bundle)
 
-    async def ensure_installation(self) -> None:
+    async def ensure_installation(self, deployment: Deployment) -> None:
         """Upload the installation's own scripts where there are none or older ones."""
-        sessions = platform_scripts.sessions_script(self._environment)
-        wanted = [sessions, *self._layout.own_scripts]
-        if await self._outdated(wanted):
-            async with waited_for(self._lock_dsn, f"platform scripts {sessions.name}"):
-                for script, is_new in await self._outdated(wanted):
-                    classes = [SESSIONS_CLASS] if is_new and script is sessions else []
-                    await self._layout.prepare()
-                    await self._api.put_script(script, new_classes=classes)
-        await self._layout.publish()
+        layout = self._layout(deployment)
+        await self._upload_outdated(layout, only_existing=False)
+        await layout.publish()
 
-    async def _outdated(self, wanted: Sequence[Script]) -> list[tuple[Script, bool]]:
+    async def refresh_installation(self, namespace: str | None) -> None:
+        """Upload those of the installation's own scripts again that are there and older."""
+        await self._upload_outdated(self._layout_of(namespace), only_existing=True)
+
+    async def _upload_outdated(self, layout: Layout, *, only_existing: bool) -> None:
+        sessions = platform_scripts.sessions_script(self._environment)
+        wanted = [sessions, *layout.own_scripts]
+        if not await self._outdated(wanted, only_existing=only_existing):
+            return
+        async with waited_for(self._lock_dsn, f"platform scripts {sessions.name}"):
+            await layout.prepare()
+            for script, is_new in await self._outdated(wanted, only_existing=only_existing):
+                classes = [SESSIONS_CLASS] if is_new and script is sessions else []
+                await self._api.put_script(script, new_classes=classes)
+
+    async def _outdated(
+        self, wanted: Sequence[Script], *, only_existing: bool
+    ) -> list[tuple[Script, bool]]:
         """Return the scripts that must be uploaded, and whether there is none of that name."""
         found = {script.name: script.tags for script in await self._api.list_scripts()}
         return [
             (script, script.name not in found)
             for script in wanted
             if not platform_scripts.is_current(found.get(script.name, ()), script)
+            and (script.name in found or not only_existing)
         ]
+
+    def _layout(self, deployment: Deployment) -> Layout:
+        return self._layout_of(deployment.plan.namespace)
 
     async def upload(self, deployment: Deployment, bundle: Bundle) -> None:
         """Upload the deployment's scripts, each with tags, bindings and secrets in one call."""
-        await self._layout.upload(deployment, bundle)
+        await self._layout(deployment).upload(deployment, bundle)
 
     async def route(self, deployment: Deployment) -> None:
         """Make the deployment reachable at its address."""
-        await self._layout.route(deployment)
+        await self._layout(deployment).route(deployment)
 
     async def probe(self, deployment: Deployment) -> None:
         """See that this deployment answers at its address."""
-        await self._workers.probe(self._layout.base_url(deployment), deployment)
+        await self._workers.probe(self._layout(deployment).base_url(deployment), deployment)
 
     async def remove_route(self, deployment: Deployment) -> None:
         """Make the deployment unreachable."""
-        for layout in self._layouts:
-            await layout.remove_route(deployment)
+        await self._layout(deployment).remove_route(deployment)
 
     async def remove_script(self, deployment: Deployment) -> None:
         """Remove the deployment's scripts."""
-        for layout in self._layouts:
-            await layout.remove_scripts(deployment)
+        await self._layout(deployment).remove_scripts(deployment)
 
     async def purge_sessions(self, agent_id: str) -> None:
         """Remove all sessions of the agent; without a session Worker there are none.

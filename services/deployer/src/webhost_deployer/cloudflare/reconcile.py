@@ -110,8 +110,9 @@ def plan(
 
 
 def _is_whole(state: Deployment, found: Iterable[ListedScript]) -> bool:
-    """Say whether there is all that the deployment consists of, on an account or in a namespace."""
-    agent_script = agent_script_name(state.agent_id, state.id)
-    there = {(script.name, script.namespace is None) for script in found}
-    front = (front_name(state.agent_id, state.id), True)
-    return (agent_script, False) in there or {(agent_script, True), front} <= there
+    """Say whether there is all that the deployment consists of, where it is."""
+    namespace = state.plan.namespace
+    names = {agent_script_name(state.agent_id, state.id)}
+    if namespace is None:
+        names.add(front_name(state.agent_id, state.id))
+    return names <= {script.name for script in found if script.namespace == namespace}

@@ -1,4 +1,5 @@
-"""Reconciliation: removes, every few minutes, what no deployment owns.
+"""Reconciliation: every few minutes, removes what no deployment owns, and uploads those of the
+installation's own scripts again that are not current.
 
 Consumes: the account's scripts and routes, then the deployer's own rows (in this order: what was
 made in between is not seen as an orphan). Guarantees: one reconciliation at a time across all
@@ -8,6 +9,7 @@ On replay: it may be repeated at any time.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 from nats.errors import Error as NatsError
@@ -58,6 +60,7 @@ class Reconciliation:
         bus: Bus,
         inventory: Inventory,
         routing: Routing,
+        refresh: Callable[[], Awaitable[None]],
         *,
         every_s: float,
     ) -> None:
@@ -65,6 +68,7 @@ class Reconciliation:
         self._bus = bus
         self._inventory = inventory
         self._routing = routing
+        self._refresh = refresh
         self._every_s = every_s
 
     async def run(self) -> None:
@@ -75,6 +79,7 @@ class Reconciliation:
                 async with held(self._database.dsn, "reconciliation") as lock:
                     if lock is not None:
                         with calls_for(None, removes=True):
+                            await self._refresh()
                             await self.once()
             except (ProviderError, TablesBehind, Unavailable, NatsError) as error:
                 log.warning("reconciliation failed", reason=str(error), kind=type(error).__name__)

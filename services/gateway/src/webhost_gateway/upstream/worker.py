@@ -55,7 +55,7 @@ class HeldUp(RuntimeFailed):
 
 
 class WorkerProblem(msgspec.Struct, frozen=True):
-    """How the entry module describes a failure."""
+    """How the front describes a failure."""
 
     code: str = ""
     message: str = ""
