@@ -286,6 +286,7 @@ export function callOf(text) {
     invocationId: `inv_${randomBytes(6).toString("hex")}`,
     traceId: "trace-1",
     admittedAtMs: Date.now(),
+    timeoutMs: 60_000,
     input: { messages: [{ role: "user", content: text }] },
   };
 }

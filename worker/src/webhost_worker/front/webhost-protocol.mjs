@@ -28,8 +28,7 @@ export function parseBody(bytes) {
  * @throws {PlatformError} 400 INVALID_REQUEST
  */
 export function parseCall(body, { headers }) {
-  const { invocationId, traceId, admittedAtMs, sessionId, input } = body;
-  const { timeoutMs } = body;
+  const { invocationId, traceId, admittedAtMs, sessionId, input, timeoutMs } = body;
   const valid =
     typeof invocationId === "string" &&
     typeof traceId === "string" &&
