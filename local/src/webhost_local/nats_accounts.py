@@ -10,6 +10,7 @@ nothing else. `operator`, for tools and tests, may do everything. (docs/adr/0015
 """
 
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -196,7 +197,8 @@ def _stream_of(subject: str) -> str:
 
 
 def _placeholders(names: Iterable[str]) -> dict[str, str]:
-    return {name: f"<the password of {name}>" for name in names}
+    """Variables of the server's environment, without which it does not start."""
+    return {name: f"$PASSWORD_OF_{name.upper().replace('-', '_')}" for name in names}
 
 
 if __name__ == "__main__":
@@ -204,4 +206,6 @@ if __name__ == "__main__":
         name: account.declaration()
         for name, account in accounts(_placeholders((*SERVICES, OPERATOR))).items()
     }
-    sys.stdout.write(json.dumps({"accounts": declared}, indent=2) + "\n")
+    text = json.dumps({"accounts": declared}, indent=2)
+    # In quotes the server would take a variable for the password itself.
+    sys.stdout.write(re.sub(r'"(\$PASSWORD_OF_[A-Z_]+)"', r"\1", text) + "\n")

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.events import AgentCreated, AgentUpdated
 from webhost_contracts.events.base import by_name
-from webhost_kit.database.migrations import package_of, upgrade
+from webhost_kit.database.migrations import package_of, upgrade, wait_for_schema
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
@@ -182,6 +182,28 @@ async def test_the_services_own_role_cannot_migrate(database: Database) -> None:
     missing = await asyncio.to_thread(migrate, env)
     assert missing.returncode == 78
     assert "missing MIGRATIONS_DATABASE_URL" in missing.stderr
+
+
+@pytest.mark.accept("6.D2")
+async def test_a_schema_of_another_service_is_refused(database: Database) -> None:
+    database.migrate()
+    billings = database.owner_dsn("billing")
+    wrong = {"DATABASE_URL": database.role_dsn("gateway"), "MIGRATIONS_DATABASE_URL": billings}
+    ended = await asyncio.to_thread(migrate, wrong)
+    assert ended.returncode == 1
+    assert "the schema is that of webhost_billing, not of webhost_gateway" in ended.stderr
+    with pytest.raises(RuntimeError, match="that of webhost_billing"):
+        wait_for_schema(billings, "webhost_api")
+
+
+@pytest.mark.accept("6.D2")
+async def test_a_migration_does_not_wait_for_what_will_not_change(database: Database) -> None:
+    role_dsn = database.role_dsn("gateway")
+    wrong = role_dsn.replace("@", "-wrong@", 1)
+    env = {"DATABASE_URL": role_dsn, "MIGRATIONS_DATABASE_URL": wrong}
+    ended = await asyncio.to_thread(migrate, env)
+    assert ended.returncode == 1
+    assert "password authentication failed" in ended.stdout + ended.stderr
 
 
 def migrate(env: dict[str, str]) -> subprocess.CompletedProcess[str]:

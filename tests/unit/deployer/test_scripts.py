@@ -1,5 +1,6 @@
 """What is uploaded: names, tags, bindings, and which session Worker is left as it is."""
 
+import json
 import re
 
 import pytest
@@ -93,13 +94,15 @@ def test_other_rules_of_egress_replace_the_outbound_worker() -> None:
         '{"default": ["https://a.example"]}',
         '{"default": ["*.example.org:80"]}',
         '{"allow": []}',
+        '{"agents": {"my-agent": []}}',
     ],
 )
 def test_rules_that_the_outbound_worker_does_not_know_are_refused(rules: str) -> None:
     with pytest.raises(ValueError, match="AGENT_EGRESS"):
         egress.parse(rules)
-    known = egress.parse('{"agents": {"a": ["*", "*.b.example", "[fd00::1]:80", "10.0.0.1"]}}')
-    assert known.default == ("*",)
+    entries = ("*", "*.b.example", "[fd00::1]:80", "10.0.0.1")
+    known = egress.parse(json.dumps({"agents": {AGENT: entries}}))
+    assert known == Egress(agents={AGENT: entries})
 
 
 @pytest.mark.parametrize(

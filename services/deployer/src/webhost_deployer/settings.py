@@ -1,5 +1,6 @@
 """The deployer's environment."""
 
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
@@ -9,6 +10,7 @@ from webhost_kit.process.settings import Address, Tiered
 from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, WorkersDev
 from webhost_deployer.cloudflare.egress import Egress, parse
 
+Namespace = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 PLAIN_ACCOUNT_SCRIPTS = 500
 """How many scripts a plain account of Cloudflare's may hold."""
 
@@ -41,9 +43,9 @@ class Settings(Tiered):
     """The gateway's public keys, `<key id>:<base64url>,…`, that Workers verify calls with."""
     platform_private_keys: SecretStr
     """Ed25519 keys, `<key id>:<base64url seed>,…`; the first one signs calls to Workers."""
-    cloudflare_dispatch_namespace: str | None = None
+    cloudflare_dispatch_namespace: Namespace | None = None
     """Workers for Platforms: the untrusted dispatch namespace that agents are deployed into."""
-    cloudflare_retired_dispatch_namespace: str | None = None
+    cloudflare_retired_dispatch_namespace: Namespace | None = None
     """One that is not deployed into any more: what is left there is still removed."""
     agent_egress: str = '{"default": ["*"]}'
     """What agents in a dispatch namespace may reach, as JSON: `{"default": ["*"], "agents":
@@ -69,7 +71,10 @@ class Settings(Tiered):
         if self.cloudflare_dispatch_namespace and (
             self.cloudflare_dispatch_namespace == self.cloudflare_retired_dispatch_namespace
         ):
-            raise ValueError("a dispatch namespace is in use or retired, not both")
+            raise ValueError(
+                "CLOUDFLARE_DISPATCH_NAMESPACE is CLOUDFLARE_RETIRED_DISPATCH_NAMESPACE: a"
+                " namespace is in use or retired"
+            )
         if self.egress != Egress() and self.cloudflare_dispatch_namespace is None:
             raise ValueError("AGENT_EGRESS needs CLOUDFLARE_DISPATCH_NAMESPACE")
         _ = self.routing, self.master_keys, self.signers, self.public_invoke_keys

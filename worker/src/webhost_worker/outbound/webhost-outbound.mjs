@@ -6,7 +6,7 @@
 // agentId, deploymentId, method, host, status}.
 // Guarantees: an agent reaches what its list in the rules names and nothing else, whatever
 // redirects it is sent. `*` there is every public host, never a private address: that one must be
-// named itself, with its port where it is not the scheme's. Refused is 403 FORBIDDEN; what cannot
+// named itself. Refused is 403 FORBIDDEN; what cannot
 // be reached is 502 UNAVAILABLE.
 
 import rules from "./webhost-egress.mjs";
@@ -43,12 +43,12 @@ function listOf({ agentId }) {
   return Object.hasOwn(rules.agents, agentId) ? rules.agents[agentId] : rules.default;
 }
 
-/** Entries: `host`, `host:port`, `*.domain` (all below it) or `*`. */
-function isAllowed({ host, hostname }, list) {
+/** Entries: `host` (at any port), `host:port`, `*.domain` (all below it) or `*`. */
+function isAllowed({ protocol, hostname, port }, list) {
   const name = hostname.replace(/\.$/, "");
-  if (list.includes(host)) return true;
-  if (isPrivate(name)) return false;
-  return list.some((entry) => entry === "*" || entry === name || isBelow(name, entry));
+  const withPort = `${name}:${port || (protocol === "https:" ? 443 : 80)}`;
+  if (list.includes(name) || list.includes(withPort)) return true;
+  return !isPrivate(name) && list.some((entry) => entry === "*" || isBelow(name, entry));
 }
 
 function isBelow(name, entry) {

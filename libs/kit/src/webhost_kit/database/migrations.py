@@ -21,6 +21,11 @@ from webhost_kit.database.values import strip_values_of
 log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
+_OWNER = "SELECT obj_description(to_regclass('alembic_version'), 'pg_class')"
+_OWNED_REVISION = (
+    "SELECT version_num, obj_description('alembic_version'::regclass, 'pg_class')"
+    " FROM alembic_version"
+)
 APPEND_ONLY = "events"
 """The table of facts."""
 _LOCK = 0x7765_6268
@@ -34,14 +39,18 @@ def package_of(service: str) -> str:
 
 
 def role_of(dsn: str) -> str:
-    """Return the role that connects with this DSN."""
-    return str(conninfo_to_dict(dsn)["user"])
+    """Return the role that connects with this DSN. Raises ValueError where it names none."""
+    user = conninfo_to_dict(dsn).get("user")
+    if not user:
+        raise ValueError("the DSN names no user")
+    return str(user)
 
 
 def migrate(dsn: str, package: str, role: str | None = None) -> None:
     """Upgrade the schema in a child, so that what an upgrade loads does not stay in memory.
 
-    While Postgres is away, waits. Raises RuntimeError when the upgrade fails.
+    While Postgres is away, waits. Raises RuntimeError when the upgrade fails, or Postgres refuses
+    the connection.
     """
     # Nothing runs beside this yet: a fork has what it needs loaded already.
     forking = multiprocessing.get_context("fork")
@@ -57,11 +66,14 @@ def migrate(dsn: str, package: str, role: str | None = None) -> None:
 
 
 def wait_for_schema(dsn: str, package: str) -> None:
-    """Return when the schema is at this program's version, or a later one."""
+    """Return when the schema is at this program's version, or a later one.
+
+    Raises RuntimeError where it is another service's.
+    """
     wanted = newest_revision(package)
     while True:
         try:
-            found = _revision(dsn)
+            found = _revision(dsn, package)
         except psycopg.OperationalError as error:
             log.warning("waiting for the database", error=str(error).partition("\n")[0])
         else:
@@ -77,13 +89,23 @@ def newest_revision(package: str) -> str:
     return max(file.name.partition("_")[0] for file in files if file.name.endswith(".py"))
 
 
-def _revision(dsn: str) -> str:
+def _revision(dsn: str, package: str) -> str:
     with psycopg.connect(dsn, **connect_arguments()) as connection:
         try:
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            row = connection.execute(_OWNED_REVISION).fetchone()
         except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
             return ""  # nothing was migrated, or not to its end
-    return str(row[0]) if row else ""
+    if row is None:
+        return ""
+    revision, owner = row
+    _require_owner(owner, package)
+    return str(revision)
+
+
+def _require_owner(owner: str | None, package: str) -> None:
+    """Revisions of all services have the same names: the table's comment says whose they are."""
+    if owner not in (None, package):
+        raise RuntimeError(f"the schema is that of {owner}, not of {package}: check search_path")
 
 
 def upgrade(dsn: str, package: str, role: str | None = None) -> None:
@@ -112,7 +134,9 @@ def upgrade(dsn: str, package: str, role: str | None = None) -> None:
             config = Config()
             config.set_main_option("script_location", str(folder))
             config.attributes["connection"] = connection
+            _require_owner(connection.scalar(text(_OWNER)), package)
             command.upgrade(config, "head")
+            connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{package}'"))
             if role is not None and role != connection.scalar(text("SELECT current_user")):
                 _grant(connection, role)
             connection.commit()
@@ -160,5 +184,18 @@ def _upgrade_or_exit(dsn: str, package: str, role: str | None) -> None:
     try:
         upgrade(dsn, package, role)
     except OperationalError as error:
-        log.warning("waiting for the database", error=str(error).partition("\n")[0])
+        said = str(error).partition("\n")[0]
+        if _is_refusal(said):
+            log.error("refused by the database", error=said)
+            sys.exit(1)
+        log.warning("waiting for the database", error=said)
         sys.exit(_AWAY)
+    except RuntimeError as error:
+        log.error("not migrated", error=str(error))
+        sys.exit(1)
+
+
+def _is_refusal(said: str) -> bool:
+    """Say whether waiting would change nothing: a wrong password, no such role or database."""
+    passing = ("the database system is", "too many", "remaining connection slots")
+    return "FATAL:" in said and not any(words in said for words in passing)

@@ -6,10 +6,12 @@ changes nothing. Ends with 1 where the upgrade fails, with 78 where the environm
 """
 
 import sys
+from importlib.util import find_spec
 
+import structlog
 from pydantic import SecretStr, model_validator
 
-from webhost_kit.database.migrations import migrate, package_of, role_of
+from webhost_kit.database.migrations import migrate, newest_revision, package_of, role_of
 from webhost_kit.process.observability import configure_logging
 from webhost_kit.process.settings import DatabaseSettings, load
 
@@ -31,13 +33,17 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 1:
         sys.exit("usage: python -m webhost_kit.process.migrate SERVICE")
     [service] = arguments
+    if find_spec(package_of(service)) is None:
+        sys.exit(f"webhost-migrate: there is no service {service!r}")
     settings = load(MigrationSettings, "webhost-migrate")
     configure_logging(f"migrate {service}", log_format="console", level="info")
-    migrate(
-        settings.migrations_database_url.get_secret_value(),
-        package_of(service),
-        role_of(settings.database_url.get_secret_value()),
-    )
+    try:
+        role = role_of(settings.database_url.get_secret_value())
+        migrate(settings.migrations_database_url.get_secret_value(), package_of(service), role)
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f"webhost-migrate: {error}")
+    newest = newest_revision(package_of(service))
+    structlog.get_logger().info("migrated", service=service, revision=newest, granted_to=role)
 
 
 if __name__ == "__main__":

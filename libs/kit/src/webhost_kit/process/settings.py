@@ -85,7 +85,11 @@ class DatabaseSettings(BaseSettings):
         """Refuse a DSN with which the server need not prove who it is, unless that is allowed."""
         if self.webhost_local_stack or self.allow_plain_postgres:
             return
-        if not is_verified(dsn.get_secret_value()):
+        try:
+            verified = is_verified(dsn.get_secret_value())
+        except ValueError as error:
+            raise ValueError(f"{name} is {error}") from error
+        if not verified:
             raise ValueError(f"{name} needs sslmode=verify-full; or set ALLOW_PLAIN_POSTGRES")
 
     def opt_outs(self) -> list[str]:
@@ -249,7 +253,7 @@ def load(kind: type[S], program: str) -> S:
     except ValidationError as error:
         missing = [str(e["loc"][0]).upper() for e in error.errors() if e["type"] == "missing"]
         invalid = [
-            f"{'.'.join(str(part) for part in e['loc']).upper()}: {e['msg']}".lstrip(": ")
+            f"{'.'.join(str(part) for part in e['loc']).upper()}: {_said(e['msg'])}".lstrip(": ")
             for e in error.errors()
             if e["type"] != "missing"
         ]
@@ -257,6 +261,10 @@ def load(kind: type[S], program: str) -> S:
         _refuse(program, "; ".join(parts + invalid))
     except TiersError as error:
         _refuse(program, str(error))
+
+
+def _said(message: str) -> str:
+    return message.removeprefix("Value error, ")
 
 
 def _refuse(program: str, reason: str) -> NoReturn:
