@@ -7,7 +7,6 @@ every call ends in time; and a neighbour answers meanwhile.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -15,12 +14,9 @@ import pytest
 from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
 from webhost_kit.keys import base64url
-from webhost_local.ports import free_port
 
 from tests.support.deadline import eventually
-from tests.support.edge import start_edge
-from tests.support.infra import Postgres
-from tests.worker.yard import Answer, Yard, yard
+from tests.worker.yard import Answer, Yard
 
 MODULES = {
     path.stem: path.read_text()
@@ -34,9 +30,10 @@ export default { async invoke(request, { session }) {
 """
 REFUSED = {"static_import_of_front"}
 """What does not even start."""
-BLOCKING = {"busy_loop", "busy_microtasks"}
-"""What takes the processor from its own front, where both are in one process of the local edge: it
-is ended, and the call counted by the gateway alone. Cloudflare would end the agent's isolate."""
+BLOCKING = {"busy_loop", "busy_microtasks", "aborts_isolate"}
+"""What takes the processor or the process from its own front, where both are in one process of the
+local edge: it is ended, and the call counted by the gateway alone. Cloudflare would end the agent's
+isolate."""
 UNSIGNED = (
     b'{"error":{"code":"UNAUTHENTICATED","message":"A valid signature is required.",'
     b'"retryable":false,"details":{}}}'
@@ -45,22 +42,6 @@ TIMEOUT_MS = 3_000
 LONGEST_S = 8.0
 NEIGHBOUR_S = 4.0
 LARGEST_ANSWER = 26 * 1024 * 1024
-
-
-@pytest.fixture(scope="module", params=["account", "namespace"])
-async def place(
-    request: pytest.FixtureRequest,
-    postgres_server: Postgres,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Yard]:
-    reports_port = free_port()
-    data_dir = tmp_path_factory.mktemp("hostile")
-    private = f"127.0.0.1:{reports_port}"
-    async with (
-        start_edge(data_dir, EDGE_API_RATE_LIMIT="100000", EDGE_PRIVATE_ADDRESSES=private) as edge,
-        yard(edge, reports_port, postgres_server.create_database(), request.param) as made,
-    ):
-        yield made
 
 
 @pytest.fixture(scope="module")

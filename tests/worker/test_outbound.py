@@ -77,7 +77,9 @@ async def outside(
     await runner.setup()
     for port in (open_port, closed_port):
         await web.TCPSite(runner, "127.0.0.1", port).start()
-    egress = Egress(default=("*", opened), agents={CLOSED_AGENT: (), OPEN_AGENT: ("a.example",)})
+    egress = Egress(
+        default=("*", opened), agents={CLOSED_AGENT: (), OPEN_AGENT: ("a.example", "*.b.example")}
+    )
     env = {
         "EDGE_PRIVATE_ADDRESSES": f"127.0.0.1:{reports_port}",
         # What the outbound Worker lets through must be what stops a request here.
@@ -108,6 +110,9 @@ async def test_an_agent_reaches_what_its_list_names(outside: Outside) -> None:
     for deployment, url in ((ordinary, "http://any.example/"), (open_only_to_one, "a.example")):
         name = url if "://" in url else f"https://{url}/"
         assert (await outside.answer(deployment, name)).startswith("502 ")
+    for name, refused in (("x.b.example", False), ("b.example", True), ("xb.example", True)):
+        said = await outside.answer(open_only_to_one, f"https://{name}/")
+        assert said.startswith("403 ") == refused, (name, said)
     refused_name = await outside.answer(open_only_to_one, "https://any.example/")
     assert refused_name.startswith("403 ")
     assert "Agents may not reach any.example." in refused_name

@@ -5,6 +5,7 @@ deployer uploads them, calls are signed as the gateway signs them, and reports a
 telemetry-ingest would take them.
 """
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -80,6 +81,8 @@ class Yard:
     taken: list[bytes] = field(default_factory=list)
     """All that came to where reports are taken."""
     reports: list[Report] = field(default_factory=list)
+    report_delay_s: float = 0
+    """For how long a report's answer is held back."""
 
     def __post_init__(self) -> None:
         (self._signer,) = parse_signers(f"i1:{self.invoke_seed}", "test")
@@ -180,6 +183,7 @@ class Yard:
         request = Request(scope, receive)
         body = await request.body()
         self.taken.append(body)
+        await asyncio.sleep(self.report_delay_s)
         deployment_id = request.headers.get(TELEMETRY_DEPLOYMENT_HEADER, "")
         signature = request.headers.get(TELEMETRY_SIGNATURE_HEADER, "").encode()
         key = self.master_keys.telemetry_key(1, deployment_id, 1)

@@ -11,8 +11,10 @@ import ctypes
 import json
 import logging
 import re
+import resource
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,12 +26,45 @@ from webhost_local.edge.owner import Owner
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
+OUTPUT_BYTES_PER_SECOND = 64 * 1024
+LINE_BYTES = 512
+"""What a line counts beside its own bytes."""
 PR_SET_PDEATHSIG = 1
 # workerd closes idle connections after 5 s: ours go first, so that none is found dead.
 KEEPALIVE_SECONDS = 3.0
 
 log = logging.getLogger("webhost.edge.worker")
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class OutputLimit:
+    """How much of a script's output is logged: a second's worth at once, the rest evenly."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bytes = float(OUTPUT_BYTES_PER_SECOND)
+        self._at = time.monotonic()
+        self._dropped = 0
+
+    def allows(self, size: int) -> bool:
+        """Whether a line of so many bytes is logged; says how many were not."""
+        now = time.monotonic()
+        refilled = self._bytes + (now - self._at) * OUTPUT_BYTES_PER_SECOND
+        self._bytes, self._at = min(refilled, OUTPUT_BYTES_PER_SECOND), now
+        cost = size + LINE_BYTES
+        if cost > self._bytes:
+            self._dropped += 1
+            return False
+        self._bytes -= cost
+        if self._dropped:
+            log.warning("%s: %s lines were dropped", self._name, self._dropped)
+            self._dropped = 0
+        return True
+
+
+def escaped(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Process:
@@ -39,6 +74,7 @@ class Process:
         self, name: str, child: asyncio.subprocess.Process, http_socket: Path, ping_socket: Path
     ) -> None:
         self.name = name
+        self._said = OutputLimit(name)
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -102,6 +138,14 @@ class Process:
         self._http_socket.unlink(missing_ok=True)
         self._ping_socket.unlink(missing_ok=True)
 
+    def resident_bytes(self) -> int:
+        """Its resident memory, 0 when it has ended."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * resource.getpagesize()
+
     async def answers(self, seconds: float) -> bool:
         """Whether its event loop turns: code that never yields keeps it from answering anything."""
         try:
@@ -151,10 +195,13 @@ class Process:
                 continue
             if not line:
                 return
+            # A line that is there is read without a pause: others have to get their turn.
+            await asyncio.sleep(0)
             decoded = line.decode(errors="replace").rstrip()
-            self._last_lines.append(decoded)
-            if self._log_lines:
-                log.info("%s: %s", self.name, decoded)
+            if not self._log_lines:
+                self._last_lines.append(decoded)
+            elif self._said.allows(len(line)):
+                log.info("%s: %s", self.name, escaped(decoded))
 
 
 async def start(

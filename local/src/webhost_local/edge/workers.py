@@ -7,8 +7,8 @@ A new version replaces the old one at once for requests that come after, also wh
 of a caller's process; the old process finishes what it has. A script with Durable Objects never has
 two processes: its old one is gone before the new one starts.
 
-workerd has no limit of processor time. A process that answers nothing for as long as its scripts
-may compute is ended; the next use starts another.
+workerd has no limit of processor time, nor of memory. A process that answers nothing for as long as
+its scripts may compute, or that has grown too large, is ended; the next use starts another.
 """
 
 import asyncio
@@ -38,6 +38,9 @@ DRAIN_SECONDS = 90.0
 # A script with Durable Objects is away while it drains, so its requests get less time.
 OBJECTS_DRAIN_SECONDS = 10.0
 BLOCKED_POLL_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 60.0
+MOST_MEMORY_BYTES = 512 * 1024 * 1024
+"""Resident, of one process."""
 
 log = logging.getLogger("webhost.edge")
 
@@ -52,6 +55,8 @@ class Worker:
         self.lock = asyncio.Lock()
         self.last_used = time.monotonic()
         self.gone = False
+        self.failures = 0
+        """How many starts for a caller have failed in a row."""
         self.members: frozenset[str] = frozenset()
         """The keys of the scripts that its process runs."""
         self.calls: set[str] = set()
@@ -261,8 +266,16 @@ class Workers:
     async def _start_for_caller(self, worker: Worker) -> None:
         try:
             await self._ensure(worker)
+            worker.failures = 0
         except (WorkerFailedToStart, ScriptGone) as error:
             log.error("worker %s did not start for its caller: %s", worker.script.key, error)
+            worker.failures += 1
+            worker.bindings.unwatch()
+            await asyncio.sleep(min(2.0**worker.failures, LONGEST_BACKOFF_SECONDS))
+            async with worker.lock:
+                # Who called has gone by now; nobody's connection starts it again and again.
+                if not worker.gone and worker.process is None:
+                    worker.bindings.renew()
 
     async def _stop_idle(self) -> None:
         while True:
@@ -287,8 +300,12 @@ class Workers:
         try:
             scripts = [self._store.scripts.get(key) for key in worker.members]
             limit_ms = min((s.version.cpu_ms for s in scripts if s is not None), default=0)
-            if not await running.answers(limit_ms / 1000) and worker.process is running:
-                log.warning("worker %s used too much processor time: ended", worker.script.key)
+            used = "processor time"
+            answers = await running.answers(limit_ms / 1000)
+            if running.resident_bytes() > MOST_MEMORY_BYTES:
+                answers, used = False, "memory"
+            if not answers and worker.process is running:
+                log.warning("worker %s used too much %s: ended", worker.script.key, used)
                 await self.died(worker.script.key, running)
         finally:
             self._pinged.discard(running)

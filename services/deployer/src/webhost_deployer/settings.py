@@ -68,12 +68,10 @@ class Settings(Tiered):
         self._require_hosts_apart()
         if self.workers_connect_to is not None and not self.webhost_local_stack:
             raise ValueError("WORKERS_CONNECT_TO is for the local stack only")
-        if self.cloudflare_dispatch_namespace and (
-            self.cloudflare_dispatch_namespace == self.cloudflare_retired_dispatch_namespace
-        ):
+        if self.cloudflare_dispatch_namespace and self.cloudflare_retired_dispatch_namespace:
             raise ValueError(
-                "CLOUDFLARE_DISPATCH_NAMESPACE is CLOUDFLARE_RETIRED_DISPATCH_NAMESPACE: a"
-                " namespace is in use or retired"
+                "CLOUDFLARE_DISPATCH_NAMESPACE and CLOUDFLARE_RETIRED_DISPATCH_NAMESPACE exclude"
+                " each other: from one namespace to another the way is through a plain account"
             )
         if self.egress != Egress() and self.cloudflare_dispatch_namespace is None:
             raise ValueError("AGENT_EGRESS needs CLOUDFLARE_DISPATCH_NAMESPACE")
@@ -110,7 +108,7 @@ class Settings(Tiered):
 
     @property
     def namespaces(self) -> list[str]:
-        """Return the dispatch namespaces, that in use first."""
+        """Return the dispatch namespaces, of which there is one at most."""
         names = self.cloudflare_dispatch_namespace, self.cloudflare_retired_dispatch_namespace
         return [name for name in names if name is not None]
 

@@ -10,7 +10,7 @@
 // deployment in the last minute. None of its code runs in this isolate, and what it answers is
 // taken as text, bounded in size and time. Errors are {"error": {code, message, retryable,
 // details}}: 400 INVALID_REQUEST, 401 UNAUTHENTICATED, 404 NOT_FOUND, 405 METHOD_NOT_ALLOWED,
-// 413 PAYLOAD_TOO_LARGE, 503 UNAVAILABLE (the session store, before the agent was called),
+// 503 UNAVAILABLE (the session store, before the agent was called),
 // 410 SESSION_EXPIRED (before the agent was called, or it was purged while the agent ran),
 // 500 RUNTIME_ERROR (the agent's, or its turn could not be stored), 500 INTERNAL (the front's).
 

@@ -7,7 +7,14 @@ import { runtimeError, sessionExpired, storeUnavailable } from "./webhost-errors
 
 const SILENT = { code: "UNAVAILABLE", message: "The session store does not answer." };
 const ENDED = { code: "SESSION_EXPIRED", message: "The call has ended." };
+const USED_UP = { code: "SESSION_LIMIT", message: "The call has used its session too much." };
+const TOO_LARGE = { code: "SESSION_LIMIT", message: "A value has at most 131,072 characters." };
 const OPERATIONS = ["get", "put", "delete", "list", "history"];
+/** What one call may ask of its session: so often, so much in all, and so much at once. */
+const OPERATIONS_OF_A_CALL = 1_000;
+const CHARACTERS_OF_A_CALL = 64 * 1024 * 1024;
+const OPERATIONS_AT_ONCE = 4;
+const QUESTION_CHARACTERS = 256 * 1024;
 // The store keeps no more of a message, and takes no more than 8 MiB.
 const MESSAGE_CHARACTERS = 128 * 1024;
 
@@ -26,6 +33,8 @@ class Session {
   #agentId;
   /** Whether the store has said that it has no such session. */
   expired = false;
+  /** Characters of all answers. */
+  received = 0;
 
   constructor(binding, agentId, id) {
     this.#binding = binding;
@@ -47,7 +56,9 @@ class Session {
         headers: { "X-Webhost-Agent": this.#agentId },
         body: JSON.stringify(question),
       });
-      const answer = await response.json();
+      const text = await response.text();
+      this.received += text.length;
+      const answer = JSON.parse(text);
       return response.ok ? answer : { error: answer?.error ?? SILENT };
     } catch {
       return { error: SILENT };
@@ -67,6 +78,9 @@ class Session {
 /** What an agent's script is given of its call: the session while the call runs, and its end. */
 export class Caller extends RpcTarget {
   #session;
+  #operations = 0;
+  #asked = 0;
+  #slots = new Slots(OPERATIONS_AT_ONCE);
   #resolve;
   #gone = new Promise((resolve) => (this.#resolve = resolve));
 
@@ -78,8 +92,19 @@ export class Caller extends RpcTarget {
   /** One operation on the call's session: the store's answer, or `{error: {code, message}}`. */
   async session(operation, question) {
     if (this.#session === null || !OPERATIONS.includes(operation)) return { error: ENDED };
+    this.#operations += 1;
+    const used = this.#asked + this.#session.received;
+    if (this.#operations > OPERATIONS_OF_A_CALL || used > CHARACTERS_OF_A_CALL) {
+      return { error: USED_UP };
+    }
     const { key, value, prefix } = Object(question);
-    return await this.#session.ask(operation, { key, value, prefix });
+    const { length } = JSON.stringify({ key, value, prefix });
+    this.#asked += length;
+    if (length > QUESTION_CHARACTERS) return { error: TOO_LARGE };
+    return await this.#slots.run(async () => {
+      if (this.#session === null) return { error: ENDED };
+      return await this.#session.ask(operation, { key, value, prefix });
+    });
   }
 
   /** Settles when nobody waits for the answer any more. */
@@ -91,5 +116,27 @@ export class Caller extends RpcTarget {
   static end(caller) {
     caller.#session = null;
     caller.#resolve();
+  }
+}
+
+/** Runs so many at once; the others wait for their turn. */
+class Slots {
+  #free;
+  #waiting = [];
+
+  constructor(count) {
+    this.#free = count;
+  }
+
+  async run(work) {
+    if (this.#free > 0) this.#free -= 1;
+    else await new Promise((resolve) => this.#waiting.push(resolve));
+    try {
+      return await work();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free += 1;
+      else next();
+    }
   }
 }

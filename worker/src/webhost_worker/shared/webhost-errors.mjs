@@ -32,8 +32,6 @@ export const methodNotAllowed = () =>
 export const unauthenticated = () =>
   new PlatformError(401, "UNAUTHENTICATED", "A valid signature is required.");
 
-export const payloadTooLarge = (message) => new PlatformError(413, "PAYLOAD_TOO_LARGE", message);
-
 export const invalidRequest = (message) => new PlatformError(400, "INVALID_REQUEST", message);
 
 export const runtimeError = (message) => new PlatformError(500, "RUNTIME_ERROR", message);

@@ -7,7 +7,7 @@
 // for this audience, within a minute of now. Every failure is the same UNAUTHENTICATED.
 
 import { fromBase64Url, fromHex } from "./webhost-bytes.mjs";
-import { payloadTooLarge, unauthenticated } from "./webhost-errors.mjs";
+import { unauthenticated } from "./webhost-errors.mjs";
 
 const HEADER = /^t=([0-9]{1,15}),kid=([A-Za-z0-9_.-]{1,64}),v1=([0-9a-f]{128})$/;
 const WINDOW_MS = 60_000;
@@ -15,13 +15,13 @@ const BODY_LIMIT = 2 * 1024 * 1024;
 
 /**
  * The raw bytes of a request's body, signed under the header of this name.
- * @throws {PlatformError} 401 UNAUTHENTICATED, 413 PAYLOAD_TOO_LARGE
+ * @throws {PlatformError} 401 UNAUTHENTICATED, also of a body over 2 MiB
  */
 export async function signedBody(request, headerName, publicKeys, audience) {
   const signature = readHeader(request.headers.get(headerName));
   if (signature === null) throw unauthenticated();
   const body = await readBounded(request.body, BODY_LIMIT);
-  if (body === null) throw payloadTooLarge("The body is over 2 MiB.");
+  if (body === null) throw unauthenticated();
   const key = await publicKey(publicKeys, signature.keyId);
   if (key === null) throw unauthenticated();
   const head = new TextEncoder().encode(`${signature.time}.${audience}.`);

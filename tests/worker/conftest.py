@@ -1,0 +1,28 @@
+"""A local edge with the platform's scripts, in each layout."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from webhost_local.ports import free_port
+
+from tests.support.edge import start_edge
+from tests.support.infra import Postgres
+from tests.worker.yard import Yard, yard
+
+
+@pytest.fixture(scope="module", params=["account", "namespace"])
+async def place(
+    request: pytest.FixtureRequest,
+    postgres_server: Postgres,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Yard]:
+    reports_port = free_port()
+    data_dir = tmp_path_factory.mktemp("hostile")
+    private = f"127.0.0.1:{reports_port}"
+    async with (
+        start_edge(data_dir, EDGE_API_RATE_LIMIT="100000", EDGE_PRIVATE_ADDRESSES=private) as edge,
+        yard(edge, reports_port, postgres_server.create_database(), request.param) as made,
+    ):
+        yield made
+    ids = [report.event["eventId"] for report in made.reports]
+    assert sorted(ids) == sorted(set(ids)), "a call was reported twice"
