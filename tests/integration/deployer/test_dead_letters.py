@@ -140,3 +140,22 @@ async def test_time_away_uses_up_no_tries(harness: Harness, postgres_server: Pos
     event = await harness.until_stated(command.deployment_id)
     assert isinstance(event, DeploymentSucceeded), event
     assert await no_dead_letters(harness)
+
+
+@pytest.mark.accept("6.C3.streams")
+async def test_a_deployer_that_cannot_store_dead_letters_is_not_ready(harness: Harness) -> None:
+    deployer = await harness.start()
+    await deployer.until_ready()
+    config = (await harness.bus.js.stream_info(subjects.DEAD_LETTERS)).config
+    await harness.bus.js.update_stream(config.evolve(max_msg_size=1))
+    command = await harness.deploy_command(new_agent())
+    subject = subjects.command("deployer", DEPLOY, command.agent_id)
+    await harness.bus.js.publish(subject, b"\xff", headers=command.headers())
+
+    async def complains() -> bool:
+        return "commands" in await deployer.complaints()
+
+    await eventually(complains, "the deployer to say that dead letters are refused")
+    await harness.bus.js.update_stream(config)
+    await dead_letter(harness, DEPLOY)
+    await deployer.until_ready()

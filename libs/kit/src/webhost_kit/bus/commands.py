@@ -55,6 +55,7 @@ class CommandConsumer:
         self._on_dead: dict[str, OnDead] = {}
         self._consumers: list[str] = []
         self._failures: dict[int, int] = {}
+        self._refused: str | None = None
         self.broker = broker(url, service, self._middleware)
 
     def subscribe(self, verb: str, handler: Handler[C], on_dead: OnDead | None = None) -> None:
@@ -76,6 +77,10 @@ class CommandConsumer:
             ack_policy=AckPolicy.NACK_ON_ERROR,
             title=f"{self._service}:{verb}",
         )(handler)
+
+    def check(self) -> str | None:
+        """Say why dead letters cannot be stored: each keeps a place that others need."""
+        return self._refused
 
     async def start(self) -> None:
         """Begin to take messages."""
@@ -140,7 +145,9 @@ class CommandConsumer:
             await self._bus.js.publish(subjects.dead_letter(subject), message.body, headers=headers)
         except Exception as error:
             log.exception("no dead letter yet; trying again")
+            self._refused = f"a dead letter was refused: {error}"
             raise NackMessage(delay=DEAD_DELAY_S) from error
+        self._refused = None
         await self.handled(message)
         raise RejectMessage
 
