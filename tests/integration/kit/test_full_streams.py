@@ -5,10 +5,12 @@ from nats.errors import Error as NatsError
 from nats.js.api import DiscardPolicy
 from prometheus_client import REGISTRY
 from webhost_contracts import subjects
+from webhost_contracts.commands import TEAR_DOWN_AGENT, TearDownAgent
 from webhost_kit.bus import publishing, streams
 from webhost_kit.bus.publishing import Message
 from webhost_kit.bus.stream_watch import StreamWatch
-from webhost_kit.eventsourcing.relay import Relay
+from webhost_kit.eventsourcing.relay import BATCH, Relay
+from webhost_kit.eventsourcing.store import send
 from webhost_local.nats_server import MAX_FILE_STORE
 
 from tests.integration.kit.test_outbox_to_projection import create
@@ -122,3 +124,45 @@ async def test_facts_wait_for_room_and_are_published_then(harness: Harness) -> N
         await eventually(well, "the relay to be well")
     assert (await harness.bus.js.stream_info(subjects.EVENTS)).state.first_seq == 1
     assert filled > 0
+
+
+@pytest.mark.accept("6.C3.streams")
+async def test_a_full_stream_holds_back_no_other(harness: Harness) -> None:
+    """Also where more waits for it than the relay looks at in one go."""
+    await resize(harness, subjects.COMMANDS, SMALL)
+    await fill(harness, subjects.COMMANDS, up_to=2)
+    await fill(harness, subjects.COMMANDS, up_to=2, size=1)
+    before = (await harness.bus.js.stream_info(subjects.COMMANDS)).state.messages
+    async with harness.database.transaction() as connection:
+        for number in range(BATCH + 20):
+            command = TearDownAgent(
+                command_id=f"cmd_{number}",
+                user_id="usr_1",
+                agent_id=f"agt_{number}",
+                causation_id="evt_1",
+            )
+            subject = subjects.command("deployer", TEAR_DOWN_AGENT, command.agent_id)
+            await send(connection, subject, command)
+    relay = Relay(harness.dsn, harness.bus)
+    async with in_background(relay.run()):
+        for name in ("agt_a", "agt_b"):
+            await create(harness, name, "first", "second")
+
+            async def arrived(name: str = name) -> bool:
+                found = await harness.bus.js.stream_info(
+                    subjects.EVENTS, subjects_filter=subjects.event("*", "agent", name)
+                )
+                return sum((found.state.subjects or {}).values()) == 2
+
+            await eventually(arrived, "the facts to arrive")
+        assert relay.check() is not None
+        assert await harness.scalar("SELECT count(*) FROM outbox") == BATCH + 20
+        await resize(harness, subjects.COMMANDS, 100 * SMALL)
+        await harness.until_scalar("SELECT count(*) FROM outbox", 0, "the commands to arrive")
+
+        async def well() -> bool:
+            return relay.check() is None
+
+        await eventually(well, "the relay to be well")
+    after = (await harness.bus.js.stream_info(subjects.COMMANDS)).state.messages
+    assert after == before + BATCH + 20

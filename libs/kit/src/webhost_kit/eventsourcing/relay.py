@@ -1,10 +1,11 @@
 """The relay: carries the outbox to the streams.
 
 Consumes: the service's own outbox. Emits: its rows, to the subject each names.
-Guarantees: at least once, and one aggregate's rows in their order: two rows of one ordering key
-are never under way at once, and a row that was not acknowledged holds back those behind it. One
-relay of a service is active; one that hangs or cannot publish is replaced. Nothing is published
-while `hold` says that the stream may not be the one that the earlier rows went to.
+Guarantees: at least once, and on each stream one aggregate's rows in their order: two rows of one
+ordering key are never under way at once, and a row that was not acknowledged holds back those
+behind it. A stream that does not acknowledge holds back no other one. One relay of a service is
+active; one that hangs or can publish nothing is replaced. Nothing is published while `hold` says
+that the stream may not be the one that the earlier rows went to.
 Hot path: its own connection, which listens, and raw SQL, named at the end of the file.
 On replay (a crash between publish and delete): the row is published again, with the same message
 id; a fold skips the versions that it has seen.
@@ -13,7 +14,7 @@ id; a fold skips the versions that it has seen.
 import asyncio
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 import psycopg
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 BATCH = 500
 IDLE_S = 5.0
 HELD_POLL_S = 0.05
+RETRY_S = 2.0
+"""How long a stream that did not acknowledge is left alone, while others do."""
 
 _published = Counter("webhost_relay_published_total", "Outbox rows that a stream acknowledged")
 _waiting = Gauge("webhost_relay_waiting", "Outbox rows seen at the last poll")
@@ -51,9 +54,23 @@ class OutboxRow:
     headers: dict[str, str]
     body: bytes
 
+    @property
+    def kind(self) -> str:
+        """What the subject begins with: each stream has subjects of one kind."""
+        return self.subject.partition(".")[0]
+
     def message(self) -> Message:
         """Return what is published for the row."""
         return Message(self.subject, self.body, self.headers, self.message_id)
+
+
+@dataclass
+class _Outcome:
+    """What became of one look: rows that were acknowledged, and the kinds that were not."""
+
+    is_full: bool
+    published: int = 0
+    refused: set[str] = field(default_factory=set[str])
 
 
 class Relay:
@@ -64,9 +81,13 @@ class Relay:
         self._bus = bus
         self._hold = hold
         self._leadership = Leadership(dsn, "relay", check=hold)
+        self._refused: set[str] = set()
+        self._retry_at = 0.0
 
     def check(self) -> str | None:
         """Say what keeps the relay from publishing; waiting for another relay is healthy."""
+        if self._refused:
+            return f"not acknowledged: {', '.join(sorted(self._refused))}"
         return self._leadership.check()
 
     async def run(self) -> None:
@@ -77,26 +98,58 @@ class Relay:
         connection = await psycopg.AsyncConnection.connect(
             self._dsn, autocommit=True, application_name="relay", **connect_arguments()
         )
-        async with connection:
-            await _listen(connection)
-            low_water = LowWater()
-            while True:
-                while self._hold() is not None:  # noqa: ASYNC110 - a look costs nothing
-                    await asyncio.sleep(HELD_POLL_S)
-                if await self._publish_waiting(connection, low_water):
-                    continue
-                async for _ in connection.notifies(timeout=IDLE_S, stop_after=1):
-                    pass
+        try:
+            async with connection:
+                await _listen(connection)
+                low_water = LowWater()
+                while True:
+                    while self._hold() is not None:  # noqa: ASYNC110 - a look costs nothing
+                        await asyncio.sleep(HELD_POLL_S)
+                    if await self._publish_all(connection, low_water):
+                        continue
+                    timeout = RETRY_S if self._refused else IDLE_S
+                    async for _ in connection.notifies(timeout=timeout, stop_after=1):
+                        pass
+        finally:
+            self._refused, self._retry_at = set(), 0.0
 
-    async def _publish_waiting(
+    async def _publish_all(
         self, connection: psycopg.AsyncConnection[TupleRow], low_water: LowWater
     ) -> bool:
-        """Publish up to one batch; say whether there may be more to do at once.
+        """Publish up to one batch of each stream; say whether there may be more to do at once.
 
-        Raises WorkStuck when something was not acknowledged: another process may do better.
+        Raises WorkStuck when nothing at all was acknowledged: another process may do better.
         """
+        tries_all = monotonic() >= self._retry_at
+        refused, published = set[str]() if tries_all else self._refused, 0
+        if tries_all:
+            self._retry_at = monotonic() + RETRY_S
+        while True:
+            # Those that refuse are left out of the next look, so that it finds what is behind.
+            outcome = await self._publish_waiting(connection, low_water, refused)
+            refused = refused | outcome.refused
+            published += outcome.published
+            if not outcome.refused and not (refused and outcome.is_full):
+                break
+        self._refused = refused
+        if tries_all and refused and not published:
+            raise WorkStuck("the stream does not acknowledge")
+        return outcome.is_full
+
+    async def _publish_waiting(
+        self,
+        connection: psycopg.AsyncConnection[TupleRow],
+        low_water: LowWater,
+        without: set[str],
+    ) -> _Outcome:
+        """Publish up to one batch, but nothing of these kinds."""
+        parameters = {
+            "above": low_water.above(monotonic()),
+            "batch": BATCH,
+            "without": sorted(without),
+        }
         async with connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(LOOK, {"above": low_water.above(monotonic()), "batch": BATCH})
+            await cursor.execute(LOOK, parameters)
             found = await cursor.fetchall()
         rows = [
             OutboxRow(**{name: row[name] for name in OutboxRow.__dataclass_fields__})
@@ -104,19 +157,22 @@ class Relay:
             if row["serial"] is not None
         ]
         _waiting.set(len(rows))
-        seen_below = rows[-1].serial + 1 if len(rows) == BATCH else found[0]["next_serial"]
-        low_water.looked(seen_below, found[0]["next_xid"], found[0]["oldest_xid"])
+        outcome = _Outcome(is_full=len(rows) == BATCH)
         for wave in in_waves(rows):
             if (reason := self._hold()) is not None:
                 raise WorkStuck(reason)
-            published = await self._publish(wave)
+            wanted = [row for row in wave if row.kind not in outcome.refused]
+            published = await self._publish(wanted)
             crash_point("relay.published")
             if published:
                 await connection.execute(DELETE, (published,))
                 _published.inc(len(published))
-            if len(published) < len(wave):
-                raise WorkStuck("the stream does not acknowledge")
-        return len(rows) == BATCH
+                outcome.published += len(published)
+            outcome.refused |= {row.kind for row in wanted if row.serial not in published}
+        if not outcome.refused and not without:
+            seen_below = rows[-1].serial + 1 if outcome.is_full else found[0]["next_serial"]
+            low_water.looked(seen_below, found[0]["next_xid"], found[0]["oldest_xid"])
+        return outcome
 
     async def _publish(self, wave: Sequence[OutboxRow]) -> list[int]:
         """Publish rows of different keys at once; return the serials that were acknowledged."""
@@ -165,7 +221,9 @@ SELECT o.*, s.* FROM (
 ) s
 LEFT JOIN LATERAL (
     SELECT serial, ordering_key, subject, message_id, headers, body
-    FROM outbox WHERE serial > %(above)s ORDER BY serial LIMIT %(batch)s
+    FROM outbox
+    WHERE serial > %(above)s AND split_part(subject, '.', 1) <> ALL(%(without)s)
+    ORDER BY serial LIMIT %(batch)s
 ) o ON true
 ORDER BY o.serial
 """
