@@ -199,3 +199,22 @@ async def test_an_interrupted_removal_is_ended(own_harness: Harness) -> None:
     await a_day_later(harness)
     assert await Collector(harness.database, harness.bus, grace_s=GRACE_S).once() == 2
     assert await stored(harness) == checksums(made, *NEEDED)
+
+
+@pytest.mark.accept("6.C3.artifacts")
+async def test_what_was_not_stored_to_its_end_is_removed(own_harness: Harness) -> None:
+    harness, user = own_harness, own_harness.user()
+    made = await lives(harness, user)
+    before = await messages(harness)
+    for _ in range(3):
+        # As one leaves it that died before it had put the name.
+        await harness.bus.js.publish("$O.ARTIFACTS.C.unfinished", b"x" * 1_000)
+    collector = Collector(harness.database, harness.bus, grace_s=GRACE_S)
+    for _ in range(2):
+        await collector.once()
+    assert await messages(harness) == before + 3, "it may be in the middle of it"
+    late = Collector(harness.database, harness.bus, grace_s=GRACE_S, nameless_s=0)
+    await late.once()
+    assert await messages(harness) == before
+    for state in NEEDED:
+        ok(await user.http.get(f"/v1/deployments/{made[state]['id']}/source"))

@@ -6,12 +6,15 @@ for the grace time after somebody last meant to deploy it: that is on record bef
 and while one is removed, under the lock of its row, nobody can mean to. The api's facts say what is
 needed, and nothing is removed by tables that may be older than the streams. What the store holds
 and the tables do not know (the database was restored) has its grace time from when it is seen.
+What has no name there, since it was never stored to its end, goes a minute after it is seen.
 On replay (a kill in the middle of a removal): it is removed at the next collection.
 """
 
 import asyncio
 import base64
 from collections.abc import Iterable
+from contextlib import suppress
+from time import monotonic
 
 import sqlalchemy as sa
 import structlog
@@ -37,6 +40,8 @@ log = structlog.get_logger(__name__)
 EVERY_S = 3600.0
 REMOVAL_TIMEOUT_S = 3.0
 """Shorter than a transaction may be idle: the row's lock outlives the removal."""
+NAMELESS_S = 60.0
+"""Longer than it takes to store an artifact, which gets its name at the end."""
 BATCH = 500
 
 _META = f"$O.{subjects.ARTIFACTS_BUCKET}.M."
@@ -54,7 +59,11 @@ async def want(database: Database, checksum: str) -> None:
 class Collector:
     """Collects once an hour, or four times in a shorter grace time."""
 
-    def __init__(self, database: Database, bus: Bus, *, grace_s: float) -> None:
+    def __init__(
+        self, database: Database, bus: Bus, *, grace_s: float, nameless_s: float = NAMELESS_S
+    ) -> None:
+        self._nameless_s = nameless_s
+        self._nameless: dict[str, float] = {}
         self._database = database
         self._bus = bus
         self._grace_ms = int(grace_s * 1000)
@@ -77,7 +86,9 @@ class Collector:
 
     async def once(self) -> int:
         """Remove what is not needed; return how many artifacts that were. Raises as `run` names."""
-        await self._adopt(await self._stored())
+        stored = await self._stored()
+        await self._adopt(stored)
+        await self._remove_nameless(stored)
         removed = 0
         while unneeded := await self._unneeded():
             for checksum in unneeded:
@@ -87,13 +98,32 @@ class Collector:
         return removed
 
     async def _stored(self) -> list[str]:
-        info = await self._bus.js.stream_info(
-            subjects.ARTIFACTS_STREAM, subjects_filter=f"{_META}>"
-        )
-        return [
-            base64.urlsafe_b64decode(subject.removeprefix(_META)).decode()
-            for subject in info.state.subjects or {}
-        ]
+        names = await self._subjects(_META)
+        return [base64.urlsafe_b64decode(name).decode() for name in names]
+
+    async def _subjects(self, prefix: str) -> set[str]:
+        """What there is below a subject of the store's."""
+        stream = subjects.ARTIFACTS_STREAM
+        info = await self._bus.js.stream_info(stream, subjects_filter=f"{prefix}>")
+        return {subject.removeprefix(prefix) for subject in info.state.subjects or {}}
+
+    async def _remove_nameless(self, stored: list[str]) -> None:
+        contents = await self._subjects(_CHUNKS)
+        if len(contents) > len(stored):
+            store = await self._bus.js.object_store(subjects.ARTIFACTS_BUCKET)
+            for checksum in stored:
+                with suppress(ObjectNotFoundError):
+                    contents.discard((await store.get_info(checksum, show_deleted=True)).nuid)
+        else:
+            contents.clear()
+        now = monotonic()
+        self._nameless = {content: self._nameless.get(content, now) for content in contents}
+        for content, seen_at in self._nameless.items():
+            if now - seen_at >= self._nameless_s:
+                await self._purge(f"{_CHUNKS}{content}")
+
+    async def _purge(self, subject: str) -> None:
+        await self._bus.js.purge_stream(subjects.ARTIFACTS_STREAM, subject=subject)
 
     async def _adopt(self, checksums: list[str]) -> None:
         async with self._database.transaction() as connection:
@@ -127,20 +157,19 @@ class Collector:
         return await connection.scalar(query.with_for_update()) is not None
 
     async def _remove_stored(self, checksum: str) -> None:
-        js = self._bus.js
-        store = await js.object_store(subjects.ARTIFACTS_BUCKET)
+        store = await self._bus.js.object_store(subjects.ARTIFACTS_BUCKET)
         try:
             info = await store.get_info(checksum, show_deleted=True)
         except ObjectNotFoundError:
             return
         if info.deleted:
             # Its removal was interrupted.
-            await js.purge_stream(subjects.ARTIFACTS_STREAM, subject=f"{_CHUNKS}{info.nuid}")
+            await self._purge(f"{_CHUNKS}{info.nuid}")
         else:
             await store.delete(checksum)
         # A tombstone would stay for ever.
         name = base64.urlsafe_b64encode(checksum.encode()).decode()
-        await js.purge_stream(subjects.ARTIFACTS_STREAM, subject=f"{_META}{name}")
+        await self._purge(f"{_META}{name}")
 
     def _is_unneeded(self) -> sa.ColumnElement[bool]:
         needed = sa.exists().where(
