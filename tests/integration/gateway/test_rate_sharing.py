@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from dataclasses import replace
 from time import monotonic
 
 import pytest
@@ -95,3 +96,24 @@ async def test_two_gateways_together_grant_a_rate_once(own_harness: Harness) -> 
     granted = await flood(harness, user, 4, first)
     seconds = monotonic() - began
     assert 0.9 * PER_S * seconds <= granted <= PER_S * seconds + 1
+
+
+@pytest.mark.accept("6.C1")
+async def test_an_agents_rate_is_its_owners_alone(own_harness: Harness) -> None:
+    harness, limit = own_harness, 5
+    gateway = await harness.start(AGENT_REQUESTS_PER_MINUTE=str(limit))
+    agent, stranger = await harness.agent(), await harness.agent()
+
+    async def call(user: Agent) -> tuple[int, str]:
+        async with harness.post(gateway, replace(user, agent_id=agent.agent_id)) as response:
+            return response.status, response.headers.get("RateLimit-Policy", "")
+
+    await harness.until_answers(gateway, stranger)
+    for _ in range(2 * limit):
+        assert (await call(stranger))[0] == 404
+    statuses = [await call(agent) for _ in range(2 * limit)]
+    allowed = [status for status, _ in statuses if status != 429]
+    assert len(allowed) == limit
+    assert statuses[-1] == (429, f'"agent";q={limit};w=60')
+    status, _ = await harness.invoke(gateway, stranger)
+    assert status == 200

@@ -40,6 +40,12 @@ def test_both_ways_of_routing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
+        (
+            {"CLOUDFLARE_DISPATCH_NAMESPACE": "b", "CLOUDFLARE_RETIRED_DISPATCH_NAMESPACE": "a"},
+            "exclude each other",
+        ),
+        ({"CLOUDFLARE_DISPATCH_NAMESPACE": "my space"}, "CLOUDFLARE_DISPATCH_NAMESPACE"),
+        ({"AGENT_EGRESS": '{"default": []}'}, "AGENT_EGRESS needs CLOUDFLARE_DISPATCH_NAMESPACE"),
         ({"CLOUDFLARE_API_TOKEN": None}, "missing CLOUDFLARE_API_TOKEN"),
         ({"CLOUDFLARE_ZONE_ID": "zone"}, "set both or neither"),
         ({"CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": "w.example"}, "set both or neither"),
@@ -83,3 +89,13 @@ def test_workers_at_the_public_host_are_refused_unless_that_is_allowed(
     assert line.count("\n") == 1
     allowed = loaded(monkeypatch, **same, ALLOW_WORKERS_ON_PUBLIC_ORIGIN="true")
     assert allowed.opt_outs() == ["ALLOW_WORKERS_ON_PUBLIC_ORIGIN"]
+
+
+@pytest.mark.accept("6.C2.scripts")
+def test_how_many_deployments_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded(monkeypatch).most_deployments == 249
+    assert loaded(monkeypatch, CLOUDFLARE_MAX_SCRIPTS="21").most_deployments == 10
+    inside = {"CLOUDFLARE_DISPATCH_NAMESPACE": "customers"}
+    assert loaded(monkeypatch, **inside).most_deployments == 18
+    monkeypatch.delenv("CLOUDFLARE_MAX_SCRIPTS")
+    assert loaded(monkeypatch, **inside).most_deployments is None
