@@ -233,8 +233,12 @@ class Harness(harness.Harness):
         fronts = sorted({name.removesuffix("-code") for name in deployed})
         if self.namespace is None:
             return fronts
-        path = f"{self._workers}/dispatch/namespaces/{self.namespace}/scripts"
-        return fronts + await self.listed(path)
+        return fronts + await self.listed(self.scripts_path(self.namespace))
+
+    def scripts_path(self, namespace: str | None) -> str:
+        """Where the API has the scripts of this dispatch namespace, or the account's own."""
+        within = "" if namespace is None else f"/dispatch/namespaces/{namespace}"
+        return f"{self._workers}{within}/scripts"
 
     async def listed(self, path: str, tag: str | None = "installation") -> list[str]:
         wanted = {} if tag is None else {"tags": f"{tag}-{self.installation_id}:yes"}
@@ -305,12 +309,15 @@ def new_deployment() -> str:
     return new_id(ids.DEPLOYMENT, now_ms())
 
 
-async def put_script(harness: Harness, name: str, **metadata: object) -> None:
+async def put_script(
+    harness: Harness, name: str, namespace: str | None = None, **metadata: object
+) -> None:
+    """Upload a script of the test's own, into this dispatch namespace or onto the account."""
     described = {"main_module": "main.mjs", "compatibility_date": "2026-01-01", **metadata}
     code = "export default { fetch: (request, env) => env.S?.fetch(request) ?? new Response() };"
     await harness.api(
         "PUT",
-        f"/accounts/{harness.edge.account_id}/workers/scripts/{name}",
+        f"{harness.scripts_path(namespace)}/{name}",
         files={
             "metadata": (None, httpx.Response(200, json=described).content),
             "main.mjs": ("main.mjs", code, "application/javascript+module"),

@@ -20,6 +20,7 @@ from webhost_contracts.signatures import (
     TELEMETRY_SIGNATURE_HEADER,
     telemetry_signature_matches,
 )
+from webhost_deployer.cloudflare.addresses import agent_script_name, front_name
 from webhost_kit.clock import now_ms
 from webhost_kit.keys import MasterKeys
 
@@ -276,6 +277,23 @@ async def test_what_others_have_is_never_touched(harness: Harness) -> None:
     assert await harness.routes() == [strange]
     found = await harness.api("GET", f"/accounts/{harness.edge.account_id}/workers/scripts")
     assert f"owner-{name}"[:63] in [script["id"] for script in found]
+
+
+@pytest.mark.accept("4.ownership")
+@on_both_layouts
+async def test_a_script_of_our_name_with_anothers_tag_is_not_deleted(harness: Harness) -> None:
+    await harness.start()
+    agent = new_agent()
+    deployment = await harness.deploy(agent)
+    assert isinstance(await harness.until_stated(deployment), DeploymentSucceeded)
+    names = {agent_script_name(agent, deployment)}
+    if harness.namespace is None:
+        names.add(front_name(agent, deployment))
+    for name in names:
+        await put_script(harness, name, harness.namespace, tags=["installation-another"])
+    await harness.delete(agent)
+    await harness.until_quiet()
+    assert names <= set(await harness.listed(harness.scripts_path(harness.namespace), tag=None))
 
 
 async def test_several_deployers_share_the_work_and_one_session_worker(harness: Harness) -> None:
