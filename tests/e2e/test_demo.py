@@ -1,4 +1,4 @@
-"""The main job as `make demo` runs it: twice in one directory, everything checked by itself."""
+"""The main job as `make demo` runs it: twice in one directory, once in each layout."""
 
 import os
 import subprocess
@@ -10,14 +10,16 @@ import pytest
 RUN_S = 110
 
 
-@pytest.mark.accept("1")
+@pytest.mark.accept("1", "6.2")
 @pytest.mark.timeout(240)
 def test_the_demo_runs_twice_in_the_same_directory(tmp_path: Path) -> None:
-    for _ in range(2):
+    ours = ("WEBHOST_", "NATS_", "CLOUDFLARE_")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    for layout in ({}, {"CLOUDFLARE_DISPATCH_NAMESPACE": "agents"}):
         run = subprocess.run(
             [sys.executable, "-m", "webhost_cli", "demo"],
             cwd=tmp_path,
-            env={k: v for k, v in os.environ.items() if not k.startswith(("WEBHOST_", "NATS_"))},
+            env=inherited | layout,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
