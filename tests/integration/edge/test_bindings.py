@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 from aiohttp import web
 from cloudflare import BadRequestError, NotFoundError
 from webhost_local.ports import free_port
 
+from tests.support.deadline import eventually
 from tests.support.edge import Edge, start_edge
 
 CALLEE = """
@@ -170,3 +172,47 @@ async def test_a_script_reaches_no_private_address_that_it_is_not_given(tmp_path
             assert await edge.get("without", path) == (200, '["refused","refused"]')
     finally:
         await runner.cleanup()
+
+
+SLOW = """
+import { WorkerEntrypoint } from "cloudflare:workers";
+export default class extends WorkerEntrypoint {
+  async stream() {
+    const { readable, writable } = new IdentityTransformStream();
+    const writer = writable.getWriter();
+    const write = async () => {
+      for (let n = 0; n < 14; n++) {
+        await writer.write(new TextEncoder().encode(`${n} `));
+        await scheduler.wait(1_000);
+      }
+      await writer.close();
+    };
+    this.ctx.waitUntil(write());
+    return readable;
+  }
+}
+"""
+
+
+@pytest.mark.long
+async def test_a_call_to_a_user_worker_ends_well_after_it_was_replaced(edge: Edge) -> None:
+    namespaces = edge.sdk.workers_for_platforms.dispatch.namespaces
+    await namespaces.create(account_id=edge.account_id, name="users")
+    await upload_user(edge, "one", SLOW)
+    await edge.upload("dispatcher", CALLER, bindings=[SPACE])
+    await edge.publish("dispatcher")
+    path = f"{edge.origin}/stream?name=one"
+    async with edge.http.get(path, headers=edge.host("dispatcher")) as response:
+        said = await response.content.readany()
+        await upload_user(edge, "one")
+        assert await edge.get("dispatcher", "/?name=one") == (200, "hello you, VERSION and asked")
+        said += await response.content.read()
+    assert said.decode().split() == [str(n) for n in range(14)]
+
+    def processes() -> int:
+        return len(psutil.Process(edge.process.pid).children())
+
+    async def gone() -> bool:
+        return processes() == 2
+
+    await eventually(gone, "the replaced processes to end", seconds=40)

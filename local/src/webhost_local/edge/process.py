@@ -117,12 +117,12 @@ class Process:
         await self._child.wait()
         await asyncio.gather(*self._output)
 
-    async def stop(self) -> None:
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Let workerd finish what it answers, then make sure that it is gone."""
         with contextlib.suppress(ProcessLookupError):
             self._child.terminate()
         try:
-            await asyncio.wait_for(self.exited(), STOP_SECONDS)
+            await asyncio.wait_for(self.exited(), seconds)
         except TimeoutError:
             await self.kill()
         await self._close()

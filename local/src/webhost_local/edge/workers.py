@@ -181,7 +181,8 @@ class Workers:
         if objects:
             await self._retire(old, OBJECTS_DRAIN_SECONDS, 0)
         else:
-            self._spawn(self._retire(old, DRAIN_SECONDS, LINGER_SECONDS))
+            # Calls over its bindings socket are not ours to count: workerd ends with them.
+            self._spawn(self._retire(old, DRAIN_SECONDS, LINGER_SECONDS, DRAIN_SECONDS))
 
     @asynccontextmanager
     async def use(self, key: str) -> AsyncGenerator[Process]:
@@ -255,12 +256,14 @@ class Workers:
             worker.bindings.watch()
         return old
 
-    async def _retire(self, old: Process, drain: float, linger: float) -> None:
+    async def _retire(
+        self, old: Process, drain: float, linger: float, patience: float = process.STOP_SECONDS
+    ) -> None:
         self._retiring.add(old)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(old.idle.wait(), drain)
         await asyncio.sleep(linger)
-        await old.stop()
+        await old.stop(patience)
         self._retiring.discard(old)
 
     async def _start_for_caller(self, worker: Worker) -> None:
