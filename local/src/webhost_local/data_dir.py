@@ -1,5 +1,6 @@
 """The directory that holds everything of one local stack.
 
+format         which versions of this program can use it
 lock           held by the `webhost up` that runs here
 secrets.json   identities and keys, made at the first start (0600)
 issuer.json    the development issuer's address and signing key (0600)
@@ -23,6 +24,8 @@ from typing import TextIO
 from webhost_local.ports import free_port, is_free, reserve
 
 DEFAULT = Path(".webhost")
+FORMAT = "2"
+"""Raised where tables, streams or files change and there is nothing that would migrate them."""
 
 
 class StackError(Exception):
@@ -66,6 +69,17 @@ class DataDir:
     def make(self) -> None:
         # Under root, Postgres runs as another user, who must be able to traverse the directory.
         self.root.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+
+    def require_format(self) -> None:
+        """Raise StackError where another version of this program made the directory."""
+        file = self.root / "format"
+        if not self.secrets.exists():
+            file.write_text(FORMAT)
+        elif not file.exists() or file.read_text() != FORMAT:
+            raise StackError(
+                f"{self.root} was made by another version of this program, and cannot be used by"
+                " this one: remove it to begin anew, or choose another one with --data-dir"
+            )
 
     @contextmanager
     def locked(self) -> Generator[None]:

@@ -45,8 +45,9 @@ def up(root: Path, *, port: int, gateways: int = 1) -> None:
 def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
     """Read or make the stack's identities and choose its ports; the directory is locked.
 
-    Raises StackError when a port that must not change is taken.
+    Raises StackError when a port that must not change is taken, or another version made it.
     """
+    data_dir.require_format()
     issuer = IssuerIdentity.load_or_make(data_dir)
     if not is_free(port):
         raise StackError(f"port {port} is taken; choose another one with --port")
