@@ -214,6 +214,7 @@ def test_a_worker_takes_calls_from_the_gateway_only(forgery: Forgery) -> None:
             "traceId": secrets.token_hex(16),
             "invocationId": new_id(ids.INVOCATION, now_ms()),
             "admittedAtMs": now_ms(),
+            "timeoutMs": 60_000,
             "deployment": {
                 "userId": tenant.user_id,
                 "agentId": tenant.agent_id,

@@ -251,6 +251,28 @@ async def test_only_the_client_is_hurried(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("hurried")
+async def test_a_client_has_its_time_from_when_it_is_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "BYTES_PER_S", 2**40)
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(1.8 * BODY_S)
+        await hello(scope, receive, send)
+
+    body = b"b" * (8 * RATE)
+    head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+    async with listening(slow) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + body[1:])
+        await asyncio.sleep(2.4 * BODY_S)
+        writer.write(body[:1])
+        answer = await asyncio.wait_for(reader.read(), 10)
+        await closed(writer)
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.usefixtures("hurried")
 async def test_half_a_request_behind_a_running_one_does_not_end_that() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(3 * HEAD_S)

@@ -41,6 +41,8 @@ class Connection(HttpToolsProtocol):
     """The part whose clock runs."""
     _clock: asyncio.TimerHandle | None = None
     _clock_since = 0.0
+    _paused = False
+    """Whether nothing was read for a part of that time."""
     _stalled: asyncio.TimerHandle | None = None
     _unwritten = 0
 
@@ -120,6 +122,7 @@ class Connection(HttpToolsProtocol):
         self._kept_bytes = 0
         self._body_bytes += len(body)
         super().on_body(body)
+        self._paused |= self.flow.read_paused
 
     def on_message_complete(self) -> None:
         """End the request."""
@@ -137,6 +140,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_clock(self, part: str) -> None:
         self._timed = part
+        self._paused = self.flow.read_paused
         self._clock_since = self.loop.time()
         self._clock = self.loop.call_later(HEAD_S if part is _HEAD else BODY_S, self._late)
 
@@ -152,8 +156,8 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         answering = cycle is not None and not cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
-        if part is not None and self.flow.read_paused:
-            # It is not the client that is late: we do not read.
+        if part is not None and (self._paused or self.flow.read_paused):
+            # It is not the client that is late: we did not read, for a part of the time at least.
             self._start_clock(part)
         elif part is _HEAD and answering:
             # The head of a later request; the answer to this one is still to be sent.
