@@ -23,6 +23,8 @@ from tests.integration.kit.test_outbox_to_projection import create, projector
 from tests.support.deadline import eventually
 from tests.support.harness import Harness, in_background
 
+NOTHING_LEFT_OUT = {"above": 0, "batch": 500, "without": list[str]()}
+
 
 async def relayed(harness: Harness) -> None:
     async with in_background(Relay(harness.dsn, harness.bus).run()):
@@ -154,7 +156,7 @@ async def test_a_look_at_the_outbox_costs_the_same_beside_a_dump(harness: Harnes
     def buffers(connection: psycopg.Connection, above: int) -> int:
         plan = connection.execute(
             f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {LOOK}".encode(),
-            {"above": above, "batch": 500},
+            NOTHING_LEFT_OUT | {"above": above},
         ).fetchone()
         assert plan is not None
         return plan[0][0]["Plan"]["Shared Hit Blocks"]
@@ -173,7 +175,7 @@ async def test_a_look_at_the_outbox_costs_the_same_beside_a_dump(harness: Harnes
         low_water = LowWater()
         low_water.above(0.0)
         for _ in range(3):
-            found = connection.execute(LOOK.encode(), {"above": 0, "batch": 500}).fetchone()
+            found = connection.execute(LOOK.encode(), NOTHING_LEFT_OUT).fetchone()
             assert found is not None
             next_serial, next_xid, oldest_xid = found[-3:]
             low_water.looked(next_serial, next_xid, oldest_xid)
