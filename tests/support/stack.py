@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from webhost_kit.clock import now_ms
 from webhost_local.child import tied_to_parent
 from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
@@ -191,6 +192,20 @@ class Stack:
 
         until(lambda: bool(replaced()), "a dead process to be restarted", seconds=RESTART_S)
         return replaced()
+
+    def until_deployer_rests(self) -> None:
+        """Return when nothing is due at the deployer."""
+        due = (
+            "SELECT (SELECT count(*) FROM deployer.deployments WHERE due_at_ms <= %(now)s)"
+            " + (SELECT count(*) FROM deployer.agent_teardowns WHERE due_at_ms <= %(now)s)"
+        )
+
+        def rests() -> bool:
+            with psycopg.connect(self.status()["postgresDsn"], connect_timeout=2) as connection:
+                row = connection.execute(due, {"now": now_ms()}).fetchone()
+                return row == (0,)
+
+        until(rests, "the deployer to rest", seconds=RESTART_S)
 
     def gateways(self) -> list[str]:
         """The base URL of every gateway, past the balancing of the public origin."""
