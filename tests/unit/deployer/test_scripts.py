@@ -7,11 +7,10 @@ import pytest
 import webhost_worker as worker
 from webhost_contracts.artifacts import Bundle, Module
 from webhost_contracts.bindings import is_reserved
-from webhost_contracts.entitlements import Entitlements, load_tiers
+from webhost_contracts.entitlements import Entitlements, known_tier, load_tiers
 from webhost_deployer.cloudflare import addresses, egress, platform_scripts, scripts
 from webhost_deployer.cloudflare.addresses import CustomDomain, WorkersDev
 from webhost_deployer.cloudflare.egress import Egress
-from webhost_deployer.cloudflare.layouts import tier_of
 from webhost_deployer.cloudflare.scripts import Script, WorkerEnvironment
 from webhost_kit.keys import MasterKeys
 
@@ -50,9 +49,10 @@ def test_an_agents_script() -> None:
 
 def test_each_tier_has_limits_of_its_own() -> None:
     tiers = load_tiers()
-    assert tier_of(tiers, "pro") is tiers["pro"]
+    assert tiers[known_tier(tiers, "pro")] is tiers["pro"]
     assert tiers["pro"].cpu_ms != tiers["free"].cpu_ms
-    assert tier_of(tiers, "one that is gone") is tiers["free"]
+    assert tiers[known_tier(tiers, "one that is gone")] is tiers["free"]
+    assert tiers[known_tier(tiers, None)] is tiers["free"]
 
 
 @pytest.mark.accept("8.scripts")

@@ -4,6 +4,7 @@
 """
 
 import tomllib
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
@@ -37,6 +38,11 @@ class Entitlements(
     agentcore_enabled: bool = False
     telemetry_days: int
     log_days: int
+
+
+def known_tier(tiers: Collection[str], name: str | None) -> str:
+    """Return the tier's name; none, or one that the file lacks, counts as the default one."""
+    return name if name is not None and name in tiers else DEFAULT_TIER
 
 
 class TiersError(ValueError):

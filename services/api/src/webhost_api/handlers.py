@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
+from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements, known_tier
 from webhost_contracts.events import Event
 from webhost_kit.errors import NotFound, Unavailable
 from webhost_kit.eventsourcing.aggregates import Appended
@@ -171,9 +171,9 @@ async def send_commands(
 async def tier_of(
     connection: AsyncConnection, tiers: Tiers, user_id: str
 ) -> tuple[str, Entitlements]:
-    """Return the user's tier and what it allows. A tier that the file lacks counts as `free`."""
+    """Return the user's tier and what it allows."""
     tier = await connection.scalar(sa.select(accounts.c.tier).where(accounts.c.user_id == user_id))
-    name = tier if tier in tiers else DEFAULT_TIER
+    name = known_tier(tiers, tier)
     return name, tiers[name]
 
 

@@ -18,7 +18,7 @@ import structlog
 from nats.errors import Error as NatsError
 from webhost_contracts import wire
 from webhost_contracts.commands import Command
-from webhost_contracts.entitlements import DEFAULT_TIER
+from webhost_contracts.entitlements import known_tier
 from webhost_contracts.events import Envelope
 from webhost_kit.bus import publishing
 from webhost_kit.bus.connection import Bus
@@ -105,7 +105,7 @@ class Resender:
         for envelope, tier in rows:
             cause = wire.decode(envelope, Envelope)
             event = cause.event(CAUSES)
-            tier = tier if tier in self._tiers else DEFAULT_TIER
+            tier = known_tier(self._tiers, tier)
             command = event and self._commands.caused_by(cause, event, tier=tier)
             if command is not None:
                 commands.append(command)

@@ -70,9 +70,8 @@ def cloudflare_of(
         return DispatchNamespace(api, user_workers, *common, settings.egress)
 
     provider = Cloudflare(api, workers, settings.routing, environment, layout_of, database.dsn)
-    return provider, Account(
-        api, [UserWorkers(sdk, namespace, installation_id) for namespace in settings.namespaces]
-    )
+    namespaces = [] if settings.namespace is None else [settings.namespace]
+    return provider, Account(api, [UserWorkers(sdk, name, installation_id) for name in namespaces])
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -92,8 +91,7 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("maintenance", Maintenance(service.name, bus, database, [], own_facts))
     every_s = settings.reconcile_every_s
     # What is left in a retired namespace still needs its front.
-    namespace = next(iter(settings.namespaces), None)
-    refresh = partial(provider.refresh_installation, namespace)
+    refresh = partial(provider.refresh_installation, settings.namespace)
     service.add(
         "reconciliation",
         Reconciliation(database, bus, account, settings.routing, refresh, every_s=every_s),

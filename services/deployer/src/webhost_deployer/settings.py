@@ -107,10 +107,9 @@ class Settings(Tiered):
         return WorkersDev(self.cloudflare_workers_dev_subdomain)
 
     @property
-    def namespaces(self) -> list[str]:
-        """Return the dispatch namespaces, of which there is one at most."""
-        names = self.cloudflare_dispatch_namespace, self.cloudflare_retired_dispatch_namespace
-        return [name for name in names if name is not None]
+    def namespace(self) -> str | None:
+        """Return the dispatch namespace that is in use or retired."""
+        return self.cloudflare_dispatch_namespace or self.cloudflare_retired_dispatch_namespace
 
     @property
     def egress(self) -> Egress:

@@ -24,6 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
+from webhost_kit.database.locks import session_of
 from webhost_kit.eventsourcing.aggregates import Aggregate
 from webhost_kit.eventsourcing.store import EventMetadata
 
@@ -40,14 +41,13 @@ from webhost_deployer.queue import DueAgent
 from webhost_deployer.tables import agent_teardowns, deployments
 
 ACTOR = "service:deployer"
+DUE_LIMIT = 1_000
 
 
 def agent_lock(agent_id: str) -> str:
     """Return the name of the lock under which an agent's work is done."""
     return f"agent {agent_id}"
 
-
-DUE_LIMIT = 1_000
 
 _NOTHING_RUNS = not_(
     exists().where(
@@ -56,7 +56,7 @@ _NOTHING_RUNS = not_(
     )
 )
 
-_LOCK_SESSION = f"lock {agent_lock('')}"
+_LOCK_SESSION = session_of(agent_lock(""))
 _SESSIONS = table(
     "pg_stat_activity", column("application_name"), column("datname"), column("usename")
 )

@@ -15,7 +15,7 @@ from time import monotonic
 
 import msgspec
 from webhost_contracts import ids
-from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
+from webhost_contracts.entitlements import Entitlements, known_tier
 from webhost_contracts.invoke import PROTOCOL, InvokeResponse
 from webhost_contracts.periods import period_key
 from webhost_kit.byte_budget import ByteBudget
@@ -183,7 +183,7 @@ class Invoker:
     def _entitlements_of(self, user_id: str) -> Entitlements:
         account = self._routes.accounts.get(user_id)
         tiers = self._limits.tiers
-        return tiers.get(account.tier if account else DEFAULT_TIER, tiers[DEFAULT_TIER])
+        return tiers[known_tier(tiers, account and account.tier)]
 
     def _check_rate(self, user_id: str, agent_id: str, entitlements: Entitlements) -> None:
         now_s = monotonic()

@@ -13,7 +13,7 @@ that ran already; tiers let far fewer run at once than a minute's.
 from collections.abc import Mapping
 from time import monotonic
 
-from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
+from webhost_contracts.entitlements import Entitlements, known_tier
 from webhost_kit.http.rate_limiter import RateLimiter
 
 from webhost_telemetry_ingest.model import Deployments
@@ -50,7 +50,7 @@ class RateLimits:
         """Take one of a deployment's reports; its signature is verified."""
         now_s = monotonic()
         tier = self._deployments.tier_of(user_id)
-        entitlements = self._tiers.get(tier, self._tiers[DEFAULT_TIER])
+        entitlements = self._tiers[known_tier(self._tiers, tier)]
         limit = REPORTS_PER_CALL * entitlements.requests_per_minute
         self._of_deployment.acquire(deployment_id, limit, now_s)
         self._of_user.acquire(user_id, 2 * limit, now_s)

@@ -64,9 +64,14 @@ async def waited_for(dsn: str, name: str) -> AsyncGenerator[Lock]:
             yield Lock(connection)
 
 
+def session_of(name: str) -> str:
+    """Return what the session that holds or asks for this lock is called at the server."""
+    return f"lock {name}"
+
+
 @asynccontextmanager
 async def _session(dsn: str, name: str) -> AsyncGenerator[psycopg.AsyncConnection[TupleRow]]:
-    connection = await _asked(open_lock_session(dsn, f"lock {name}"))
+    connection = await _asked(open_lock_session(dsn, session_of(name)))
     try:
         yield connection
     finally:

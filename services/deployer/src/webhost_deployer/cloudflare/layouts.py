@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from webhost_contracts.artifacts import Bundle
-from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
+from webhost_contracts.entitlements import Entitlements, known_tier
 from webhost_kit.keys import MasterKeys
 
 from webhost_deployer.cloudflare import platform_scripts, scripts
@@ -108,7 +108,7 @@ class PlainAccount:
         if key is None:
             message = f"Master key {plan.key_version} is not configured."
             raise ProviderError("telemetry key", None, message, transient=False)
-        tier = tier_of(self._tiers, plan.tier)
+        tier = self._tiers[known_tier(self._tiers, plan.tier)]
         installation_id = self._environment.installation_id
         await self._api.put_script(scripts.agent_script(deployment, bundle, tier, installation_id))
         await self._api.put_script(scripts.front_script(deployment, key, self._environment))
@@ -190,7 +190,7 @@ class DispatchNamespace:
 
     async def upload(self, deployment: Deployment, bundle: Bundle) -> None:
         """Upload the agent script."""
-        tier = tier_of(self._tiers, deployment.plan.tier)
+        tier = self._tiers[known_tier(self._tiers, deployment.plan.tier)]
         script = scripts.agent_script(deployment, bundle, tier, self._environment.installation_id)
         await self._user_workers.put(script)
 
@@ -203,8 +203,3 @@ class DispatchNamespace:
     async def remove_scripts(self, deployment: Deployment) -> None:
         """Remove the agent script."""
         await self._user_workers.delete(self.worker_name(deployment))
-
-
-def tier_of(tiers: dict[str, Entitlements], name: str) -> Entitlements:
-    """Return a tier; what is not in the file any more counts as the default one."""
-    return tiers.get(name, tiers[DEFAULT_TIER])
