@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from webhost_deployer.cloudflare.rate_limiter import CAPACITY, REFILL_PER_S
 from webhost_kit.clock import now_ms
 from webhost_local.child import tied_to_parent
 from webhost_local.data_dir import DataDir
@@ -206,6 +207,20 @@ class Stack:
                 return row == (0,)
 
         until(rests, "the deployer to rest", seconds=RESTART_S)
+
+    def until_calls_are_left(self) -> None:
+        """Return when the deployers may make about as many calls to Cloudflare as at the start."""
+        left = (
+            "SELECT tokens + extract(epoch FROM clock_timestamp() - at) * %(refill)s"
+            " FROM deployer.rate_limits WHERE name NOT LIKE '%% user %%'"
+        )
+
+        def are_left() -> bool:
+            with psycopg.connect(self.status()["postgresDsn"], connect_timeout=2) as connection:
+                [level] = connection.execute(left, {"refill": REFILL_PER_S}).fetchone() or (0,)
+                return level > 0.9 * CAPACITY
+
+        until(are_left, "Cloudflare's rate limit to be far away", seconds=RESTART_S)
 
     def gateways(self) -> list[str]:
         """The base URL of every gateway, past the balancing of the public origin."""

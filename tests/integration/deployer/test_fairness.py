@@ -5,12 +5,15 @@ import asyncio
 import pytest
 from webhost_contracts.events import (
     DeploymentFailed,
+    DeploymentStarted,
     DeploymentStepSucceeded,
     DeploymentSucceeded,
     TeardownFinished,
     TeardownStarted,
 )
 from webhost_deployer.runner import CONCURRENCY
+from webhost_kit.bus.commands import PULL_TIMEOUT_S
+from webhost_kit.tasks import cancel
 
 from tests.integration.deployer.api_gate import gated
 from tests.integration.deployer.harness import Harness, new_agent
@@ -154,3 +157,25 @@ async def test_a_deployment_beyond_the_accounts_room_is_refused_before_cloudflar
         at_once = [await harness.deploy(new_agent(), user_id=OTHER) for _ in range(3)]
         ended = [await harness.until_stated(deployment) for deployment in at_once]
         assert [isinstance(it, DeploymentSucceeded) for it in ended].count(True) == 1
+
+
+async def test_a_deploy_command_does_not_wait_for_others(harness: Harness) -> None:
+    """While commands of another kind keep coming, each deploy command is taken at once."""
+    await (await harness.start()).until_ready()
+
+    async def keep_deleting() -> None:
+        while True:
+            await harness.delete(new_agent())
+            await asyncio.sleep(0.05)
+
+    deleting = asyncio.create_task(keep_deleting())
+    try:
+        await asyncio.sleep(PULL_TIMEOUT_S + 1)  # a pull request has expired without a command
+        for _ in range(10):
+            await asyncio.sleep(0.5)
+            deployment = await harness.deploy(new_agent())
+            await harness.until_stated(
+                deployment, lambda event: isinstance(event, DeploymentStarted), seconds=1.5
+            )
+    finally:
+        await cancel(deleting)

@@ -36,6 +36,7 @@ AWAY_DELAY_S = 1.0
 DEAD_DELAY_S = 5.0
 ACK_WAIT_S = 10.0
 """Handlers only record what is to be done. A command whose handler was killed waits this long."""
+PULL_TIMEOUT_S = 5.0
 COUNTED = 1_000
 """How many messages have their failures counted; the server's own count includes outages."""
 
@@ -72,7 +73,8 @@ class CommandConsumer:
             config=ConsumerConfig(
                 ack_wait=ACK_WAIT_S, max_deliver=-1, filter_subject=subject, max_ack_pending=256
             ),
-            pull_sub=PullSub(batch_size=10, timeout=5.0),
+            # With more, the client waits for more while commands of other verbs keep coming.
+            pull_sub=PullSub(batch_size=1, timeout=PULL_TIMEOUT_S),
             inbox_prefix=inbox_prefix(self._service) + b".",
             ack_policy=AckPolicy.NACK_ON_ERROR,
             title=f"{self._service}:{verb}",

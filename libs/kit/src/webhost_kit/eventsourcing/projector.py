@@ -64,7 +64,8 @@ class Projector:
     """Keeps one projection up to date while it runs.
 
     With `share`, the name of that share's lock sessions, `run` is not used: the holder of the
-    share calls `project`.
+    share calls `project`. With `pause_s`, it waits that long after a batch behind which nothing
+    was waiting: what arrives meanwhile is one transaction instead of one for each message.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Projector:
         committed: Committed | None = None,
         reset: Reset | None = None,
         batch_size: int = 500,
+        pause_s: float = 0.0,
         share: str | None = None,
     ) -> None:
         self.name = name
@@ -89,6 +91,7 @@ class Projector:
         self._fold = fold
         self._committed = committed
         self._reset = reset
+        self._pause_s = pause_s
         self._reader = StreamReader(bus, stream, subjects, batch_size=batch_size)
         self._leadership = Leadership(
             database.dsn, f"projection {name}", check=self._reader.interruption
@@ -140,6 +143,8 @@ class Projector:
                     async for batch in batches:
                         await self._apply(batch, checkpoint)
                         checkpoint = batch.checkpoint
+                        if self._pause_s and batch.messages and not batch.pending:
+                            await asyncio.sleep(self._pause_s)
             except StreamDiverged as error:
                 await self._halt(str(error))
             except CheckpointMoved:
