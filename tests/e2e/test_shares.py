@@ -112,9 +112,9 @@ def reports(stack: Stack) -> list[Attack]:
 
 
 def probes(stack: Stack) -> list[Attack]:
-    """Deploy what never answers its probe, again and again, on two connections."""
+    """Deploy what never answers its probe, again and again, on three connections."""
     attacker = stack.caller()
-    agents = [attacker.create_agent(f"p{number}")["id"] for number in range(2)]
+    agents = [attacker.create_agent(f"p{number}")["id"] for number in range(3)]
 
     def attack_of(agent_id: str) -> Attack:
         caller = stack.caller_with(attacker.token)
