@@ -57,7 +57,8 @@ test: setup ## Run every test
 
 .PHONY: test-long
 test-long: setup ## Run what takes too long for every change
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile -m long
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile -m "long and not quiet"
+	.venv/bin/python -m pytest -m "long and quiet"
 
 .PHONY: check
 check: setup ## Lint, types, import rules, generated documents

@@ -226,6 +226,7 @@ class Victim:
 
 
 @pytest.mark.long
+@pytest.mark.quiet
 @pytest.mark.timeout(420)
 @pytest.mark.accept("6.shares.deploys")
 @pytest.mark.parametrize(

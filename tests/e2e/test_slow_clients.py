@@ -12,7 +12,7 @@ from tests.support.caller import Caller
 from tests.support.slow import resident_mb, slow_clients
 from tests.support.stack import Stack, running_stack
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.quiet, pytest.mark.timeout(300)]
 
 CALLS = 150
 DEPLOYS = 5

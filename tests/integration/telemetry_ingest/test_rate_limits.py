@@ -162,6 +162,7 @@ async def test_an_address_that_fails_is_refused_before_its_body_is_read(
 
 
 @pytest.mark.long
+@pytest.mark.quiet
 @pytest.mark.accept("6.C1")
 async def test_a_flood_with_a_stolen_key_does_not_slow_anothers_reports(
     ingest: Ingest, deployment: Deployment
