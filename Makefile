@@ -59,6 +59,7 @@ test: setup ## Run every test
 test-long: setup ## Run what takes too long for every change
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile -m "long and not quiet"
 	.venv/bin/python -m pytest -m "long and quiet"
+	CLOUDFLARE_DISPATCH_NAMESPACE=agents .venv/bin/python -m pytest --numprocesses 2 --dist loadfile tests/e2e
 
 .PHONY: check
 check: setup ## Lint, types, import rules, generated documents
