@@ -2,10 +2,11 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 
 import psutil
+from webhost_kit.tasks import cancel
 
 RECEIVE_BYTES = 4096
 """What the kernel keeps for one of them, about."""
@@ -54,6 +55,17 @@ async def slow_clients(port: int, sent: Iterable[bytes]) -> AsyncGenerator[list[
     finally:
         for client in clients:
             await client.close()
+
+
+async def first_answer(clients: Collection[SlowClient]) -> bytes:
+    """The first line of the answer to whichever of them is answered first."""
+    for client in clients:
+        client.writer.transport.resume_reading()
+    lines = [asyncio.create_task(client.reader.readline()) for client in clients]
+    try:
+        return await next(asyncio.as_completed(lines, timeout=10))
+    finally:
+        await cancel(*lines)
 
 
 def resident_mb(pid: int) -> float:

@@ -12,6 +12,7 @@ from webhost_deployer.cloudflare.reconciliation import Reconciliation, TablesBeh
 from webhost_deployer.settings import Settings
 from webhost_kit.process.service import Service
 
+from tests.integration.deployer.conftest import on_both_layouts
 from tests.integration.deployer.harness import Harness, new_agent, new_deployment, put_script
 from tests.support.deadline import eventually
 from tests.support.service import environment
@@ -143,16 +144,34 @@ async def test_nothing_is_removed_by_tables_older_than_the_stream(
     assert len(await harness.routes()) == 1
 
 
+@pytest.mark.accept("8.reconciliation")
+@on_both_layouts
 async def test_a_deployer_reconciles_by_itself(harness: Harness) -> None:
     harness.env["RECONCILE_EVERY_S"] = "0.5"
     await harness.start()
-    left = await deployed(harness)
-    await failed(harness, left)
+    await failed(harness, await deployed(harness))
+    await until_no_script(harness)
 
-    async def gone() -> bool:
+
+@pytest.mark.accept("8.reconciliation")
+@pytest.mark.parametrize("namespace", ["customers"], indirect=True)
+async def test_what_is_left_in_a_retired_namespace_is_removed(harness: Harness) -> None:
+    first = await harness.start()
+    left = await deployed(harness)
+    await first.stop()
+    await failed(harness, left)
+    harness.env["RECONCILE_EVERY_S"] = "0.5"
+    retired = harness.env.pop("CLOUDFLARE_DISPATCH_NAMESPACE")
+    harness.env["CLOUDFLARE_RETIRED_DISPATCH_NAMESPACE"] = retired
+    await harness.start()
+    await until_no_script(harness)
+
+
+async def until_no_script(harness: Harness) -> None:
+    async def none() -> bool:
         return await harness.scripts() == []
 
-    await eventually(gone, "the orphan to be removed", seconds=20)
+    await eventually(none, "the orphan to be removed", seconds=20)
 
 
 async def test_a_script_that_is_gone_is_reported(

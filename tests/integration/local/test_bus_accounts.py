@@ -1,7 +1,6 @@
 """What a service that was taken over can do on the bus, with its own credentials: its own, only."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
 
 import aiohttp
@@ -20,16 +19,11 @@ from webhost_contracts.subjects import OWNERS
 from webhost_kit.bus import streams
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.bus.reader import StreamReader
-from webhost_local import nats_accounts, nats_server
-from webhost_local.identities import Identities
-from webhost_local.nats_accounts import OPERATOR, SERVICES, STREAMS
-from webhost_local.ports import free_port
+from webhost_local.nats_accounts import SERVICES, STREAMS
 
+from tests.integration.local.conftest import BusUrl
 from tests.support.deadline import eventually
 from tests.support.facts import envelope
-from tests.support.processes import ServerProcess
-
-BusUrl = Callable[[str], str]
 
 FACTS = {
     "evt.usr_1.user.usr_1": {"api"},
@@ -88,43 +82,6 @@ RPCS = {
 FORGED = wire.encode(
     envelope("usr_1", "usr_1", TierChanged(tier="pro", previous_tier="free", source="forged"))
 )
-
-
-@pytest.fixture(scope="module")
-def monitoring() -> str:
-    """Where the server says what it remembers."""
-    return f"127.0.0.1:{free_port()}"
-
-
-@pytest.fixture(scope="module")
-def bus_url(tmp_path_factory: pytest.TempPathFactory, monitoring: str) -> Iterator[BusUrl]:
-    directory = tmp_path_factory.mktemp("nats")
-    port = free_port()
-    passwords = Identities().nats_users
-    config = directory / "nats.conf"
-    nats_server.write_config(
-        config, port=port, store_dir=directory, accounts=nats_accounts.accounts(passwords)
-    )
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"http": monitoring}))
-    server = ServerProcess(
-        nats_server.command(config),
-        port=port,
-        directory=directory,
-        is_ready=lambda: nats_server.is_ready(port),
-    )
-    server.start()
-    yield lambda user: f"nats://{user}:{passwords[user]}@127.0.0.1:{port}"
-    server.stop()
-
-
-@pytest.fixture
-async def operator(bus_url: BusUrl) -> AsyncIterator[Bus]:
-    """An operator's connection, to streams with nothing in them."""
-    bus = await connect(bus_url(OPERATOR), OPERATOR)
-    for stream in STREAMS:
-        await bus.js.purge_stream(stream)
-    yield bus
-    await bus.close()
 
 
 async def held(operator: Bus) -> dict[str, int]:

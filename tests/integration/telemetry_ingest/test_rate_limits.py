@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 import pytest
+from webhost_contracts import signatures
 from webhost_contracts.events import TierChanged
 from webhost_telemetry_ingest.rate_limits import REPORTS_PER_CALL
 
@@ -159,6 +160,20 @@ async def test_an_address_that_fails_is_refused_before_its_body_is_read(
     writer.close()
     with suppress(ConnectionError):
         await writer.wait_closed()
+
+
+@pytest.mark.accept("6.C1")
+@pytest.mark.parametrize("sent", [{}, {signatures.TELEMETRY_SIGNATURE_HEADER: "v1=00"}], ids=str)
+async def test_reports_without_credentials_are_failures_too(
+    ingest: Ingest, sent: dict[str, str]
+) -> None:
+    url = f"{ingest.service.url}/v1/telemetry/report"
+    statuses: list[int] = []
+    for _ in range(FAILURES + 1):
+        headers = sent | {"X-Forwarded-For": "192.0.2.3"}
+        async with ingest.http.post(url, data=b"{}", headers=headers) as answer:
+            statuses.append(answer.status)
+    assert statuses == [401] * FAILURES + [429]
 
 
 @pytest.mark.long

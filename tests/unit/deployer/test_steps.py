@@ -1,0 +1,69 @@
+"""Whom a step's calls are counted for, and which of them may use what is reserved for removals."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+from webhost_contracts.artifacts import Artifact, Bundle
+from webhost_deployer.artifacts import Artifacts
+from webhost_deployer.budget import Purpose, purpose
+from webhost_deployer.capacity import Capacity
+from webhost_deployer.model import AgentTeardown, Step
+from webhost_deployer.provider import Provider
+from webhost_deployer.steps import Steps
+
+from tests.unit.deployer.samples import AGENT, COMMAND, begun
+
+
+class Noting:
+    """A provider that notes, by method, what its calls are for."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, Purpose] = {}
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
+        async def call(*_: Any) -> None:
+            self.calls[name] = purpose()
+
+        return call
+
+
+class NoModules:
+    async def read(self, _: Artifact) -> Bundle:
+        return Bundle(modules=())
+
+
+def steps_at(provider: Noting) -> Steps:
+    return Steps(
+        {COMMAND.runtime_provider: cast(Provider, provider)},
+        cast(Artifacts, NoModules()),
+        cast(Capacity, None),
+    )
+
+
+FOR_USER = Purpose(COMMAND.user_id)
+REMOVES_FOR_USER = Purpose(COMMAND.user_id, removes=True)
+
+
+@pytest.mark.accept("6.C2.budget")
+async def test_a_steps_calls_are_for_the_deployments_user_and_a_removals_are_removals() -> None:
+    provider = Noting()
+    for step in set(Step) - {Step.VALIDATE}:
+        await steps_at(provider).perform(step, begun())
+    assert provider.calls == {
+        "ensure_installation": FOR_USER,
+        "upload": FOR_USER,
+        "route": FOR_USER,
+        "probe": FOR_USER,
+        "remove_route": REMOVES_FOR_USER,
+        "remove_script": REMOVES_FOR_USER,
+    }
+    assert purpose() == Purpose()
+
+
+@pytest.mark.accept("6.C2.budget")
+async def test_a_purge_is_a_removal_for_the_agents_user() -> None:
+    provider = Noting()
+    teardown = AgentTeardown(agent_id=AGENT, user_id=COMMAND.user_id)
+    await steps_at(provider).purge_sessions(teardown)
+    assert provider.calls == {"purge_sessions": REMOVES_FOR_USER}

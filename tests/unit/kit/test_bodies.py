@@ -1,0 +1,45 @@
+"""Who finds room for a body, who waits for it, and who is refused."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from webhost_kit.errors import Unavailable
+from webhost_kit.http import bodies
+from webhost_kit.http.bodies import MOST_WAITING, SMALL_BYTES, USER_BYTES, Bodies
+from webhost_kit.tasks import cancel
+
+
+async def hold(held: Bodies, user_id: str, size: int = USER_BYTES) -> None:
+    async with held.room(user_id, size):
+        await asyncio.Event().wait()
+
+
+@pytest.mark.accept("6.B5")
+async def test_beyond_so_many_waiting_a_user_is_refused_at_once() -> None:
+    held = Bodies()
+    tasks = [asyncio.create_task(hold(held, "usr_many")) for _ in range(1 + MOST_WAITING)]
+    await asyncio.sleep(0)
+    try:
+        with pytest.raises(Unavailable):
+            async with asyncio.timeout(1), held.room("usr_many", USER_BYTES):
+                pass
+        async with asyncio.timeout(1), AsyncExitStack() as others:
+            await others.enter_async_context(held.room("usr_many", SMALL_BYTES))
+            await others.enter_async_context(held.room("usr_other", USER_BYTES))
+    finally:
+        await cancel(*tasks)
+
+
+@pytest.mark.accept("6.B5")
+async def test_whoever_finds_no_room_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "WAIT_S", 0.01)
+    held = Bodies()
+    task = asyncio.create_task(hold(held, "usr_a"))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        async with asyncio.timeout(1), held.room("usr_a", SMALL_BYTES + 1):
+            pass
+    await cancel(task)
+    async with asyncio.timeout(1), held.room("usr_a", USER_BYTES):
+        pass
