@@ -146,6 +146,9 @@ def test_refusals_have_their_exit_codes(developer: Developer, tmp_path: Path) ->
 
     run("agents", "create", "mine", ends=0)
     assert "[CONFLICT" in run("agents", "create", "mine", ends=5)
+    refused = json.loads(run("agents", "create", "mine", "--json", ends=5))["error"]
+    assert (refused["code"], refused["retryable"]) == ("CONFLICT", False)
+    assert refused.keys() == {"code", "message", "retryable", "details", "requestId"}
     assert "[CONFLICT" in run("invoke", "mine", "hello", ends=5)
     assert "name:" in run("agents", "create", "x" * 81, ends=2)
     run("agents", "get", "yours", ends=4)
@@ -154,6 +157,8 @@ def test_refusals_have_their_exit_codes(developer: Developer, tmp_path: Path) ->
     reason = run("deploy", "mine", "--file", str(broken), ends=8)
     assert "step: upload" in reason
     assert "broken.mjs" in reason
+    failed = json.loads(run("deploy", "mine", "--file", str(broken), "--json", ends=8))
+    assert failed["error"]["code"] == "DEPLOYMENT_FAILED"
     later = developer.runs("deployments", "get", "mine/1", "--as", developer.subject).stdout
     assert reason.partition("webhost: ")[2] in later
     failed = developer.runs(

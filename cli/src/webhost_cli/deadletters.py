@@ -41,12 +41,12 @@ def list_all(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
 
     url = bus.nats_url_of(data_dir)
     letters, events, silent = bus.run(work())
-    for service in silent:
-        output.aside(f"{service} does not answer: its parked events are not listed", style=None)
     if as_json:
         named = [{"id": _id(event), **output.whole(event)} for event in events]
         output.print_json({"deadLetters": letters, "parked": named, "silent": silent})
         return
+    for service in silent:
+        output.aside(f"{service} does not answer: its parked events are not listed", style=None)
     rows = [(str(one.seq), one.dead_lettered_at, one.subject, one.reason) for one in letters]
     rows += [
         (

@@ -56,7 +56,7 @@ def deploy(
     at = agent_id(api, agent)
     deployment = api.start(f"/v1/agents/{at}/deploy", body)["deployment"]
     if wait:
-        deployment = _wait(api, deployment)
+        deployment = _wait(api, deployment, quiet=as_json)
     url = invoke_url(api, at)
     _show({"deployment": deployment, "invokeUrl": url}, as_json)
     if reason := waiting.failure(deployment):
@@ -138,11 +138,12 @@ def _read(file: Path) -> str:
         raise CommandError(f"{file} is not UTF-8 text", ExitCode.USAGE) from error
 
 
-def _wait(api: Api, deployment: Json) -> Json:
+def _wait(api: Api, deployment: Json, *, quiet: bool) -> Json:
     name = f"{plain_line(deployment['id'])} (version {deployment['version']})"
     try:
         if not sys.stderr.isatty():
-            output.aside(f"deploying {name}", style=None)
+            if not quiet:
+                output.aside(f"deploying {name}", style=None)
             return waiting.until_ended(api, deployment, lambda _: None)
         with output.errors().status("") as line:
             return waiting.until_ended(

@@ -1,6 +1,7 @@
 """The errors that a command reports to its user, and its exit codes."""
 
 from enum import IntEnum
+from typing import Any
 
 import msgspec
 from webhost_contracts.errors import ErrorBody, ErrorCode, ErrorEnvelope
@@ -21,7 +22,9 @@ class ExitCode(IntEnum):
 
 EXIT_CODES_HELP = (
     "Exit codes: 1 failure, 2 wrong usage or request, 3 not signed in, 4 not found, 5 conflict, "
-    "6 a limit, 7 unavailable, 8 the agent's code or its deployment failed."
+    "6 a limit, 7 unavailable, 8 the agent's code or its deployment failed. With --json, an error "
+    "is one line on standard error, in the shape of the API's errors; its code is FAILURE where "
+    "the API has none, and it has a requestId where the API refused."
 )
 
 _EXIT_CODES: dict[str, ExitCode] = {
@@ -33,9 +36,11 @@ _EXIT_CODES: dict[str, ExitCode] = {
     ErrorCode.LIMIT_EXCEEDED: ExitCode.LIMIT,
     ErrorCode.RATE_LIMITED: ExitCode.LIMIT,
     ErrorCode.UNAVAILABLE: ExitCode.UNAVAILABLE,
-    ErrorCode.RUNTIME_ERROR: ExitCode.AGENT_FAILED,
     ErrorCode.DEPLOYMENT_FAILED: ExitCode.AGENT_FAILED,
+    ErrorCode.RUNTIME_ERROR: ExitCode.AGENT_FAILED,
 }
+# The first code of an exit code is that of the command's own errors.
+_OWN_CODES = {exit_code: code for code, exit_code in reversed(_EXIT_CODES.items())}
 
 
 class CommandError(Exception):
@@ -45,6 +50,17 @@ class CommandError(Exception):
         super().__init__(message)
         self.exit_code = exit_code
 
+    def envelope(self) -> dict[str, Any]:
+        """Return the error as the API's envelope, without a request id."""
+        return {
+            "error": {
+                "code": _OWN_CODES.get(self.exit_code, "FAILURE"),
+                "message": str(self),
+                "retryable": self.exit_code == ExitCode.UNAVAILABLE,
+                "details": {},
+            }
+        }
+
 
 class ApiError(CommandError):
     """The API's error envelope."""
@@ -52,6 +68,10 @@ class ApiError(CommandError):
     def __init__(self, body: ErrorBody) -> None:
         super().__init__(_text(body), _EXIT_CODES.get(body.code, ExitCode.FAILURE))
         self.body = body
+
+    def envelope(self) -> dict[str, Any]:
+        """Return the API's own envelope."""
+        return {"error": msgspec.to_builtins(self.body)}
 
     @classmethod
     def from_response(cls, status: int, content: bytes) -> "CommandError":

@@ -11,7 +11,7 @@ DataDirOption = Annotated[
     Path,
     typer.Option("--data-dir", envvar="WEBHOST_DATA_DIR", help="The local stack's directory."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, errors too.")]
 LimitOption = Annotated[int, typer.Option(min=1, max=100, help="The maximum number of items.")]
 CursorOption = Annotated[str | None, typer.Option(help="Continue after an earlier page.")]
 AgentArgument = Annotated[str, typer.Argument(help="The agent's id or name.")]

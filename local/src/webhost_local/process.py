@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from webhost_local.child import tied_to_parent
+from webhost_local.data_dir import StackError
 from webhost_local.logview import LogView
 
 FIRST_DELAY_S = 0.2
@@ -28,6 +29,10 @@ _LAST_WORDS_S = 0.5
 
 def _nothing() -> None:
     return
+
+
+class Misconfigured(StackError):
+    """A process ended because its configuration cannot work: starting it again changes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +60,25 @@ class ProcessSpec:
 
 
 class Process:
-    """Keeps one process running from `start()` to `stop()`. `on_change` is called on new pids."""
+    """Keeps one process running from `start()` to `stop()`, or until it is `Misconfigured`.
+
+    `on_change` is called on new pids, `on_misconfigured` with the process's last line.
+    """
 
     def __init__(
-        self, spec: ProcessSpec, log: LogView, on_change: Callable[[], None] = _nothing
+        self,
+        spec: ProcessSpec,
+        log: LogView,
+        on_change: Callable[[], None],
+        on_misconfigured: Callable[[Misconfigured], None],
     ) -> None:
         self.spec = spec
         self.pid: int | None = None
         self.ready = asyncio.Event()
         self._log = log
         self._on_change = on_change
+        self._on_misconfigured = on_misconfigured
+        self._last_line = ""
         self._stopping = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
@@ -96,6 +110,9 @@ class Process:
             try:
                 await asyncio.to_thread(self.spec.prepare)
                 began_ready = await self._run_once()
+            except Misconfigured as error:
+                self._on_misconfigured(error)
+                return
             except Exception as error:
                 self._log.line(self.spec.name, f"cannot start: {error}")
             if self._stopping.is_set():
@@ -148,6 +165,8 @@ class Process:
         output.cancel()
         if not self._stopping.is_set():
             self._log.line(self.spec.name, _ending(code))
+            if code == os.EX_CONFIG:
+                raise Misconfigured(f"{self.spec.name} cannot run as configured: {self._last_line}")
         [ready_since] = await asyncio.gather(watch, return_exceptions=True)
         return ready_since if isinstance(ready_since, float) else None
 
@@ -175,11 +194,15 @@ class Process:
                 if len(rest) > _READ_BYTES:  # a line without end is shown in pieces
                     lines, rest = [*lines, rest], b""
                 for line in lines:
-                    self._log.line(self.spec.name, line.decode(errors="replace").rstrip("\r"))
+                    self._show(line)
         finally:
             if rest:
-                self._log.line(self.spec.name, rest.decode(errors="replace"))
+                self._show(rest)
             transport.close()
+
+    def _show(self, line: bytes) -> None:
+        self._last_line = line.decode(errors="replace").rstrip("\r")
+        self._log.line(self.spec.name, self._last_line)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._child is not None:

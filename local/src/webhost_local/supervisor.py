@@ -1,9 +1,10 @@
 """Runs one local stack in the foreground.
 
 Starts the groups in order, the processes of a group together, the next group once the one before
-is ready. Restarts what dies. On SIGINT, SIGTERM or SIGHUP it stops everything, last group first,
-and returns; a second signal kills instead. If the supervisor itself is killed, the kernel ends
-its processes, and whatever those left behind is ended by the next start in the same directory.
+is ready. Restarts what dies. On SIGINT, SIGTERM or SIGHUP, or when a process cannot run as it is
+configured, it stops everything, last group first, and returns; a second signal kills instead. If
+the supervisor itself is killed, the kernel ends its processes, and whatever those left behind is
+ended by the next start in the same directory.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from webhost_local.child import end, processes_marked
 from webhost_local.data_dir import DataDir
 from webhost_local.logview import LogView
-from webhost_local.process import Process, ProcessSpec
+from webhost_local.process import Misconfigured, Process, ProcessSpec
 
 MARK = "WEBHOST_STACK_DIR"
 """In the environment of every process of a stack: the data directory it belongs to."""
@@ -37,17 +38,21 @@ class Supervisor:
     ) -> None:
         self._log = log
         self._groups = [
-            [Process(spec, log, lambda: on_change(self.processes)) for spec in group]
+            [Process(spec, log, lambda: on_change(self.processes), self._give_up) for spec in group]
             for group in groups
         ]
         self._stop = asyncio.Event()
+        self._reason: Misconfigured | None = None
 
     @property
     def processes(self) -> list[Process]:
         return [process for group in self._groups for process in group]
 
     async def run(self, on_ready: Callable[[float], None]) -> None:
-        """Run until a signal comes. `on_ready` gets the seconds that the start took."""
+        """Run until a signal comes. `on_ready` gets the seconds that the start took.
+
+        Raises Misconfigured, once everything is stopped, when a process cannot run as configured.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._asked_to_stop)
@@ -62,6 +67,8 @@ class Supervisor:
             self._log.plain("stopping")
             for group in reversed(self._groups):
                 await asyncio.gather(*(process.stop() for process in group))
+        if self._reason is not None:
+            raise self._reason
 
     async def _start(self, on_ready: Callable[[float], None]) -> None:
         began = time.monotonic()
@@ -87,6 +94,10 @@ class Supervisor:
             ]
             self._log.plain(f"still waiting for {', '.join(named)}")
 
+    def _give_up(self, reason: Misconfigured) -> None:
+        self._reason = self._reason or reason
+        self._stop.set()
+
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():
             for process in self.processes:
@@ -103,7 +114,8 @@ def run(
     """Run the groups until a signal comes; the caller holds the data directory's lock.
 
     `on_change` gets the processes at every new pid, and whether the stack has been ready.
-    `welcome` makes the message that is shown then, from the seconds that the start took.
+    `welcome` makes the message that is shown then, from the seconds that the start took. Raises
+    StackError when a process cannot run as configured.
     """
     log = LogView(sys.stdout, [spec.name for group in groups for spec in group])
     ready = False

@@ -1,5 +1,6 @@
 """The command as a process: exit codes, one line on stderr, never a traceback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -86,6 +87,35 @@ def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], here: dict[str, str
     result = webhost(*arguments, **here)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "code"),
+    [
+        (("agents", "list"), 7, "UNAVAILABLE"),
+        (("agents", "list", "--limit", "101"), 2, "INVALID_REQUEST"),
+        (("agents", "list", "--no-such-option"), 2, "INVALID_REQUEST"),
+        (("agents", "list", "--url", "x"), 2, "INVALID_REQUEST"),
+        (("agents", "list", "--data-dir", "."), 1, "FAILURE"),
+        (("deploy", "a", "--file", __file__), 2, "INVALID_REQUEST"),
+        (("agents", "delete", "agt_1"), 7, "UNAVAILABLE"),
+    ],
+)
+def test_with_json_an_error_is_one_json_object(
+    arguments: tuple[str, ...], exit_code: int, code: str, here: dict[str, str]
+) -> None:
+    result = webhost(*arguments, "--json", **(here | SOMEWHERE))
+    assert result.returncode == exit_code, result.stderr
+    assert result.stdout == ""
+    error = json.loads(result.stderr)["error"]
+    assert error["code"] == code
+    assert error["message"]
+    assert error["retryable"] == (code == "UNAVAILABLE")
+
+
+def test_json_that_is_an_argument_is_no_option(here: dict[str, str]) -> None:
+    result = webhost("agents", "get", "--", "--json", **(here | SOMEWHERE))
+    assert result.stderr.startswith("webhost: no answer from")
 
 
 def test_a_reader_that_goes_away_is_no_traceback(here: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -192,6 +193,52 @@ export default class extends WorkerEntrypoint {
   }
 }
 """
+
+
+DISPATCHER = """
+export default { fetch(request, env) {
+  const who = new URL(request.url).searchParams.get("who");
+  return env.SPACE.get("one", {}, { outbound: { who } }).fetch(request);
+} };
+"""
+FETCHES = "export default { fetch: () => fetch('http://any.example/') };"
+OUTBOUND = """
+export default { fetch(request, env) {
+  return new Response(`${env.who} ${Object.keys(env)} ${[...request.headers]}`);
+} };
+"""
+
+
+async def test_an_outbound_worker_knows_whose_request_it_is(edge: Edge, tmp_path: Path) -> None:
+    async def said(who: str) -> tuple[int, str]:
+        return await edge.get("dispatcher", f"/?who={quote(who)}")
+
+    namespaces = edge.sdk.workers_for_platforms.dispatch.namespaces
+    await namespaces.create(account_id=edge.account_id, name="users")
+    await upload_user(edge, "one", FETCHES)
+    await edge.upload("outbound", OUTBOUND)
+    outbound = {"worker": {"service": "outbound"}, "params": [{"name": "who"}]}
+    await edge.upload("dispatcher", DISPATCHER, bindings=[SPACE | {"outbound": outbound}])
+    await edge.publish("dispatcher")
+    assert await said("one") == (200, "one who ")
+
+    # given that nothing changed, then nothing is written, and a new process knows it too
+    file = tmp_path / "data" / "run" / "parameters" / "users@one"
+    written = file.stat().st_mtime_ns
+    assert await said("one") == (200, "one who ")
+    ended = max(psutil.Process(edge.process.pid).children(), key=psutil.Process.create_time)
+    ended.kill()  # the one that was started last, and called last
+
+    async def knows() -> bool:
+        return await said("one") == (200, "one who ")
+
+    await eventually(knows, "another process of the outbound Worker", seconds=10)
+    assert not ended.is_running()
+    assert file.stat().st_mtime_ns == written
+
+    # when they change, then they are written
+    assert await said("ä") == (200, "ä who ")
+    assert file.stat().st_mtime_ns != written
 
 
 @pytest.mark.long

@@ -197,6 +197,20 @@ async def test_a_schema_of_another_service_is_refused(database: Database) -> Non
 
 
 @pytest.mark.accept("6.D2")
+async def test_a_schema_that_is_no_services_own_is_refused(database: Database) -> None:
+    # given a superuser, who may make tables in `public`, which is where its search_path leads
+    env = {"DATABASE_URL": database.role_dsn("gateway"), "MIGRATIONS_DATABASE_URL": database.dsn}
+    ended = await asyncio.to_thread(migrate, env)
+    assert ended.returncode == 1
+    assert "the schema would be public: set the search_path of the role" in ended.stderr
+    with psycopg.connect(database.dsn) as connection:
+        made = connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone()
+    assert made == (0,)
+
+
+@pytest.mark.accept("6.D2")
 async def test_a_migration_does_not_wait_for_what_will_not_change(database: Database) -> None:
     role_dsn = database.role_dsn("gateway")
     wrong = role_dsn.replace("@", "-wrong@", 1)

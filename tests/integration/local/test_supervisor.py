@@ -158,6 +158,17 @@ def test_what_keeps_dying_is_started_less_and_less_often(start: Start) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_what_cannot_run_as_configured_ends_the_stack(start: Start) -> None:
+    refusing = "import sys; print('cannot start: missing X', file=sys.stderr); sys.exit(78)"
+    stack = start([calm("calm")], [{"name": "wrong", "source": refusing}])
+    assert stack.process.wait(timeout=20) == 1
+    last = stack.log().splitlines()[-1]
+    assert last.endswith("wrong cannot run as configured: cannot start: missing X")
+    assert "calm stops" in stack.log()
+    assert "starting again" not in stack.log()
+    assert stack.family() == []
+
+
 def test_what_does_not_stop_is_killed_after_its_grace(start: Start) -> None:
     stack = start([{"name": "stubborn", "source": STUBBORN, "grace": 0.5}])
     stack.until_ready()

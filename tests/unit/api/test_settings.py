@@ -47,7 +47,7 @@ def test_clerks_domain_names_the_issuer(monkeypatch: pytest.MonkeyPatch, domain:
         ({"JWT_ISSUER": "http://issuer.example"}, "JWT_ISSUER"),
         ({"LISTEN": "8080"}, "LISTEN"),
         ({"KEEP_DEPLOYMENTS": "0"}, "KEEP_DEPLOYMENTS"),
-        ({"WEBHOST_TIERS_FILE": "/does/not/exist"}, "tiers file"),
+        ({"WEBHOST_TIERS_FILE": "/does/not/exist"}, "WEBHOST_TIERS_FILE: tiers file /does"),
     ],
     ids=str,
 )

@@ -54,3 +54,18 @@ def test_an_answer_that_is_not_ours_is_named_by_its_status(status: int, exit_cod
     assert not isinstance(error, ApiError)
     assert f"HTTP {status}" in str(error)
     assert error.exit_code == exit_code
+
+
+def test_as_json_an_error_is_the_apis_own_or_has_its_shape() -> None:
+    body = refused("LIMIT_EXCEEDED", limit=3).envelope()["error"]
+    assert (body["code"], body["message"], body["requestId"]) == ("LIMIT_EXCEEDED", "No.", "req_7")
+    assert body["details"] == {"limit": 3}
+    for exit_code, code in (
+        (ExitCode.FAILURE, "FAILURE"),
+        (ExitCode.USAGE, "INVALID_REQUEST"),
+        (ExitCode.LIMIT, "LIMIT_EXCEEDED"),
+        (ExitCode.AGENT_FAILED, "DEPLOYMENT_FAILED"),
+    ):
+        error = {"code": code, "message": "No.", "retryable": False, "details": {}}
+        assert CommandError("No.", exit_code).envelope() == {"error": error}
+    assert CommandError("Away.", ExitCode.UNAVAILABLE).envelope()["error"]["retryable"] is True

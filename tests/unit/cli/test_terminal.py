@@ -12,7 +12,7 @@ import pytest
 import webhost_cli
 from webhost_cli import __main__, invoke, output
 from webhost_cli.demo.narrator import Narrator
-from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.errors import CommandError
 from webhost_local.logview import LogView
 from webhost_local.terminal import plain, plain_json, plain_line
 
@@ -49,8 +49,9 @@ def an_answer(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def an_error(capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit):
-        __main__._end(CommandError(HOSTILE), ExitCode.FAILURE)  # pyright: ignore
+    for as_json in (False, True):
+        with pytest.raises(SystemExit):
+            __main__._end(CommandError(HOSTILE), as_json)  # pyright: ignore
     return capsys.readouterr().err
 
 

@@ -35,7 +35,7 @@ def test_what_is_needed_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
         ("WORKERS_CONNECT_TO", "127.0.0.1:1", "WORKERS_CONNECT_TO"),
         ("LEASE_TTL_S", "0", "LEASE_TTL_S"),
         ("AGENT_REQUESTS_PER_MINUTE", "0", "AGENT_REQUESTS_PER_MINUTE"),
-        ("WEBHOST_TIERS_FILE", "/does/not/exist", "tiers file"),
+        ("WEBHOST_TIERS_FILE", "/does/not/exist", "WEBHOST_TIERS_FILE: tiers file /does/not/exist"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(

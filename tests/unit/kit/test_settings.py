@@ -1,7 +1,9 @@
 """A wrong environment ends the process with one clear line."""
 
+from pathlib import Path
+
 import pytest
-from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings, load
+from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings, Tiered, load
 
 GOOD = {
     "WEBHOST_INSTALLATION_ID": "ins_1",
@@ -18,9 +20,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def refusal(capsys: pytest.CaptureFixture[str]) -> str:
+def refusal(
+    capsys: pytest.CaptureFixture[str], kind: type[ServiceSettings] = ServiceSettings
+) -> str:
     with pytest.raises(SystemExit) as ended:
-        load(ServiceSettings, "webhost-test")
+        load(kind, "webhost-test")
     assert ended.value.code == EXIT_MISCONFIGURED
     return capsys.readouterr().err
 
@@ -127,3 +131,32 @@ def test_what_is_no_dsn_is_refused_and_not_printed(
     line = refusal(capsys)
     assert "not a Postgres DSN" in line
     assert "hidden" not in line
+
+
+@pytest.mark.accept("10")
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (b"[free]\nrequests 3", "(at line 2, column 10)"),
+        (b"[pro]\nlogDays = 'x'", "tier 'free' is missing"),
+        (b"[free]\nlogDays = 3", "[free]: Object missing required field `requestsPerMinute`"),
+        (b"[free]\nlogDays = 'x'", "[free]: Expected `int`, got `str` - at `$.logDays`"),
+        (b"[free]\nlogDay = 3", "[free]: Object contains unknown field `logDay`"),
+        (b"free = 3", "[free]: Expected `object`, got `int`"),
+        (b"\xff", "can't decode byte"),
+    ],
+)
+def test_a_bad_tiers_file_is_named_with_the_place(
+    environment: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    text: bytes,
+    named: str,
+) -> None:
+    file = tmp_path / "tiers.toml"
+    file.write_bytes(text)
+    environment.setenv("WEBHOST_TIERS_FILE", str(file))
+    line = refusal(capsys, Tiered)
+    assert line.startswith(f"webhost-test: cannot start: WEBHOST_TIERS_FILE: tiers file {file}: ")
+    assert named in line
+    assert line.count("\n") == 1

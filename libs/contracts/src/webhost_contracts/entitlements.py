@@ -55,15 +55,19 @@ def load_tiers(path: Path | None = None) -> dict[str, Entitlements]:
     Raises TiersError where the file is missing, is not TOML, has an unknown or missing field,
     or lacks the tier `free`.
     """
+    where = f"tiers file {path or '(built in)'}"
+    file = path or resources.files("webhost_contracts").joinpath("tiers.toml")
     try:
-        text = (
-            resources.files("webhost_contracts").joinpath("tiers.toml").read_text("utf-8")
-            if path is None
-            else path.read_text("utf-8")
-        )
-        tiers = msgspec.convert(tomllib.loads(text), dict[str, Entitlements])
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise TiersError(f"tiers file {path or '(built in)'}: {error}") from error
-    if DEFAULT_TIER not in tiers:
-        raise TiersError(f"tiers file {path or '(built in)'}: tier '{DEFAULT_TIER}' is missing")
-    return tiers
+        tables = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TiersError(f"{where}: {error}") from error
+    if DEFAULT_TIER not in tables:
+        raise TiersError(f"{where}: tier '{DEFAULT_TIER}' is missing")
+    return {name: _entitlements(f"{where}: [{name}]", table) for name, table in tables.items()}
+
+
+def _entitlements(where: str, table: object) -> Entitlements:
+    try:
+        return msgspec.convert(table, Entitlements)
+    except msgspec.ValidationError as error:
+        raise TiersError(f"{where}: {error}") from error

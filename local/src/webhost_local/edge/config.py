@@ -10,7 +10,8 @@ process of their own, behind a unix socket that customer code cannot reach with 
 - a script in a dispatch namespace, called by `fetch` and by RPC, without props.
 
 What a script in a dispatch namespace fetches goes to the outbound Worker of the binding that leads
-there, in its process. Of the parameters of all calls to one script it sees the last ones.
+there, in its process. Of the parameters of all calls to one script it sees the last ones: they are
+a file for each script, which the dispatch Worker's process writes where they differ from it.
 
 Any other script reaches public addresses and, where one of its variables names one of them, the
 private addresses that the edge allows.
@@ -65,8 +66,8 @@ def connects_to(script: Script, scripts: Mapping[str, Script]) -> set[str]:
     keys = {name for member in inside for name in member.services()}
     spaces = {b.namespace for member in inside for b in member.bindings if b.namespace}
     keys |= {key for key, other in scripts.items() if other.namespace in spaces}
-    outbound = {outbound_of(space, scripts) for space in {*spaces, script.namespace}}
-    keys |= {name for name in outbound if name is not None}
+    outbound = outbound_of(script.namespace, scripts)
+    keys |= {outbound} if outbound is not None else set()
     return keys - {member.key for member in inside}
 
 
@@ -77,7 +78,8 @@ class ProcessEnvironment:
     `scripts`: by key. `version_path`: a version's directory relative to the configuration file.
     `binding_socket`: script key → path of its bindings socket. `newest_date`: the newest
     compatibility date that the binary knows; a later one is lowered to it. Beside public addresses
-    scripts reach the `open_addresses`, and those `private_addresses` that a variable names.
+    scripts reach the `open_addresses`, and those `private_addresses` that a variable names. The
+    outbound Worker's `parameters` for each script are in that directory.
     """
 
     scripts: Mapping[str, Script]
@@ -86,6 +88,7 @@ class ProcessEnvironment:
     newest_date: str
     private_addresses: tuple[str, ...]
     open_addresses: tuple[str, ...]
+    parameters: Path
 
 
 def render(script: Script, storage: Path | None, around: ProcessEnvironment) -> str:
@@ -188,11 +191,13 @@ const config :Workerd.Config = (
     def _dispatch(self, binding: Binding, namespace: str) -> str:
         inner: list[str] = []
         if binding.outbound is not None:
-            tells = sources.outbound_props(tells=True)
-            service = self._with_props("tell-outbound", binding.outbound.worker.service, tells)
             names = json.dumps([parameter.name for parameter in binding.outbound.params])
-            inner.append(f'(name = "@outbound", service = {text(service)})')
-            inner.append(f'(name = "@parameters", json = {text(names)})')
+            self._parameters()
+            inner += [
+                '(name = "@parameters", service = "parameters")',
+                f'(name = "@names", json = {text(names)})',
+                f'(name = "@of", text = {text(namespace)})',
+            ]
         for key, script in sorted(self.around.scripts.items()):
             if script.namespace == namespace:
                 service = f"dispatch:{key}"
@@ -206,7 +211,7 @@ const config :Workerd.Config = (
     def _outbound(self, member: Script) -> str:
         outbound = outbound_of(member.namespace, self.around.scripts)
         if outbound is not None:
-            return self._with_props("outbound", outbound, sources.outbound_props(of=member.name))
+            return self._to_outbound(member, outbound)
         named = [f"{b.text}/" for b in member.bindings if b.type == "plain_text"]
         allowed = [
             address
@@ -225,6 +230,20 @@ const config :Workerd.Config = (
         name = f"egress:{member.name}"
         self.services[name] = f"worker = {_small_worker(sources.EGRESS, bindings)}"
         return name
+
+    def _to_outbound(self, member: Script, outbound: str) -> str:
+        self._parameters()
+        self._with_props("outbound", outbound, json.dumps({sources.OUTBOUND: True}))
+        bindings = [
+            *(f'(name = "{name}", service = "{name}")' for name in ("outbound", "parameters")),
+            f'(name = "of", text = {text(member.key)})',
+        ]
+        self.services["to-outbound"] = f"worker = {_small_worker(sources.TO_OUTBOUND, bindings)}"
+        return "to-outbound"
+
+    def _parameters(self) -> None:
+        path = text(str(self.around.parameters))
+        self.services["parameters"] = f"disk = (path = {path}, writable = true)"
 
     def _durable_objects(self, member: Script) -> list[str]:
         if member is not self.script or not member.namespaces:

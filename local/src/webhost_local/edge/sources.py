@@ -4,21 +4,27 @@ import json
 from collections.abc import Iterable
 
 PROPS_HEADER = "x-webhost-edge-binding-props"
+PARAMETERS_HEADER = "x-webhost-edge-parameters"
 ENTRYPOINT = "WebhostEdgeBinding"
 OUTBOUND = "webhost-edge-outbound"
-"""The props of a call to a script as the outbound Worker."""
+"""The props of a call to a script as the outbound Worker, whose parameters are in a header then."""
 
 DISPATCH = """
 const missing = new Proxy({}, { get: () => async () => { throw new Error("Worker not found."); } });
-export default ({ "@outbound": outbound, "@parameters": names, ...scripts }) => ({
+async function write(parameters, file, given) {
+  const before = await parameters.fetch(file);
+  if ((await before.text()) === given) return;
+  const written = await parameters.fetch(file, { method: "PUT", body: given });
+  if (!written.ok) throw new Error("The outbound Worker has no parameters.");
+}
+export default ({ "@parameters": parameters, "@names": names, "@of": of, ...scripts }) => ({
   get(name, args, options) {
     if (!Object.hasOwn(scripts, name)) return missing;
-    if (outbound === undefined) return scripts[name];
-    const given = options?.outbound ?? {};
-    const body = JSON.stringify(Object.fromEntries(names.map((each) => [each, given[each]])));
-    const told = outbound.fetch(`http://edge/${name}`, { method: "PUT", body });
+    if (parameters === undefined) return scripts[name];
+    const outbound = options?.outbound ?? {};
+    const given = JSON.stringify(Object.fromEntries(names.map((each) => [each, outbound[each]])));
     const method = (_, called) => async (...values) => {
-      if (!(await told).ok) throw new Error("The outbound Worker failed.");
+      await write(parameters, `http://edge/${of}@${name}`, given);
       return scripts[name][called](...values);
     };
     return new Proxy({}, { get: method });
@@ -32,6 +38,15 @@ EGRESS = """
 export default { fetch(request, env) {
   return (env[new URL(request.url).host] ?? env.internet).fetch(request);
 } };
+"""
+
+TO_OUTBOUND = f"""
+export default {{ async fetch(request, env) {{
+  const passed = new Request(request);
+  const given = await env.parameters.fetch(`http://edge/${{env.of}}`);
+  passed.headers.set("{PARAMETERS_HEADER}", encodeURIComponent(await given.text()));
+  return env.outbound.fetch(passed);
+}} }};
 """
 
 
@@ -48,27 +63,20 @@ def entry_module(main: str, classes: Iterable[str]) -> str:
 export * from {name};
 export default script.default ?? {{}};
 {checks}
-const parameters = new Map();
 export const {ENTRYPOINT} = {{
   async fetch(request, env, ctx) {{
     const props = JSON.parse(request.headers.get("{PROPS_HEADER}") ?? "{{}}");
     const clean = new Request(request);
     clean.headers.delete("{PROPS_HEADER}");
-    const {{ tells, of }} = props["{OUTBOUND}"] ?? {{}};
-    if (tells) {{
-      parameters.set(new URL(request.url).pathname.slice(1), await clean.json());
-      return new Response();
+    if (props["{OUTBOUND}"]) {{
+      const given = JSON.parse(decodeURIComponent(request.headers.get("{PARAMETERS_HEADER}")));
+      clean.headers.delete("{PARAMETERS_HEADER}");
+      return script.default.fetch(clean, {{ ...env, ...given }}, ctx);
     }}
-    if (of) return script.default.fetch(clean, {{ ...env, ...parameters.get(of) }}, ctx);
     return ctx.exports.default({{ props }}).fetch(clean);
   }},
 }};
 """
-
-
-def outbound_props(*, of: str | None = None, tells: bool = False) -> str:
-    """The props with which a script's request goes to the outbound Worker, or its parameters."""
-    return json.dumps({OUTBOUND: {"tells": tells, "of": of}})
 
 
 def _check(class_name: str) -> str:

@@ -10,6 +10,7 @@ owner only. A version that was uploaded and never deployed goes with the next de
     <data>/routes.json                     the routes of the zone
     <data>/namespaces.json                 the dispatch namespaces
     <data>/run/                            sockets and configurations of this run
+    <data>/run/parameters/<key>            what the outbound Worker is told of a script
 """
 
 import os
@@ -35,6 +36,7 @@ class Store:
         self.data_dir = data_dir
         self.owner = owner
         self.run_dir = data_dir / "run"
+        self.parameters_dir = self.run_dir / "parameters"
         self._scripts_dir = data_dir / "scripts"
         self._routes_file = data_dir / "routes.json"
         self._spaces_file = data_dir / "namespaces.json"
@@ -43,6 +45,8 @@ class Store:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             owner.open_way(directory)
         owner.open_way(data_dir)
+        self.parameters_dir.mkdir(mode=0o700)
+        owner.give(self.parameters_dir)
         self.scripts: dict[str, Script] = {}
         for directory in self._scripts_dir.iterdir():
             self._open_script(directory)

@@ -84,6 +84,7 @@ class Workers:
             newest_date=newest_compatibility_date(workerd),
             private_addresses=settings.private_addresses,
             open_addresses=settings.open_addresses,
+            parameters=store.parameters_dir,
         )
         self._numbers = itertools.count(1)
         self._workers: dict[str, Worker] = {}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import field_validator
 from webhost_kit.process.settings import LongestCall, Tiered
 
 from webhost_billing.charging import Rules, load_prices
@@ -14,10 +14,11 @@ class Settings(LongestCall, Tiered):
     webhost_prices_file: Path | None = None
     """The price book, a TOML file; if not set, the product's own prices apply."""
 
-    @model_validator(mode="after")
-    def _check(self) -> "Settings":
-        load_prices(self.webhost_prices_file)
-        return self
+    @field_validator("webhost_prices_file")
+    @classmethod
+    def _prices_are_usable(cls, path: Path | None) -> Path | None:
+        load_prices(path)
+        return path
 
     def rules(self) -> Rules:
         """Return the rules by which invocations are charged."""

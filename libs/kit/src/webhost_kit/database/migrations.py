@@ -108,12 +108,21 @@ def _require_owner(owner: str | None, package: str) -> None:
         raise RuntimeError(f"the schema is that of {owner}, not of {package}: check search_path")
 
 
+def _require_own_schema(schema: str | None) -> None:
+    if schema in (None, "public"):
+        raise RuntimeError(
+            f"the schema would be {schema or 'none'}: set the search_path of the role that migrates"
+            " to the service's own schema (ALTER ROLE ... SET search_path)"
+        )
+
+
 def upgrade(dsn: str, package: str, role: str | None = None) -> None:
     """Upgrade the schema; one process at a time, waiting for its turn.
 
     `package` holds the migrations in its folder `migrations`. `role` is the service's own: it gets
     what a service needs of tables that it does not own. Where it is None, or the one that upgrades,
-    nobody is given anything. Raises OperationalError while Postgres is away.
+    nobody is given anything. Raises OperationalError while Postgres is away, RuntimeError where the
+    schema is another service's, or, with a `role`, no service's own.
     """
     from alembic import command
     from alembic.config import Config
@@ -131,6 +140,8 @@ def upgrade(dsn: str, package: str, role: str | None = None) -> None:
                 text("SELECT pg_advisory_lock(:key, hashtext(current_schema()))"), {"key": _LOCK}
             )
             connection.commit()
+            if role is not None:
+                _require_own_schema(connection.scalar(text("SELECT current_schema()")))
             config = Config()
             config.set_main_option("script_location", str(folder))
             config.attributes["connection"] = connection

@@ -7,7 +7,7 @@ process with one line that names it.
 import sys
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
@@ -19,10 +19,11 @@ from pydantic import (
     SecretStr,
     ValidationError,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from webhost_contracts.entitlements import Entitlements, TiersError, load_tiers
+from webhost_contracts.entitlements import Entitlements, load_tiers
 
 EXIT_MISCONFIGURED = 78
 """The exit code of a process whose environment is wrong (EX_CONFIG)."""
@@ -170,10 +171,11 @@ class Tiered(ServiceSettings):
     webhost_tiers_file: Path | None = None
     """A TOML file of what each tier allows; if not set, the product's own tiers apply."""
 
-    @model_validator(mode="after")
-    def _tiers_are_usable(self) -> "Tiered":
-        self.tiers()
-        return self
+    @field_validator("webhost_tiers_file")
+    @classmethod
+    def _tiers_are_usable(cls, path: Path | None) -> Path | None:
+        load_tiers(path)
+        return path
 
     def tiers(self) -> dict[str, Entitlements]:
         """Return what each tier allows. Raises TiersError."""
@@ -258,15 +260,9 @@ def load(kind: type[S], program: str) -> S:
             if e["type"] != "missing"
         ]
         parts = [f"missing {', '.join(missing)}"] if missing else []
-        _refuse(program, "; ".join(parts + invalid))
-    except TiersError as error:
-        _refuse(program, str(error))
+        sys.stderr.write(f"{program}: cannot start: {'; '.join(parts + invalid)}\n")
+        sys.exit(EXIT_MISCONFIGURED)
 
 
 def _said(message: str) -> str:
     return message.removeprefix("Value error, ")
-
-
-def _refuse(program: str, reason: str) -> NoReturn:
-    sys.stderr.write(f"{program}: cannot start: {reason}\n")
-    sys.exit(EXIT_MISCONFIGURED)
