@@ -32,7 +32,7 @@ from webhost_kit.tasks import cancel
 from webhost_gateway import decisions
 from webhost_gateway.ledger.admission import Admission
 from webhost_gateway.ledger.outcomes import Outcomes
-from webhost_gateway.ledger.records import Invocation, Outcome
+from webhost_gateway.model import Invocation, Outcome
 from webhost_gateway.routes import MAX_BODY_BYTES, Request
 from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
