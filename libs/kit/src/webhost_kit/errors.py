@@ -99,8 +99,17 @@ class RateLimited(Problem):
     code = ErrorCode.RATE_LIMITED
     retryable = True
 
-    def __init__(self, policy: str, *, limit: int, window_s: int, wait_s: int) -> None:
-        super().__init__("Too many requests; slow down.", retry_after_s=wait_s)
+    def __init__(
+        self,
+        policy: str,
+        *,
+        limit: int,
+        window_s: int,
+        wait_s: int,
+        message: str = "Too many requests; slow down.",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, details=details, retry_after_s=wait_s)
         self.policy = policy
         self.limit = limit
         self.window_s = window_s
