@@ -148,6 +148,18 @@ class StreamMissing(Unavailable):
     """A stream is not there. It is made again within seconds, and is another one then."""
 
 
+class ArtifactsAway(Unavailable):
+    """The artifact store does not answer; it may later."""
+
+
+class ArtifactInvalid(Exception):
+    """The stored artifact is not the one that was named, and retrying will not help."""
+
+
+class ArtifactMissing(ArtifactInvalid):
+    """The store does not hold the artifact, or no longer."""
+
+
 class CheckpointMoved(Exception):
     """Another process folded, or an operator reset the projection: read the checkpoint again."""
 
