@@ -60,7 +60,7 @@ class Reconciliation:
         bus: Bus,
         inventory: Inventory,
         routing: Routing,
-        refresh: Callable[[], Awaitable[None]],
+        refresh: Callable[[list[ListedScript]], Awaitable[None]],
         *,
         every_s: float,
     ) -> None:
@@ -79,7 +79,6 @@ class Reconciliation:
                 async with held(self._database.dsn, "reconciliation") as lock:
                     if lock is not None:
                         with calls_for(None, removes=True):
-                            await self._refresh()
                             await self.once()
             except (ProviderError, TablesBehind, Unavailable, NatsError) as error:
                 log.warning("reconciliation failed", reason=str(error), kind=type(error).__name__)
@@ -92,6 +91,7 @@ class Reconciliation:
         """Reconcile once; return what was done. Raises as `run` names."""
         listed_at_ms = now_ms()
         scripts = await self._inventory.list_scripts()
+        await self._refresh(scripts)
         routes = own_routes(self._routing, await self._inventory.list_routes())
         by_deployment = deployments_of(scripts)
         known = await self._known({*by_deployment, *(route.deployment_id for route in routes)})
