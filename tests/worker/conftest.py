@@ -7,21 +7,23 @@ from webhost_local.ports import free_port
 
 from tests.support.edge import start_edge
 from tests.support.infra import Postgres
-from tests.worker.yard import Yard, yard
+from tests.worker.harness import Harness, running_harness
 
 
 @pytest.fixture(scope="module", params=["account", "namespace"])
-async def place(
+async def harness(
     request: pytest.FixtureRequest,
     postgres_server: Postgres,
     tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Yard]:
+) -> AsyncIterator[Harness]:
     reports_port = free_port()
     data_dir = tmp_path_factory.mktemp("hostile")
     private = f"127.0.0.1:{reports_port}"
     async with (
         start_edge(data_dir, EDGE_API_RATE_LIMIT="100000", EDGE_PRIVATE_ADDRESSES=private) as edge,
-        yard(edge, reports_port, postgres_server.create_database(), request.param) as made,
+        running_harness(
+            edge, reports_port, postgres_server.create_database(), request.param
+        ) as made,
     ):
         yield made
     ids = [report.event["eventId"] for report in made.reports]

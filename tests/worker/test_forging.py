@@ -8,7 +8,7 @@ import pytest
 from webhost_deployer.model import Deployment
 
 from tests.support.deadline import eventually
-from tests.worker.yard import Yard
+from tests.worker.harness import Harness
 
 WRAPPER = """
 import Agent from "./webhost-agent.mjs";
@@ -23,9 +23,9 @@ def module(method: str, body: str) -> str:
     return WRAPPER.replace("METHOD", method).replace("BODY", body)
 
 
-async def report_of(place: Yard, deployment: Deployment) -> dict[str, Any]:
+async def report_of(harness: Harness, deployment: Deployment) -> dict[str, Any]:
     def its() -> list[dict[str, Any]]:
-        found = (report.event for report in place.reports)
+        found = (report.event for report in harness.reports)
         return [event for event in found if event["deploymentId"] == deployment.id]
 
     async def there() -> bool:
@@ -36,9 +36,9 @@ async def report_of(place: Yard, deployment: Deployment) -> dict[str, Any]:
 
 
 @pytest.mark.accept("6.1")
-async def test_time_and_number_are_the_fronts_own(place: Yard) -> None:
+async def test_time_and_number_are_the_fronts_own(harness: Harness) -> None:
     usage = "{ tokens: 3, toolCalls: 2, computeMs: 0, requests: 9, errors: 5 }"
-    deployment = await place.deploy(
+    deployment = await harness.deploy(
         module(
             "answer",
             f"""async () => {{
@@ -47,18 +47,18 @@ async def test_time_and_number_are_the_fronts_own(place: Yard) -> None:
             }}""",
         )
     )
-    _, answer = await place.call(deployment, "x")
+    _, answer = await harness.call(deployment, "x")
     said = msgspec.json.decode(answer.body)["usage"]
     assert (said["tokens"], said["toolCalls"]) == (3, 2)
     assert said["computeMs"] >= WAIT_MS / 2
-    report = await report_of(place, deployment)
+    report = await report_of(harness, deployment)
     assert (report["requests"], report["errors"]) == (1, 0)
     assert report["computeMs"] >= WAIT_MS / 2
 
 
 @pytest.mark.accept("6.1")
-async def test_a_stream_that_drips_ends_with_its_time(place: Yard) -> None:
-    deployment = await place.deploy(
+async def test_a_stream_that_drips_ends_with_its_time(harness: Harness) -> None:
+    deployment = await harness.deploy(
         module(
             "stream",
             """async function () {
@@ -75,27 +75,27 @@ async def test_a_stream_that_drips_ends_with_its_time(place: Yard) -> None:
             }""",
         )
     )
-    _, answer = await place.call(deployment, "x", stream=True, timeout_ms=1_500)
+    _, answer = await harness.call(deployment, "x", stream=True, timeout_ms=1_500)
     assert answer.seconds < 4
     assert b"The agent did not answer in time." in answer.body
 
 
 @pytest.mark.accept("6.1")
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-async def test_more_text_than_an_answer_has_is_refused(place: Yard, stream: bool) -> None:
+async def test_more_text_than_an_answer_has_is_refused(harness: Harness, stream: bool) -> None:
     frames = 'lines(...Array(6).fill(["text", "x".repeat(900_000)]), ["end", {}])'
     body = f"async () => {frames}"
     if stream:
         body = f"async () => new Blob([{frames}]).stream()"
-    deployment = await place.deploy(module("stream" if stream else "answer", body))
-    _, answer = await place.call(deployment, "x", stream=stream)
+    deployment = await harness.deploy(module("stream" if stream else "answer", body))
+    _, answer = await harness.call(deployment, "x", stream=stream)
     assert b"The agent's answer is over 4 MiB." in answer.body
     assert b"event: done" not in answer.body
 
 
 @pytest.mark.accept("6.1")
-async def test_a_stub_that_was_kept_is_worth_nothing_after_the_call(place: Yard) -> None:
-    deployment = await place.deploy(
+async def test_a_stub_that_was_kept_is_worth_nothing_after_the_call(harness: Harness) -> None:
+    deployment = await harness.deploy(
         module(
             "answer",
             """async function (call, caller) {
@@ -108,12 +108,12 @@ async def test_a_stub_that_was_kept_is_worth_nothing_after_the_call(place: Yard)
         )
     )
     # As long as the front reports, what it gave to the call is still there.
-    place.report_delay_s = 1.5
+    harness.report_delay_s = 1.5
     try:
-        _, answer = await place.call(deployment, "x")
+        _, answer = await harness.call(deployment, "x")
         session_id = msgspec.json.decode(answer.body)["sessionId"]
         await asyncio.sleep(1)
     finally:
-        place.report_delay_s = 0
-    _, again = await place.call(deployment, "x", session_id=session_id)
+        harness.report_delay_s = 0
+    _, again = await harness.call(deployment, "x", session_id=session_id)
     assert msgspec.json.decode(again.body)["output"] == {"text": "{}"}

@@ -16,7 +16,7 @@ from webhost_deployer.provider import ProviderError
 from webhost_kit.keys import base64url
 
 from tests.support.deadline import eventually
-from tests.worker.yard import Answer, Yard
+from tests.worker.harness import Answer, Harness
 
 MODULES = {
     path.stem: path.read_text()
@@ -45,10 +45,10 @@ LARGEST_ANSWER = 26 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-async def neighbour(place: Yard) -> tuple[Deployment, str]:
+async def neighbour(harness: Harness) -> tuple[Deployment, str]:
     """An honest agent, and a session of its own."""
-    deployment = await place.deploy(NEIGHBOUR)
-    _, answer = await place.call(deployment, "hello")
+    deployment = await harness.deploy(NEIGHBOUR)
+    _, answer = await harness.call(deployment, "hello")
     assert answer.status == 200, answer
     return deployment, msgspec.json.decode(answer.body)["sessionId"]
 
@@ -59,33 +59,35 @@ def test_the_corpus_is_there() -> None:
 
 @pytest.mark.accept("6.1")
 @pytest.mark.parametrize("name", MODULES)
-async def test_a_hostile_module(place: Yard, neighbour: tuple[Deployment, str], name: str) -> None:
+async def test_a_hostile_module(
+    harness: Harness, neighbour: tuple[Deployment, str], name: str
+) -> None:
     if name in REFUSED:
         with pytest.raises(ProviderError):
-            await place.deploy(MODULES[name])
+            await harness.deploy(MODULES[name])
         return
-    deployment = await place.deploy(MODULES[name])
+    deployment = await harness.deploy(MODULES[name])
     seen: list[bytes] = []
-    await unsigned_is_refused(place, deployment)
+    await unsigned_is_refused(harness, deployment)
     invocations: list[str] = []
     others_session = neighbour[1]
     for stream, session_id in ((False, None), (True, None), (False, others_session)):
-        text = f"{place.address(deployment)} {place.provider.invoke_url(deployment)}"
+        text = f"{harness.address(deployment)} {harness.provider.invoke_url(deployment)}"
         (invocation_id, answer), _ = await asyncio.gather(
-            place.call(
+            harness.call(
                 deployment, text, stream=stream, session_id=session_id, timeout_ms=TIMEOUT_MS
             ),
-            neighbour_answers(place, neighbour[0]),
+            neighbour_answers(harness, neighbour[0]),
         )
         invocations.append(invocation_id)
         seen.append(answer.body + repr(answer.headers).encode())
         is_ours(answer, stream=stream)
         if session_id is not None:
             assert answer.status == 410, answer
-    await unsigned_is_refused(place, deployment)
-    await reported_once(place, deployment, invocations, name)
-    secrets = [place.telemetry_key(deployment), *place.master_keys.by_version.values()]
-    for said in [*seen, *place.taken]:
+    await unsigned_is_refused(harness, deployment)
+    await reported_once(harness, deployment, invocations, name)
+    secrets = [harness.telemetry_key(deployment), *harness.master_keys.by_version.values()]
+    for said in [*seen, *harness.taken]:
         assert b"LOOT" not in said
         assert b"the neighbour's word" not in said
         for secret in secrets:
@@ -94,15 +96,15 @@ async def test_a_hostile_module(place: Yard, neighbour: tuple[Deployment, str], 
             assert secret.hex().encode() not in said
 
 
-async def unsigned_is_refused(place: Yard, deployment: Deployment) -> None:
-    address = place.address(deployment)
+async def unsigned_is_refused(harness: Harness, deployment: Deployment) -> None:
+    address = harness.address(deployment)
     for url in (address, address.replace("/invoke", "/__webhost/probe")):
-        answer = await place.post(url)
+        answer = await harness.post(url)
         assert (answer.status, answer.body) == (401, UNSIGNED)
 
 
-async def neighbour_answers(place: Yard, neighbour: Deployment) -> None:
-    _, answer = await place.call(neighbour, "hello")
+async def neighbour_answers(harness: Harness, neighbour: Deployment) -> None:
+    _, answer = await harness.call(neighbour, "hello")
     assert answer.status == 200, answer
     assert msgspec.json.decode(answer.body)["output"] == {"text": "here I am"}
     assert answer.seconds < NEIGHBOUR_S
@@ -129,22 +131,22 @@ def is_ours(answer: Answer, *, stream: bool) -> None:
 
 
 async def reported_once(
-    place: Yard, deployment: Deployment, invocations: list[str], name: str
+    harness: Harness, deployment: Deployment, invocations: list[str], name: str
 ) -> None:
     def its() -> list[str]:
         return [
             report.event["eventId"]
-            for report in place.reports
+            for report in harness.reports
             if report.event["deploymentId"] == deployment.id
         ]
 
     async def all_there() -> bool:
         return set(its()) >= set(invocations)
 
-    if place.layout != "account" or name not in BLOCKING:
+    if harness.layout != "account" or name not in BLOCKING:
         await eventually(all_there, "the reports")
         assert sorted(its()) == sorted(invocations)
-    for report in place.reports:
+    for report in harness.reports:
         assert report.valid
         assert 0 <= report.event["llmTokens"] <= 10**9
         assert 0 <= report.event["toolCalls"] <= 10**9

@@ -17,7 +17,7 @@ from webhost_local.ports import free_port
 from tests.support.deadline import eventually
 from tests.support.edge import start_edge
 from tests.support.infra import Postgres
-from tests.worker.yard import Yard, yard
+from tests.worker.harness import Harness, running_harness
 
 FETCHES = """
 export default { async invoke(request) {
@@ -46,13 +46,13 @@ OPEN_AGENT = new_id(ids.AGENT, now_ms())
 class Outside:
     """A server that agents may reach, and one that they may not, at private addresses both."""
 
-    yard: Yard
+    harness: Harness
     open: str
     closed: str
 
     async def answer(self, deployment: Deployment, url: str) -> str:
         """What the agent says of this address."""
-        _, answer = await self.yard.call(deployment, url, timeout_ms=10_000)
+        _, answer = await self.harness.call(deployment, url, timeout_ms=10_000)
         assert answer.status == 200, answer
         return msgspec.json.decode(answer.body)["output"]["text"]
 
@@ -88,7 +88,7 @@ async def outside(
     try:
         async with (
             start_edge(tmp_path_factory.mktemp("outbound"), **env) as edge,
-            yard(
+            running_harness(
                 edge, reports_port, postgres_server.create_database(), "namespace", egress
             ) as made,
         ):
@@ -99,9 +99,9 @@ async def outside(
 
 @pytest.mark.accept("6.A3")
 async def test_an_agent_reaches_what_its_list_names(outside: Outside) -> None:
-    ordinary = await outside.yard.deploy(FETCHES)
-    closed = await outside.yard.deploy(FETCHES, CLOSED_AGENT)
-    open_only_to_one = await outside.yard.deploy(FETCHES, OPEN_AGENT)
+    ordinary = await outside.harness.deploy(FETCHES)
+    closed = await outside.harness.deploy(FETCHES, CLOSED_AGENT)
+    open_only_to_one = await outside.harness.deploy(FETCHES, OPEN_AGENT)
     address = f"http://{outside.open}/"
     assert await outside.answer(ordinary, address) == "200 / own"
     for refused in (closed, open_only_to_one):
@@ -120,7 +120,7 @@ async def test_an_agent_reaches_what_its_list_names(outside: Outside) -> None:
 
 @pytest.mark.accept("6.A3")
 async def test_a_private_address_is_refused_under_any_of_its_names(outside: Outside) -> None:
-    ordinary = await outside.yard.deploy(FETCHES)
+    ordinary = await outside.harness.deploy(FETCHES)
     _, port = outside.closed.split(":")
     names = ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]")
     for name in (*names, "a.localhost.", "169.254.169.254", "db.internal"):
@@ -132,19 +132,19 @@ async def test_a_private_address_is_refused_under_any_of_its_names(outside: Outs
 
 @pytest.mark.accept("6.A3")
 async def test_there_is_no_way_around_it_by_tcp(outside: Outside) -> None:
-    connects = await outside.yard.deploy(CONNECTS)
+    connects = await outside.harness.deploy(CONNECTS)
     for address in (outside.open, outside.closed):
         assert await outside.answer(connects, address) == "refused"
 
 
 @pytest.mark.accept("6.A3")
 async def test_every_request_is_logged_with_its_agent(outside: Outside) -> None:
-    ordinary = await outside.yard.deploy(FETCHES)
+    ordinary = await outside.harness.deploy(FETCHES)
     await outside.answer(ordinary, f"http://{outside.open}/?secret=1")
     await outside.answer(ordinary, "http://db.internal/")
 
     async def lines() -> list[dict[str, object]]:
-        text = await asyncio.to_thread(outside.yard.edge.log.read_text)
+        text = await asyncio.to_thread(outside.harness.edge.log.read_text)
         return [logged(line) for line in text.splitlines() if ordinary.id in line]
 
     async def both() -> bool:

@@ -11,7 +11,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from webhost_contracts.events import DeploymentStepSucceeded
 from webhost_deployer import store
 from webhost_deployer.app import cloudflare_of
-from webhost_deployer.artifacts import Artifacts
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.cloudflare.api import CloudflareApi
 from webhost_deployer.cloudflare.provider import Cloudflare
@@ -158,9 +157,7 @@ async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
             connection, new, [*begin(COMMAND, key_version=1, namespace=None), *done], now_ms()
         )
 
-    work = Executor(
-        database, Steps({"cloudflare": provider}, Artifacts(bus), Capacity(database, 1))
-    )
+    work = Executor(database, Steps({"cloudflare": provider}, bus, Capacity(database, 1)))
     async with held(database_url, "agent") as lock:
         assert lock is not None
         await work.execute(AGENT, lock)

@@ -13,7 +13,7 @@ from webhost_gateway.ledger.admission import STATEMENT_TIMEOUT_S, Admission
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.reaper import Reaper
-from webhost_gateway.ledger.records import Invocation, Outcome
+from webhost_gateway.model import Invocation, Outcome
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.statements import Statements

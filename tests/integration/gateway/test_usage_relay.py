@@ -11,8 +11,8 @@ from webhost_contracts.events import Envelope
 from webhost_contracts.events.packets import PACKET
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
-from webhost_gateway.ledger.records import Outcome, closing
 from webhost_gateway.ledger.usage_relay import WAITING, UsageRelay, message_of
+from webhost_gateway.model import Outcome, closing
 from webhost_gateway.routing.totals import TotalsWatch
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.bus.packets import PACKET_BYTES, in_packets

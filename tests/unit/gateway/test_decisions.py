@@ -7,7 +7,7 @@ from webhost_contracts.invoke import Message
 from webhost_contracts.totals import Totals
 from webhost_gateway import decisions
 from webhost_gateway.decisions import Target
-from webhost_gateway.ledger.records import Invocation
+from webhost_gateway.model import Invocation
 from webhost_gateway.routing.model import Agent, Deployment, RouteTable
 from webhost_kit.errors import (
     Conflict,

@@ -99,8 +99,17 @@ class RateLimited(Problem):
     code = ErrorCode.RATE_LIMITED
     retryable = True
 
-    def __init__(self, policy: str, *, limit: int, window_s: int, wait_s: int) -> None:
-        super().__init__("Too many requests; slow down.", retry_after_s=wait_s)
+    def __init__(
+        self,
+        policy: str,
+        *,
+        limit: int,
+        window_s: int,
+        wait_s: int,
+        message: str = "Too many requests; slow down.",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, details=details, retry_after_s=wait_s)
         self.policy = policy
         self.limit = limit
         self.window_s = window_s
@@ -137,6 +146,18 @@ class StreamDiverged(Exception):
 
 class StreamMissing(Unavailable):
     """A stream is not there. It is made again within seconds, and is another one then."""
+
+
+class ArtifactsAway(Unavailable):
+    """The artifact store does not answer; it may later."""
+
+
+class ArtifactInvalid(Exception):
+    """The stored artifact is not the one that was named, and retrying will not help."""
+
+
+class ArtifactMissing(ArtifactInvalid):
+    """The store does not hold the artifact, or no longer."""
 
 
 class CheckpointMoved(Exception):

@@ -1,5 +1,7 @@
 """The local edge's environment, typed and validated before anything starts."""
 
+import subprocess
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -69,3 +71,13 @@ class EdgeSettings(BaseSettings):
             for found in sorted(parent.glob("node_modules/@cloudflare/workerd-*/bin/workerd")):
                 return found
         raise WorkerdMissing("no workerd binary found: run npm ci, or set EDGE_WORKERD")
+
+
+def newest_compatibility_date(workerd: Path) -> str:
+    """The date in `workerd --version`, as YYYY-MM-DD: the binary knows every flag up to it."""
+    output = subprocess.run(  # noqa: S603
+        [workerd, "--version"], capture_output=True, text=True, check=True
+    )
+    date = output.stdout.split()[-1]
+    datetime.strptime(date, "%Y-%m-%d")  # noqa: DTZ007
+    return date

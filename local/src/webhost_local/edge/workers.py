@@ -16,11 +16,9 @@ import contextlib
 import itertools
 import logging
 import socket
-import subprocess
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,9 @@ from webhost_local.edge.bindings import BindingsSocket, path_of
 from webhost_local.edge.errors import ScriptGone, WorkerFailedToStart
 from webhost_local.edge.model import Script
 from webhost_local.edge.process import Process
-from webhost_local.edge.settings import EdgeSettings
+from webhost_local.edge.settings import EdgeSettings, newest_compatibility_date
 from webhost_local.edge.store import Store
+from webhost_local.edge.worker import Worker
 
 # What a Worker does after its answer (waitUntil) may go on for this long after it was replaced.
 LINGER_SECONDS = 5.0
@@ -39,28 +38,8 @@ DRAIN_SECONDS = 90.0
 OBJECTS_DRAIN_SECONDS = 10.0
 BLOCKED_POLL_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
-MOST_MEMORY_BYTES = 512 * 1024 * 1024
-"""Resident, of one process."""
 
 log = logging.getLogger("webhost.edge")
-
-
-class Worker:
-    """One script's place: its bindings socket and, while it is in use, its process."""
-
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        self.bindings: BindingsSocket
-        self.process: Process | None = None
-        self.lock = asyncio.Lock()
-        self.last_used = time.monotonic()
-        self.gone = False
-        self.failures = 0
-        """How many starts for a caller have failed in a row."""
-        self.members: frozenset[str] = frozenset()
-        """The keys of the scripts that its process runs."""
-        self.calls: set[str] = set()
-        """The keys of the scripts that its process calls in theirs."""
 
 
 class Workers:
@@ -142,7 +121,7 @@ class Workers:
             async with worker.lock:
                 had_objects = bool(worker.script.namespaces)
                 worker.script = script
-                old = self._detach(worker)
+                old = worker.detach()
                 if script.namespace is not None:
                     # The old process goes on listening, until it ends, where nobody calls.
                     worker.bindings.renew()
@@ -155,25 +134,20 @@ class Workers:
             return
         async with worker.lock:
             worker.gone = True
-            old = self._detach(worker)
+            old = worker.detach()
             worker.bindings.remove()
             await self._end(old, objects=bool(script.namespaces))
 
     async def refresh(self, changed: Script) -> None:
         """Replace the processes of which this script is a part, or that call it now or did."""
+        scripts = self._store.scripts
         for worker in list(self._workers.values()):
             if worker.script.key != changed.key:
                 # A process that is starting was configured before the change.
                 async with worker.lock:
-                    if worker.process is not None and self._is_outdated(worker, changed):
+                    if worker.process is not None and worker.is_outdated(changed, scripts):
                         objects = bool(worker.script.namespaces)
-                        await self._end(self._detach(worker), objects=objects)
-
-    def _is_outdated(self, worker: Worker, changed: Script) -> bool:
-        calls = config.connects_to(worker.script, self._store.scripts)
-        # A connection for RPC is kept, and would go on leading to the old version.
-        kept = changed.namespace is not None and changed.key in calls
-        return kept or changed.key in worker.members or calls != worker.calls
+                        await self._end(worker.detach(), objects=objects)
 
     async def _end(self, old: Process | None, *, objects: bool) -> None:
         """Let a process finish what it has; one with Durable Objects before anything else."""
@@ -206,7 +180,7 @@ class Workers:
         """Called when a connection to this process failed: the next use starts another."""
         worker = self._workers.get(key)
         if worker is not None and worker.process is process:
-            self._detach(worker)
+            worker.detach()
             await process.kill()
 
     def running(self) -> Mapping[str, int]:
@@ -221,9 +195,7 @@ class Workers:
                 return worker.process
             worker.bindings.unwatch()
             storage = self._store.objects_dir(worker.script)
-            scripts = self._store.scripts
-            worker.members = frozenset(m.key for m in config.members(worker.script, scripts))
-            worker.calls = config.connects_to(worker.script, scripts)
+            worker.find_others(self._store.scripts)
             try:
                 started = await self._start(
                     worker.script, self._new_path(), worker.bindings.socket, storage
@@ -248,14 +220,8 @@ class Workers:
         await started.exited()
         if worker.process is started:
             log.warning("worker %s ended by itself: it starts again on next use", started.name)
-            self._detach(worker)
+            worker.detach()
             await started.stop()
-
-    def _detach(self, worker: Worker) -> Process | None:
-        old, worker.process = worker.process, None
-        if old is not None:
-            worker.bindings.watch()
-        return old
 
     async def _retire(
         self, old: Process, drain: float, linger: float, patience: float = process.STOP_SECONDS
@@ -287,7 +253,7 @@ class Workers:
             for worker in list(self._workers.values()):
                 if not worker.lock.locked() and self._is_idle(worker):
                     async with worker.lock:
-                        old = self._detach(worker) if self._is_idle(worker) else None
+                        old = worker.detach() if self._is_idle(worker) else None
                         if old is not None:
                             await self._retire(old, 0, 0)
 
@@ -302,14 +268,9 @@ class Workers:
     async def _ping(self, worker: Worker, running: Process) -> None:
         self._pinged.add(running)
         try:
-            scripts = [self._store.scripts.get(key) for key in worker.members]
-            limit_ms = min((s.version.cpu_ms for s in scripts if s is not None), default=0)
-            used = "processor time"
-            answers = await running.answers(limit_ms / 1000)
-            if running.resident_bytes() > MOST_MEMORY_BYTES:
-                answers, used = False, "memory"
-            if not answers and worker.process is running:
-                log.warning("worker %s used too much %s: ended", worker.script.key, used)
+            overused = await worker.overused(running, self._store.scripts)
+            if overused is not None and worker.process is running:
+                log.warning("worker %s used too much %s: ended", worker.script.key, overused)
                 await self.died(worker.script.key, running)
         finally:
             self._pinged.discard(running)
@@ -336,13 +297,3 @@ class Workers:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def newest_compatibility_date(workerd: Path) -> str:
-    """The date in `workerd --version`, as YYYY-MM-DD: the binary knows every flag up to it."""
-    output = subprocess.run(  # noqa: S603
-        [workerd, "--version"], capture_output=True, text=True, check=True
-    )
-    date = output.stdout.split()[-1]
-    datetime.strptime(date, "%Y-%m-%d")  # noqa: DTZ007
-    return date

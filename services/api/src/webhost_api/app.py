@@ -23,7 +23,7 @@ from webhost_api.collector import Collector
 from webhost_api.commands import Commands
 from webhost_api.http import Dependencies, handle_problems
 from webhost_api.middleware import Cors, RequestId
-from webhost_api.rate_limits import Limits, RateLimits
+from webhost_api.rate_limits import RateLimits, Rates
 from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
 from webhost_api.routes import agents, deployments, me, usage
@@ -123,7 +123,7 @@ async def compose(service: Service, settings: Settings) -> None:
     )
     service.work("idempotency", lambda: idempotency.remove_old(database))
     rate_limits = RateLimits(
-        Limits(
+        Rates(
             reads=settings.reads_per_minute,
             writes=settings.writes_per_minute,
             deploys=settings.deploys_per_minute,

@@ -1,26 +1,19 @@
-"""The artifact store: bundles by the checksum of their bytes, in JetStream's object store.
+"""Stores what is to be deployed, and reads it again.
 
 Guarantees: a bundle is stored when `put` returns, and is not written again if it already exists;
-it stays for the grace time at least, and longer where a deployment needs it (see `collector`); what
-`read` returns matches its checksum.
+it stays for the grace time at least, and longer where a deployment needs it (see `collector`).
 """
 
-import asyncio
-
-from nats.errors import Error as NatsError
 from nats.js.errors import ObjectNotFoundError
 from nats.js.object_store import ObjectStore
-from webhost_contracts import subjects, wire
+from webhost_contracts import wire
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, checksum_of
+from webhost_kit.bus import artifacts
 from webhost_kit.bus.connection import Bus
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import NotFound, Unavailable
+from webhost_kit.errors import ArtifactMissing, NotFound
 
 from webhost_api.collector import want
-
-TIMEOUT_S = 10.0
-_AWAY = "The artifact store is unavailable; try again shortly."
-_GONE = "The code of this deployment is no longer stored; deploy it again."
 
 
 def pack(bundle: Bundle) -> tuple[Artifact, bytes]:
@@ -39,32 +32,19 @@ class Artifacts:
     async def put(self, artifact: Artifact, body: bytes) -> None:
         """Store a packed bundle, which is to be deployed."""
         await want(self._database, artifact.checksum)
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                store = await self._store()
-                if not await _holds(store, artifact):
-                    await store.put(artifact.checksum, body)
-        except (NatsError, TimeoutError, OSError) as error:
-            raise Unavailable(_AWAY) from error
+        async with artifacts.artifact_store(self._bus) as store:
+            if not await _holds(store, artifact):
+                await store.put(artifact.checksum, body)
 
     async def read(self, artifact: Artifact) -> Bundle:
-        """Return a stored bundle. Raises NotFound when it is no longer there, and RuntimeError when
-        its bytes have another checksum.
+        """Return a stored bundle. Raises NotFound when it is no longer there, and ArtifactInvalid
+        when it is not what was stored.
         """
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                store = await self._store()
-                body = (await store.get(artifact.checksum)).data or b""
-        except ObjectNotFoundError as error:
-            raise NotFound(_GONE) from error
-        except (NatsError, TimeoutError, OSError) as error:
-            raise Unavailable(_AWAY) from error
-        if checksum_of(body) != artifact.checksum:
-            raise RuntimeError(f"the content of artifact {artifact.checksum} has another checksum")
-        return wire.decode(body, Bundle)
-
-    async def _store(self) -> ObjectStore:
-        return await self._bus.js.object_store(subjects.ARTIFACTS_BUCKET)
+            return await artifacts.read(self._bus, artifact)
+        except ArtifactMissing as error:
+            message = "The code of this deployment is no longer stored; deploy it again."
+            raise NotFound(message) from error
 
 
 async def _holds(store: ObjectStore, artifact: Artifact) -> bool:

@@ -5,7 +5,7 @@ agent's work is never refused: its deletion is bounded by its creation, a disabl
 before it. Nor is anything that follows from what was allowed, such as the end of a deploy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 
 from msgspec import Struct
@@ -17,7 +17,7 @@ from webhost_contracts.events import (
     DeploymentRequested,
     Event,
 )
-from webhost_kit.errors import LimitExceeded, Problem, RateLimited
+from webhost_kit.errors import LimitExceeded, RateLimited
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -25,103 +25,71 @@ DAY_MS = 24 * HOUR_MS
 NEVER_REFUSED = (AgentDeleted, AgentDisabled)
 
 
-class Window(Struct, frozen=True, kw_only=True):
-    """A bound on how often something happens: `limit` times in `window_ms`, None without end.
-    `otherwise` is what else a user can do than to wait.
+class Window(Struct, frozen=True):
+    """A bound on how often something happens: as often in `window_ms` as the tier's limit says,
+    None without end. `otherwise` is what else a user can do than to wait.
     """
 
     name: str
     what: str
-    limit: int | None
+    limit_of: Callable[[Entitlements], int | None]
     window_ms: int
     otherwise: str = "or upgrade it"
 
-
-class Spent(Struct, frozen=True, kw_only=True):
-    """What a user has used up: agents ever created, and until when a window is full, by its name.
-    A window that has room is absent.
-    """
-
-    agents_created: int = 0
-    full_until_ms: dict[str, int] = {}
-
-
-class OverBound(RateLimited):
-    """Too often within a window that the tier bounds; time gives it back."""
-
-    def __init__(self, window: Window, wait_ms: int) -> None:
-        limit = window.limit or 0
+    def refusal(self, allowed: Entitlements, wait_ms: int) -> RateLimited:
+        """Return the refusal of one more; time gives it back."""
+        limit = self.limit_of(allowed) or 0
         wait_s = max(1, ceil(wait_ms / 1000))
-        Problem.__init__(
-            self,
-            f"Your plan allows {limit:,} {window.what}. Wait {_in_words(wait_s)},"
-            f" {window.otherwise}.",
+        return RateLimited(
+            self.name,
+            limit=limit,
+            window_s=self.window_ms // 1000,
+            wait_s=wait_s,
+            message=f"Your plan allows {limit:,} {self.what}. Wait {_in_words(wait_s)},"
+            f" {self.otherwise}.",
             details={
-                "limitType": window.name,
+                "limitType": self.name,
                 "current": limit,
                 "limit": limit,
                 "suggestedAction": "wait",
             },
-            retry_after_s=wait_s,
         )
-        self.policy = window.name
-        self.limit = limit
-        self.window_s = window.window_ms // 1000
-        self.wait_s = wait_s
 
 
-def deploys_an_hour(allowed: Entitlements) -> Window:
-    """Return the bound on deploys an hour."""
-    return Window(
-        name="deploysPerHour",
-        what="deploys an hour",
-        limit=allowed.deploys_per_hour,
-        window_ms=HOUR_MS,
-    )
+DEPLOYS_AN_HOUR = Window(
+    "deploysPerHour", "deploys an hour", lambda tier: tier.deploys_per_hour, HOUR_MS
+)
+DEPLOYS_A_DAY = Window("deploysPerDay", "deploys a day", lambda tier: tier.deploys_per_day, DAY_MS)
+CHANGES_A_DAY = Window(
+    "changesPerDay", "changes to agents a day", lambda tier: tier.changes_per_day, DAY_MS
+)
+KEYS_A_DAY = Window(
+    "idempotencyKeysPerDay",
+    "idempotency keys a day",
+    lambda tier: tier.changes_per_day,
+    DAY_MS,
+    "send the request without a key, or upgrade it",
+)
+"""Of those that are remembered; without a key, nothing is."""
 
 
-def deploys_a_day(allowed: Entitlements) -> Window:
-    """Return the bound on deploys a day."""
-    return Window(
-        name="deploysPerDay",
-        what="deploys a day",
-        limit=allowed.deploys_per_day,
-        window_ms=DAY_MS,
-    )
+class Spent(Struct, frozen=True, kw_only=True):
+    """What a user has used up: agents ever created, and until when each full window is full."""
 
-
-def changes_a_day(allowed: Entitlements) -> Window:
-    """Return the bound on changes a day."""
-    return Window(
-        name="changesPerDay",
-        what="changes to agents a day",
-        limit=allowed.changes_per_day,
-        window_ms=DAY_MS,
-    )
-
-
-def keys_a_day(allowed: Entitlements) -> Window:
-    """Return the bound on idempotency keys that are remembered; without a key, nothing is."""
-    return Window(
-        name="idempotencyKeysPerDay",
-        what="idempotency keys a day",
-        limit=allowed.changes_per_day,
-        window_ms=DAY_MS,
-        otherwise="send the request without a key, or upgrade it",
-    )
+    agents_created: int = 0
+    full_until_ms: dict[Window, int] = {}
 
 
 def require_room(events: Sequence[Event], spent: Spent, allowed: Entitlements, now_ms: int) -> None:
-    """Raise LimitExceeded or OverBound where these facts are beyond the tier's bounds."""
+    """Raise LimitExceeded or RateLimited where these facts are beyond the tier's bounds."""
     if all(isinstance(event, NEVER_REFUSED) for event in events):
         return
-    windows = [changes_a_day(allowed)]
+    windows = [CHANGES_A_DAY]
     if any(isinstance(event, DeploymentRequested) for event in events):
-        windows += [deploys_an_hour(allowed), deploys_a_day(allowed)]
+        windows += [DEPLOYS_AN_HOUR, DEPLOYS_A_DAY]
     for window in windows:
-        until_ms = spent.full_until_ms.get(window.name)
-        if until_ms is not None:
-            raise OverBound(window, until_ms - now_ms)
+        if (until_ms := spent.full_until_ms.get(window)) is not None:
+            raise window.refusal(allowed, until_ms - now_ms)
     most = allowed.agents_created
     creates = any(isinstance(event, AgentCreated) for event in events)
     if creates and most is not None and spent.agents_created >= most:

@@ -241,7 +241,7 @@ async def _body(request: Request, limit: int) -> bytes:
     if not size.isdecimal():
         size = limit if "Transfer-Encoding" in request.headers else 0
     user_id = request.state.caller.user_id
-    async with deps(request).bodies.room(user_id, min(int(size), limit)):
+    async with deps(request).bodies.reserve(user_id, min(int(size), limit)):
         return await _bounded_body(request, limit)
 
 

@@ -25,8 +25,7 @@ from webhost_kit.errors import Conflict, InvalidRequest, Unavailable
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.process.crashpoints import crash_point
 
-from webhost_api import bounds
-from webhost_api.bounds import OverBound
+from webhost_api.bounds import KEYS_A_DAY
 from webhost_api.handlers import Tiers, tier_of
 from webhost_api.spending import full_until
 from webhost_api.tables import idempotency, idempotency_claims
@@ -83,7 +82,7 @@ async def id_for(
 ) -> str:
     """Return the id of the thing that a request makes; `at_ms` is the time of this try.
 
-    Raises Unavailable, or OverBound where too many keys of the user's are remembered.
+    Raises Unavailable, or RateLimited where too many keys of the user's are remembered.
     """
     if key is None:
         return new_id(prefix, at_ms)
@@ -110,7 +109,7 @@ async def once(
     """Return the recorded answer, or do the work and record its answer.
 
     Raises Conflict where the key came with another request, or (retryable) where the first one
-    is still running; OverBound where too many answers to the user are remembered.
+    is still running; RateLimited where too many answers to the user are remembered.
     """
     if not await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(key.lock))):
         raise Conflict("The first request with this key is still running.", retryable=True)
@@ -160,12 +159,12 @@ async def _claim(database: Database, tiers: Tiers, key: IdempotencyKey, at_ms: i
 async def _require_room(
     connection: AsyncConnection, tiers: Tiers, key: IdempotencyKey, time: sa.Column[Any]
 ) -> None:
-    """Raise OverBound where the user's keys of the last day fill the tier's bound on them."""
+    """Raise RateLimited where the user's keys of the last day fill the tier's bound on them."""
     _, allowed = await tier_of(connection, tiers, key.user_id)
-    window, now = bounds.keys_a_day(allowed), now_ms()
-    until_ms = await full_until(connection, window, time, key.user_id, now)
+    now = now_ms()
+    until_ms = await full_until(connection, KEYS_A_DAY, allowed, time, key.user_id, now)
     if until_ms is not None:
-        raise OverBound(window, until_ms - now)
+        raise KEYS_A_DAY.refusal(allowed, until_ms - now)
 
 
 def _scope(key: IdempotencyKey) -> dict[str, str]:

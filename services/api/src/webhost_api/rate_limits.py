@@ -15,7 +15,7 @@ HOUR_S = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Rates:
     """The first three: requests of a user per minute; the others: new users per hour."""
 
     reads: int
@@ -28,12 +28,12 @@ class Limits:
 class RateLimits:
     """One limiter for each class of cost, and two for registrations."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, rates: Rates) -> None:
+        self._rates = rates
         self._per_user = {
-            "reads": (RateLimiter("reads"), limits.reads),
-            "writes": (RateLimiter("writes"), limits.writes),
-            "deploys": (RateLimiter("deploys"), limits.deploys),
+            "reads": (RateLimiter("reads"), rates.reads),
+            "writes": (RateLimiter("writes"), rates.writes),
+            "deploys": (RateLimiter("deploys"), rates.deploys),
         }
         self._per_issuer = RateLimiter("registrations", window_s=HOUR_S)
         self._per_address = RateLimiter("registrations-per-address", window_s=HOUR_S)
@@ -49,5 +49,5 @@ class RateLimits:
         The address comes first: one that asks too often uses up nothing of the issuer's.
         """
         now_s = monotonic()
-        self._per_address.acquire(address, self._limits.registrations_per_address, now_s)
-        self._per_issuer.acquire(issuer, self._limits.registrations, now_s)
+        self._per_address.acquire(address, self._rates.registrations_per_address, now_s)
+        self._per_issuer.acquire(issuer, self._rates.registrations, now_s)

@@ -13,7 +13,6 @@ from webhost_kit.keys import public_keys
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
-from webhost_deployer.artifacts import Artifacts
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.cloudflare import scripts
 from webhost_deployer.cloudflare.account import Account
@@ -82,7 +81,7 @@ async def compose(service: Service, settings: Settings) -> None:
     database = service.add("database", Database(settings.database_url.get_secret_value()))
     provider, account = cloudflare_of(service, settings, database)
     capacity = Capacity(database, settings.most_deployments)
-    steps = Steps({scripts.PROVIDER: provider}, Artifacts(bus), capacity)
+    steps = Steps({scripts.PROVIDER: provider}, bus, capacity)
     runner = service.add("runner", Runner(database, Executor(database, steps)))
     own_facts = service.add(
         "own-facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, recover)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import structlog
 from webhost_contracts.artifacts import Bundle
 from webhost_contracts.errors import DeploymentError
-from webhost_kit.errors import Unavailable
+from webhost_kit.bus import artifacts
+from webhost_kit.bus.connection import Bus
+from webhost_kit.errors import ArtifactInvalid, ArtifactsAway, Unavailable
 from webhost_kit.process.observability import redact_text
 
-from webhost_deployer.artifacts import ArtifactAway, ArtifactInvalid, Artifacts
 from webhost_deployer.budget import calls_for
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.model import AgentTeardown, Deployment, Step
@@ -34,11 +35,9 @@ class StepFailed(Exception):
 class Steps:
     """The steps, by provider name."""
 
-    def __init__(
-        self, providers: Mapping[str, Provider], artifacts: Artifacts, capacity: Capacity
-    ) -> None:
+    def __init__(self, providers: Mapping[str, Provider], bus: Bus, capacity: Capacity) -> None:
         self._providers = providers
-        self._artifacts = artifacts
+        self._bus = bus
         self._capacity = capacity
 
     def provider_of(self, deployment: Deployment) -> Provider:
@@ -55,7 +54,7 @@ class Steps:
             raise StepFailed(_from_provider(step, error), transient=error.transient) from error
         except ArtifactInvalid as error:
             raise _failed(step, str(error), transient=False) from error
-        except (ArtifactAway, TimeoutError) as error:
+        except (ArtifactsAway, TimeoutError) as error:
             raise _failed(step, str(error) or "Timed out.", transient=True) from error
         except (StepFailed, Unavailable):
             raise
@@ -102,7 +101,7 @@ class Steps:
             raise _failed(Step.VALIDATE, problem, transient=False)
 
     async def _bundle(self, deployment: Deployment) -> Bundle:
-        return await self._artifacts.read(deployment.plan.artifact)
+        return await artifacts.read(self._bus, deployment.plan.artifact)
 
 
 def _failed(step: Step, message: str, *, transient: bool) -> StepFailed:

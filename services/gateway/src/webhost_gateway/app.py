@@ -12,7 +12,7 @@ from webhost_kit.keys import parse_signers
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
-from webhost_gateway.invoke import Invoker, Limits
+from webhost_gateway.invoke import CallLimits, Invoker
 from webhost_gateway.ledger import admission, quotas
 from webhost_gateway.ledger.admission import Admission
 from webhost_gateway.ledger.lease import Lease
@@ -25,7 +25,7 @@ from webhost_gateway.routing import projection
 from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
 from webhost_gateway.settings import Settings
-from webhost_gateway.upstream import room
+from webhost_gateway.upstream import flow_control
 from webhost_gateway.upstream.worker import Upstream
 
 NOT_FLUSHED = "-c synchronous_commit=off"
@@ -94,8 +94,8 @@ async def compose(service: Service, settings: Settings) -> None:
         admission=admitted,
         outcomes=outcomes,
         upstream=upstream,
-        answers=room.budget_of(settings.answer_bytes_in_flight),
-        limits=Limits(
+        answers=flow_control.budget_of(settings.answer_bytes_in_flight),
+        limits=CallLimits(
             tiers=settings.tiers(),
             timeout_s=settings.longest_call_s,
             heartbeat_s=settings.heartbeat_s,

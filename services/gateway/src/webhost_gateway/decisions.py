@@ -25,7 +25,7 @@ from webhost_kit.errors import (
     Unavailable,
 )
 
-from webhost_gateway.ledger.records import Invocation
+from webhost_gateway.model import Invocation
 from webhost_gateway.routing.model import RouteTable
 
 AGENTCORE = "agentcore"

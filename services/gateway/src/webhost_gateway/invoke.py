@@ -32,17 +32,17 @@ from webhost_kit.tasks import cancel
 from webhost_gateway import decisions
 from webhost_gateway.ledger.admission import Admission
 from webhost_gateway.ledger.outcomes import Outcomes
-from webhost_gateway.ledger.records import Invocation, Outcome
+from webhost_gateway.model import Invocation, Outcome
 from webhost_gateway.routes import MAX_BODY_BYTES, Request
 from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
-from webhost_gateway.upstream.room import Room
+from webhost_gateway.upstream.flow_control import FlowControl
 from webhost_gateway.upstream.stream import ClientStream
 from webhost_gateway.upstream.worker import Call, HeldUp, NotSent, Upstream
 
 
 @dataclass(frozen=True)
-class Limits:
+class CallLimits:
     """The limits of every call. Times are seconds; rates are requests per minute."""
 
     tiers: dict[str, Entitlements]
@@ -65,7 +65,7 @@ class Invoker:
         outcomes: Outcomes,
         upstream: Upstream,
         answers: ByteBudget,
-        limits: Limits,
+        limits: CallLimits,
         share: Share,
     ) -> None:
         self._verifier = verifier
@@ -88,7 +88,7 @@ class Invoker:
             async with self._upstream.answer(call) as answer:
                 body = _as_answered(await answer.document(), invocation.trace_id)
             crash_point("gateway.answered")
-            call.room.hold_up()
+            call.flow.hold_up()
             await request.answer(200, body)
 
     async def stream(self, request: Request) -> None:
@@ -111,7 +111,7 @@ class Invoker:
             "agentId": invocation.agent_id,
             "deploymentId": invocation.deployment_id,
         }
-        client = ClientStream(request, meta, self._limits.heartbeat_s, call.room)
+        client = ClientStream(request, meta, self._limits.heartbeat_s, call.flow)
         try:
             async with self._on_record(request, invocation, call):
                 try:
@@ -164,14 +164,14 @@ class Invoker:
             body=msgspec.json.encode(body),
             streamed=streamed,
             traceparent=request.traceparent,
-            room=Room(self._answers, user_id),
+            flow=FlowControl(self._answers, user_id),
         )
 
     async def _body(self, request: Request, user_id: str) -> bytes:
         size = min(request.announced(MAX_BODY_BYTES), MAX_BODY_BYTES)
         if size <= SMALL_BYTES:
             return await request.body(MAX_BODY_BYTES)
-        async with self._bodies.room(user_id, size):
+        async with self._bodies.reserve(user_id, size):
             return await request.body(MAX_BODY_BYTES)
 
     async def _authenticated(self, request: Request) -> Principal:
@@ -208,15 +208,15 @@ class Invoker:
             raise
         except (asyncio.CancelledError, HeldUp):
             # The client disconnected, or was waited for: this is not the agent's error.
-            self._record(request, invocation, call.room.wall_s(started_s), None)
+            self._record(request, invocation, call.flow.wall_s(started_s), None)
             raise
         except Exception:
-            self._record(request, invocation, call.room.wall_s(started_s), "runtime")
+            self._record(request, invocation, call.flow.wall_s(started_s), "runtime")
             raise
         else:
-            self._record(request, invocation, call.room.wall_s(started_s), None)
+            self._record(request, invocation, call.flow.wall_s(started_s), None)
         finally:
-            call.room.release()
+            call.flow.release()
 
     def _record(
         self, request: Request, invocation: Invocation, wall_s: float, error_class: str | None

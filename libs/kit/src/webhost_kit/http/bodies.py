@@ -26,7 +26,7 @@ class Bodies:
         self._budget = ByteBudget(TOTAL_BYTES, USER_BYTES)
 
     @asynccontextmanager
-    async def room(self, user_id: str, size: int) -> AsyncGenerator[None]:
+    async def reserve(self, user_id: str, size: int) -> AsyncGenerator[None]:
         """Hold room for a body of this size, of at most USER_BYTES. Raises Unavailable."""
         if size <= SMALL_BYTES:
             yield

@@ -8,7 +8,7 @@ from webhost_deployer.cloudflare.namespaces import UserWorkers
 
 
 class Account:
-    """The inventory for reconciliation. All methods raise ProviderError."""
+    """What reconciliation sees and removes. All methods raise ProviderError."""
 
     def __init__(self, api: CloudflareApi, namespaces: Sequence[UserWorkers]) -> None:
         self._api = api

@@ -13,6 +13,7 @@ from webhost_worker import SESSIONS_CLASS
 from webhost_deployer.cloudflare import addresses, platform_scripts, scripts
 from webhost_deployer.cloudflare.addresses import CustomDomain, Routing
 from webhost_deployer.cloudflare.api import CloudflareApi
+from webhost_deployer.cloudflare.inventory import ListedScript
 from webhost_deployer.cloudflare.layouts import Layout
 from webhost_deployer.cloudflare.scripts import Script, WorkerEnvironment
 from webhost_deployer.cloudflare.worker_client import WorkerClient
@@ -56,35 +57,28 @@ class Cloudflare:
     async def ensure_installation(self, deployment: Deployment) -> None:
         """Upload the installation's own scripts where there are none or older ones."""
         layout = self._layout(deployment)
-        await self._upload_outdated(layout, only_existing=False)
+        await self._upload_outdated(layout, await self._api.list_scripts(), only_existing=False)
         await layout.publish()
 
-    async def refresh_installation(self, namespace: str | None) -> None:
-        """Upload those of the installation's own scripts again that are there and older."""
-        await self._upload_outdated(self._layout_of(namespace), only_existing=True)
+    async def refresh_installation(
+        self, namespace: str | None, found: Sequence[ListedScript]
+    ) -> None:
+        """Upload those of the installation's own scripts again that were found and are older."""
+        await self._upload_outdated(self._layout_of(namespace), found, only_existing=True)
 
-    async def _upload_outdated(self, layout: Layout, *, only_existing: bool) -> None:
+    async def _upload_outdated(
+        self, layout: Layout, found: Sequence[ListedScript], *, only_existing: bool
+    ) -> None:
         sessions = platform_scripts.sessions_script(self._environment)
         wanted = [sessions, *layout.own_scripts]
-        if not await self._outdated(wanted, only_existing=only_existing):
+        if not _outdated(wanted, found, only_existing=only_existing):
             return
         async with waited_for(self._lock_dsn, f"platform scripts {sessions.name}"):
             await layout.prepare()
-            for script, is_new in await self._outdated(wanted, only_existing=only_existing):
+            found = await self._api.list_scripts()
+            for script, is_new in _outdated(wanted, found, only_existing=only_existing):
                 classes = [SESSIONS_CLASS] if is_new and script is sessions else []
                 await self._api.put_script(script, new_classes=classes)
-
-    async def _outdated(
-        self, wanted: Sequence[Script], *, only_existing: bool
-    ) -> list[tuple[Script, bool]]:
-        """Return the scripts that must be uploaded, and whether there is none of that name."""
-        found = {script.name: script.tags for script in await self._api.list_scripts()}
-        return [
-            (script, script.name not in found)
-            for script in wanted
-            if not platform_scripts.is_current(found.get(script.name, ()), script)
-            and (script.name in found or not only_existing)
-        ]
 
     def _layout(self, deployment: Deployment) -> Layout:
         return self._layout_of(deployment.plan.namespace)
@@ -123,3 +117,16 @@ class Cloudflare:
         else:
             await self._api.enable_subdomain(name)
         await self._workers.purge(self._routing.sessions_url(installation_id), agent_id)
+
+
+def _outdated(
+    wanted: Sequence[Script], found: Sequence[ListedScript], *, only_existing: bool
+) -> list[tuple[Script, bool]]:
+    """Return the scripts that must be uploaded, and whether there is none of that name."""
+    tags = {script.name: script.tags for script in found}
+    return [
+        (script, script.name not in tags)
+        for script in wanted
+        if not platform_scripts.is_current(tags.get(script.name, ()), script)
+        and (script.name in tags or not only_existing)
+    ]

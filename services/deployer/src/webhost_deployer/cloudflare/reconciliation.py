@@ -28,8 +28,9 @@ from webhost_kit.eventsourcing.store import events_table
 
 from webhost_deployer import store
 from webhost_deployer.budget import calls_for
+from webhost_deployer.cloudflare.account import Account
 from webhost_deployer.cloudflare.addresses import Routing
-from webhost_deployer.cloudflare.inventory import Inventory, ListedScript
+from webhost_deployer.cloudflare.inventory import ListedScript
 from webhost_deployer.cloudflare.reconcile import (
     OwnRoute,
     Plan,
@@ -58,15 +59,15 @@ class Reconciliation:
         self,
         database: Database,
         bus: Bus,
-        inventory: Inventory,
+        account: Account,
         routing: Routing,
-        refresh: Callable[[], Awaitable[None]],
+        refresh: Callable[[list[ListedScript]], Awaitable[None]],
         *,
         every_s: float,
     ) -> None:
         self._database = database
         self._bus = bus
-        self._inventory = inventory
+        self._account = account
         self._routing = routing
         self._refresh = refresh
         self._every_s = every_s
@@ -79,7 +80,6 @@ class Reconciliation:
                 async with held(self._database.dsn, "reconciliation") as lock:
                     if lock is not None:
                         with calls_for(None, removes=True):
-                            await self._refresh()
                             await self.once()
             except (ProviderError, TablesBehind, Unavailable, NatsError) as error:
                 log.warning("reconciliation failed", reason=str(error), kind=type(error).__name__)
@@ -91,8 +91,9 @@ class Reconciliation:
     async def once(self) -> Plan:
         """Reconcile once; return what was done. Raises as `run` names."""
         listed_at_ms = now_ms()
-        scripts = await self._inventory.list_scripts()
-        routes = own_routes(self._routing, await self._inventory.list_routes())
+        scripts = await self._account.list_scripts()
+        await self._refresh(scripts)
+        routes = own_routes(self._routing, await self._account.list_routes())
         by_deployment = deployments_of(scripts)
         known = await self._known({*by_deployment, *(route.deployment_id for route in routes)})
         unknown = [route for route in routes if route.deployment_id not in known]
@@ -119,10 +120,10 @@ class Reconciliation:
 
     async def _remove(self, found: Plan) -> None:
         for route in found.routes:
-            await self._inventory.delete_route(route)
+            await self._account.delete_route(route)
             _removed.inc()
         for script in found.scripts:
-            await self._inventory.delete_script(script)
+            await self._account.delete_script(script)
             _removed.inc()
 
     async def _known(self, deployment_ids: set[str]) -> dict[str, Deployment]:
@@ -135,7 +136,7 @@ class Reconciliation:
     ) -> set[str]:
         """Return the scripts of these routes that exist and are not listed as ours."""
         unlisted = {route.script for route in unknown} - {script.name for script in scripts}
-        return {name for name in unlisted if await self._inventory.script_exists(name)}
+        return {name for name in unlisted if await self._account.script_exists(name)}
 
     async def _require_newest(self, agent_id: str) -> None:
         """Raise TablesBehind where the newest fact about this agent is not in the event table."""

@@ -29,7 +29,7 @@ from webhost_kit.tasks import run_together
 from webhost_gateway import decisions
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
-from webhost_gateway.ledger.records import Invocation
+from webhost_gateway.model import Invocation
 
 WAIT_S = 1.0
 STATEMENT_TIMEOUT_S = 2.0

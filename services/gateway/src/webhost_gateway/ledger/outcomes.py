@@ -22,7 +22,7 @@ from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
 
 from webhost_gateway.ledger.lease import Lease
-from webhost_gateway.ledger.records import Closing, Invocation, Outcome, closing
+from webhost_gateway.model import Closing, Invocation, Outcome, closing
 
 RETRY_S = 0.5
 LINGER_S = 0.005

@@ -23,7 +23,7 @@ from webhost_kit.errors import Unavailable
 
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes, finish
-from webhost_gateway.ledger.records import Invocation, Outcome, closing
+from webhost_gateway.model import Invocation, Outcome, closing
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from webhost_kit.http import problems
 
 from webhost_gateway.routes import Request
 from webhost_gateway.upstream import sse
-from webhost_gateway.upstream.room import Room
+from webhost_gateway.upstream.flow_control import FlowControl
 from webhost_gateway.upstream.sse import SseEvent, SseReader, SseWriter
 from webhost_gateway.upstream.worker import UNREADABLE, Answer, WorkerProblemBody
 
@@ -45,10 +45,10 @@ class ClientStream:
     """The client's side of one stream. `meta` is the gateway's own, the session id aside."""
 
     def __init__(
-        self, request: Request, meta: dict[str, Any], heartbeat_s: float, room: Room
+        self, request: Request, meta: dict[str, Any], heartbeat_s: float, flow: FlowControl
     ) -> None:
         self._request = request
-        self._room = room
+        self._flow = flow
         self._meta = meta
         self._heartbeat_s = heartbeat_s
         self._reader = SseReader()
@@ -68,13 +68,13 @@ class ClientStream:
 
     async def fail(self, problem: RuntimeFailed) -> None:
         """Send the `error` event, which ends the stream."""
-        self._room.hold_up()
+        self._flow.hold_up()
         envelope = problems.envelope(problem, self._request.request_id)
         await self._request.write(self._writer.event("error", envelope))
 
     async def end(self) -> None:
         """End the response; returns when its client has taken it, or was given up."""
-        self._room.hold_up()
+        self._flow.hold_up()
         await self._request.write(b"", more=False)
 
     async def _forward(self, chunk: bytes, answer: Answer) -> None:
@@ -148,14 +148,14 @@ class ClientStream:
     async def _send(self, events: bytes) -> None:
         if not events:
             return
-        self._room.hold_up()
+        self._flow.hold_up()
         if not self._request.started:
             await self._request.start(200, _HEADERS)
         await self._request.write(events)
         if len(events) > LARGE_BYTES:
             # An empty part is written once the client has taken most of those before it.
             await self._request.write(b"")
-        self._room.go_on()
+        self._flow.go_on()
         self._sent_at = asyncio.get_running_loop().time()
 
 

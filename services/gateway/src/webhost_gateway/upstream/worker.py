@@ -4,7 +4,7 @@ Consumes: a deployment's invoke address. Emits: one POST, with none of the calle
 `traceparent`.
 Guarantees: RuntimeFailed says what went wrong; its subclass NotSent says that no byte of the
 request was written, HeldUp that time ran out while the call waited for its caller or for room.
-No more of an answer is held than there is room for: see `room`.
+No more of an answer is held than there is room for: see `flow_control`.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from webhost_kit.keys import Signer
 from webhost_kit.process.observability import redact_text
 from yarl import URL
 
-from webhost_gateway.upstream.room import FREE_BYTES, Room
+from webhost_gateway.upstream.flow_control import FREE_BYTES, FlowControl
 
 CONNECT_TIMEOUT_S = 10.0
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -77,7 +77,7 @@ class Call:
     body: bytes
     streamed: bool
     traceparent: str | None
-    room: Room
+    flow: FlowControl
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,10 @@ class _Address:
 class Answer:
     """A Worker's answer of status 200, as it comes in. `held` are the bytes not passed on yet."""
 
-    def __init__(self, response: aiohttp.ClientResponse, host: str, room: Room) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, host: str, flow: FlowControl) -> None:
         self._response = response
         self._host = host
-        self._room = room
+        self._flow = flow
         self._bytes = 0
         self.held = 0
         self.streamed = response.content_type == "text/event-stream"
@@ -114,9 +114,9 @@ class Answer:
 
         Raises RuntimeFailed when the answer breaks off or is too long.
         """
-        if self.held > FREE_BYTES and not self._room.reserved:
+        if self.held > FREE_BYTES and not self._flow.reserved:
             announced = self._response.content_length or MAX_ANSWER_BYTES
-            await self._room.reserve(min(announced, MAX_ANSWER_BYTES))
+            await self._flow.reserve(min(announced, MAX_ANSWER_BYTES))
         try:
             chunk = await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
@@ -131,7 +131,7 @@ class Answer:
         """Take note of what is still held after a part was written to the caller."""
         self.held = held
         if held <= FREE_BYTES:
-            self._room.release()
+            self._flow.release()
 
     def invalid(self, message: str, body: bytes = b"") -> RuntimeFailed:
         """Return the failure of an answer that is not of the protocol."""
@@ -182,7 +182,7 @@ class Upstream:
             async with asyncio.timeout(self._longest_call_s), self._answer(address, call) as answer:
                 yield answer
         except TimeoutError as error:
-            kind = HeldUp if call.room.held_up else RuntimeFailed
+            kind = HeldUp if call.flow.held_up else RuntimeFailed
             raise _timed_out(address, kind) from error
 
     @asynccontextmanager
@@ -199,7 +199,7 @@ class Upstream:
         try:
             if response.status != 200:
                 raise _reported(response.status, await _beginning(response), address.host)
-            yield Answer(response, address.host, call.room)
+            yield Answer(response, address.host, call.flow)
         finally:
             if response.content.at_eof():
                 response.release()

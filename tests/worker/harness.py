@@ -70,7 +70,7 @@ class Answer:
 
 
 @dataclass
-class Yard:
+class Harness:
     """An edge with the platform's scripts of one layout."""
 
     edge: Edge
@@ -193,9 +193,9 @@ class Yard:
 
 
 @asynccontextmanager
-async def yard(
+async def running_harness(
     edge: Edge, reports_port: int, dsn: str, layout: str, egress: Egress | None = None
-) -> AsyncIterator[Yard]:
+) -> AsyncIterator[Harness]:
     """The platform's scripts on this edge, `account` or `namespace`, and who takes reports."""
     upgrade(dsn, "webhost_deployer")
     database = Database(dsn)
@@ -215,13 +215,13 @@ async def yard(
     )
     tier = Entitlements(requests_per_minute=1, telemetry_days=1, log_days=1, cpu_ms=CPU_MS)
     common = routing, environment, master_keys, {"free": tier}
-    place: Layout = PlainAccount(api, *common)
+    chosen: Layout = PlainAccount(api, *common)
     if layout == "namespace":
         user_workers = UserWorkers(sdk, "customers", installation_id)
-        place = DispatchNamespace(api, user_workers, *common, egress or Egress())
+        chosen = DispatchNamespace(api, user_workers, *common, egress or Egress())
     workers = WorkerClient(platform_signers[0], edge.origin.removeprefix("http://"))
-    provider = Cloudflare(api, workers, routing, environment, lambda _: place, dsn)
-    made = Yard(edge, layout, provider, master_keys, invoke_seed)
+    provider = Cloudflare(api, workers, routing, environment, lambda _: chosen, dsn)
+    made = Harness(edge, layout, provider, master_keys, invoke_seed)
     try:
         async with serving(made, reports_port):
             yield made

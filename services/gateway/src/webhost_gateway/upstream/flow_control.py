@@ -1,4 +1,4 @@
-"""Room for Workers' answers in this process's memory, and the time for which a call is held up.
+"""Flow control of Workers' answers: their share of memory, and how long a call is held up.
 
 Guarantees: what is held of all answers is bounded by the budget, and by FREE_BYTES of each call
 beside it; one user gets at most its share of the budget. A call waits for room before it reads on,
@@ -21,8 +21,8 @@ def budget_of(total: int) -> ByteBudget:
     return ByteBudget(max(total, MAX_ANSWER_BYTES), max(total // SHARES, MAX_ANSWER_BYTES))
 
 
-class Room:
-    """One call's room, and the time that counts as neither its agent's nor its runtime's."""
+class FlowControl:
+    """Of one call; what it is held up is neither its agent's time nor its runtime's."""
 
     __slots__ = ("_budget", "_held_up_s", "_since_s", "_user_id", "reserved")
 

@@ -1,0 +1,47 @@
+"""The artifact store: bundles by the checksum of their bytes, in JetStream's object store.
+
+Guarantees: what `read` returns matches its checksum; no use of the store takes longer than
+TIMEOUT_S. The error's type says whether a later attempt may succeed.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import msgspec
+from nats.errors import Error as NatsError
+from nats.js.errors import ObjectNotFoundError
+from nats.js.object_store import ObjectStore
+from webhost_contracts import subjects, wire
+from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, checksum_of
+
+from webhost_kit.bus.connection import Bus
+from webhost_kit.errors import ArtifactInvalid, ArtifactMissing, ArtifactsAway
+
+TIMEOUT_S = 10.0
+
+
+@asynccontextmanager
+async def artifact_store(bus: Bus) -> AsyncGenerator[ObjectStore]:
+    """The store, for one use. Raises ArtifactMissing or ArtifactsAway."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            yield await bus.js.object_store(subjects.ARTIFACTS_BUCKET)
+    except ObjectNotFoundError as error:
+        raise ArtifactMissing("The artifact is not in the store.") from error
+    except (NatsError, TimeoutError, OSError) as error:
+        raise ArtifactsAway("The artifact store is unavailable; try again shortly.") from error
+
+
+async def read(bus: Bus, artifact: Artifact) -> Bundle:
+    """Return the bundle. Raises ArtifactInvalid or ArtifactsAway."""
+    if artifact.type != MODULES_TYPE:
+        raise ArtifactInvalid(f"Artifacts of type {artifact.type} cannot be deployed.")
+    async with artifact_store(bus) as store:
+        body = (await store.get(artifact.checksum)).data or b""
+    if checksum_of(body) != artifact.checksum:
+        raise ArtifactInvalid("The stored artifact does not match its checksum.")
+    try:
+        return wire.decode(body, Bundle)
+    except msgspec.DecodeError as error:
+        raise ArtifactInvalid("The stored artifact is not a bundle.") from error
