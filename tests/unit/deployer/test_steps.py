@@ -5,12 +5,13 @@ from typing import Any, cast
 
 import pytest
 from webhost_contracts.artifacts import Artifact, Bundle
-from webhost_deployer.artifacts import Artifacts
 from webhost_deployer.budget import Purpose, purpose
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.model import AgentTeardown, Step
 from webhost_deployer.provider import Provider
 from webhost_deployer.steps import Steps
+from webhost_kit.bus import artifacts
+from webhost_kit.bus.connection import Bus
 
 from tests.unit.deployer.samples import AGENT, COMMAND, begun
 
@@ -28,15 +29,14 @@ class Noting:
         return call
 
 
-class NoModules:
-    async def read(self, _: Artifact) -> Bundle:
-        return Bundle(modules=())
+async def no_modules(_bus: Bus, _artifact: Artifact) -> Bundle:
+    return Bundle(modules=())
 
 
 def steps_at(provider: Noting) -> Steps:
     return Steps(
         {COMMAND.runtime_provider: cast(Provider, provider)},
-        cast(Artifacts, NoModules()),
+        cast(Bus, None),
         cast(Capacity, None),
     )
 
@@ -46,7 +46,10 @@ REMOVES_FOR_USER = Purpose(COMMAND.user_id, removes=True)
 
 
 @pytest.mark.accept("6.C2.budget")
-async def test_a_steps_calls_are_for_the_deployments_user_and_a_removals_are_removals() -> None:
+async def test_a_steps_calls_are_for_the_deployments_user_and_a_removals_are_removals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(artifacts, "read", no_modules)
     provider = Noting()
     for step in set(Step) - {Step.VALIDATE}:
         await steps_at(provider).perform(step, begun())

@@ -11,7 +11,7 @@ from webhost_kit.tasks import cancel
 
 
 async def hold(held: Bodies, user_id: str, size: int = USER_BYTES) -> None:
-    async with held.room(user_id, size):
+    async with held.reserve(user_id, size):
         await asyncio.Event().wait()
 
 
@@ -22,11 +22,11 @@ async def test_beyond_so_many_waiting_a_user_is_refused_at_once() -> None:
     await asyncio.sleep(0)
     try:
         with pytest.raises(Unavailable):
-            async with asyncio.timeout(1), held.room("usr_many", USER_BYTES):
+            async with asyncio.timeout(1), held.reserve("usr_many", USER_BYTES):
                 pass
         async with asyncio.timeout(1), AsyncExitStack() as others:
-            await others.enter_async_context(held.room("usr_many", SMALL_BYTES))
-            await others.enter_async_context(held.room("usr_other", USER_BYTES))
+            await others.enter_async_context(held.reserve("usr_many", SMALL_BYTES))
+            await others.enter_async_context(held.reserve("usr_other", USER_BYTES))
     finally:
         await cancel(*tasks)
 
@@ -38,8 +38,8 @@ async def test_whoever_finds_no_room_in_time_is_refused(monkeypatch: pytest.Monk
     task = asyncio.create_task(hold(held, "usr_a"))
     await asyncio.sleep(0)
     with pytest.raises(Unavailable):
-        async with asyncio.timeout(1), held.room("usr_a", SMALL_BYTES + 1):
+        async with asyncio.timeout(1), held.reserve("usr_a", SMALL_BYTES + 1):
             pass
     await cancel(task)
-    async with asyncio.timeout(1), held.room("usr_a", USER_BYTES):
+    async with asyncio.timeout(1), held.reserve("usr_a", USER_BYTES):
         pass
