@@ -143,6 +143,7 @@ class Yard:
         stream: bool = False,
         session_id: str | None = None,
         timeout_ms: int = 3_000,
+        cpu_ms: int = CPU_MS,
     ) -> tuple[str, Answer]:
         """Call as the gateway would; return the invocation's id and the answer."""
         invocation_id = new_id(ids.INVOCATION, now_ms())
@@ -160,6 +161,7 @@ class Yard:
                     "agentId": deployment.agent_id,
                     "keyVersion": plan.key_version,
                     "keyGeneration": plan.key_generation,
+                    "limits": {"cpuMs": cpu_ms},
                 },
                 "input": {"messages": [{"role": "user", "content": text}]},
             }

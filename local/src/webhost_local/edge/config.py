@@ -186,7 +186,8 @@ const config :Workerd.Config = (
         return service
 
     def _dispatch(self, binding: Binding, namespace: str) -> str:
-        inner: list[str] = []
+        inner = [f'(name = "@namespace", text = {text(namespace)})']
+        inner.append('(name = "@ping", service = "ping")')
         if binding.outbound is not None:
             tells = sources.outbound_props(tells=True)
             service = self._with_props("tell-outbound", binding.outbound.worker.service, tells)

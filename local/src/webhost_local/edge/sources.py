@@ -10,9 +10,13 @@ OUTBOUND = "webhost-edge-outbound"
 
 DISPATCH = """
 const missing = new Proxy({}, { get: () => async () => { throw new Error("Worker not found."); } });
-export default ({ "@outbound": outbound, "@parameters": names, ...scripts }) => ({
+export default ({
+  "@namespace": namespace, "@ping": ping, "@outbound": outbound, "@parameters": names, ...scripts
+}) => ({
   get(name, args, options) {
     if (!Object.hasOwn(scripts, name)) return missing;
+    const cpuMs = options?.limits?.cpuMs;
+    if (cpuMs) ping.fetch(`http://edge/${namespace}@${name}`, { method: "PUT", body: `${cpuMs}` });
     if (outbound === undefined) return scripts[name];
     const given = options?.outbound ?? {};
     const body = JSON.stringify(Object.fromEntries(names.map((each) => [each, given[each]])));
@@ -26,7 +30,15 @@ export default ({ "@outbound": outbound, "@parameters": names, ...scripts }) => 
 });
 """
 
-PING = "export default { fetch: () => new Response() };"
+PING = """
+const limits = {};
+export default { async fetch(request) {
+  if (request.method === "PUT")
+    limits[new URL(request.url).pathname.slice(1)] = Number(await request.text());
+  return Response.json(limits);
+} };
+"""
+"""Answers with the processor time that dispatched calls last gave user Workers: key → ms."""
 
 EGRESS = """
 export default { fetch(request, env) {

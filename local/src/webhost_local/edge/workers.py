@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import socket
 import subprocess
 import time
@@ -90,6 +91,8 @@ class Workers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._retiring: set[Process] = set()
         self._pinged: set[Process] = set()
+        self._dispatched_cpu_ms: dict[str, float] = {}
+        """The limits that came with calls, by script key."""
 
     async def open(self) -> None:
         """Listen for service bindings of every stored script, and stop idle ones from now on."""
@@ -150,6 +153,7 @@ class Workers:
     async def remove(self, script: Script) -> None:
         """Remove the script; requests that its process is still answering finish first."""
         worker = self._workers.pop(script.key, None)
+        self._dispatched_cpu_ms.pop(script.key, None)
         if worker is None:
             return
         async with worker.lock:
@@ -300,18 +304,31 @@ class Workers:
 
     async def _ping(self, worker: Worker, running: Process) -> None:
         self._pinged.add(running)
+        ping = asyncio.create_task(running.ping())
+        began = time.monotonic()
         try:
-            scripts = [self._store.scripts.get(key) for key in worker.members]
-            limit_ms = min((s.version.cpu_ms for s in scripts if s is not None), default=0)
-            used = "processor time"
-            answers = await running.answers(limit_ms / 1000)
+            # A call's own limit may become known only while its script is busy.
+            while time.monotonic() - began < self._cpu_ms(worker) / 1000:
+                if (await asyncio.wait((ping,), timeout=BLOCKED_POLL_SECONDS))[0]:
+                    break
+            answers, used = ping.done() and ping.exception() is None, "processor time"
+            if answers:
+                self._dispatched_cpu_ms |= ping.result()
             if running.resident_bytes() > MOST_MEMORY_BYTES:
                 answers, used = False, "memory"
             if not answers and worker.process is running:
                 log.warning("worker %s used too much %s: ended", worker.script.key, used)
                 await self.died(worker.script.key, running)
         finally:
+            ping.cancel()
             self._pinged.discard(running)
+
+    def _cpu_ms(self, worker: Worker) -> float:
+        """How long its scripts may compute in one go: as uploaded, or as last called where less."""
+        scripts = (self._store.scripts.get(key) for key in worker.members)
+        uploaded = {s.key: s.version.cpu_ms for s in scripts if s is not None}
+        called = (self._dispatched_cpu_ms.get(key, math.inf) for key in uploaded)
+        return min((*uploaded.values(), *called), default=0)
 
     def _is_idle(self, worker: Worker) -> bool:
         if worker.process is None or worker.process.in_flight:
