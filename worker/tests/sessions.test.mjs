@@ -330,6 +330,23 @@ test("a shard full of bytes makes room, never at the cost of the session that wr
   await store.stop();
 });
 
+test("a shard full of history makes room as well", async () => {
+  const env = { SESSION_BYTES_PER_SHARD: String(1024 * 1024) };
+  const store = await startSessions({ disk: temporaryFolder(), env });
+  const messages = Array(4).fill({ role: "user", content: "x".repeat(128 * 1024) });
+  const written = [];
+  while (written.length < 4) {
+    const sessionId = await another(store, written[0]);
+    written.push(sessionId);
+    assert.equal((await store.as("one", "append", { sessionId, messages })).status, 200);
+  }
+  const statuses = [];
+  for (const sessionId of written)
+    statuses.push((await store.as("one", "history", { sessionId })).status);
+  assert.deepEqual([statuses[0], statuses.at(-1)], [410, 200]);
+  await store.stop();
+});
+
 test("a session that fills its shard by itself is kept", async () => {
   const env = { SESSION_BYTES_PER_SHARD: String(256 * 1024) };
   const store = await startSessions({ disk: temporaryFolder(), env });

@@ -87,8 +87,8 @@ def agent_script(
 ) -> Script:
     """Return the customer's script: its modules, called by a wrapper; nothing of the platform's.
 
-    None for `limits` is for a user Worker: Cloudflare takes the lower of a script's and a call's,
-    so that one with limits of its own would keep those of the tier it was deployed in.
+    A user Worker has no `limits` of its own: they come with each call, and the lower ones would be
+    in force, so that it would keep those of the tier it was deployed in.
     """
     plan = deployment.plan
     main = json.dumps(f"./{plan.main_module_name}")
