@@ -25,8 +25,7 @@ def module(method: str, body: str) -> str:
 
 async def report_of(place: Yard, deployment: Deployment) -> dict[str, Any]:
     def its() -> list[dict[str, Any]]:
-        found = (report.event for report in place.reports)
-        return [event for event in found if event["deploymentId"] == deployment.id]
+        return [event for event in place.reports if event["deploymentId"] == deployment.id]
 
     async def there() -> bool:
         return bool(its())
