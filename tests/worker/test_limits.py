@@ -48,7 +48,7 @@ async def test_a_call_computes_no_longer_than_its_tier_allows(place: Yard) -> No
 async def test_another_tier_is_in_force_at_once_in_a_namespace(place: Yard) -> None:
     deployment = await place.deploy(SPINS)
     _, answer = await place.call(
-        deployment, f"spin {4 * CPU_MS}", timeout_ms=10_000, cpu_ms=20 * CPU_MS
+        deployment, f"spin {6 * CPU_MS}", timeout_ms=10_000, cpu_ms=20 * CPU_MS
     )
     assert answer.status == (200 if place.layout == "namespace" else 502)
 
