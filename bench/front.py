@@ -15,7 +15,6 @@ import httpx
 import webhost_worker as worker
 from webhost_contracts import ids
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, Module
-from webhost_contracts.entitlements import Entitlements
 from webhost_contracts.events import DeploymentStarted
 from webhost_contracts.invoke import PROTOCOL
 from webhost_contracts.signatures import INVOKE_SIGNATURE_HEADER
@@ -171,10 +170,9 @@ def deployed(api: str, origin: int, reports: int) -> tuple[Way, Way]:
         platform_public_keys=public_keys(signers),
         session_idle_days=30,
     )
-    tier = Entitlements(requests_per_minute=1, telemetry_days=1, log_days=1)
     bundle = Bundle(modules=(Module(name="main.mjs", content=AGENT),))
     deployments = [_deployment(), _deployment()]
-    agents = [scripts.agent_script(each, bundle, tier, "ins_bench") for each in deployments]
+    agents = [scripts.agent_script(each, bundle, None, "ins_bench") for each in deployments]
     fronts = [scripts.front_script(each, b"k" * 32, environment) for each in deployments]
     fronts[1] = _in_one(fronts[1], agents[1])
     with httpx.Client(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60) as client:

@@ -1,13 +1,13 @@
 """A local edge for tests: a real process on free ports, and the ways to speak to it.
 
 `start_edge(data_dir, **env)` yields once it is ready and ends it cleanly, unless the test already
-did. `env` adds variables (`EDGE_UPSTREAM_API="http://127.0.0.1:1"`).
+did. `env` adds variables (`EDGE_UPSTREAM_API="http://127.0.0.1:1"`); `program` is what Python runs.
 """
 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,9 @@ class Edge:
 
 
 @asynccontextmanager
-async def start_edge(data_dir: Path, **env: str) -> AsyncGenerator[Edge]:
+async def start_edge(
+    data_dir: Path, *, program: Sequence[str] = ("-m", "webhost_local.edge"), **env: str
+) -> AsyncGenerator[Edge]:
     origin, api = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     variables = {
         "EDGE_DATA_DIR": str(data_dir),
@@ -86,7 +88,7 @@ async def start_edge(data_dir: Path, **env: str) -> AsyncGenerator[Edge]:
     log = data_dir.with_name(f"{data_dir.name}.log")
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "webhost_local.edge"),
+            *(sys.executable, *program),
             env={**inherited, **variables},
             stdout=output,
             stderr=output,

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from webhost_deployer.cloudflare.egress import Egress
 from webhost_local.ports import free_port
 
 from tests.support.edge import start_edge
@@ -18,13 +19,15 @@ async def harness(
 ) -> AsyncIterator[Harness]:
     reports_port = free_port()
     data_dir = tmp_path_factory.mktemp("hostile")
-    private = f"127.0.0.1:{reports_port}"
+    # Where reports are taken anybody may post, agents too.
+    reports = f"127.0.0.1:{reports_port}"
+    egress = Egress(default=("*", reports))
     async with (
-        start_edge(data_dir, EDGE_API_RATE_LIMIT="100000", EDGE_PRIVATE_ADDRESSES=private) as edge,
+        start_edge(data_dir, EDGE_API_RATE_LIMIT="100000", EDGE_OPEN_ADDRESSES=reports) as edge,
         running_harness(
-            edge, reports_port, postgres_server.create_database(), request.param
+            edge, reports_port, postgres_server.create_database(), request.param, egress
         ) as made,
     ):
         yield made
-    ids = [report.event["eventId"] for report in made.reports]
+    ids = [report["eventId"] for report in made.reports]
     assert sorted(ids) == sorted(set(ids)), "a call was reported twice"

@@ -52,14 +52,6 @@ CPU_MS = 500
 
 
 @dataclass
-class Report:
-    """A telemetry report as it came, and whether its signature is right."""
-
-    event: dict[str, Any]
-    valid: bool
-
-
-@dataclass
 class Answer:
     """What a call was answered with: `body` may be cut off, `seconds` is how long it took."""
 
@@ -78,9 +70,13 @@ class Harness:
     provider: Cloudflare
     master_keys: MasterKeys
     invoke_seed: str
+    reports_port: int
     taken: list[bytes] = field(default_factory=list)
     """All that came to where reports are taken."""
-    reports: list[Report] = field(default_factory=list)
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    """What was reported with a right signature."""
+    refused: set[str] = field(default_factory=set)
+    """In whose name it was reported with a wrong one."""
     report_delay_s: float = 0
     """For how long a report's answer is held back."""
 
@@ -143,6 +139,7 @@ class Harness:
         stream: bool = False,
         session_id: str | None = None,
         timeout_ms: int = 3_000,
+        cpu_ms: int = CPU_MS,
     ) -> tuple[str, Answer]:
         """Call as the gateway would; return the invocation's id and the answer."""
         invocation_id = new_id(ids.INVOCATION, now_ms())
@@ -160,6 +157,7 @@ class Harness:
                     "agentId": deployment.agent_id,
                     "keyVersion": plan.key_version,
                     "keyGeneration": plan.key_generation,
+                    "limits": {"cpuMs": cpu_ms},
                 },
                 "input": {"messages": [{"role": "user", "content": text}]},
             }
@@ -170,6 +168,11 @@ class Harness:
             INVOKE_SIGNATURE_HEADER: self._signer.header(now_ms(), deployment.id, body),
         }
         return invocation_id, await self.post(self.address(deployment), body, **headers)
+
+    @property
+    def report_url(self) -> str:
+        """Where reports are taken."""
+        return f"http://127.0.0.1:{self.reports_port}/v1/telemetry/report"
 
     def telemetry_key(self, deployment: Deployment) -> bytes:
         """The deployment's own."""
@@ -188,8 +191,11 @@ class Harness:
         signature = request.headers.get(TELEMETRY_SIGNATURE_HEADER, "").encode()
         key = self.master_keys.telemetry_key(1, deployment_id, 1)
         valid = key is not None and telemetry_signature_matches(key, body, signature)
-        self.reports.append(Report(msgspec.json.decode(body), valid))
-        await Response(status_code=202)(scope, receive, send)
+        if valid:
+            self.reports.append(msgspec.json.decode(body))
+        else:
+            self.refused.add(deployment_id)
+        await Response(status_code=202 if valid else 401)(scope, receive, send)
 
 
 @asynccontextmanager
@@ -221,7 +227,7 @@ async def running_harness(
         chosen = DispatchNamespace(api, user_workers, *common, egress or Egress())
     workers = WorkerClient(platform_signers[0], edge.origin.removeprefix("http://"))
     provider = Cloudflare(api, workers, routing, environment, lambda _: chosen, dsn)
-    made = Harness(edge, layout, provider, master_keys, invoke_seed)
+    made = Harness(edge, layout, provider, master_keys, invoke_seed, reports_port)
     try:
         async with serving(made, reports_port):
             yield made

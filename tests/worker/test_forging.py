@@ -25,8 +25,7 @@ def module(method: str, body: str) -> str:
 
 async def report_of(harness: Harness, deployment: Deployment) -> dict[str, Any]:
     def its() -> list[dict[str, Any]]:
-        found = (report.event for report in harness.reports)
-        return [event for event in found if event["deploymentId"] == deployment.id]
+        return [event for event in harness.reports if event["deploymentId"] == deployment.id]
 
     async def there() -> bool:
         return bool(its())
@@ -80,16 +79,49 @@ async def test_a_stream_that_drips_ends_with_its_time(harness: Harness) -> None:
     assert b"The agent did not answer in time." in answer.body
 
 
+FRAMES_OF_TOO_MUCH = {
+    "text": 'lines(...Array(6).fill(["text", "x".repeat(900_000)]), ["end", {}])',
+    "padding": r"""('["text",""]' + " ".repeat(300) + "\n").repeat(90_000) + '["end",{}]\n'""",
+}
+
+
 @pytest.mark.accept("6.1")
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-async def test_more_text_than_an_answer_has_is_refused(harness: Harness, stream: bool) -> None:
-    frames = 'lines(...Array(6).fill(["text", "x".repeat(900_000)]), ["end", {}])'
+@pytest.mark.parametrize("frames", FRAMES_OF_TOO_MUCH.values(), ids=FRAMES_OF_TOO_MUCH)
+async def test_more_than_an_answer_has_is_refused(
+    harness: Harness, frames: str, stream: bool
+) -> None:
     body = f"async () => {frames}"
     if stream:
         body = f"async () => new Blob([{frames}]).stream()"
     deployment = await harness.deploy(module("stream" if stream else "answer", body))
     _, answer = await harness.call(deployment, "x", stream=stream)
     assert b"The agent's answer is over 4 MiB." in answer.body
+    assert b"event: done" not in answer.body
+
+
+@pytest.mark.accept("6.1")
+async def test_a_line_longer_than_any_of_the_wrappers_is_refused(harness: Harness) -> None:
+    deployment = await harness.deploy(
+        module(
+            "stream",
+            """async function () {
+              const { readable, writable } = new IdentityTransformStream();
+              const writer = writable.getWriter();
+              const bytes = new TextEncoder().encode(lines(["text", "x".repeat(2_000_000)]));
+              const write = async () => {
+                for (let start = 0; start < bytes.length; start += 50_000)
+                  await writer.write(bytes.slice(start, start + 50_000));
+                await writer.write(new TextEncoder().encode(lines(["end", {}])));
+                await writer.close();
+              };
+              this.ctx.waitUntil(write());
+              return readable;
+            }""",
+        )
+    )
+    _, answer = await harness.call(deployment, "x", stream=True)
+    assert b"The agent's script answered with something unusable." in answer.body
     assert b"event: done" not in answer.body
 
 

@@ -8,6 +8,7 @@ every call ends in time; and a neighbour answers meanwhile.
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -34,6 +35,8 @@ BLOCKING = {"busy_loop", "busy_microtasks", "aborts_isolate"}
 """What takes the processor or the process from its own front, where both are in one process of the
 local edge: it is ended, and the call counted by the gateway alone. Cloudflare would end the agent's
 isolate."""
+FORGING = {"forged_telemetry"}
+"""What reports calls itself."""
 UNSIGNED = (
     b'{"error":{"code":"UNAUTHENTICATED","message":"A valid signature is required.",'
     b'"retryable":false,"details":{}}}'
@@ -41,6 +44,7 @@ UNSIGNED = (
 TIMEOUT_MS = 3_000
 LONGEST_S = 8.0
 NEIGHBOUR_S = 4.0
+LONGEST_MESSAGE = 300
 LARGEST_ANSWER = 26 * 1024 * 1024
 
 
@@ -71,8 +75,15 @@ async def test_a_hostile_module(
     await unsigned_is_refused(harness, deployment)
     invocations: list[str] = []
     others_session = neighbour[1]
+    ended = harness.layout == "account" and name in BLOCKING
     for stream, session_id in ((False, None), (True, None), (False, others_session)):
-        text = f"{harness.address(deployment)} {harness.provider.invoke_url(deployment)}"
+        text = " ".join(
+            (
+                harness.address(deployment),
+                harness.provider.invoke_url(deployment),
+                harness.report_url,
+            )
+        )
         (invocation_id, answer), _ = await asyncio.gather(
             harness.call(
                 deployment, text, stream=stream, session_id=session_id, timeout_ms=TIMEOUT_MS
@@ -81,11 +92,12 @@ async def test_a_hostile_module(
         )
         invocations.append(invocation_id)
         seen.append(answer.body + repr(answer.headers).encode())
-        is_ours(answer, stream=stream)
+        is_ours(answer, stream=stream, ended=ended)
         if session_id is not None:
             assert answer.status == 410, answer
     await unsigned_is_refused(harness, deployment)
-    await reported_once(harness, deployment, invocations, name)
+    await reported_once(harness, deployment, invocations, ended=ended)
+    assert (deployment.id in harness.refused) == (name in FORGING)
     secrets = [harness.telemetry_key(deployment), *harness.master_keys.by_version.values()]
     for said in [*seen, *harness.taken]:
         assert b"LOOT" not in said
@@ -110,11 +122,25 @@ async def neighbour_answers(harness: Harness, neighbour: Deployment) -> None:
     assert answer.seconds < NEIGHBOUR_S
 
 
-def is_ours(answer: Answer, *, stream: bool) -> None:
+class Error(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    code: str
+    message: str
+    retryable: Literal[False]
+    details: dict[str, str]
+    request_id: str | None = None
+
+
+class Failure(msgspec.Struct, forbid_unknown_fields=True):
+    error: Error
+
+
+FAILURES = {500: "RUNTIME_ERROR", 410: "SESSION_EXPIRED"}
+
+
+def is_ours(answer: Answer, *, stream: bool, ended: bool) -> None:
     """Whatever the module did, the answer has the platform's form, and its size."""
     assert answer.seconds < LONGEST_S
     assert len(answer.body) < LARGEST_ANSWER
-    assert answer.status in (200, 410, 500, 502), answer
     assert "Set-Cookie" not in answer.headers
     assert "X-Owned" not in answer.headers
     if answer.status == 200 and stream:
@@ -126,30 +152,35 @@ def is_ours(answer: Answer, *, stream: bool) -> None:
         assert msgspec.json.decode(answer.body).keys() == {
             *("protocol", "traceId", "sessionId", "output", "usage")
         }
+    elif ended and answer.status == 502:
+        # The local edge's own, for a front that was ended with its agent.
+        error = msgspec.json.decode(answer.body, type=Failure).error
+        assert error.message == "The Worker gave no answer."
     else:
-        assert msgspec.json.decode(answer.body).keys() == {"error"}
+        error = msgspec.json.decode(answer.body, type=Failure).error
+        assert error.code == FAILURES[answer.status]
+        assert 0 < len(error.message) <= LONGEST_MESSAGE
 
 
 async def reported_once(
-    harness: Harness, deployment: Deployment, invocations: list[str], name: str
+    harness: Harness, deployment: Deployment, invocations: list[str], *, ended: bool
 ) -> None:
     def its() -> list[str]:
         return [
-            report.event["eventId"]
+            report["eventId"]
             for report in harness.reports
-            if report.event["deploymentId"] == deployment.id
+            if report["deploymentId"] == deployment.id
         ]
 
     async def all_there() -> bool:
         return set(its()) >= set(invocations)
 
-    if harness.layout != "account" or name not in BLOCKING:
+    if not ended:
         await eventually(all_there, "the reports")
         assert sorted(its()) == sorted(invocations)
     for report in harness.reports:
-        assert report.valid
-        assert 0 <= report.event["llmTokens"] <= 10**9
-        assert 0 <= report.event["toolCalls"] <= 10**9
-        if report.event["deploymentId"] == deployment.id:
-            assert report.event["userId"] == deployment.user_id
-            assert report.event["agentId"] == deployment.agent_id
+        assert 0 <= report["llmTokens"] <= 10**9
+        assert 0 <= report["toolCalls"] <= 10**9
+        if report["deploymentId"] == deployment.id:
+            assert report["userId"] == deployment.user_id
+            assert report["agentId"] == deployment.agent_id

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -37,6 +38,12 @@ export default { async invoke(request) {
     return "connected";
   } catch { return "refused"; }
 } };
+"""
+REFUSES_NO_ADDRESS = """
+from webhost_local.edge import config
+from webhost_local.edge.__main__ import main
+config._PUBLIC = 'allow = ["public", "private", "local"]'
+main()
 """
 CLOSED_AGENT = new_id(ids.AGENT, now_ms())
 OPEN_AGENT = new_id(ids.AGENT, now_ms())
@@ -131,10 +138,19 @@ async def test_a_private_address_is_refused_under_any_of_its_names(outside: Outs
 
 
 @pytest.mark.accept("6.A3")
-async def test_there_is_no_way_around_it_by_tcp(outside: Outside) -> None:
-    connects = await outside.harness.deploy(CONNECTS)
-    for address in (outside.open, outside.closed):
-        assert await outside.answer(connects, address) == "refused"
+async def test_there_is_no_way_around_it_by_tcp(postgres_server: Postgres, tmp_path: Path) -> None:
+    """Nor where the runtime refuses no address, and the rules name this one."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1")
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    said: dict[str, str] = {}
+    async with server, start_edge(tmp_path / "edge", program=("-c", REFUSES_NO_ADDRESS)) as edge:
+        for layout in ("account", "namespace"):
+            database, egress = postgres_server.create_database(), Egress(default=(address,))
+            async with running_harness(edge, free_port(), database, layout, egress) as made:
+                connects = await made.deploy(CONNECTS)
+                said[layout] = await Outside(made, address, "").answer(connects, address)
+    # On a plain account there is no outbound Worker in the way.
+    assert said == {"account": "connected", "namespace": "refused"}
 
 
 @pytest.mark.accept("6.A3")

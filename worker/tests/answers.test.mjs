@@ -171,6 +171,34 @@ test("when the caller has gone the session takes nothing more", async () => {
   assert.equal(await eventually(said, "the module's end"), "/session/SESSION_EXPIRED");
 });
 
+test("what is left of an answer whose time is over is not waited for", async () => {
+  const module = `
+    import Agent from "./webhost-agent.mjs";
+    queueMicrotask(() => {
+      Agent.prototype.stream = async function () {
+        const { readable, writable } = new IdentityTransformStream();
+        const writer = writable.getWriter();
+        const dripping = async () => {
+          for (;;) {
+            await writer.write(new TextEncoder().encode('["text","."]\\n'));
+            await scheduler.wait(20);
+          }
+        };
+        this.ctx.waitUntil(dripping().catch(() => fetch(this.env.OUTSIDE + "/refused")));
+        return readable;
+      };
+    });
+    export default { invoke() {} };`;
+  // While its report is not taken, a call is not over for the runtime.
+  const held = { url: `${outside.url}/gate/held` };
+  const env = { OUTSIDE: outside.url };
+  const dripping = await startAgent(module, { outside: held, sessions, env });
+  const events = await dripping.events("x", { timeoutMs: 300 });
+  assert.equal(events.at(-1).name, "error");
+  await eventually(() => outside.requested.includes("/refused"), "a write is refused");
+  await dripping.stop();
+});
+
 async function hangUpAfterFirstDelta(kind) {
   const caller = new AbortController();
   const call = callOf(kind);

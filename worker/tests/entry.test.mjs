@@ -15,13 +15,22 @@ import { temporaryFolder } from "./support/workerd.mjs";
 
 const MODULE = `export default { async invoke() { return "ran"; } };`;
 
-let disk, outside, sessions, agent;
+const UNSETTLED = `
+import Agent from "./webhost-agent.mjs";
+queueMicrotask(() => { Agent.prototype.isCallable = () => scheduler.wait(60_000); });
+${MODULE}`;
+
+let disk, outside, sessions, agent, unsettled;
 
 before(async () => {
   disk = temporaryFolder();
   outside = await Outside.start();
   sessions = await startSessions({ disk });
   agent = await startAgent(MODULE, { outside, sessions });
+  // It takes as long as a probe may: the other tests run meanwhile.
+  const silent = await startAgent(UNSETTLED, { outside, sessions });
+  unsettled = probe(silent, platformKey.header("dep_1", "{}"), AbortSignal.timeout(20_000));
+  unsettled.catch(() => {});
 });
 
 const body = JSON.stringify(callOf("hi"));
@@ -114,8 +123,8 @@ test("other paths are 404 and other methods 405, as JSON", async () => {
   assert.equal((await response.json()).error.code, "METHOD_NOT_ALLOWED");
 });
 
-const probe = (probed, header) =>
-  probed.post("/__webhost/probe", "{}", { "X-Webhost-Platform-Signature": header });
+const probe = (probed, header, signal) =>
+  probed.post("/__webhost/probe", "{}", { "X-Webhost-Platform-Signature": header }, signal);
 
 test("the probe names the deployment, runs nothing of the customer's and reports nothing", async () => {
   const counting = await startAgent(
@@ -151,6 +160,13 @@ test("the probe of a module that cannot be called says so", async () => {
   const { error } = await response.json();
   assert.equal(error.code, "RUNTIME_ERROR");
   assert.match(error.message, /neither invoke\(\) nor fetch\(\)/);
+});
+
+test("the probe of a module that does not answer it ends", async () => {
+  const response = await unsettled;
+  assert.equal(response.status, 500);
+  const { error } = await response.json();
+  assert.equal(error.message, "The agent did not answer in time.");
 });
 
 test("a module that throws while it is evaluated never serves a call", async () => {

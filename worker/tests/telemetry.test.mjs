@@ -137,6 +137,12 @@ test("a report that is refused for good is not repeated", async () => {
   assert.deepEqual(triesOf(refused.invocationId), [403]);
 });
 
+test("a report that was accepted does not come again", () => {
+  const accepted = outside.reports.filter(({ status }) => status === 202);
+  const ids = accepted.map(({ body }) => JSON.parse(body).eventId);
+  assert.equal(new Set(ids).size, ids.length);
+});
+
 const ANSWERING = `export default { invoke: async () => "answered" };`;
 
 test("a control plane that is away fails nothing", async () => {

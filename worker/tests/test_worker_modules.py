@@ -66,6 +66,13 @@ def test_the_outbound_worker_is_shipped_with_exactly_what_it_imports() -> None:
     assert imports_of(modules, worker.OUTBOUND_MAIN) == {*modules, worker.EGRESS_MODULE}
 
 
+@pytest.mark.accept("6.1")
+def test_no_script_of_the_platforms_looks_into_a_cache() -> None:
+    """Agents can write there, on a plain account under any address of the zone."""
+    for modules in (worker.front_modules(), worker.session_modules(), worker.outbound_modules()):
+        assert not re.search(rb"\bcaches\b|\bcf:", b"".join(modules.values()))
+
+
 def test_every_template_loads() -> None:
     assert templates.DEFAULT in {template.name for template in templates.TEMPLATES}
     for template in templates.TEMPLATES:

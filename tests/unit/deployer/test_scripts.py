@@ -7,7 +7,8 @@ import pytest
 import webhost_worker as worker
 from webhost_contracts.artifacts import Bundle, Module
 from webhost_contracts.bindings import is_reserved
-from webhost_contracts.entitlements import Entitlements, known_tier, load_tiers
+from webhost_contracts.entitlements import known_tier, load_tiers
+from webhost_contracts.invoke import Limits
 from webhost_deployer.cloudflare import addresses, egress, platform_scripts, scripts
 from webhost_deployer.cloudflare.addresses import CustomDomain, WorkersDev
 from webhost_deployer.cloudflare.egress import Egress
@@ -31,10 +32,8 @@ def bundle(*names: str) -> Bundle:
 
 @pytest.mark.accept("8.scripts")
 def test_an_agents_script() -> None:
-    tier = Entitlements(
-        requests_per_minute=1, telemetry_days=1, log_days=1, cpu_ms=10_000, subrequests=50
-    )
-    script = scripts.agent_script(begun(), bundle("index.mjs"), tier, AROUND.installation_id)
+    limits = Limits(cpu_ms=10_000, subrequests=50)
+    script = scripts.agent_script(begun(), bundle("index.mjs"), limits, AROUND.installation_id)
     is_well_formed(script)
     assert script.modules["index.mjs"] == b"export default {}"
     shim = script.modules[worker.CUSTOMER_MODULE].decode()

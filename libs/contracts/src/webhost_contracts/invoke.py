@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from webhost_contracts.entitlements import Entitlements
+
 PROTOCOL = "invoke/v1"
 MAX_MESSAGES = 256
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -63,6 +65,13 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
 
     cpu_ms: int | None = msgspec.field(default=None, name="cpuMs")
     subrequests: int | None = msgspec.field(default=None, name="subRequests")
+
+    @classmethod
+    def of(cls, tier: Entitlements) -> "Limits | None":
+        """Return the tier's limits; None where it has none."""
+        if tier.cpu_ms is None and tier.subrequests is None:
+            return None
+        return cls(tier.cpu_ms, tier.subrequests)
 
 
 class NamedDeployment(

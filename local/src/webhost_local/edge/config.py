@@ -189,14 +189,16 @@ const config :Workerd.Config = (
         return service
 
     def _dispatch(self, binding: Binding, namespace: str) -> str:
-        inner: list[str] = []
+        inner = [
+            f'(name = "@namespace", text = {text(namespace)})',
+            '(name = "@ping", service = "ping")',
+        ]
         if binding.outbound is not None:
             names = json.dumps([parameter.name for parameter in binding.outbound.params])
             self._parameters()
             inner += [
                 '(name = "@parameters", service = "parameters")',
                 f'(name = "@names", json = {text(names)})',
-                f'(name = "@of", text = {text(namespace)})',
             ]
         for key, script in sorted(self.around.scripts.items()):
             if script.namespace == namespace:

@@ -146,18 +146,20 @@ class Process:
             return 0
         return int(pages) * resource.getpagesize()
 
-    async def answers(self, seconds: float) -> bool:
-        """Whether its event loop turns: code that never yields keeps it from answering anything."""
+    async def ping(self) -> dict[str, float]:
+        """Wait until its event loop turns, which code that never yields keeps it from.
+
+        Returns the limits, in ms, that it gave to scripts in other processes. Raises OSError.
+        """
+        reader, writer = await asyncio.open_unix_connection(str(self._ping_socket))
+        writer.write(b"GET / HTTP/1.1\r\nHost: ping\r\nConnection: close\r\n\r\n")
         try:
-            async with asyncio.timeout(seconds):
-                reader, writer = await asyncio.open_unix_connection(str(self._ping_socket))
-                writer.write(b"GET / HTTP/1.1\r\nHost: ping\r\nConnection: close\r\n\r\n")
-                try:
-                    return bool(await reader.read())
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError):
-            return False
+            _, found, body = (await reader.read()).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+        if not found:
+            raise ConnectionResetError
+        return json.loads(body)
 
     async def ready(self, control: asyncio.StreamReader) -> None:
         """Wait until both sockets listen. Raises WorkerFailedToStart with workerd's message."""

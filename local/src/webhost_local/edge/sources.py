@@ -17,14 +17,24 @@ async function write(parameters, file, given) {
   const written = await parameters.fetch(file, { method: "PUT", body: given });
   if (!written.ok) throw new Error("The outbound Worker has no parameters.");
 }
-export default ({ "@parameters": parameters, "@names": names, "@of": of, ...scripts }) => ({
+const limits = new Map();
+function limit(ping, address, cpuMs) {
+  if (limits.get(address) === cpuMs) return;
+  limits.set(address, cpuMs);
+  ping.fetch(address, { method: "PUT", body: `${cpuMs}` });
+}
+export default ({
+  "@namespace": namespace, "@ping": ping, "@parameters": parameters, "@names": names, ...scripts
+}) => ({
   get(name, args, options) {
     if (!Object.hasOwn(scripts, name)) return missing;
+    const address = `http://edge/${namespace}@${name}`;
+    if (options?.limits?.cpuMs) limit(ping, address, options.limits.cpuMs);
     if (parameters === undefined) return scripts[name];
     const outbound = options?.outbound ?? {};
     const given = JSON.stringify(Object.fromEntries(names.map((each) => [each, outbound[each]])));
     const method = (_, called) => async (...values) => {
-      await write(parameters, `http://edge/${of}@${name}`, given);
+      await write(parameters, address, given);
       return scripts[name][called](...values);
     };
     return new Proxy({}, { get: method });
@@ -32,7 +42,15 @@ export default ({ "@parameters": parameters, "@names": names, "@of": of, ...scri
 });
 """
 
-PING = "export default { fetch: () => new Response() };"
+PING = """
+const limits = {};
+export default { async fetch(request) {
+  if (request.method === "PUT")
+    limits[new URL(request.url).pathname.slice(1)] = Number(await request.text());
+  return Response.json(limits);
+} };
+"""
+"""Answers with the processor time that dispatched calls last gave user Workers: key → ms."""
 
 EGRESS = """
 export default { fetch(request, env) {

@@ -9,9 +9,6 @@ from webhost_local.edge.bindings import BindingsSocket
 from webhost_local.edge.model import Script
 from webhost_local.edge.process import Process
 
-MOST_MEMORY_BYTES = 512 * 1024 * 1024
-"""Resident, of one process."""
-
 
 class Worker:
     """A script and what runs of it."""
@@ -48,12 +45,3 @@ class Worker:
         if old is not None:
             self.bindings.watch()
         return old
-
-    async def overused(self, running: Process, scripts: Mapping[str, Script]) -> str | None:
-        """Say of what its process uses more than it may in one go."""
-        members = [scripts.get(key) for key in self.members]
-        limit_ms = min((s.version.cpu_ms for s in members if s is not None), default=0)
-        answers = await running.answers(limit_ms / 1000)
-        if running.resident_bytes() > MOST_MEMORY_BYTES:
-            return "memory"
-        return None if answers else "processor time"

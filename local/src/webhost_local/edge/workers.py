@@ -7,8 +7,7 @@ A new version replaces the old one at once for requests that come after, also wh
 of a caller's process; the old process finishes what it has. A script with Durable Objects never has
 two processes: its old one is gone before the new one starts.
 
-workerd has no limit of processor time, nor of memory. A process that answers nothing for as long as
-its scripts may compute, or that has grown too large, is ended; the next use starts another.
+A process that uses too much is ended; the next use starts another.
 """
 
 import asyncio
@@ -27,6 +26,7 @@ from webhost_local.edge.bindings import BindingsSocket, path_of
 from webhost_local.edge.errors import ScriptGone, WorkerFailedToStart
 from webhost_local.edge.model import Script
 from webhost_local.edge.process import Process
+from webhost_local.edge.process_watch import POLL_SECONDS, ProcessWatch
 from webhost_local.edge.settings import EdgeSettings, newest_compatibility_date
 from webhost_local.edge.store import Store
 from webhost_local.edge.worker import Worker
@@ -36,7 +36,6 @@ LINGER_SECONDS = 5.0
 DRAIN_SECONDS = 90.0
 # A script with Durable Objects is away while it drains, so its requests get less time.
 OBJECTS_DRAIN_SECONDS = 10.0
-BLOCKED_POLL_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
 
 log = logging.getLogger("webhost.edge")
@@ -69,14 +68,14 @@ class Workers:
         self._workers: dict[str, Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._retiring: set[Process] = set()
-        self._pinged: set[Process] = set()
+        self._watch = ProcessWatch(store.scripts)
 
     async def open(self) -> None:
         """Listen for service bindings of every stored script, and stop idle ones from now on."""
         for script in self._store.scripts.values():
             self.put(script)
         self._spawn(self._stop_idle())
-        self._spawn(self._stop_blocked())
+        self._spawn(self._stop_overuse())
 
     async def close(self) -> None:
         """Stop every process."""
@@ -130,6 +129,7 @@ class Workers:
     async def remove(self, script: Script) -> None:
         """Remove the script; requests that its process is still answering finish first."""
         worker = self._workers.pop(script.key, None)
+        self._watch.forget(script.key)
         if worker is None:
             return
         async with worker.lock:
@@ -257,23 +257,19 @@ class Workers:
                         if old is not None:
                             await self._retire(old, 0, 0)
 
-    async def _stop_blocked(self) -> None:
-        """End the processes whose scripts use more processor time than they may in one go."""
+    async def _stop_overuse(self) -> None:
+        """End the processes that use more than they may."""
         while True:
-            await asyncio.sleep(BLOCKED_POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             for worker in list(self._workers.values()):
-                if worker.process is not None and worker.process not in self._pinged:
+                if worker.process is not None and not self._watch.is_pinged(worker.process):
                     self._spawn(self._ping(worker, worker.process))
 
     async def _ping(self, worker: Worker, running: Process) -> None:
-        self._pinged.add(running)
-        try:
-            overused = await worker.overused(running, self._store.scripts)
-            if overused is not None and worker.process is running:
-                log.warning("worker %s used too much %s: ended", worker.script.key, overused)
-                await self.died(worker.script.key, running)
-        finally:
-            self._pinged.discard(running)
+        used = await self._watch.overused(running, worker.members)
+        if used is not None and worker.process is running:
+            log.warning("worker %s used too much %s: ended", worker.script.key, used)
+            await self.died(worker.script.key, running)
 
     def _is_idle(self, worker: Worker) -> bool:
         if worker.process is None or worker.process.in_flight:

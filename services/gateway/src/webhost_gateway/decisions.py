@@ -96,19 +96,13 @@ def for_worker(
             agent_id=invocation.agent_id,
             key_version=target.key_version,
             key_generation=target.key_generation,
-            limits=_limits(entitlements),
+            limits=Limits.of(entitlements),
         ),
         input=WorkerInput(messages),
         session_id=request.session_id,
         options=request.options,
         metadata=metadata and msgspec.structs.replace(metadata, trace_id=trace_id),
     )
-
-
-def _limits(entitlements: Entitlements) -> Limits | None:
-    if entitlements.cpu_ms is None and entitlements.subrequests is None:
-        return None
-    return Limits(entitlements.cpu_ms, entitlements.subrequests)
 
 
 def target_of(routes: RouteTable, user_id: str, agent_id: str) -> Target:

@@ -25,9 +25,10 @@
 // Guarantees: an agent's sessions outlive its deployments; after a purge nothing of the agent is
 // left and no call that is still running can make a session again.
 
+import { readBounded } from "./webhost-bytes.mjs";
 import { AgentSessions, SHARDS, shardOf } from "./webhost-sessions-store.mjs";
 import { invalidRequest, methodNotAllowed, notFound, PlatformError } from "./webhost-errors.mjs";
-import { readBounded, signedBody } from "./webhost-signature.mjs";
+import { signedBody } from "./webhost-signature.mjs";
 
 export { AgentSessions };
 

@@ -1,4 +1,4 @@
-// Text and bytes: hex and base64url.
+// Bytes: as hex and base64url, and read from a stream.
 
 const DIGITS = /^[0-9a-f]*$/;
 
@@ -16,4 +16,16 @@ export function fromHex(text) {
 export function fromBase64Url(text) {
   const bytes = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
   return Uint8Array.from(bytes, (character) => character.charCodeAt(0));
+}
+
+/** All bytes of a stream, or null when they are more than `limit`. */
+export async function readBounded(stream, limit) {
+  const parts = [];
+  let size = 0;
+  for await (const part of stream ?? []) {
+    size += part.length;
+    if (size > limit) return null;
+    parts.push(part);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }

@@ -6,7 +6,7 @@
 // Guarantees: a body comes out only with a signature by one of those keys, over exactly these bytes,
 // for this audience, within a minute of now. Every failure is the same UNAUTHENTICATED.
 
-import { fromBase64Url, fromHex } from "./webhost-bytes.mjs";
+import { fromBase64Url, fromHex, readBounded } from "./webhost-bytes.mjs";
 import { unauthenticated } from "./webhost-errors.mjs";
 
 const HEADER = /^t=([0-9]{1,15}),kid=([A-Za-z0-9_.-]{1,64}),v1=([0-9a-f]{128})$/;
@@ -31,18 +31,6 @@ export async function signedBody(request, headerName, publicKeys, audience) {
   if (!(await crypto.subtle.verify("Ed25519", key, signature.bytes, message)))
     throw unauthenticated();
   return body;
-}
-
-/** All bytes of a stream, or null when they are more than `limit`. */
-export async function readBounded(stream, limit) {
-  const parts = [];
-  let size = 0;
-  for await (const part of stream ?? []) {
-    size += part.length;
-    if (size > limit) return null;
-    parts.push(part);
-  }
-  return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
 /** The header's parts when it is well formed and fresh, else null. */

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from webhost_contracts.artifacts import Bundle
 from webhost_contracts.entitlements import Entitlements, known_tier
+from webhost_contracts.invoke import Limits
 from webhost_kit.keys import MasterKeys
 
 from webhost_deployer.cloudflare import platform_scripts, scripts
@@ -42,6 +43,10 @@ class Layout(Protocol):
 
     def base_url(self, deployment: Deployment) -> str:
         """Return what the deployment's paths are appended to."""
+        ...
+
+    def limits(self, deployment: Deployment) -> Limits | None:
+        """Return what a call must say that the agent script may use."""
         ...
 
     async def prepare(self) -> None:
@@ -95,6 +100,9 @@ class PlainAccount:
         """Return what the deployment's paths are appended to."""
         return self._routing.deployment_url(deployment.agent_id, deployment.id)
 
+    def limits(self, deployment: Deployment) -> Limits | None:
+        """Return None: the agent script has its limits."""
+
     async def prepare(self) -> None:
         """Do nothing."""
 
@@ -108,9 +116,11 @@ class PlainAccount:
         if key is None:
             message = f"Master key {plan.key_version} is not configured."
             raise ProviderError("telemetry key", None, message, transient=False)
-        tier = self._tiers[known_tier(self._tiers, plan.tier)]
+        limits = Limits.of(self._tiers[known_tier(self._tiers, plan.tier)])
         installation_id = self._environment.installation_id
-        await self._api.put_script(scripts.agent_script(deployment, bundle, tier, installation_id))
+        await self._api.put_script(
+            scripts.agent_script(deployment, bundle, limits, installation_id)
+        )
         await self._api.put_script(scripts.front_script(deployment, key, self._environment))
 
     async def route(self, deployment: Deployment) -> None:
@@ -174,6 +184,10 @@ class DispatchNamespace:
         """Return what the deployment's paths are appended to."""
         return self._routing.dispatched_url(self._environment.installation_id, deployment.id)
 
+    def limits(self, deployment: Deployment) -> Limits | None:
+        """Return the limits of the tier that the deployment began in."""
+        return Limits.of(self._tiers[known_tier(self._tiers, deployment.plan.tier)])
+
     async def prepare(self) -> None:
         """Create the namespace where there is none."""
         await self._user_workers.ensure_namespace()
@@ -190,8 +204,7 @@ class DispatchNamespace:
 
     async def upload(self, deployment: Deployment, bundle: Bundle) -> None:
         """Upload the agent script."""
-        tier = self._tiers[known_tier(self._tiers, deployment.plan.tier)]
-        script = scripts.agent_script(deployment, bundle, tier, self._environment.installation_id)
+        script = scripts.agent_script(deployment, bundle, None, self._environment.installation_id)
         await self._user_workers.put(script)
 
     async def route(self, deployment: Deployment) -> None:

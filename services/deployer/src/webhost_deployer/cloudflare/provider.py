@@ -93,7 +93,9 @@ class Cloudflare:
 
     async def probe(self, deployment: Deployment) -> None:
         """See that this deployment answers at its address."""
-        await self._workers.probe(self._layout(deployment).base_url(deployment), deployment)
+        layout = self._layout(deployment)
+        base_url, limits = layout.base_url(deployment), layout.limits(deployment)
+        await self._workers.probe(base_url, deployment, limits)
 
     async def remove_route(self, deployment: Deployment) -> None:
         """Make the deployment unreachable."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import webhost_worker as worker
 from webhost_contracts.artifacts import Bundle
-from webhost_contracts.entitlements import Entitlements
+from webhost_contracts.invoke import Limits
 from webhost_kit.keys import base64url
 
 from webhost_deployer.cloudflare.addresses import agent_script_name, front_name, sessions_name
@@ -83,9 +83,13 @@ def bundle_problem(main_module: str, bundle: Bundle) -> str | None:
 
 
 def agent_script(
-    deployment: Deployment, bundle: Bundle, tier: Entitlements, installation_id: str
+    deployment: Deployment, bundle: Bundle, limits: Limits | None, installation_id: str
 ) -> Script:
-    """Return the customer's script: its modules, called by a wrapper; nothing of the platform's."""
+    """Return the customer's script: its modules, called by a wrapper; nothing of the platform's.
+
+    A user Worker has no `limits` of its own: they come with each call, and the lower ones would be
+    in force, so that it would keep those of the tier it was deployed in.
+    """
     plan = deployment.plan
     main = json.dumps(f"./{plan.main_module_name}")
     shim = (
@@ -93,7 +97,8 @@ def agent_script(
         f"export const invokePath = {json.dumps(plan.invoke_path)};\n"
     )
     customer = {module.name: module.content.encode() for module in bundle.modules}
-    limits = {"cpu_ms": tier.cpu_ms, "subrequests": tier.subrequests}
+    limits = limits or Limits()
+    named = {"cpu_ms": limits.cpu_ms, "subrequests": limits.subrequests}
     return Script(
         name=agent_script_name(deployment.agent_id, deployment.id),
         main_module=worker.AGENT_MAIN,
@@ -102,7 +107,7 @@ def agent_script(
         bindings=[],
         compatibility_date=plan.compatibility_date,
         compatibility_flags=worker.FETCHING_FLAGS,
-        limits={name: limit for name, limit in limits.items() if limit is not None},
+        limits={name: limit for name, limit in named.items() if limit is not None},
     )
 
 

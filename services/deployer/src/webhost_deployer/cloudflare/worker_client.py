@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 import httpx
 import msgspec
-from webhost_contracts.invoke import NamedDeployment
+from webhost_contracts.invoke import Limits, NamedDeployment
 from webhost_contracts.signatures import PLATFORM_SIGNATURE_HEADER, SESSIONS_AUDIENCE
 from webhost_kit.clock import now_ms
 from webhost_kit.keys import Signer
@@ -49,7 +49,9 @@ class WorkerClient:
         self._connect_to = connect_to
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(None), trust_env=False)
 
-    async def probe(self, base_url: str, deployment: Deployment) -> None:
+    async def probe(
+        self, base_url: str, deployment: Deployment, limits: Limits | None = None
+    ) -> None:
         """See that this deployment answers below `base_url`. Raises ProviderError."""
         url = base_url + PROBE_PATH
         named = NamedDeployment(
@@ -57,6 +59,7 @@ class WorkerClient:
             agent_id=deployment.agent_id,
             key_version=deployment.plan.key_version,
             key_generation=deployment.plan.key_generation,
+            limits=limits,
         )
         asked = msgspec.json.encode({"deployment": named})
         body = await self._post(url, deployment.id, asked)

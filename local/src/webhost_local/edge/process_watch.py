@@ -1,0 +1,57 @@
+"""Whether a workerd process uses more than it may; workerd has no limit of its own.
+
+One whose event loop stands still for as long as its scripts may compute uses too much processor
+time. That is the limit that a script was uploaded with or, where it is lower, the one with which it
+was last called by name: the process that made the call says so when it is pinged.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Iterable, Mapping
+
+from webhost_local.edge.model import Script
+from webhost_local.edge.process import Process
+
+POLL_SECONDS = 0.5
+MOST_MEMORY_BYTES = 512 * 1024 * 1024
+"""Resident, of one process."""
+
+
+class ProcessWatch:
+    """Pings processes. `scripts`: by key."""
+
+    def __init__(self, scripts: Mapping[str, Script]) -> None:
+        self._scripts = scripts
+        self._pinged: set[Process] = set()
+        self._called_with_ms: dict[str, float] = {}
+
+    def forget(self, key: str) -> None:
+        """The script was removed."""
+        self._called_with_ms.pop(key, None)
+
+    def is_pinged(self, process: Process) -> bool:
+        """Whether an answer of this process is waited for."""
+        return process in self._pinged
+
+    async def overused(self, process: Process, members: Iterable[str]) -> str | None:
+        """Ping a process that runs these scripts; return what it uses too much of."""
+        self._pinged.add(process)
+        ping = asyncio.create_task(process.ping())
+        began = time.monotonic()
+        try:
+            # The limit of a call may become known only while its script is busy.
+            while not ping.done() and time.monotonic() - began < self._cpu_ms(members) / 1000:
+                await asyncio.wait((ping,), timeout=POLL_SECONDS)
+            if not ping.done() or ping.exception() is not None:
+                return "processor time"
+            self._called_with_ms |= ping.result()
+            return "memory" if process.resident_bytes() > MOST_MEMORY_BYTES else None
+        finally:
+            ping.cancel()
+            self._pinged.discard(process)
+
+    def _cpu_ms(self, members: Iterable[str]) -> float:
+        scripts = [self._scripts[key] for key in members if key in self._scripts]
+        called = (self._called_with_ms.get(script.key, math.inf) for script in scripts)
+        return min((*(script.version.cpu_ms for script in scripts), *called), default=0)
