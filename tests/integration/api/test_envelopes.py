@@ -181,7 +181,7 @@ async def test_what_nobody_foresaw_tells_nothing_of_the_inside(
     agent = await user.create()
     deployment = await user.deploy(agent["id"], moduleCode="// only here")
     store = await harness.bus.js.object_store(subjects.ARTIFACTS_BUCKET)
-    await store.put(deployment["artifact"]["checksum"], b"not what was stored")
+    await store.put(deployment["artifact"]["checksum"], b'{"modules":[]}')
     response = await user.http.get(f"/v1/deployments/{deployment['id']}/source")
     error = problem(response, 500, "INTERNAL")
     assert error["message"] == "Something went wrong on our side."

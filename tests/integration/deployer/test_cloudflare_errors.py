@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 import pytest
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from webhost_deployer.model import Deployment, Phase, Step
 from webhost_deployer.provider import ProviderError
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
+from webhost_kit.bus import artifacts
 from webhost_kit.bus.connection import connect
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
@@ -157,7 +159,10 @@ async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
             connection, new, [*begin(COMMAND, key_version=1, namespace=None), *done], now_ms()
         )
 
-    work = Executor(database, Steps({"cloudflare": provider}, bus, Capacity(database, 1)))
+    work = Executor(
+        database,
+        Steps({"cloudflare": provider}, partial(artifacts.read, bus), Capacity(database, 1)),
+    )
     async with held(database_url, "agent") as lock:
         assert lock is not None
         await work.execute(AGENT, lock)

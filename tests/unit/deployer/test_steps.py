@@ -10,8 +10,6 @@ from webhost_deployer.capacity import Capacity
 from webhost_deployer.model import AgentTeardown, Step
 from webhost_deployer.provider import Provider
 from webhost_deployer.steps import Steps
-from webhost_kit.bus import artifacts
-from webhost_kit.bus.connection import Bus
 
 from tests.unit.deployer.samples import AGENT, COMMAND, begun
 
@@ -29,16 +27,13 @@ class Noting:
         return call
 
 
-async def no_modules(_bus: Bus, _artifact: Artifact) -> Bundle:
+async def no_modules(_: Artifact) -> Bundle:
     return Bundle(modules=())
 
 
 def steps_at(provider: Noting) -> Steps:
-    return Steps(
-        {COMMAND.runtime_provider: cast(Provider, provider)},
-        cast(Bus, None),
-        cast(Capacity, None),
-    )
+    providers = {COMMAND.runtime_provider: cast(Provider, provider)}
+    return Steps(providers, no_modules, cast(Capacity, None))
 
 
 FOR_USER = Purpose(COMMAND.user_id)
@@ -46,10 +41,7 @@ REMOVES_FOR_USER = Purpose(COMMAND.user_id, removes=True)
 
 
 @pytest.mark.accept("6.C2.budget")
-async def test_a_steps_calls_are_for_the_deployments_user_and_a_removals_are_removals(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(artifacts, "read", no_modules)
+async def test_a_steps_calls_are_for_the_deployments_user_and_a_removals_are_removals() -> None:
     provider = Noting()
     for step in set(Step) - {Step.VALIDATE}:
         await steps_at(provider).perform(step, begun())

@@ -3,6 +3,7 @@
 from functools import cache, partial
 
 from webhost_contracts import subjects
+from webhost_kit.bus import artifacts
 from webhost_kit.bus.commands import CommandConsumer
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.stream_watch import StreamWatch
@@ -81,7 +82,7 @@ async def compose(service: Service, settings: Settings) -> None:
     database = service.add("database", Database(settings.database_url.get_secret_value()))
     provider, account = cloudflare_of(service, settings, database)
     capacity = Capacity(database, settings.most_deployments)
-    steps = Steps({scripts.PROVIDER: provider}, bus, capacity)
+    steps = Steps({scripts.PROVIDER: provider}, partial(artifacts.read, bus), capacity)
     runner = service.add("runner", Runner(database, Executor(database, steps)))
     own_facts = service.add(
         "own-facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, recover)

@@ -1,13 +1,11 @@
 """Does one step of the saga, at whichever provider the deployment is for."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
-from webhost_contracts.artifacts import Bundle
+from webhost_contracts.artifacts import Artifact, Bundle
 from webhost_contracts.errors import DeploymentError
-from webhost_kit.bus import artifacts
-from webhost_kit.bus.connection import Bus
 from webhost_kit.errors import ArtifactInvalid, ArtifactsAway, Unavailable
 from webhost_kit.process.observability import redact_text
 
@@ -33,11 +31,16 @@ class StepFailed(Exception):
 
 
 class Steps:
-    """The steps, by provider name."""
+    """The steps, by provider name. `read` raises as `webhost_kit.bus.artifacts.read` does."""
 
-    def __init__(self, providers: Mapping[str, Provider], bus: Bus, capacity: Capacity) -> None:
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        read: Callable[[Artifact], Awaitable[Bundle]],
+        capacity: Capacity,
+    ) -> None:
         self._providers = providers
-        self._bus = bus
+        self._read = read
         self._capacity = capacity
 
     def provider_of(self, deployment: Deployment) -> Provider:
@@ -101,7 +104,7 @@ class Steps:
             raise _failed(Step.VALIDATE, problem, transient=False)
 
     async def _bundle(self, deployment: Deployment) -> Bundle:
-        return await artifacts.read(self._bus, deployment.plan.artifact)
+        return await self._read(deployment.plan.artifact)
 
 
 def _failed(step: Step, message: str, *, transient: bool) -> StepFailed:
