@@ -6,6 +6,7 @@ from typing import cast
 import pytest
 from msgspec.structs import replace
 from webhost_contracts.entitlements import load_tiers
+from webhost_contracts.invoke import Limits
 from webhost_deployer.cloudflare.addresses import CustomDomain
 from webhost_deployer.cloudflare.api import CloudflareApi
 from webhost_deployer.cloudflare.egress import Egress
@@ -49,12 +50,16 @@ def of_tier(name: str) -> Deployment:
 
 @pytest.mark.accept("8.scripts")
 @pytest.mark.parametrize(("name", "counts_as"), [("free", "free"), ("pro", "pro"), ("x", "free")])
-async def test_the_agent_script_has_its_tiers_limits(name: str, counts_as: str) -> None:
-    tier = TIERS[counts_as]
+async def test_a_script_has_its_tiers_limits_and_a_user_worker_is_called_with_them(
+    name: str, counts_as: str
+) -> None:
+    tier, deployment = TIERS[counts_as], of_tier(name)
     uploads = Uploads()
-    for layout in layouts(uploads):
-        await layout.upload(of_tier(name), bundle("index.mjs"))
+    plain, dispatch = layouts(uploads)
+    await plain.upload(deployment, bundle("index.mjs"))
+    await dispatch.upload(deployment, bundle("index.mjs"))
     on_account, front, in_namespace = uploads.scripts
-    limits = {"cpu_ms": tier.cpu_ms, "subrequests": tier.subrequests}
-    assert on_account.limits == in_namespace.limits == limits
-    assert front.limits == {}
+    assert on_account.limits == {"cpu_ms": tier.cpu_ms, "subrequests": tier.subrequests}
+    assert front.limits == in_namespace.limits == {}
+    assert plain.limits(deployment) is None
+    assert dispatch.limits(deployment) == Limits(tier.cpu_ms, tier.subrequests)

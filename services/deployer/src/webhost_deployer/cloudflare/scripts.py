@@ -87,8 +87,8 @@ def agent_script(
 ) -> Script:
     """Return the customer's script: its modules, called by a wrapper; nothing of the platform's.
 
-    A user Worker has no `limits` of its own: they come with each call, and the lower ones would be
-    in force, so that it would keep those of the tier it was deployed in.
+    A user Worker has no `limits` of its own: they come with each call, so that another tier's hold
+    without a deploy.
     """
     plan = deployment.plan
     main = json.dumps(f"./{plan.main_module_name}")
