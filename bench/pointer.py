@@ -114,6 +114,7 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
             "LISTEN": f"{LOOPBACK}:{port}",
             "JWT_ISSUER": identity.url,
             "WEBHOST_TIERS_FILE": str(tiers),
+            "WRITES_PER_MINUTE": "100000",
         }
         dsn = infrastructure.new_database("api")
         directory = infrastructure.directory
