@@ -94,7 +94,7 @@ async def test_a_hostile_module(
         seen.append(answer.body + repr(answer.headers).encode())
         is_ours(answer, stream=stream, ended=ended)
         if session_id is not None:
-            assert answer.status == 410, answer
+            assert answer.status == 410 or (ended and answer.status == 502), answer
     await unsigned_is_refused(harness, deployment)
     await reported_once(harness, deployment, invocations, ended=ended)
     assert (deployment.id in harness.refused) == (name in FORGING)
