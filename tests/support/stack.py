@@ -200,13 +200,11 @@ class Stack:
             "SELECT (SELECT count(*) FROM deployer.deployments WHERE due_at_ms <= %(now)s)"
             " + (SELECT count(*) FROM deployer.agent_teardowns WHERE due_at_ms <= %(now)s)"
         )
-
-        def rests() -> bool:
-            with psycopg.connect(self.status()["postgresDsn"], connect_timeout=2) as connection:
-                row = connection.execute(due, {"now": now_ms()}).fetchone()
-                return row == (0,)
-
-        until(rests, "the deployer to rest", seconds=RESTART_S)
+        until(
+            lambda: self._scalar(due, now=now_ms()) == 0,
+            "the deployer to rest",
+            seconds=RESTART_S,
+        )
 
     def until_calls_are_left(self) -> None:
         """Return when the deployers may make about as many calls to Cloudflare as at the start."""
@@ -214,13 +212,17 @@ class Stack:
             "SELECT tokens + extract(epoch FROM clock_timestamp() - at) * %(refill)s"
             " FROM deployer.rate_limits WHERE name NOT LIKE '%% user %%'"
         )
+        until(
+            lambda: (self._scalar(left, refill=REFILL_PER_S) or 0) > 0.9 * CAPACITY,
+            "Cloudflare's rate limit to be far away",
+            seconds=RESTART_S,
+        )
 
-        def are_left() -> bool:
-            with psycopg.connect(self.status()["postgresDsn"], connect_timeout=2) as connection:
-                [level] = connection.execute(left, {"refill": REFILL_PER_S}).fetchone() or (0,)
-                return level > 0.9 * CAPACITY
-
-        until(are_left, "Cloudflare's rate limit to be far away", seconds=RESTART_S)
+    def _scalar(self, query: str, **parameters: float) -> Any:
+        """The first value of a query of Postgres' own user; None where there is no row."""
+        with psycopg.connect(self.status()["postgresDsn"], connect_timeout=2) as connection:
+            row = connection.execute(query, parameters).fetchone()
+        return row[0] if row else None
 
     def gateways(self) -> list[str]:
         """The base URL of every gateway, past the balancing of the public origin."""
