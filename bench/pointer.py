@@ -14,6 +14,7 @@ from webhost_contracts import ids
 from webhost_contracts.invoke import InvokeResponse
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
+from webhost_kit.keys import base64url
 from webhost_local.ports import LOOPBACK, free_port
 
 from bench import seeding, upstreams
@@ -114,6 +115,7 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
             "LISTEN": f"{LOOPBACK}:{port}",
             "JWT_ISSUER": identity.url,
             "WEBHOST_TIERS_FILE": str(tiers),
+            "ANSWER_KEYS": f"bench:{base64url(bytes(32))}",
             "WRITES_PER_MINUTE": "100000",
         }
         dsn = infrastructure.new_database("api")

@@ -108,7 +108,8 @@ class Environment:
         behind_edge = {"TRUSTED_PROXIES": LOOPBACK}
         match kind:
             case "api":
-                return users | behind_edge | {"LISTEN": self.listen(name)}
+                own = {"LISTEN": self.listen(name), "ANSWER_KEYS": keys.answer_keys}
+                return users | behind_edge | own
             case "gateway":
                 return users | {
                     "LISTEN": self.listen(name),

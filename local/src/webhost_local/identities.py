@@ -42,12 +42,17 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     postgres_roles: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     postgres_owners: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     nats_users: dict[str, str] = msgspec.field(default_factory=_passwords)
+    answer_key: str = msgspec.field(default_factory=_key)
     telemetry_master_key: str = msgspec.field(default_factory=_key)
     invoke_seed: str = msgspec.field(default_factory=_key)
     platform_seed: str = msgspec.field(default_factory=_key)
     cloudflare_api_token: str = msgspec.field(default_factory=_password)
     cloudflare_account_id: str = msgspec.field(default_factory=_hex)
     cloudflare_zone_id: str = msgspec.field(default_factory=_hex)
+
+    @property
+    def answer_keys(self) -> str:
+        return f"answers-1:{self.answer_key}"
 
     @property
     def telemetry_master_keys(self) -> str:

@@ -61,7 +61,7 @@ class Access:
 SERVICES: dict[str, Access] = {
     "api": Access(
         states=(
-            *("evt.*.user.>", "evt.*.agent.>", "cmd.deployer.>"),
+            *("evt.*.user.>", "evt.*.agent.>", "evt.*.key.>", "cmd.deployer.>"),
             STREAMS[subjects.ARTIFACTS_STREAM],
         ),
         reads=(subjects.EVENTS, subjects.ARTIFACTS_STREAM),

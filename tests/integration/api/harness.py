@@ -14,6 +14,7 @@ from webhost_contracts import ids, subjects, wire
 from webhost_contracts.commands import Command
 from webhost_contracts.events import Event
 from webhost_contracts.events.base import Envelope
+from webhost_kit.keys import base64url
 
 from tests.support import harness
 from tests.support.deadline import eventually
@@ -21,13 +22,24 @@ from tests.support.issuer import TestIssuer
 from tests.support.service import environment
 
 ORIGIN = "https://app.example"
+ANSWER_KEYS = f"a1:{base64url(bytes(32))}"
+
+
+@dataclass
+class Key:
+    """An API key, as its user got it, and a client that uses it."""
+
+    id: str
+    token: str
+    http: httpx.AsyncClient
 
 
 class User:
     """One signed-in user's HTTP client, and the common calls."""
 
-    def __init__(self, http: httpx.AsyncClient, user_id: str) -> None:
+    def __init__(self, http: httpx.AsyncClient, user_id: str, harness: "Harness") -> None:
         self.http = http
+        self.harness = harness
         self.id = user_id
         self._names = itertools.count(1)
 
@@ -41,6 +53,12 @@ class User:
     async def deploy(self, agent_id: str, **fields: Any) -> dict[str, Any]:
         answer = await self.http.post(f"/v1/agents/{agent_id}/deploy", json=fields)
         return ok(answer, 202)["deployment"]
+
+    async def key(self, *scopes: str, **fields: Any) -> Key:
+        """Make an API key, by default for everything."""
+        body = {"name": "a key", "scopes": scopes or ("admin",), **fields}
+        made = ok(await self.http.post("/v1/keys", json=body), 201)
+        return Key(made["key"]["id"], made["token"], self.harness.with_token(made["token"]))
 
     async def deployment(self, deployment_id: str) -> dict[str, Any]:
         return ok(await self.http.get(f"/v1/deployments/{deployment_id}"))["deployment"]
@@ -66,6 +84,7 @@ class Harness(harness.Harness):
         own = {
             "WEBHOST_CRASH_FILE": str(self.crash_file),
             "JWT_ISSUER": self.issuer.url,
+            "ANSWER_KEYS": ANSWER_KEYS,
             "CORS_ALLOWED_ORIGINS": ORIGIN,
         }
         self.service.env = environment(self.dsn, self.nats_url, **(own | env))
@@ -76,7 +95,11 @@ class Harness(harness.Harness):
         subject = subject or f"user-{secrets.token_hex(6)}"
         token = self.issuer.token(subject, **claims)
         http = self.client(Authorization=f"Bearer {token}")
-        return User(http, ids.user_id(self.issuer.url, subject))
+        return User(http, ids.user_id(self.issuer.url, subject), self)
+
+    def with_token(self, token: str) -> httpx.AsyncClient:
+        """Return a client that sends this bearer token."""
+        return self.client(Authorization=f"Bearer {token}")
 
     def client(self, **headers: str) -> httpx.AsyncClient:
         """Return a client with these headers; the harness closes it at its end."""
@@ -121,7 +144,7 @@ class Harness(harness.Harness):
 def ok(response: httpx.Response, status: int = 200) -> Any:
     """Return the body of an answer that must have this status."""
     assert response.status_code == status, f"{response.status_code} {response.text}"
-    return response.json()
+    return response.json() if response.content else None
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

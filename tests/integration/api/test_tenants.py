@@ -19,6 +19,8 @@ ROUTES = [
     ("POST", "/v1/agents/{agent}/deployments/{deployment}/activate"),
     ("GET", "/v1/deployments/{deployment}"),
     ("GET", "/v1/deployments/{deployment}/source"),
+    ("DELETE", "/v1/keys/{key}"),
+    ("POST", "/v1/keys/{key}/rotate"),
     ("GET", "/v1/metrics/recent?agentId={agent}"),
 ]
 
@@ -37,10 +39,12 @@ async def test_a_foreign_id_is_not_found(
 ) -> None:
     agent = await user.create()
     deployment = await user.deploy(agent["id"])
+    key = await user.key()
     before = await user.agent(agent["id"])
     async with (other := harness.user()).http:
-        foreign = path.format(agent=agent["id"], deployment=deployment["id"])
-        missing = path.format(agent=f"agt_{MISSING}", deployment=f"dep_{MISSING}")
+        mine = {"agent": agent["id"], "deployment": deployment["id"], "key": key.id}
+        foreign = path.format(**mine)
+        missing = path.format(**{name: f"{i[:3]}_{MISSING}" for name, i in mine.items()})
         assert await refused(other, method, foreign) == await refused(other, method, missing)
         assert ok(await other.http.get("/v1/agents"))["agents"] == []
     assert await user.agent(agent["id"]) == before

@@ -2,6 +2,7 @@
 
 import pytest
 from webhost_api.settings import Settings
+from webhost_kit.keys import base64url
 from webhost_kit.process.settings import load
 
 GOOD = {
@@ -12,6 +13,7 @@ GOOD = {
     "OPS_LISTEN": "127.0.0.1:8081",
     "JWT_ISSUER": "https://issuer.example",
     "JWT_AUDIENCE": "webhost",
+    "ANSWER_KEYS": f"a1:{base64url(bytes(32))}",
 }
 
 
@@ -46,6 +48,7 @@ def test_clerks_domain_names_the_issuer(monkeypatch: pytest.MonkeyPatch, domain:
         ({"CLERK_JWT_ISSUER_DOMAIN": "clerk.example"}, "CLERK_JWT_ISSUER_DOMAIN"),
         ({"JWT_ISSUER": "http://issuer.example"}, "JWT_ISSUER"),
         ({"LISTEN": "8080"}, "LISTEN"),
+        ({"ANSWER_KEYS": "a1:short"}, "ANSWER_KEYS must be"),
         ({"KEEP_DEPLOYMENTS": "0"}, "KEEP_DEPLOYMENTS"),
         ({"WEBHOST_TIERS_FILE": "/does/not/exist"}, "WEBHOST_TIERS_FILE: tiers file /does"),
     ],

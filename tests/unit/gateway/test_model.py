@@ -2,6 +2,7 @@
 
 import itertools
 
+from webhost_contracts.api_keys import KeyLimits, Presented
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
     AgentCreated,
@@ -14,21 +15,27 @@ from webhost_contracts.events import (
     DeploymentTornDown,
     Envelope,
     Event,
+    KeyCreated,
+    KeyRevoked,
+    KeyRotated,
     TierChanged,
 )
 from webhost_contracts.events.base import data_of
 from webhost_gateway.routing.model import (
     AGENT_KEPT_MS,
     DEPLOYMENT_KEPT_MS,
+    KEY_KEPT_MS,
     TYPES,
     Account,
     Agent,
     Deployment,
+    Key,
     RouteTable,
 )
 
 from tests.support.facts import deployment_started
 
+OLD, NEW = Presented("key_1", "0" * 64), Presented("key_1", "1" * 64)
 URL = "https://workers.example/dep/dep_1/invoke"
 
 
@@ -91,6 +98,37 @@ def test_a_tier() -> None:
     assert routes.accounts == {"usr_1": Account(3, "free")}
 
 
+def test_a_keys_life() -> None:
+    routes = RouteTable()
+    limits = KeyLimits(requests=5, period="day")
+    created = KeyCreated(
+        name="k", scopes=("invoke",), secret_hash=OLD.secret_hash, expires_at_ms=900, limits=limits
+    )
+    take(routes, "key_1", 1, created)
+    key = routes.keys["key_1"]
+    assert key == Key(
+        1, "usr_1", ("invoke",), None, 900, limits=limits, secret_hash=OLD.secret_hash
+    )
+    assert (key.good_until_ms(OLD), key.good_until_ms(NEW)) == (900, 0)
+
+    rotated = KeyRotated(secret_hash=NEW.secret_hash, previous_expires_at_ms=500)
+    take(routes, "key_1", 2, rotated)
+    key = routes.keys["key_1"]
+    assert (key.good_until_ms(OLD), key.good_until_ms(NEW)) == (500, 900)
+
+    take(routes, "key_1", 3, KeyRevoked(), at_ms=100)
+    key = routes.keys["key_1"]
+    assert (key.good_until_ms(OLD), key.good_until_ms(NEW)) == (0, 0)
+    for version, event in enumerate((created, rotated), start=1):
+        take(routes, "key_1", version, event)
+        assert routes.keys["key_1"] is key
+
+    routes.forget(100 + KEY_KEPT_MS)
+    assert set(routes.keys) == {"key_1"}
+    routes.forget(101 + KEY_KEPT_MS)
+    assert routes.keys == {}
+
+
 def test_what_ended_is_forgotten_after_its_time() -> None:
     routes = RouteTable()
     failed = DeploymentFailed(agent_id="agt_1", error=DeploymentError(step="upload", message="m"))
@@ -145,4 +183,4 @@ def test_the_order_across_aggregates_does_not_matter() -> None:
 
 
 def test_every_type_that_is_read_is_understood() -> None:
-    assert {kind.kind() for kind in TYPES.values()} == {"agent", "deployment", "account"}
+    assert {kind.kind() for kind in TYPES.values()} == {*("agent", "deployment", "account", "key")}

@@ -24,7 +24,7 @@ IMPORTS = {
     "api": {
         "EVENTS": {
             *("$JS.API.INFO", "$JS.API.STREAM.CREATE.EVENTS", *reading("EVENTS")),
-            *("evt.*.user.>", "evt.*.agent.>"),
+            *("evt.*.user.>", "evt.*.agent.>", "evt.*.key.>"),
         },
         "COMMANDS": {"$JS.API.STREAM.INFO.COMMANDS", "cmd.deployer.>"},
         "OBJ_ARTIFACTS": {

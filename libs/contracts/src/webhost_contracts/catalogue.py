@@ -12,15 +12,17 @@ from importlib import resources
 import msgspec
 
 from webhost_contracts import subjects, wire
+from webhost_contracts.api_keys import KeyLimits
 from webhost_contracts.artifacts import Artifact
 from webhost_contracts.commands import COMMAND_TYPES, Command
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import EVENT_TYPES, Envelope, Event
 from webhost_contracts.events.base import UsageFact, by_name
 
-PARTS = (Artifact, DeploymentError)
+PARTS = (Artifact, KeyLimits, DeploymentError)
 """What stands inside of several facts."""
 
+_MODULES = tuple(f"webhost_contracts.{name}." for name in ("api_keys", "artifacts", "errors"))
 _IN_PYTHON = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")
 
 
@@ -90,7 +92,7 @@ def _on_the_wire(found: re.Match[str]) -> str:
 def _type_text(field: msgspec.structs.FieldInfo) -> str:
     kind = field.type
     text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
-    for prefix in ("typing.", "webhost_contracts.artifacts.", "webhost_contracts.errors."):
+    for prefix in ("typing.", *_MODULES):
         text = text.replace(prefix, "")
     return text.replace("|", "\\|")
 

@@ -16,6 +16,7 @@ INVOCATION = "inv"
 EVENT = "evt"
 COMMAND = "cmd"
 USER = "usr"
+KEY = "key"
 
 ENTROPY_BYTES = 10
 """How many random bytes `new_id` takes."""

@@ -11,6 +11,11 @@ def period_key(at_ms: int) -> str:
     return _period_of_hour(at_ms // HOUR_MS)
 
 
+def day_key(at_ms: int) -> str:
+    """Return the day in UTC that holds this instant, `YYYY-MM-DD`."""
+    return _day_of_hour(at_ms // HOUR_MS)
+
+
 def previous_period(period_key: str) -> str:
     """Return the period before this one."""
     return (date.fromisoformat(f"{period_key}-01") - timedelta(days=1)).strftime("%Y-%m")
@@ -19,3 +24,8 @@ def previous_period(period_key: str) -> str:
 @lru_cache(maxsize=4096)
 def _period_of_hour(hour: int) -> str:
     return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m")
+
+
+@lru_cache(maxsize=4096)
+def _day_of_hour(hour: int) -> str:
+    return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%d")

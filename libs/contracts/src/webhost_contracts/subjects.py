@@ -24,6 +24,7 @@ TELEMETRY_INGEST = "telemetry-ingest"
 OWNERS = {
     "user": "api",
     "agent": "api",
+    "key": "api",
     "deployment": "deployer",
     "teardown": "deployer",
     "account": "billing",

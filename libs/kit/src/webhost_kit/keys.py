@@ -25,7 +25,7 @@ class MasterKeys:
     def parse(cls, text: str) -> "MasterKeys":
         """Read `1:<base64url>,2:<base64url>`, 32 bytes each. Raises ValueError."""
         keys: dict[int, bytes] = {}
-        for version, key in _named_keys(text, "TELEMETRY_MASTER_KEYS"):
+        for version, key in named_keys(text, "TELEMETRY_MASTER_KEYS"):
             if not version.isdigit():
                 raise ValueError("TELEMETRY_MASTER_KEYS: a version must be a number")
             keys[int(version)] = key
@@ -62,13 +62,13 @@ def parse_signers(text: str, name: str) -> tuple[Signer, ...]:
     """Read `<kid>:<base64url seed>,…`; the first one signs. Raises ValueError."""
     return tuple(
         Signer(key_id, Ed25519PrivateKey.from_private_bytes(seed))
-        for key_id, seed in _named_keys(text, name)
+        for key_id, seed in named_keys(text, name)
     )
 
 
 def parse_public_keys(text: str, name: str) -> dict[str, str]:
     """Read `<kid>:<base64url>,…` into what a Worker is given. Raises ValueError."""
-    return {key_id: base64url(key) for key_id, key in _named_keys(text, name)}
+    return {key_id: base64url(key) for key_id, key in named_keys(text, name)}
 
 
 def public_keys(signers: tuple[Signer, ...]) -> dict[str, str]:
@@ -86,7 +86,8 @@ def base64url(value: bytes) -> str:
     return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
-def _named_keys(text: str, name: str) -> list[tuple[str, bytes]]:
+def named_keys(text: str, name: str) -> list[tuple[str, bytes]]:
+    """Read `<name>:<base64url of 32 bytes>,…`; `name` is the variable's. Raises ValueError."""
     keys: list[tuple[str, bytes]] = []
     for part in text.split(","):
         key_id, _, encoded = part.strip().partition(":")

@@ -7,6 +7,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from webhost_contracts import subjects
+from webhost_kit.answer_keys import AnswerKeys
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
@@ -26,7 +27,7 @@ from webhost_api.middleware import Cors, RequestId
 from webhost_api.rate_limits import RateLimits, Rates
 from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
-from webhost_api.routes import agents, deployments, me, usage
+from webhost_api.routes import agents, deployments, keys, me, usage
 from webhost_api.schemas.errors import ErrorResponse
 from webhost_api.settings import Settings
 from webhost_api.users import Users
@@ -62,12 +63,18 @@ def build() -> FastAPI:
         separate_input_output_schemas=False,
         generate_unique_id_function=_operation_id,
     )
-    bearer = HTTPBearer(bearerFormat="JWT", auto_error=False)
+    bearer = HTTPBearer(
+        bearerFormat="JWT or API key",
+        description=openapi_paths.BEARER,
+        auto_error=False,
+    )
     for router in (
         me.router,
         agents.router,
         deployments.deploy_router,
         deployments.router,
+        deployments.pointer_router,
+        keys.router,
         usage.router,
     ):
         app.include_router(router, dependencies=[Depends(bearer)], responses=_ERRORS)
@@ -142,6 +149,7 @@ async def compose(service: Service, settings: Settings) -> None:
         tiers=tiers,
         commands=commands,
         bodies=Bodies(),
+        answer_keys=AnswerKeys.parse(settings.answer_keys.get_secret_value(), "ANSWER_KEYS"),
     )
     app = front(deps, settings.cors_allowed_origins)
     service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)

@@ -1,8 +1,8 @@
 """What a user can make grow for ever, and the tier's bounds on it. Pure.
 
 Bounded are agents ever created, deploys an hour and a day, and changes (facts) a day. What ends an
-agent's work is never refused: its deletion is bounded by its creation, a disable by the enable
-before it. Nor is anything that follows from what was allowed, such as the end of a deploy.
+agent's work, or a key, is never refused: its deletion is bounded by its creation, a disable by the
+enable before it. Nor is anything that follows from what was allowed, such as the end of a deploy.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,14 @@ from webhost_contracts.events import (
     AgentDisabled,
     DeploymentRequested,
     Event,
+    KeyRevoked,
 )
 from webhost_kit.errors import LimitExceeded, RateLimited
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
-NEVER_REFUSED = (AgentDeleted, AgentDisabled)
+NEVER_REFUSED = (AgentDeleted, AgentDisabled, KeyRevoked)
 
 
 class Window(Struct, frozen=True):
@@ -60,9 +61,7 @@ DEPLOYS_AN_HOUR = Window(
     "deploysPerHour", "deploys an hour", lambda tier: tier.deploys_per_hour, HOUR_MS
 )
 DEPLOYS_A_DAY = Window("deploysPerDay", "deploys a day", lambda tier: tier.deploys_per_day, DAY_MS)
-CHANGES_A_DAY = Window(
-    "changesPerDay", "changes to agents a day", lambda tier: tier.changes_per_day, DAY_MS
-)
+CHANGES_A_DAY = Window("changesPerDay", "changes a day", lambda tier: tier.changes_per_day, DAY_MS)
 KEYS_A_DAY = Window(
     "idempotencyKeysPerDay",
     "idempotency keys a day",

@@ -20,6 +20,7 @@ from webhost_kit.eventsourcing.store import EventMetadata, send
 from webhost_api import bounds, decisions, store
 from webhost_api.commands import Commands, subject_of
 from webhost_api.decisions import DescribeAgent, RequestDeployment
+from webhost_api.keys.model import ApiKey
 from webhost_api.model import Agent, Deployment
 from webhost_api.spending import spent_by
 from webhost_api.store import AGENTS
@@ -34,6 +35,18 @@ class Caller:
 
     user_id: str
     metadata: EventMetadata
+    key: ApiKey | None = None
+    """The API key, if the request came with one instead of a JWT."""
+
+    @property
+    def agent_ids(self) -> tuple[str, ...] | None:
+        """Return the agents that the request is limited to, None for no limit."""
+        return None if self.key is None else self.key.agent_ids
+
+    def require_agent(self, agent_id: str) -> None:
+        """Raise NotFound for an agent that the request may not be about."""
+        if self.agent_ids is not None and agent_id not in self.agent_ids:
+            raise agent_not_found()
 
 
 def agent_not_found() -> NotFound:
@@ -59,7 +72,7 @@ async def create_agent(
     Raises LimitExceeded, InvalidRequest, Conflict where the name is taken, or Unavailable where
     the user's row is missing.
     """
-    await _lock_user(connection, caller)
+    await lock_user(connection, caller)
     existing = await connection.scalar(
         sa.select(sa.func.count())
         .select_from(agents)
@@ -132,7 +145,7 @@ async def check_deployment(
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id, lock=False)
     events = decisions.request_deployment(agent, command, entitlements)
-    await _require_room(connection, caller, entitlements, events)
+    await require_room(connection, caller, entitlements, events)
 
 
 async def activate(
@@ -188,23 +201,25 @@ async def _append(
     (after the agent's, where that is there).
     """
     if events:
-        await _lock_user(connection, caller)
-        await _require_room(connection, caller, entitlements, events)
+        await lock_user(connection, caller)
+        await require_room(connection, caller, entitlements, events)
     return await AGENTS.append(connection, agent, events, caller.metadata)
 
 
-async def _require_room(
+async def require_room(
     connection: AsyncConnection,
     caller: Caller,
     entitlements: Entitlements,
     events: Sequence[Event],
 ) -> None:
+    """Raise LimitExceeded or RateLimited where these facts are beyond the tier's bounds."""
     now_ms = caller.metadata.at_ms
     spent = await spent_by(connection, caller.user_id, entitlements, now_ms)
     bounds.require_room(events, spent, entitlements, now_ms)
 
 
-async def _lock_user(connection: AsyncConnection, caller: Caller) -> None:
+async def lock_user(connection: AsyncConnection, caller: Caller) -> None:
+    """Let one decision of the user's be made at a time. Raises Unavailable without the row."""
     query = sa.select(users.c.user_id).where(users.c.user_id == caller.user_id).with_for_update()
     if await connection.scalar(query) is None:
         raise user_missing()

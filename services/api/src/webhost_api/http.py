@@ -19,9 +19,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope
 from webhost_contracts import ids
+from webhost_contracts.api_keys import KeyScope
+from webhost_kit.answer_keys import AnswerKeys
 from webhost_kit.bus.connection import Bus
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import (
+    Conflict,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -38,6 +41,8 @@ from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
 from webhost_api.idempotency import Answer, IdempotencyKey, once
+from webhost_api.keys import access
+from webhost_api.keys.handlers import key_not_found
 from webhost_api.middleware import problem_response
 from webhost_api.rate_limits import Cost, RateLimits
 from webhost_api.users import Users
@@ -62,6 +67,7 @@ class Dependencies:
     tiers: Tiers
     commands: Commands
     bodies: Bodies
+    answer_keys: AnswerKeys
 
 
 class UserRoute(APIRoute):
@@ -69,14 +75,21 @@ class UserRoute(APIRoute):
 
     max_body_bytes = MAX_BODY_BYTES
     cost_of_writing: Cost = "writes"
+    scope_of_reading: KeyScope = "read"
+    scope_of_writing: KeyScope = "admin"
+    """What an API key needs to have."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler with the checks before it."""
         handle = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
-            cost = "reads" if request.method in READING else self.cost_of_writing
-            request.state.caller = await _authenticated(request, cost)
+            reading = request.method in READING
+            cost = "reads" if reading else self.cost_of_writing
+            caller = request.state.caller = await _authenticated(request, cost)
+            scope = self.scope_of_reading if reading else self.scope_of_writing
+            database = deps(request).database
+            await access.require(database, caller, scope, self.endpoint, request.path_params)
             body = await _body(request, self.max_body_bytes)
             return await handle(Request(request.scope, _receiving(body)))
 
@@ -88,6 +101,13 @@ class DeployRoute(UserRoute):
 
     max_body_bytes = MAX_DEPLOY_BYTES
     cost_of_writing = "deploys"
+    scope_of_writing = "deploy"
+
+
+class PointerRoute(UserRoute):
+    """A route that changes which deployment is called."""
+
+    scope_of_writing = "deploy"
 
 
 def deps(request: Request) -> Dependencies:
@@ -114,12 +134,20 @@ def deployment_id(deployment_id: Annotated[str, Path(alias="deploymentId")]) -> 
     return deployment_id
 
 
+def key_id(key_id: Annotated[str, Path(alias="keyId")]) -> str:
+    """Return an API key's id from the path. Raises NotFound where it is not one."""
+    if not ids.has_prefix(key_id, ids.KEY):
+        raise key_not_found()
+    return key_id
+
+
 Deps = Annotated[Dependencies, Depends(deps)]
 CurrentCaller = Annotated[Caller, Depends(caller)]
 Limit = Annotated[int, Query(description="1 to 100; other values are clamped.")]
 Cursor = Annotated[str | None, Query(description="The `nextCursor` of the previous page.")]
 AgentId = Annotated[str, Depends(agent_id)]
 DeploymentId = Annotated[str, Depends(deployment_id)]
+KeyId = Annotated[str, Depends(key_id)]
 
 
 async def key_of(
@@ -151,20 +179,31 @@ async def execute(
     work: Callable[[AsyncConnection], Awaitable[BaseModel]],
     *,
     status: int = 200,
+    holds_secret: bool = False,
 ) -> Response:
     """Do the work in one transaction, once per key, and return its response.
 
-    The work must call nothing but the database. Its exceptions are passed on.
+    The work must call nothing but the database. Its exceptions are passed on. An answer that holds
+    a secret is recorded encrypted. Raises Conflict where that cannot be read any more.
     """
 
     async def attempt(connection: AsyncConnection) -> Answer:
         async def answer() -> Answer:
-            return Answer(status, as_json(await work(connection)))
+            body = as_json(await work(connection))
+            if key is not None and holds_secret:
+                body = deps.answer_keys.encrypt(body, key.digest("answer"))
+            return Answer(status, body)
 
         return await answer() if key is None else await once(connection, deps.tiers, key, answer)
 
     answer = await deps.database.retry_conflicts(attempt)
-    return Response(answer.body, answer.status, media_type=problems.JSON_TYPE)
+    body = answer.body
+    if key is not None and holds_secret:
+        opened = deps.answer_keys.decrypt(body, key.digest("answer"))
+        if opened is None:
+            raise Conflict("This was done, but its answer can no longer be read.")
+        body = opened
+    return Response(body, answer.status, media_type=problems.JSON_TYPE)
 
 
 def answered(schema: BaseModel) -> Response:
@@ -225,15 +264,24 @@ def _issue_of(found: dict[str, Any]) -> dict[str, Any]:
 
 async def _authenticated(request: Request, cost: Cost) -> Caller:
     deps = cast(Dependencies, request.app.state.dependencies)
-    principal = await deps.verifier.verify(request.headers.get("Authorization"))
+    authorization = request.headers.get("Authorization")
+    key = await access.key_of(deps.database, authorization)
+    if key is not None:
+        deps.rate_limits.acquire(cost, key.user_id)
+        return Caller(key.user_id, _metadata(request, f"key:{key.id}"), key)
+    principal = await deps.verifier.verify(authorization)
     deps.rate_limits.acquire(cost, principal.user_id)
-    metadata = EventMetadata(
-        actor=f"user:{principal.user_id}",
+    metadata = _metadata(request, f"user:{principal.user_id}")
+    await deps.users.ensure(principal, metadata, address_of(request.scope))
+    return Caller(principal.user_id, metadata)
+
+
+def _metadata(request: Request, actor: str) -> EventMetadata:
+    return EventMetadata(
+        actor=actor,
         request_id=request.headers[problems.REQUEST_ID_HEADER],
         traceparent=problems.traceparent_from(request.headers.get("traceparent")),
     )
-    await deps.users.ensure(principal, metadata, address_of(request.scope))
-    return Caller(principal.user_id, metadata)
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -75,6 +75,13 @@ RATE_LIMIT_HEADERS = {name: {"$ref": f"#/components/headers/{name}"} for name in
 """What goes with every RATE_LIMITED."""
 
 
+BEARER = """\
+A JWT of the installation's issuer, or an API key (`whs_…`). A key needs the request's scope:
+`invoke` to call an agent, `read` for every GET, `deploy` to deploy and to activate, `secrets` for
+secrets, `admin` for all of these and everything else. Keys are made, rotated and revoked with a JWT
+only."""
+
+
 def add_to(document: Json, *, bearer: str) -> None:
     """Add the routes; `bearer` is the security scheme of users. Raises ValueError on a clash."""
     _, schemas = msgspec.json.schema_components(_BODIES, ref_template=_REF)

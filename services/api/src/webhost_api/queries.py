@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,6 +19,13 @@ DEFAULT_LIMIT = 25
 MAX_LIMIT = 100
 
 _ID = re.compile(r"^[a-z]{3}_[0-9a-z]{26}$")
+
+
+class Identified(Protocol):
+    """What a list holds."""
+
+    @property
+    def id(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Page:
             query = query.where(key < self.after)
         return query.order_by(key.desc()).limit(self.limit + 1)
 
-    def next_cursor(self, found: Sequence[Agent | Deployment]) -> str | None:
+    def next_cursor(self, found: Sequence[Identified]) -> str | None:
         """Return the cursor of the next page, None after the last."""
         if len(found) <= self.limit:
             return None
@@ -84,9 +91,15 @@ async def list_agents(
     *,
     status: AgentStatus | None,
     include_deleted: bool,
+    only: Sequence[str] | None = None,
 ) -> tuple[list[Agent], str | None]:
-    """Return a page of a user's agents. The filter `deleted` finds tombstones by itself."""
+    """Return a page of a user's agents, or of those that are in `only`.
+
+    The filter `deleted` finds tombstones by itself.
+    """
     query = sa.select(agents.c.state).where(agents.c.user_id == user_id)
+    if only is not None:
+        query = query.where(agents.c.agent_id.in_(only))
     if status is not None:
         query = query.where(agents.c.status == status)
     elif not include_deleted:

@@ -1,7 +1,7 @@
 """Recovers the api's own facts after Postgres was restored to an earlier time.
 
-Consumes: own facts (`user.*`, `agent.*`) that the event table lacks, each aggregate's in the order
-of their versions. Emits: nothing; the caller inserts the event rows.
+Consumes: own facts (`user.*`, `agent.*`, `key.*`) that the event table lacks, each aggregate's in
+the order of their versions. Emits: nothing; the caller inserts the event rows.
 Guarantees: state rows are what they were before the restore, but for what other services' facts
 add, which the reactor folds again from its own restored checkpoint.
 On replay: a fact at or below the state's version changes nothing.
@@ -15,10 +15,13 @@ from webhost_contracts.events.base import by_name
 from webhost_kit.eventsourcing.facts import Fact
 
 from webhost_api import model, store, users
+from webhost_api.keys import store as keys
+from webhost_api.keys.model import ApiKey
+from webhost_api.keys.model import evolve as evolve_key
 from webhost_api.model import Agent
 from webhost_api.tables import agents
 
-KINDS = ("user", "agent")
+KINDS = ("user", "agent", "key")
 OWN_SUBJECTS = tuple(map(subjects.events_of_kind, KINDS))
 TYPES = by_name(*(kind for kind in EVENT_TYPES if kind.kind() in KINDS))
 
@@ -32,6 +35,9 @@ async def recover(connection: AsyncConnection, fact: Fact) -> None:
     if isinstance(fact.event, UserRegistered):
         await users.insert_user(connection, envelope.user_id, fact.event, envelope.occurred_at_ms)
         return
+    if fact.event.kind() == "key":
+        await _recover_key(connection, fact)
+        return
     agent = await store.load(connection, envelope.aggregate_id, _deployment_of(fact.event))
     if agent is None:
         agent = Agent(id=envelope.aggregate_id, user_id=envelope.user_id)
@@ -44,6 +50,18 @@ async def recover(connection: AsyncConnection, fact: Fact) -> None:
         await _release_name(connection, after)
     await store.save(connection, agent, after)
     await _return_name(connection, after.user_id)
+
+
+async def _recover_key(connection: AsyncConnection, fact: Fact) -> None:
+    envelope = fact.envelope
+    key = await keys.load(connection, envelope.aggregate_id, lock=True)
+    if key is None:
+        key = ApiKey(id=envelope.aggregate_id, user_id=envelope.user_id)
+    if key.version >= envelope.version:
+        return
+    if key.version + 1 < envelope.version:
+        raise RuntimeError(f"{key.id}: a fact before version {envelope.version} is missing")
+    await keys.save(connection, key, evolve_key(key, envelope, fact.event))
 
 
 def _deployment_of(event: Event) -> str | None:

@@ -2,13 +2,17 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, SecretStr, field_validator
+from webhost_kit.answer_keys import AnswerKeys
 from webhost_kit.process.settings import CountsAddresses, LongestCall, UserFacingSettings
 
 
 class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
+    answer_keys: SecretStr
+    """Keys for recorded answers that hold a new API key, `<name>:<base64url of 32 bytes>,…`; the
+    first one encrypts, and one that it replaces is needed for a day more."""
     keep_deployments: Annotated[int, Field(ge=1)] = 5
     """How many good deployments of an agent are kept for rollback."""
     resend_after_s: Annotated[float, Field(gt=0)] = 10
@@ -25,3 +29,9 @@ class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     """The most new users per hour from one address (of IPv6: one /64 network), at each api."""
     artifact_grace_s: Annotated[float, Field(gt=0)] = 24 * 3600
     """Seconds for which deployed code is stored at least, also when no deployment needs it."""
+
+    @field_validator("answer_keys")
+    @classmethod
+    def _answer_keys_are_keys(cls, keys: SecretStr) -> SecretStr:
+        AnswerKeys.parse(keys.get_secret_value(), "ANSWER_KEYS")
+        return keys

@@ -86,6 +86,23 @@ deployments = sa.Table(
     ),
 )
 
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", sa.Text(collation="C"), primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("expires_at_ms", sa.BigInteger),
+    sa.Column("revoked_at_ms", sa.BigInteger),
+    sa.Column("state", JSONB, nullable=False),
+    sa.Index(
+        "api_keys_by_user",
+        "user_id",
+        "key_id",
+        postgresql_where=sa.text("revoked_at_ms IS NULL"),
+    ),
+)
+"""Users' API keys; of their secrets the hashes."""
+
 idempotency = sa.Table(
     "idempotency",
     metadata,

@@ -12,6 +12,7 @@ from webhost_kit.keys import parse_signers
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
+from webhost_gateway.callers import Callers
 from webhost_gateway.invoke import CallLimits, Invoker
 from webhost_gateway.ledger import admission, quotas
 from webhost_gateway.ledger.admission import Admission
@@ -87,7 +88,7 @@ async def compose(service: Service, settings: Settings) -> None:
         ),
     )
     invoker = Invoker(
-        verifier=verifier,
+        callers=Callers(verifier, routes, memory),
         routes=routes,
         memory=memory,
         totals=totals,

@@ -168,6 +168,21 @@ def over_limit(limit_type: str, period_key: str, current: int, limit: int) -> Li
     )
 
 
+def over_key_limit(key_id: str, period_key: str, current: int, limit: int) -> LimitExceeded:
+    """Return the refusal of a call over the limit of its API key."""
+    return LimitExceeded(
+        "The limit of this API key has been reached.",
+        details={
+            "limitType": "requests",
+            "keyId": key_id,
+            "periodKey": period_key,
+            "current": current,
+            "limit": limit,
+            "suggestedAction": "wait",
+        },
+    )
+
+
 def _issue(message: str) -> InvalidRequest:
     path: list[str | int] = []
     if (found := _PATH.search(message)) is not None:

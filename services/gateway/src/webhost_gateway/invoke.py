@@ -20,16 +20,16 @@ from webhost_contracts.invoke import PROTOCOL, InvokeResponse
 from webhost_contracts.periods import period_key
 from webhost_kit.byte_budget import ByteBudget
 from webhost_kit.clock import now_ms
-from webhost_kit.errors import BadToken, RuntimeFailed, Unavailable
+from webhost_kit.errors import RuntimeFailed, Unavailable
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.store import new_id
-from webhost_kit.http.auth import Principal, TokenVerifier
 from webhost_kit.http.bodies import SMALL_BYTES, Bodies
 from webhost_kit.http.rate_limiter import RateLimiter, Share
 from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.tasks import cancel
 
 from webhost_gateway import decisions
+from webhost_gateway.callers import Callers
 from webhost_gateway.ledger.admission import Admission
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.model import Invocation, Outcome
@@ -57,7 +57,7 @@ class Invoker:
     def __init__(
         self,
         *,
-        verifier: TokenVerifier,
+        callers: Callers,
         routes: RouteTable,
         memory: InMemoryProjection,
         totals: TotalsWatch,
@@ -68,7 +68,7 @@ class Invoker:
         limits: CallLimits,
         share: Share,
     ) -> None:
-        self._verifier = verifier
+        self._callers = callers
         self._routes = routes
         self._memory = memory
         self._totals = totals
@@ -130,13 +130,15 @@ class Invoker:
 
     async def _admit(self, request: Request, *, streamed: bool) -> tuple[Invocation, Call]:
         """Check and admit the request. Raises the Problem of the first check that it fails."""
-        principal = await self._authenticated(request)
-        user_id = principal.user_id
+        caller = await self._callers.caller(request.authorization)
+        user_id = caller.user_id
         entitlements = self._entitlements_of(user_id)
         self._check_rate(user_id, request.agent_id, entitlements)
+        caller.require_scope("invoke")
         asked = decisions.parse(await self._body(request, user_id))
         if not self._memory.usable:
             raise Unavailable("The gateway is catching up; try again shortly.")
+        caller.require_agent(request.agent_id)
         target = decisions.target_of(self._routes, user_id, request.agent_id)
         decisions.check_tier(target.runtime_provider, entitlements)
         at_ms = now_ms()
@@ -144,6 +146,7 @@ class Invoker:
         if not self._totals.loaded:
             raise Unavailable("The gateway is not ready; try again shortly.")
         decisions.check_budgets(entitlements, self._totals.of(user_id, period), period)
+        key_limits = caller.key and caller.key.limits
         invocation = Invocation(
             id=new_id(ids.INVOCATION, at_ms),
             user_id=user_id,
@@ -153,8 +156,10 @@ class Invoker:
             trace_id=decisions.trace_id_of(asked) or secrets.token_hex(16),
             period_key=period,
             admitted_at_ms=at_ms,
+            key_id=caller.key_id,
+            key_period=key_limits and key_limits.period_key(at_ms),
         )
-        await self._admission.admit(invocation, entitlements)
+        await self._admission.admit(invocation, entitlements, key_limits and key_limits.requests)
         crash_point("gateway.admitted")
         timeout_ms = round(self._limits.timeout_s * 1000)
         body = decisions.for_worker(asked, invocation, target, entitlements, timeout_ms)
@@ -173,12 +178,6 @@ class Invoker:
             return await request.body(MAX_BODY_BYTES)
         async with self._bodies.reserve(user_id, size):
             return await request.body(MAX_BODY_BYTES)
-
-    async def _authenticated(self, request: Request) -> Principal:
-        if request.authorization is None:
-            raise BadToken("Send a bearer token in the Authorization header.")
-        remembered = self._verifier.remembered(request.authorization)
-        return remembered or await self._verifier.verify(request.authorization)
 
     def _entitlements_of(self, user_id: str) -> Entitlements:
         account = self._routes.accounts.get(user_id)

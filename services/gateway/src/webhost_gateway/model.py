@@ -11,7 +11,10 @@ ACTOR = "service:gateway"
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
-    """One admitted call, as it is on record."""
+    """One admitted call, as it is on record.
+
+    `key_period` is the period of the API key's own limit, where it has one.
+    """
 
     id: str
     user_id: str
@@ -21,6 +24,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     trace_id: str
     period_key: str
     admitted_at_ms: int
+    key_id: str | None = None
+    key_period: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +69,7 @@ def closing(
         errors=1 if outcome.outcome == "failed" else 0,
         error_class=outcome.error_class,
         wall_ms=outcome.wall_ms,
+        key_id=invocation.key_id,
     )
     envelope = Envelope(
         event_id=f"{ids.EVENT}_{ids.suffix(invocation.id)}",

@@ -1,6 +1,7 @@
 """The gateway's own tables, from which the first migration makes them."""
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 from webhost_kit.eventsourcing.checkpoints import projection_tables
 
 metadata = sa.MetaData()
@@ -27,6 +28,16 @@ quotas = sa.Table(
     postgresql_with={"fillfactor": 50},
 )
 
+key_quotas = sa.Table(
+    "key_quotas",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("period_key", sa.Text, primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    postgresql_with={"fillfactor": 50},
+)
+"""What API keys with a limit of their own have used, by day or month."""
+
 invocations = sa.Table(
     "invocations",
     metadata,
@@ -40,6 +51,8 @@ invocations = sa.Table(
     sa.Column("admitted_at_ms", sa.BigInteger, nullable=False),
     sa.Column("gateway_id", sa.Text, nullable=False),
     sa.Column("finished_at_ms", sa.BigInteger),
+    sa.Column("key_id", sa.Text),
+    sa.Column("key_period", sa.Text),
     sa.Index("invocations_open", "gateway_id", postgresql_where=sa.text("finished_at_ms IS NULL")),
 )
 
@@ -82,4 +95,20 @@ routed_accounts = sa.Table(
     sa.Column("user_id", sa.Text, primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("tier", sa.Text, nullable=False),
+)
+
+routed_keys = sa.Table(
+    "routed_keys",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("scopes", sa.ARRAY(sa.Text), nullable=False),
+    sa.Column("agent_ids", sa.ARRAY(sa.Text)),
+    sa.Column("expires_at_ms", sa.BigInteger),
+    sa.Column("limits", JSONB(none_as_null=True)),
+    sa.Column("secret_hash", sa.Text, nullable=False),
+    sa.Column("previous_hash", sa.Text),
+    sa.Column("previous_expires_at_ms", sa.BigInteger),
+    sa.Column("revoked_at_ms", sa.BigInteger),
 )

@@ -48,7 +48,7 @@ const MESSAGE_LIMIT = 300;
 export function agentFailed(message) {
   const text = message
     .replace(/Bearer\s+\S+/gi, "Bearer [redacted]")
-    .replace(/\bsk-[A-Za-z0-9_-]+/g, "[redacted]")
+    .replace(/\b(?:sk-|whs_)[A-Za-z0-9_-]+/g, "[redacted]")
     .slice(0, MESSAGE_LIMIT);
   return runtimeError(text || "The agent failed.");
 }

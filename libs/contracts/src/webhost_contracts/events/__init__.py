@@ -4,6 +4,7 @@
 |------------|------------------|--------|
 | user       | api              | EVENTS |
 | agent      | api              | EVENTS |
+| key        | api              | EVENTS |
 | deployment | deployer         | EVENTS |
 | teardown   | deployer         | EVENTS |
 | account    | billing          | EVENTS |
@@ -37,6 +38,7 @@ from webhost_contracts.events.deployment import (
     DeploymentTornDown,
 )
 from webhost_contracts.events.invocation import InvocationFinished
+from webhost_contracts.events.key import KeyCreated, KeyRevoked, KeyRotated
 from webhost_contracts.events.teardown import TeardownFinished, TeardownStarted
 from webhost_contracts.events.telemetry import TelemetryAccepted
 from webhost_contracts.events.user import UserRegistered
@@ -52,6 +54,9 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     DeploymentEnded,
     DeploymentActivated,
     DeploymentRetired,
+    KeyCreated,
+    KeyRotated,
+    KeyRevoked,
     DeploymentStarted,
     DeploymentStepSucceeded,
     DeploymentStepFailed,
@@ -87,6 +92,9 @@ __all__ = [
     "Envelope",
     "Event",
     "InvocationFinished",
+    "KeyCreated",
+    "KeyRevoked",
+    "KeyRotated",
     "TeardownFinished",
     "TeardownStarted",
     "TelemetryAccepted",

@@ -9,7 +9,8 @@ class InvocationFinished(UsageFact, frozen=True, kw_only=True, tag="invocation.f
     """An admitted call ended. It counts as one request, whatever the runtime answered.
 
     The aggregate is the invocation. `wall_ms` is absent if the gateway died during the call
-    (`outcome` is then `unknown`). It holds no content of the call.
+    (`outcome` is then `unknown`). `key_id` is the API key that made it, if one did. It holds no
+    content of the call.
     """
 
     agent_id: str
@@ -21,3 +22,4 @@ class InvocationFinished(UsageFact, frozen=True, kw_only=True, tag="invocation.f
     errors: int = 0
     error_class: str | None = None
     wall_ms: int | None = None
+    key_id: str | None = None

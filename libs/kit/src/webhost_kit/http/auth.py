@@ -94,8 +94,8 @@ class TokenVerifier:
             raise BadToken("Send a bearer token in the Authorization header.")
         if (principal := self.remembered(authorization)) is not None:
             return principal
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_CHARS:
+        token = bearer_of(authorization)
+        if token is None or len(token) > MAX_TOKEN_CHARS:
             raise BadToken("Send a bearer token in the Authorization header.")
         key = await self._key_of(token)
         principal = self._principal(self._claims(token, key))
@@ -110,14 +110,14 @@ class TokenVerifier:
         try:
             key_id = jwt.get_unverified_header(token).get("kid")
         except jwt.PyJWTError as error:
-            raise _bad_token() from error
+            raise bad_token() from error
         if key_id not in self._keys:
             await self._refresh_for_unknown_key()
         if not self._keys:
             raise Unavailable("The identity provider is unavailable; try again shortly.")
         key = self._keys.get(str(key_id))
         if key is None:
-            raise _bad_token()
+            raise bad_token()
         return key
 
     async def _refresh_for_unknown_key(self) -> None:
@@ -141,17 +141,17 @@ class TokenVerifier:
                 },
             )
         except jwt.PyJWTError as error:
-            raise _bad_token() from error
+            raise bad_token() from error
         if float(claims["exp"]) <= time():
-            raise _bad_token()
+            raise bad_token()
         return claims
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         if self._parties and claims.get("azp") not in self._parties:
-            raise _bad_token()
+            raise bad_token()
         subject = claims["sub"]
         if not _is_text(subject) or len(subject) > 255:
-            raise _bad_token()
+            raise bad_token()
         return Principal(
             user_id=ids.user_id(self._issuer, subject),
             issuer=self._issuer,
@@ -188,6 +188,17 @@ class TokenVerifier:
             log.warning("keys of the issuer withdrawn", keys=sorted(gone), tokens_forgotten=tokens)
 
 
+def bearer_of(authorization: str | None) -> str | None:
+    """Return the token of an `Authorization` header, None where there is none."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token if token and scheme.lower() == "bearer" else None
+
+
+def bad_token() -> BadToken:
+    """Return the one answer for a token or key that is not good, for whatever reason."""
+    return BadToken("The token is missing, expired or not valid.")
+
+
 def _usable_keys(key_set: Any) -> dict[str, PyJWK]:
     """Return the keys that verify tokens, by id. Raises one of _NO_KEY_SET if there are none."""
     keys = {
@@ -210,10 +221,6 @@ _NO_KEY_SET = (
     TypeError,
     AttributeError,
 )
-
-
-def _bad_token() -> BadToken:
-    return BadToken("The token is missing, expired or not valid.")
 
 
 def _text(value: object) -> str | None:

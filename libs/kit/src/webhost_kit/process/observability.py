@@ -19,6 +19,7 @@ _SECRET_VALUES = re.compile(
     r"""
       (?:Bearer|Basic)\s+[A-Za-z0-9._~+/=-]+
     | \bsk-[A-Za-z0-9_-]{8,}
+    | \bwhs_[A-Za-z0-9_]{8,}
     | \beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*
     | \bv1=[0-9a-f]{32,}
     | (?<=://)[^/\s:@]+:[^/\s@]+(?=@)

@@ -21,6 +21,7 @@ from webhost_api.http import (
     execute,
 )
 from webhost_api.idempotency import id_for
+from webhost_api.keys.access import open_to_limited
 from webhost_api.model import AgentStatus
 from webhost_api.schemas.agents import AgentResponse, AgentsResponse
 from webhost_api.schemas.requests import CreateAgentBody, UpdateAgentBody
@@ -29,6 +30,7 @@ router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=UserRoute)
 
 
 @router.get("", response_model=AgentsResponse)
+@open_to_limited
 async def list_agents(
     deps: Deps,
     caller: CurrentCaller,
@@ -41,7 +43,12 @@ async def list_agents(
     page = queries.Page.requested(limit, cursor)
     async with deps.database.transaction() as connection:
         agents, following = await queries.list_agents(
-            connection, caller.user_id, page, status=status, include_deleted=include_deleted
+            connection,
+            caller.user_id,
+            page,
+            status=status,
+            include_deleted=include_deleted,
+            only=caller.agent_ids,
         )
     page_of_agents = {"agents": agents, "next_cursor": following}
     return answered(AgentsResponse.model_validate(page_of_agents))

@@ -17,11 +17,13 @@ from webhost_api.http import (
     DeployRoute,
     Deps,
     Limit,
+    PointerRoute,
     RequestKey,
     UserRoute,
     answered,
     execute,
 )
+from webhost_api.keys.access import open_to_limited
 from webhost_api.model import DeploymentStatus
 from webhost_api.schemas.deployments import (
     ActivatedResponse,
@@ -36,6 +38,7 @@ from webhost_api.schemas.requests import ActivateBody, DeployBody
 
 router = APIRouter(tags=["deployments"], route_class=UserRoute)
 deploy_router = APIRouter(tags=["deployments"], route_class=DeployRoute)
+pointer_router = APIRouter(tags=["deployments"], route_class=PointerRoute)
 
 
 @deploy_router.post(
@@ -102,7 +105,7 @@ async def list_deployments(
     return answered(DeploymentsResponse.model_validate(page_of_deployments))
 
 
-@router.post(
+@pointer_router.post(
     "/v1/agents/{agentId}/deployments/{deploymentId}/activate", response_model=ActivatedResponse
 )
 async def activate(
@@ -146,6 +149,7 @@ async def get_source(deps: Deps, caller: CurrentCaller, deployment_id: Deploymen
 
 
 @router.get("/v1/templates", response_model=TemplatesResponse)
+@open_to_limited
 async def list_templates() -> Response:
     """The built-in templates."""
     return answered(

@@ -4,12 +4,14 @@ from fastapi import APIRouter, Response
 
 from webhost_api import handlers, queries
 from webhost_api.http import CurrentCaller, Deps, UserRoute, answered
+from webhost_api.keys.access import open_to_limited
 from webhost_api.schemas.me import UserResponse, UserSchema, entitlements_schema
 
 router = APIRouter(tags=["user"], route_class=UserRoute)
 
 
 @router.get("/v1/me", response_model=UserResponse)
+@open_to_limited
 async def me(deps: Deps, caller: CurrentCaller) -> Response:
     """The caller, with the tier and what it allows."""
     async with deps.database.transaction() as connection:

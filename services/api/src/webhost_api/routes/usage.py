@@ -18,6 +18,8 @@ from webhost_api import handlers, http, queries
 from webhost_api.decisions import CLOUDFLARE
 from webhost_api.handlers import Caller
 from webhost_api.http import CurrentCaller, Dependencies, Deps, Limit, UserRoute, answered
+from webhost_api.keys import access
+from webhost_api.keys.access import open_to_limited
 from webhost_api.queries import DEFAULT_LIMIT, Page
 from webhost_api.schemas.usage import (
     LimitsSchema,
@@ -53,6 +55,7 @@ async def usage_of_period(
 
 
 @router.get("/v1/metrics/recent", response_model=UsageEventsResponse)
+@open_to_limited
 async def recent_events(
     deps: Deps,
     caller: CurrentCaller,
@@ -62,8 +65,10 @@ async def recent_events(
     errors_only: Annotated[bool, Query(alias="errorsOnly")] = False,
 ) -> Response:
     """The caller's recent usage events, newest first."""
-    if agent_id is not None:
-        http.agent_id(agent_id)
+    if agent_id is None:
+        access.require_whole_account(caller)
+    else:
+        caller.require_agent(http.agent_id(agent_id))
         async with deps.database.transaction() as connection:
             await queries.agent(connection, caller.user_id, agent_id, or_tombstone=True)
     request = RecentEventsRequest(

@@ -4,20 +4,28 @@ Unknown fields are refused, and so is a value of another type than the field's.
 """
 
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
+from webhost_contracts.api_keys import KeyScope
 from webhost_contracts.bindings import is_reserved
 
 MAX_ENV_VARS = 50
 MAX_MODULE_CHARS = 1024 * 1024
+MAX_KEY_AGENTS = 50
+MAX_OVERLAP_S = 7 * 24 * 3600
+MAX_INTEGER = 2**53 - 1
 
 
 def _no_nul(value: str) -> str:
     if "\x00" in value:
         raise ValueError("must not contain the character NUL")
     return value
+
+
+def _no_nuls(value: list[str]) -> list[str]:
+    return [_no_nul(each) for each in value]
 
 
 def _not_reserved(value: str) -> str:
@@ -29,6 +37,12 @@ def _not_reserved(value: str) -> str:
 def _without_repeats(value: list[str]) -> list[str]:
     if len(set(value)) < len(value):
         raise ValueError("must not name a variable twice")
+    return value
+
+
+def _each_once(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise ValueError("must not name anything twice")
     return value
 
 
@@ -127,3 +141,34 @@ class ActivateBody(_Request):
     """Why the pointer is set by hand."""
 
     reason: Annotated[str, StringConstraints(max_length=500), AfterValidator(_no_nul)] | None = None
+
+
+class KeyLimitsBody(_Request):
+    """How many requests the key may make in each day or calendar month, in UTC."""
+
+    requests: Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+    period: Literal["day", "month"]
+
+
+class CreateKeyBody(_Request):
+    """A new API key; without `agentIds` it is for all agents, without `expiresAtMs` for ever."""
+
+    name: Name
+    scopes: Annotated[list[KeyScope], Field(min_length=1), AfterValidator(_each_once)]
+    agent_ids: (
+        Annotated[
+            list[Annotated[str, StringConstraints(max_length=64)]],
+            Field(min_length=1, max_length=MAX_KEY_AGENTS),
+            AfterValidator(_no_nuls),
+            AfterValidator(_each_once),
+        ]
+        | None
+    ) = None
+    expires_at_ms: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = None
+    limits: KeyLimitsBody | None = None
+
+
+class RotateKeyBody(_Request):
+    """How many seconds the secret of until now is still accepted; a day if absent."""
+
+    overlap_seconds: Annotated[int, Field(ge=0, le=MAX_OVERLAP_S)] | None = None

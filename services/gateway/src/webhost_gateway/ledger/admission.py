@@ -15,7 +15,7 @@ not made. If the statement is executed later after all, it admits nothing.
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from prometheus_client import Histogram
@@ -27,6 +27,7 @@ from webhost_kit.errors import LimitExceeded, Unavailable
 from webhost_kit.tasks import run_together
 
 from webhost_gateway import decisions
+from webhost_gateway.ledger import key_quotas
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.model import Invocation
@@ -48,6 +49,16 @@ class _Asked(msgspec.Struct, frozen=True):
     invocation: Invocation
     max_requests: int | None
     max_in_flight: int | None
+    max_key_requests: int | None = None
+
+
+class _Verdict(NamedTuple):
+    """Whether a request was admitted, and what is taken after its batch."""
+
+    admitted: bool
+    requests: int
+    in_flight: int
+    key_requests: int | None = None
 
 
 @dataclass(slots=True)
@@ -69,6 +80,7 @@ class Admission:
         self._lease = lease
         self._outcomes = outcomes
         self._known: set[tuple[str, str]] = set()
+        self._known_keys: set[tuple[str, str]] = set()
         self._batcher = Batcher(self._settle, max_waiting=MAX_WAITING, wanted=_is_wanted)
         self._crowded = Batcher(self._try_again, max_waiting=MAX_WAITING)
         self._crowds: Counter[str] = Counter()
@@ -78,13 +90,16 @@ class Admission:
         """Admit until cancelled."""
         await run_together(self._batcher.run(), self._crowded.run())
 
-    async def admit(self, invocation: Invocation, limits: Entitlements) -> None:
-        """Return when the invocation is on record.
+    async def admit(
+        self, invocation: Invocation, limits: Entitlements, max_key_requests: int | None = None
+    ) -> None:
+        """Return when the invocation is on record. `max_key_requests` are those of its API key, in
+        the invocation's `key_period`.
 
         Raises LimitExceeded (`requests`, `concurrency`) or Unavailable.
         """
         loop = asyncio.get_running_loop()
-        asked = _Asked(invocation, limits.requests, limits.concurrency)
+        asked = _Asked(invocation, limits.requests, limits.concurrency, max_key_requests)
         waiting = _Waiting(asked, loop.create_future())
         _enqueue(self._batcher, waiting)
         clock = loop.call_later(WAIT_S, _refuse_late, waiting)
@@ -136,14 +151,15 @@ class Admission:
             return
         for place, waiting in enumerate(batch, start=1):
             verdict = verdicts.get(place)
-            if verdict is None or not verdict[0]:
+            if verdict is None or not verdict.admitted:
                 self._outcomes.forget(waiting.asked.invocation)
             if verdict is None:
                 # The lease, or the quota's row, is missing: the database may be another one.
                 self._known.clear()
+                self._known_keys.clear()
                 self._lease.renew_soon()
                 _refuse(waiting, Unavailable("The gateway is not ready; try again shortly."))
-            elif (refusal := _refusal(waiting.asked, *verdict)) is None:
+            elif (refusal := _refusal(waiting.asked, verdict)) is None:
                 self._admitted(waiting)
             elif refusal.retryable and not waiting.last_try:
                 self._wait_for_room(waiting)
@@ -156,51 +172,67 @@ class Admission:
         else:
             waiting.admitted.set_result(None)
 
-    async def _decide(self, batch: list[_Asked]) -> dict[int, tuple[bool, int, int]]:
-        """Return by place in the batch whether it was admitted, with requests and in flight."""
+    async def _decide(self, batch: list[_Asked]) -> dict[int, _Verdict]:
+        """Return the verdicts by place in the batch."""
         keys = {(asked.invocation.user_id, asked.invocation.period_key) for asked in batch}
-        await self._make_quotas(keys - self._known)
+        await self._make_quotas(MAKE_QUOTAS, keys, self._known)
+        of_keys = {
+            (asked.invocation.key_id or "", asked.invocation.key_period or "")
+            for asked in batch
+            if asked.max_key_requests is not None
+        }
+        await self._make_quotas(key_quotas.MAKE, of_keys, self._known_keys)
         rows = await self._statements.execute(
             (
-                ADMIT,
+                ADMIT_WITH_KEYS if of_keys else ADMIT,
                 {
                     "asked": msgspec.json.encode([_flat(asked) for asked in batch]).decode(),
                     "gateway_id": self._lease.gateway_id,
                     "users": list({user_id for user_id, _ in keys}),
                     "oldest": previous_period(min(period for _, period in keys)),
+                    "keys": list({key_id for key_id, _ in of_keys}),
+                    "key_periods": list({period for _, period in of_keys}),
                 },
             )
         )
-        return {row[0]: (row[1], row[2], row[3]) for row in rows}
+        return {row[0]: _Verdict(*row[1:]) for row in rows}
 
-    async def _make_quotas(self, keys: set[tuple[str, str]]) -> None:
-        if not keys:
+    async def _make_quotas(
+        self, statement: str, keys: set[tuple[str, str]], known: set[tuple[str, str]]
+    ) -> None:
+        if not (keys := keys - known):
             return
         # Sorted, as in every statement that locks several quotas.
-        users, periods = zip(*sorted(keys), strict=True)
+        owners, periods = zip(*sorted(keys), strict=True)
         try:
             await self._statements.execute(
-                (MAKE_QUOTAS, {"users": list(users), "periods": list(periods)})
+                (statement, {"owners": list(owners), "periods": list(periods)})
             )
         except Unavailable as error:
             # Whether or not the rows were made, no call was admitted.
             raise NotRun(error.message) from error
-        if len(self._known) + len(keys) > KNOWN_QUOTAS:
-            self._known.clear()
-        self._known |= keys
+        if len(known) + len(keys) > KNOWN_QUOTAS:
+            known.clear()
+        known |= keys
 
 
 def _flat(asked: _Asked) -> dict[str, Any]:
     return msgspec.structs.asdict(asked.invocation) | {
         "max_requests": asked.max_requests,
         "max_in_flight": asked.max_in_flight,
+        "max_key_requests": asked.max_key_requests,
     }
 
 
-def _refusal(asked: _Asked, admitted: bool, requests: int, in_flight: int) -> LimitExceeded | None:
+def _refusal(asked: _Asked, verdict: _Verdict) -> LimitExceeded | None:
+    admitted, requests, in_flight, key_requests = verdict
     if admitted:
         return None
-    period_key = asked.invocation.period_key
+    invocation, most = asked.invocation, asked.max_key_requests
+    if most is not None and key_requests is not None and key_requests >= most:
+        key_id, period = invocation.key_id or "", invocation.key_period or ""
+        return decisions.over_key_limit(key_id, period, key_requests, most)
+    period_key = invocation.period_key
     if asked.max_requests is not None and requests >= asked.max_requests:
         return decisions.over_limit("requests", period_key, requests, asked.max_requests)
     return decisions.over_limit("concurrency", period_key, in_flight, asked.max_in_flight or 0)
@@ -226,19 +258,20 @@ def _refuse(waiting: _Waiting, problem: Exception) -> None:
 
 MAKE_QUOTAS = """
 INSERT INTO quotas (user_id, period_key)
-SELECT * FROM unnest(%(users)s::text[], %(periods)s::text[])
+SELECT * FROM unnest(%(owners)s::text[], %(periods)s::text[])
 ON CONFLICT DO NOTHING
 """
 
-ADMIT = """
+_ADMIT = """
 WITH asked AS MATERIALIZED (
     SELECT * FROM ROWS FROM (json_to_recordset(%(asked)s::json) AS (
         id text, user_id text, agent_id text, deployment_id text, runtime_provider text,
-        trace_id text, period_key text, admitted_at_ms bigint,
-        max_requests bigint, max_in_flight bigint
+        trace_id text, period_key text, admitted_at_ms bigint, key_id text, key_period text,
+        max_requests bigint, max_in_flight bigint, max_key_requests bigint
     )) WITH ORDINALITY AS a(
         id, user_id, agent_id, deployment_id, runtime_provider,
-        trace_id, period_key, admitted_at_ms, max_requests, max_in_flight, place
+        trace_id, period_key, admitted_at_ms, key_id, key_period,
+        max_requests, max_in_flight, max_key_requests, place
     )
 ),
 alive AS MATERIALIZED (
@@ -258,13 +291,13 @@ standing AS (
     SELECT user_id, period_key, requests,
         sum(in_flight) OVER (PARTITION BY user_id) AS in_flight
     FROM locked
-),
+),{keys}
 ranked AS (
     SELECT a.*, s.requests, s.in_flight,
         s.requests + row_number() OVER (PARTITION BY user_id, period_key ORDER BY place)
             AS request,
         s.in_flight + row_number() OVER (PARTITION BY user_id ORDER BY place) AS concurrent
-    FROM asked a JOIN standing s USING (user_id, period_key)
+    FROM {asked} a JOIN standing s USING (user_id, period_key)
 ),
 fitting AS MATERIALIZED (
     SELECT ranked.* FROM ranked
@@ -273,12 +306,12 @@ fitting AS MATERIALIZED (
 ),
 recorded AS (
     INSERT INTO invocations (id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
-        period_key, admitted_at_ms, gateway_id)
+        period_key, admitted_at_ms, key_id, key_period, gateway_id)
     SELECT id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
-        period_key, admitted_at_ms, %(gateway_id)s
+        period_key, admitted_at_ms, key_id, key_period, %(gateway_id)s
     FROM fitting
     ON CONFLICT (id) DO NOTHING
-    RETURNING id, user_id, period_key
+    RETURNING id, user_id, period_key, key_id, key_period
 ),
 taken AS (
     UPDATE quotas q SET requests = q.requests + r.n, in_flight = q.in_flight + r.n
@@ -287,12 +320,15 @@ taken AS (
     ) r
     WHERE q.user_id = ANY(%(users)s::text[])
         AND (q.user_id, q.period_key) = (r.user_id, r.period_key)
-)
-SELECT place, admitted, (requests + taken_here)::bigint, (in_flight + taken_by_user)::bigint
+){taken_of_keys}
+SELECT place, admitted, (requests + taken_here)::bigint, (in_flight + taken_by_user)::bigint{used}
 FROM (
-    SELECT ranked.*, recorded.id IS NOT NULL AS admitted,
-        count(recorded.id) OVER (PARTITION BY ranked.user_id, ranked.period_key) AS taken_here,
-        count(recorded.id) OVER (PARTITION BY ranked.user_id) AS taken_by_user
-    FROM ranked LEFT JOIN recorded ON recorded.id = ranked.id
+    SELECT every.*, recorded.id IS NOT NULL AS admitted,
+        count(recorded.id) OVER (PARTITION BY every.user_id, every.period_key) AS taken_here,
+        count(recorded.id) OVER (PARTITION BY every.user_id) AS taken_by_user{taken_by_key}
+    FROM {every} every LEFT JOIN recorded ON recorded.id = every.id
 ) answered
 """
+
+ADMIT = _ADMIT.format(**key_quotas.NONE)
+ADMIT_WITH_KEYS = _ADMIT.format(**key_quotas.SOME)

@@ -178,12 +178,20 @@ RELEASE = """
 WITH closed AS (
     UPDATE invocations SET finished_at_ms = %(at_ms)s
     WHERE id = ANY(%(ids)s::text[]) AND finished_at_ms IS NULL
-    RETURNING user_id, period_key
+    RETURNING user_id, period_key, key_id, key_period
 ),
 freed AS (
     UPDATE quotas q SET requests = q.requests - c.n, in_flight = q.in_flight - c.n
     FROM (SELECT user_id, period_key, count(*) AS n FROM closed GROUP BY user_id, period_key) c
     WHERE (q.user_id, q.period_key) = (c.user_id, c.period_key)
+),
+freed_of_keys AS (
+    UPDATE key_quotas q SET requests = q.requests - c.n
+    FROM (
+        SELECT key_id, key_period, count(*) AS n FROM closed
+        WHERE key_period IS NOT NULL GROUP BY key_id, key_period
+    ) c
+    WHERE (q.key_id, q.period_key) = (c.key_id, c.key_period)
 )
 INSERT INTO invocations (id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
     period_key, admitted_at_ms, gateway_id, finished_at_ms)

@@ -146,7 +146,7 @@ DEAD = "SELECT gateway_id FROM leases WHERE dead ORDER BY gateway_id"
 # By user, so that a batch locks few quotas.
 OPEN = """
 SELECT id, user_id, agent_id, deployment_id, runtime_provider, trace_id, period_key,
-    admitted_at_ms
+    admitted_at_ms, key_id, key_period
 FROM invocations WHERE gateway_id = %(gateway_id)s AND finished_at_ms IS NULL
     AND (user_id, id) > (%(user_id)s, %(id)s)
 ORDER BY user_id, id LIMIT %(page)s

@@ -7,23 +7,32 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 from webhost_contracts import ids
-from webhost_contracts.periods import period_key, previous_period
+from webhost_contracts.periods import day_key, period_key, previous_period
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
 
-from webhost_gateway.routing.model import AGENT_KEPT_MS, DEPLOYMENT_KEPT_MS, RouteTable
+from webhost_gateway.routing.model import (
+    AGENT_KEPT_MS,
+    DEPLOYMENT_KEPT_MS,
+    KEY_KEPT_MS,
+    RouteTable,
+)
 from webhost_gateway.tables import (
     invocations,
+    key_quotas,
     quotas,
     routed_agents,
     routed_deployments,
+    routed_keys,
     usage_outbox,
 )
 
 log = structlog.get_logger(__name__)
 
-KEPT_MS = 2 * 24 * 3600 * 1000
+DAY_MS = 24 * 3600 * 1000
+KEPT_MS = 2 * DAY_MS
+DAYS_KEPT = 2
 EVERY_S = 60.0
 BATCH = 5000
 
@@ -44,6 +53,8 @@ class Retention:
                 while await remove_calls(self._database, at_ms - KEPT_MS) == BATCH:
                     pass
                 while await remove_quotas(self._database, period_key(at_ms)) == BATCH:
+                    pass
+                while await remove_key_quotas(self._database, at_ms) == BATCH:
                     pass
                 await remove_routes(self._database, at_ms)
             except (Unavailable, DBAPIError) as error:
@@ -88,11 +99,31 @@ async def remove_quotas(database: Database, current_period: str) -> int:
     return await _remove(database, sa.delete(quotas).where(key.in_(past)))
 
 
+async def remove_key_quotas(database: Database, at_ms: int) -> int:
+    """Remove a batch of API keys' quotas of past periods; return how many there were.
+
+    Those of the previous month, and of the last DAYS_KEPT days, stay for calls under way.
+    """
+    month, day = previous_period(period_key(at_ms)), day_key(at_ms - DAYS_KEPT * DAY_MS)
+    period = key_quotas.c.period_key
+    is_day = sa.func.length(period) == len(day)
+    key = sa.tuple_(key_quotas.c.key_id, period)
+    past = (
+        sa.select(key_quotas.c.key_id, period)
+        .where(sa.case((is_day, period < day), else_=period < month))
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    return await _remove(database, sa.delete(key_quotas).where(key.in_(past)))
+
+
 async def remove_routes(database: Database, at_ms: int) -> None:
     """Remove the rows of what the route table forgets as of this time."""
     deleted, ended = routed_agents.c.deleted_at_ms, routed_deployments.c.ended_at_ms
     await _remove(database, sa.delete(routed_agents).where(deleted < at_ms - AGENT_KEPT_MS))
     await _remove(database, sa.delete(routed_deployments).where(ended < at_ms - DEPLOYMENT_KEPT_MS))
+    keys_ended = sa.func.least(routed_keys.c.revoked_at_ms, routed_keys.c.expires_at_ms)
+    await _remove(database, sa.delete(routed_keys).where(keys_ended < at_ms - KEY_KEPT_MS))
 
 
 async def _remove(database: Database, statement: sa.Delete) -> int:

@@ -1,4 +1,5 @@
-"""Where invocations go: the facts about agents, deployments and tiers, folded.
+"""Where invocations go, and who may make them: the facts about agents, deployments, tiers and
+API keys, folded.
 
 Pure. A fact is accepted when its version is above the last one seen of its aggregate, and
 skipped otherwise, so the table never goes back, in whatever order facts arrive. Entries that have
@@ -7,9 +8,11 @@ seen as if it had never been.
 """
 
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TypeVar
 
 from webhost_contracts import subjects
+from webhost_contracts.api_keys import KeyLimits, Presented
 from webhost_contracts.events import (
     AgentCreated,
     AgentDeleted,
@@ -22,6 +25,9 @@ from webhost_contracts.events import (
     DeploymentTornDown,
     Envelope,
     Event,
+    KeyCreated,
+    KeyRevoked,
+    KeyRotated,
     TierChanged,
 )
 from webhost_contracts.events.base import by_name
@@ -37,11 +43,17 @@ TYPES = by_name(
     DeploymentFailed,
     DeploymentTornDown,
     TierChanged,
+    KeyCreated,
+    KeyRotated,
+    KeyRevoked,
 )
-SUBJECTS = tuple(subjects.events_of_kind(kind) for kind in ("agent", "deployment", "account"))
+SUBJECTS = tuple(
+    subjects.events_of_kind(kind) for kind in ("agent", "deployment", "account", "key")
+)
 
 DEPLOYMENT_KEPT_MS = 3600 * 1000
 AGENT_KEPT_MS = 24 * 3600 * 1000
+KEY_KEPT_MS = AGENT_KEPT_MS
 """How long an entry is kept after it ended, by the time of the fact that ended it."""
 
 
@@ -79,17 +91,54 @@ class Account:
     tier: str
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key: whose it is, what it allows, and the hashes of its secrets.
+
+    The previous secret is good until `previous_expires_at_ms`.
+    """
+
+    version: int
+    user_id: str
+    scopes: tuple[str, ...] = ()
+    agent_ids: tuple[str, ...] | None = None
+    expires_at_ms: int | None = None
+    limits: KeyLimits | None = None
+    secret_hash: str = ""
+    previous_hash: str | None = None
+    previous_expires_at_ms: int | None = None
+    revoked_at_ms: int | None = None
+
+    def good_until_ms(self, presented: Presented) -> float:
+        """Return until when the secret that was presented is good: 0 for never, or infinity."""
+        if self.revoked_at_ms is not None:
+            return 0
+        ends_ms = inf if self.expires_at_ms is None else self.expires_at_ms
+        if presented.matches(self.secret_hash):
+            return ends_ms
+        if self.previous_hash is not None and presented.matches(self.previous_hash):
+            return min(ends_ms, self.previous_expires_at_ms or 0)
+        return 0
+
+    @property
+    def ended_at_ms(self) -> float:
+        """Return when it ended, or will."""
+        times = (self.revoked_at_ms, self.expires_at_ms)
+        return min((at_ms for at_ms in times if at_ms is not None), default=inf)
+
+
 @dataclass(slots=True)
 class RouteTable:
-    """Agents and deployments by their id, accounts by the user's."""
+    """Agents, deployments and API keys by their id, accounts by the user's."""
 
     agents: dict[str, Agent] = field(default_factory=dict[str, Agent])
     deployments: dict[str, Deployment] = field(default_factory=dict[str, Deployment])
     accounts: dict[str, Account] = field(default_factory=dict[str, Account])
+    keys: dict[str, Key] = field(default_factory=dict[str, Key])
 
     def clear(self) -> None:
         """Forget everything."""
-        for known in (self.agents, self.deployments, self.accounts):
+        for known in (self.agents, self.deployments, self.accounts, self.keys):
             known.clear()
 
     def merge(self, other: "RouteTable") -> None:
@@ -97,6 +146,7 @@ class RouteTable:
         _merge(self.agents, other.agents)
         _merge(self.deployments, other.deployments)
         _merge(self.accounts, other.accounts)
+        _merge(self.keys, other.keys)
 
     def evolve(self, envelope: Envelope, event: Event) -> None:
         """Take note of one fact."""
@@ -110,6 +160,10 @@ class RouteTable:
                 deployment = self.deployments.get(key) or Deployment(0, "")
                 if version > deployment.version:
                     self.deployments[key] = _deployment(deployment, envelope, event)
+            case "key":
+                api_key = self.keys.get(key) or Key(0, envelope.user_id)
+                if version > api_key.version:
+                    self.keys[key] = _key(api_key, envelope, event)
             case _:
                 account = self.accounts.get(envelope.user_id)
                 if isinstance(event, TierChanged) and (
@@ -126,9 +180,11 @@ class RouteTable:
         ended = at_ms - DEPLOYMENT_KEPT_MS
         for key in [k for k, d in self.deployments.items() if _before(d.ended_at_ms, ended)]:
             del self.deployments[key]
+        for key in [k for k, it in self.keys.items() if it.ended_at_ms < at_ms - KEY_KEPT_MS]:
+            del self.keys[key]
 
 
-R = TypeVar("R", Agent, Deployment, Account)
+R = TypeVar("R", Agent, Deployment, Account, Key)
 
 
 def _merge(known: dict[str, R], others: dict[str, R]) -> None:
@@ -173,3 +229,30 @@ def _deployment(deployment: Deployment, envelope: Envelope, event: Event) -> Dep
             return replace(deployment, version=version, invoke_url=None, ended_at_ms=at_ms)
         case _:
             return replace(deployment, version=version)
+
+
+def _key(key: Key, envelope: Envelope, event: Event) -> Key:
+    version = envelope.version
+    match event:
+        case KeyCreated():
+            return Key(
+                version,
+                key.user_id,
+                scopes=event.scopes,
+                agent_ids=event.agent_ids,
+                expires_at_ms=event.expires_at_ms,
+                limits=event.limits,
+                secret_hash=event.secret_hash,
+            )
+        case KeyRotated():
+            return replace(
+                key,
+                version=version,
+                secret_hash=event.secret_hash,
+                previous_hash=key.secret_hash,
+                previous_expires_at_ms=event.previous_expires_at_ms,
+            )
+        case KeyRevoked():
+            return replace(key, version=version, revoked_at_ms=envelope.occurred_at_ms)
+        case _:
+            return replace(key, version=version)

@@ -1,6 +1,6 @@
 """The route table: folded into the gateway's own rows, and followed in memory.
 
-Consumes: `agent.*`, `deployment.*` and `account.tier_changed` of EVENTS.
+Consumes: `agent.*`, `deployment.*`, `account.tier_changed` and `key.*` of EVENTS.
 Guarantees: the memory starts from rows and checkpoint of one snapshot, and never goes back on a
 stream that goes on. On another stream it starts again, and is not usable until it has caught up.
 On replay: versions that were seen are skipped.
@@ -9,10 +9,12 @@ On replay: versions that were seen are skipped.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
+from webhost_contracts.api_keys import KeyLimits
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
@@ -21,8 +23,16 @@ from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
 
-from webhost_gateway.routing.model import SUBJECTS, TYPES, Account, Agent, Deployment, RouteTable
-from webhost_gateway.tables import routed_accounts, routed_agents, routed_deployments
+from webhost_gateway.routing.model import (
+    SUBJECTS,
+    TYPES,
+    Account,
+    Agent,
+    Deployment,
+    Key,
+    RouteTable,
+)
+from webhost_gateway.tables import routed_accounts, routed_agents, routed_deployments, routed_keys
 
 NAME = "gateway.routes"
 
@@ -34,7 +44,7 @@ def projector(database: Database, bus: Bus) -> Projector:
 
 async def reset(connection: AsyncConnection) -> None:
     """Remove the rows: all of them are made from the stream."""
-    for table in (routed_agents, routed_deployments, routed_accounts):
+    for table in (routed_agents, routed_deployments, routed_accounts, routed_keys):
         await connection.execute(sa.delete(table))
 
 
@@ -73,18 +83,20 @@ async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint
     agents = {f.envelope.aggregate_id for f in facts if f.event.kind() == "agent"}
     deployments = {f.envelope.aggregate_id for f in facts if f.event.kind() == "deployment"}
     accounts = {f.envelope.user_id for f in facts if f.event.kind() == "account"}
-    routes = await _rows(connection, (agents, deployments, accounts))
+    keys = {f.envelope.aggregate_id for f in facts if f.event.kind() == "key"}
+    routes = await _rows(connection, (agents, deployments, accounts, keys))
     for fact in facts:
         routes.evolve(fact.envelope, fact.event)
     await _put(connection, routed_agents, "agent_id", routes.agents)
     await _put(connection, routed_deployments, "deployment_id", routes.deployments)
     await _put(connection, routed_accounts, "user_id", routes.accounts)
+    await _put(connection, routed_keys, "key_id", routes.keys)
 
 
 async def _rows(
-    connection: AsyncConnection, only: tuple[set[str], set[str], set[str]] | None
+    connection: AsyncConnection, only: tuple[set[str], set[str], set[str], set[str]] | None
 ) -> RouteTable:
-    agents, deployments, accounts = only or (None, None, None)
+    agents, deployments, accounts, keys = only or (None, None, None, None)
     routes = RouteTable()
     for row in await connection.execute(_of(routed_agents, agents)):
         routes.agents[row.agent_id] = Agent(
@@ -101,6 +113,19 @@ async def _rows(
         )
     for row in await connection.execute(_of(routed_accounts, accounts)):
         routes.accounts[row.user_id] = Account(row.version, row.tier)
+    for row in await connection.execute(_of(routed_keys, keys)):
+        routes.keys[row.key_id] = Key(
+            row.version,
+            row.user_id,
+            tuple(row.scopes),
+            None if row.agent_ids is None else tuple(row.agent_ids),
+            row.expires_at_ms,
+            row.limits and msgspec.convert(row.limits, KeyLimits),
+            row.secret_hash,
+            row.previous_hash,
+            row.previous_expires_at_ms,
+            row.revoked_at_ms,
+        )
     return routes
 
 
@@ -116,13 +141,13 @@ async def _put(
     connection: AsyncConnection,
     table: sa.Table,
     key: str,
-    rows: Mapping[str, Agent | Deployment | Account],
+    rows: Mapping[str, Agent | Deployment | Account | Key],
 ) -> None:
     if not rows:
         return
     names = [column.name for column in table.columns if column.name != key]
     values = [
-        {key: aggregate_id} | {name: getattr(row, name) for name in names}
+        {key: aggregate_id} | {name: _stored(getattr(row, name)) for name in names}
         for aggregate_id, row in sorted(rows.items())
     ]
     statement = insert(table)
@@ -130,3 +155,7 @@ async def _put(
     await connection.execute(
         statement.on_conflict_do_update(index_elements=[key], set_=changes), values
     )
+
+
+def _stored(value: Any) -> Any:
+    return msgspec.to_builtins(value) if isinstance(value, msgspec.Struct) else value
