@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -32,6 +33,9 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("deployments", "source"): {"modules"},
     ("activate",): {"agent", "deployment"},
     ("invoke",): {"protocol", "traceId", "sessionId", "output", "usage"},
+    ("keys", "list"): {"keys", "nextCursor"},
+    ("keys", "revoke"): {"revoked"},
+    ("keys",): {"key", "token"},
     ("usage",): {"periodKey", "tier", "usage", "byRuntime", "limits"},
     ("users", "set-tier"): {"tier", "refused"},
     ("billing", "rebuild"): {
@@ -54,6 +58,21 @@ class Developer:
         result = self._stack.webhost(*arguments, check=False)
         assert result.returncode == ends, (arguments, result.stdout, result.stderr)
         assert "Traceback" not in result.stderr
+        return result
+
+    def runs_with(
+        self, token: str, *arguments: str, ends: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command with this WEBHOST_TOKEN; `ends` is None where any end will do."""
+        variables = {"WEBHOST_TOKEN": token, "WEBHOST_DATA_DIR": str(self._stack.data_dir)}
+        result = subprocess.run(
+            [sys.executable, "-m", "webhost_cli", *arguments],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ends in (None, result.returncode), (arguments, result.stdout, result.stderr)
         return result
 
     def in_a_shell(self, line: str) -> subprocess.CompletedProcess[str]:
@@ -138,6 +157,43 @@ def test_an_agents_life_at_the_command_line(
     developer.runs("agents", "delete", "helper", "--yes")
     developer.runs("agents", "get", agent["id"], ends=4)
     assert developer.reads("agents", "list")["agents"] == []
+
+
+@pytest.mark.accept("7.keys.cli")
+def test_a_key_at_the_command_line(stack: Stack, developer: Developer) -> None:
+    """Created as its user; commands then work with the key in WEBHOST_TOKEN."""
+    mine = ("--as", developer.subject)
+    caller = stack.caller(developer.subject)
+    agent = developer.reads("agents", "create", "helper", *mine)["agent"]
+    developer.runs("deploy", "helper", *mine)
+    caller.invoke(agent["id"], "Anybody there?")
+
+    made = developer.runs(
+        *("keys", "create", "ci", "--scope", "invoke", "--scope", "read", "--agent", "helper"),
+        *("--days", "1", "--requests", "1", "--per", "day", *mine),
+    )
+    token = made.stdout.removesuffix("\n")
+    assert re.fullmatch(r"whs_[0-9a-z]{26}_[0-9a-f]{64}_[0-9a-f]{8}", token)
+    assert token not in made.stderr
+    assert "1 a day" in developer.runs("keys", "list", *mine).stdout
+    [listed] = developer.reads("keys", "list", *mine)["keys"]
+
+    def with_key(*arguments: str, ends: int | None = 0, key: str = token) -> Any:
+        return developer.runs_with(key, *arguments, ends=ends)
+
+    until(
+        lambda: "You said" in with_key("invoke", "helper", "hello", ends=None).stdout,
+        "the gateway to know the key",
+    )
+    over = json.loads(with_key("invoke", "helper", "hello", "--json", ends=6).stderr)
+    assert over["error"]["details"]["keyId"] == listed["id"]
+    assert "reason: scope" in with_key("keys", "create", "k", "--scope", "read", ends=1).stderr
+
+    rotated = developer.reads("keys", "rotate", listed["id"], "--overlap", "0", *mine)
+    with_key("me", ends=3)
+    with_key("me", key=rotated["token"])
+    assert developer.reads("keys", "revoke", listed["id"], *mine) == {"revoked": listed["id"]}
+    with_key("me", ends=3, key=rotated["token"])
 
 
 def test_refusals_have_their_exit_codes(developer: Developer, tmp_path: Path) -> None:

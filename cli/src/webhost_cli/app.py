@@ -33,6 +33,7 @@ COMMANDS = {
         "invoke",
         "Call an agent and print its answer. With --stream --json: one event per line.",
     ),
+    "keys": ("keys", "API keys, for programs."),
     "usage": ("usage", "Show what was used in a period, and the plan's limits."),
     "billing": ("billing", "Operators: usage."),
     "users": ("users", "Operators: users."),

@@ -70,6 +70,7 @@ class Api:
         return self._send("PATCH", path, json=body)
 
     def delete(self, path: str) -> Json:
+        """DELETE; an answer without a body is {}."""
         return self._send("DELETE", path)
 
     def pages(self, path: str, resource: str, **parameters: Any) -> Iterator[Json]:

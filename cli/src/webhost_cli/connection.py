@@ -2,7 +2,7 @@
 
 Origin: `--url`, else the local stack of `--data-dir`, else WEBHOST_URL, else the local stack of
 WEBHOST_DATA_DIR or of the default directory. User: `--as` (the local stack's issuer signs), else
-WEBHOST_TOKEN, else the login that is stored for the origin.
+WEBHOST_TOKEN (a JWT or an API key), else the login that is stored for the origin.
 """
 
 import inspect

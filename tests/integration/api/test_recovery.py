@@ -30,12 +30,12 @@ from tests.integration.api.test_deploying import deployed, until_status
 from tests.support.deadline import eventually
 from tests.support.facts import deployment_started
 
-TABLES = ("users", "agents", "deployments")
+TABLES = ("users", "agents", "deployments", "api_keys")
 KEEP = 2
 
 
 async def live(harness: Harness, user: User) -> None:
-    """A whole life of one agent, and another one that takes over the name it gave up."""
+    """A whole life of one agent, another one that takes over the name it gave up, and two keys."""
     agent_id = (await user.create(name="x", description="d", envVarKeys=["A"]))["id"]
     path = f"/v1/agents/{agent_id}"
     made = [await deployed(harness, user, agent_id) for _ in range(KEEP + 1)]
@@ -59,6 +59,10 @@ async def live(harness: Harness, user: User) -> None:
     await harness.given(user.id, running["id"], deployment_started(heir_id))
     ok(await user.http.delete(path))
     await harness.given(user.id, agent_id, TeardownStarted(agent_id=agent_id))
+
+    ended, key = await user.key(), await user.key("invoke", agentIds=[heir_id])
+    ok(await user.http.post(f"/v1/keys/{key.id}/rotate"))
+    ok(await user.http.delete(f"/v1/keys/{ended.id}"), 204)
 
     async def folded() -> bool:
         query = "SELECT count(*) FROM agents WHERE state ? 'teardown_started'"

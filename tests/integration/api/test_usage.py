@@ -87,6 +87,7 @@ async def test_recent_events(harness: Harness, user: User) -> None:
         counters=COUNTERS,
         source="both",
         invocation_id="inv_1",
+        key_id="key_1",
         provider={"model": "m"},
     )
 
@@ -114,6 +115,7 @@ async def test_recent_events(harness: Harness, user: User) -> None:
             "deploymentId": "dep_1",
             "runtimeProvider": "cloudflare",
             "invocationId": "inv_1",
+            "keyId": "key_1",
             "timestampMs": 12,
             "source": "both",
             "provider": {"model": "m"},

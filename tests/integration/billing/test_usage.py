@@ -86,7 +86,7 @@ async def test_two_calls_with_one_trace_id_count_twice(billing: Billing) -> None
 
 async def test_recent_events_are_the_merged_ones(billing: Billing) -> None:
     await billing.given_folded(
-        call(ALICE, 1, admitted_at_ms=AT_MS - 1),
+        call(ALICE, 1, admitted_at_ms=AT_MS - 1, key_id="key_1"),
         telemetry(ALICE, 1),
         call(ALICE, 2, errors=1, error_class="runtime", outcome="failed"),
         call(BOB, 3),
@@ -99,6 +99,7 @@ async def test_recent_events_are_the_merged_ones(billing: Billing) -> None:
     failed, merged = (await recent()).events
     assert (merged.source, failed.source) == ("both", "gateway")
     assert (merged.invocation_id, merged.event_id) == ("inv_1", "inv_1")
+    assert (merged.key_id, failed.key_id) == ("key_1", None)
     assert merged.provider == {"model": "m"}
     assert merged.counters.llm_tokens == 10
     assert (failed.error_class, failed.counters.errors) == ("runtime", 1)

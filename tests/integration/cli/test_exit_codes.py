@@ -33,7 +33,16 @@ def here(tmp_path: Path) -> dict[str, str]:
 def test_help_names_every_command_and_the_exit_codes() -> None:
     shown = webhost("--help").stdout
     commands = ("up", "status", "token", "login", "demo", "agents", "deploy", "deployments")
-    for command in (*commands, "activate", "invoke", "usage", "billing", "deadletters", "users"):
+    for command in (
+        *commands,
+        "activate",
+        "invoke",
+        "usage",
+        "billing",
+        "deadletters",
+        "users",
+        "keys",
+    ):
         assert f" {command} " in shown
     assert "Exit codes" in shown
 
@@ -56,6 +65,7 @@ SOMEWHERE = {"WEBHOST_URL": "http://127.0.0.1:1", "WEBHOST_TOKEN": "t"}
         (("token", ""), {}, 2, "the subject is empty"),
         (("token",), {"WEBHOST_URL": "https://x.example"}, 3, "not signed in"),
         (("deploy", "a", "--file", __file__), SOMEWHERE, 2, "TypeScript has to be compiled first"),
+        (("keys", "create", "k", "--scope", "read", "--per", "day"), SOMEWHERE, 2, "go together"),
         (("agents", "update", "a"), {"WEBHOST_URL": "http://127.0.0.1:1"}, 3, "not signed in"),
     ],
 )

@@ -57,6 +57,7 @@ class UsageEvent(Wire, frozen=True, kw_only=True):
     invocation_id: str | None = None
     event_id: str | None = None
     trace_id: str | None = None
+    key_id: str | None = None
     error_class: str | None = None
     provider: Json | None = None
 

@@ -52,6 +52,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     runtime_provider: str
     at_ms: int
     trace_id: str | None = None
+    key_id: str | None = None
     error_class: str | None = None
     gateway: GatewaySide | None = None
     worker: WorkerSide | None = None
@@ -117,6 +118,7 @@ def _from_gateway(envelope: Envelope, fact: InvocationFinished) -> UsageReport:
         runtime_provider=fact.runtime_provider,
         at_ms=fact.admitted_at_ms,
         trace_id=_text(fact.trace_id),
+        key_id=_text(fact.key_id),
         error_class=_text(fact.error_class),
         gateway=GatewaySide(
             invocation_id=envelope.aggregate_id, errors=fact.errors, wall_ms=fact.wall_ms

@@ -82,6 +82,7 @@ def _event(row: Any) -> UsageEvent:
         invocation_id=row.invocation_id,
         event_id=row.event_id,
         trace_id=row.trace_id,
+        key_id=row.key_id,
         error_class=row.error_class,
         provider=None if row.provider is None else msgspec.json.decode(bytes(row.provider)),
     )

@@ -58,6 +58,7 @@ class UsageEventSchema(Schema):
     invocation_id: OptionalText = None
     event_id: OptionalText = None
     trace_id: OptionalText = None
+    key_id: OptionalText = None
     timestamp_ms: int
     requests: int
     llm_tokens: int
@@ -99,6 +100,7 @@ def event_schema(event: UsageEvent) -> UsageEventSchema:
         invocation_id=event.invocation_id,
         event_id=event.event_id,
         trace_id=event.trace_id,
+        key_id=event.key_id,
         timestamp_ms=event.timestamp_ms,
         error_class=event.error_class,
         source=event.source,
