@@ -175,8 +175,8 @@ def test_a_key_at_the_command_line(stack: Stack, developer: Developer) -> None:
     token = made.stdout.removesuffix("\n")
     assert re.fullmatch(r"whs_[0-9a-z]{26}_[0-9a-f]{64}_[0-9a-f]{8}", token)
     assert token not in made.stderr
-    assert "1 a day" in developer.runs("keys", "list", *mine).stdout
     [listed] = developer.reads("keys", "list", *mine)["keys"]
+    assert listed["id"] in made.stderr
 
     def with_key(*arguments: str, ends: int | None = 0, key: str = token) -> Any:
         return developer.runs_with(key, *arguments, ends=ends)
@@ -187,10 +187,8 @@ def test_a_key_at_the_command_line(stack: Stack, developer: Developer) -> None:
     )
     over = json.loads(with_key("invoke", "helper", "hello", "--json", ends=6).stderr)
     assert over["error"]["details"]["keyId"] == listed["id"]
-    assert "reason: scope" in with_key("keys", "create", "k", "--scope", "read", ends=1).stderr
 
     rotated = developer.reads("keys", "rotate", listed["id"], "--overlap", "0", *mine)
-    with_key("me", ends=3)
     with_key("me", key=rotated["token"])
     assert developer.reads("keys", "revoke", listed["id"], *mine) == {"revoked": listed["id"]}
     with_key("me", ends=3, key=rotated["token"])
