@@ -85,6 +85,12 @@ class Harness:
 
     async def deploy(self, source: str, agent_id: str | None = None) -> Deployment:
         """Deploy a module for an agent of its own, or for this one. Raises ProviderError."""
+        return await self.deploy_bundle(
+            Bundle(modules=(Module(name="main.mjs", content=source),)), agent_id
+        )
+
+    async def deploy_bundle(self, bundle: Bundle, agent_id: str | None = None) -> Deployment:
+        """Deploy modules, the main one `main.mjs`. Raises ProviderError."""
         artifact = Artifact(type="modules", checksum="sha256:" + "0" * 64, size_bytes=1)
         agent_id = agent_id or new_id(ids.AGENT, now_ms())
         started = DeploymentStarted(
@@ -106,9 +112,8 @@ class Harness:
             started=started,
         )
         await self.provider.ensure_installation(deployment)
-        await self.provider.upload(
-            deployment, Bundle(modules=(Module(name="main.mjs", content=source),))
-        )
+        assert self.provider.problem_of(deployment, bundle) is None
+        await self.provider.upload(deployment, bundle)
         await self.provider.route(deployment)
         return deployment
 

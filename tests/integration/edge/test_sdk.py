@@ -3,7 +3,18 @@
 import cloudflare
 import pytest
 
+from tests.support.bundles import WASM
 from tests.support.edge import Edge
+
+KINDS = """
+import { name } from "./lib/name.mjs";
+import text from "./t.txt";
+import data from "./d.bin";
+import module from "./w.wasm";
+export default { fetch: () => Response.json([
+  name, text, data.byteLength, module instanceof WebAssembly.Module,
+]) };
+"""
 
 SECRET_ECHO = """
 export default { fetch(request, env) {
@@ -140,3 +151,28 @@ async def test_what_cloudflare_refuses_is_refused(edge: Edge) -> None:
         await edge.upload("objects", SECRET_ECHO, bindings=[binding])
     with pytest.raises(cloudflare.NotFoundError):
         await edge.sdk.workers.scripts.delete("tagged", account_id=edge.account_id)
+
+
+@pytest.mark.accept("7.4.kinds")
+async def test_modules_are_of_the_kinds_that_cloudflare_documents(edge: Edge) -> None:
+    async def upload(*more: tuple[str, bytes, str]) -> None:
+        esm = "application/javascript+module"
+        await edge.sdk.workers.scripts.update(
+            "kinds",
+            account_id=edge.account_id,
+            metadata={"main_module": "main.mjs", "compatibility_date": "2026-01-01"},
+            files=[
+                ("main.mjs", KINDS.encode(), esm),
+                ("lib/name.mjs", b'export const name = "lib";', esm),
+                ("t.txt", b"text", "text/plain"),
+                ("d.bin", b"data", "application/octet-stream"),
+                ("w.wasm", WASM, "application/wasm"),
+                *more,
+            ],
+        )
+
+    await upload()
+    await edge.publish("kinds")
+    assert await edge.get("kinds") == (200, '["lib","text",4,true]')
+    with pytest.raises(cloudflare.BadRequestError, match="Unsupported content type"):
+        await upload(("d.json", b"{}", "application/json"))

@@ -13,6 +13,7 @@ from webhost_deployer.cloudflare import addresses, egress, platform_scripts, scr
 from webhost_deployer.cloudflare.addresses import CustomDomain, WorkersDev
 from webhost_deployer.cloudflare.egress import Egress
 from webhost_deployer.cloudflare.scripts import Script, WorkerEnvironment
+from webhost_deployer.cloudflare.sdk import files_of
 from webhost_kit.keys import MasterKeys
 
 from tests.unit.deployer.samples import AGENT, DEPLOYMENT, begun
@@ -117,8 +118,9 @@ def test_rules_that_the_outbound_worker_does_not_know_are_refused(rules: str) ->
     [
         (["index.mjs"], None),
         (["index.mjs", "lib/words.js"], None),
+        (["index.mjs", "a.json", "b.txt", "lib/c.wasm"], None),
         (["other.mjs"], "The main module index.mjs is not in the bundle."),
-        (["index.mjs", "data.exe"], "The module data.exe is not JavaScript."),
+        (["index.mjs", "data.exe"], "The module data.exe is none that can be deployed."),
         (["index.mjs", "../up.mjs"], "The module ../up.mjs is not below the bundle's root."),
         (["index.mjs", "/abs.mjs"], "The module /abs.mjs is not below the bundle's root."),
         (["index.mjs", "index.mjs"], "Two modules have the same name."),
@@ -126,10 +128,34 @@ def test_rules_that_the_outbound_worker_does_not_know_are_refused(rules: str) ->
             ["index.mjs", "webhost-entry.mjs"],
             "The module webhost-entry.mjs has a name that the platform reserves.",
         ),
+        (
+            ["index.mjs", "Webhost-Entry.mjs"],
+            "The module Webhost-Entry.mjs has a name that the platform reserves.",
+        ),
     ],
 )
 def test_what_can_be_deployed(names: list[str], problem: str | None) -> None:
     assert scripts.bundle_problem("index.mjs", bundle(*names)) == problem
+
+
+@pytest.mark.accept("7.4.kinds")
+def test_each_kind_is_uploaded_as_cloudflare_takes_it() -> None:
+    modules = (
+        Module(name="index.mjs", content="export default {};"),
+        Module(name="d.json", content='{"a": "\\u2028"}'),
+        Module(name="t.txt", content="é"),
+        Module.binary("w.wasm", b"\0asm\xff"),
+    )
+    script = scripts.agent_script(begun(), Bundle(modules=modules), None, AROUND.installation_id)
+    files = {name: (body, kind) for name, body, kind in files_of(script)}
+    esm = "application/javascript+module"
+    assert files["index.mjs"] == (b"export default {};", esm)
+    assert files["d.json"] == (
+        b'export default JSON.parse("{\\"a\\": \\"\\\\u2028\\"}");\n',
+        esm,
+    )
+    assert files["t.txt"] == ("é".encode(), "text/plain")
+    assert files["w.wasm"] == (b"\0asm\xff", "application/wasm")
 
 
 def test_the_session_worker_is_replaced_by_other_content_and_never_by_an_older_protocol() -> None:

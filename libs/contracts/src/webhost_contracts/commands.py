@@ -83,6 +83,7 @@ class Deploy(Command, frozen=True, kw_only=True, tag="deployment.deploy.v1"):
     main_module_name: str
     invoke_path: str
     compatibility_date: str
+    required_keys: tuple[str, ...] = ()
 
 
 class TearDown(Command, frozen=True, kw_only=True, tag="deployment.tear_down.v1"):

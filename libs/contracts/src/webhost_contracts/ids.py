@@ -15,6 +15,7 @@ DEPLOYMENT = "dep"
 INVOCATION = "inv"
 EVENT = "evt"
 COMMAND = "cmd"
+UPLOAD = "upl"
 USER = "usr"
 KEY = "key"
 

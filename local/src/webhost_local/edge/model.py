@@ -18,7 +18,6 @@ MODULE_KINDS: dict[str, ModuleKind] = {
     "application/javascript": "commonJsModule",
     "text/javascript": "commonJsModule",
     "application/wasm": "wasm",
-    "application/json": "json",
     "text/plain": "text",
     "application/octet-stream": "data",
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import structlog
 from webhost_contracts.artifacts import Artifact, Bundle
@@ -19,6 +20,9 @@ log = structlog.get_logger(__name__)
 
 STEP_TIMEOUT_S = 90.0
 LONGEST_TEXT = 500
+LARGE_BYTES = 2 * 1024 * 1024
+LARGE_AT_ONCE = 2
+"""Steps that hold artifacts of more than LARGE_BYTES in memory, in one process."""
 
 
 class StepFailed(Exception):
@@ -42,6 +46,7 @@ class Steps:
         self._providers = providers
         self._read = read
         self._capacity = capacity
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     def provider_of(self, deployment: Deployment) -> Provider:
         """Return where the deployment runs. Raises KeyError when it can run nowhere."""
@@ -50,7 +55,7 @@ class Steps:
     async def perform(self, step: Step, deployment: Deployment) -> None:
         """Do the step; raises StepFailed, or Unavailable when our own Postgres is away."""
         try:
-            async with asyncio.timeout(STEP_TIMEOUT_S):
+            async with self._memory(step, deployment), asyncio.timeout(STEP_TIMEOUT_S):
                 with calls_for(deployment.user_id, removes=step in REMOVAL):
                     await self._perform(step, deployment)
         except ProviderError as error:
@@ -70,6 +75,13 @@ class Steps:
         with calls_for(teardown.user_id, removes=True):
             for provider in self._providers.values():
                 await provider.purge_sessions(teardown.agent_id)
+
+    def _memory(
+        self, step: Step, deployment: Deployment
+    ) -> AbstractAsyncContextManager[object | None]:
+        reads = step in (Step.VALIDATE, Step.UPLOAD)
+        is_large = reads and deployment.plan.artifact.size_bytes > LARGE_BYTES
+        return self._large if is_large else nullcontext()
 
     async def _perform(self, step: Step, deployment: Deployment) -> None:
         if step is Step.VALIDATE:

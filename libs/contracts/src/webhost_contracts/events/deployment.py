@@ -29,6 +29,7 @@ class DeploymentStarted(DeployerEvent, frozen=True, kw_only=True, tag="deploymen
     main_module_name: str
     invoke_path: str
     compatibility_date: str
+    required_keys: tuple[str, ...] = ()
     key_version: int
     key_generation: int
     namespace: str | None = None

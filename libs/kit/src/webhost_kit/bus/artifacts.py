@@ -7,6 +7,8 @@ TIMEOUT_S. The error's type says whether a later attempt may succeed.
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from io import BufferedIOBase, BytesIO
+from typing import cast
 
 import msgspec
 from nats.errors import Error as NatsError
@@ -35,13 +37,22 @@ async def artifact_store(bus: Bus) -> AsyncGenerator[ObjectStore]:
 
 async def read(bus: Bus, artifact: Artifact) -> Bundle:
     """Return the bundle. Raises ArtifactInvalid or ArtifactsAway."""
-    if artifact.type != MODULES_TYPE:
-        raise ArtifactInvalid(f"Artifacts of type {artifact.type} cannot be deployed.")
-    async with artifact_store(bus) as store:
-        body = (await store.get(artifact.checksum)).data or b""
-    if checksum_of(body) != artifact.checksum:
-        raise ArtifactInvalid("The stored artifact does not match its checksum.")
+    body = await read_bytes(bus, artifact)
     try:
-        return wire.decode(body, Bundle)
+        return await asyncio.to_thread(wire.decode, body, Bundle)
     except msgspec.DecodeError as error:
         raise ArtifactInvalid("The stored artifact is not a bundle.") from error
+
+
+async def read_bytes(bus: Bus, artifact: Artifact) -> bytes:
+    """Return the bundle's bytes. Raises ArtifactInvalid or ArtifactsAway."""
+    if artifact.type != MODULES_TYPE:
+        raise ArtifactInvalid(f"Artifacts of type {artifact.type} cannot be deployed.")
+    buffer = BytesIO()
+    async with artifact_store(bus) as store:
+        # Into a buffer: without one, each of the many chunks of a large one copies those before it.
+        await store.get(artifact.checksum, writeinto=cast(BufferedIOBase, buffer))
+    body = buffer.getvalue()
+    if await asyncio.to_thread(checksum_of, body) != artifact.checksum:
+        raise ArtifactInvalid("The stored artifact does not match its checksum.")
+    return body

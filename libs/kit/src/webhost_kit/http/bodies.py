@@ -20,29 +20,34 @@ WAIT_S = 5.0
 
 
 class Bodies:
-    """The bodies that this process is receiving."""
+    """The bodies that this process holds; of one user at most `user_bytes`.
 
-    def __init__(self) -> None:
-        self._budget = ByteBudget(TOTAL_BYTES, USER_BYTES)
+    `refusal` is what a caller is told who finds no room.
+    """
+
+    def __init__(
+        self,
+        user_bytes: int = USER_BYTES,
+        total_bytes: int = TOTAL_BYTES,
+        refusal: str = "Too many large requests are arriving; try again shortly.",
+    ) -> None:
+        self._budget = ByteBudget(total_bytes, user_bytes)
+        self._refusal = refusal
 
     @asynccontextmanager
     async def reserve(self, user_id: str, size: int) -> AsyncGenerator[None]:
-        """Hold room for a body of this size, of at most USER_BYTES. Raises Unavailable."""
+        """Hold room for a body of this size, of at most a user's share. Raises Unavailable."""
         if size <= SMALL_BYTES:
             yield
             return
         if self._budget.waiting(user_id) >= MOST_WAITING:
-            raise _refusal()
+            raise Unavailable(self._refusal)
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._budget.take(user_id, size)
         except TimeoutError as error:
-            raise _refusal() from error
+            raise Unavailable(self._refusal) from error
         try:
             yield
         finally:
             self._budget.release(user_id, size)
-
-
-def _refusal() -> Unavailable:
-    return Unavailable("Too many large requests are arriving; try again shortly.")

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import webhost_worker as worker
-from webhost_contracts.artifacts import Bundle
+from webhost_contracts.artifacts import RESERVED_MODULE_PREFIX, Bundle, Module, kind_of
 from webhost_contracts.invoke import Limits
 from webhost_kit.keys import base64url
 
@@ -22,9 +23,6 @@ from webhost_deployer.model import Deployment
 PROVIDER = "cloudflare"
 COMPATIBILITY_DATE = "2026-01-01"
 """That of the platform's own scripts; a deployment names its agent script's."""
-
-MODULE_SUFFIXES = (".js", ".mjs")
-RESERVED_MODULE_PREFIX = "webhost-"
 
 Binding = dict[str, Any]
 
@@ -72,14 +70,27 @@ def bundle_problem(main_module: str, bundle: Bundle) -> str | None:
     names = [module.name for module in bundle.modules]
     if main_module not in names:
         return f"The main module {main_module} is not in the bundle."
+    if kind_of(main_module) != "javascript":
+        return f"The main module {main_module} is not JavaScript."
     for name in names:
-        if not name.endswith(MODULE_SUFFIXES):
-            return f"The module {name} is not JavaScript."
+        if kind_of(name) is None:
+            return f"The module {name} is none that can be deployed."
         if name.startswith("/") or not {"", ".", ".."}.isdisjoint(name.split("/")):
             return f"The module {name} is not below the bundle's root."
-        if name.startswith(RESERVED_MODULE_PREFIX):
+        if name.lower().startswith(RESERVED_MODULE_PREFIX):
             return f"The module {name} has a name that the platform reserves."
     return None if len(set(names)) == len(names) else "Two modules have the same name."
+
+
+def _uploaded(module: Module) -> bytes:
+    """Return what is uploaded for a module.
+
+    Cloudflare takes no modules of JSON: one is a script that exports the value. `JSON.parse` makes
+    what is there of any key, `__proto__` included.
+    """
+    if kind_of(module.name) != "json":
+        return module.body
+    return b"export default JSON.parse(%s);\n" % msgspec.json.encode(module.content)
 
 
 def agent_script(
@@ -96,7 +107,7 @@ def agent_script(
         f"export {{ default }} from {main};\n"
         f"export const invokePath = {json.dumps(plan.invoke_path)};\n"
     )
-    customer = {module.name: module.content.encode() for module in bundle.modules}
+    customer = {module.name: _uploaded(module) for module in bundle.modules}
     limits = limits or Limits()
     named = {"cpu_ms": limits.cpu_ms, "subrequests": limits.subrequests}
     return Script(

@@ -17,6 +17,7 @@ from cloudflare import (
     CloudflareError,
     RateLimitError,
 )
+from webhost_contracts.artifacts import ModuleKind, kind_of
 
 from webhost_deployer.cloudflare.rate_limiter import RateLimiter
 from webhost_deployer.cloudflare.scripts import Script
@@ -26,7 +27,13 @@ TIMEOUT_S = 30.0
 BLOCKED_S = 300
 """How long Cloudflare refuses every call of a token that made too many."""
 
-MODULE_TYPE = "application/javascript+module"
+MODULE_TYPES: dict[ModuleKind, str] = {
+    "javascript": "application/javascript+module",
+    "json": "application/javascript+module",
+    "text": "text/plain",
+    "wasm": "application/wasm",
+}
+"""The content type of a module's file. One of JSON is uploaded as a script that exports it."""
 
 DUPLICATE_ROUTE = "10020"
 NO_SUCH_SCRIPT = "10007"
@@ -106,7 +113,10 @@ def metadata_of(script: Script) -> dict[str, Any]:
 
 def files_of(script: Script) -> list[tuple[str, bytes, str]]:
     """Return the files of a script's upload."""
-    return [(name, body, MODULE_TYPE) for name, body in script.modules.items()]
+    return [
+        (name, body, MODULE_TYPES[kind_of(name) or "javascript"])
+        for name, body in script.modules.items()
+    ]
 
 
 def _raise(endpoint: str, error: CloudflareError) -> NoReturn:
