@@ -1,0 +1,1 @@
+"""Archives that anybody may have made."""
