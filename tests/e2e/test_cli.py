@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.bundles import OF_EVERY_KIND, OF_EVERY_KIND_ANSWERS, tarred, zipped
 from tests.support.deadline import until
 from tests.support.stack import Stack
 
@@ -192,6 +193,30 @@ def test_a_key_at_the_command_line(stack: Stack, developer: Developer) -> None:
     with_key("me", key=rotated["token"])
     assert developer.reads("keys", "revoke", listed["id"], *mine) == {"revoked": listed["id"]}
     with_key("me", ends=3, key=rotated["token"])
+
+
+@pytest.mark.accept("7.4.cli")
+def test_a_bundle_is_deployed(stack: Stack, developer: Developer, tmp_path: Path) -> None:
+    """From an archive on the disk to an answer from real workerd, over every service between."""
+    developer.runs("login", "--subject", developer.subject)
+    agent = developer.reads("agents", "create", "packed")["agent"]
+    bundle = tmp_path / "agent.tar.gz"
+    bundle.write_bytes(tarred(OF_EVERY_KIND, "./"))
+    deployed = developer.reads("deploy", "packed", "--bundle", str(bundle))["deployment"]
+    assert deployed["status"] == "active"
+    answer = stack.caller(developer.subject).invoke(agent["id"], "you")
+    assert answer["output"]["text"] == OF_EVERY_KIND_ANSWERS
+    shown = developer.runs("deployments", "source", "packed/1").stdout
+    assert "// lib/words.js" in shown
+    assert "(base64) AGFzbQ" in shown
+
+    bundle.write_bytes(zipped({**OF_EVERY_KIND, "../up.js": ""}))
+    refused = developer.runs("deploy", "packed", "--bundle", str(bundle), ends=2)
+    assert "../up.js: The name leads out of the archive" in refused.stderr
+    developer.runs(
+        *("deploy", "packed", "--bundle", str(bundle), "--file", str(bundle)),
+        ends=2,
+    )
 
 
 def test_refusals_have_their_exit_codes(developer: Developer, tmp_path: Path) -> None:

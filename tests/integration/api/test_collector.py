@@ -133,8 +133,7 @@ async def test_what_is_about_to_be_deployed_again_stays_or_is_stored_again(
     assert await collector._remove(unneeded[1]) is True
 
     # It is wanted while it is removed: that waits, and stores it again.
-    [bundle] = [Bundle(modules=(Module(name="index.mjs", content=code("again")),))]
-    artifact, body = pack(bundle)
+    artifact, body = pack(Bundle(modules=(Module(name="index.mjs", content=code("again")),)))
     artifacts = Artifacts(harness.bus, harness.database)
     await artifacts.put(artifact, body)
     await a_day_later(harness)
@@ -155,7 +154,7 @@ async def test_what_is_about_to_be_deployed_again_stays_or_is_stored_again(
     go_on.set()
     assert await removal is True
     await put
-    assert await artifacts.read(artifact) == bundle
+    assert await artifacts.read(artifact) == body
 
 
 @pytest.mark.accept("6.C3.artifacts")

@@ -18,16 +18,17 @@ from webhost_kit.http.bodies import Bodies
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import App, Service
 
-from webhost_api import idempotency, openapi_paths, recovery
+from webhost_api import idempotency, openapi_paths, recovery, source, uploads
 from webhost_api.artifacts import Artifacts
 from webhost_api.collector import Collector
 from webhost_api.commands import Commands
-from webhost_api.http import Dependencies, handle_problems
+from webhost_api.http import USER_BYTES_IN_FLIGHT, Dependencies, handle_problems
 from webhost_api.middleware import Cors, RequestId
 from webhost_api.rate_limits import RateLimits, Rates
 from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
 from webhost_api.routes import agents, deployments, keys, me, usage
+from webhost_api.routes import uploads as uploads_routes
 from webhost_api.schemas.errors import ErrorResponse
 from webhost_api.settings import Settings
 from webhost_api.users import Users
@@ -75,6 +76,7 @@ def build() -> FastAPI:
         deployments.router,
         deployments.pointer_router,
         keys.router,
+        uploads_routes.router,
         usage.router,
     ):
         app.include_router(router, dependencies=[Depends(bearer)], responses=_ERRORS)
@@ -129,6 +131,7 @@ async def compose(service: Service, settings: Settings) -> None:
         "resender", Resender(database, bus, commands, tiers, after_s=settings.resend_after_s)
     )
     service.work("idempotency", lambda: idempotency.remove_old(database))
+    service.work("uploads", lambda: uploads.remove_expired(database))
     rate_limits = RateLimits(
         Rates(
             reads=settings.reads_per_minute,
@@ -150,6 +153,8 @@ async def compose(service: Service, settings: Settings) -> None:
         commands=commands,
         bodies=Bodies(),
         answer_keys=AnswerKeys.parse(settings.answer_keys.get_secret_value(), "ANSWER_KEYS"),
+        unpacker=uploads.Unpacker(),
+        sources=source.room(),
     )
     app = front(deps, settings.cors_allowed_origins)
     service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)

@@ -36,12 +36,21 @@ class Artifacts:
             if not await _holds(store, artifact):
                 await store.put(artifact.checksum, body)
 
-    async def read(self, artifact: Artifact) -> Bundle:
-        """Return a stored bundle. Raises NotFound when it is no longer there, and ArtifactInvalid
-        when it is not what was stored.
+    async def keep(self, artifact: Artifact) -> bool:
+        """Keep a stored artifact, which is to be deployed, for the grace time from now on.
+
+        Return whether it is there.
+        """
+        await want(self._database, artifact.checksum)
+        async with artifacts.artifact_store(self._bus) as store:
+            return await _holds(store, artifact)
+
+    async def read(self, artifact: Artifact) -> bytes:
+        """Return a stored bundle as it is stored. Raises NotFound when it is no longer there, and
+        ArtifactInvalid when it is not what was stored.
         """
         try:
-            return await artifacts.read(self._bus, artifact)
+            return await artifacts.read_bytes(self._bus, artifact)
         except ArtifactMissing as error:
             message = "The code of this deployment is no longer stored; deploy it again."
             raise NotFound(message) from error

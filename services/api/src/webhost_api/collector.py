@@ -1,11 +1,12 @@
 """The collector: removes, from time to time, the artifacts that no deployment needs.
 
 Consumes: the artifact store's names, and the api's own rows. Emits: nothing.
-Guarantees: an artifact stays while a deployment that refers to it runs, answers or is kept, and
-for the grace time after somebody last meant to deploy it: that is on record before it is stored,
-and while one is removed, under the lock of its row, nobody can mean to. The api's facts say what is
-needed, and nothing is removed by tables that may be older than the streams. What the store holds
-and the tables do not know (the database was restored) has its grace time from when it is seen.
+Guarantees: an artifact stays while a deployment that refers to it runs, answers or is kept, while
+an upload of it can be deployed, and for the grace time after somebody last meant to deploy it: that
+is on record before it is stored, and while one is removed, under the lock of its row, nobody can
+mean to. The api's facts say what is needed, and nothing is removed by tables that may be older than
+the streams. What the store holds and the tables do not know (the database was restored) has its
+grace time from when it is seen.
 What has no name there, since it was never stored to its end, goes a minute after it is seen.
 On replay (a kill in the middle of a removal): it is removed at the next collection.
 """
@@ -33,7 +34,7 @@ from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.store import require_verified
 
 from webhost_api.model import GONE
-from webhost_api.tables import artifacts, deployments
+from webhost_api.tables import artifacts, deployments, uploads
 
 log = structlog.get_logger(__name__)
 
@@ -176,7 +177,11 @@ class Collector:
             deployments.c.checksum == artifacts.c.checksum,
             deployments.c.status.not_in(GONE),
         )
-        return sa.and_(artifacts.c.wanted_at_ms < now_ms() - self._grace_ms, ~needed)
+        now = now_ms()
+        uploaded = sa.exists().where(
+            uploads.c.checksum == artifacts.c.checksum, uploads.c.expires_at_ms > now
+        )
+        return sa.and_(artifacts.c.wanted_at_ms < now - self._grace_ms, ~needed, ~uploaded)
 
 
 def _wanted(checksums: Iterable[str], *, again: bool) -> sa.Insert:

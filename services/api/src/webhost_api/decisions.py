@@ -45,13 +45,18 @@ class DescribeAgent(Struct, frozen=True, kw_only=True):
 
 
 class RequestDeployment(Struct, frozen=True, kw_only=True):
-    """A user wants this stored artifact deployed; no provider means the agent's preferred one."""
+    """A user wants this stored artifact deployed; no provider means the agent's preferred one.
+
+    The code reads `required_keys`, which must be set, and `optional_keys`.
+    """
 
     deployment_id: str
     artifact: Artifact
     main_module_name: str
     invoke_path: str = "/invoke"
     compatibility_date: str = "2026-01-01"
+    required_keys: tuple[str, ...] = ()
+    optional_keys: tuple[str, ...] = ()
     set_as_active: bool = True
     runtime_provider: str | None = None
     commit_hash: str | None = None
@@ -101,6 +106,7 @@ def request_deployment(
 ) -> list[Event]:
     """Decide to deploy. CONFLICT while disabled or while a deploy runs."""
     _require_changeable(agent)
+    _require_declared(agent, (*command.required_keys, *command.optional_keys))
     provider = command.runtime_provider or agent.preferred_runtime_provider or CLOUDFLARE
     _require_provider(provider, entitlements, "runtimeProvider")
     fields: dict[str, Any] = common_fields(command, DeploymentRequested) | {
@@ -183,6 +189,20 @@ def _require_changeable(agent: Agent) -> None:
         raise Conflict("The agent is disabled; enable it first.")
     if agent.running_deployment_id is not None:
         raise Conflict("A deploy of this agent is running; wait until it has ended.")
+
+
+def _require_declared(agent: Agent, keys: Sequence[str]) -> None:
+    missing = [key for key in keys if key not in agent.env_var_keys]
+    if missing:
+        raise InvalidRequest(
+            "The bundle has keys that the agent does not declare; add them to its envVarKeys.",
+            details={
+                "issues": [
+                    {"path": ["uploadId"], "message": f"The agent does not declare {key}."}
+                    for key in missing
+                ]
+            },
+        )
 
 
 def _require_provider(provider: str | None, entitlements: Entitlements, field: str) -> None:

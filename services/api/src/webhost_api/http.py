@@ -7,6 +7,7 @@ On replay (the same idempotency key): the first answer again, see `idempotency`.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -37,6 +38,7 @@ from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.http.bodies import Bodies
 
+from webhost_api.archives.entries import MAX_PACKED_BYTES
 from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
@@ -45,10 +47,13 @@ from webhost_api.keys import access
 from webhost_api.keys.handlers import key_not_found
 from webhost_api.middleware import problem_response
 from webhost_api.rate_limits import Cost, RateLimits
+from webhost_api.uploads import Unpacker
 from webhost_api.users import Users
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_DEPLOY_BYTES = 1024 * 1024
+USER_BYTES_IN_FLIGHT = 16 * 1024 * 1024
+"""Of one user's bodies, those of up to 64 KiB aside: an upload and more."""
 MAX_ISSUES = 20
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 READING = ("GET", "HEAD")
@@ -68,12 +73,16 @@ class Dependencies:
     commands: Commands
     bodies: Bodies
     answer_keys: AnswerKeys
+    unpacker: Unpacker
+    sources: Bodies
 
 
 class UserRoute(APIRoute):
     """A route for users: the caller is known and the body bounded before anything is parsed."""
 
     max_body_bytes = MAX_BODY_BYTES
+    keeps_body = False
+    """Whether the body has its room until the request is answered, not only while it arrives."""
     cost_of_writing: Cost = "writes"
     scope_of_reading: KeyScope = "read"
     scope_of_writing: KeyScope = "admin"
@@ -90,6 +99,10 @@ class UserRoute(APIRoute):
             scope = self.scope_of_reading if reading else self.scope_of_writing
             database = deps(request).database
             await access.require(database, caller, scope, self.endpoint, request.path_params)
+            if self.keeps_body:
+                async with _room(request, self.max_body_bytes):
+                    body = await _bounded_body(request, self.max_body_bytes)
+                    return await handle(Request(request.scope, _receiving(body)))
             body = await _body(request, self.max_body_bytes)
             return await handle(Request(request.scope, _receiving(body)))
 
@@ -108,6 +121,14 @@ class PointerRoute(UserRoute):
     """A route that changes which deployment is called."""
 
     scope_of_writing = "deploy"
+
+
+class UploadRoute(UserRoute):
+    """A route whose body is an archive."""
+
+    max_body_bytes = MAX_PACKED_BYTES
+    keeps_body = True
+    cost_of_writing = "deploys"
 
 
 def deps(request: Request) -> Dependencies:
@@ -203,7 +224,12 @@ async def execute(
         if opened is None:
             raise Conflict("This was done, but its answer can no longer be read.")
         body = opened
-    return Response(body, answer.status, media_type=problems.JSON_TYPE)
+    return recorded_answer(Answer(answer.status, body))
+
+
+def recorded_answer(answer: Answer) -> Response:
+    """Return the answer of a write, also of one that was made before."""
+    return Response(answer.body, answer.status, media_type=problems.JSON_TYPE)
 
 
 def answered(schema: BaseModel) -> Response:
@@ -285,12 +311,16 @@ def _metadata(request: Request, actor: str) -> EventMetadata:
 
 
 async def _body(request: Request, limit: int) -> bytes:
+    async with _room(request, limit):
+        return await _bounded_body(request, limit)
+
+
+def _room(request: Request, limit: int) -> AbstractAsyncContextManager[None]:
     size = request.headers.get("Content-Length", "")
     if not size.isdecimal():
         size = limit if "Transfer-Encoding" in request.headers else 0
     user_id = request.state.caller.user_id
-    async with deps(request).bodies.reserve(user_id, min(int(size), limit)):
-        return await _bounded_body(request, limit)
+    return deps(request).bodies.reserve(user_id, min(int(size), limit))
 
 
 async def _bounded_body(request: Request, limit: int) -> bytes:

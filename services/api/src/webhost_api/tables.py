@@ -139,3 +139,20 @@ artifacts = sa.Table(
     sa.Index("artifacts_by_age", "wanted_at_ms"),
 )
 """When somebody last meant to deploy a stored artifact, or it was first seen in the store."""
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("upload_id", sa.Text(collation="C"), primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("checksum", sa.Text, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("manifest", JSONB, nullable=False),
+    sa.Column("module_names", JSONB, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_at_ms", sa.BigInteger, nullable=False),
+    sa.Index("uploads_by_user", "user_id", "expires_at_ms"),
+    sa.Index("uploads_by_artifact", "checksum"),
+    sa.Index("uploads_by_age", "expires_at_ms"),
+)
+"""Bundles that can be deployed until they expire. Their artifacts are stored as long."""

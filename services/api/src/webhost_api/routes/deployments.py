@@ -4,11 +4,13 @@ from fastapi import APIRouter, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_contracts.artifacts import Bundle, Module
+from webhost_kit.errors import InvalidRequest
 from webhost_kit.process.crashpoints import crash_point
 
-from webhost_api import handlers, idempotency, queries, templates
+from webhost_api import handlers, idempotency, queries, source, templates, uploads
 from webhost_api.artifacts import pack
 from webhost_api.decisions import RequestDeployment
+from webhost_api.handlers import Caller
 from webhost_api.http import (
     AgentId,
     CurrentCaller,
@@ -22,6 +24,7 @@ from webhost_api.http import (
     UserRoute,
     answered,
     execute,
+    recorded_answer,
 )
 from webhost_api.keys.access import open_to_limited
 from webhost_api.model import DeploymentStatus
@@ -29,7 +32,6 @@ from webhost_api.schemas.deployments import (
     ActivatedResponse,
     DeploymentResponse,
     DeploymentsResponse,
-    ModuleSchema,
     SourceResponse,
     TemplateSchema,
     TemplatesResponse,
@@ -57,24 +59,26 @@ async def deploy(
     agent_id: AgentId,
     body: DeployBody | None = None,
 ) -> Response:
-    """Deploy the module, or without one the built-in template."""
-    fields = (body or DeployBody()).model_dump(exclude_none=True)
-    code = fields.pop("module_code", None) or templates.load(templates.DEFAULT)
-    name = fields.setdefault("main_module_name", templates.MAIN_MODULE_NAME)
-    artifact, bundle = pack(Bundle(modules=(Module(name=name, content=code),)))
+    """Deploy the module or the upload, or without either the built-in template."""
+    body = body or DeployBody()
+    if body.module_code is not None and body.upload_id is not None:
+        raise InvalidRequest.at(["uploadId"], "Give moduleCode or uploadId, not both.")
     deployment_id = await idempotency.id_for(
         deps.database, deps.tiers, key, ids.DEPLOYMENT, caller.metadata.at_ms
     )
-    command = RequestDeployment(deployment_id=deployment_id, artifact=artifact, **fields)
 
     # Refused code is not stored. Accepted code is, before the transaction: a slow store then holds
     # up neither a connection nor the agent's lock. The transaction decides again.
     async with deps.database.snapshot() as connection:
         answer = None if key is None else await idempotency.recorded(connection, key)
-        if answer is None:
-            await handlers.check_deployment(connection, caller, deps.tiers, agent_id, command)
-    if answer is None:
-        await deps.artifacts.put(artifact, bundle)
+        if answer is not None:
+            return recorded_answer(answer)
+        command, bundle = await _requested(connection, caller, deployment_id, body)
+        await handlers.check_deployment(connection, caller, deps.tiers, agent_id, command)
+    if bundle is not None:
+        await deps.artifacts.put(command.artifact, bundle)
+    elif not await deps.artifacts.keep(command.artifact):
+        raise uploads.upload_not_found()
 
     async def work(connection: AsyncConnection) -> DeploymentResponse:
         deployment = await handlers.request_deployment(
@@ -85,6 +89,34 @@ async def deploy(
     response = await execute(deps, key, work, status=202)
     crash_point("api.deploy_requested")
     return response
+
+
+async def _requested(
+    connection: AsyncConnection, caller: Caller, deployment_id: str, body: DeployBody
+) -> tuple[RequestDeployment, bytes | None]:
+    """Return what is to be deployed, and its bytes where they may not be stored yet.
+
+    Raises NotFound, or InvalidRequest where the upload has no such main module.
+    """
+    fields = body.model_dump(exclude_none=True, exclude={"module_code", "upload_id"})
+    if body.upload_id is not None:
+        upload = await uploads.find(connection, caller.user_id, body.upload_id)
+        main = fields.setdefault("main_module_name", upload.manifest.entrypoint)
+        if main not in upload.module_names:
+            raise InvalidRequest.at(
+                ["mainModuleName"], "The upload has no module of this name; name one that it has."
+            )
+        env = upload.manifest.env
+        fields |= {
+            "required_keys": tuple(env.required_keys),
+            "optional_keys": tuple(env.optional_keys),
+        }
+        artifact, bundle = upload.artifact, None
+    else:
+        code = body.module_code or templates.load(templates.DEFAULT)
+        name = fields.setdefault("main_module_name", templates.MAIN_MODULE_NAME)
+        artifact, bundle = pack(Bundle(modules=(Module(name=name, content=code),)))
+    return RequestDeployment(deployment_id=deployment_id, artifact=artifact, **fields), bundle
 
 
 @router.get("/v1/agents/{agentId}/deployments", response_model=DeploymentsResponse)
@@ -143,9 +175,7 @@ async def get_source(deps: Deps, caller: CurrentCaller, deployment_id: Deploymen
     """The modules that were deployed."""
     async with deps.database.transaction() as connection:
         deployment = await queries.deployment(connection, caller.user_id, deployment_id)
-    bundle = await deps.artifacts.read(deployment.artifact)
-    modules = [ModuleSchema(name=m.name, content=m.content) for m in bundle.modules]
-    return answered(SourceResponse(modules=modules))
+    return await source.answer(deps.artifacts, deps.sources, caller.user_id, deployment.artifact)
 
 
 @router.get("/v1/templates", response_model=TemplatesResponse)

@@ -1,6 +1,6 @@
 """Deployments, their source, and the templates to start from."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import BeforeValidator, Field
@@ -90,10 +90,11 @@ class ActivatedResponse(Schema):
 
 
 class ModuleSchema(Schema):
-    """One module of a deployment's source."""
+    """One module of a deployment's source: text; WebAssembly is base64, and says so."""
 
     name: str
     content: str
+    encoding: Annotated[Literal["base64"] | None, Field(exclude_if=is_absent)] = None
 
 
 class SourceResponse(Schema):

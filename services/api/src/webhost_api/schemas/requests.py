@@ -124,11 +124,15 @@ class UpdateAgentBody(_DescribeAgent):
 
 
 class DeployBody(_Request):
-    """What to deploy: this module, or without one the built-in template."""
+    """What to deploy: this module or this upload, or without either the built-in template.
+
+    The main module of an upload is by default its manifest's entrypoint.
+    """
 
     module_code: (
         Annotated[str, StringConstraints(min_length=1, max_length=MAX_MODULE_CHARS)] | None
     ) = None
+    upload_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     main_module_name: ModuleName | None = None
     compatibility_date: CompatibilityDate | None = None
     invoke_path: InvokePath | None = None

@@ -1,0 +1,87 @@
+"""Uploads are unpacked aside; large source is answered within bounded memory."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from webhost_api import bundles, source
+from webhost_api.artifacts import Artifacts
+from webhost_api.uploads import AT_ONCE, Unpacker
+from webhost_contracts.artifacts import Artifact
+from webhost_kit.errors import Unavailable
+from webhost_kit.http import bodies
+
+from tests.support.bundles import good_files, zipped
+
+ARCHIVE = zipped(good_files())
+LARGE = Artifact(type="modules", checksum="sha256:1", size_bytes=bundles.MAX_ARTIFACT_BYTES)
+
+
+@pytest.mark.accept("7.4.uploads.aside")
+async def test_bundles_are_unpacked_in_threads_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on, threads = threading.Event(), list[threading.Thread]()
+    read = bundles.read
+
+    def slowly(archive: bytes) -> bundles.Packed:
+        threads.append(threading.current_thread())
+        go_on.wait(10)
+        return read(archive)
+
+    monkeypatch.setattr(bundles, "read", slowly)
+    unpacker = Unpacker()
+
+    async def unpack() -> str:
+        async with unpacker.unpacked(ARCHIVE) as packed:
+            return packed.artifact.checksum
+
+    tasks = [asyncio.create_task(unpack()) for _ in range(AT_ONCE + 2)]
+    # The loop goes on while they are unpacked.
+    done, _ = await asyncio.wait(tasks, timeout=0.2)
+    assert not done
+    assert len(threads) == AT_ONCE
+    assert threading.main_thread() not in threads
+    go_on.set()
+    assert len(set(await asyncio.gather(*tasks))) == 1
+    assert len(threads) == AT_ONCE + 2
+
+
+class Stored(Artifacts):
+    """A store that has what it is asked for."""
+
+    def __init__(self) -> None: ...
+
+    async def read(self, artifact: Artifact) -> bytes:
+        return bytes(artifact.size_bytes)
+
+
+@pytest.mark.accept("7.4.uploads.aside")
+async def test_source_is_held_for_a_bounded_number_of_slow_readers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bodies, "WAIT_S", 0.05)
+    room, taken = source.room(), asyncio.Event()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await taken.wait()
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    async def answer(user_id: str) -> None:
+        response = await source.answer(Stored(), room, user_id, LARGE)
+        await response({"type": "http"}, receive, send)
+
+    slow = [asyncio.create_task(answer(f"usr_{number}")) for number in range(2)]
+    await asyncio.sleep(0)
+    for user_id in ("usr_0", "usr_3"):
+        with pytest.raises(Unavailable, match="source"):
+            await answer(user_id)
+    small = Artifact(type="modules", checksum="sha256:2", size_bytes=1000)
+    await source.answer(Stored(), room, "usr_0", small)
+    taken.set()
+    await asyncio.gather(*slow)
+    await answer("usr_3")
