@@ -66,6 +66,14 @@ class Api:
         key = {"Idempotency-Key": secrets.token_urlsafe(18)}
         return self._send("POST", path, json=body, headers=key, repeatable=True)
 
+    def upload(self, path: str, body: bytes) -> Json:
+        """POST bytes as they are, under an idempotency key of its own."""
+        headers = {
+            "Idempotency-Key": secrets.token_urlsafe(18),
+            "Content-Type": "application/octet-stream",
+        }
+        return self._send("POST", path, content=body, headers=headers, repeatable=True)
+
     def patch(self, path: str, body: Mapping[str, Any]) -> Json:
         return self._send("PATCH", path, json=body)
 

@@ -15,6 +15,8 @@ from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.lookup import agent_id, deployment_id, deployment_path
 from webhost_cli.options import AgentArgument, CursorOption, JsonOption, LimitOption
 
+MOST_BUNDLE_BYTES = 10 * 1024 * 1024
+
 DeploymentArgument = Annotated[str, typer.Argument(help="The deployment's id, or AGENT/VERSION.")]
 
 
@@ -37,6 +39,14 @@ def deploy(
             exists=True, dir_okay=False, help="The JavaScript module; by default, the template."
         ),
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A zip or tar.gz archive of modules, with agent.config.json at its top.",
+        ),
+    ] = None,
     activate: Annotated[bool, typer.Option(help="Send calls to it as soon as it is ready.")] = True,
     wait: Annotated[bool, typer.Option(help="Wait until it is ready, or has failed.")] = True,
     commit: Annotated[str | None, typer.Option(help="The commit it was made from.")] = None,
@@ -44,6 +54,8 @@ def deploy(
 ) -> None:
     """Deploy a new version of an agent."""
     body: dict[str, Any] = {"setAsActive": activate}
+    if file is not None and bundle is not None:
+        raise CommandError("give --file or --bundle, not both", ExitCode.USAGE)
     if file is not None and file.suffix not in (".js", ".mjs"):
         raise CommandError(
             f"{file.name} is no .js or .mjs file; TypeScript has to be compiled first",
@@ -54,6 +66,8 @@ def deploy(
     if commit is not None:
         body["commitHash"] = commit
     at = agent_id(api, agent)
+    if bundle is not None:
+        body["uploadId"] = _uploaded(api, bundle)
     deployment = api.start(f"/v1/agents/{at}/deploy", body)["deployment"]
     if wait:
         deployment = _wait(api, deployment, quiet=as_json)
@@ -128,7 +142,10 @@ def source(api: Api, deployment: DeploymentArgument, as_json: JsonOption = False
     for module in modules:
         if len(modules) > 1:
             output.say(f"// {module['name']}")
-        output.say(module["content"])
+        if "encoding" in module:
+            output.say(f"({module['encoding']}) {module['content']}")
+        else:
+            output.say(module["content"])
 
 
 def _read(file: Path) -> str:
@@ -136,6 +153,12 @@ def _read(file: Path) -> str:
         return file.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise CommandError(f"{file} is not UTF-8 text", ExitCode.USAGE) from error
+
+
+def _uploaded(api: Api, bundle: Path) -> str:
+    if bundle.stat().st_size > MOST_BUNDLE_BYTES:
+        raise CommandError(f"{bundle.name} is over 10 MiB, the most there may be", ExitCode.USAGE)
+    return api.upload("/v1/uploads", bundle.read_bytes())["upload"]["id"]
 
 
 def _wait(api: Api, deployment: Json, *, quiet: bool) -> Json:
