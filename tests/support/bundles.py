@@ -128,6 +128,19 @@ def _lying_zip(size: int, declared: int) -> bytes:
     return bytes(archive)
 
 
+def _zip_with_more_inside() -> bytes:
+    """Behind the last member's compressed stream there are bytes that count as the member's."""
+    archive = bytearray(zipped({**good_files(), "last.txt": "text"}))
+    local, central = archive.index(b"last.txt") - 30, archive.rindex(b"last.txt") - 46
+    (start,) = struct.unpack_from("<I", archive, len(archive) - 22 + 16)
+    (size,) = struct.unpack_from("<I", archive, central + 20)
+    for at in (local + 18, central + 20):
+        struct.pack_into("<I", archive, at, size + 4)
+    struct.pack_into("<I", archive, len(archive) - 22 + 16, start + 4)
+    archive[start:start] = b"more"
+    return bytes(archive)
+
+
 def _overlapping_zip() -> bytes:
     """500 entries of the directory that all lead to the same megabyte."""
     files = {f"{number:04}.txt": b"" for number in range(490)}
@@ -140,6 +153,21 @@ def _overlapping_zip() -> bytes:
         struct.pack_into("<I", changed, 42, target)
         archive[at : at + 46] = changed
     return bytes(archive)
+
+
+def _entry_in_an_entry() -> bytes:
+    """The bytes of one entry are at once the content of another."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("inner.txt", "inner")
+    inner = packed.getvalue()
+    start = inner.rindex(b"inner.txt") - 46
+    outer = _zip_with("outer.txt", inner[:start], method=zipfile.ZIP_STORED)
+    record = bytearray(inner[start:-22])
+    struct.pack_into("<I", record, 42, outer.index(inner[:start]))
+    end = list(struct.unpack("<4s4H2LH", outer[-22:]))
+    end[3], end[4], end[5] = end[3] + 1, end[4] + 1, end[5] + len(record)
+    return outer[:-22] + record + struct.pack("<4s4H2LH", *end)
 
 
 def _tar_header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
@@ -276,6 +304,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "file that says it is smaller": (lambda: _lying_zip(10_000, 100), "damaged"),
     "file that says it is larger": (lambda: _lying_zip(10_000, 10_001), "damaged"),
     "bomb by overlap": (_overlapping_zip, "damaged"),
+    "entry in an entry": (_entry_in_an_entry, "damaged"),
     "bomb of escapes": (
         lambda: zipped(good_files(**{"x.txt": b"\x01" * (11 << 20)})),
         "mostly characters",
@@ -327,6 +356,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: _zip_with("x.js", MAIN, method=zipfile.ZIP_LZMA),
         "way that is not read",
     ),
+    "zip with more inside of a member": (_zip_with_more_inside, "damaged"),
     "zip in parts": (lambda: _in_parts(), "in parts"),
     "zip cut at its end": (lambda: zipped(good_files())[:-10], "not complete"),
     "zip cut in its middle": (lambda: zipped(good_files())[:100], "not complete"),

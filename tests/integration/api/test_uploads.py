@@ -9,6 +9,7 @@ import pytest
 from webhost_api import uploads
 from webhost_api.archives.entries import MAX_PACKED_BYTES
 from webhost_api.collector import Collector
+from webhost_api.idempotency import IdempotencyKey
 from webhost_contracts import ids
 from webhost_contracts.commands import DEPLOY, Deploy
 
@@ -175,6 +176,15 @@ async def test_after_a_crash_the_key_makes_the_same_upload(isolated: Harness) ->
         await harness.start()
         user = User(harness.client(**user.http.headers), user.id)
     upload = await uploaded(user, archive, **key)
+    route = "/v1/uploads"
+    made_of = IdempotencyKey.of(
+        "k", user_id=user.id, route=f"POST {route}", method="POST", path=route, body=archive
+    )
+    first_tried_at_ms = await harness.scalar(
+        "SELECT first_tried_at_ms FROM idempotency_claims WHERE user_id = :user", user=user.id
+    )
+    entropy = made_of.digest(ids.UPLOAD)[: ids.ENTROPY_BYTES]
+    assert upload["id"] == ids.new_id(ids.UPLOAD, first_tried_at_ms, entropy)
     assert upload["checksum"] in await stored(harness)
     # What had expired went when the api started.
     assert await harness.rows("SELECT upload_id FROM uploads") == [{"upload_id": upload["id"]}]
