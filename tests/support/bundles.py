@@ -183,13 +183,13 @@ def _tar_header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
 
 def _negative_tar() -> bytes:
     """A size below zero leads back to the same header, again and again."""
-    negative = b"\xff" * 10 + struct.pack(">h", -1024)
+    negative = b"\xff" * 10 + struct.pack(">h", -512)
     return _gzipped(_tar_header(b"main.mjs", negative) + bytes(2048))
 
 
 def _negative_pax() -> bytes:
     info, body = entry("main.mjs", MAIN)
-    info.pax_headers = {"size": "-1024"}
+    info.pax_headers = {"size": "-1536"}
     return _gzipped(tar(*_good_entries()[:1], (info, body)))
 
 

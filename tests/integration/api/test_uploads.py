@@ -142,7 +142,7 @@ async def test_what_is_over_ten_mebibytes_is_not_read(harness: Harness, user: Us
 @pytest.mark.accept("7.4.uploads")
 async def test_the_largest_bundle_is_taken_and_read_again(harness: Harness, user: User) -> None:
     noise = secrets.token_bytes(9 * 1024 * 1024)
-    archive = zipped(fresh(**{"x.wasm": WASM + noise, "pad.txt": b"\n" * (20 << 20)}))
+    archive = zipped(fresh(**{"x.wasm": WASM + noise, "pad.txt": b"\n" * (6 << 20)}))
     assert len(archive) < MAX_PACKED_BYTES
     upload = await uploaded(user, archive)
     agent = await user.create()

@@ -22,7 +22,7 @@ from webhost_api import idempotency, openapi_paths, recovery, source, uploads
 from webhost_api.artifacts import Artifacts
 from webhost_api.collector import Collector
 from webhost_api.commands import Commands
-from webhost_api.http import USER_BYTES_IN_FLIGHT, Dependencies, handle_problems
+from webhost_api.http import Dependencies, handle_problems
 from webhost_api.middleware import Cors, RequestId
 from webhost_api.rate_limits import RateLimits, Rates
 from webhost_api.reactor import Reactor
@@ -153,6 +153,7 @@ async def compose(service: Service, settings: Settings) -> None:
         commands=commands,
         bodies=Bodies(),
         answer_keys=AnswerKeys.parse(settings.answer_keys.get_secret_value(), "ANSWER_KEYS"),
+        archives=uploads.room(),
         unpacker=uploads.Unpacker(),
         sources=source.room(),
     )

@@ -32,7 +32,7 @@ class Artifacts:
     async def put(self, artifact: Artifact, body: bytes) -> None:
         """Store a packed bundle, which is to be deployed."""
         await want(self._database, artifact.checksum)
-        async with artifacts.artifact_store(self._bus) as store:
+        async with artifacts.artifact_store(self._bus, artifact.size_bytes) as store:
             if not await _holds(store, artifact):
                 await store.put(artifact.checksum, body)
 

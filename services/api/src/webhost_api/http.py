@@ -52,11 +52,11 @@ from webhost_api.users import Users
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_DEPLOY_BYTES = 1024 * 1024
-USER_BYTES_IN_FLIGHT = 16 * 1024 * 1024
-"""Of one user's bodies, those of up to 64 KiB aside: an upload and more."""
 MAX_ISSUES = 20
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 READING = ("GET", "HEAD")
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Dependencies:
     commands: Commands
     bodies: Bodies
     answer_keys: AnswerKeys
+    archives: Bodies
     unpacker: Unpacker
     sources: Bodies
 
@@ -81,14 +82,12 @@ class UserRoute(APIRoute):
     """A route for users: the caller is known and the body bounded before anything is parsed."""
 
     max_body_bytes = MAX_BODY_BYTES
-    keeps_body = False
-    """Whether the body has its room until the request is answered, not only while it arrives."""
     cost_of_writing: Cost = "writes"
     scope_of_reading: KeyScope = "read"
     scope_of_writing: KeyScope = "admin"
     """What an API key needs to have."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handler:
         """Return the handler with the checks before it."""
         handle = super().get_route_handler()
 
@@ -99,14 +98,14 @@ class UserRoute(APIRoute):
             scope = self.scope_of_reading if reading else self.scope_of_writing
             database = deps(request).database
             await access.require(database, caller, scope, self.endpoint, request.path_params)
-            if self.keeps_body:
-                async with _room(request, self.max_body_bytes):
-                    body = await _bounded_body(request, self.max_body_bytes)
-                    return await handle(Request(request.scope, _receiving(body)))
-            body = await _body(request, self.max_body_bytes)
-            return await handle(Request(request.scope, _receiving(body)))
+            return await self._handled(request, handle)
 
         return checked
+
+    async def _handled(self, request: Request, handle: Handler) -> Response:
+        async with _room(request, deps(request).bodies, self.max_body_bytes):
+            body = await _bounded_body(request, self.max_body_bytes)
+        return await handle(Request(request.scope, _receiving(body)))
 
 
 class DeployRoute(UserRoute):
@@ -124,11 +123,15 @@ class PointerRoute(UserRoute):
 
 
 class UploadRoute(UserRoute):
-    """A route whose body is an archive."""
+    """A route whose body is an archive: it has room of its own, until the request is answered."""
 
     max_body_bytes = MAX_PACKED_BYTES
-    keeps_body = True
     cost_of_writing = "deploys"
+
+    async def _handled(self, request: Request, handle: Handler) -> Response:
+        async with _room(request, deps(request).archives, self.max_body_bytes):
+            body = await _bounded_body(request, self.max_body_bytes)
+            return await handle(Request(request.scope, _receiving(body)))
 
 
 def deps(request: Request) -> Dependencies:
@@ -310,17 +313,11 @@ def _metadata(request: Request, actor: str) -> EventMetadata:
     )
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    async with _room(request, limit):
-        return await _bounded_body(request, limit)
-
-
-def _room(request: Request, limit: int) -> AbstractAsyncContextManager[None]:
+def _room(request: Request, bodies: Bodies, limit: int) -> AbstractAsyncContextManager[None]:
     size = request.headers.get("Content-Length", "")
     if not size.isdecimal():
         size = limit if "Transfer-Encoding" in request.headers else 0
-    user_id = request.state.caller.user_id
-    return deps(request).bodies.reserve(user_id, min(int(size), limit))
+    return bodies.reserve(request.state.caller.user_id, min(int(size), limit))
 
 
 async def _bounded_body(request: Request, limit: int) -> bytes:

@@ -20,9 +20,10 @@ from webhost_contracts.artifacts import MODULES_TYPE, Artifact
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import NotFound, RateLimited, Unavailable
+from webhost_kit.http.bodies import Bodies
 
 from webhost_api import bundles
-from webhost_api.archives.entries import MIB
+from webhost_api.archives.entries import MAX_PACKED_BYTES, MIB
 from webhost_api.bundles import Packed
 from webhost_api.handlers import Caller, user_missing
 from webhost_api.schemas.uploads import ManifestSchema
@@ -52,6 +53,16 @@ class Upload(Struct, frozen=True, kw_only=True):
 def upload_not_found() -> NotFound:
     """Return the one answer for an upload that is missing, expired or someone else's."""
     return NotFound("There is no such upload, or no longer; upload the bundle again.")
+
+
+def room() -> Bodies:
+    """Return the room for the archives that one process holds, one of a user's at a time.
+
+    It is not that of other bodies: they need not wait until an archive is unpacked and stored.
+    """
+    return Bodies(
+        MAX_PACKED_BYTES, 3 * MAX_PACKED_BYTES, "Too many uploads are arriving; try again shortly."
+    )
 
 
 class Unpacker:

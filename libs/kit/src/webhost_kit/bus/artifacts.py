@@ -1,7 +1,8 @@
 """The artifact store: bundles by the checksum of their bytes, in JetStream's object store.
 
-Guarantees: what `read` returns matches its checksum; no use of the store takes longer than
-TIMEOUT_S. The error's type says whether a later attempt may succeed.
+Guarantees: what is read matches its checksum; no use of the store takes longer than TIMEOUT_S, and
+a second more for every BYTES_PER_S of the artifact. The error's type says whether a later attempt
+may succeed.
 """
 
 import asyncio
@@ -21,13 +22,14 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.errors import ArtifactInvalid, ArtifactMissing, ArtifactsAway
 
 TIMEOUT_S = 10.0
+BYTES_PER_S = 4 * 1024 * 1024
 
 
 @asynccontextmanager
-async def artifact_store(bus: Bus) -> AsyncGenerator[ObjectStore]:
-    """The store, for one use. Raises ArtifactMissing or ArtifactsAway."""
+async def artifact_store(bus: Bus, size_bytes: int = 0) -> AsyncGenerator[ObjectStore]:
+    """The store, for one use that moves so many bytes. Raises ArtifactMissing or ArtifactsAway."""
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(TIMEOUT_S + size_bytes / BYTES_PER_S):
             yield await bus.js.object_store(subjects.ARTIFACTS_BUCKET)
     except ObjectNotFoundError as error:
         raise ArtifactMissing("The artifact is not in the store.") from error
@@ -49,7 +51,7 @@ async def read_bytes(bus: Bus, artifact: Artifact) -> bytes:
     if artifact.type != MODULES_TYPE:
         raise ArtifactInvalid(f"Artifacts of type {artifact.type} cannot be deployed.")
     buffer = BytesIO()
-    async with artifact_store(bus) as store:
+    async with artifact_store(bus, artifact.size_bytes) as store:
         # Into a buffer: without one, each of the many chunks of a large one copies those before it.
         await store.get(artifact.checksum, writeinto=cast(BufferedIOBase, buffer))
     body = buffer.getvalue()
