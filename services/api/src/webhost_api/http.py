@@ -127,6 +127,7 @@ class UploadRoute(UserRoute):
 
     max_body_bytes = MAX_PACKED_BYTES
     cost_of_writing = "deploys"
+    scope_of_writing = "deploy"
 
     async def _handled(self, request: Request, handle: Handler) -> Response:
         async with _room(request, deps(request).archives, self.max_body_bytes):

@@ -12,6 +12,7 @@ from webhost_kit.process.crashpoints import crash_point
 
 from webhost_api import idempotency, uploads
 from webhost_api.http import CurrentCaller, Deps, RequestKey, UploadRoute, execute
+from webhost_api.keys.access import open_to_limited
 from webhost_api.schemas.uploads import UploadResponse
 
 router = APIRouter(tags=["deployments"], route_class=UploadRoute)
@@ -35,6 +36,7 @@ _BODY = {
     response_model=UploadResponse,
     openapi_extra={"requestBody": _BODY},
 )
+@open_to_limited
 async def upload(deps: Deps, caller: CurrentCaller, key: RequestKey, request: Request) -> Response:
     """Upload a bundle of modules, to be deployed by its id."""
     _require_archive(request.headers.get("Content-Type"))
