@@ -5,6 +5,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from webhost_contracts.entitlements import Entitlements
@@ -24,6 +25,7 @@ from webhost_kit.database.migrations import upgrade
 from webhost_kit.errors import LimitExceeded
 
 from tests.integration.gateway.ledger import Ledger, an_invocation, ledger
+from tests.support.deadline import eventually
 
 TIER = Entitlements(
     requests=None, concurrency=None, requests_per_minute=1, telemetry_days=1, log_days=1
@@ -78,6 +80,34 @@ async def test_gateways_that_race_for_keys_admit_one_call_each(database_url: str
         assert here.quota("usr_1") == (2 * KEYS, 2 * KEYS)
         rows = here.rows("SELECT key, invocation_id FROM idempotency")
         assert set(rows) == {(k, a) for k, a in ended if k is not None and a != "repeated"}
+
+
+@pytest.mark.accept("7.7.once")
+async def test_a_key_that_is_committed_while_a_statement_waits_is_found(database_url: str) -> None:
+    """Both gateways' statements began before either had claimed anything."""
+    upgrade(database_url, "webhost_gateway")
+    async with AsyncExitStack() as stack:
+        gateways = [await stack.enter_async_context(ledger(database_url)) for _ in range(2)]
+        for number, gateway in enumerate(gateways):
+            assert (await admit(gateway, f"first {number}")).startswith("inv_")
+        with psycopg.connect(database_url) as gate:
+            gate.execute("SELECT FROM quotas FOR UPDATE")
+            calls = [asyncio.create_task(admit(gateway, "k")) for gateway in gateways]
+
+            async def both_wait() -> bool:
+                return len(gateways[0].rows(WAITING)) == 2
+
+            await eventually(both_wait, "both statements to wait", seconds=0.8)
+        ended = await asyncio.gather(*calls)
+        assert sorted(answer[:4] for answer in ended) == ["inv_", "repe"]
+        assert gateways[0].quota("usr_1") == (3, 3)
+        assert gateways[0].rows("SELECT 1 FROM idempotency WHERE key = 'k'") == [(1,)]
+
+
+WAITING = """
+SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+    AND application_name = 'gateway admitting'
+"""
 
 
 @pytest.mark.accept("7.7.claims")
