@@ -16,6 +16,8 @@ from tests.support.infra import Nats, Postgres
 LEASE_S = "2"
 CALLERS = 50
 KEYS = 4
+ANSWERED_S = 30
+"""Longer than a dead gateway's lease, and another lease's time to be sure of it."""
 
 NEVER_RUN = ("gateway.claiming",)
 UNKNOWN = ("gateway.admitted", "gateway.answered", "gateway.written")
@@ -25,12 +27,13 @@ KNOWN = ("gateway.recorded",)
 
 async def answered(harness: Harness, gateway: Gateway, agent: Agent, key: str) -> Answer:
     """The first answer that is no conflict which passes."""
-    answer = await call(harness, gateway, agent, key)
-    while answer.status == 409 and answer.error["retryable"]:
-        assert answer.reason == "running"
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(ANSWERED_S):
         answer = await call(harness, gateway, agent, key)
-    return answer
+        while answer.status == 409 and answer.error["retryable"]:
+            assert answer.reason == "running"
+            await asyncio.sleep(0.1)
+            answer = await call(harness, gateway, agent, key)
+        return answer
 
 
 @pytest.fixture(scope="module")

@@ -83,8 +83,11 @@ async def test_gateways_that_race_for_keys_admit_one_call_each(database_url: str
 
 
 @pytest.mark.accept("7.7.once")
-async def test_a_key_that_is_committed_while_a_statement_waits_is_found(database_url: str) -> None:
+async def test_a_key_that_is_committed_while_a_statement_waits_is_found(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both gateways' statements began before either had claimed anything."""
+    monkeypatch.setattr("webhost_gateway.ledger.admission.WAIT_S", 30)
     upgrade(database_url, "webhost_gateway")
     async with AsyncExitStack() as stack:
         gateways = [await stack.enter_async_context(ledger(database_url)) for _ in range(2)]
@@ -97,7 +100,7 @@ async def test_a_key_that_is_committed_while_a_statement_waits_is_found(database
             async def both_wait() -> bool:
                 return len(gateways[0].rows(WAITING)) == 2
 
-            await eventually(both_wait, "both statements to wait", seconds=0.8)
+            await eventually(both_wait, "both statements to wait", seconds=1.8)
         ended = await asyncio.gather(*calls)
         assert sorted(answer[:4] for answer in ended) == ["inv_", "repe"]
         assert gateways[0].quota("usr_1") == (3, 3)
