@@ -145,6 +145,7 @@ def gateway(
     env = {
         "JWT_ISSUER": identity.url,
         "INVOKE_PRIVATE_KEYS": f"bench:{seed}",
+        "RESPONSE_KEYS": f"bench:{seed}",
         "WORKERS_CONNECT_TO": f"{LOOPBACK}:{worker_port}",
         "WEBHOST_TIERS_FILE": str(tiers),
     }

@@ -22,7 +22,10 @@ HTTP = {"LISTEN": "127.0.0.1:2"}
 USERS = {"JWT_ISSUER": "https://issuer.example", "JWT_AUDIENCE": "webhost"}
 REQUIRED = {
     "api": EVERY | HTTP | USERS | {"ANSWER_KEYS": f"answers-1:{KEY}"},
-    "gateway": EVERY | HTTP | USERS | {"INVOKE_PRIVATE_KEYS": f"invoke-1:{KEY}"},
+    "gateway": EVERY
+    | HTTP
+    | USERS
+    | {"INVOKE_PRIVATE_KEYS": f"invoke-1:{KEY}", "RESPONSE_KEYS": f"response-1:{KEY}"},
     "telemetry-ingest": EVERY | HTTP | {"TELEMETRY_MASTER_KEYS": f"1:{KEY}"},
     "billing": EVERY,
     "deployer": EVERY

@@ -57,9 +57,11 @@ class Api:
         known = {name: value for name, value in parameters.items() if value is not None}
         return self._send("GET", path, params=known, repeatable=True)
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Json:
-        """POST once, whatever happens."""
-        return self._send("POST", path, json=body or {})
+    def post(
+        self, path: str, body: Mapping[str, Any] | None = None, *, key: str | None = None
+    ) -> Json:
+        """POST once, whatever happens; `key` is an idempotency key of the caller's."""
+        return self._send("POST", path, json=body or {}, headers=_with_key(key))
 
     def start(self, path: str, body: Mapping[str, Any]) -> Json:
         """POST what creates or starts something, under an idempotency key of its own."""
@@ -90,10 +92,13 @@ class Api:
             if (cursor := page["nextCursor"]) is None:
                 return
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[ServerSentEvent]:
+    def stream(
+        self, path: str, body: Mapping[str, Any], *, key: str | None = None
+    ) -> Iterator[ServerSentEvent]:
         """POST, and yield each event of the response the moment it arrives."""
+        headers = _with_key(key)
         try:
-            with connect_sse(self._http, "POST", path, json=body) as source:
+            with connect_sse(self._http, "POST", path, json=body, headers=headers) as source:
                 if not source.response.is_success:
                     raise ApiError.from_response(
                         source.response.status_code, source.response.read()
@@ -121,6 +126,10 @@ class Api:
     def _no_answer(self, error: httpx.TransportError) -> CommandError:
         reason = str(error) or type(error).__name__
         return CommandError(f"no answer from {self.origin}: {reason}", ExitCode.UNAVAILABLE)
+
+
+def _with_key(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
 
 
 def _answer(response: httpx.Response) -> Json:

@@ -29,6 +29,10 @@ def invoke(
     stream: Annotated[bool, typer.Option("--stream", help="Show the answer as it comes.")] = False,
     session: Annotated[str | None, typer.Option(help="Continue this session.")] = None,
     trace_id: Annotated[str | None, typer.Option(help="An id for correlation.")] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(help="Repeat the command with this key, and the agent still runs once."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Call an agent and print its answer. With --stream --json: one event per line."""
@@ -37,9 +41,9 @@ def invoke(
     body |= {k: v for k, v in (("sessionId", session), ("traceId", trace_id)) if v is not None}
     path = f"/v1/invoke/{agent_id(api, agent)}"
     if stream:
-        _stream(api.stream(f"{path}/stream", body), as_json)
+        _stream(api.stream(f"{path}/stream", body, key=idempotency_key), as_json)
         return
-    answer = api.post(path, body)
+    answer = api.post(path, body, key=idempotency_key)
     if as_json:
         output.print_json(answer)
         return

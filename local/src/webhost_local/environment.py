@@ -111,11 +111,16 @@ class Environment:
                 own = {"LISTEN": self.listen(name), "ANSWER_KEYS": keys.answer_keys}
                 return users | behind_edge | own
             case "gateway":
-                return users | {
-                    "LISTEN": self.listen(name),
-                    "INVOKE_PRIVATE_KEYS": keys.invoke_private_keys,
-                    "WORKERS_CONNECT_TO": connect_to,
-                }
+                return (
+                    users
+                    | _given("DELEGATION_SECRETS")
+                    | {
+                        "LISTEN": self.listen(name),
+                        "INVOKE_PRIVATE_KEYS": keys.invoke_private_keys,
+                        "RESPONSE_KEYS": keys.response_keys,
+                        "WORKERS_CONNECT_TO": connect_to,
+                    }
+                )
             case "telemetry-ingest":
                 return behind_edge | {
                     "LISTEN": self.listen(name),

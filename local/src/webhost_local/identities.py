@@ -45,6 +45,7 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     answer_key: str = msgspec.field(default_factory=_key)
     telemetry_master_key: str = msgspec.field(default_factory=_key)
     invoke_seed: str = msgspec.field(default_factory=_key)
+    response_key: str = msgspec.field(default_factory=_key)
     platform_seed: str = msgspec.field(default_factory=_key)
     cloudflare_api_token: str = msgspec.field(default_factory=_password)
     cloudflare_account_id: str = msgspec.field(default_factory=_hex)
@@ -65,6 +66,10 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     @property
     def invoke_public_keys(self) -> str:
         return f"invoke-1:{_public_half(self.invoke_seed)}"
+
+    @property
+    def response_keys(self) -> str:
+        return f"response-1:{self.response_key}"
 
     @property
     def platform_private_keys(self) -> str:

@@ -23,10 +23,18 @@ def told(request: Request) -> JSONResponse:
 @pytest.mark.accept("6.C1")
 async def test_services_are_told_the_client_s_address_and_not_what_it_says(tmp_path: Path) -> None:
     service = Starlette(routes=[Route("/v1/me", told)])
+    gateway = Starlette(
+        routes=[Route("/v1/delegated/invoke/agt_1", lambda _: JSONResponse("called"))]
+    )
     async with (
         serving(service) as url,
-        start_edge(tmp_path / "data", EDGE_UPSTREAM_API=url) as edge,
+        serving(gateway) as gateway_url,
+        start_edge(
+            tmp_path / "data", EDGE_UPSTREAM_API=url, EDGE_UPSTREAM_GATEWAY=gateway_url
+        ) as edge,
     ):
+        async with edge.http.get(f"{edge.origin}/v1/delegated/invoke/agt_1") as response:
+            assert await response.json() == "called"
         for said in ({}, {"X-Forwarded-For": "192.0.2.1"}):
             async with edge.http.get(f"{edge.origin}/v1/me", headers=said) as response:
                 assert await response.json() == ["127.0.0.1"]

@@ -31,6 +31,8 @@ from tests.support.facts import deployment_started
 from tests.support.issuer import TestIssuer
 from tests.support.service import ServiceProcess
 
+RESPONSE_KEYS = f"r1:{base64url(b'r' * 32)}"
+
 TIERS = """
 [free]
 requests = 1000
@@ -73,6 +75,7 @@ class Agent:
     deployment_id: str
     token: str
     versions: dict[str, int] = field(default_factory=dict)
+    subject: str = ""
 
 
 Gateway = ServiceProcess
@@ -96,6 +99,7 @@ class Harness(harness.Harness):
         own = {
             "JWT_ISSUER": self.issuer.url,
             "INVOKE_PRIVATE_KEYS": f"k1:{base64url(self.key.private_bytes_raw())}",
+            "RESPONSE_KEYS": RESPONSE_KEYS,
             "WORKERS_CONNECT_TO": self.worker_url.removeprefix("http://"),
             "CORS_ALLOWED_ORIGINS": "https://app.example",
             "WEBHOST_TIERS_FILE": str(tiers),
@@ -142,6 +146,7 @@ class Harness(harness.Harness):
             agent_id=new_id(ids.AGENT, now_ms()),
             deployment_id="",
             token=self.issuer.token(subject),
+            subject=subject,
         )
         if tier is not None:
             await self.tell(agent, TierChanged(tier=tier, previous_tier="free", source="test"))

@@ -134,13 +134,15 @@ async def test_the_snippet_is_short_and_holds_no_secret(harness: Harness, gatewa
     assert snippet.startswith("key [redacted] xxx")
 
 
-@pytest.mark.accept("5.unsent")
+@pytest.mark.accept("5.unsent", "7.7.claims")
 async def test_a_call_that_was_never_sent_is_given_back(harness: Harness, gateway: Gateway) -> None:
     """Nobody listens at the Workers' address: no byte was written, nothing is counted."""
     deaf = await harness.start(WORKERS_CONNECT_TO="127.0.0.1:1")
     agent = await harness.agent()
     body = await harness.until_answers(deaf, agent, 502)
     assert body["error"]["details"]["failure"] == "network_error"
+    key = {"Idempotency-Key": "k"}
+    assert (await harness.invoke(deaf, agent, headers=key))[0] == 502
 
     async def given_back() -> bool:
         rows = await harness.rows("SELECT * FROM quotas WHERE user_id = :user", user=agent.user_id)
@@ -149,6 +151,8 @@ async def test_a_call_that_was_never_sent_is_given_back(harness: Harness, gatewa
     await eventually(given_back, "the quota to be released")
     query = "SELECT * FROM invocations WHERE user_id = :user AND finished_at_ms IS NULL"
     assert await harness.rows(query, user=agent.user_id) == []
+    assert await harness.rows("SELECT * FROM idempotency WHERE user_id = :u", u=agent.user_id) == []
     await harness.until_answers(gateway, agent)
-    assert len(await harness.until_facts(agent, 1)) == 1
+    assert (await harness.invoke(gateway, agent, headers=key))[0] == 200
+    assert len(await harness.until_facts(agent, 2)) == 2
     await deaf.stop()

@@ -9,6 +9,7 @@ from webhost_kit.database.migrations import upgrade
 from webhost_kit.errors import LimitExceeded, Unavailable
 
 from tests.integration.gateway.ledger import Ledger, an_invocation, ledger, stopped, until_gone
+from tests.integration.gateway.test_idempotency_ledger import claim_of
 from tests.support.deadline import eventually
 
 CALLS = 20
@@ -38,14 +39,19 @@ async def admits(here: Ledger, user_id: str) -> None:
 
 
 @pytest.mark.accept("A2")
+@pytest.mark.parametrize("keyed", [False, True])
 async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
-    database_url: str,
+    database_url: str, keyed: bool
 ) -> None:
-    """Of 20 calls in a statement that hangs, none counts: before it is executed, nor after."""
+    """Of 20 calls in a statement that hangs, none counts: before it is executed, nor after.
+
+    Nor is a key claimed.
+    """
     upgrade(database_url, "webhost_gateway")
     async with ledger(database_url) as here:
         first = an_invocation("usr_1")
-        await here.admission.admit(first, TIER)
+        # The server knows the statement from here on: what hangs later is its execution.
+        await here.admission.admit(first, TIER, claim_of(first, "first") if keyed else None)
         here.outcomes.release(first)
 
         async def released() -> bool:
@@ -57,7 +63,13 @@ async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
             calls = [an_invocation("usr_1") for _ in range(CALLS)]
             began = time.monotonic()
             refusals = await asyncio.gather(
-                *(here.admission.admit(call, TIER) for call in calls), return_exceptions=True
+                *(
+                    here.admission.admit(
+                        call, TIER, claim=claim_of(call, call.id) if keyed else None
+                    )
+                    for call in calls
+                ),
+                return_exceptions=True,
             )
             assert {type(refusal) for refusal in refusals} == {Unavailable}
             assert time.monotonic() - began < 2
@@ -75,6 +87,7 @@ async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
         assert {call.id for call in calls} <= closed
         assert late.id not in closed
         assert here.rows("SELECT 1 FROM usage_outbox") == []
+        assert here.rows("SELECT 1 FROM idempotency") == []
         # The user is not locked out either: all that is left can be taken, and no more.
         for _ in range(CALLS):
             await here.admission.admit(an_invocation("usr_1"), TIER)

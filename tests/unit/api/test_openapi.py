@@ -65,6 +65,7 @@ def test_every_route_is_described() -> None:
     of_others = {
         ("post", f"{gateway.PREFIX}{{agentId}}"),
         ("post", f"{gateway.PREFIX}{{agentId}}{gateway.STREAM_SUFFIX}"),
+        ("post", f"{gateway.DELEGATED_PREFIX}{{agentId}}"),
         ("post", ingest.PATH),
     }
     assert described == served | of_others

@@ -163,3 +163,20 @@ def test_nobody_there_is_unavailable() -> None:
     ):
         api.post("/v1/agents")
     assert caught.value.exit_code == ExitCode.UNAVAILABLE
+
+
+async def test_a_call_is_sent_once_with_the_callers_own_key() -> None:
+    seen: list[str | None] = []
+
+    async def answer(request: Request) -> Response:
+        seen.append(request.headers.get("Idempotency-Key"))
+        return unavailable()
+
+    for key in (None, "mine"):
+        with pytest.raises(ApiError):
+            await with_server(
+                answer, lambda api, key=key: api.post("/v1/invoke/agt_1", {}, key=key)
+            )
+        with pytest.raises(ApiError):
+            await with_server(answer, lambda api, key=key: list(api.stream("/x", {}, key=key)))
+    assert seen == [None, None, "mine", "mine"]

@@ -14,6 +14,7 @@ GOOD = {
     "JWT_ISSUER": "https://issuer.example",
     "JWT_AUDIENCE": "webhost",
     "INVOKE_PRIVATE_KEYS": f"invoke-1:{base64url(bytes(32))}",
+    "RESPONSE_KEYS": f"response-1:{base64url(bytes(32))}",
 }
 
 
@@ -32,6 +33,11 @@ def test_what_is_needed_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value", "named"),
     [
         ("INVOKE_PRIVATE_KEYS", "invoke-1:short", "INVOKE_PRIVATE_KEYS"),
+        ("RESPONSE_KEYS", "response-1:short", "RESPONSE_KEYS"),
+        ("RESPONSE_KEYS", f"a:{base64url(bytes(32))},a:{base64url(bytes(32))}", "RESPONSE_KEYS"),
+        ("DELEGATION_SECRETS", f"a:{base64url(bytes(31))}", "DELEGATION_SECRETS"),
+        ("DELEGATION_SECRETS", f"a:{base64url(bytes(32))}!", "DELEGATION_SECRETS"),
+        ("DELEGATION_SECRETS", base64url(bytes(32)), "DELEGATION_SECRETS"),
         ("WORKERS_CONNECT_TO", "127.0.0.1:1", "WORKERS_CONNECT_TO"),
         ("LEASE_TTL_S", "0", "LEASE_TTL_S"),
         ("AGENT_REQUESTS_PER_MINUTE", "0", "AGENT_REQUESTS_PER_MINUTE"),

@@ -58,3 +58,16 @@ async def test_whoever_stops_waiting_leaves_nothing_behind() -> None:
     assert budget.taken == 2
     budget.release("c", 2)
     assert budget.taken == 0
+
+
+async def test_what_is_not_free_now_can_be_left() -> None:
+    budget = ByteBudget(total=10, share=6)
+    assert budget.take_now("a", 6)
+    assert not budget.take_now("a", 1)
+    assert not budget.take_now("b", 5)
+    assert budget.take_now("b", 3)
+    waits = await waiting(budget, "c", 4)
+    assert not budget.take_now("b", 1)
+    budget.release("a", 6)
+    assert await granted(waits) == [True]
+    assert budget.taken == 7

@@ -7,7 +7,14 @@ from webhost_contracts.signatures import (
     telemetry_signature,
     telemetry_signature_matches,
 )
-from webhost_kit.keys import MasterKeys, base64url, parse_signers, public_keys
+from webhost_kit.keys import (
+    MasterKeys,
+    base64url,
+    parse_shared_secrets,
+    parse_signers,
+    parse_symmetric_keys,
+    public_keys,
+)
 
 SEED = base64url(bytes(range(32)))
 
@@ -49,6 +56,25 @@ def test_a_signature_verifies_with_the_public_half() -> None:
     )
     public.verify(bytes.fromhex(fields["v1"]), signed_bytes(1_700_000_000_000, "dep_1", b"body"))
     assert set(public_keys(signers)) == {"k1"}
+
+
+def test_symmetric_keys_keep_their_order_and_their_names_apart() -> None:
+    keys = parse_symmetric_keys(f"b:{SEED},a:{base64url(bytes(32))}", "X")
+    assert list(keys) == ["b", "a"]
+    for text in (f"a:{SEED},a:{SEED}", "a", f"a:{base64url(bytes(31))}"):
+        with pytest.raises(ValueError, match="X"):
+            parse_symmetric_keys(text, "X")
+
+
+def test_a_source_may_have_several_secrets_each_long_enough() -> None:
+    long = base64url(bytes(40))
+    assert parse_shared_secrets(f"a:{SEED},b:{long},a:{long}==", "X") == {
+        "a": (bytes(range(32)), bytes(40)),
+        "b": (bytes(40),),
+    }
+    for text in (f"a:{base64url(bytes(31))}", SEED, f":{SEED}", f"a:{SEED} ,b:", f"a:{SEED}!"):
+        with pytest.raises(ValueError, match="X"):
+            parse_shared_secrets(text, "X")
 
 
 def test_keys_do_not_print() -> None:

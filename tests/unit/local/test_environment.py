@@ -38,6 +38,7 @@ def test_a_key_is_with_those_who_use_it(environment: Environment) -> None:
     keys = environment.identities
     assert holders(environment, keys.telemetry_master_key) == {"deployer", "telemetry-ingest"}
     assert holders(environment, keys.invoke_seed) == {"gateway"}
+    assert holders(environment, keys.response_key) == {"gateway"}
     assert holders(environment, keys.platform_seed) == {"deployer"}
     assert holders(environment, keys.cloudflare_api_token) == {"deployer"}
     assert holders(environment, "superuser") == set()

@@ -42,6 +42,14 @@ class ByteBudget:
                 self._serve()
             raise
 
+    def take_now(self, user_id: str, size: int) -> bool:
+        """Take so many bytes if they are free and nobody waits for any; say whether."""
+        if self._waiting or size > self._free or self._taken[user_id] + size > self._share:
+            return False
+        self._free -= size
+        self._taken[user_id] += size
+        return True
+
     def release(self, user_id: str, size: int) -> None:
         """Let others have these bytes, which the user had taken."""
         self._free += size

@@ -4,6 +4,7 @@ Nothing derived is ever stored.
 """
 
 import base64
+import re
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,6 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from webhost_contracts.signatures import signature_header, signed_bytes
 
 KEY_BYTES = 32
+
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,36 @@ def parse_signers(text: str, name: str) -> tuple[Signer, ...]:
 def parse_public_keys(text: str, name: str) -> dict[str, str]:
     """Read `<kid>:<base64url>,…` into what a Worker is given. Raises ValueError."""
     return {key_id: base64url(key) for key_id, key in named_keys(text, name)}
+
+
+def parse_symmetric_keys(text: str, name: str) -> dict[str, bytes]:
+    """Read `<kid>:<base64url>,…`, 32 bytes each; the first one is for what is new.
+
+    Raises ValueError.
+    """
+    named = named_keys(text, name)
+    keys = dict(named)
+    if len(keys) != len(named):
+        raise ValueError(f"{name} names a key twice")
+    return keys
+
+
+def parse_shared_secrets(text: str, name: str) -> dict[str, tuple[bytes, ...]]:
+    """Read `<source>:<base64url>,…`, at least 32 bytes each, with several of one source.
+
+    Raises ValueError.
+    """
+    secrets: dict[str, tuple[bytes, ...]] = {}
+    for part in text.split(","):
+        source, _, encoded = part.strip().partition(":")
+        if not source or not _BASE64URL.fullmatch(encoded):
+            raise ValueError(f"{name} must be <source>:<base64url>, …")
+        unpadded = encoded.rstrip("=")
+        secret = base64.urlsafe_b64decode(unpadded + "=" * (-len(unpadded) % 4))
+        if len(secret) < KEY_BYTES:
+            raise ValueError(f"{name}: a secret must have at least {KEY_BYTES} bytes")
+        secrets[source] = (*secrets.get(source, ()), secret)
+    return secrets
 
 
 def public_keys(signers: tuple[Signer, ...]) -> dict[str, str]:

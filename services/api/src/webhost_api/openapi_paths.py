@@ -6,16 +6,24 @@ They are raw ASGI without descriptions of their own; their bodies are the contra
 from typing import Any
 
 import msgspec
+from webhost_contracts.delegation import DelegatedRequest
 from webhost_contracts.errors import HTTP_STATUS, ErrorCode
 from webhost_contracts.invoke import InvokeRequest, InvokeResponse
-from webhost_contracts.signatures import TELEMETRY_DEPLOYMENT_HEADER, TELEMETRY_SIGNATURE_HEADER
+from webhost_contracts.signatures import (
+    DELEGATION_SIGNATURE_HEADER,
+    DELEGATION_SOURCE_HEADER,
+    DELEGATION_TIMESTAMP_HEADER,
+    TELEMETRY_DEPLOYMENT_HEADER,
+    TELEMETRY_SIGNATURE_HEADER,
+)
 from webhost_contracts.telemetry import TelemetryReceipt, TelemetryReport
 
 Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
 _SIGNATURE = "TelemetrySignature"
-_BODIES = (InvokeRequest, InvokeResponse, TelemetryReport, TelemetryReceipt)
+_DELEGATION = "DelegationSignature"
+_BODIES = (InvokeRequest, InvokeResponse, DelegatedRequest, TelemetryReport, TelemetryReceipt)
 
 _COMMON = (
     *(ErrorCode.INVALID_REQUEST, ErrorCode.UNAUTHENTICATED, ErrorCode.UNAUTHORIZED),
@@ -54,6 +62,27 @@ data: {}
 
 """
 
+
+_AGENT_ID: Json = {"name": "agentId", "in": "path", "required": True, "schema": {"type": "string"}}
+_KEY: Json = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,200}$"},
+    "description": (
+        "Lets one of the calls with this key and this body run; the others get its answer, for "
+        "24 hours and up to 256 KiB. With another body, or at the other endpoint: CONFLICT, "
+        "`key_reused`. While the first runs: CONFLICT, `running`, to be tried again. Where its "
+        "answer is no longer kept: `already_done`. Where it is not known how it ended: "
+        "`outcome_unknown`."
+    ),
+}
+_INVOCATION_ID: Json = {
+    "X-Webhost-Invocation-Id": {
+        "description": "The call that the answer is of, once it is admitted.",
+        "schema": {"type": "string"},
+    }
+}
 
 _HEADERS: Json = {
     "Retry-After": {
@@ -96,6 +125,12 @@ def add_to(document: Json, *, bearer: str) -> None:
         "name": TELEMETRY_SIGNATURE_HEADER,
         "description": "`v1=` and the HMAC-SHA256 of the body in hex, with the deployment's key.",
     }
+    components["securitySchemes"][_DELEGATION] = {
+        "type": "apiKey",
+        "in": "header",
+        "name": DELEGATION_SIGNATURE_HEADER,
+        "description": "`v1=` and the HMAC-SHA256 of the body in hex, with the source's secret.",
+    }
     document["paths"] |= {
         "/v1/invoke/{agentId}": {
             "post": _invocation(
@@ -118,6 +153,7 @@ def add_to(document: Json, *, bearer: str) -> None:
                 },
             )
         },
+        "/v1/delegated/invoke/{agentId}": {"post": _delegated()},
         "/v1/telemetry/report": {"post": _report()},
     }
 
@@ -127,15 +163,51 @@ def _invocation(name: str, summary: str, bearer: str, content: Json) -> Json:
         "operationId": name,
         "summary": summary,
         "security": [{bearer: []}],
-        "parameters": [
-            {"name": "agentId", "in": "path", "required": True, "schema": {"type": "string"}}
-        ],
+        "parameters": [_AGENT_ID, _KEY],
         "requestBody": _body(InvokeRequest),
-        "responses": {
-            "200": {"description": "The agent's answer.", "content": content},
-            **_errors(_INVOKE),
-            "504": _error("RUNTIME_ERROR: the agent took too long"),
-        },
+        "responses": _invoked(content),
+    }
+
+
+def _delegated() -> Json:
+    return {
+        "operationId": "invoke_delegated",
+        "summary": "Call an agent for one of your users, as a trusted back end.",
+        "security": [{_DELEGATION: []}],
+        "parameters": [
+            _AGENT_ID,
+            _header(DELEGATION_SOURCE_HEADER, "Whose secret signed the body.", "string"),
+            _header(
+                DELEGATION_TIMESTAMP_HEADER,
+                "When the request was made, in Unix milliseconds; five minutes to either side.",
+                "integer",
+            ),
+        ],
+        "requestBody": _body(DelegatedRequest),
+        "responses": _invoked({"application/json": {"schema": _ref(InvokeResponse)}}),
+    }
+
+
+def _invoked(content: Json) -> Json:
+    """Return the answers of an invocation; once it is admitted, they name it."""
+    answers = {
+        "200": {"description": "The agent's answer.", "content": content},
+        **_errors(_INVOKE),
+        "504": _error("RUNTIME_ERROR: the agent took too long"),
+    }
+    for status in ("200", "409", "502", "504"):
+        answers[status]["headers"] = _INVOCATION_ID
+    answers["409"]["headers"] = _INVOCATION_ID | {"Retry-After": RATE_LIMIT_HEADERS["Retry-After"]}
+    return answers
+
+
+def _header(name: str, description: str, kind: str) -> Json:
+    return {
+        "name": name,
+        "in": "header",
+        "required": True,
+        "schema": {"type": kind},
+        "description": description,
     }
 
 
@@ -145,13 +217,7 @@ def _report() -> Json:
         "summary": "Report what a call used, as a deployment's Worker does.",
         "security": [{_SIGNATURE: []}],
         "parameters": [
-            {
-                "name": TELEMETRY_DEPLOYMENT_HEADER,
-                "in": "header",
-                "required": True,
-                "schema": {"type": "string"},
-                "description": "Whose key signed the body.",
-            }
+            _header(TELEMETRY_DEPLOYMENT_HEADER, "Whose key signed the body.", "string"),
         ],
         "requestBody": _body(TelemetryReport),
         "responses": {

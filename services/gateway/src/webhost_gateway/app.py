@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from pydantic import SecretStr
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.stream_watch import StreamWatch
@@ -13,18 +14,22 @@ from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
 from webhost_gateway.callers import Callers
-from webhost_gateway.invoke import CallLimits, Invoker
+from webhost_gateway.delegated import Sources
+from webhost_gateway.invoke import Invoker
 from webhost_gateway.ledger import admission, quotas
 from webhost_gateway.ledger.admission import Admission
+from webhost_gateway.ledger.idempotency import Idempotency
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.reaper import Reaper
 from webhost_gateway.ledger.retention import Retention
+from webhost_gateway.ledger.sealing import ResponseKeys
 from webhost_gateway.ledger.usage_relay import UsageRelay
 from webhost_gateway.routes import InvokeApp
 from webhost_gateway.routing import projection
 from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
+from webhost_gateway.senders import SenderLimits, Senders
 from webhost_gateway.settings import Settings
 from webhost_gateway.upstream import flow_control
 from webhost_gateway.upstream.worker import Upstream
@@ -78,6 +83,9 @@ async def compose(service: Service, settings: Settings) -> None:
     )
     admitted = service.add("admission", Admission(admitting, lease, outcomes))
     service.add("retention", Retention(database, routes))
+    keys = ResponseKeys.parse(settings.response_keys.get_secret_value())
+    repeating = service.add("repeating", Statements(dsn, "gateway repeating"))
+    ledger = service.add("idempotency", Idempotency(repeating, keys))
     upstream = service.add(
         "upstream",
         Upstream(
@@ -87,24 +95,35 @@ async def compose(service: Service, settings: Settings) -> None:
             longest_call_s=settings.longest_call_s,
         ),
     )
-    invoker = Invoker(
+    senders = Senders(
         callers=Callers(verifier, routes, memory),
+        issuer=settings.issuer,
+        sources=Sources.parse(_text(settings.delegation_secrets)),
+        routes=routes,
+        limits=SenderLimits(settings.tiers(), settings.agent_requests_per_minute),
+        share=lease.shares.share,
+    )
+    invoker = Invoker(
+        senders=senders,
         routes=routes,
         memory=memory,
         totals=totals,
         admission=admitted,
         outcomes=outcomes,
+        ledger=ledger,
         upstream=upstream,
         answers=flow_control.budget_of(settings.answer_bytes_in_flight),
-        limits=CallLimits(
-            tiers=settings.tiers(),
-            timeout_s=settings.longest_call_s,
-            heartbeat_s=settings.heartbeat_s,
-            agent_requests_per_minute=settings.agent_requests_per_minute,
-        ),
-        share=lease.shares.share,
+        timeout_s=settings.longest_call_s,
+        heartbeat_s=settings.heartbeat_s,
     )
     app = InvokeApp(
-        invoke=invoker.answer, stream=invoker.stream, origins=settings.cors_allowed_origins
+        invoke=invoker.answer,
+        stream=invoker.stream,
+        delegated=invoker.delegated,
+        origins=settings.cors_allowed_origins,
     )
     service.serve(app, settings.listen)
+
+
+def _text(secret: SecretStr | None) -> str:
+    return "" if secret is None else secret.get_secret_value()

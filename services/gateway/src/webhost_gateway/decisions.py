@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
+from webhost_contracts.delegation import DelegatedRequest
 from webhost_contracts.entitlements import Entitlements
 from webhost_contracts.invoke import (
     PROTOCOL,
@@ -35,7 +37,11 @@ _TRACE_ID = re.compile(TRACE_ID_PATTERN)
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _FIELD = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _request = msgspec.json.Decoder(InvokeRequest)
+_delegated = msgspec.json.Decoder(DelegatedRequest)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +57,38 @@ class Target:
 
 def parse(body: bytes) -> InvokeRequest:
     """Return the request in this body. Raises InvalidRequest, with the field at fault."""
+    request = _decoded(_request, body)
+    _check_input(request, [])
+    return request
+
+
+def parse_delegated(body: bytes) -> DelegatedRequest:
+    """Return the delegated request in this body. Raises InvalidRequest, with the field at fault."""
+    request = _decoded(_delegated, body)
+    _check_input(request.invoke, ["invoke"])
+    return request
+
+
+def check_idempotency_key(key: str) -> None:
+    """Raise InvalidRequest where the header's value is not of the form."""
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidRequest.at(["Idempotency-Key"], "Must be 1 to 200 visible ASCII characters.")
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
-        request = _request.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _issue(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest.at([], "The body must be a JSON object.") from error
     except RecursionError as error:
         raise InvalidRequest.at([], "The body is nested too deeply.") from error
+
+
+def _check_input(request: InvokeRequest, path: list[str | int]) -> None:
     if (request.input.prompt is None) == (request.input.messages is None):
-        raise InvalidRequest.at(["input"], "Send either a prompt or messages.")
-    return request
+        raise InvalidRequest.at([*path, "input"], "Send either a prompt or messages.")
 
 
 def trace_id_of(request: InvokeRequest) -> str | None:

@@ -1,7 +1,7 @@
 """The HTTP endpoints, raw ASGI: paths, CORS, and the answers to failures.
 
 Guarantees: see `webhost_kit.http.asgi`; answers to browsers of the allowed origins carry the CORS
-headers, errors too.
+headers, errors too, those of delegated calls aside.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +15,9 @@ from webhost_kit.http.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEAD
 MAX_BODY_BYTES = 1024 * 1024
 PREFIX = "/v1/invoke/"
 STREAM_SUFFIX = "/stream"
+DELEGATED_PREFIX = "/v1/delegated/invoke/"
+
+INVOCATION_ID_HEADER = b"x-webhost-invocation-id"
 
 _CORS: Headers = [
     (b"vary", b"Origin"),
@@ -30,7 +33,7 @@ _PREFLIGHT: Headers = [
 class Request(asgi.Request):
     """One request of a user, with the CORS headers of its answer."""
 
-    __slots__ = ("agent_id", "authorization", "origin_allowed", "traceparent")
+    __slots__ = ("agent_id", "authorization", "idempotency_key", "origin_allowed", "traceparent")
 
     def __init__(
         self, scope: Mapping[str, Any], receive: Receive, send: Send, origins: frozenset[bytes]
@@ -38,10 +41,15 @@ class Request(asgi.Request):
         super().__init__(scope, receive, send)
         self.agent_id = ""
         self.authorization = self.text_header(b"authorization")
+        self.idempotency_key = self.text_header(b"idempotency-key")
         self.traceparent = problems.traceparent_from(self.text_header(b"traceparent"))
         self.origin_allowed = self.headers.get(b"origin") in origins
         if self.origin_allowed:
             self.always += [(b"access-control-allow-origin", self.headers[b"origin"]), *_CORS]
+
+    def name_invocation(self, invocation_id: str) -> None:
+        """Let the answer say which invocation it is of."""
+        self.always.append((INVOCATION_ID_HEADER, invocation_id.encode()))
 
     async def preflight(self) -> None:
         """Answer a browser's CORS preflight request."""
@@ -55,22 +63,31 @@ Handler = Callable[[Request], Awaitable[None]]
 class InvokeApp:
     """The ASGI application."""
 
-    def __init__(self, *, invoke: Handler, stream: Handler, origins: tuple[str, ...]) -> None:
+    def __init__(
+        self, *, invoke: Handler, stream: Handler, delegated: Handler, origins: tuple[str, ...]
+    ) -> None:
         self._invoke = invoke
         self._stream = stream
+        self._delegated = delegated
         self._origins = frozenset(origin.encode() for origin in origins)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        request = Request(scope, receive, send, self._origins)
+        is_delegated = scope["path"].startswith(DELEGATED_PREFIX)
+        # No browser calls for others.
+        origins = frozenset[bytes]() if is_delegated else self._origins
+        request = Request(scope, receive, send, origins)
         try:
-            await self._answer(request, scope["method"], scope["path"])
+            if is_delegated:
+                await self._answer_delegated(request, scope["method"], scope["path"])
+            else:
+                await self._answer(request, scope["method"], scope["path"])
         except ClientGone:
             return
         except MethodNotAllowed as problem:
-            await request.refuse(problem, {"Allow": "POST, OPTIONS"})
+            await request.refuse(problem, {"Allow": "POST" if is_delegated else "POST, OPTIONS"})
         except Problem as problem:
             await request.refuse(problem)
         except Exception as error:
@@ -91,3 +108,12 @@ class InvokeApp:
         else:
             request.agent_id = agent_id
             await handler(request)
+
+    async def _answer_delegated(self, request: Request, method: str, path: str) -> None:
+        agent_id = path.removeprefix(DELEGATED_PREFIX)
+        if not agent_id or "/" in agent_id:
+            raise NotFound("There is no such address.")
+        if method != "POST":
+            raise MethodNotAllowed("Only POST is allowed here.")
+        request.agent_id = agent_id
+        await self._delegated(request)

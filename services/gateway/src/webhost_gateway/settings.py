@@ -1,7 +1,7 @@
 """The gateway's environment."""
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validator
-from webhost_kit.keys import parse_signers
+from webhost_kit.keys import parse_shared_secrets, parse_signers, parse_symmetric_keys
 from webhost_kit.process.settings import Address, LongestCall, UserFacingSettings
 
 
@@ -10,6 +10,13 @@ class Settings(UserFacingSettings, LongestCall):
 
     invoke_private_keys: SecretStr
     """Ed25519 keys, `<key id>:<base64url seed>,…`; the first one signs calls to Workers."""
+    response_keys: SecretStr
+    """Keys for what is kept of calls with an idempotency key, `<key id>:<base64url of 32 bytes>,…`;
+    the first one is for new calls. Keep an older one for a day for its answers, and for 13 months
+    where repeats of delegated calls are to be compared with the first."""
+    delegation_secrets: SecretStr | None = None
+    """Who may call agents for their users, `<source>:<base64url of at least 32 bytes>,…`, a source
+    with several secrets while they rotate; if not set, nobody may."""
     workers_connect_to: Address | None = None
     """In the local stack only: where the Workers' addresses really are."""
     first_byte_timeout_s: PositiveFloat = 30.0
@@ -29,4 +36,7 @@ class Settings(UserFacingSettings, LongestCall):
         if self.workers_connect_to is not None and not self.webhost_local_stack:
             raise ValueError("WORKERS_CONNECT_TO is for the local stack only")
         parse_signers(self.invoke_private_keys.get_secret_value(), "INVOKE_PRIVATE_KEYS")
+        parse_symmetric_keys(self.response_keys.get_secret_value(), "RESPONSE_KEYS")
+        if self.delegation_secrets is not None:
+            parse_shared_secrets(self.delegation_secrets.get_secret_value(), "DELEGATION_SECRETS")
         return self

@@ -56,6 +56,29 @@ invocations = sa.Table(
     sa.Index("invocations_open", "gateway_id", postgresql_where=sa.text("finished_at_ms IS NULL")),
 )
 
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("agent_id", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    # The key, of RESPONSE_KEYS, of the fingerprint and of the response.
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+    sa.Column("invocation_id", sa.Text, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("finished_at_ms", sa.BigInteger),
+    sa.Column("response", sa.LargeBinary),
+    sa.Index(
+        "idempotency_open", "invocation_id", postgresql_where=sa.text("finished_at_ms IS NULL")
+    ),
+    sa.Index(
+        "idempotency_responses", "finished_at_ms", postgresql_where=sa.text("response IS NOT NULL")
+    ),
+    sa.Index("idempotency_by_age", "kind", "created_at_ms"),
+)
+
 usage_outbox = sa.Table(
     "usage_outbox",
     metadata,

@@ -35,6 +35,10 @@ class NotRun(Unavailable):
     """There was no connection: the statement certainly did not run."""
 
 
+class KeyTaken(NotRun):
+    """A row with such a key was committed meanwhile: the statement changed nothing."""
+
+
 class Statements:
     """Runs one statement, or several in one transaction, at a time; reconnects by itself.
 
@@ -54,8 +58,9 @@ class Statements:
     async def execute(self, *steps: tuple[str, Mapping[str, Any]]) -> list[TupleRow]:
         """Run the steps in one transaction; return the last one's rows.
 
-        Raises NotRun, or another Unavailable when it cannot be known whether they were run, or
-        still will be: a server that hangs may have received them.
+        Raises NotRun (KeyTaken where a unique key was in the way), or another Unavailable when it
+        cannot be known whether they were run, or still will be: a server that hangs may have
+        received them.
         """
         try:
             if self._connection is not None and _has_ended(self._connection):
@@ -76,6 +81,9 @@ class Statements:
                     return await _run(connection, *steps[-1])
             finally:
                 clock.cancel()
+        except psycopg.errors.UniqueViolation as error:
+            strip_values(error)
+            raise KeyTaken("Another request was faster; try again shortly.") from error
         except (psycopg.Error, OSError) as error:
             strip_values(error)
             log.warning(

@@ -32,6 +32,11 @@ def traceparent_from(value: str | None) -> str | None:
 def envelope(problem: Problem, request_id: str) -> ErrorEnvelope:
     """Return the error envelope that the caller gets."""
     _answered.labels(problem.code).inc()
+    return uncounted(problem, request_id)
+
+
+def uncounted(problem: Problem, request_id: str) -> ErrorEnvelope:
+    """Return the same envelope, to be kept rather than answered."""
     return ErrorEnvelope(
         error=ErrorBody(
             code=problem.code,

@@ -6,7 +6,8 @@ before its call begins; nothing is admitted without this gateway's lease. Reques
 together share one statement. Each is decided within WAIT_S or refused; the queue is bounded, and a
 request whose caller has disconnected is no longer admitted. A user at the concurrency limit does
 not delay other users' requests, and its own are decided in the order of their arrival: none is
-refused because a later one took the place that an ended call made free.
+refused because a later one took the place that an ended call made free. Calls with an idempotency
+key are decided by a statement of their own, after those without, which claims their keys too.
 Hot path: its statements are raw SQL, named at the end of the file.
 On a failure of unknown outcome: the caller is refused, and the call is released, since it was
 not made. If the statement is executed later after all, it admits nothing.
@@ -14,6 +15,8 @@ not made. If the statement is executed later after all, it admits nothing.
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,14 +25,17 @@ from prometheus_client import Histogram
 from webhost_contracts.entitlements import Entitlements
 from webhost_contracts.periods import previous_period
 from webhost_kit.batching import Batcher
-from webhost_kit.database.statements import NotRun, Statements
+from webhost_kit.database.statements import KeyTaken, NotRun, Statements
 from webhost_kit.errors import LimitExceeded, Unavailable
+from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.tasks import run_together
 
 from webhost_gateway import decisions
-from webhost_gateway.ledger import key_quotas
+from webhost_gateway.ledger import idempotency, key_quotas
+from webhost_gateway.ledger.idempotency import AlreadyClaimed
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
+from webhost_gateway.ledger.recording import Claim
 from webhost_gateway.model import Invocation
 
 WAIT_S = 1.0
@@ -37,6 +43,8 @@ STATEMENT_TIMEOUT_S = 2.0
 """Callers wait no longer than WAIT_S for a statement."""
 MAX_WAITING = 5_000
 KNOWN_QUOTAS = 100_000
+CLAIM_TRIES = 5
+"""How often keys that another gateway claimed meanwhile let the statement be tried again."""
 
 _batch_size = Histogram(
     "webhost_gateway_admission_batch_size",
@@ -53,9 +61,11 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 class _Verdict(NamedTuple):
-    """Whether a request was admitted, and what is taken after its batch."""
+    """Whether a request was admitted, None if its idempotency key is another call's; and what is
+    taken after its batch.
+    """
 
-    admitted: bool
+    admitted: bool | None
     requests: int
     in_flight: int
     key_requests: int | None = None
@@ -65,6 +75,7 @@ class _Verdict(NamedTuple):
 class _Waiting:
     asked: _Asked
     admitted: asyncio.Future[None]
+    claim: Claim | None
     last_try: bool = False
 
 
@@ -91,16 +102,21 @@ class Admission:
         await run_together(self._batcher.run(), self._crowded.run())
 
     async def admit(
-        self, invocation: Invocation, limits: Entitlements, max_key_requests: int | None = None
+        self,
+        invocation: Invocation,
+        limits: Entitlements,
+        max_key_requests: int | None = None,
+        claim: Claim | None = None,
     ) -> None:
-        """Return when the invocation is on record. `max_key_requests` are those of its API key, in
-        the invocation's `key_period`.
+        """Return when the invocation is on record, and its idempotency key claimed.
 
-        Raises LimitExceeded (`requests`, `concurrency`) or Unavailable.
+        `max_key_requests` are those of its API key, in the invocation's `key_period`.
+
+        Raises LimitExceeded (`requests`, `concurrency`), Unavailable or AlreadyClaimed.
         """
         loop = asyncio.get_running_loop()
         asked = _Asked(invocation, limits.requests, limits.concurrency, max_key_requests)
-        waiting = _Waiting(asked, loop.create_future())
+        waiting = _Waiting(asked, loop.create_future(), claim)
         _enqueue(self._batcher, waiting)
         clock = loop.call_later(WAIT_S, _refuse_late, waiting)
         try:
@@ -133,14 +149,18 @@ class Admission:
         return now
 
     async def _settle(self, batch: list[_Waiting]) -> None:
-        if batch := self._first_in_line(batch):
-            await self._admit_together(batch)
+        batch = self._first_in_line(batch)
+        if unkeyed := [waiting for waiting in batch if waiting.claim is None]:
+            await self._admit_together(unkeyed)
+        if keyed := [waiting for waiting in batch if waiting.claim is not None]:
+            await self._admit_together(keyed)
 
     async def _admit_together(self, batch: list[_Waiting]) -> None:
         _batch_size.observe(len(batch))
         self._outcomes.expect(waiting.asked.invocation for waiting in batch)
         try:
-            verdicts = await self._decide([waiting.asked for waiting in batch])
+            claims = [waiting.claim for waiting in batch if waiting.claim is not None]
+            verdicts = await self._decide([waiting.asked for waiting in batch], claims)
         except Unavailable as error:
             for waiting in batch:
                 if isinstance(error, NotRun):
@@ -159,6 +179,8 @@ class Admission:
                 self._known_keys.clear()
                 self._lease.renew_soon()
                 _refuse(waiting, Unavailable("The gateway is not ready; try again shortly."))
+            elif verdict.admitted is None:
+                _refuse(waiting, AlreadyClaimed())
             elif (refusal := _refusal(waiting.asked, verdict)) is None:
                 self._admitted(waiting)
             elif refusal.retryable and not waiting.last_try:
@@ -172,8 +194,8 @@ class Admission:
         else:
             waiting.admitted.set_result(None)
 
-    async def _decide(self, batch: list[_Asked]) -> dict[int, _Verdict]:
-        """Return the verdicts by place in the batch."""
+    async def _decide(self, batch: list[_Asked], claims: list[Claim]) -> dict[int, _Verdict]:
+        """Return the verdicts by place in the batch. `claims` are those of all or of none."""
         keys = {(asked.invocation.user_id, asked.invocation.period_key) for asked in batch}
         await self._make_quotas(MAKE_QUOTAS, keys, self._known)
         of_keys = {
@@ -182,20 +204,32 @@ class Admission:
             if asked.max_key_requests is not None
         }
         await self._make_quotas(key_quotas.MAKE, of_keys, self._known_keys)
-        rows = await self._statements.execute(
-            (
-                ADMIT_WITH_KEYS if of_keys else ADMIT,
-                {
-                    "asked": msgspec.json.encode([_flat(asked) for asked in batch]).decode(),
-                    "gateway_id": self._lease.gateway_id,
-                    "users": list({user_id for user_id, _ in keys}),
-                    "oldest": previous_period(min(period for _, period in keys)),
-                    "keys": list({key_id for key_id, _ in of_keys}),
-                    "key_periods": list({period for _, period in of_keys}),
-                },
-            )
-        )
+        parameters = {
+            "asked": msgspec.json.encode([_flat(asked) for asked in batch]).decode(),
+            "gateway_id": self._lease.gateway_id,
+            "users": list({user_id for user_id, _ in keys}),
+            "oldest": previous_period(min(period for _, period in keys)),
+            "keys": list({key_id for key_id, _ in of_keys}),
+            "key_periods": list({period for _, period in of_keys}),
+        }
+        if claims:
+            statement = ADMIT_CLAIMING_WITH_KEYS if of_keys else ADMIT_CLAIMING
+            rows = await self._claim_and_admit(statement, parameters, claims)
+        else:
+            statement = ADMIT_WITH_KEYS if of_keys else ADMIT
+            rows = await self._statements.execute((statement, parameters))
         return {row[0]: _Verdict(*row[1:]) for row in rows}
+
+    async def _claim_and_admit(
+        self, statement: str, parameters: dict[str, Any], claims: list[Claim]
+    ) -> Sequence[tuple[Any, ...]]:
+        crash_point("gateway.claiming")
+        parameters["claims"] = msgspec.json.encode(claims).decode()
+        for _ in range(CLAIM_TRIES - 1):
+            # The next try sees what was committed meanwhile.
+            with suppress(KeyTaken):
+                return await self._statements.execute((statement, parameters))
+        return await self._statements.execute((statement, parameters))
 
     async def _make_quotas(
         self, statement: str, keys: set[tuple[str, str]], known: set[tuple[str, str]]
@@ -263,7 +297,7 @@ ON CONFLICT DO NOTHING
 """
 
 _ADMIT = """
-WITH asked AS MATERIALIZED (
+WITH {claims}asked AS MATERIALIZED (
     SELECT * FROM ROWS FROM (json_to_recordset(%(asked)s::json) AS (
         id text, user_id text, agent_id text, deployment_id text, runtime_provider text,
         trace_id text, period_key text, admitted_at_ms bigint, key_id text, key_period text,
@@ -272,7 +306,7 @@ WITH asked AS MATERIALIZED (
         id, user_id, agent_id, deployment_id, runtime_provider,
         trace_id, period_key, admitted_at_ms, key_id, key_period,
         max_requests, max_in_flight, max_key_requests, place
-    )
+    ){unclaimed}
 ),
 alive AS MATERIALIZED (
     SELECT gateway_id FROM leases
@@ -313,7 +347,7 @@ recorded AS (
     ON CONFLICT (id) DO NOTHING
     RETURNING id, user_id, period_key, key_id, key_period
 ),
-taken AS (
+{claimed}taken AS (
     UPDATE quotas q SET requests = q.requests + r.n, in_flight = q.in_flight + r.n
     FROM (
         SELECT user_id, period_key, count(*) AS n FROM recorded GROUP BY user_id, period_key
@@ -327,8 +361,10 @@ FROM (
         count(recorded.id) OVER (PARTITION BY every.user_id, every.period_key) AS taken_here,
         count(recorded.id) OVER (PARTITION BY every.user_id) AS taken_by_user{taken_by_key}
     FROM {every} every LEFT JOIN recorded ON recorded.id = every.id
-) answered
+) answered{repeated}
 """
 
-ADMIT = _ADMIT.format(**key_quotas.NONE)
-ADMIT_WITH_KEYS = _ADMIT.format(**key_quotas.SOME)
+ADMIT = _ADMIT.format(**key_quotas.NONE, **idempotency.NONE)
+ADMIT_WITH_KEYS = _ADMIT.format(**key_quotas.SOME, **idempotency.NONE)
+ADMIT_CLAIMING = _ADMIT.format(**key_quotas.NONE, **idempotency.SOME)
+ADMIT_CLAIMING_WITH_KEYS = _ADMIT.format(**key_quotas.SOME, **idempotency.SOME_WITH_KEYS)

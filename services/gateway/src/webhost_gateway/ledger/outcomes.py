@@ -7,6 +7,8 @@ Guarantees: only an open row gets an outcome, so a second attempt changes nothin
 of which no byte was written, leaves no count and no fact, but a closed row: an admission of unknown
 outcome that is executed later finds it and admits nothing. Outcomes that arrive together share a
 statement, and are kept until the database has recorded them. Until then their calls are `expected`.
+What a call with an idempotency key was answered is stored in the statement that closes it; where
+the call is released, its claim is given up.
 """
 
 import asyncio
@@ -20,8 +22,11 @@ from webhost_kit.batching import Batcher
 from webhost_kit.clock import now_ms
 from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
+from webhost_kit.process.crashpoints import crash_point
 
+from webhost_gateway.ledger import idempotency
 from webhost_gateway.ledger.lease import Lease
+from webhost_gateway.ledger.recording import Recording
 from webhost_gateway.model import Closing, Invocation, Outcome, closing
 
 RETRY_S = 0.5
@@ -61,6 +66,7 @@ class Outcomes:
         self._recorded = recorded
         # Both are bounded by the calls that were admitted.
         self._expected: set[str] = set()
+        self._answers: dict[str, Recording] = {}
         self._batcher: Batcher[Closing | Invocation] = Batcher(self._handle, linger_s=LINGER_S)
         self._flushing: asyncio.Future[None] | None = None
         self.run = self._batcher.run
@@ -85,9 +91,14 @@ class Outcomes:
         *,
         request_id: str | None,
         traceparent: str | None,
+        answer: Recording | None = None,
     ) -> None:
-        """Close the invocation with this outcome, soon."""
+        """Close the invocation with this outcome, and keep its answer if it is complete, soon."""
         _finished.labels(outcome.outcome).inc()
+        if answer is not None and answer.complete:
+            self._answers[invocation.id] = answer
+        elif answer is not None:
+            answer.release()
         self._batcher.add(
             closing(invocation, outcome, at_ms, request_id=request_id, traceparent=traceparent)
         )
@@ -113,11 +124,27 @@ class Outcomes:
         ended = [item for item in batch if isinstance(item, Closing)]
         released = [item for item in batch if isinstance(item, Invocation)]
         if ended:
-            await self._until_done(lambda: [finish(ended, self._lease.gateway_id)])
+            answers = [self._answers[item.id] for item in ended if item.id in self._answers]
+            await self._until_done(lambda: [self._finish(ended, answers)])
+            crash_point("gateway.recorded")
             self._recorded()
+            for answer in answers:
+                self._answers.pop(answer.invocation_id).release()
         if released:
             await self._until_done(lambda: self._release(released))
         self._expected.difference_update(item.id for item in batch)
+
+    def _finish(
+        self, ended: list[Closing], answers: list[Recording]
+    ) -> tuple[str, dict[str, object]]:
+        statement, parameters = finish(ended, self._lease.gateway_id)
+        if not answers:
+            return statement, parameters
+        return FINISH_STORING, parameters | {
+            "answered": [answer.invocation_id for answer in answers],
+            "responses": [answer.sealed for answer in answers],
+            "answered_at_ms": now_ms(),
+        }
 
     def _release(self, released: list[Invocation]) -> list[tuple[str, dict[str, Any]]]:
         parameters = {
@@ -174,6 +201,8 @@ SELECT %(gateway_id)s, subject, string_agg(body, ','), min(finished_at_ms)
 FROM closed GROUP BY subject
 """
 
+FINISH_STORING = FINISH.replace("WITH ", f"WITH {idempotency.STORED}", 1)
+
 RELEASE = """
 WITH closed AS (
     UPDATE invocations SET finished_at_ms = %(at_ms)s
@@ -192,6 +221,10 @@ freed_of_keys AS (
         WHERE key_period IS NOT NULL GROUP BY key_id, key_period
     ) c
     WHERE (q.key_id, q.period_key) = (c.key_id, c.key_period)
+),
+given_up AS (
+    DELETE FROM idempotency
+    WHERE invocation_id = ANY(%(ids)s::text[]) AND finished_at_ms IS NULL
 )
 INSERT INTO invocations (id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
     period_key, admitted_at_ms, gateway_id, finished_at_ms)

@@ -1,4 +1,4 @@
-"""Removes what is no longer needed: rows of old calls, of past quotas, of routes that ended."""
+"""Removes what is no longer needed: old calls, keys and answers, past quotas, ended routes."""
 
 import asyncio
 import secrets
@@ -12,6 +12,8 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
 
+from webhost_gateway.ledger.idempotency import CLAIMS_KEPT_MS
+from webhost_gateway.ledger.idempotency import KEPT_MS as ANSWERS_KEPT_MS
 from webhost_gateway.routing.model import (
     AGENT_KEPT_MS,
     DEPLOYMENT_KEPT_MS,
@@ -19,6 +21,7 @@ from webhost_gateway.routing.model import (
     RouteTable,
 )
 from webhost_gateway.tables import (
+    idempotency,
     invocations,
     key_quotas,
     quotas,
@@ -35,6 +38,7 @@ KEPT_MS = 2 * DAY_MS
 DAYS_KEPT = 2
 EVERY_S = 60.0
 BATCH = 5000
+ANSWERS_BATCH = 200
 
 
 class Retention:
@@ -57,6 +61,12 @@ class Retention:
                 while await remove_key_quotas(self._database, at_ms) == BATCH:
                     pass
                 await remove_routes(self._database, at_ms)
+                before_ms = at_ms - ANSWERS_KEPT_MS
+                while await remove_answers(self._database, before_ms) == ANSWERS_BATCH:
+                    pass
+                for kind, kept_ms in CLAIMS_KEPT_MS.items():
+                    while await remove_claims(self._database, kind, at_ms - kept_ms) == BATCH:
+                        pass
             except (Unavailable, DBAPIError) as error:
                 log.warning("retention postponed", error=str(error).partition("\n")[0])
             # Replicas spread out.
@@ -126,6 +136,32 @@ async def remove_routes(database: Database, at_ms: int) -> None:
     await _remove(database, sa.delete(routed_keys).where(keys_ended < at_ms - KEY_KEPT_MS))
 
 
-async def _remove(database: Database, statement: sa.Delete) -> int:
+async def remove_answers(database: Database, before_ms: int) -> int:
+    """Remove a batch of answers kept since before this time; return how many there were."""
+    old = (
+        sa.select(*idempotency.primary_key)
+        .where(idempotency.c.response.is_not(None), idempotency.c.finished_at_ms < before_ms)
+        .order_by(idempotency.c.finished_at_ms)
+        .limit(ANSWERS_BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    statement = sa.update(idempotency).where(sa.tuple_(*idempotency.primary_key).in_(old))
+    return await _remove(database, statement.values(response=None))
+
+
+async def remove_claims(database: Database, kind: str, before_ms: int) -> int:
+    """Remove a batch of keys claimed before this time; return how many there were."""
+    old = (
+        sa.select(*idempotency.primary_key)
+        .where(idempotency.c.kind == kind, idempotency.c.created_at_ms < before_ms)
+        .order_by(idempotency.c.created_at_ms)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    key = sa.tuple_(*idempotency.primary_key)
+    return await _remove(database, sa.delete(idempotency).where(key.in_(old)))
+
+
+async def _remove(database: Database, statement: sa.Delete | sa.Update) -> int:
     async with database.transaction() as connection:
         return (await connection.execute(statement)).rowcount

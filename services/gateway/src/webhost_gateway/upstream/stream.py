@@ -14,6 +14,7 @@ from webhost_contracts.invoke import InvokeResponse, Usage
 from webhost_kit.errors import RuntimeFailed
 from webhost_kit.http import problems
 
+from webhost_gateway.ledger.recording import Recording
 from webhost_gateway.routes import Request
 from webhost_gateway.upstream import sse
 from webhost_gateway.upstream.flow_control import FlowControl
@@ -26,7 +27,7 @@ END_S = 1.0
 LARGE_BYTES = 16 * 1024
 """Of events of this size, nothing is read from the Worker before the client has taken them."""
 
-_HEADERS = [
+HEADERS = [
     (b"content-type", sse.CONTENT_TYPE.encode()),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
@@ -42,12 +43,21 @@ class _Delta(msgspec.Struct, frozen=True):
 
 
 class ClientStream:
-    """The client's side of one stream. `meta` is the gateway's own, the session id aside."""
+    """The client's side of one stream. `meta` is the gateway's own, the session id aside.
+
+    What passes is added to the recording, if there is one, heartbeats aside.
+    """
 
     def __init__(
-        self, request: Request, meta: dict[str, Any], heartbeat_s: float, flow: FlowControl
+        self,
+        request: Request,
+        meta: dict[str, Any],
+        heartbeat_s: float,
+        flow: FlowControl,
+        recording: Recording | None,
     ) -> None:
         self._request = request
+        self._recording = recording
         self._flow = flow
         self._meta = meta
         self._heartbeat_s = heartbeat_s
@@ -70,7 +80,9 @@ class ClientStream:
         """Send the `error` event, which ends the stream."""
         self._flow.hold_up()
         envelope = problems.envelope(problem, self._request.request_id)
-        await self._request.write(self._writer.event("error", envelope))
+        event = self._writer.event("error", envelope)
+        self._record(event, is_last=True)
+        await self._request.write(event)
 
     async def end(self) -> None:
         """End the response; returns when its client has taken it, or was given up."""
@@ -89,11 +101,14 @@ class ClientStream:
             # While the client is waited for, this is kept once.
             events = bytes(ready)
             del chunk, ready
+            self._record(events, is_last=self._done)
             await self._send(events)
         answer.passed_on(self._reader.pending)
 
     async def _emulate(self, answer: Answer) -> None:
-        await self._send(self._emulated(await answer.document()))
+        events = self._emulated(await answer.document())
+        self._record(events, is_last=True)
+        await self._send(events)
 
     def _emulated(self, document: InvokeResponse) -> bytes:
         events = [
@@ -145,12 +160,18 @@ class ClientStream:
                     raise
                 await self._send(sse.HEARTBEAT)
 
+    def _record(self, events: bytes, *, is_last: bool) -> None:
+        if self._recording is not None:
+            self._recording.add(events)
+            if is_last:
+                self._recording.end(200, sse.CONTENT_TYPE)
+
     async def _send(self, events: bytes) -> None:
         if not events:
             return
         self._flow.hold_up()
         if not self._request.started:
-            await self._request.start(200, _HEADERS)
+            await self._request.start(200, HEADERS)
         await self._request.write(events)
         if len(events) > LARGE_BYTES:
             # An empty part is written once the client has taken most of those before it.

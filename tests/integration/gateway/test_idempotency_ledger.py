@@ -1,0 +1,171 @@
+"""Claims in the statement that admits: races between gateways, limits, and what is removed."""
+
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from webhost_contracts.entitlements import Entitlements
+from webhost_gateway.ledger.idempotency import (
+    CLAIMS_KEPT_MS,
+    DELEGATED,
+    INVOKE,
+    KEPT_MS,
+    AlreadyClaimed,
+)
+from webhost_gateway.ledger.recording import Claim
+from webhost_gateway.ledger.retention import remove_answers, remove_claims
+from webhost_gateway.model import Invocation
+from webhost_kit.clock import now_ms
+from webhost_kit.database.engine import Database
+from webhost_kit.database.migrations import upgrade
+from webhost_kit.errors import LimitExceeded
+
+from tests.integration.gateway.ledger import Ledger, an_invocation, ledger
+from tests.support.deadline import eventually
+
+TIER = Entitlements(
+    requests=None, concurrency=None, requests_per_minute=1, telemetry_days=1, log_days=1
+)
+TWO = Entitlements(
+    requests=2, concurrency=None, requests_per_minute=1, telemetry_days=1, log_days=1
+)
+KEYS = 40
+EACH = 8
+
+
+def claim_of(call: Invocation, key: str) -> Claim:
+    fingerprint = "00" * 32
+    return Claim(
+        call.id, call.user_id, call.agent_id, INVOKE, key, "r1", fingerprint, call.admitted_at_ms
+    )
+
+
+async def admit(here: Ledger, key: str | None, tier: Entitlements = TIER) -> str:
+    """Ask for a call with this key; return how that ended."""
+    call = an_invocation("usr_1")
+    try:
+        claim = None if key is None else claim_of(call, key)
+        await here.admission.admit(call, tier, claim=claim)
+    except AlreadyClaimed:
+        return "repeated"
+    except LimitExceeded as refused:
+        return refused.details["limitType"]
+    return call.id
+
+
+@pytest.mark.accept("7.7.once")
+async def test_gateways_that_race_for_keys_admit_one_call_each(database_url: str) -> None:
+    """Each key comes to both at once, many times, between calls without a key."""
+    upgrade(database_url, "webhost_gateway")
+    async with AsyncExitStack() as stack:
+        gateways = [await stack.enter_async_context(ledger(database_url)) for _ in range(2)]
+        asked = [
+            (
+                f"k{number}" if turn else None,
+                admit(gateways[turn % 2], f"k{number}" if turn else None),
+            )
+            for number in range(KEYS)
+            for turn in range(EACH)
+        ]
+        answers = await asyncio.gather(*(call for _, call in asked))
+        ended = [(key, answer) for (key, _), answer in zip(asked, answers, strict=True)]
+        admitted = Counter(key for key, answer in ended if answer.startswith("inv_"))
+        assert admitted == {None: KEYS} | {f"k{number}": 1 for number in range(KEYS)}
+        assert {a for _, a in ended if not a.startswith("inv_")} == {"repeated"}
+        here = gateways[0]
+        assert here.quota("usr_1") == (2 * KEYS, 2 * KEYS)
+        rows = here.rows("SELECT key, invocation_id FROM idempotency")
+        assert set(rows) == {(k, a) for k, a in ended if k is not None and a != "repeated"}
+
+
+@pytest.mark.accept("7.7.once")
+async def test_a_key_that_is_committed_while_a_statement_waits_is_found(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both gateways' statements began before either had claimed anything."""
+    monkeypatch.setattr("webhost_gateway.ledger.admission.WAIT_S", 30)
+    upgrade(database_url, "webhost_gateway")
+    async with AsyncExitStack() as stack:
+        gateways = [await stack.enter_async_context(ledger(database_url)) for _ in range(2)]
+        for number, gateway in enumerate(gateways):
+            assert (await admit(gateway, f"first {number}")).startswith("inv_")
+        with psycopg.connect(database_url) as gate:
+            gate.execute("SELECT FROM quotas FOR UPDATE")
+            calls = [asyncio.create_task(admit(gateway, "k")) for gateway in gateways]
+
+            async def both_wait() -> bool:
+                return len(gateways[0].rows(WAITING)) == 2
+
+            await eventually(both_wait, "both statements to wait", seconds=1.8)
+        ended = await asyncio.gather(*calls)
+        assert sorted(answer[:4] for answer in ended) == ["inv_", "repe"]
+        assert gateways[0].quota("usr_1") == (3, 3)
+        assert gateways[0].rows("SELECT 1 FROM idempotency WHERE key = 'k'") == [(1,)]
+
+
+WAITING = """
+SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+    AND application_name = 'gateway admitting'
+"""
+
+
+@pytest.mark.accept("7.7.claims")
+async def test_a_repeat_takes_nothing_of_a_limit_and_a_refused_call_no_key(
+    database_url: str,
+) -> None:
+    upgrade(database_url, "webhost_gateway")
+    async with ledger(database_url) as here:
+        assert (await admit(here, "a", TWO)).startswith("inv_")
+        ended = await asyncio.gather(*(admit(here, key, TWO) for key in ("a", "a", "b", "b", "c")))
+        assert ended[:2] == ["repeated", "repeated"]
+        assert ended[2].startswith("inv_")
+        assert ended[3:] == ["repeated", "requests"]
+        assert here.quota("usr_1") == (2, 2)
+        assert {row[0] for row in here.rows("SELECT key FROM idempotency")} == {"a", "b"}
+
+
+@pytest.mark.accept("7.7.kept")
+async def test_old_answers_and_keys_are_removed_each_in_its_time(database_url: str) -> None:
+    """Another bound for each kind; what is young, and a key without an answer, stays."""
+    upgrade(database_url, "webhost_gateway")
+    database = Database(database_url)
+    at_ms = now_ms()
+    async with database.transaction() as connection:
+        for kind, kept_ms in CLAIMS_KEPT_MS.items():
+            for age, age_ms in (("young", kept_ms - 60_000), ("old", kept_ms + 60_000)):
+                await connection.execute(
+                    sa.text(
+                        "INSERT INTO idempotency VALUES ('u', 'a', :kind, :age, 'r1', '', :id,"
+                        " :created, :created, :response)"
+                    ),
+                    {"kind": kind, "age": age, "id": f"{kind} {age}", "created": at_ms - age_ms}
+                    | {"response": b"sealed"},
+                )
+        await connection.execute(
+            sa.text(
+                "INSERT INTO idempotency VALUES ('u', 'a', 'invoke', 'fresh', 'r1', '', 'fresh',"
+                " :at, :at, 'sealed')"
+            ),
+            {"at": at_ms - KEPT_MS + 60_000},
+        )
+    assert await remove_answers(database, at_ms - KEPT_MS) == 4
+    assert await remove_answers(database, at_ms - KEPT_MS) == 0
+    assert await answered(database) == {("invoke", "fresh")}
+    for kind, kept_ms in CLAIMS_KEPT_MS.items():
+        assert await remove_claims(database, kind, at_ms - kept_ms) == 1
+    assert await left(database) == {(INVOKE, "young"), (INVOKE, "fresh"), (DELEGATED, "young")}
+    await database.close()
+
+
+async def answered(database: Database) -> set[tuple[Any, ...]]:
+    return await left(database, "response IS NOT NULL")
+
+
+async def left(database: Database, where: str = "true") -> set[tuple[Any, ...]]:
+    query = sa.text(f"SELECT kind, key FROM idempotency WHERE {where}")
+    async with database.transaction() as connection:
+        return {tuple(row) for row in await connection.execute(query)}
