@@ -1,8 +1,8 @@
 """API keys. The key itself is in two answers, those that make a secret, and nowhere else.
 
 With an idempotency key such an answer is recorded encrypted, under a key of the api's own, for as
-long as answers are kept. A secret that follows from a key of the api's and the id could be made again
-without that, but then whoever has the api's key has every API key for ever.
+long as answers are kept. A secret that follows from a key of the api's and the id could be made
+again without that, but then whoever has the api's key has every API key for ever.
 """
 
 import secrets
