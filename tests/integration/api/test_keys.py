@@ -196,6 +196,7 @@ ROUTES = {
     ("GET", "/v1/keys"): "read",
     ("GET", "/v1/metrics/recent"): "read",
     ("GET", "/v1/usage/current"): "read",
+    ("POST", "/v1/uploads"): "deploy",
     ("POST", "/v1/agents/{agent}/deploy"): "deploy",
     ("POST", "/v1/agents/{agent}/deployments"): "deploy",
     ("POST", "/v1/agents/{agent}/deployments/{deployment}/activate"): "deploy",
@@ -248,14 +249,15 @@ async def test_a_key_of_one_agent_knows_of_no_other(user: User) -> None:
     assert [agent["id"] for agent in listed] == [mine["id"]]
     for path in ("/v1/me", "/v1/templates"):
         ok(await key.http.get(path))
-    open_here = ("/v1/me", "/v1/agents", "/v1/templates")
+    open_here = {("GET", each) for each in ("/v1/me", "/v1/agents", "/v1/templates")}
+    open_here |= {("POST", "/v1/uploads")}
     own = {"agent": mine["id"], "deployment": deployments[mine["id"]]}
     foreign = {"agent": other["id"], "deployment": deployments[other["id"]]}
     missing = {"agent": f"agt_{MISSING}", "deployment": f"dep_{MISSING}"}
     routes = [*ROUTES, ("GET", "/v1/metrics/recent?agentId={agent}")]
     for method, path in routes:
         if "{" not in path:
-            if (method, path) not in {("GET", each) for each in open_here}:
+            if (method, path) not in open_here:
                 assert "whole account" in refused(await key.http.request(method, path))
             continue
         bodies = []

@@ -174,7 +174,7 @@ async def test_after_a_crash_the_key_makes_the_same_upload(isolated: Harness) ->
             await sent(user, archive, **key)
         await harness.service.died()
         await harness.start()
-        user = User(harness.client(**user.http.headers), user.id)
+        user = User(harness.client(**user.http.headers), user.id, harness)
     upload = await uploaded(user, archive, **key)
     route = "/v1/uploads"
     made_of = IdempotencyKey.of(
