@@ -42,7 +42,7 @@ def an_answer(capsys: pytest.CaptureFixture[str]) -> str:
     stream = (SimpleNamespace(id="1", event=e, data=json.dumps(d)) for e, d in events)
     invoke._stream(iter(stream), as_json=False)  # pyright: ignore
     api = SimpleNamespace(
-        post=lambda *_: {"output": {"text": HOSTILE}, "sessionId": HOSTILE, "usage": {}}
+        post=lambda *_, **__: {"output": {"text": HOSTILE}, "sessionId": HOSTILE, "usage": {}}
     )
     invoke.invoke(api, "agt_" + "0" * 26, "hello")  # pyright: ignore
     return "".join(capsys.readouterr())
