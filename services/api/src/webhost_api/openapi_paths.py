@@ -6,10 +6,12 @@ They are raw ASGI without descriptions of their own; their bodies are the contra
 from typing import Any
 
 import msgspec
-from webhost_contracts.errors import HTTP_STATUS, ErrorCode
+from webhost_contracts.errors import ErrorCode
 from webhost_contracts.invoke import InvokeRequest, InvokeResponse
 from webhost_contracts.signatures import TELEMETRY_DEPLOYMENT_HEADER, TELEMETRY_SIGNATURE_HEADER
 from webhost_contracts.telemetry import TelemetryReceipt, TelemetryReport
+
+from webhost_api.openapi_responses import refusals
 
 Json = dict[str, Any]
 
@@ -17,16 +19,36 @@ _REF = "#/components/schemas/{name}"
 _SIGNATURE = "TelemetrySignature"
 _BODIES = (InvokeRequest, InvokeResponse, TelemetryReport, TelemetryReceipt)
 
-_COMMON = (
-    *(ErrorCode.INVALID_REQUEST, ErrorCode.UNAUTHENTICATED, ErrorCode.UNAUTHORIZED),
-    *(ErrorCode.METHOD_NOT_ALLOWED, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.INTERNAL),
-    ErrorCode.UNAVAILABLE,
-)
 _INVOKE = (
-    *_COMMON,
-    *(ErrorCode.LIMIT_EXCEEDED, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
-    *(ErrorCode.RATE_LIMITED, ErrorCode.RUNTIME_ERROR),
+    *(ErrorCode.LIMIT_EXCEEDED, ErrorCode.CONFLICT, ErrorCode.RUNTIME_ERROR),
+    *(ErrorCode.UNAUTHORIZED, ErrorCode.NOT_FOUND),
 )
+
+_EITHER: Json = {
+    "oneOf": [
+        {
+            "required": [given],
+            "properties": {given: {"type": kind}, other: {"type": "null"}},
+        }
+        for given, kind, other in (
+            ("prompt", "string", "messages"),
+            ("messages", "array", "prompt"),
+        )
+    ]
+}
+_CALL: Json = {"input": {"prompt": "Where is my order?"}, "traceId": "checkout-42"}
+_USED: Json = {
+    "userId": "usr_0x6wshn6yp985kmv15emf6e21m",
+    "agentId": "agt_01kbbkbng8emasa58n2maha58n",
+    "deploymentId": "dep_01kbbkbng8emasa58n2maha58n",
+    "runtimeProvider": "cloudflare",
+    "timestampMs": 1764547200000,
+    "requests": 1,
+    "llmTokens": 120,
+    "computeMs": 850,
+    "errors": 0,
+    "eventId": "inv_01kbbkbng8emasa58n2maha58n",
+}
 
 _STREAM = """\
 Server-sent events, each forwarded as soon as the agent has written it: `meta` first, with
@@ -55,26 +77,6 @@ data: {}
 """
 
 
-_HEADERS: Json = {
-    "Retry-After": {
-        "description": "Seconds after which to try again.",
-        "schema": {"type": "integer"},
-    },
-    "RateLimit": {
-        "description": "The policy that refused: what remains of it, and the seconds to wait.",
-        "schema": {"type": "string"},
-        "example": '"user";r=0;t=29',
-    },
-    "RateLimit-Policy": {
-        "description": "The requests that the policy allows, and in how many seconds.",
-        "schema": {"type": "string"},
-        "example": '"user";q=3000;w=60',
-    },
-}
-RATE_LIMIT_HEADERS = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
-"""What goes with every RATE_LIMITED."""
-
-
 BEARER = """\
 A JWT of the installation's issuer, or an API key (`whs_…`). A key needs the request's scope:
 `invoke` to call an agent, `read` for every GET, `deploy` to deploy and to activate, `secrets` for
@@ -89,7 +91,7 @@ def add_to(document: Json, *, bearer: str) -> None:
     if clash := schemas.keys() & components["schemas"].keys():
         raise ValueError(f"two schemas of one name: {', '.join(sorted(clash))}")
     components["schemas"] |= schemas
-    components["headers"] = _HEADERS
+    components["schemas"]["Input"] |= _EITHER
     components["securitySchemes"][_SIGNATURE] = {
         "type": "apiKey",
         "in": "header",
@@ -130,11 +132,11 @@ def _invocation(name: str, summary: str, bearer: str, content: Json) -> Json:
         "parameters": [
             {"name": "agentId", "in": "path", "required": True, "schema": {"type": "string"}}
         ],
-        "requestBody": _body(InvokeRequest),
+        "requestBody": _body(InvokeRequest, _CALL),
         "responses": {
             "200": {"description": "The agent's answer.", "content": content},
             **_errors(_INVOKE),
-            "504": _error("RUNTIME_ERROR: the agent took too long"),
+            "504": {},
         },
     }
 
@@ -153,31 +155,24 @@ def _report() -> Json:
                 "description": "Whose key signed the body.",
             }
         ],
-        "requestBody": _body(TelemetryReport),
+        "requestBody": _body(TelemetryReport, _USED),
         "responses": {
             "202": {
                 "description": "The report is durable.",
                 "content": {"application/json": {"schema": _ref(TelemetryReceipt)}},
             },
-            **_errors((*_COMMON, ErrorCode.RATE_LIMITED)),
+            **_errors((ErrorCode.UNAUTHENTICATED, ErrorCode.UNAUTHORIZED)),
         },
     }
 
 
-def _body(kind: type[msgspec.Struct]) -> Json:
-    return {"required": True, "content": {"application/json": {"schema": _ref(kind)}}}
+def _body(kind: type[msgspec.Struct], example: Json) -> Json:
+    content = {"application/json": {"schema": _ref(kind), "example": example}}
+    return {"required": True, "content": content}
 
 
 def _errors(codes: tuple[ErrorCode, ...]) -> Json:
-    found = {str(HTTP_STATUS[code]): _error(code) for code in codes}
-    if ErrorCode.RATE_LIMITED in codes:
-        found[str(HTTP_STATUS[ErrorCode.RATE_LIMITED])]["headers"] = RATE_LIMIT_HEADERS
-    return found
-
-
-def _error(description: str) -> Json:
-    envelope = {"$ref": _REF.format(name="ErrorResponse")}
-    return {"description": description, "content": {"application/json": {"schema": envelope}}}
+    return {str(status): response for status, response in refusals(*codes).items()}
 
 
 def _ref(kind: type[msgspec.Struct]) -> Json:
