@@ -50,11 +50,28 @@ _USED: Json = {
     "eventId": "inv_01kbbkbng8emasa58n2maha58n",
 }
 
+_EVENT: Json = {
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": ["meta", "delta", "usage", "done", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+_PRINTABLE: Json = {"pattern": "^[\\x20-\\x7e]*$"}
+_REPORTED: Json = {
+    "eventId": _PRINTABLE,
+    "traceId": _PRINTABLE,
+    "costUsdEstimated": {"pattern": r"^-?[0-9]{1,30}(\.[0-9]{1,30})?$"},
+    "provider": {"description": "At most 4 KiB of JSON, nested at most 32 levels deep."},
+}
+
 _STREAM = """\
-Server-sent events, each forwarded as soon as the agent has written it: `meta` first, with
-`{protocol, traceId, invocationId, agentId, deploymentId, sessionId}`; `delta` with `{text}`, any
-number; `usage` at most once; then exactly one `done` with `{}` or `error` with the error envelope.
-Every event has an id; a comment is the heartbeat."""
+Server-sent events; the schema is that of one. Each is forwarded as soon as the agent has written
+it: `meta` first, with `{protocol, traceId, invocationId, agentId, deploymentId, sessionId}`;
+`delta` with `{text}`, any number; `usage` at most once; then exactly one `done` with `{}` or
+`error` with the error envelope. Every event has an id; a comment is the heartbeat."""
 
 _STREAM_EXAMPLE = """\
 id: 1
@@ -92,6 +109,8 @@ def add_to(document: Json, *, bearer: str) -> None:
         raise ValueError(f"two schemas of one name: {', '.join(sorted(clash))}")
     components["schemas"] |= schemas
     components["schemas"]["Input"] |= _EITHER
+    for name, said in _REPORTED.items():
+        components["schemas"]["TelemetryReport"]["properties"][name] |= said
     components["securitySchemes"][_SIGNATURE] = {
         "type": "apiKey",
         "in": "header",
@@ -114,7 +133,7 @@ def add_to(document: Json, *, bearer: str) -> None:
                 bearer,
                 {
                     "text/event-stream": {
-                        "schema": {"type": "string", "description": _STREAM},
+                        "schema": _EVENT | {"description": _STREAM},
                         "example": _STREAM_EXAMPLE,
                     }
                 },

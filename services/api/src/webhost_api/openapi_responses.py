@@ -6,7 +6,7 @@ A route declares with `refusals` what only some routes answer; the rest follows 
 |--------------------|----------------------------------------------|
 | 400                | with a body, a query or a header to be wrong |
 | 401, 403           | with a bearer token                          |
-| 404                | with an id in the path                       |
+| 404                | with an id in the path or the query          |
 | 408, 413, 429      | all                                          |
 | 500, 503           | all                                          |
 
@@ -262,11 +262,12 @@ def _complete(path: str, operation: Json) -> None:
 
 def _implied(path: str, operation: Json) -> list[int]:
     inputs = [it for it in operation.get("parameters", ()) if it["in"] != "path"]
+    queries = [it for it in inputs if it["in"] == "query"]
     bearer = any("Bearer" in name for scheme in operation.get("security", ()) for name in scheme)
     return [
         *([400] if inputs or "requestBody" in operation else []),
         *([401, 403] if bearer else []),
-        *([404] if "{" in path else []),
+        *([404] if "{" in path or any(it["name"].endswith("Id") for it in queries) else []),
     ]
 
 
