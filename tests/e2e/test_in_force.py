@@ -1,10 +1,11 @@
 """A change is in force at two gateways within 250 ms, and none of them goes back behind it.
 
-Times are from just before the HTTP request, by calling the agent at both gateways over and over: so
+Times are from just before the request, by calling the agent at both gateways over and over: so
 the time of one call, which is some milliseconds, is in each. `make bench` has the same figures with
 nothing else on the machine, and what they are made of.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,14 @@ from statistics import median, quantiles
 from typing import Any
 
 import httpx
+import nats
 import pytest
+from webhost_contracts import subjects, wire
+from webhost_contracts.rpc import (
+    AccountStatus,
+    SetAccountStatusReply,
+    SetAccountStatusRequest,
+)
 
 from tests.e2e.world import FIRST, SECOND, answering
 from tests.support.caller import Caller
@@ -176,3 +184,37 @@ def test_delete(sturdy_stack: Stack, caller: Caller) -> None:
             times.append(watched.in_force(lambda path=path: caller.http.delete(path), "404"))
         assert watched.said() == [["403", "404"]] * 2
     check("delete", times)
+
+
+def test_disabling_an_account(sturdy_stack: Stack, caller: Caller) -> None:
+    agent_id = caller.create_agent()["id"]
+    caller.deploy(agent_id, moduleCode=answering(FIRST))
+    caller.invoke(agent_id, "Hello")
+    user_id, url = caller.me()["id"], sturdy_stack.status()["natsUrl"]
+
+    def put(status: AccountStatus) -> None:
+        request = SetAccountStatusRequest(user_id=user_id, status=status, operator="test")
+        reply = asyncio.run(_asked(url, request))
+        assert reply == SetAccountStatusReply(status=status)
+
+    expected: list[str] = [FIRST]
+    times: list[float] = []
+    with Watched(sturdy_stack, caller, agent_id) as watched:
+        watched.in_force(lambda: None, FIRST)
+        for _ in range(CHANGES):
+            times.append(watched.in_force(lambda: put("disabled"), "403"))
+            watched.in_force(lambda: put("enabled"), FIRST)
+            expected += ["403", FIRST]
+    assert watched.said() == [expected, expected]
+    check("account disabled", times)
+
+
+async def _asked(url: str, request: SetAccountStatusRequest) -> SetAccountStatusReply:
+    client = await nats.connect(url)
+    try:
+        reply = await client.request(
+            subjects.RPC_SET_ACCOUNT_STATUS, wire.encode(request), timeout=5
+        )
+        return wire.decode(reply.data, SetAccountStatusReply)
+    finally:
+        await client.close()

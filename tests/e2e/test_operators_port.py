@@ -1,7 +1,6 @@
 """What each service says on the operators' port, and that the public origin does not route it."""
 
 import threading
-from collections import defaultdict
 from typing import Any
 
 import httpx
@@ -9,7 +8,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from webhost_local.nats_accounts import SERVICES
 
-from tests.support.deadline import until
 from tests.support.stack import Stack
 
 NEEDS = {
@@ -20,6 +18,7 @@ NEEDS = {
     "billing": {"bus", "database", "streams", "relay", "projection"},
 }
 """The least that each must name."""
+DEATHS = 5
 
 
 def ports(stack: Stack) -> dict[str, str]:
@@ -56,8 +55,8 @@ def test_every_service_lives_is_ready_by_name_and_has_metrics(sturdy_stack: Stac
 def test_a_service_says_what_is_away_and_lives_on(
     sturdy_stack: Stack, away: str, named: str
 ) -> None:
-    seen: dict[str, dict[str, Any]] = defaultdict(dict)
-    dead: dict[str, int] = {}
+    seen: dict[str, Any] = {}
+    alive: dict[str, int] = {}
     ended = threading.Event()
 
     def watch(name: str, url: str) -> None:
@@ -67,18 +66,21 @@ def test_a_service_says_what_is_away_and_lives_on(
                 checks = ready.json()["checks"]
                 if ready.status_code == 503 and not checks[named].startswith("ok"):
                     seen[name] = checks
-                dead[name] = http.get("/livez").status_code
+                alive[name] = http.get("/livez").status_code
                 ended.wait(0.02)
 
     watchers = [threading.Thread(target=watch, args=each) for each in ports(sturdy_stack).items()]
     for watcher in watchers:
         watcher.start()
     try:
-        sturdy_stack.kill(away)
-        until(lambda: seen.keys() == SERVICES.keys(), f"all to miss {away}: {seen}", seconds=30)
+        # It is back within a second: a look may come too late.
+        for _ in range(DEATHS):
+            sturdy_stack.kill(away)
+            if seen.keys() == SERVICES.keys():
+                break
     finally:
         ended.set()
         for watcher in watchers:
             watcher.join()
-    assert set(dead.values()) == {200}
-    assert all(checks[named] for checks in seen.values())
+    assert seen.keys() == SERVICES.keys()
+    assert set(alive.values()) == {200}
