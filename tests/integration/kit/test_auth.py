@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from webhost_contracts import ids
 from webhost_kit.errors import BadToken, Unauthenticated, Unavailable
@@ -37,12 +37,15 @@ class Issuer:
     """Documents that are published once each, before the key set is again."""
     holding: asyncio.Event | None = None
     """While it is there and not set, the key set is not answered."""
+    drips: bool = False
 
     def discovery(self, _request: Request) -> JSONResponse:
         return JSONResponse({"issuer": self.url, "jwks_uri": f"{self.url}/jwks"})
 
-    async def jwks(self, _request: Request) -> JSONResponse:
+    async def jwks(self, _request: Request) -> Response:
         self.fetched += 1
+        if self.drips:
+            return StreamingResponse(self._dripping())
         if self.holding is not None:
             await self.holding.wait()
         if self.away:
@@ -62,6 +65,11 @@ class Issuer:
                 }
             )
         return JSONResponse({"keys": published})
+
+    async def _dripping(self) -> AsyncIterator[bytes]:
+        while self.drips:
+            yield b" "
+            await asyncio.sleep(0.05)
 
     def token(self, key_id: str = "k1", algorithm: str = "RS256", **claims: Any) -> str:
         now = int(time.time())
@@ -311,7 +319,7 @@ async def test_an_issuer_that_drips_its_keys_is_given_up(
 ) -> None:
     monkeypatch.setattr(auth, "FETCH_TIMEOUT_S", 1.0)
     monkeypatch.setattr(auth, "RETRY_S", 0.02)
-    issuer.holding = asyncio.Event()
+    issuer.drips = True
     verifier = TokenVerifier(issuer.url)
     async with in_background(verifier.run()):
 
@@ -319,7 +327,7 @@ async def test_an_issuer_that_drips_its_keys_is_given_up(
             return issuer.fetched >= 2
 
         await eventually(asked_again, "the issuer to be asked again")
-        issuer.holding.set()
+        issuer.drips = False
         await watched(verifier)
 
 

@@ -141,6 +141,8 @@ def test_an_accounts_status_and_tier_are_kept_apart() -> None:
     assert routes.accounts["usr_1"].disabled
     take(routes, "usr_1", 4, AccountEnabled(source="test"))
     assert routes.accounts == {"usr_1": Account(4, "pro")}
+    take(routes, "usr_1", 5, AccountDisabled(source="test"))
+    assert routes.accounts == {"usr_1": Account(5, "pro", disabled=True)}
 
 
 def test_what_ended_is_forgotten_after_its_time() -> None:
