@@ -18,6 +18,7 @@ from tests.support.proxy import Proxy
 
 AGENTS = 6
 KEPT = 5
+AT_ONCE = 5
 SUCCEEDED_IN = 4
 
 
@@ -59,12 +60,13 @@ async def test_an_activation_and_a_retirement_at_once(harness: Harness, user: Us
         newest = await user.deploy(agent_id, setAsActive=False)
         path = f"/v1/agents/{agent_id}/deployments/{oldest}/activate"
         # when the deploy ends, which retires the oldest one, while that is being activated
-        stated = asyncio.create_task(
-            harness.given(user.id, newest["id"], succeeded(agent_id), version=SUCCEEDED_IN)
+        *activations, _ = await asyncio.gather(
+            *(user.http.post(path) for _ in range(AT_ONCE)),
+            harness.given(user.id, newest["id"], succeeded(agent_id), version=SUCCEEDED_IN),
         )
-        while (await user.deployment(newest["id"]))["status"] == "deploying":
-            problem(await user.http.post(path), 409, "CONFLICT")
-        await stated
+        for activation in activations:
+            problem(activation, 409, "CONFLICT")
+        await until_status(user, newest["id"], "inactive")
         # then it was never pointed at, and cannot be
         problem(await user.http.post(path), 409, "CONFLICT")
         assert (await user.agent(agent_id))["activeDeploymentId"] == made[-1]["id"]
