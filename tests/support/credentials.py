@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
 
+from tests.support.caller import Caller
+from tests.support.deadline import until
 from tests.support.stack import Stack
 
 UNAUTHENTICATED = (401, "UNAUTHENTICATED")
@@ -36,6 +38,7 @@ def credentials(stack: Stack, subject: str) -> list[Credential]:
     """Bad credentials in the name of this subject, who is a user."""
     tokens = {
         **_forged(stack, subject),
+        **_api_keys(stack.caller(subject)),
         "garbage": "a.b.c",
         "of another scheme of tokens": "whs_nothing",
     }
@@ -92,6 +95,34 @@ def _forged(stack: Stack, subject: str) -> dict[str, str]:
         "of the issuer with a slash": signed(iss=f"{issuer.url}/"),
         "with a changed subject": _with_subject(good, "somebody else"),
         "with a flipped bit": good[:-2] + ("A" if good[-2] != "A" else "B") + good[-1],
+    }
+
+
+def _api_keys(user: Caller) -> dict[str, str]:
+    """Keys of the user's that are no longer good, or never were."""
+
+    def made(name: str, **fields: Any) -> tuple[str, str]:
+        answer = user.http.post("/v1/keys", json={"name": name, "scopes": ["admin"], **fields})
+        assert answer.status_code == 201, answer.text
+        return answer.json()["key"]["id"], answer.json()["token"]
+
+    _, good = made("good")
+    revoked_id, revoked = made("revoked")
+    assert user.http.delete(f"/v1/keys/{revoked_id}").status_code == 204
+    _, expired = made("expired", expiresAtMs=round(time.time() * 1000) + 1_000)
+    for ended in (revoked, expired):
+        header = {"Authorization": f"Bearer {ended}"}
+        until(
+            lambda header=header: user.http.get("/v1/agents", headers=header).status_code == 401,
+            "the key to have ended",
+        )
+    place = len(good) // 2
+    flipped = good[:place] + ("a" if good[place] != "a" else "b") + good[place + 1 :]
+    return {
+        "a revoked key": revoked,
+        "an expired key": expired,
+        "a key with a flipped bit": flipped,
+        "a key without its checksum": good.rpartition("_")[0],
     }
 
 

@@ -40,10 +40,9 @@ from webhost_kit.http.bodies import Bodies
 from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
-from webhost_api.idempotency import Answer, IdempotencyKey, once
+from webhost_api.idempotency import KEY_PATTERN, Answer, IdempotencyKey, once
 from webhost_api.keys import access
 from webhost_api.keys.handlers import key_not_found
-from webhost_api.idempotency import KEY_PATTERN, Answer, IdempotencyKey, once
 from webhost_api.middleware import problem_response
 from webhost_api.rate_limits import Cost, RateLimits
 from webhost_api.users import Users

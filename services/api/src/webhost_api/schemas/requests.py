@@ -187,13 +187,19 @@ class CreateKeyBody(_Request):
     """A new API key; without `agentIds` it is for all agents, without `expiresAtMs` for ever."""
 
     name: Name
-    scopes: Annotated[list[KeyScope], Field(min_length=1), AfterValidator(_each_once)]
+    scopes: Annotated[
+        list[KeyScope],
+        Field(min_length=1),
+        AfterValidator(_each_once),
+        _written(uniqueItems=True),
+    ]
     agent_ids: (
         Annotated[
-            list[Annotated[str, StringConstraints(max_length=64)]],
+            list[Annotated[str, StringConstraints(max_length=64), _WITHOUT_NUL]],
             Field(min_length=1, max_length=MAX_KEY_AGENTS),
             AfterValidator(_no_nuls),
             AfterValidator(_each_once),
+            _written(uniqueItems=True),
         ]
         | None
     ) = None
