@@ -39,6 +39,8 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("keys",): {"key", "token"},
     ("usage",): {"periodKey", "tier", "usage", "byRuntime", "limits"},
     ("users", "set-tier"): {"tier", "refused"},
+    ("users", "disable"): {"status", "refused"},
+    ("users", "enable"): {"status", "refused"},
     ("billing", "rebuild"): {
         *("processed", "total", "done", "swapped", "differences", "refused"),
     },
@@ -255,6 +257,26 @@ def test_an_operator_sets_a_tier(stack: Stack, developer: Developer) -> None:
     developer.runs("users", "set-tier", user["id"], "platinum", ends=1)
     caller = stack.caller(developer.subject)
     until(lambda: caller.usage()["limits"]["requests"] == 25_000, "the new limits", seconds=5)
+
+
+@pytest.mark.accept("7.account-disabled")
+def test_an_operator_disables_and_enables_an_account(stack: Stack, developer: Developer) -> None:
+    caller = stack.caller(developer.subject)
+    user, agent = caller.me(), caller.create_agent()
+    caller.deploy(agent["id"])
+    caller.invoke(agent["id"], "Before.")
+    disable = ("users", "disable", user["id"], "--reason", "spam")
+    assert developer.reads(*disable) == {"status": "disabled", "refused": None}
+    until(
+        lambda: caller.post_invoke(agent["id"], "Now.").status_code == 403,
+        "calls to be refused",
+        seconds=5,
+    )
+    refused = developer.runs("deploy", "agent", "--as", developer.subject, ends=1)
+    assert "account is disabled" in refused.stderr
+    assert developer.reads("users", "enable", user["id"]) == {"status": "enabled", "refused": None}
+    caller.invoke(agent["id"], "After.")
+    developer.runs("users", "disable", "nobody", ends=1)
 
 
 def test_commands_print_every_field_where_there_is_little_to_print(developer: Developer) -> None:

@@ -1,11 +1,19 @@
 """`webhost users …`, for operators."""
 
 import getpass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import typer
 from webhost_contracts import subjects, wire
-from webhost_contracts.rpc import SetTierReply, SetTierRequest
+from webhost_contracts.rpc import (
+    AccountStatus,
+    SetAccountStatusReply,
+    SetAccountStatusRequest,
+    SetTierReply,
+    SetTierRequest,
+)
+from webhost_contracts.wire import Wire
 
 from webhost_cli import bus, output
 from webhost_cli.errors import CommandError
@@ -13,10 +21,15 @@ from webhost_cli.options import BusOption, JsonOption
 
 _TIMEOUT_S = 5.0
 
+UserId = Annotated[str, typer.Argument(metavar="USER_ID", help="As `webhost me` shows it.")]
+R = TypeVar("R", bound=Wire)
+
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(name="users", help="Operators: users.", no_args_is_help=True)
     group.command()(set_tier)
+    group.command()(disable)
+    group.command()(enable)
     group.callback()(_group)
     app.add_typer(group)
 
@@ -26,14 +39,16 @@ def _group() -> None:
 
 
 def set_tier(
-    user: Annotated[str, typer.Argument(metavar="USER_ID", help="As `webhost me` shows it.")],
+    user: UserId,
     tier: Annotated[str, typer.Argument(help="free, starter, pro or enterprise.")],
     data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put a user on another tier."""
     request = SetTierRequest(user_id=user, tier=tier, operator=getpass.getuser())
-    answer = bus.run(_set_tier(bus.nats_url_of(data_dir), request))
+    answer = bus.run(
+        _asked(bus.nats_url_of(data_dir), subjects.RPC_SET_TIER, request, SetTierReply)
+    )
     if answer.refused is not None:
         raise CommandError(f"refused: {answer.refused}")
     if as_json:
@@ -42,9 +57,38 @@ def set_tier(
         output.say(f"{user} is on {answer.tier}")
 
 
-async def _set_tier(url: str, request: SetTierRequest) -> SetTierReply:
+def disable(
+    user: UserId,
+    reason: Annotated[str | None, typer.Option(help="Kept with the change.")] = None,
+    data_dir: BusOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Refuse a user's deploys and invocations; what they have stays."""
+    _set_status(user, "disabled", reason, data_dir, as_json)
+
+
+def enable(user: UserId, data_dir: BusOption = None, as_json: JsonOption = False) -> None:
+    """Accept a user's deploys and invocations again."""
+    _set_status(user, "enabled", None, data_dir, as_json)
+
+
+def _set_status(
+    user: str, status: AccountStatus, reason: str | None, data_dir: Path | None, as_json: bool
+) -> None:
+    request = SetAccountStatusRequest(
+        user_id=user, status=status, operator=getpass.getuser(), reason=reason
+    )
+    url = bus.nats_url_of(data_dir)
+    answer = bus.run(_asked(url, subjects.RPC_SET_ACCOUNT_STATUS, request, SetAccountStatusReply))
+    if answer.refused is not None:
+        raise CommandError(f"refused: {answer.refused}")
+    if as_json:
+        output.print_json(answer)
+    else:
+        output.say(f"{user} is {answer.status}")
+
+
+async def _asked(url: str, subject: str, request: Wire, kind: type[R]) -> R:
     async with bus.connected(url) as client:
-        reply = await client.request(
-            subjects.RPC_SET_TIER, wire.encode(request), timeout=_TIMEOUT_S
-        )
-        return wire.decode(reply.data, SetTierReply)
+        reply = await client.request(subject, wire.encode(request), timeout=_TIMEOUT_S)
+        return wire.decode(reply.data, kind)

@@ -6,7 +6,13 @@ import pytest
 from webhost_billing.projection import checkpoint_name
 from webhost_contracts import maintenance, subjects
 from webhost_contracts.maintenance import ProjectionRequest, ReplayReply
-from webhost_contracts.rpc import SetTierReply, SetTierRequest
+from webhost_contracts.rpc import (
+    AccountStatus,
+    SetAccountStatusReply,
+    SetAccountStatusRequest,
+    SetTierReply,
+    SetTierRequest,
+)
 from webhost_kit.bus import rpc
 from webhost_kit.bus.connection import Bus
 
@@ -21,6 +27,13 @@ async def put_on(bus: Bus, user_id: str, tier: str) -> None:
     assert reply.refused is None
 
 
+async def put(bus: Bus, user_id: str, status: AccountStatus) -> None:
+    request = SetAccountStatusRequest(user_id=user_id, status=status, operator="olivia")
+    subject = subjects.RPC_SET_ACCOUNT_STATUS
+    reply = await rpc.call(bus, subject, request, SetAccountStatusReply)
+    assert reply == SetAccountStatusReply(status=status)
+
+
 async def accounts(billing: Billing) -> list[dict[str, Any]]:
     return await billing.rows(
         "SELECT a.*, e.version, e.event_id FROM accounts a"
@@ -33,12 +46,17 @@ async def test_accounts_are_folds_of_billings_own_facts(billing: Billing) -> Non
     await put_on(billing.bus, ALICE, "pro")
     await put_on(billing.bus, BOB, "pro")
     await put_on(billing.bus, ALICE, "free")
+    await put(billing.bus, ALICE, "disabled")
+    await put(billing.bus, BOB, "disabled")
+    await put(billing.bus, BOB, "disabled")
+    await put(billing.bus, BOB, "enabled")
 
     async def relayed() -> bool:
-        return (await billing.bus.js.stream_info(subjects.EVENTS)).state.messages == 3
+        return (await billing.bus.js.stream_info(subjects.EVENTS)).state.messages == 6
 
     await eventually(relayed, "the facts on the stream")
     before = await accounts(billing)
+    assert {row["user_id"]: row["disabled"] for row in before} == {ALICE: True, BOB: False}
     await billing.service.stop()
     # As a backup from before all this would have it.
     await billing.execute("TRUNCATE accounts, events, outbox")
@@ -46,7 +64,7 @@ async def test_accounts_are_folds_of_billings_own_facts(billing: Billing) -> Non
     await billing.service.start()
     assert await accounts(billing) == before
     await put_on(billing.bus, ALICE, "pro")
-    assert sorted(row["version"] for row in await accounts(billing)) == [1, 1, 2, 3]
+    assert sorted(row["version"] for row in await accounts(billing)) == [1, 1, 2, 2, 3, 3, 4]
 
 
 @pytest.mark.accept("A1")

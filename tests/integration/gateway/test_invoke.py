@@ -4,7 +4,14 @@ import re
 import time
 
 import pytest
-from webhost_contracts.events import AgentDeleted, AgentDisabled, AgentEnabled, TierChanged
+from webhost_contracts.events import (
+    AccountDisabled,
+    AccountEnabled,
+    AgentDeleted,
+    AgentDisabled,
+    AgentEnabled,
+    TierChanged,
+)
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_kit.clock import now_ms
@@ -226,3 +233,27 @@ async def test_budgets_hold_when_billing_was_restored_to_before_its_latest_rebui
     used_up = Totals(tokens=10**9, compute_ms=0, generation=1, sequence=9)
     await harness.charge(agent, used_up, period)
     await harness.until_answers(gateway, agent, 402)
+
+
+@pytest.mark.accept("7.account-disabled")
+async def test_a_disabled_accounts_calls_reach_no_runtime(
+    harness: Harness, gateway: Gateway
+) -> None:
+    agent, other = await harness.agent(), await harness.agent()
+    await harness.until_answers(gateway, agent)
+    await harness.until_answers(gateway, other)
+    await harness.tell(agent, AccountDisabled(source="test"))
+    body = await harness.until_answers(gateway, agent, 403)
+    assert body["error"]["details"] == {"reason": "account_disabled"}
+    calls = len(harness.worker.calls)
+    for stream in (False, True):
+        status, _ = await harness.invoke(gateway, agent, stream=stream)
+        assert status == 403
+    assert len(harness.worker.calls) == calls
+    await harness.until_answers(gateway, other)
+    # A gateway that starts now knows it from its rows.
+    again = await harness.start()
+    assert (await harness.invoke(again, agent))[0] == 403
+    await harness.tell(agent, AccountEnabled(source="test"))
+    await harness.until_answers(gateway, agent)
+    await harness.until_answers(again, agent)

@@ -1,5 +1,6 @@
 """Tokens against a real issuer's published keys, also when the issuer is away."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from webhost_contracts import ids
-from webhost_kit.errors import Unauthenticated, Unavailable
+from webhost_kit.errors import BadToken, Unauthenticated, Unavailable
 from webhost_kit.http import auth
 from webhost_kit.http.auth import TokenVerifier
 
@@ -34,12 +35,19 @@ class Issuer:
     away: bool = False
     broken: Sequence[Any] = ()
     """Documents that are published once each, before the key set is again."""
+    holding: asyncio.Event | None = None
+    """While it is there and not set, the key set is not answered."""
+    drips: bool = False
 
     def discovery(self, _request: Request) -> JSONResponse:
         return JSONResponse({"issuer": self.url, "jwks_uri": f"{self.url}/jwks"})
 
-    def jwks(self, _request: Request) -> JSONResponse:
+    async def jwks(self, _request: Request) -> Response:
         self.fetched += 1
+        if self.drips:
+            return StreamingResponse(self._dripping())
+        if self.holding is not None:
+            await self.holding.wait()
         if self.away:
             return JSONResponse({}, status_code=503)
         if self.broken:
@@ -57,6 +65,11 @@ class Issuer:
                 }
             )
         return JSONResponse({"keys": published})
+
+    async def _dripping(self) -> AsyncIterator[bytes]:
+        while self.drips:
+            yield b" "
+            await asyncio.sleep(0.05)
 
     def token(self, key_id: str = "k1", algorithm: str = "RS256", **claims: Any) -> str:
         now = int(time.time())
@@ -213,12 +226,115 @@ async def test_without_any_key_nobody_is_refused_for_good(issuer: Issuer) -> Non
     assert verifier.check() is not None
 
 
-async def test_the_last_good_keys_outlive_the_issuer(issuer: Issuer) -> None:
+@pytest.mark.accept("7.jwt")
+async def test_the_last_good_keys_outlive_the_issuer(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REFRESH_S", 0.02)
+    monkeypatch.setattr(auth, "RETRY_S", 0.02)
     verifier = TokenVerifier(issuer.url)
     async with in_background(verifier.run()):
         await watched(verifier)
         issuer.away = True
+        before = issuer.fetched
+
+        async def asked_in_vain() -> bool:
+            return issuer.fetched >= before + 3
+
+        await eventually(asked_in_vain, "the issuer to be asked while it is away")
         assert (await verifier.verify(issuer.token())).subject == "alice"
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(issuer.token(exp=1))
+
+
+@pytest.mark.accept("7.jwt")
+def test_keys_come_into_force_and_go_within_a_minute() -> None:
+    assert auth.REFRESH_S + auth.FETCH_TIMEOUT_S < 60
+    assert auth.COOL_DOWN_S + auth.FETCH_TIMEOUT_S < 60
+    assert auth.RETRY_S + auth.FETCH_TIMEOUT_S < 60
+
+
+@pytest.mark.accept("7.jwt")
+async def test_a_new_key_is_in_force_after_a_flood_of_unknown_ones(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "COOL_DOWN_S", 0.3)
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.run()):
+        await watched(verifier)
+        stranger = rsa.generate_private_key(65537, 2048)
+        new = ec.generate_private_key(ec.SECP256R1())
+
+        async def accepted() -> bool:
+            # Each try is one more flood.
+            for number in range(20):
+                with pytest.raises(Unauthenticated):
+                    await verifier.verify(unpublished(issuer, stranger, f"unknown-{number}"))
+            try:
+                return (await verifier.verify(issuer.token("new", "ES256"))).subject == "alice"
+            except Unauthenticated:
+                return False
+
+        issuer.keys["new"] = new
+        await eventually(accepted, "the new key to be in force")
+
+
+@pytest.mark.accept("7.jwt")
+async def test_a_flood_of_unknown_keys_makes_one_fetch_and_holds_up_no_valid_token(
+    issuer: Issuer,
+) -> None:
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.run()):
+        await watched(verifier)
+        before = issuer.fetched
+        # given an issuer that answers nothing any more, and many tokens that name no known key
+        issuer.holding = asyncio.Event()
+        stranger = rsa.generate_private_key(65537, 2048)
+        forged = [unpublished(issuer, stranger, f"unknown-{number}") for number in range(300)]
+        valid = [issuer.token(jti=str(number)) for number in range(50)]
+        flood = [asyncio.create_task(verifier.verify(token)) for token in forged]
+
+        async def asked() -> bool:
+            return issuer.fetched > before
+
+        await eventually(asked, "the issuer to be asked")
+        # then tokens that were never seen before are verified at once
+        async with asyncio.timeout(2):
+            for token in valid:
+                assert (await verifier.verify(token)).subject == "alice"
+        assert [task for task in flood if task.done()] == []
+        # and when it answers, all of the flood was worth one fetch, and so is what comes after it
+        issuer.holding.set()
+        ended = await asyncio.gather(*flood, return_exceptions=True)
+        assert {type(one) for one in ended} == {BadToken}
+        async with asyncio.timeout(2):
+            for token in forged:
+                with pytest.raises(Unauthenticated):
+                    await verifier.verify(token)
+        assert issuer.fetched == before + 1
+
+
+async def test_an_issuer_that_drips_its_keys_is_given_up(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "FETCH_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(auth, "RETRY_S", 0.02)
+    issuer.drips = True
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.run()):
+
+        async def asked_again() -> bool:
+            return issuer.fetched >= 2
+
+        await eventually(asked_again, "the issuer to be asked again")
+        issuer.drips = False
+        await watched(verifier)
+
+
+def unpublished(issuer: Issuer, key: rsa.RSAPrivateKey, key_id: str) -> str:
+    """A token that is good but for its key, which the issuer does not publish."""
+    claims = {"iss": issuer.url, "sub": "alice", "exp": int(time.time()) + 60}
+    return f"Bearer {jwt.encode(claims, key, 'RS256', headers={'kid': key_id})}"
 
 
 BROKEN_KEY_SETS = [[], None, "keys", {"keys": []}, {"keys": None}, {"keys": [1]}, {"keys": [{}]}]

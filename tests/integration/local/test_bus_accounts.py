@@ -69,6 +69,7 @@ RPCS = {
     subjects.RPC_USAGE: {"api"},
     subjects.RPC_RECENT_EVENTS: {"api"},
     subjects.RPC_SET_TIER: set[str](),
+    subjects.RPC_SET_ACCOUNT_STATUS: set[str](),
     subjects.RPC_REBUILD: set[str](),
     **{maintenance.subject(service, maintenance.REPLAY): set[str]() for service in SERVICES},
     maintenance.subject("api", maintenance.REPUBLISH): set[str](),

@@ -1,10 +1,16 @@
 """Who may be on which tier, and under which key an invocation's reports meet."""
 
 import pytest
-from webhost_billing.decisions import Account, Refused, set_tier
+from webhost_billing.decisions import Account, Refused, evolve, set_status, set_tier
 from webhost_billing.model import invocation_key, usage_report_of
 from webhost_contracts import ids
-from webhost_contracts.events import InvocationFinished, TelemetryAccepted, TierChanged
+from webhost_contracts.events import (
+    AccountDisabled,
+    AccountEnabled,
+    InvocationFinished,
+    TelemetryAccepted,
+    TierChanged,
+)
 
 from tests.support.facts import envelope
 
@@ -24,6 +30,22 @@ def test_a_tier_is_set_once() -> None:
 def test_unknown_tiers_and_users_are_refused(user_id: str, tier: str) -> None:
     with pytest.raises(Refused):
         set_tier(Account(user_id), tier, "kim", TIERS)
+
+
+def test_an_account_is_disabled_once_and_enabled_once() -> None:
+    disabled = AccountDisabled(source="operator:kim", reason="spam")
+    enabled = AccountEnabled(source="operator:kim")
+    account = Account(USER, 1, "pro")
+    assert set_status(account, "enabled", "kim", None) == []
+    assert set_status(account, "disabled", "kim", "spam") == [disabled]
+    account = evolve(account, envelope(USER, USER, disabled, version=2), disabled)
+    assert account == Account(USER, 2, "pro", disabled=True)
+    assert set_status(account, "disabled", "kim", "again") == []
+    assert set_status(account, "enabled", "kim", None) == [enabled]
+    account = evolve(account, envelope(USER, USER, enabled, version=3), enabled)
+    assert account == Account(USER, 3, "pro")
+    with pytest.raises(Refused):
+        set_status(Account("kim"), "disabled", "kim", None)
 
 
 def test_both_reports_of_an_invocation_meet_under_one_key() -> None:

@@ -8,7 +8,7 @@ from webhost_contracts.totals import Totals
 from webhost_gateway import decisions
 from webhost_gateway.decisions import Target
 from webhost_gateway.model import Invocation
-from webhost_gateway.routing.model import Agent, Deployment, RouteTable
+from webhost_gateway.routing.model import Account, Agent, Deployment, RouteTable
 from webhost_kit.errors import (
     Conflict,
     InvalidRequest,
@@ -157,6 +157,22 @@ def test_another_users_agent_looks_like_none() -> None:
             decisions.target_of(routes, "usr_1", "agt_1")
         refusals.append((refused.value.message, refused.value.details))
     assert refusals[0] == refusals[1]
+
+
+@pytest.mark.accept("7.account-disabled")
+@pytest.mark.parametrize("agent", [Agent(1, "usr_1"), Agent(1, "usr_1", disabled=True)])
+def test_a_disabled_account_is_told_before_its_agents_state_and_learns_of_no_other_agent(
+    agent: Agent,
+) -> None:
+    routes = table(agent)
+    routes.accounts["usr_1"] = Account(1, disabled=True)
+    with pytest.raises(Unauthorized) as refused:
+        decisions.target_of(routes, "usr_1", "agt_1")
+    assert refused.value.details == {"reason": "account_disabled"}
+    routes = table(Agent(1, "usr_other"))
+    routes.accounts["usr_1"] = Account(1, disabled=True)
+    with pytest.raises(NotFound):
+        decisions.target_of(routes, "usr_1", "agt_1")
 
 
 @pytest.mark.accept("4.pointer")

@@ -5,6 +5,8 @@ import itertools
 from webhost_contracts.api_keys import KeyLimits, Presented
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
+    AccountDisabled,
+    AccountEnabled,
     AgentCreated,
     AgentDeleted,
     AgentDisabled,
@@ -127,6 +129,20 @@ def test_a_keys_life() -> None:
     assert set(routes.keys) == {"key_1"}
     routes.forget(101 + KEY_KEPT_MS)
     assert routes.keys == {}
+
+
+def test_an_accounts_status_and_tier_are_kept_apart() -> None:
+    routes = RouteTable()
+    take(routes, "usr_1", 2, AccountDisabled(source="test"))
+    assert routes.accounts == {"usr_1": Account(2, None, disabled=True)}
+    take(routes, "usr_1", 3, TierChanged(tier="pro", previous_tier="free", source="webhook"))
+    assert routes.accounts == {"usr_1": Account(3, "pro", disabled=True)}
+    take(routes, "usr_1", 1, AccountEnabled(source="test"))
+    assert routes.accounts["usr_1"].disabled
+    take(routes, "usr_1", 4, AccountEnabled(source="test"))
+    assert routes.accounts == {"usr_1": Account(4, "pro")}
+    take(routes, "usr_1", 5, AccountDisabled(source="test"))
+    assert routes.accounts == {"usr_1": Account(5, "pro", disabled=True)}
 
 
 def test_what_ended_is_forgotten_after_its_time() -> None:

@@ -3,6 +3,8 @@
 When the other service is away, only that request is answered UNAVAILABLE; the rest keeps working.
 """
 
+from typing import Literal
+
 from webhost_contracts.events.base import Json
 from webhost_contracts.wire import Wire
 
@@ -80,6 +82,25 @@ class SetTierReply(Wire, frozen=True, kw_only=True):
     """The user's tier after the change, or why the change was refused."""
 
     tier: str | None = None
+    refused: str | None = None
+
+
+AccountStatus = Literal["enabled", "disabled"]
+
+
+class SetAccountStatusRequest(Wire, frozen=True, kw_only=True):
+    """An operator disables or enables an account, as `webhost users disable` asks for it."""
+
+    user_id: str
+    status: AccountStatus
+    operator: str
+    reason: str | None = None
+
+
+class SetAccountStatusReply(Wire, frozen=True, kw_only=True):
+    """The account's status after the change, or why the change was refused."""
+
+    status: AccountStatus | None = None
     refused: str | None = None
 
 

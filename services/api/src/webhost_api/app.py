@@ -18,7 +18,7 @@ from webhost_kit.http.bodies import Bodies
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import App, Service
 
-from webhost_api import idempotency, openapi_paths, recovery, source, uploads
+from webhost_api import idempotency, openapi_paths, openapi_responses, recovery, source, uploads
 from webhost_api.artifacts import Artifacts
 from webhost_api.collector import Collector
 from webhost_api.commands import Commands
@@ -29,19 +29,8 @@ from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
 from webhost_api.routes import agents, deployments, keys, me, usage
 from webhost_api.routes import uploads as uploads_routes
-from webhost_api.schemas.errors import ErrorResponse
 from webhost_api.settings import Settings
 from webhost_api.users import Users
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    429: {
-        "model": ErrorResponse,
-        "description": "RATE_LIMITED",
-        "headers": openapi_paths.RATE_LIMIT_HEADERS,
-    },
-    "4XX": {"model": ErrorResponse, "description": "Refused; the code says why."},
-    "5XX": {"model": ErrorResponse, "description": "An internal failure, or unavailable."},
-}
 
 
 def _operation_id(route: APIRoute) -> str:
@@ -79,7 +68,7 @@ def build() -> FastAPI:
         uploads_routes.router,
         usage.router,
     ):
-        app.include_router(router, dependencies=[Depends(bearer)], responses=_ERRORS)
+        app.include_router(router, dependencies=[Depends(bearer)])
     handle_problems(app)
     _describe_all_services(app, bearer)
     return app
@@ -91,6 +80,7 @@ def _describe_all_services(app: FastAPI, bearer: HTTPBearer) -> None:
     def whole() -> dict[str, Any]:
         if app.openapi_schema is None:
             openapi_paths.add_to(own(), bearer=bearer.scheme_name)
+            openapi_responses.complete(own())
         return own()
 
     app.openapi = whole

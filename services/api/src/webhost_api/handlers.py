@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements, known_tier
 from webhost_contracts.events import Event
-from webhost_kit.errors import NotFound, Unavailable
+from webhost_kit.errors import NotFound, Unauthorized, Unavailable
 from webhost_kit.eventsourcing.aggregates import Appended
 from webhost_kit.eventsourcing.store import EventMetadata, send
 
@@ -69,10 +69,11 @@ async def create_agent(
 ) -> Agent:
     """Make an agent.
 
-    Raises LimitExceeded, InvalidRequest, Conflict where the name is taken, or Unavailable where
-    the user's row is missing.
+    Raises LimitExceeded, InvalidRequest, Unauthorized where the account is disabled, Conflict where
+    the name is taken, or Unavailable where the user's row is missing.
     """
     await lock_user(connection, caller)
+    await require_enabled(connection, caller.user_id)
     existing = await connection.scalar(
         sa.select(sa.func.count())
         .select_from(agents)
@@ -125,9 +126,14 @@ async def request_deployment(
     agent_id: str,
     command: RequestDeployment,
 ) -> Deployment:
-    """Start a deployment. Raises NotFound, Conflict, and what the tier's checks raise."""
+    """Start a deployment.
+
+    Raises NotFound, Unauthorized where the account is disabled, Conflict, and what the tier's
+    checks raise.
+    """
     tier, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id)
+    await require_enabled(connection, caller.user_id)
     events = decisions.request_deployment(agent, command, entitlements)
     appended = await _append(connection, caller, entitlements, agent, events)
     await send_commands(connection, commands, appended, tier=tier)
@@ -144,6 +150,7 @@ async def check_deployment(
     """Raise what `request_deployment` would raise now. Changes and locks nothing."""
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id, lock=False)
+    await require_enabled(connection, caller.user_id)
     events = decisions.request_deployment(agent, command, entitlements)
     await require_room(connection, caller, entitlements, events)
 
@@ -156,12 +163,16 @@ async def activate(
     deployment_id: str,
     reason: str | None,
 ) -> tuple[Agent, Deployment]:
-    """Set the pointer. Raises NotFound, or Conflict in the wrong state."""
+    """Set the pointer.
+
+    Raises NotFound, Unauthorized where the account is disabled, or Conflict in the wrong state.
+    """
     _, entitlements = await tier_of(connection, tiers, caller.user_id)
     agent = await _owned(connection, caller, agent_id, deployment_id)
     deployment = agent.deployments.get(deployment_id)
     if deployment is None:
         raise deployment_not_found()
+    await require_enabled(connection, caller.user_id)
     events = decisions.activate(agent, deployment, reason)
     agent = (await _append(connection, caller, entitlements, agent, events)).state
     return agent, agent.deployments[deployment_id]
@@ -188,6 +199,20 @@ async def tier_of(
     tier = await connection.scalar(sa.select(accounts.c.tier).where(accounts.c.user_id == user_id))
     name = known_tier(tiers, tier)
     return name, tiers[name]
+
+
+async def require_enabled(connection: AsyncConnection, user_id: str) -> None:
+    """Raise Unauthorized where the account is disabled.
+
+    It can then make no agent, deploy nothing and activate nothing; it can read, describe, disable,
+    enable and delete what is there. A deploy that runs goes on: what it deploys cannot be invoked.
+    """
+    query = sa.select(accounts.c.disabled).where(accounts.c.user_id == user_id)
+    if await connection.scalar(query):
+        raise Unauthorized(
+            "This account is disabled; ask who runs this installation.",
+            details={"reason": "account_disabled"},
+        )
 
 
 async def _append(

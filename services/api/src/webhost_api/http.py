@@ -42,7 +42,7 @@ from webhost_api.archives.entries import MAX_PACKED_BYTES
 from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
-from webhost_api.idempotency import Answer, IdempotencyKey, once
+from webhost_api.idempotency import KEY_PATTERN, Answer, IdempotencyKey, once
 from webhost_api.keys import access
 from webhost_api.keys.handlers import key_not_found
 from webhost_api.middleware import problem_response
@@ -179,7 +179,11 @@ async def key_of(
     request: Request,
     caller: CurrentCaller,
     idempotency_key: Annotated[
-        str | None, Header(description="Makes a repeated request return the first response again.")
+        str | None,
+        Header(
+            description="Makes a repeated request return the first response again.",
+            json_schema_extra={"pattern": KEY_PATTERN},
+        ),
     ] = None,
 ) -> IdempotencyKey | None:
     """Return the request's idempotency key. Raises InvalidRequest."""

@@ -36,7 +36,8 @@ HEADER = "Idempotency-Key"
 KEPT_MS = 24 * 3600 * 1000
 RETENTION_EVERY_S = 3600.0
 
-_KEY = re.compile(r"^[\x21-\x7e]{1,200}$")
+KEY_PATTERN = r"^[\x21-\x7e]{1,200}$"
+_KEY = re.compile(KEY_PATTERN)
 
 
 @dataclass(frozen=True)

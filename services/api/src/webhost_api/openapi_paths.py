@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from webhost_contracts.delegation import DelegatedRequest
-from webhost_contracts.errors import HTTP_STATUS, ErrorCode
+from webhost_contracts.errors import ErrorCode
 from webhost_contracts.invoke import InvokeRequest, InvokeResponse
 from webhost_contracts.signatures import (
     DELEGATION_SIGNATURE_HEADER,
@@ -18,6 +18,8 @@ from webhost_contracts.signatures import (
 )
 from webhost_contracts.telemetry import TelemetryReceipt, TelemetryReport
 
+from webhost_api.openapi_responses import refusals
+
 Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
@@ -25,22 +27,63 @@ _SIGNATURE = "TelemetrySignature"
 _DELEGATION = "DelegationSignature"
 _BODIES = (InvokeRequest, InvokeResponse, DelegatedRequest, TelemetryReport, TelemetryReceipt)
 
-_COMMON = (
-    *(ErrorCode.INVALID_REQUEST, ErrorCode.UNAUTHENTICATED, ErrorCode.UNAUTHORIZED),
-    *(ErrorCode.METHOD_NOT_ALLOWED, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.INTERNAL),
-    ErrorCode.UNAVAILABLE,
-)
 _INVOKE = (
-    *_COMMON,
-    *(ErrorCode.LIMIT_EXCEEDED, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
-    *(ErrorCode.RATE_LIMITED, ErrorCode.RUNTIME_ERROR),
+    *(ErrorCode.LIMIT_EXCEEDED, ErrorCode.CONFLICT, ErrorCode.RUNTIME_ERROR),
+    *(ErrorCode.UNAUTHORIZED, ErrorCode.NOT_FOUND),
 )
 
+_EITHER: Json = {
+    "oneOf": [
+        {
+            "required": [given],
+            "properties": {given: {"type": kind}, other: {"type": "null"}},
+        }
+        for given, kind, other in (
+            ("prompt", "string", "messages"),
+            ("messages", "array", "prompt"),
+        )
+    ]
+}
+_CALL: Json = {"input": {"prompt": "Where is my order?"}, "traceId": "checkout-42"}
+_FOR_A_USER: Json = {
+    "delegation": {"mode": "hmac_v1", "externalUserId": "user_2abc", "idempotencyKey": "order-42"},
+    "invoke": _CALL,
+}
+_USED: Json = {
+    "userId": "usr_0x6wshn6yp985kmv15emf6e21m",
+    "agentId": "agt_01kbbkbng8emasa58n2maha58n",
+    "deploymentId": "dep_01kbbkbng8emasa58n2maha58n",
+    "runtimeProvider": "cloudflare",
+    "timestampMs": 1764547200000,
+    "requests": 1,
+    "llmTokens": 120,
+    "computeMs": 850,
+    "errors": 0,
+    "eventId": "inv_01kbbkbng8emasa58n2maha58n",
+}
+
+_EVENT: Json = {
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": ["meta", "delta", "usage", "done", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+_PRINTABLE: Json = {"pattern": "^[\\x20-\\x7e]*$"}
+_REPORTED: Json = {
+    "eventId": _PRINTABLE,
+    "traceId": _PRINTABLE,
+    "costUsdEstimated": {"pattern": r"^-?[0-9]{1,30}(\.[0-9]{1,30})?$"},
+    "provider": {"description": "At most 4 KiB of JSON, nested at most 32 levels deep."},
+}
+
 _STREAM = """\
-Server-sent events, each forwarded as soon as the agent has written it: `meta` first, with
-`{protocol, traceId, invocationId, agentId, deploymentId, sessionId}`; `delta` with `{text}`, any
-number; `usage` at most once; then exactly one `done` with `{}` or `error` with the error envelope.
-Every event has an id; a comment is the heartbeat."""
+Server-sent events; the schema is that of one. Each is forwarded as soon as the agent has written
+it: `meta` first, with `{protocol, traceId, invocationId, agentId, deploymentId, sessionId}`;
+`delta` with `{text}`, any number; `usage` at most once; then exactly one `done` with `{}` or
+`error` with the error envelope. Every event has an id; a comment is the heartbeat."""
 
 _STREAM_EXAMPLE = """\
 id: 1
@@ -84,25 +127,6 @@ _INVOCATION_ID: Json = {
     }
 }
 
-_HEADERS: Json = {
-    "Retry-After": {
-        "description": "Seconds after which to try again.",
-        "schema": {"type": "integer"},
-    },
-    "RateLimit": {
-        "description": "The policy that refused: what remains of it, and the seconds to wait.",
-        "schema": {"type": "string"},
-        "example": '"user";r=0;t=29',
-    },
-    "RateLimit-Policy": {
-        "description": "The requests that the policy allows, and in how many seconds.",
-        "schema": {"type": "string"},
-        "example": '"user";q=3000;w=60',
-    },
-}
-RATE_LIMIT_HEADERS = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
-"""What goes with every RATE_LIMITED."""
-
 
 BEARER = """\
 A JWT of the installation's issuer, or an API key (`whs_…`). A key needs the request's scope:
@@ -118,7 +142,9 @@ def add_to(document: Json, *, bearer: str) -> None:
     if clash := schemas.keys() & components["schemas"].keys():
         raise ValueError(f"two schemas of one name: {', '.join(sorted(clash))}")
     components["schemas"] |= schemas
-    components["headers"] = _HEADERS
+    components["schemas"]["Input"] |= _EITHER
+    for name, said in _REPORTED.items():
+        components["schemas"]["TelemetryReport"]["properties"][name] |= said
     components["securitySchemes"][_SIGNATURE] = {
         "type": "apiKey",
         "in": "header",
@@ -147,7 +173,7 @@ def add_to(document: Json, *, bearer: str) -> None:
                 bearer,
                 {
                     "text/event-stream": {
-                        "schema": {"type": "string", "description": _STREAM},
+                        "schema": _EVENT | {"description": _STREAM},
                         "example": _STREAM_EXAMPLE,
                     }
                 },
@@ -164,8 +190,8 @@ def _invocation(name: str, summary: str, bearer: str, content: Json) -> Json:
         "summary": summary,
         "security": [{bearer: []}],
         "parameters": [_AGENT_ID, _KEY],
-        "requestBody": _body(InvokeRequest),
-        "responses": _invoked(content),
+        "requestBody": _body(InvokeRequest, _CALL),
+        "responses": _invoked(content, *_INVOKE),
     }
 
 
@@ -183,22 +209,26 @@ def _delegated() -> Json:
                 "integer",
             ),
         ],
-        "requestBody": _body(DelegatedRequest),
-        "responses": _invoked({"application/json": {"schema": _ref(InvokeResponse)}}),
+        "requestBody": _body(DelegatedRequest, _FOR_A_USER),
+        "responses": _invoked(
+            {"application/json": {"schema": _ref(InvokeResponse)}},
+            ErrorCode.UNAUTHENTICATED,
+            *_INVOKE,
+        ),
     }
 
 
-def _invoked(content: Json) -> Json:
-    """Return the answers of an invocation; once it is admitted, they name it."""
-    answers = {
-        "200": {"description": "The agent's answer.", "content": content},
-        **_errors(_INVOKE),
-        "504": _error("RUNTIME_ERROR: the agent took too long"),
+def _invoked(content: Json, *refused: ErrorCode) -> Json:
+    """Return the answers of an invocation."""
+    return {
+        "200": {
+            "description": "The agent's answer.",
+            "headers": dict(_INVOCATION_ID),
+            "content": content,
+        },
+        **_errors(refused),
+        "504": {},
     }
-    for status in ("200", "409", "502", "504"):
-        answers[status]["headers"] = _INVOCATION_ID
-    answers["409"]["headers"] = _INVOCATION_ID | {"Retry-After": RATE_LIMIT_HEADERS["Retry-After"]}
-    return answers
 
 
 def _header(name: str, description: str, kind: str) -> Json:
@@ -219,31 +249,24 @@ def _report() -> Json:
         "parameters": [
             _header(TELEMETRY_DEPLOYMENT_HEADER, "Whose key signed the body.", "string"),
         ],
-        "requestBody": _body(TelemetryReport),
+        "requestBody": _body(TelemetryReport, _USED),
         "responses": {
             "202": {
                 "description": "The report is durable.",
                 "content": {"application/json": {"schema": _ref(TelemetryReceipt)}},
             },
-            **_errors((*_COMMON, ErrorCode.RATE_LIMITED)),
+            **_errors((ErrorCode.UNAUTHENTICATED, ErrorCode.UNAUTHORIZED)),
         },
     }
 
 
-def _body(kind: type[msgspec.Struct]) -> Json:
-    return {"required": True, "content": {"application/json": {"schema": _ref(kind)}}}
+def _body(kind: type[msgspec.Struct], example: Json) -> Json:
+    content = {"application/json": {"schema": _ref(kind), "example": example}}
+    return {"required": True, "content": content}
 
 
 def _errors(codes: tuple[ErrorCode, ...]) -> Json:
-    found = {str(HTTP_STATUS[code]): _error(code) for code in codes}
-    if ErrorCode.RATE_LIMITED in codes:
-        found[str(HTTP_STATUS[ErrorCode.RATE_LIMITED])]["headers"] = RATE_LIMIT_HEADERS
-    return found
-
-
-def _error(description: str) -> Json:
-    envelope = {"$ref": _REF.format(name="ErrorResponse")}
-    return {"description": description, "content": {"application/json": {"schema": envelope}}}
+    return {str(status): response for status, response in refusals(*codes).items()}
 
 
 def _ref(kind: type[msgspec.Struct]) -> Json:

@@ -1,4 +1,5 @@
-"""The reactor to other services' facts: a deployment started, ended, was removed; a tier changed.
+"""The reactor to other services' facts: a deployment started, ended, was removed; a tier
+or the status of an account changed.
 
 Consumes: `deployment.*`, `teardown.*` (of the deployer) and `account.*` (of billing) on EVENTS.
 Emits: `agent.deployment_ended|activated|retired` on EVENTS, `TearDown` on COMMANDS.
@@ -14,6 +15,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.events import (
+    AccountDisabled,
+    AccountEnabled,
     DeploymentFailed,
     DeploymentStarted,
     DeploymentSucceeded,
@@ -51,6 +54,8 @@ _TYPES = by_name(
     DeploymentTornDown,
     TeardownStarted,
     TierChanged,
+    AccountDisabled,
+    AccountEnabled,
 )
 
 
@@ -74,7 +79,11 @@ class Reactor:
         for fact in facts:
             match fact.event:
                 case TierChanged() as event:
-                    await _tier_changed(connection, fact.envelope, event)
+                    await _account_changed(connection, fact.envelope, tier=event.tier)
+                case AccountDisabled():
+                    await _account_changed(connection, fact.envelope, disabled=True)
+                case AccountEnabled():
+                    await _account_changed(connection, fact.envelope, disabled=False)
                 case TeardownStarted() as event:
                     await _teardown_started(connection, event)
                 case DeployerEvent() as event:
@@ -133,17 +142,17 @@ async def _teardown_started(connection: AsyncConnection, event: TeardownStarted)
         await store.save(connection, agent, replace(agent, teardown_started=True))
 
 
-async def _tier_changed(
-    connection: AsyncConnection, envelope: Envelope, event: TierChanged
+async def _account_changed(
+    connection: AsyncConnection, envelope: Envelope, **changed: str | bool
 ) -> None:
-    statement = insert(accounts).values(
-        user_id=envelope.user_id, tier=event.tier, version=envelope.version
-    )
+    changes = {"version": envelope.version, **changed}
     await connection.execute(
-        statement.on_conflict_do_update(
+        insert(accounts)
+        .values(user_id=envelope.user_id, **changes)
+        .on_conflict_do_update(
             index_elements=["user_id"],
-            set_={"tier": statement.excluded.tier, "version": statement.excluded.version},
-            where=accounts.c.version < statement.excluded.version,
+            set_=changes,
+            where=accounts.c.version < envelope.version,
         )
     )
 

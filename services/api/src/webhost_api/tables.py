@@ -28,10 +28,14 @@ accounts = sa.Table(
     "accounts",
     metadata,
     sa.Column("user_id", sa.Text, primary_key=True),
-    sa.Column("tier", sa.Text, nullable=False),
+    sa.Column("tier", sa.Text),
     sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("disabled", sa.Boolean, nullable=False, server_default=sa.false()),
 )
-"""Users' tiers, as billing states them; a row may precede its user, and no row means `free`."""
+"""Users' tiers and status, as billing states them; a row may precede its user.
+
+No tier, as no row, means `free`.
+"""
 
 agents = sa.Table(
     "agents",

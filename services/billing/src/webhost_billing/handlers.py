@@ -1,8 +1,10 @@
 """What billing does with a request.
 
-Consumes: requests about usage; an operator's request to put a user on a tier.
-Emits: `account.tier_changed.v1`. Guarantees: fact, row and outbox entry are one transaction.
-On replay: a user who is already on that tier stays there, and no fact is stated.
+Consumes: requests about usage; an operator's request to put a user on a tier, or to disable or
+enable the account.
+Emits: `account.tier_changed.v1`, `account.disabled.v1`, `account.enabled.v1`.
+Guarantees: fact, row and outbox entry are one transaction.
+On replay: what is already so stays so, and no fact is stated.
 """
 
 from collections.abc import Collection
@@ -11,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.rpc import (
     RecentEventsReply,
     RecentEventsRequest,
+    SetAccountStatusReply,
+    SetAccountStatusRequest,
     SetTierReply,
     SetTierRequest,
     UsageReply,
@@ -55,3 +59,18 @@ class Handlers:
             return await self._database.retry_conflicts(work)
         except Refused as refusal:
             return SetTierReply(refused=str(refusal))
+
+    async def set_account_status(self, request: SetAccountStatusRequest) -> SetAccountStatusReply:
+        """Disable or enable an account, or say why not."""
+
+        async def work(connection: AsyncConnection) -> SetAccountStatusReply:
+            metadata = EventMetadata(actor=f"operator:{request.operator}")
+            account = await store.load(connection, request.user_id)
+            events = decisions.set_status(account, request.status, request.operator, request.reason)
+            await ACCOUNTS.append(connection, account, events, metadata)
+            return SetAccountStatusReply(status=request.status)
+
+        try:
+            return await self._database.retry_conflicts(work)
+        except Refused as refusal:
+            return SetAccountStatusReply(refused=str(refusal))

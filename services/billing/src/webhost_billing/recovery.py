@@ -7,13 +7,13 @@ On replay: the account is once more what the last of them says.
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
-from webhost_contracts.events import TierChanged
+from webhost_contracts.events import AccountDisabled, AccountEnabled, TierChanged
 from webhost_contracts.events.base import by_name
 from webhost_kit.eventsourcing.facts import Fact
 
 from webhost_billing import decisions, store
 
-TYPES = by_name(TierChanged)
+TYPES = by_name(TierChanged, AccountDisabled, AccountEnabled)
 """All that billing states."""
 
 OWN_SUBJECTS = (subjects.events_of_kind(TierChanged.kind()),)

@@ -12,14 +12,16 @@ from webhost_billing.tables import accounts
 
 async def load(connection: AsyncConnection, user_id: str) -> Account:
     """Return what was decided about a user so far."""
-    query = sa.select(accounts.c.version, accounts.c.tier).where(accounts.c.user_id == user_id)
+    query = sa.select(accounts).where(accounts.c.user_id == user_id)
     row = (await connection.execute(query)).one_or_none()
-    return Account(user_id) if row is None else Account(user_id, row.version, row.tier)
+    if row is None:
+        return Account(user_id)
+    return Account(user_id, row.version, row.tier, row.disabled)
 
 
 async def save(connection: AsyncConnection, _: Account, after: Account) -> None:
     """Write what was decided about a user."""
-    values = {"version": after.version, "tier": after.tier}
+    values = {"version": after.version, "tier": after.tier, "disabled": after.disabled}
     await connection.execute(
         insert(accounts)
         .values(user_id=after.user_id, **values)

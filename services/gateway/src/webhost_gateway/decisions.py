@@ -32,6 +32,7 @@ from webhost_gateway.routing.model import RouteTable
 
 AGENTCORE = "agentcore"
 BUILT_PROVIDERS = frozenset({"cloudflare"})
+ACCOUNT_DISABLED = "This account is disabled; ask who runs this installation."
 
 _TRACE_ID = re.compile(TRACE_ID_PATTERN)
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
@@ -135,12 +136,16 @@ def for_worker(
 def target_of(routes: RouteTable, user_id: str, agent_id: str) -> Target:
     """Return where this user's agent answers.
 
-    Raises NotFound (not there, deleted, or another user's), Unauthorized (disabled), Conflict
-    (no active deployment) or Unavailable (its address is not known here yet).
+    Raises NotFound (not there, deleted, or another user's), Unauthorized (the account or the agent
+    is disabled), Conflict (no active deployment) or Unavailable (its address is not known here
+    yet).
     """
     agent = routes.agents.get(agent_id)
     if agent is None or agent.user_id != user_id or agent.deleted_at_ms is not None:
         raise NotFound("There is no such agent.")
+    account = routes.accounts.get(user_id)
+    if account is not None and account.disabled:
+        raise Unauthorized(ACCOUNT_DISABLED, details={"reason": "account_disabled"})
     if agent.disabled:
         raise Unauthorized("The agent is disabled.", details={"reason": "agent_disabled"})
     if agent.deployment_id is None:

@@ -117,7 +117,8 @@ routed_accounts = sa.Table(
     metadata,
     sa.Column("user_id", sa.Text, primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("tier", sa.Text, nullable=False),
+    sa.Column("tier", sa.Text),
+    sa.Column("disabled", sa.Boolean, nullable=False),
 )
 
 routed_keys = sa.Table(

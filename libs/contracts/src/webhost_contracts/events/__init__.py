@@ -15,7 +15,7 @@ A contract changes by adding fields with defaults, or by a new version with an u
 golden examples of every version must decode.
 """
 
-from webhost_contracts.events.account import TierChanged
+from webhost_contracts.events.account import AccountDisabled, AccountEnabled, TierChanged
 from webhost_contracts.events.agent import (
     AgentCreated,
     AgentDeleted,
@@ -67,12 +67,16 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     TeardownStarted,
     TeardownFinished,
     TierChanged,
+    AccountDisabled,
+    AccountEnabled,
     InvocationFinished,
     TelemetryAccepted,
 )
 
 __all__ = [
     "EVENT_TYPES",
+    "AccountDisabled",
+    "AccountEnabled",
     "AgentCreated",
     "AgentDeleted",
     "AgentDisabled",

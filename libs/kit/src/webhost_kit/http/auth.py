@@ -1,7 +1,9 @@
 """Who is calling: JWTs of one OIDC issuer, checked against its published keys.
 
 The key set is fetched in the background and the last good one is kept; a token with an unknown
-key id triggers a refresh, at most every 30 seconds. The algorithm comes from the allow-list
+key id triggers a refresh, at most every 30 seconds, for which no token with a known one waits. So a
+new key is in force within COOL_DOWN_S, and a withdrawn one is not after REFRESH_S, each with the
+time of one fetch. The algorithm comes from the allow-list
 here, never from the token. Verified tokens are remembered for at most REMEMBERED_S (bounded), and
 forgotten when their key is withdrawn.
 """
@@ -23,10 +25,11 @@ from webhost_kit.errors import BadToken, Unavailable
 log = structlog.get_logger(__name__)
 
 ALGORITHMS = ["RS256", "ES256"]
-REFRESH_S = 300.0
+REFRESH_S = 45.0
 RETRY_S = 2.0
 COOL_DOWN_S = 30.0
-FETCH_TIMEOUT_S = 5.0
+FETCH_TIMEOUT_S = 10.0
+"""For both documents together."""
 LEEWAY_S = 5.0
 """How far the issuer's clock may be ahead of ours: for `iat` and `nbf`, never for `exp`."""
 REMEMBERED_TOKENS = 10_000
@@ -72,6 +75,8 @@ class TokenVerifier:
         self._remembered: dict[str, _Remembered] = {}
         self._asked_at = -COOL_DOWN_S
         self._refreshing = asyncio.Lock()
+        # Made once: it takes so long that calls would wait for it.
+        self._tls = httpx.create_ssl_context()
 
     def check(self) -> str | None:
         """Say whether any key of the issuer is known."""
@@ -163,7 +168,10 @@ class TokenVerifier:
 
     async def _fetch(self) -> bool:
         try:
-            async with httpx.AsyncClient(timeout=FETCH_TIMEOUT_S) as client:
+            async with (
+                asyncio.timeout(FETCH_TIMEOUT_S),
+                httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, verify=self._tls) as client,
+            ):
                 discovery = await client.get(
                     f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
                 )
@@ -213,6 +221,7 @@ def _usable_keys(key_set: Any) -> dict[str, PyJWK]:
 
 # The last four: a document that is not JSON, or not of the shape that it must have.
 _NO_KEY_SET = (
+    TimeoutError,
     httpx.HTTPError,
     httpx.InvalidURL,
     jwt.PyJWTError,

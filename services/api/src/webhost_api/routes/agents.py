@@ -6,6 +6,7 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
+from webhost_contracts.errors import ErrorCode
 
 from webhost_api import decisions, handlers, queries
 from webhost_api.decisions import DescribeAgent
@@ -23,8 +24,12 @@ from webhost_api.http import (
 from webhost_api.idempotency import id_for
 from webhost_api.keys.access import open_to_limited
 from webhost_api.model import AgentStatus
+from webhost_api.openapi_responses import refusals
 from webhost_api.schemas.agents import AgentResponse, AgentsResponse
 from webhost_api.schemas.requests import CreateAgentBody, UpdateAgentBody
+
+CONFLICT = refusals(ErrorCode.CONFLICT)
+DESCRIBED = refusals(ErrorCode.CONFLICT, ErrorCode.LIMIT_EXCEEDED)
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], route_class=UserRoute)
 
@@ -54,7 +59,7 @@ async def list_agents(
     return answered(AgentsResponse.model_validate(page_of_agents))
 
 
-@router.post("", status_code=201, response_model=AgentResponse)
+@router.post("", status_code=201, response_model=AgentResponse, responses=DESCRIBED)
 async def create_agent(
     deps: Deps, caller: CurrentCaller, key: RequestKey, body: CreateAgentBody
 ) -> Response:
@@ -77,7 +82,7 @@ async def get_agent(deps: Deps, caller: CurrentCaller, agent_id: AgentId) -> Res
     return answered(AgentResponse.model_validate({"agent": agent}))
 
 
-@router.patch("/{agentId}", response_model=AgentResponse)
+@router.patch("/{agentId}", response_model=AgentResponse, responses=DESCRIBED)
 async def update_agent(
     deps: Deps, caller: CurrentCaller, agent_id: AgentId, body: UpdateAgentBody
 ) -> Response:
@@ -102,7 +107,7 @@ async def delete_agent(deps: Deps, caller: CurrentCaller, agent_id: AgentId) -> 
     return await execute(deps, None, work)
 
 
-@router.post("/{agentId}/disable", response_model=AgentResponse)
+@router.post("/{agentId}/disable", response_model=AgentResponse, responses=CONFLICT)
 async def disable_agent(
     deps: Deps, caller: CurrentCaller, key: RequestKey, agent_id: AgentId
 ) -> Response:
@@ -117,7 +122,7 @@ async def disable_agent(
     return await execute(deps, key, work)
 
 
-@router.post("/{agentId}/enable", response_model=AgentResponse)
+@router.post("/{agentId}/enable", response_model=AgentResponse, responses=CONFLICT)
 async def enable_agent(
     deps: Deps, caller: CurrentCaller, key: RequestKey, agent_id: AgentId
 ) -> Response:

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_contracts.artifacts import Bundle, Module
+from webhost_contracts.errors import ErrorCode
 from webhost_kit.errors import InvalidRequest
 from webhost_kit.process.crashpoints import crash_point
 
@@ -28,6 +29,7 @@ from webhost_api.http import (
 )
 from webhost_api.keys.access import open_to_limited
 from webhost_api.model import DeploymentStatus
+from webhost_api.openapi_responses import refusals
 from webhost_api.schemas.deployments import (
     ActivatedResponse,
     DeploymentResponse,
@@ -38,18 +40,25 @@ from webhost_api.schemas.deployments import (
 )
 from webhost_api.schemas.requests import ActivateBody, DeployBody
 
+CONFLICT = refusals(ErrorCode.CONFLICT)
+DEPLOYED = refusals(ErrorCode.CONFLICT, ErrorCode.LIMIT_EXCEEDED)
+
 router = APIRouter(tags=["deployments"], route_class=UserRoute)
 deploy_router = APIRouter(tags=["deployments"], route_class=DeployRoute)
 pointer_router = APIRouter(tags=["deployments"], route_class=PointerRoute)
 
 
 @deploy_router.post(
-    "/v1/agents/{agentId}/deploy", status_code=202, response_model=DeploymentResponse
+    "/v1/agents/{agentId}/deploy",
+    status_code=202,
+    response_model=DeploymentResponse,
+    responses=DEPLOYED,
 )
 @deploy_router.post(
     "/v1/agents/{agentId}/deployments",
     status_code=202,
     response_model=DeploymentResponse,
+    responses=DEPLOYED,
     name="create_deployment",
 )
 async def deploy(
@@ -138,7 +147,9 @@ async def list_deployments(
 
 
 @pointer_router.post(
-    "/v1/agents/{agentId}/deployments/{deploymentId}/activate", response_model=ActivatedResponse
+    "/v1/agents/{agentId}/deployments/{deploymentId}/activate",
+    response_model=ActivatedResponse,
+    responses=CONFLICT,
 )
 async def activate(
     deps: Deps,

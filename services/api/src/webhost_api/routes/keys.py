@@ -13,6 +13,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_contracts.api_keys import SECRET_BYTES, hash_of, token_of
+from webhost_contracts.errors import ErrorCode
 
 from webhost_api import queries
 from webhost_api.http import (
@@ -31,6 +32,7 @@ from webhost_api.keys import handlers, store
 from webhost_api.keys.access import require_jwt
 from webhost_api.keys.decisions import CreateKey
 from webhost_api.keys.model import ApiKey
+from webhost_api.openapi_responses import refusals
 from webhost_api.schemas.keys import IssuedKeyResponse, KeysResponse
 from webhost_api.schemas.requests import CreateKeyBody, RotateKeyBody
 
@@ -50,7 +52,12 @@ async def list_keys(
     return answered(KeysResponse.model_validate({"keys": keys, "next_cursor": following}))
 
 
-@router.post("", status_code=201, response_model=IssuedKeyResponse)
+@router.post(
+    "",
+    status_code=201,
+    response_model=IssuedKeyResponse,
+    responses=refusals(ErrorCode.CONFLICT, ErrorCode.LIMIT_EXCEEDED),
+)
 async def create_key(
     deps: Deps, caller: CurrentCaller, request_key: RequestKey, body: CreateKeyBody
 ) -> Response:
@@ -81,7 +88,11 @@ async def revoke_key(deps: Deps, caller: CurrentCaller, key_id: KeyId) -> Respon
     return Response(status_code=204)
 
 
-@router.post("/{keyId}/rotate", response_model=IssuedKeyResponse)
+@router.post(
+    "/{keyId}/rotate",
+    response_model=IssuedKeyResponse,
+    responses=refusals(ErrorCode.CONFLICT),
+)
 async def rotate_key(
     deps: Deps,
     caller: CurrentCaller,

@@ -7,12 +7,14 @@ row and no stored object. On replay (the same idempotency key): the first answer
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
+from webhost_contracts.errors import ErrorCode
 from webhost_kit.errors import InvalidRequest
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_api import idempotency, uploads
 from webhost_api.http import CurrentCaller, Deps, RequestKey, UploadRoute, execute
 from webhost_api.keys.access import open_to_limited
+from webhost_api.openapi_responses import refusals
 from webhost_api.schemas.uploads import UploadResponse
 
 router = APIRouter(tags=["deployments"], route_class=UploadRoute)
@@ -35,6 +37,7 @@ _BODY = {
     status_code=201,
     response_model=UploadResponse,
     openapi_extra={"requestBody": _BODY},
+    responses=refusals(ErrorCode.CONFLICT),
 )
 @open_to_limited
 async def upload(deps: Deps, caller: CurrentCaller, key: RequestKey, request: Request) -> Response:

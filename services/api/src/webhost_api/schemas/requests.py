@@ -4,18 +4,23 @@ Unknown fields are refused, and so is a value of another type than the field's.
 """
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 from webhost_contracts.api_keys import KeyScope
-from webhost_contracts.bindings import is_reserved
+from webhost_contracts.bindings import RESERVED_NAMES, RESERVED_PREFIX, is_reserved
 
 MAX_ENV_VARS = 50
 MAX_MODULE_CHARS = 1024 * 1024
 MAX_KEY_AGENTS = 50
 MAX_OVERLAP_S = 7 * 24 * 3600
 MAX_INTEGER = 2**53 - 1
+
+
+def _written(**keywords: Any) -> Any:
+    """Say in the JSON schema what a validator checks."""
+    return Field(json_schema_extra=keywords)
 
 
 def _no_nul(value: str) -> str:
@@ -72,32 +77,57 @@ def _a_date(value: str) -> str:
     return value
 
 
+_WITHOUT_NUL = _written(pattern=r"^[^\x00]*$")
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=80),
     AfterValidator(_no_nul),
+    _written(pattern=r"^[^\x00]*[^\s\x00-\x1f\x7f-\xa0][^\x00]*$"),
 ]
-Description = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_no_nul)]
+Description = Annotated[
+    str, StringConstraints(max_length=4000), AfterValidator(_no_nul), _WITHOUT_NUL
+]
 EnvVarKey = Annotated[
-    str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}$"), AfterValidator(_not_reserved)
+    str,
+    StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}$"),
+    AfterValidator(_not_reserved),
+    _written(
+        pattern=rf"^(?!({'|'.join(sorted(RESERVED_NAMES))})$)(?!{RESERVED_PREFIX})[A-Z][A-Z0-9_]{{0,63}}$"
+    ),
 ]
 EnvVarKeys = Annotated[
-    list[EnvVarKey], Field(max_length=MAX_ENV_VARS), AfterValidator(_without_repeats)
+    list[EnvVarKey],
+    Field(max_length=MAX_ENV_VARS),
+    AfterValidator(_without_repeats),
+    _written(uniqueItems=True),
 ]
-Provider = Annotated[str, StringConstraints(min_length=1, max_length=32), AfterValidator(_no_nul)]
+Provider = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=32),
+    AfterValidator(_no_nul),
+    _written(enum=["cloudflare"]),
+]
 ModuleName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}\.(js|mjs)$"),
     AfterValidator(_no_dot_dot),
     AfterValidator(_not_the_platforms),
+    _written(
+        pattern=r"^(?!webhost-)(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}\.(js|mjs)$",
+        example="index.mjs",
+    ),
 ]
 InvokePath = Annotated[
     str,
     StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]{0,127}$"),
     AfterValidator(_not_the_platforms_path),
+    _written(pattern=r"^(?!/__webhost)/[A-Za-z0-9_./~-]{0,127}$", example="/invoke"),
 ]
 CompatibilityDate = Annotated[
-    str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_a_date)
+    str,
+    StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"),
+    AfterValidator(_a_date),
+    _written(format="date"),
 ]
 
 
@@ -144,7 +174,10 @@ class DeployBody(_Request):
 class ActivateBody(_Request):
     """Why the pointer is set by hand."""
 
-    reason: Annotated[str, StringConstraints(max_length=500), AfterValidator(_no_nul)] | None = None
+    reason: (
+        Annotated[str, StringConstraints(max_length=500), AfterValidator(_no_nul), _WITHOUT_NUL]
+        | None
+    ) = None
 
 
 class KeyLimitsBody(_Request):
@@ -158,13 +191,19 @@ class CreateKeyBody(_Request):
     """A new API key; without `agentIds` it is for all agents, without `expiresAtMs` for ever."""
 
     name: Name
-    scopes: Annotated[list[KeyScope], Field(min_length=1), AfterValidator(_each_once)]
+    scopes: Annotated[
+        list[KeyScope],
+        Field(min_length=1),
+        AfterValidator(_each_once),
+        _written(uniqueItems=True),
+    ]
     agent_ids: (
         Annotated[
-            list[Annotated[str, StringConstraints(max_length=64)]],
+            list[Annotated[str, StringConstraints(max_length=64), _WITHOUT_NUL]],
             Field(min_length=1, max_length=MAX_KEY_AGENTS),
             AfterValidator(_no_nuls),
             AfterValidator(_each_once),
+            _written(uniqueItems=True),
         ]
         | None
     ) = None

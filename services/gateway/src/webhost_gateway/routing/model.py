@@ -1,5 +1,5 @@
-"""Where invocations go, and who may make them: the facts about agents, deployments, tiers and
-API keys, folded.
+"""Where invocations go, and who may make them: the facts about agents, deployments, accounts
+and API keys, folded.
 
 Pure. A fact is accepted when its version is above the last one seen of its aggregate, and
 skipped otherwise, so the table never goes back, in whatever order facts arrive. Entries that have
@@ -14,6 +14,8 @@ from typing import TypeVar
 from webhost_contracts import subjects
 from webhost_contracts.api_keys import KeyLimits, Presented
 from webhost_contracts.events import (
+    AccountDisabled,
+    AccountEnabled,
     AgentCreated,
     AgentDeleted,
     AgentDisabled,
@@ -43,6 +45,8 @@ TYPES = by_name(
     DeploymentFailed,
     DeploymentTornDown,
     TierChanged,
+    AccountDisabled,
+    AccountEnabled,
     KeyCreated,
     KeyRotated,
     KeyRevoked,
@@ -85,10 +89,11 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The tier of a user whose tier was ever changed."""
+    """What billing decided about a user: the tier, where one was ever set, and the status."""
 
     version: int
-    tier: str
+    tier: str | None = None
+    disabled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +170,9 @@ class RouteTable:
                 if version > api_key.version:
                     self.keys[key] = _key(api_key, envelope, event)
             case _:
-                account = self.accounts.get(envelope.user_id)
-                if isinstance(event, TierChanged) and (
-                    account is None or version > account.version
-                ):
-                    self.accounts[envelope.user_id] = Account(version, event.tier)
+                account = self.accounts.get(envelope.user_id) or Account(0)
+                if version > account.version:
+                    self.accounts[envelope.user_id] = _account(account, envelope, event)
 
     def forget(self, at_ms: int) -> None:
         """Forget, as of this time, what ended long enough ago."""
@@ -256,3 +259,16 @@ def _key(key: Key, envelope: Envelope, event: Event) -> Key:
             return replace(key, version=version, revoked_at_ms=envelope.occurred_at_ms)
         case _:
             return replace(key, version=version)
+
+
+def _account(account: Account, envelope: Envelope, event: Event) -> Account:
+    version = envelope.version
+    match event:
+        case TierChanged():
+            return replace(account, version=version, tier=event.tier)
+        case AccountDisabled():
+            return replace(account, version=version, disabled=True)
+        case AccountEnabled():
+            return replace(account, version=version, disabled=False)
+        case _:
+            return replace(account, version=version)

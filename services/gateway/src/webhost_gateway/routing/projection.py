@@ -1,6 +1,6 @@
 """The route table: folded into the gateway's own rows, and followed in memory.
 
-Consumes: `agent.*`, `deployment.*`, `account.tier_changed` and `key.*` of EVENTS.
+Consumes: `agent.*`, `deployment.*`, `account.*` and `key.*` of EVENTS.
 Guarantees: the memory starts from rows and checkpoint of one snapshot, and never goes back on a
 stream that goes on. On another stream it starts again, and is not usable until it has caught up.
 On replay: versions that were seen are skipped.
@@ -112,7 +112,7 @@ async def _rows(
             row.key_generation,
         )
     for row in await connection.execute(_of(routed_accounts, accounts)):
-        routes.accounts[row.user_id] = Account(row.version, row.tier)
+        routes.accounts[row.user_id] = Account(row.version, row.tier, row.disabled)
     for row in await connection.execute(_of(routed_keys, keys)):
         routes.keys[row.key_id] = Key(
             row.version,

@@ -1,0 +1,181 @@
+"""Whatever is sent to an operation of the document, the answer is one that the document describes.
+
+Positive and negative data from schemathesis, through the public origin of a running stack. A route
+that is added is tried by itself. Ids that it takes come from `World.ids`, signatures from
+`World.prepare`.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from requests import Request, Session
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import negative_data_rejection
+from webhost_contracts.signatures import TELEMETRY_DEPLOYMENT_HEADER
+
+from tests.support.caller import Caller
+from tests.support.deadline import until
+from tests.support.keys import StackKeys
+from tests.support.openapi import DOCUMENT, OPERATIONS, Operation
+from tests.support.stack import Stack
+
+FEW, MANY = 3, 100
+"""Examples for each operation, of positive and of negative data each."""
+
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+# Refused for what is the case, not for their shape: by the plan, or by what is there.
+SCHEMA.config.checks.positive_data_acceptance.expected_statuses = [
+    *("2xx", "401", "402", "403", "404", "409", "502"),
+]
+SCHEMA.config.checks.negative_data_rejection.expected_statuses = ["400", "401", "403", "404", "409"]
+# Statuses are compared below: what is away may be answered 503, as it is described.
+SCHEMA.config.checks.not_a_server_error.expected_statuses = ["2xx", "4xx", "502", "503", "504"]
+
+
+@dataclass
+class World:
+    """A user with an agent that answers, and what operations need of it."""
+
+    stack: Stack
+    caller: Caller
+    keys: StackKeys
+    ids: dict[str, str]
+    """Of each kind of id in a path, one that exists."""
+    session: Session = field(default_factory=Session)
+    spare: str = ""
+
+    def of(self, operation: Operation) -> dict[str, str]:
+        """The ids for one operation; what it deletes is nothing that others use."""
+        found = {name: self.ids[name] for name in operation.names if name in self.ids}
+        if operation.method == "DELETE" and operation.names == ["agentId"]:
+            found["agentId"] = self._spare_agent()
+        return found
+
+    def prepare(self, case: Case) -> None:
+        """Write numbers as JavaScript does, make up no cursor, end
+        nothing in the past, sign what must be signed."""
+        if case.meta is not None and case.meta.generation.mode.is_positive:
+            (case.query or {}).pop("cursor", None)
+            if isinstance(case.body, dict) and case.body.get("expiresAtMs") is not None:
+                case.body["expiresAtMs"] = round(time.time() * 1000) + 3_600_000
+        if isinstance(case.body, dict | list):
+            case.body = _whole_numbers(case.body)
+        if case.path == "/v1/telemetry/report" and case.method == "POST":
+            deployment_id = self.ids["deploymentId"]
+            headers = {TELEMETRY_DEPLOYMENT_HEADER: deployment_id}
+            case.headers = {**(case.headers or {}), **headers}
+            body = case.as_transport_kwargs(base_url=self.stack.origin)
+            case.headers |= self.keys.report_headers(deployment_id, _bytes_of(body))
+
+    def send(self, case: Case) -> schemathesis.Response:
+        """Send it, again for as long as that is only too often."""
+        self.prepare(case)
+        headers = {"Authorization": f"Bearer {self.caller.token}"}
+        while True:
+            response = case.call(base_url=self.stack.origin, session=self.session, headers=headers)
+            if response.status_code != 429:
+                return response
+            time.sleep(int(response.headers["retry-after"][0]))
+
+    def _spare_agent(self) -> str:
+        if not self.spare or self.caller.http.get(f"/v1/agents/{self.spare}").status_code == 404:
+            self.spare = self.caller.create_agent(f"spare {time.monotonic_ns()}")["id"]
+        return self.spare
+
+
+def _whole_numbers(value: Any) -> Any:
+    """What is whole without its `.0`: JSON schema tells no integer from 1.0."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {name: _whole_numbers(inner) for name, inner in value.items()}
+        case list():
+            return [_whole_numbers(inner) for inner in value]
+        case _:
+            return value
+
+
+def _bytes_of(sent: dict[str, Any]) -> bytes:
+    taken = {name: sent[name] for name in ("method", "url", "json", "data") if name in sent}
+    body = Request(**taken).prepare().body or b""
+    return body.encode() if isinstance(body, str) else body
+
+
+@pytest.fixture(scope="module")
+def world(stack: Stack) -> World:
+    caller = stack.caller()
+    stack.webhost("users", "set-tier", caller.me()["id"], "enterprise")
+    until(lambda: caller.me()["tier"] == "enterprise", "the tier to be in force", seconds=10)
+    agent = caller.create_agent()
+    deployment = caller.deploy(agent["id"])
+    caller.invoke(agent["id"], "Hello")
+    ids = {"agentId": agent["id"], "deploymentId": deployment["id"]}
+    return World(stack, caller, StackKeys(stack), ids)
+
+
+@pytest.mark.accept("7.conformance")
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+def test_answers_are_as_described(world: World, operation: Operation) -> None:
+    check(world, operation, FEW)
+
+
+@pytest.mark.accept("7.conformance")
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+def test_answers_are_as_described_whatever_is_sent(world: World, operation: Operation) -> None:
+    statuses = check(world, operation, MANY)
+    assert sum(statuses.values()) >= MANY
+    print(f"{operation}: {dict(sorted(statuses.items()))}")
+
+
+def check(world: World, operation: Operation, examples: int) -> Counter[int]:
+    """Try so many examples of data of both kinds; return how often which status came."""
+    statuses: Counter[int] = Counter()
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        # Of an operation that takes ids alone, it is the ids that are wrong.
+        with_ids = mode is GenerationMode.POSITIVE or not operation.takes_nothing_else
+        _check(world, operation, mode, examples, with_ids, statuses)
+    return statuses
+
+
+def _check(
+    world: World,
+    operation: Operation,
+    mode: GenerationMode,
+    examples: int,
+    with_ids: bool,
+    statuses: Counter[int],
+) -> None:
+    known = world.of(operation) if with_ids else {}
+    described = SCHEMA[operation.path][operation.method]
+    queried = {
+        it["name"] for it in operation.described.get("parameters", ()) if it["in"] == "query"
+    }
+
+    @given(case=described.as_strategy(mode, path_parameters=known or None))
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    def conforms(case: Case) -> None:
+        if with_ids and known:
+            case.path_parameters = {**(case.path_parameters or {}), **world.of(operation)}
+        response = world.send(case)
+        statuses[response.status_code] += 1
+        unknown = set(case.query or ()) - queried
+        # By contract a query's unknown names are ignored, whatever else is wrong with them.
+        case.validate_response(
+            response, excluded_checks=[negative_data_rejection] if unknown else None
+        )
+
+    conforms()

@@ -1,0 +1,163 @@
+"""Decisions about one agent that meet: each is made on what the other left, whichever is first.
+
+Each race is run several times at once, on agents of one user, so that both orders come up.
+"""
+
+import asyncio
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from webhost_contracts.commands import TEAR_DOWN_AGENT, TearDownAgent
+
+from tests.integration.api.harness import Harness, User, ok, problem
+from tests.integration.api.test_deploying import deployed, succeeded, until_status
+from tests.support.deadline import eventually
+from tests.support.proxy import Proxy
+
+AGENTS = 6
+KEPT = 5
+AT_ONCE = 5
+SUCCEEDED_IN = 4
+
+
+async def several(user: User) -> list[str]:
+    return [(await user.create())["id"] for _ in range(AGENTS)]
+
+
+@pytest.mark.accept("4.table")
+async def test_a_rollback_and_a_deploy_at_once(harness: Harness, user: User) -> None:
+    async def race(agent_id: str) -> tuple[int, int]:
+        first = await deployed(harness, user, agent_id)
+        second = await deployed(harness, user, agent_id)
+        path = f"/v1/agents/{agent_id}"
+        rollback, deploy = await asyncio.gather(
+            user.http.post(f"{path}/deployments/{first['id']}/activate"),
+            user.http.post(f"{path}/deploy"),
+        )
+        # A running deploy refuses the rollback; a rollback refuses no deploy.
+        third = ok(deploy, 202)["deployment"]
+        if rollback.status_code != 200:
+            problem(rollback, 409, "CONFLICT")
+        pointed = first if rollback.status_code == 200 else second
+        assert (await user.agent(agent_id))["activeDeploymentId"] == pointed["id"]
+        # Made before the deploy was asked for, it is no later decision: the success flips.
+        problem(await user.http.post(f"{path}/deployments/{first['id']}/activate"), 409, "CONFLICT")
+        await harness.given(user.id, third["id"], succeeded(agent_id), version=SUCCEEDED_IN)
+        assert (await until_status(user, third["id"], "active", "inactive"))["status"] == "active"
+        assert (await user.agent(agent_id))["activeDeploymentId"] == third["id"]
+        return rollback.status_code, deploy.status_code
+
+    await asyncio.gather(*map(race, await several(user)))
+
+
+@pytest.mark.accept("4.table")
+async def test_an_activation_and_a_retirement_at_once(harness: Harness, user: User) -> None:
+    async def race(agent_id: str) -> None:
+        made = [await deployed(harness, user, agent_id) for _ in range(KEPT)]
+        oldest = made[0]["id"]
+        newest = await user.deploy(agent_id, setAsActive=False)
+        path = f"/v1/agents/{agent_id}/deployments/{oldest}/activate"
+        # when the deploy ends, which retires the oldest one, while that is being activated
+        *activations, _ = await asyncio.gather(
+            *(user.http.post(path) for _ in range(AT_ONCE)),
+            harness.given(user.id, newest["id"], succeeded(agent_id), version=SUCCEEDED_IN),
+        )
+        for activation in activations:
+            problem(activation, 409, "CONFLICT")
+        await until_status(user, newest["id"], "inactive")
+        # then it was never pointed at, and cannot be
+        problem(await user.http.post(path), 409, "CONFLICT")
+        assert (await user.agent(agent_id))["activeDeploymentId"] == made[-1]["id"]
+
+    await asyncio.gather(*map(race, (await several(user))[:3]))
+
+
+@pytest.mark.accept("4.table")
+async def test_of_an_active_deployment_and_its_retirement_the_pointer_wins(
+    harness: Harness, user: User
+) -> None:
+    agent_id = (await user.create())["id"]
+    made = [await deployed(harness, user, agent_id) for _ in range(KEPT)]
+    path = f"/v1/agents/{agent_id}/deployments/{made[0]['id']}/activate"
+    ok(await user.http.post(path))
+    await deployed(harness, user, agent_id, setAsActive=False)
+    agent = await user.agent(agent_id)
+    assert agent["activeDeploymentId"] == made[0]["id"]
+    ok(await user.http.post(path))
+    # The next oldest went instead: nothing more than what is kept, and the active one.
+    later = f"/v1/agents/{agent_id}/deployments/{made[1]['id']}/activate"
+    ok(await user.http.post(later))
+
+
+@pytest.mark.accept("4.table")
+async def test_a_disable_during_a_deploy(harness: Harness, user: User) -> None:
+    async def race(agent_id: str) -> None:
+        first = await deployed(harness, user, agent_id)
+        second = await user.deploy(agent_id)
+        path = f"/v1/agents/{agent_id}"
+        disable, _ = await asyncio.gather(
+            user.http.post(f"{path}/disable"),
+            harness.given(user.id, second["id"], succeeded(agent_id), version=SUCCEEDED_IN),
+        )
+        ok(disable)
+        await until_status(user, second["id"], "active")
+        # The deploy did what it was asked for; the agent stays disabled until it is enabled.
+        agent = await user.agent(agent_id)
+        assert (agent["status"], agent["activeDeploymentId"]) == ("disabled", second["id"])
+        for refused in ("deploy", f"deployments/{first['id']}/activate"):
+            problem(await user.http.post(f"{path}/{refused}"), 409, "CONFLICT")
+        assert ok(await user.http.post(f"{path}/enable"))["agent"]["status"] == "active"
+
+    await asyncio.gather(*map(race, await several(user)))
+
+
+@pytest.mark.accept("4.table")
+async def test_a_deletion_and_a_success_at_once(harness: Harness, user: User) -> None:
+    async def race(agent_id: str) -> str:
+        deployment = await user.deploy(agent_id)
+        gone, _ = await asyncio.gather(
+            user.http.delete(f"/v1/agents/{agent_id}"),
+            harness.given(user.id, deployment["id"], succeeded(agent_id), version=SUCCEEDED_IN),
+        )
+        deleted = ok(gone)["agent"]
+        assert (deleted["status"], deleted.get("activeDeploymentId")) == ("deleted", None)
+        ended = await until_status(user, deployment["id"], "failed", "inactive")
+        problem(await user.http.get(f"/v1/agents/{agent_id}"), 404, "NOT_FOUND")
+        await harness.command(TEAR_DOWN_AGENT, agent_id, TearDownAgent)
+        return ended["status"]
+
+    await asyncio.gather(*map(race, await several(user)))
+
+
+@pytest.mark.accept("4.table")
+async def test_an_agent_that_is_deleted_while_its_code_is_stored_is_not_deployed(
+    own_harness: Harness,
+) -> None:
+    harness = own_harness
+    url = urlsplit(harness.nats_url)
+    await harness.service.kill()
+    async with Proxy(url.port or 0) as proxy:
+        netloc = f"{url.username}:{url.password}@127.0.0.1:{proxy.port}"
+        await harness.start(NATS_URL=f"nats://{netloc}")
+        user = harness.user()
+        agent_id = (await user.create())["id"]
+        # given a deploy that waits for the store
+        proxy.hold()
+        body: dict[str, Any] = {"json": {}, "headers": {"Idempotency-Key": "k"}}
+        deploy = asyncio.create_task(user.http.post(f"/v1/agents/{agent_id}/deploy", **body))
+        with psycopg.connect(harness.dsn, autocommit=True) as connection:
+
+            async def arrived() -> bool:
+                query = "SELECT count(*) FROM idempotency_claims"
+                return connection.execute(query).fetchone() == (1,)
+
+            await eventually(arrived, "the deploy to have begun")
+        # when its agent is deleted meanwhile
+        ok(await user.http.delete(f"/v1/agents/{agent_id}"))
+        assert not deploy.done()
+        proxy.release()
+        # then nothing was deployed
+        problem(await deploy, 404, "NOT_FOUND")
+        assert await harness.scalar("SELECT count(*) FROM deployments") == 0
