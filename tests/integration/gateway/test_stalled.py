@@ -51,7 +51,8 @@ async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
     async with ledger(database_url) as here:
         first = an_invocation("usr_1")
         # The server knows the statement from here on: what hangs later is its execution.
-        await here.admission.admit(first, TIER, claim_of(first, "first") if keyed else None)
+        claim = claim_of(first, "first") if keyed else None
+        await here.admission.admit(first, TIER, claim=claim)
         here.outcomes.release(first)
 
         async def released() -> bool:
