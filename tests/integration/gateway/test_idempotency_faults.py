@@ -79,6 +79,7 @@ async def test_of_fifty_calls_with_one_key_at_two_gateways_one_runs(two_gateways
 
 
 @pytest.mark.accept("7.7.kills")
+@pytest.mark.timeout(300)
 async def test_a_killed_gateways_call_is_never_run_again(two_gateways: Harness) -> None:
     """Killed before its claim, and at each step after it, until the outcome is on record."""
     harness = two_gateways
