@@ -39,6 +39,7 @@ from webhost_kit.http.bodies import Bodies
 
 from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
+from webhost_api.feed import Feed
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
 from webhost_api.idempotency import Answer, IdempotencyKey, once
 from webhost_api.keys import access
@@ -68,6 +69,7 @@ class Dependencies:
     commands: Commands
     bodies: Bodies
     answer_keys: AnswerKeys
+    feed: Feed
 
 
 class UserRoute(APIRoute):
@@ -271,6 +273,7 @@ async def _authenticated(request: Request, cost: Cost) -> Caller:
         return Caller(key.user_id, _metadata(request, f"key:{key.id}"), key)
     principal = await deps.verifier.verify(authorization)
     deps.rate_limits.acquire(cost, principal.user_id)
+    request.state.expires_at = principal.expires_at
     metadata = _metadata(request, f"user:{principal.user_id}")
     await deps.users.ensure(principal, metadata, address_of(request.scope))
     return Caller(principal.user_id, metadata)
