@@ -36,6 +36,7 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("keys", "list"): {"keys", "nextCursor"},
     ("keys", "revoke"): {"revoked"},
     ("keys",): {"key", "token"},
+    ("deployments", "logs"): {"lines", "nextCursor"},
     ("usage",): {"periodKey", "tier", "usage", "byRuntime", "limits"},
     ("users", "set-tier"): {"tier", "refused"},
     ("billing", "rebuild"): {
@@ -82,6 +83,12 @@ class Developer:
         return subprocess.run(
             ["bash", "-c", line], env=variables, capture_output=True, text=True, check=True
         )
+
+    def follows(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command that goes on; what it prints can be read line by line."""
+        command = [sys.executable, "-m", "webhost_cli", *arguments]
+        variables = {**os.environ, "WEBHOST_DATA_DIR": str(self._stack.data_dir)}
+        return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
 
     def calls_as_printed(self, printed: str) -> None:
         """The last line that a command printed calls the agent."""
@@ -192,6 +199,29 @@ def test_a_key_at_the_command_line(stack: Stack, developer: Developer) -> None:
     with_key("me", key=rotated["token"])
     assert developer.reads("keys", "revoke", listed["id"], *mine) == {"revoked": listed["id"]}
     with_key("me", ends=3, key=rotated["token"])
+
+
+@pytest.mark.accept("7.audit.facts", "7.logs.steps", "7.events.live")
+def test_what_happened_is_shown_at_the_command_line(stack: Stack, developer: Developer) -> None:
+    caller = stack.caller(developer.subject)
+    agent = caller.create_agent()
+    caller.deploy(agent["id"])
+    mine = (agent["id"], "--as", developer.subject)
+    logs = developer.reads("deployments", "logs", f"{agent['id']}/1", *mine[1:])["lines"]
+    done = {line["step"] for line in logs if line.get("outcome") == "succeeded" and "step" in line}
+    assert done == {"validate", "session_store", "upload", "route", "probe"}
+    shown = developer.runs("audit", "--agent", *mine).stdout
+    for action in ("agent.created", "deployment.requested", "deployment.activated"):
+        assert action in shown
+    with developer.follows("events", *mine, "--after", "0", "--json") as follower:
+        assert follower.stdout is not None
+        first = json.loads(follower.stdout.readline())
+        assert (first["id"], first["event"]) == ("1", "agent.created.v1")
+        developer.runs("agents", "delete", *mine, "--yes")
+        rest = [json.loads(line) for line in follower.stdout]
+    assert follower.returncode == 0
+    assert rest[-1]["event"] == "agent.deleted.v1"
+    assert [int(event["id"]) for event in rest] == [*range(2, len(rest) + 2)]
 
 
 def test_refusals_have_their_exit_codes(developer: Developer, tmp_path: Path) -> None:

@@ -30,27 +30,11 @@ from tests.integration.api.harness import Harness, User, ok, problem
 from tests.integration.api.test_events import until_number
 from tests.integration.api.watching import watching
 from tests.support import facts
+from tests.support.audited import AUDITED
 from tests.support.deadline import eventually
 from tests.support.facts import deployment_started, envelope
 
 DAY_MS = 24 * 3600 * 1000
-
-AUDITED = {
-    "agent.created.v1": "agent.created",
-    "agent.updated.v1": "agent.updated",
-    "agent.disabled.v1": "agent.disabled",
-    "agent.enabled.v1": "agent.enabled",
-    "agent.deleted.v1": "agent.deleted",
-    "agent.deployment_requested.v1": "deployment.requested",
-    "agent.deployment_activated.v1": "deployment.activated",
-    "agent.deployment_retired.v1": "deployment.retired",
-    "deployment.succeeded.v1": "deployment.succeeded",
-    "deployment.failed.v1": "deployment.failed",
-    "deployment.torn_down.v1": "deployment.torn_down",
-    "teardown.finished.v1": "agent.torn_down",
-    "account.tier_changed.v1": "tier.changed",
-}
-"""What SPEC §11 wants audited, by the facts that say so."""
 
 
 async def state(harness: Harness, user: User, aggregate_id: str, *events: Event) -> None:

@@ -14,19 +14,19 @@ On replay (a reconnect, to whichever replica): from the last number that the cli
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 import msgspec
-import psycopg
 import sqlalchemy as sa
 import structlog
 from prometheus_client import Gauge
-from psycopg import sql
 from webhost_contracts.events import AgentDeleted
 from webhost_kit.database.away import is_away
-from webhost_kit.database.engine import Database, connect_arguments
+from webhost_kit.database.engine import Database
+from webhost_kit.database.notifications import listen
 from webhost_kit.errors import RateLimited, Unavailable
 from webhost_kit.tasks import run_together
 
@@ -39,7 +39,7 @@ MOST_STREAMS = 2_000
 LONGEST_S = 3600.0
 """A stream ends after this long at the latest; its client is then authenticated again."""
 HEARTBEAT_S = 15.0
-IDLE_S = 5.0
+IDLE_S = 30.0
 RETRY_S = 1.0
 BATCH = 100
 """The most events of one agent that are read at a time; a stream keeps less than twice as many."""
@@ -249,18 +249,8 @@ class Feed:
     async def _listen(self) -> None:
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._database.dsn,
-                    autocommit=True,
-                    application_name="feed",
-                    **connect_arguments(),
-                ) as connection:
-                    cursor = await connection.execute("SELECT current_schema()")
-                    [schema] = await cursor.fetchone() or ["public"]
-                    channel = sql.Identifier(f"{schema}.{CHANNEL}")
-                    await connection.execute(sql.SQL("LISTEN {}").format(channel))
-                    self.wake()
-                    async for _ in connection.notifies():
+                async with aclosing(listen(self._database.dsn, "feed", CHANNEL)) as woken:
+                    async for _ in woken:
                         self.wake()
             except Exception as error:
                 if not is_away(error):

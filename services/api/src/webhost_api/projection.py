@@ -23,6 +23,7 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
+from webhost_kit.database.notifications import notify
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
 from webhost_kit.process.crashpoints import crash_point
@@ -33,11 +34,10 @@ from webhost_api.tables import agent_events, history
 
 NAME = "api.history"
 CHANNEL = "history"
-"""Behind the schema's name and a dot, as the relay's."""
+"""What is notified with each commit."""
 
 _TYPES = by_name(*SHOWN)
 _FILTERS = tuple(subjects.events_of_kind(kind) for kind in sorted({t.kind() for t in SHOWN}))
-_WAKE = sa.text("SELECT pg_notify(current_schema() || :channel, '')")
 
 
 class History:
@@ -89,7 +89,7 @@ class History:
                 },
             )
         )
-        await connection.execute(_WAKE, {"channel": f".{CHANNEL}"})
+        await notify(connection, CHANNEL)
 
 
 async def _number(
