@@ -6,11 +6,17 @@ import re
 import secrets
 import subprocess
 import sys
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
+from tests.support.caller import Caller
 from tests.support.deadline import until
 from tests.support.stack import Stack
 
@@ -21,6 +27,8 @@ export default {
   },
 };
 """
+
+NOTICE = "invocation.finished.v1"
 
 DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("me",): {"user"},
@@ -201,7 +209,25 @@ def test_a_key_at_the_command_line(stack: Stack, developer: Developer) -> None:
     with_key("me", ends=3, key=rotated["token"])
 
 
-@pytest.mark.accept("7.audit.facts", "7.logs.steps", "7.events.live")
+@contextmanager
+def calling(caller: Caller, agent_id: str) -> Generator[None]:
+    """Call the agent again and again until the block ends."""
+    done = Event()
+
+    def call() -> None:
+        while not done.wait(0.3):
+            caller.post_invoke(agent_id, "Who is it?")
+
+    with ThreadPoolExecutor(1) as pool:
+        calls = pool.submit(call)
+        try:
+            yield
+        finally:
+            done.set()
+        calls.result()
+
+
+@pytest.mark.accept("7.audit.facts", "7.logs.steps", "7.events.live", "7.events.notices")
 def test_what_happened_is_shown_at_the_command_line(stack: Stack, developer: Developer) -> None:
     caller = stack.caller(developer.subject)
     agent = caller.create_agent()
@@ -217,8 +243,11 @@ def test_what_happened_is_shown_at_the_command_line(stack: Stack, developer: Dev
         assert follower.stdout is not None
         first = json.loads(follower.stdout.readline())
         assert (first["id"], first["event"]) == ("1", "agent.created.v1")
+        printed = map(json.loads, follower.stdout)
+        with calling(caller, agent["id"]):
+            before = [*takewhile(lambda event: event["event"] != NOTICE, printed)]
         developer.runs("agents", "delete", *mine, "--yes")
-        rest = [json.loads(line) for line in follower.stdout]
+        rest = [*before, *(event for event in printed if event["event"] != NOTICE)]
     assert follower.returncode == 0
     assert rest[-1]["event"] == "agent.deleted.v1"
     assert [int(event["id"]) for event in rest] == [*range(2, len(rest) + 2)]

@@ -58,7 +58,9 @@ def events(
 def _show(event: ServerSentEvent, as_json: bool) -> None:
     data: dict[str, Any] = json.loads(event.data)
     if as_json:
-        output.say(json.dumps({"id": event.id or None, "event": event.event, "data": data}))
+        # A notice has no id: the one that is seen here is that of the event before it.
+        id_ = None if "invocationId" in data else event.id
+        output.say(json.dumps({"id": id_, "event": event.event, "data": data}))
     elif event.event == "reset":
         output.aside("some events are not there any more; these are the next ones")
     elif "atMs" in data:

@@ -99,6 +99,7 @@ async def test_a_stream_resumes_after_a_cut(harness: Harness, user: User) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 @pytest.mark.accept("7.events.resume")
 async def test_a_stream_resumes_after_a_cut_at_every_byte(harness: Harness, user: User) -> None:
     agent_id = await a_short_life(harness, user)

@@ -34,16 +34,16 @@ from webhost_api.projection import CHANNEL
 
 log = structlog.get_logger(__name__)
 
-MOST_STREAMS = 2_000
+MOST_STREAMS = 1_000
 """In one process."""
 LONGEST_S = 3600.0
 """A stream ends after this long at the latest; its client is then authenticated again."""
 HEARTBEAT_S = 15.0
 IDLE_S = 30.0
 RETRY_S = 1.0
-BATCH = 100
+BATCH = 50
 """The most events of one agent that are read at a time; a stream keeps less than twice as many."""
-MOST_NOTICES = 500
+MOST_NOTICES = 200
 """A stream on which this many notices are waiting ends: its client is too slow for them."""
 
 READY = "ready"
