@@ -70,6 +70,8 @@ def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> N
         caller.http.post(f"{path}/enable"),
     ]
     assert [answer.status_code for answer in answers] == [200, 409, 200, 409, 200]
+    key = caller.http.post("/v1/keys", json={"name": "ci", "scopes": ["read"]}).json()["key"]
+    assert caller.http.delete(f"/v1/keys/{key['id']}").status_code < 300
     stack.webhost("users", "set-tier", user_id, "starter")
     assert caller.http.delete(path).status_code == 200
 
@@ -90,6 +92,7 @@ def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> N
     assert {entry[1] for entry in entries} == {*AUDITED.values()} - {
         "agent.updated",
         "deployment.retired",
+        "key.rotated",
     }
     [tier] = [entry for entry in entries if entry[1] == "tier.changed"]
     assert tier[3].startswith("operator:")

@@ -14,4 +14,7 @@ AUDITED = {
     "deployment.torn_down.v1": "deployment.torn_down",
     "teardown.finished.v1": "agent.torn_down",
     "account.tier_changed.v1": "tier.changed",
+    "key.created.v1": "key.created",
+    "key.rotated.v1": "key.rotated",
+    "key.revoked.v1": "key.revoked",
 }

@@ -173,6 +173,22 @@ async def test_a_stream_ends_with_its_token(harness: Harness) -> None:
     assert watcher.names[0] == "ready"
 
 
+async def test_a_key_that_may_read_watches_and_reads(harness: Harness, user: User) -> None:
+    agent_id = (await user.create())["id"]
+    body = {"name": "ci", "scopes": ["read"], "agentIds": [agent_id]}
+    made = ok(await user.http.post("/v1/keys", json=body), 201)
+    limited = User(harness.client(Authorization=f"Bearer {made['token']}"), user.id, harness)
+    async with watching(limited, agent_id, 0) as watcher:
+        await watcher.until_id(1)
+    other = (await user.create())["id"]
+    answer = await limited.http.get(f"/v1/agents/{other}/events")
+    problem(answer, 404, "NOT_FOUND")
+    assert (await limited.http.get("/v1/audit")).status_code in (403, 404)
+    entries = ok(await user.http.get("/v1/audit?action=key.created"))["entries"]
+    assert [entry["details"]["keyId"] for entry in entries] == [made["key"]["id"]]
+    assert entries[0]["details"].keys() == {"keyId", "name", "scopes", "agentIds"}
+
+
 @pytest.mark.accept("7.events.reset")
 @pytest.mark.parametrize("position", [3, STEPS + 7])
 async def test_what_cannot_be_resumed_is_said(harness: Harness, user: User, position: int) -> None:

@@ -33,7 +33,7 @@ def test_of_a_fact_the_named_fields_are_shown_and_nothing_else(kind: type[Event]
     event = envelope.event(by_name(kind))
     assert event is not None
     row = row_of(envelope, event)
-    assert row["data"].keys() <= {*shown.fields}
+    assert row["data"].keys() <= {*shown.fields, shown.aggregate}
     assert row["user_id"] == envelope.user_id
     of_agent = kind.kind() in ("agent", "deployment", "teardown")
     assert ids.has_prefix(row["agent_id"] or "", ids.AGENT) is of_agent

@@ -38,6 +38,8 @@ MOST_STREAMS = 1_000
 """In one process."""
 LONGEST_S = 3600.0
 """A stream ends after this long at the latest; its client is then authenticated again."""
+LONGEST_WITH_KEY_S = 60.0
+"""The same for a stream that was opened with an API key, which may have been revoked meanwhile."""
 HEARTBEAT_S = 15.0
 IDLE_S = 30.0
 RETRY_S = 1.0

@@ -4,7 +4,6 @@ safe. Pure.
 A field that is not named in SHOWN is never stored or shown, and a type that is not there neither.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,9 @@ from webhost_contracts.events import (
     DeploymentTornDown,
     Envelope,
     Event,
+    KeyCreated,
+    KeyRevoked,
+    KeyRotated,
     TeardownFinished,
     TeardownStarted,
     TierChanged,
@@ -41,10 +43,14 @@ DAY_MS = 24 * 3600 * 1000
 
 @dataclass(frozen=True)
 class Shown:
-    """A type's audit action, if it is audited, and the fields (of the JSON) that are shown."""
+    """A type's audit action, if it is audited, and the fields (of the JSON) that are shown.
+
+    `aggregate` is what the aggregate's id is shown as, where that is neither agent nor deployment.
+    """
 
     action: str | None
     fields: tuple[str, ...] = ()
+    aggregate: str | None = None
 
 
 _DESCRIBED = ("name", "envVarKeys", "preferredRuntimeProvider")
@@ -73,12 +79,18 @@ SHOWN: dict[type[Event], Shown] = {
     TeardownStarted: Shown(None),
     TeardownFinished: Shown("agent.torn_down"),
     TierChanged: Shown("tier.changed", ("tier", "previousTier")),
+    KeyCreated: Shown(
+        "key.created", ("name", "scopes", "agentIds", "expiresAtMs", "limits"), "keyId"
+    ),
+    KeyRotated: Shown("key.rotated", ("previousExpiresAtMs",), "keyId"),
+    KeyRevoked: Shown("key.revoked", (), "keyId"),
 }
 
 
 def row_of(envelope: Envelope, event: Event) -> dict[str, Any]:
     """Return the row of `history` for a fact of a type in SHOWN, without its number."""
     shown = SHOWN[type(event)]
+    named = {shown.aggregate: envelope.aggregate_id} if shown.aggregate is not None else {}
     return {
         "event_id": envelope.event_id,
         "user_id": envelope.user_id,
@@ -91,7 +103,7 @@ def row_of(envelope: Envelope, event: Event) -> dict[str, Any]:
         "actor": envelope.actor,
         "request_id": envelope.request_id,
         "trace_id": _trace_id(envelope.traceparent),
-        "data": _data(event, shown.fields),
+        "data": _data(event, shown.fields) | named,
     }
 
 
@@ -128,6 +140,6 @@ def _trace_id(traceparent: str | None) -> str | None:
     return None if traceparent is None else traceparent.split("-")[1]
 
 
-def _data(event: Event, fields: tuple[str, ...]) -> Mapping[str, Any]:
+def _data(event: Event, fields: tuple[str, ...]) -> dict[str, Any]:
     whole = msgspec.to_builtins(event)
     return redact({name: whole[name] for name in fields if whole.get(name) is not None})

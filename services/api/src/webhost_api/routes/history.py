@@ -10,7 +10,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.errors import InvalidRequest
 
 from webhost_api import feed, http, queries, timeline
-from webhost_api.handlers import tier_of
+from webhost_api.handlers import Caller, tier_of
 from webhost_api.history import audit_since, logs_since, outcome_of
 from webhost_api.http import (
     AgentId,
@@ -38,8 +38,9 @@ none twice. Without, `ready` comes first, with the id of the newest event, and w
 `reset`, in place of events that are no longer there (they are older than the plan's `logDays`) or
 not there yet (after a restore), says: read the agent anew; what follows is behind the reset's id.
 `invocation.finished.v1` has no id: a notice of a counted call, live only; it may be missing or come
-twice. After `agent.deleted.v1` the stream ends; otherwise when the token expires, or after an hour,
-or whenever the service stops: connect again with the last id. A comment is the heartbeat."""
+twice. After `agent.deleted.v1` the stream ends; otherwise when the token expires, or after an hour
+(with an API key a minute), or when the service stops: connect again with the last id. A comment is the
+heartbeat."""
 
 _EXAMPLE = """\
 id: 7
@@ -183,8 +184,16 @@ async def agent_events(
     if last_event_id:
         position, first = _number_of(last_event_id), feed.HEARTBEAT
     stream = deps.feed.open(caller.user_id, agent_id, position)
-    left_s = min(request.state.expires_at - time(), feed.LONGEST_S)
-    return EventStream(stream, first, monotonic() + left_s)
+    return EventStream(stream, first, monotonic() + _seconds_left(request, caller))
+
+
+def _seconds_left(request: Request, caller: Caller) -> float:
+    if caller.key is None:
+        return min(request.state.expires_at - time(), feed.LONGEST_S)
+    expires_at_ms = caller.key.expires_at_ms
+    if expires_at_ms is None:
+        return feed.LONGEST_WITH_KEY_S
+    return min(expires_at_ms / 1000 - time(), feed.LONGEST_WITH_KEY_S)
 
 
 def _number_of(event_id: str) -> int:
