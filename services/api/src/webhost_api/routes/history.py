@@ -39,8 +39,8 @@ none twice. Without, `ready` comes first, with the id of the newest event, and w
 not there yet (after a restore), says: read the agent anew; what follows is behind the reset's id.
 `invocation.finished.v1` has no id: a notice of a counted call, live only; it may be missing or come
 twice. After `agent.deleted.v1` the stream ends; otherwise when the token expires, or after an hour
-(with an API key a minute), or when the service stops: connect again with the last id. A comment is the
-heartbeat."""
+(with an API key a minute), or when the service stops: connect again with the last id. A comment is
+the heartbeat."""
 
 _EXAMPLE = """\
 id: 7
