@@ -6,12 +6,18 @@ import re
 import secrets
 import subprocess
 import sys
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from tests.support.bundles import OF_EVERY_KIND, OF_EVERY_KIND_ANSWERS, tarred, zipped
+from tests.support.caller import Caller
 from tests.support.deadline import until
 from tests.support.stack import Stack
 
@@ -22,6 +28,8 @@ export default {
   },
 };
 """
+
+NOTICE = "invocation.finished.v1"
 
 DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("me",): {"user"},
@@ -37,6 +45,7 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("keys", "list"): {"keys", "nextCursor"},
     ("keys", "revoke"): {"revoked"},
     ("keys",): {"key", "token"},
+    ("deployments", "logs"): {"lines", "nextCursor"},
     ("usage",): {"periodKey", "tier", "usage", "byRuntime", "limits"},
     ("users", "set-tier"): {"tier", "refused"},
     ("users", "disable"): {"status", "refused"},
@@ -85,6 +94,12 @@ class Developer:
         return subprocess.run(
             ["bash", "-c", line], env=variables, capture_output=True, text=True, check=True
         )
+
+    def follows(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command that goes on; what it prints can be read line by line."""
+        command = [sys.executable, "-m", "webhost_cli", *arguments]
+        variables = {**os.environ, "WEBHOST_DATA_DIR": str(self._stack.data_dir)}
+        return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
 
     def calls_as_printed(self, printed: str) -> None:
         """The last line that a command printed calls the agent."""
@@ -219,6 +234,50 @@ def test_a_bundle_is_deployed(stack: Stack, developer: Developer, tmp_path: Path
         *("deploy", "packed", "--bundle", str(bundle), "--file", str(bundle)),
         ends=2,
     )
+
+
+@contextmanager
+def calling(caller: Caller, agent_id: str) -> Generator[None]:
+    """Call the agent again and again until the block ends."""
+    done = Event()
+
+    def call() -> None:
+        while not done.wait(0.3):
+            caller.post_invoke(agent_id, "Who is it?")
+
+    with ThreadPoolExecutor(1) as pool:
+        calls = pool.submit(call)
+        try:
+            yield
+        finally:
+            done.set()
+        calls.result()
+
+
+@pytest.mark.accept("7.audit.facts", "7.logs.steps", "7.events.live", "7.events.notices")
+def test_what_happened_is_shown_at_the_command_line(stack: Stack, developer: Developer) -> None:
+    caller = stack.caller(developer.subject)
+    agent = caller.create_agent()
+    caller.deploy(agent["id"])
+    mine = (agent["id"], "--as", developer.subject)
+    logs = developer.reads("deployments", "logs", f"{agent['id']}/1", *mine[1:])["lines"]
+    done = {line["step"] for line in logs if line.get("outcome") == "succeeded" and "step" in line}
+    assert done == {"validate", "session_store", "upload", "route", "probe"}
+    shown = developer.runs("audit", "--agent", *mine).stdout
+    for action in ("agent.created", "deployment.requested", "deployment.activated"):
+        assert action in shown
+    with developer.follows("events", *mine, "--after", "0", "--json") as follower:
+        assert follower.stdout is not None
+        first = json.loads(follower.stdout.readline())
+        assert (first["id"], first["event"]) == ("1", "agent.created.v1")
+        printed = map(json.loads, follower.stdout)
+        with calling(caller, agent["id"]):
+            before = [*takewhile(lambda event: event["event"] != NOTICE, printed)]
+        developer.runs("agents", "delete", *mine, "--yes")
+        rest = [*before, *(event for event in printed if event["event"] != NOTICE)]
+    assert follower.returncode == 0
+    assert rest[-1]["event"] == "agent.deleted.v1"
+    assert [int(event["id"]) for event in rest] == [*range(2, len(rest) + 2)]
 
 
 def test_refusals_have_their_exit_codes(developer: Developer, tmp_path: Path) -> None:

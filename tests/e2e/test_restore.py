@@ -183,6 +183,7 @@ def test_the_control_planes_history_is_lost(stack: Stack, user: User) -> None:
     everyone = {
         "api.own-facts",
         "api.reactor",
+        "api.history",
         "deployer.own-facts",
         "gateway.routes",
         "telemetry-ingest.deployments",

@@ -29,6 +29,8 @@ COMMANDS = {
         "Send calls to another deployment, for instance back to an older one.",
     ),
     "deployments": ("deployments", "Inspect deployments."),
+    "events": ("events", "Follow what happens to an agent. With --json: one event per line."),
+    "audit": ("audit", "Show what was done, when, and by whom."),
     "invoke": (
         "invoke",
         "Call an agent and print its answer. With --stream --json: one event per line.",

@@ -108,6 +108,22 @@ class Api:
         except httpx.TransportError as error:
             raise self._no_answer(error) from error
 
+    def watch(self, path: str, last_id: str | None) -> Iterator[ServerSentEvent]:
+        """GET a stream behind the event of this id, and yield each event until it is cut.
+
+        Raises ApiError, and CommandError (UNAVAILABLE) where there is no answer.
+        """
+        headers = {} if last_id is None else {"Last-Event-ID": last_id}
+        try:
+            with connect_sse(self._http, "GET", path, headers=headers) as source:
+                if not source.response.is_success:
+                    raise ApiError.from_response(
+                        source.response.status_code, source.response.read()
+                    )
+                yield from (event for event in source.iter_sse() if event.data)
+        except httpx.TransportError as error:
+            raise self._no_answer(error) from error
+
     def _send(self, method: str, path: str, *, repeatable: bool = False, **rest: Any) -> Json:
         tries = _TRIES if repeatable else 1
         while True:

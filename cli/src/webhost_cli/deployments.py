@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(with_api(list_deployments))
     group.command()(with_api(get))
     group.command()(with_api(source))
+    group.command()(with_api(logs))
     app.add_typer(group)
 
 
@@ -146,6 +147,40 @@ def source(api: Api, deployment: DeploymentArgument, as_json: JsonOption = False
             output.say(f"({module['encoding']}) {module['content']}")
         else:
             output.say(module["content"])
+
+
+def logs(
+    api: Api,
+    deployment: DeploymentArgument,
+    limit: LimitOption = 25,
+    cursor: CursorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show each attempt at each step of a deployment, newest first."""
+    answer = api.get(f"{deployment_path(api, deployment)}/logs", limit=limit, cursor=cursor)
+    if as_json:
+        output.print_json(answer)
+        return
+    output.print_table(
+        ("time", "event", "step", "attempt", "took", "error"),
+        [
+            (
+                output.when(line["atMs"]),
+                line["type"],
+                line.get("step"),
+                line.get("attempt"),
+                _took(line),
+                line["error"]["message"] if "error" in line else None,
+            )
+            for line in answer["lines"]
+        ],
+    )
+    output.print_more(answer)
+
+
+def _took(line: Json) -> str | None:
+    began = line.get("startedAtMs")
+    return None if began is None else f"{(line['atMs'] - began) / 1000:.1f} s"
 
 
 def _read(file: Path) -> str:

@@ -64,7 +64,8 @@ SERVICES: dict[str, Access] = {
             *("evt.*.user.>", "evt.*.agent.>", "evt.*.key.>", "cmd.deployer.>"),
             STREAMS[subjects.ARTIFACTS_STREAM],
         ),
-        reads=(subjects.EVENTS, subjects.ARTIFACTS_STREAM),
+        # Of USAGE the gateway's facts, of which it tells the users who watch their agents.
+        reads=(subjects.EVENTS, subjects.USAGE, subjects.ARTIFACTS_STREAM),
         asks=(subjects.RPC_USAGE, subjects.RPC_RECENT_EVENTS),
         makes=(subjects.EVENTS, subjects.ARTIFACTS_STREAM),
         needs=(subjects.COMMANDS,),

@@ -27,6 +27,7 @@ IMPORTS = {
             *("evt.*.user.>", "evt.*.agent.>", "evt.*.key.>"),
         },
         "COMMANDS": {"$JS.API.STREAM.INFO.COMMANDS", "cmd.deployer.>"},
+        "USAGE": reading("USAGE"),
         "OBJ_ARTIFACTS": {
             *("$JS.API.STREAM.CREATE.OBJ_ARTIFACTS", "$JS.API.STREAM.PURGE.OBJ_ARTIFACTS"),
             *(*READING_ARTIFACTS, "_INBOX.api.>", "$O.ARTIFACTS.>"),

@@ -22,12 +22,16 @@ from webhost_api import idempotency, openapi_paths, openapi_responses, recovery,
 from webhost_api.artifacts import Artifacts
 from webhost_api.collector import Collector
 from webhost_api.commands import Commands
+from webhost_api.feed import Feed
 from webhost_api.http import Dependencies, handle_problems
 from webhost_api.middleware import Cors, RequestId
+from webhost_api.notices import Notices
+from webhost_api.projection import History
 from webhost_api.rate_limits import RateLimits, Rates
 from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
-from webhost_api.routes import agents, deployments, keys, me, usage
+from webhost_api.retention import Retention
+from webhost_api.routes import agents, deployments, history, keys, me, usage
 from webhost_api.routes import uploads as uploads_routes
 from webhost_api.settings import Settings
 from webhost_api.users import Users
@@ -67,6 +71,7 @@ def build() -> FastAPI:
         keys.router,
         uploads_routes.router,
         usage.router,
+        history.router,
     ):
         app.include_router(router, dependencies=[Depends(bearer)])
     handle_problems(app)
@@ -115,8 +120,13 @@ async def compose(service: Service, settings: Settings) -> None:
     commands = Commands(longest_call_ms=int(settings.longest_call_s * 1000))
     reactor = Reactor(keep_deployments=settings.keep_deployments, commands=commands)
     projector = service.add("reactor", reactor.projector(database, bus))
-    service.add("maintenance", Maintenance(service.name, bus, database, [projector], own_facts))
     tiers = settings.tiers()
+    history_projector = service.add("history", History(tiers).projector(database, bus))
+    feed = service.add("feed", Feed(database, per_user=settings.event_streams_per_user))
+    service.add("notices", Notices(bus, feed))
+    service.add("retention", Retention(database, tiers, every_s=settings.retention_every_s))
+    projectors = [projector, history_projector]
+    service.add("maintenance", Maintenance(service.name, bus, database, projectors, own_facts))
     service.add(
         "resender", Resender(database, bus, commands, tiers, after_s=settings.resend_after_s)
     )
@@ -146,6 +156,7 @@ async def compose(service: Service, settings: Settings) -> None:
         archives=uploads.room(),
         unpacker=uploads.Unpacker(),
         sources=source.room(),
+        feed=feed,
     )
     app = front(deps, settings.cors_allowed_origins)
     service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)

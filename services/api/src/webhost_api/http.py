@@ -41,6 +41,7 @@ from webhost_kit.http.bodies import Bodies
 from webhost_api.archives.entries import MAX_PACKED_BYTES
 from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
+from webhost_api.feed import Feed
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
 from webhost_api.idempotency import KEY_PATTERN, Answer, IdempotencyKey, once
 from webhost_api.keys import access
@@ -76,6 +77,7 @@ class Dependencies:
     archives: Bodies
     unpacker: Unpacker
     sources: Bodies
+    feed: Feed
 
 
 class UserRoute(APIRoute):
@@ -305,6 +307,7 @@ async def _authenticated(request: Request, cost: Cost) -> Caller:
         return Caller(key.user_id, _metadata(request, f"key:{key.id}"), key)
     principal = await deps.verifier.verify(authorization)
     deps.rate_limits.acquire(cost, principal.user_id)
+    request.state.expires_at = principal.expires_at
     metadata = _metadata(request, f"user:{principal.user_id}")
     await deps.users.ensure(principal, metadata, address_of(request.scope))
     return Caller(principal.user_id, metadata)

@@ -29,6 +29,10 @@ class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     """The most new users per hour from one address (of IPv6: one /64 network), at each api."""
     artifact_grace_s: Annotated[float, Field(gt=0)] = 24 * 3600
     """Seconds for which deployed code is stored at least, also when no deployment needs it."""
+    event_streams_per_user: PositiveInt = 20
+    """The most streams of agents' events that one user may have open, at each api."""
+    retention_every_s: Annotated[float, Field(gt=0)] = 3600
+    """Seconds between removals of audit entries and log lines that are past their tier's days."""
 
     @field_validator("answer_keys")
     @classmethod

@@ -160,3 +160,43 @@ uploads = sa.Table(
     sa.Index("uploads_by_age", "expires_at_ms"),
 )
 """Bundles that can be deployed until they expire. Their artifacts are stored as long."""
+
+history = sa.Table(
+    "history",
+    metadata,
+    sa.Column("event_id", sa.Text(collation="C"), primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("agent_id", sa.Text(collation="C")),
+    sa.Column("number", sa.BigInteger),
+    sa.Column("deployment_id", sa.Text(collation="C")),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("action", sa.Text),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text),
+    sa.Column("trace_id", sa.Text),
+    sa.Column("data", JSONB, nullable=False),
+    sa.Index("history_by_agent", "agent_id", "number", unique=True),
+    sa.Index("history_by_deployment", "deployment_id", "at_ms", "version", "event_id"),
+    sa.Index(
+        "history_by_user",
+        "user_id",
+        "at_ms",
+        "version",
+        "event_id",
+        postgresql_where=sa.text("action IS NOT NULL"),
+    ),
+    sa.Index("history_by_age", "at_ms", "event_id"),
+)
+"""What happened to users' things, one row a fact: an audit entry where it has an `action`, an event
+of its agent where it has a `number`, a line of its deployment's log.
+"""
+
+agent_events = sa.Table(
+    "agent_events",
+    metadata,
+    sa.Column("agent_id", sa.Text(collation="C"), primary_key=True),
+    sa.Column("last_number", sa.BigInteger, nullable=False),
+)
+"""The number of each agent's newest event; it never falls, whatever retention removes."""

@@ -38,12 +38,15 @@ class Service:
         self._closing = AsyncExitStack()
         self._servers: list[uvicorn.Server] = []
         self._work: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
+        self._draining: list[Callable[[], None]] = []
 
     def add(self, name: str, part: P) -> P:
         """Add a part and return it; each of these methods is used if the part has it.
 
         `run()` runs in the background for the lifetime of the process; `check()` is a condition of
-        readiness; `note()` is shown beside it; `close()` is awaited at the end, in reverse order.
+        readiness; `note()` is shown beside it; `drain()` is called when no more requests are
+        taken, to end those that would not end by themselves; `close()` is awaited at the end, in
+        reverse order.
         """
         if (run := getattr(part, "run", None)) is not None:
             self.work(name, run)
@@ -51,6 +54,8 @@ class Service:
             self.readiness.add(name, check)
         if (note := getattr(part, "note", None)) is not None:
             self.readiness.notes[name] = note
+        if (drain := getattr(part, "drain", None)) is not None:
+            self._draining.append(drain)
         if (close := getattr(part, "close", None)) is not None:
             self._closing.push_async_callback(close)
         return part
@@ -111,6 +116,8 @@ class Service:
             finally:
                 for server in self._servers:
                     server.should_exit = True
+                for drain in self._draining:
+                    drain()
                 await asyncio.gather(*servers, return_exceptions=True)
                 await cancel(*work, stop)
                 log.info("stopped", service=self.name)

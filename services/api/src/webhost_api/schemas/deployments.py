@@ -34,7 +34,8 @@ class DeploymentErrorSchema(Schema):
     details: dict[str, Any]
 
 
-def _error(error: object) -> object:
+def deployment_error(error: object) -> object:
+    """Return why a deployment failed, as JSON; what is none is returned as it is."""
     if not isinstance(error, DeploymentError):
         return error
     details = msgspec.to_builtins(error)
@@ -61,7 +62,7 @@ class DeploymentSchema(Schema):
     provider_ref: Annotated[ProviderRef | None, Field(exclude_if=is_absent)] = None
     error_message: OptionalText = None
     error: Annotated[
-        DeploymentErrorSchema | None, BeforeValidator(_error), Field(exclude_if=is_absent)
+        DeploymentErrorSchema | None, BeforeValidator(deployment_error), Field(exclude_if=is_absent)
     ] = None
     created_at_ms: int
     deployed_at_ms: OptionalInt = None

@@ -1,0 +1,98 @@
+"""The audit of a life on real parts, against the event tables of the services that state its facts.
+
+They are folded here by a list of the tests' own.
+"""
+
+from typing import Any
+
+import psycopg
+import pytest
+from webhost_contracts import wire
+from webhost_contracts.events import Envelope
+
+from tests.support.audited import AUDITED
+from tests.support.deadline import until
+from tests.support.stack import Stack
+
+BROKEN = "this is not JavaScript("
+SETTLED_S = 60
+
+Entry = tuple[str, str, int, str, str | None]
+
+
+def facts_of(stack: Stack, user_id: str) -> list[Envelope]:
+    """All that the api, the deployer and billing have stated of a user."""
+    query = " UNION ALL ".join(
+        f"SELECT envelope FROM {schema}.events WHERE user_id = %(user)s"
+        for schema in ("api", "deployer", "billing")
+    )
+    with psycopg.connect(stack.status()["postgresDsn"]) as connection:
+        found = connection.execute(query, {"user": user_id}).fetchall()
+    return [wire.decode(bytes(envelope), Envelope) for [envelope] in found]
+
+
+def folded(stated: list[Envelope]) -> set[Entry]:
+    return {
+        (
+            one.event_id,
+            AUDITED[one.type_name()],
+            one.occurred_at_ms,
+            one.actor,
+            one.request_id,
+        )
+        for one in stated
+        if one.type_name() in AUDITED
+    }
+
+
+def shown(entries: list[dict[str, Any]]) -> list[Entry]:
+    return [
+        (one["id"], one["action"], one["atMs"], one["actor"], one.get("requestId"))
+        for one in entries
+    ]
+
+
+@pytest.mark.accept("7.audit.facts")
+def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> None:
+    caller = stack.caller()
+    user_id = caller.me()["id"]
+    agent_id = caller.create_agent()["id"]
+    first = caller.deploy(agent_id)
+    broken = caller.deploy_ended(caller.start_deploy(agent_id, moduleCode=BROKEN)["id"])
+    assert broken["status"] == "failed"
+    caller.deploy(agent_id)
+    path = f"/v1/agents/{agent_id}"
+    answers = [
+        caller.http.post(f"{path}/deployments/{first['id']}/activate", json={"reason": "back"}),
+        caller.http.post(f"{path}/deployments/{broken['id']}/activate"),
+        caller.http.post(f"{path}/disable"),
+        caller.http.post(f"{path}/deploy"),
+        caller.http.post(f"{path}/enable"),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 409, 200, 409, 200]
+    key = caller.http.post("/v1/keys", json={"name": "ci", "scopes": ["read"]}).json()["key"]
+    assert caller.http.delete(f"/v1/keys/{key['id']}").status_code < 300
+    stack.webhost("users", "set-tier", user_id, "starter")
+    assert caller.http.delete(path).status_code == 200
+
+    def audited() -> list[Entry]:
+        answer = caller.http.get("/v1/audit", params={"limit": 100})
+        assert answer.status_code == 200, answer.text
+        return shown(answer.json()["entries"])
+
+    def is_whole() -> bool:
+        stated = folded(facts_of(stack, user_id))
+        is_removed = "agent.torn_down" in [entry[1] for entry in stated]
+        return is_removed and len(audited()) >= len(stated)
+
+    until(is_whole, "the agent to be removed, and that to be audited", seconds=SETTLED_S)
+    entries = audited()
+    assert len(entries) == len(set(entries))
+    assert set(entries) == folded(facts_of(stack, user_id))
+    assert {entry[1] for entry in entries} == {*AUDITED.values()} - {
+        "agent.updated",
+        "deployment.retired",
+        "key.rotated",
+    }
+    [tier] = [entry for entry in entries if entry[1] == "tier.changed"]
+    assert tier[3].startswith("operator:")
