@@ -29,6 +29,7 @@ COMMANDS = {
         "Send calls to another deployment, for instance back to an older one.",
     ),
     "deployments": ("deployments", "Inspect deployments."),
+    "secrets": ("secrets", "Set an agent's secrets."),
     "invoke": (
         "invoke",
         "Call an agent and print its answer. With --stream --json: one event per line.",

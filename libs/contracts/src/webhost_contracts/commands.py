@@ -73,7 +73,10 @@ class Command(Wire, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Deploy(Command, frozen=True, kw_only=True, tag="deployment.deploy.v1"):
-    """Put one deployment on its runtime provider."""
+    """Put one deployment on its runtime provider.
+
+    `required_keys` are the secrets without which it must not be deployed.
+    """
 
     deployment_id: str
     deployment_version: int
@@ -83,6 +86,7 @@ class Deploy(Command, frozen=True, kw_only=True, tag="deployment.deploy.v1"):
     main_module_name: str
     invoke_path: str
     compatibility_date: str
+    required_keys: tuple[str, ...] = ()
 
 
 class TearDown(Command, frozen=True, kw_only=True, tag="deployment.tear_down.v1"):

@@ -27,8 +27,9 @@ from webhost_api.middleware import Cors, RequestId
 from webhost_api.rate_limits import RateLimits, Rates
 from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
-from webhost_api.routes import agents, deployments, keys, me, usage
+from webhost_api.routes import agents, deployments, keys, me, secrets, usage
 from webhost_api.schemas.errors import ErrorResponse
+from webhost_api.secrets import Secrets
 from webhost_api.settings import Settings
 from webhost_api.users import Users
 
@@ -75,6 +76,7 @@ def build() -> FastAPI:
         deployments.router,
         deployments.pointer_router,
         keys.router,
+        secrets.router,
         usage.router,
     ):
         app.include_router(router, dependencies=[Depends(bearer)], responses=_ERRORS)
@@ -150,6 +152,8 @@ async def compose(service: Service, settings: Settings) -> None:
         commands=commands,
         bodies=Bodies(),
         answer_keys=AnswerKeys.parse(settings.answer_keys.get_secret_value(), "ANSWER_KEYS"),
+        secrets=Secrets(bus, settings.sealer),
+        fingerprints=settings.fingerprints,
     )
     app = front(deps, settings.cors_allowed_origins)
     service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)

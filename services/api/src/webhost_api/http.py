@@ -36,6 +36,7 @@ from webhost_kit.http import problems
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.http.bodies import Bodies
+from webhost_kit.sealing import Fingerprints
 
 from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
@@ -45,6 +46,7 @@ from webhost_api.keys import access
 from webhost_api.keys.handlers import key_not_found
 from webhost_api.middleware import problem_response
 from webhost_api.rate_limits import Cost, RateLimits
+from webhost_api.secrets import Secrets
 from webhost_api.users import Users
 
 MAX_BODY_BYTES = 64 * 1024
@@ -68,6 +70,8 @@ class Dependencies:
     commands: Commands
     bodies: Bodies
     answer_keys: AnswerKeys
+    secrets: Secrets
+    fingerprints: Fingerprints
 
 
 class UserRoute(APIRoute):
@@ -108,6 +112,14 @@ class PointerRoute(UserRoute):
     """A route that changes which deployment is called."""
 
     scope_of_writing = "deploy"
+
+
+class SecretsRoute(UserRoute):
+    """A route whose body may carry values of secrets; a change of them costs what a deploy does."""
+
+    cost_of_writing = "deploys"
+    scope_of_reading = "secrets"
+    scope_of_writing = "secrets"
 
 
 def deps(request: Request) -> Dependencies:
@@ -152,6 +164,7 @@ KeyId = Annotated[str, Depends(key_id)]
 
 async def key_of(
     request: Request,
+    deps: Deps,
     caller: CurrentCaller,
     idempotency_key: Annotated[
         str | None, Header(description="Makes a repeated request return the first response again.")
@@ -167,6 +180,7 @@ async def key_of(
         method=request.method,
         path=request.url.path,
         body=await request.body(),
+        fingerprints=deps.fingerprints,
     )
 
 
@@ -176,12 +190,12 @@ RequestKey = Annotated[IdempotencyKey | None, Depends(key_of)]
 async def execute(
     deps: Dependencies,
     key: IdempotencyKey | None,
-    work: Callable[[AsyncConnection], Awaitable[BaseModel]],
+    work: Callable[[AsyncConnection], Awaitable[BaseModel | None]],
     *,
     status: int = 200,
     holds_secret: bool = False,
 ) -> Response:
-    """Do the work in one transaction, once per key, and return its response.
+    """Do the work in one transaction, once per key, and return its response; None has no body.
 
     The work must call nothing but the database. Its exceptions are passed on. An answer that holds
     a secret is recorded encrypted. Raises Conflict where that cannot be read any more.
@@ -189,7 +203,8 @@ async def execute(
 
     async def attempt(connection: AsyncConnection) -> Answer:
         async def answer() -> Answer:
-            body = as_json(await work(connection))
+            result = await work(connection)
+            body = b"" if result is None else as_json(result)
             if key is not None and holds_secret:
                 body = deps.answer_keys.encrypt(body, key.digest("answer"))
             return Answer(status, body)
@@ -203,7 +218,7 @@ async def execute(
         if opened is None:
             raise Conflict("This was done, but its answer can no longer be read.")
         body = opened
-    return Response(body, answer.status, media_type=problems.JSON_TYPE)
+    return Response(body, answer.status, media_type=problems.JSON_TYPE if body else None)
 
 
 def answered(schema: BaseModel) -> Response:

@@ -1,6 +1,8 @@
-"""The reactor to other services' facts: a deployment started, ended, was removed; a tier changed.
+"""The reactor to other services' facts: a deployment started, ended, was removed; secrets or a tier
+changed.
 
-Consumes: `deployment.*`, `teardown.*` (of the deployer) and `account.*` (of billing) on EVENTS.
+Consumes: `deployment.*`, `teardown.*`, `secret.*` (of the deployer) and `account.*` (of billing) on
+EVENTS.
 Emits: `agent.deployment_ended|activated|retired` on EVENTS, `TearDown` on COMMANDS.
 Guarantees: the conclusions, the rows and the checkpoint are one transaction.
 On replay: a fact at or below the version last folded of its aggregate changes nothing, and a
@@ -15,17 +17,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.events import (
     DeploymentFailed,
+    DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentSucceeded,
     DeploymentTeardownScheduled,
     DeploymentTornDown,
     Envelope,
     Event,
+    SecretDeleted,
+    SecretSet,
     TeardownStarted,
     TierChanged,
 )
 from webhost_contracts.events.base import by_name
 from webhost_contracts.events.deployment import DeployerEvent
+from webhost_contracts.events.secret import SecretEvent
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
@@ -42,14 +48,17 @@ from webhost_api.tables import accounts
 
 ACTOR = "service:api"
 
-_FILTERS = (subjects.events_of_kind("deployment"), subjects.events_of_kind("account"))
+_FILTERS = tuple(map(subjects.events_of_kind, ("deployment", "account", "secret")))
 _TYPES = by_name(
     DeploymentStarted,
     DeploymentSucceeded,
     DeploymentFailed,
     DeploymentTeardownScheduled,
     DeploymentTornDown,
+    DeploymentSecretsApplied,
     TeardownStarted,
+    SecretSet,
+    SecretDeleted,
     TierChanged,
 )
 
@@ -77,6 +86,8 @@ class Reactor:
                     await _tier_changed(connection, fact.envelope, event)
                 case TeardownStarted() as event:
                     await _teardown_started(connection, event)
+                case SecretEvent() as event:
+                    await _secrets_changed(connection, event, fact.envelope.version)
                 case DeployerEvent() as event:
                     await self._deployment_fact(connection, fact.envelope, event)
                 case other:
@@ -118,7 +129,9 @@ def _after(deployment: Deployment, event: DeployerEvent, version: int) -> Deploy
     match event:
         case DeploymentSucceeded():
             ref = ProviderRef(worker_name=event.worker_name, invoke_url=event.invoke_url)
-            return replace(deployment, provider_ref=ref)
+            return replace(deployment, provider_ref=ref, secrets_version=event.secrets_version)
+        case DeploymentSecretsApplied():
+            return replace(deployment, secrets_version=event.secrets_version)
         case DeploymentTeardownScheduled():
             return replace(deployment, teardown_scheduled=True)
         case DeploymentTornDown():
@@ -131,6 +144,12 @@ async def _teardown_started(connection: AsyncConnection, event: TeardownStarted)
     agent = await store.load(connection, event.agent_id)
     if agent is not None:
         await store.save(connection, agent, replace(agent, teardown_started=True))
+
+
+async def _secrets_changed(connection: AsyncConnection, event: SecretEvent, version: int) -> None:
+    agent = await store.load(connection, event.agent_id)
+    if agent is not None:
+        await store.save(connection, agent, model.with_secrets(agent, version))
 
 
 async def _tier_changed(

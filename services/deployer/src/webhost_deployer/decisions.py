@@ -33,6 +33,7 @@ def begin(
         main_module_name=command.main_module_name,
         invoke_path=command.invoke_path,
         compatibility_date=command.compatibility_date,
+        required_keys=command.required_keys,
         key_version=key_version,
         key_generation=KEY_GENERATION,
         namespace=namespace,

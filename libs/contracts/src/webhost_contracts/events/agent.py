@@ -52,6 +52,7 @@ class DeploymentRequested(Event, frozen=True, kw_only=True, tag="agent.deploymen
     set_as_active: bool
     pointer_revision: int
     compatibility_date: str
+    required_keys: tuple[str, ...] = ()
     commit_hash: str | None = None
 
 
