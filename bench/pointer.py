@@ -28,6 +28,7 @@ from bench.servers import Infrastructure, service
 CHANGES = 100
 CHANGES_IN_SHORT = 10
 IN_FORCE_S = 10.0
+KEY = base64url(bytes(range(32)))
 AIMS = {"p50": 50.0, "p99": 250.0}
 
 NOTES = [
@@ -117,6 +118,8 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
             "WEBHOST_TIERS_FILE": str(tiers),
             "ANSWER_KEYS": f"bench:{base64url(bytes(32))}",
             "WRITES_PER_MINUTE": "100000",
+            "SECRETS_PUBLIC_KEY": f"unused:{KEY}",
+            "FINGERPRINT_KEY": KEY,
         }
         dsn = infrastructure.new_database("api")
         directory = infrastructure.directory

@@ -23,7 +23,7 @@ from tests.support.reports import Reports
 from tests.support.stack import Stack
 from tests.support.traffic import Traffic
 
-FORWARD = ("validate", "session_store", "upload", "route", "probe")
+FORWARD = ("validate", "session_store", "upload", "route", "probe", "secrets")
 REMOVAL = ("remove_route", "remove_script")
 MOMENTS = ("done", "recorded")
 USUAL = ("upload", "probe", "remove_script")

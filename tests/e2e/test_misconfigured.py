@@ -21,7 +21,14 @@ EVERY = {
 HTTP = {"LISTEN": "127.0.0.1:2"}
 USERS = {"JWT_ISSUER": "https://issuer.example", "JWT_AUDIENCE": "webhost"}
 REQUIRED = {
-    "api": EVERY | HTTP | USERS | {"ANSWER_KEYS": f"answers-1:{KEY}"},
+    "api": EVERY
+    | HTTP
+    | USERS
+    | {
+        "ANSWER_KEYS": f"answers-1:{KEY}",
+        "SECRETS_PUBLIC_KEY": f"secrets-1:{KEY}",
+        "FINGERPRINT_KEY": KEY,
+    },
     "gateway": EVERY
     | HTTP
     | USERS
@@ -38,6 +45,7 @@ REQUIRED = {
         "TELEMETRY_MASTER_KEYS": f"1:{KEY}",
         "INVOKE_PUBLIC_KEYS": f"invoke-1:{KEY}",
         "PLATFORM_PRIVATE_KEYS": f"platform-1:{KEY}",
+        "SECRETS_PRIVATE_KEYS": f"secrets-1:{KEY}",
     },
 }
 """What each service cannot do without, outside of a local stack."""

@@ -13,6 +13,8 @@ AUDITED = {
     "deployment.failed.v1": "deployment.failed",
     "deployment.torn_down.v1": "deployment.torn_down",
     "teardown.finished.v1": "agent.torn_down",
+    "secret.set.v1": "secrets.set",
+    "secret.deleted.v1": "secrets.deleted",
     "account.tier_changed.v1": "tier.changed",
     "account.disabled.v1": "account.disabled",
     "account.enabled.v1": "account.enabled",

@@ -119,16 +119,23 @@ class Stack:
     def log_tail(self, lines: int = 80) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
-    def webhost(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def log(self) -> bytes:
+        """All that its processes have written."""
+        return self._log.read_bytes()
+
+    def webhost(
+        self, *arguments: str, check: bool = True, typed: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a `webhost` command against this stack, with its operator's credentials.
 
-        With `check`, fail with what it said when it does not end well.
+        With `check`, fail with what it said when it does not end well. `typed` is its input.
         """
         ended = subprocess.run(
             [sys.executable, "-m", "webhost_cli", *arguments],
             env={**_environment(), "WEBHOST_DATA_DIR": str(self.data_dir)},
             capture_output=True,
             text=True,
+            input=typed,
             timeout=60,
             check=False,
         )

@@ -83,7 +83,10 @@ def update(
     name: Annotated[str | None, typer.Option(help="A new name.")] = None,
     description: Annotated[str | None, typer.Option(help="A new description.")] = None,
     env_var_key: Annotated[
-        list[str] | None, typer.Option(help=f"{_KEYS_HELP} Replaces the present names.")
+        list[str] | None,
+        typer.Option(
+            help=f"{_KEYS_HELP} Replaces the present names; the values of others are deleted."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -31,6 +31,7 @@ COMMANDS = {
     "deployments": ("deployments", "Inspect deployments."),
     "events": ("events", "Follow what happens to an agent. With --json: one event per line."),
     "audit": ("audit", "Show what was done, when, and by whom."),
+    "secrets": ("secrets", "Set an agent's secrets."),
     "invoke": (
         "invoke",
         "Call an agent and print its answer. With --stream --json: one event per line.",

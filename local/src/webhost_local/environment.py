@@ -108,7 +108,12 @@ class Environment:
         behind_edge = {"TRUSTED_PROXIES": LOOPBACK}
         match kind:
             case "api":
-                own = {"LISTEN": self.listen(name), "ANSWER_KEYS": keys.answer_keys}
+                own = {
+                    "LISTEN": self.listen(name),
+                    "ANSWER_KEYS": keys.answer_keys,
+                    "SECRETS_PUBLIC_KEY": keys.secrets_public_key,
+                    "FINGERPRINT_KEY": keys.fingerprint_key,
+                }
                 return users | behind_edge | own
             case "gateway":
                 return (
@@ -142,6 +147,7 @@ class Environment:
                         "TELEMETRY_MASTER_KEYS": keys.telemetry_master_keys,
                         "INVOKE_PUBLIC_KEYS": keys.invoke_public_keys,
                         "PLATFORM_PRIVATE_KEYS": keys.platform_private_keys,
+                        "SECRETS_PRIVATE_KEYS": keys.secrets_private_keys,
                         "WORKERS_CONNECT_TO": connect_to,
                     }
                 )

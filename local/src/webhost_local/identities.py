@@ -5,6 +5,7 @@ import secrets
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from webhost_local.data_dir import DataDir, write_whole
@@ -47,6 +48,8 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     invoke_seed: str = msgspec.field(default_factory=_key)
     response_key: str = msgspec.field(default_factory=_key)
     platform_seed: str = msgspec.field(default_factory=_key)
+    secrets_key: str = msgspec.field(default_factory=_key)
+    fingerprint_key: str = msgspec.field(default_factory=_key)
     cloudflare_api_token: str = msgspec.field(default_factory=_password)
     cloudflare_account_id: str = msgspec.field(default_factory=_hex)
     cloudflare_zone_id: str = msgspec.field(default_factory=_hex)
@@ -74,6 +77,14 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     @property
     def platform_private_keys(self) -> str:
         return f"platform-1:{self.platform_seed}"
+
+    @property
+    def secrets_private_keys(self) -> str:
+        return f"secrets-1:{self.secrets_key}"
+
+    @property
+    def secrets_public_key(self) -> str:
+        return f"secrets-1:{_x25519_public_half(self.secrets_key)}"
 
 
 def load_or_make(data_dir: DataDir) -> Identities:
@@ -106,6 +117,12 @@ def _public_half(seed: str) -> str:
     raw = base64.urlsafe_b64decode(seed + "=")
     key = Ed25519PrivateKey.from_private_bytes(raw).public_key()
     return _base64url(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
+
+
+def _x25519_public_half(key: str) -> str:
+    raw = base64.urlsafe_b64decode(key + "=")
+    public = X25519PrivateKey.from_private_bytes(raw).public_key()
+    return _base64url(public.public_bytes(Encoding.Raw, PublicFormat.Raw))
 
 
 def _base64url(raw: bytes) -> str:

@@ -66,14 +66,17 @@ SERVICES: dict[str, Access] = {
         ),
         # Of USAGE the gateway's facts, of which it tells the users who watch their agents.
         reads=(subjects.EVENTS, subjects.USAGE, subjects.ARTIFACTS_STREAM),
-        asks=(subjects.RPC_USAGE, subjects.RPC_RECENT_EVENTS),
+        asks=(
+            *(subjects.RPC_USAGE, subjects.RPC_RECENT_EVENTS),
+            *(subjects.RPC_SECRETS, subjects.RPC_SET_SECRETS, subjects.RPC_DELETE_SECRETS),
+        ),
         makes=(subjects.EVENTS, subjects.ARTIFACTS_STREAM),
         needs=(subjects.COMMANDS,),
         # An upload that broke off is removed before it is made again.
         removes=(subjects.ARTIFACTS_STREAM,),
     ),
     "deployer": Access(
-        states=("evt.*.deployment.>", "dead.cmd.deployer.>"),
+        states=("evt.*.deployment.>", "evt.*.secret.>", "dead.cmd.deployer.>"),
         # Of EVENTS its own facts, which it compares its tables with.
         reads=(subjects.EVENTS, subjects.COMMANDS, subjects.ARTIFACTS_STREAM),
         makes=(subjects.COMMANDS, subjects.DEAD_LETTERS),

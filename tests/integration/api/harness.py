@@ -15,6 +15,7 @@ from webhost_contracts.commands import Command
 from webhost_contracts.events import Event
 from webhost_contracts.events.base import Envelope
 from webhost_kit.keys import base64url
+from webhost_kit.sealing import public_half
 
 from tests.support import harness
 from tests.support.deadline import eventually
@@ -32,6 +33,10 @@ class Key:
     id: str
     token: str
     http: httpx.AsyncClient
+
+
+SECRETS_KEY = secrets.token_bytes(32)
+"""The private key that what the api seals opens with."""
 
 
 class User:
@@ -86,6 +91,8 @@ class Harness(harness.Harness):
             "JWT_ISSUER": self.issuer.url,
             "ANSWER_KEYS": ANSWER_KEYS,
             "CORS_ALLOWED_ORIGINS": ORIGIN,
+            "SECRETS_PUBLIC_KEY": f"s1:{base64url(public_half(SECRETS_KEY))}",
+            "FINGERPRINT_KEY": base64url(secrets.token_bytes(32)),
         }
         self.service.env = environment(self.dsn, self.nats_url, **(own | env))
         await self.service.start()

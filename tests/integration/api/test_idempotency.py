@@ -8,9 +8,12 @@ import psycopg
 import pytest
 from webhost_api.idempotency import KEPT_MS, IdempotencyKey
 from webhost_contracts import ids
+from webhost_kit.sealing import Fingerprints
 
 from tests.integration.api.harness import Harness, User, ok, problem
 from tests.support.deadline import eventually
+
+FINGERPRINTS = Fingerprints(bytes(32))
 
 
 def keyed(key: str) -> dict[str, str]:
@@ -73,7 +76,13 @@ async def test_requests_at_once_make_one_agent(user: User) -> None:
 async def test_while_the_first_runs_the_key_is_held(harness: Harness, user: User) -> None:
     body = b'{"name":"a"}'
     key = IdempotencyKey.of(
-        "k", user_id=user.id, route="POST /v1/agents", method="POST", path="/v1/agents", body=body
+        "k",
+        user_id=user.id,
+        route="POST /v1/agents",
+        method="POST",
+        path="/v1/agents",
+        body=body,
+        fingerprints=FINGERPRINTS,
     )
     headers = {**keyed("k"), "Content-Type": "application/json"}
     with psycopg.connect(harness.dsn) as holder:
@@ -137,7 +146,13 @@ async def test_killed_before_the_commit_a_retry_makes_the_same_id(
     if made == "deployment":
         path = route.format(agentId=(await user.create())["id"])
     key = IdempotencyKey.of(
-        "k", user_id=user.id, route=f"POST {route}", method="POST", path=path, body=body
+        "k",
+        user_id=user.id,
+        route=f"POST {route}",
+        method="POST",
+        path=path,
+        body=body,
+        fingerprints=FINGERPRINTS,
     )
     headers = {**user.http.headers, **keyed("k"), "Content-Type": "application/json"}
     for _ in range(2):

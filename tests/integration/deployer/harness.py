@@ -68,6 +68,7 @@ class Harness(harness.Harness):
         self._log = self.directory / "deployer.log"
         self._log.touch()
         invoke_seed = _seed()
+        self.secrets_key = secrets.token_bytes(32)
         self._invoke_key = parse_signers(f"i1:{invoke_seed}", "test")[0]
         self._to_workers = httpx.AsyncClient(timeout=10)
         self._to_edge = httpx.AsyncClient(
@@ -89,6 +90,7 @@ class Harness(harness.Harness):
                 f"{k}:{v}" for k, v in public_keys((self._invoke_key,)).items()
             ),
             "PLATFORM_PRIVATE_KEYS": f"p1:{_seed()}",
+            "SECRETS_PRIVATE_KEYS": f"s1:{base64url(self.secrets_key)}",
             "WORKERS_CONNECT_TO": self.edge.origin.removeprefix("http://"),
         }
         if self.namespace is not None:
@@ -208,6 +210,7 @@ class Harness(harness.Harness):
                 await self.scalar(
                     "SELECT (SELECT count(*) FROM deployments WHERE due_at_ms IS NOT NULL)"
                     " + (SELECT count(*) FROM agent_teardowns WHERE due_at_ms IS NOT NULL)"
+                    " + (SELECT count(*) FROM secret_updates)"
                     " + (SELECT count(*) FROM outbox)"
                 )
                 == 0

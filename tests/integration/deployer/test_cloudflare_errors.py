@@ -19,6 +19,7 @@ from webhost_deployer.decisions import begin
 from webhost_deployer.executor import Executor
 from webhost_deployer.model import Deployment, Phase, Step
 from webhost_deployer.provider import ProviderError
+from webhost_deployer.secrets.values import SecretValues
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
 from webhost_kit.bus import artifacts
@@ -28,6 +29,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.database.locks import held
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.process.service import Service
+from webhost_kit.sealing import Opener
 
 from tests.support.serving import serving
 from tests.unit.deployer.samples import AGENT, COMMAND, DEPLOYMENT, begun
@@ -161,7 +163,12 @@ async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
 
     work = Executor(
         database,
-        Steps({"cloudflare": provider}, partial(artifacts.read, bus), Capacity(database, 1)),
+        Steps(
+            {"cloudflare": provider},
+            partial(artifacts.read, bus),
+            Capacity(database, 1),
+            SecretValues(database, Opener({})),
+        ),
     )
     async with held(database_url, "agent") as lock:
         assert lock is not None

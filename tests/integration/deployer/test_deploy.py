@@ -30,7 +30,7 @@ from tests.integration.deployer.harness import Harness, new_agent, put_script
 from tests.support.deadline import eventually
 from tests.support.serving import serving
 
-STEPS = ["validate", "session_store", "upload", "route", "probe"]
+STEPS = ["validate", "session_store", "upload", "route", "probe", "secrets"]
 BROKEN = "export default { async invoke( { return 1; } };"
 THROWS = 'throw new Error("not today");\nexport default { async invoke() { return ""; } };'
 NOT_AN_AGENT = "export default { hello: 1 };"
@@ -172,7 +172,7 @@ async def test_a_command_that_comes_twice_deploys_once(harness: Harness) -> None
     await harness.start()
     await harness.until_stated(deployment)
     await harness.until_quiet()
-    assert len(harness.stated(deployment)) == 7
+    assert len(harness.stated(deployment)) == 8
     assert len(await harness.scripts()) == 1
 
 

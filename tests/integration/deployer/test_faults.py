@@ -36,7 +36,7 @@ async def test_killed_while_deploying(harness: Harness, step: str, moment: str) 
 
     assert isinstance(event, DeploymentSucceeded), event
     await harness.until_quiet()
-    assert len(harness.stated(deployment)) == 7
+    assert len(harness.stated(deployment)) == 8
     assert await harness.scripts() == [event.worker_name]
     assert await harness.routes() == [f"{harness.host}/dep/{deployment}/*"]
     assert len(await harness.session_workers()) == 1
@@ -181,7 +181,7 @@ async def test_a_frozen_deployer_is_replaced_within_ten_seconds(harness: Harness
         await eventually(awake, "the first deployer's loss of its lock", seconds=15)
         await harness.until_quiet()
     assert frozen.running
-    assert len(harness.stated(deployment)) == 7
+    assert len(harness.stated(deployment)) == 8
     assert await harness.scripts() == [event.worker_name]
     assert len(await harness.session_workers()) == 1
 

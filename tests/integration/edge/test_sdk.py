@@ -74,6 +74,67 @@ async def test_a_secret_set_later_is_visible_inside(edge: Edge) -> None:
         )
 
 
+BULK = {
+    "TOKEN": {"type": "secret_text", "name": "TOKEN", "text": "new"},
+    "OTHER": {"type": "secret_text", "name": "OTHER", "text": "other"},
+    "GONE": None,
+    "NEVER_THERE": None,
+}
+
+
+@pytest.mark.accept("7.3.edge")
+async def test_secrets_are_changed_in_one_call(edge: Edge) -> None:
+    secrets, account = edge.sdk.workers.scripts.secrets, edge.account_id
+    old = [{"type": "secret_text", "name": name, "text": "old"} for name in ("TOKEN", "GONE")]
+    kept = [{"type": "plain_text", "name": "PLAIN", "text": "kept"}]
+    await edge.upload("bulk", SECRET_ECHO, bindings=[*old, *kept])
+    await edge.publish("bulk")
+    assert (await edge.get("bulk"))[1] == "VERSION old /"
+    await secrets.bulk_update("bulk", account_id=account, secrets=BULK)
+    assert (await edge.get("bulk"))[1] == "VERSION new /"
+    listed = await secrets.list("bulk", account_id=account)
+    assert {secret.name for secret in listed.result} == {"TOKEN", "OTHER"}
+    settings = await edge.sdk.workers.scripts.script_and_version_settings.get(
+        "bulk", account_id=account
+    )
+    assert {binding.name for binding in settings.bindings or ()} == {"TOKEN", "OTHER", "PLAIN"}
+    with pytest.raises(cloudflare.NotFoundError, match="10007"):
+        await secrets.bulk_update("nobody", account_id=account, secrets=BULK)
+    many = {f"S{n}": {"type": "secret_text", "name": f"S{n}", "text": "x"} for n in range(101)}
+    with pytest.raises(cloudflare.BadRequestError, match="At most 100"):
+        await secrets.bulk_update("bulk", account_id=account, secrets=many)
+
+    await edge.upload("bulk", SECRET_ECHO, bindings=kept, keep_bindings=[])
+    assert (await edge.get("bulk"))[1] == "VERSION undefined /", "an upload keeps what it names"
+
+
+@pytest.mark.accept("7.3.edge")
+async def test_a_user_workers_secrets_are_put_changed_and_deleted(edge: Edge) -> None:
+    namespaces = edge.sdk.workers_for_platforms.dispatch.namespaces
+    await namespaces.create(account_id=edge.account_id, name="secretive")
+    place = {"account_id": edge.account_id, "dispatch_namespace": "secretive"}
+    await namespaces.scripts.update(
+        "user",
+        **place,
+        metadata={"main_module": "main.mjs", "compatibility_date": "2026-01-01"},
+        files=[("main.mjs", SECRET_ECHO.encode(), "application/javascript+module")],
+    )
+    space = {"type": "dispatch_namespace", "name": "SPACE", "namespace": "secretive"}
+    dispatch = "export default { fetch: (request, env) => env.SPACE.get('user').fetch(request) };"
+    await edge.upload("dispatcher", dispatch, bindings=[space])
+    await edge.publish("dispatcher")
+    secrets = namespaces.scripts.secrets
+    token = {"name": "TOKEN", "text": "hush", "type": "secret_text"}
+    await secrets.update("user", **place, **token)
+    assert (await edge.get("dispatcher"))[1] == "VERSION hush /"
+    await secrets.bulk_update("user", **place, secrets=BULK)
+    assert (await edge.get("dispatcher"))[1] == "VERSION new /"
+    await secrets.delete("TOKEN", **place, script_name="user")
+    assert (await edge.get("dispatcher"))[1] == "VERSION undefined /"
+    found = [secret.name async for secret in secrets.list("user", **place)]
+    assert found == ["OTHER"]
+
+
 async def test_a_route_leads_to_its_script(edge: Edge) -> None:
     routes, zone = edge.sdk.workers.routes, edge.zone_id
     await edge.upload("routed", SECRET_ECHO)

@@ -5,6 +5,7 @@ from webhost_api.settings import Settings
 from webhost_kit.keys import base64url
 from webhost_kit.process.settings import load
 
+KEY = base64url(b"k" * 32)
 GOOD = {
     "WEBHOST_INSTALLATION_ID": "test",
     "DATABASE_URL": "postgresql://api:secret@127.0.0.1/db?sslmode=verify-full",
@@ -14,6 +15,8 @@ GOOD = {
     "JWT_ISSUER": "https://issuer.example",
     "JWT_AUDIENCE": "webhost",
     "ANSWER_KEYS": f"a1:{base64url(bytes(32))}",
+    "SECRETS_PUBLIC_KEY": f"s1:{KEY}",
+    "FINGERPRINT_KEY": KEY,
 }
 
 
@@ -49,6 +52,9 @@ def test_clerks_domain_names_the_issuer(monkeypatch: pytest.MonkeyPatch, domain:
         ({"JWT_ISSUER": "http://issuer.example"}, "JWT_ISSUER"),
         ({"LISTEN": "8080"}, "LISTEN"),
         ({"ANSWER_KEYS": "a1:short"}, "ANSWER_KEYS must be"),
+        ({"SECRETS_PUBLIC_KEY": KEY}, "SECRETS_PUBLIC_KEY must be"),
+        ({"SECRETS_PUBLIC_KEY": f"s1:{KEY},s2:{KEY}"}, "SECRETS_PUBLIC_KEY must be one key"),
+        ({"FINGERPRINT_KEY": "short"}, "FINGERPRINT_KEY must be"),
         ({"KEEP_DEPLOYMENTS": "0"}, "KEEP_DEPLOYMENTS"),
         ({"WEBHOST_TIERS_FILE": "/does/not/exist"}, "WEBHOST_TIERS_FILE: tiers file /does"),
     ],

@@ -56,8 +56,8 @@ async def test_a_script_has_its_tiers_limits_and_a_user_worker_is_called_with_th
     tier, deployment = TIERS[counts_as], of_tier(name)
     uploads = Uploads()
     plain, dispatch = layouts(uploads)
-    await plain.upload(deployment, bundle("index.mjs"))
-    await dispatch.upload(deployment, bundle("index.mjs"))
+    await plain.upload(deployment, bundle("index.mjs"), {})
+    await dispatch.upload(deployment, bundle("index.mjs"), {})
     on_account, front, in_namespace = uploads.scripts
     assert on_account.limits == {"cpu_ms": tier.cpu_ms, "subrequests": tier.subrequests}
     assert front.limits == in_namespace.limits == {}

@@ -97,10 +97,10 @@ def names(events: list[Event]) -> list[str]:
 def test_a_deployment_goes_through_the_steps_in_order() -> None:
     played = Saga()
     played.play(well)
-    assert played.tried == ["validate", "session_store", "upload", "route", "probe"]
-    assert names(played.events) == ["step_succeeded.v1"] * 5 + ["succeeded.v1"]
+    assert played.tried == ["validate", "session_store", "upload", "route", "probe", "secrets"]
+    assert names(played.events) == ["step_succeeded.v1"] * 6 + ["succeeded.v1"]
     assert played.state.phase is Phase.LIVE
-    assert played.state.version == 7
+    assert played.state.version == 8
 
 
 UNDONE = {
@@ -109,6 +109,7 @@ UNDONE = {
     Step.UPLOAD: ["remove_route", "remove_script"],
     Step.ROUTE: ["remove_route", "remove_script"],
     Step.PROBE: ["remove_route", "remove_script"],
+    Step.SECRETS: ["remove_route", "remove_script"],
 }
 
 

@@ -13,7 +13,7 @@ from webhost_deployer.cloudflare import addresses, egress, platform_scripts, scr
 from webhost_deployer.cloudflare.addresses import CustomDomain, WorkersDev
 from webhost_deployer.cloudflare.egress import Egress
 from webhost_deployer.cloudflare.scripts import Script, WorkerEnvironment
-from webhost_deployer.cloudflare.sdk import files_of
+from webhost_deployer.cloudflare.sdk import files_of, metadata_of
 from webhost_kit.keys import MasterKeys
 
 from tests.unit.deployer.samples import AGENT, DEPLOYMENT, begun
@@ -34,7 +34,9 @@ def bundle(*names: str) -> Bundle:
 @pytest.mark.accept("8.scripts")
 def test_an_agents_script() -> None:
     limits = Limits(cpu_ms=10_000, subrequests=50)
-    script = scripts.agent_script(begun(), bundle("index.mjs"), limits, AROUND.installation_id)
+    modules, installation = bundle("index.mjs"), AROUND.installation_id
+    secrets = {"KEY": "value", "A": "another"}
+    script = scripts.agent_script(begun(), modules, limits, installation, secrets)
     is_well_formed(script)
     assert script.modules["index.mjs"] == b"export default {}"
     shim = script.modules[worker.CUSTOMER_MODULE].decode()
@@ -42,7 +44,9 @@ def test_an_agents_script() -> None:
         'export { default } from "./index.mjs";',
         'export const invokePath = "/invoke";',
     ]
-    assert script.bindings == []
+    assert script.bindings == [scripts.secret("A", "another"), scripts.secret("KEY", "value")]
+    assert "value" not in repr(script)
+    assert metadata_of(script)["keep_bindings"] == [], "a secret deleted since is not kept"
     assert script.compatibility_flags == ("global_fetch_strictly_public",)
     assert script.limits == {"cpu_ms": 10_000, "subrequests": 50}
 
@@ -146,7 +150,9 @@ def test_each_kind_is_uploaded_as_cloudflare_takes_it() -> None:
         Module(name="t.txt", content="é"),
         Module.binary("w.wasm", b"\0asm\xff"),
     )
-    script = scripts.agent_script(begun(), Bundle(modules=modules), None, AROUND.installation_id)
+    script = scripts.agent_script(
+        begun(), Bundle(modules=modules), None, AROUND.installation_id, {}
+    )
     files = {name: (body, kind) for name, body, kind in files_of(script)}
     esm = "application/javascript+module"
     assert files["index.mjs"] == (b"export default {};", esm)

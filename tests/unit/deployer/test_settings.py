@@ -20,6 +20,7 @@ GOOD = {
     "TELEMETRY_MASTER_KEYS": f"1:{KEY}",
     "INVOKE_PUBLIC_KEYS": f"i1:{KEY}",
     "PLATFORM_PRIVATE_KEYS": f"p1:{KEY}",
+    "SECRETS_PRIVATE_KEYS": f"s1:{KEY}",
 }
 ROUTED = {"CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": "w.example", "CLOUDFLARE_ZONE_ID": "zone"}
 
@@ -56,6 +57,7 @@ def test_both_ways_of_routing(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ({"WORKERS_CONNECT_TO": "127.0.0.1:8787"}, "WORKERS_CONNECT_TO"),
         ({"TELEMETRY_MASTER_KEYS": "1:short"}, "TELEMETRY_MASTER_KEYS must be"),
+        ({"SECRETS_PRIVATE_KEYS": "s1:short"}, "SECRETS_PRIVATE_KEYS must be"),
     ],
 )
 @pytest.mark.accept("10")

@@ -7,8 +7,9 @@ import pytest
 from webhost_contracts.artifacts import Artifact, Bundle
 from webhost_deployer.budget import Purpose, purpose
 from webhost_deployer.capacity import Capacity
-from webhost_deployer.model import AgentTeardown, Step
+from webhost_deployer.model import AgentTeardown, Deployment, Step
 from webhost_deployer.provider import Provider
+from webhost_deployer.secrets.values import Changes, SecretValues
 from webhost_deployer.steps import Steps
 
 from tests.unit.deployer.samples import AGENT, COMMAND, begun
@@ -31,9 +32,16 @@ async def no_modules(_: Artifact) -> Bundle:
     return Bundle(modules=())
 
 
+class OneSecret:
+    """An agent's secrets: one, which changed."""
+
+    async def changes_since(self, _: Deployment, __: int) -> Changes:
+        return Changes(1, {"KEY": "value"})
+
+
 def steps_at(provider: Noting) -> Steps:
     providers = {COMMAND.runtime_provider: cast(Provider, provider)}
-    return Steps(providers, no_modules, cast(Capacity, None))
+    return Steps(providers, no_modules, cast(Capacity, None), cast(SecretValues, OneSecret()))
 
 
 FOR_USER = Purpose(COMMAND.user_id)
@@ -50,6 +58,7 @@ async def test_a_steps_calls_are_for_the_deployments_user_and_a_removals_are_rem
         "upload": FOR_USER,
         "route": FOR_USER,
         "probe": FOR_USER,
+        "change_secrets": FOR_USER,
         "remove_route": REMOVES_FOR_USER,
         "remove_script": REMOVES_FOR_USER,
     }

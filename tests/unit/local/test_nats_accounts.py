@@ -33,9 +33,15 @@ IMPORTS = {
             *(*READING_ARTIFACTS, "_INBOX.api.>", "$O.ARTIFACTS.>"),
         },
         "billing": {"rpc.billing.usage", "rpc.billing.recent-events"},
+        "deployer": {
+            *("rpc.deployer.secrets", "rpc.deployer.set-secrets", "rpc.deployer.delete-secrets"),
+        },
     },
     "deployer": {
-        "EVENTS": {"$JS.API.INFO", *reading("EVENTS"), "evt.*.deployment.>"},
+        "EVENTS": {
+            *("$JS.API.INFO", *reading("EVENTS")),
+            *("evt.*.deployment.>", "evt.*.secret.>"),
+        },
         "COMMANDS": {
             *("$JS.API.STREAM.CREATE.COMMANDS", *reading("COMMANDS")),
             *("$JS.API.CONSUMER.DURABLE.CREATE.COMMANDS.>", "$JS.ACK.COMMANDS.>"),

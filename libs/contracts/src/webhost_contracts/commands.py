@@ -73,7 +73,10 @@ class Command(Wire, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Deploy(Command, frozen=True, kw_only=True, tag="deployment.deploy.v1"):
-    """Put one deployment on its runtime provider."""
+    """Put one deployment on its runtime provider.
+
+    `required_keys` are the secrets without which it must not be deployed.
+    """
 
     deployment_id: str
     deployment_version: int

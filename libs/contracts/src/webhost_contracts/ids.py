@@ -18,6 +18,7 @@ COMMAND = "cmd"
 UPLOAD = "upl"
 USER = "usr"
 KEY = "key"
+SECRETS = "sec"
 
 ENTROPY_BYTES = 10
 """How many random bytes `new_id` takes."""
@@ -41,6 +42,11 @@ def user_id(issuer: str, subject: str) -> str:
     """Return the id of the user whom `issuer` calls `subject`."""
     digest = hashlib.sha256(f"{len(issuer)}:{issuer}{subject}".encode()).digest()
     return _typed(USER, int.from_bytes(digest[:16], "big"))
+
+
+def secrets_of(agent_id: str) -> str:
+    """Return the id of the aggregate that is all secrets of this agent."""
+    return f"{SECRETS}_{suffix(agent_id)}"
 
 
 def suffix(identifier: str) -> str:

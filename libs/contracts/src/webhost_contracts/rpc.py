@@ -137,3 +137,59 @@ class RebuildProgress(Wire, frozen=True, kw_only=True):
     swapped: bool = False
     differences: tuple[Difference, ...] = ()
     refused: str | None = None
+
+
+class SecretsRequest(Wire, frozen=True, kw_only=True):
+    """Which of an agent's secrets are set."""
+
+    user_id: str
+    agent_id: str
+
+
+class SecretsReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """When each secret that has a value was set, by name, and the version of them all."""
+
+    version: int
+    set_at_ms: dict[str, int]
+
+
+class ChangeSecretsRequest(Wire, frozen=True, kw_only=True):
+    """What the requests that change an agent's secrets share.
+
+    `active_deployment_id` is brought up first.
+    """
+
+    user_id: str
+    agent_id: str
+    actor: str
+    active_deployment_id: str | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
+
+
+class SetSecretsRequest(ChangeSecretsRequest, frozen=True, kw_only=True):
+    """Give these secrets new values, each sealed for the deployer, by name.
+
+    The same `operation` again is the same request, whatever its sealed values look like. At most
+    `changes_a_day` changes of one agent's secrets are made in a day, None without end.
+    """
+
+    sealed: dict[str, str]
+    operation: str
+    changes_a_day: int | None = None
+
+
+class DeleteSecretsRequest(ChangeSecretsRequest, frozen=True, kw_only=True):
+    """Delete the values of these secrets; one that has none is left as it is."""
+
+    keys: tuple[str, ...]
+
+
+class ChangeSecretsReply(Wire, frozen=True, kw_only=True):
+    """The version of the agent's secrets after the change, or why there was none: the agent is
+    `gone`, or as many changes as are allowed were made, until `full_until_ms`.
+    """
+
+    version: int = 0
+    gone: bool = False
+    full_until_ms: int | None = None

@@ -27,6 +27,7 @@ OWNERS = {
     "key": "api",
     "deployment": "deployer",
     "teardown": "deployer",
+    "secret": "deployer",
     "account": "billing",
     "invocation": GATEWAY,
     "telemetry": TELEMETRY_INGEST,
@@ -47,6 +48,9 @@ RPC_RECENT_EVENTS = "rpc.billing.recent-events"
 RPC_REBUILD = "rpc.billing.rebuild"
 RPC_SET_TIER = "rpc.billing.set-tier"
 RPC_SET_ACCOUNT_STATUS = "rpc.billing.set-account-status"
+RPC_SECRETS = "rpc.deployer.secrets"
+RPC_SET_SECRETS = "rpc.deployer.set-secrets"
+RPC_DELETE_SECRETS = "rpc.deployer.delete-secrets"
 
 
 def event(user_id: str, kind: str, aggregate_id: str) -> str:

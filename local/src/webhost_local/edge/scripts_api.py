@@ -66,6 +66,7 @@ class ScriptEndpoints:
             Endpoint(f"{script}/tags", self.tags, methods=["GET"]),
             Endpoint(f"{script}/secrets", self.secrets, methods=["GET"]),
             Endpoint(f"{script}/secrets", self.put_secret, methods=["PUT"]),
+            Endpoint(f"{script}/secrets-bulk", self.patch_secrets, methods=["PATCH"]),
             Endpoint(f"{script}/secrets/{{secret:path}}", self.secret, methods=["GET", "DELETE"]),
         ]
 
@@ -253,6 +254,16 @@ class ScriptEndpoints:
             await self._put(script)
         return schemas.success({"name": body.name, "type": "secret_text"})
 
+    async def patch_secrets(self, request: Request) -> JSONResponse:
+        body = await read_json(request, SecretsBody)
+        async with self._locks[self._key(request)]:
+            script = upload.with_secrets(
+                self._script(request),
+                {name: value and value.text for name, value in body.secrets.items()},
+            )
+            await self._put(script)
+        return schemas.success([b.public() for b in script.bindings if upload.is_secret(b)])
+
     async def secret(self, request: Request) -> JSONResponse:
         name = request.path_params["secret"]
         async with self._locks[self._key(request)]:
@@ -289,3 +300,9 @@ class SubdomainBody(msgspec.Struct):
 class SecretBody(msgspec.Struct):
     name: str
     text: str
+
+
+class SecretsBody(msgspec.Struct):
+    """A JSON merge patch: a secret that is null is removed."""
+
+    secrets: dict[str, SecretBody | None]

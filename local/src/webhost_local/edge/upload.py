@@ -30,6 +30,7 @@ from webhost_local.edge.model import (
 SCRIPT_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 MAX_TAGS = 8
 MAX_TEXT_BYTES = 5 * 1024
+MAX_SECRETS_AT_ONCE = 100
 MAX_PACKED_BYTES = 10 * 1024 * 1024
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 OLDEST_COMPATIBILITY_DATE = "2021-11-02"
@@ -133,6 +134,19 @@ def plan(
         namespace=namespace,
     )
     return script, files
+
+
+def with_secrets(script: Script, changes: Mapping[str, str | None]) -> Script:
+    """The script with these secrets set, and without those that are None."""
+    if len(changes) > MAX_SECRETS_AT_ONCE:
+        raise bad_request(f"At most {MAX_SECRETS_AT_ONCE} secrets can be changed at once.")
+    removed = {name for name, text in changes.items() if text is None}
+    kept = [b for b in script.bindings if not (is_secret(b) and b.name in removed)]
+    script = msgspec.structs.replace(script, bindings=kept, modified_at_ms=now_ms())
+    for name, text in changes.items():
+        if text is not None:
+            script = with_secret(script, name, text)
+    return script
 
 
 def with_secret(script: Script, name: str, text: str) -> Script:

@@ -31,8 +31,9 @@ from webhost_api.rate_limits import RateLimits, Rates
 from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
 from webhost_api.retention import Retention
-from webhost_api.routes import agents, deployments, history, keys, me, usage
+from webhost_api.routes import agents, deployments, history, keys, me, secrets, usage
 from webhost_api.routes import uploads as uploads_routes
+from webhost_api.secrets import Secrets
 from webhost_api.settings import Settings
 from webhost_api.users import Users
 
@@ -70,6 +71,7 @@ def build() -> FastAPI:
         deployments.pointer_router,
         keys.router,
         uploads_routes.router,
+        secrets.router,
         usage.router,
         history.router,
     ):
@@ -157,6 +159,8 @@ async def compose(service: Service, settings: Settings) -> None:
         unpacker=uploads.Unpacker(),
         sources=source.room(),
         feed=feed,
+        secrets=Secrets(bus, settings.sealer),
+        fingerprints=settings.fingerprints,
     )
     app = front(deps, settings.cors_allowed_origins)
     service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)

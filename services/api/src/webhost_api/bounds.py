@@ -62,6 +62,13 @@ DEPLOYS_AN_HOUR = Window(
 )
 DEPLOYS_A_DAY = Window("deploysPerDay", "deploys a day", lambda tier: tier.deploys_per_day, DAY_MS)
 CHANGES_A_DAY = Window("changesPerDay", "changes a day", lambda tier: tier.changes_per_day, DAY_MS)
+SECRETS_A_DAY = Window(
+    "secretChangesPerDay",
+    "changes to an agent's secrets a day",
+    lambda tier: tier.changes_per_day,
+    DAY_MS,
+)
+"""Of one agent; the deployer counts them."""
 KEYS_A_DAY = Window(
     "idempotencyKeysPerDay",
     "idempotency keys a day",

@@ -118,12 +118,20 @@ def request_deployment(
 
 
 def activate(agent: Agent, deployment: Deployment, reason: str | None) -> list[Event]:
-    """Decide to point at a finished good deployment. No fact if it is active already."""
+    """Decide to point at a finished good deployment. No fact if it is active already.
+
+    CONFLICT, retryable, while it lacks the agent's newest secrets: the deployer brings it up.
+    """
     _require_changeable(agent)
     if not deployment.is_kept:
         raise Conflict("Only a deployment that succeeded and is still kept can be activated.")
     if agent.active_deployment_id == deployment.id:
         return []
+    if deployment.secrets_version < agent.secrets_version:
+        raise Conflict(
+            "The deployment is being given the agent's newest secrets; try again in a few seconds.",
+            retryable=True,
+        )
     return [_pointed_at(agent, deployment, "activate", reason)]
 
 

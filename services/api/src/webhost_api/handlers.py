@@ -17,7 +17,7 @@ from webhost_kit.errors import NotFound, Unauthorized, Unavailable
 from webhost_kit.eventsourcing.aggregates import Appended
 from webhost_kit.eventsourcing.store import EventMetadata, send
 
-from webhost_api import bounds, decisions, store
+from webhost_api import bounds, decisions, model, store
 from webhost_api.commands import Commands, subject_of
 from webhost_api.decisions import DescribeAgent, RequestDeployment
 from webhost_api.keys.model import ApiKey
@@ -93,6 +93,31 @@ async def update_agent(
     agent = await _owned(connection, caller, agent_id)
     events = decisions.update(agent, command, entitlements)
     return (await _append(connection, caller, entitlements, agent, events)).state
+
+
+async def check_update(
+    connection: AsyncConnection, caller: Caller, tiers: Tiers, agent_id: str, command: DescribeAgent
+) -> tuple[Agent, list[str]]:
+    """Return the agent, and the names that it would not declare any more.
+
+    Raises what `update_agent` would raise now. Changes and locks nothing.
+    """
+    _, entitlements = await tier_of(connection, tiers, caller.user_id)
+    agent = await _owned(connection, caller, agent_id, lock=False)
+    events = decisions.update(agent, command, entitlements)
+    await require_room(connection, caller, entitlements, events)
+    if command.name is not None:
+        await store.require_free_name(connection, agent, command.name)
+    declared = agent.env_var_keys if command.env_var_keys is None else command.env_var_keys
+    return agent, [key for key in agent.env_var_keys if key not in declared]
+
+
+async def secrets_changed(
+    connection: AsyncConnection, caller: Caller, agent_id: str, version: int
+) -> None:
+    """Remember the version that the deployer gave the agent's secrets. Raises NotFound."""
+    agent = await _owned(connection, caller, agent_id)
+    await store.save(connection, agent, model.with_secrets(agent, version))
 
 
 async def change_agent(

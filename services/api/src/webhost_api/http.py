@@ -37,6 +37,7 @@ from webhost_kit.http import problems
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.http.bodies import Bodies
+from webhost_kit.sealing import Fingerprints
 
 from webhost_api.archives.entries import MAX_PACKED_BYTES
 from webhost_api.artifacts import Artifacts
@@ -48,6 +49,7 @@ from webhost_api.keys import access
 from webhost_api.keys.handlers import key_not_found
 from webhost_api.middleware import problem_response
 from webhost_api.rate_limits import Cost, RateLimits
+from webhost_api.secrets import Secrets
 from webhost_api.uploads import Unpacker
 from webhost_api.users import Users
 
@@ -78,6 +80,8 @@ class Dependencies:
     unpacker: Unpacker
     sources: Bodies
     feed: Feed
+    secrets: Secrets
+    fingerprints: Fingerprints
 
 
 class UserRoute(APIRoute):
@@ -137,6 +141,14 @@ class UploadRoute(UserRoute):
             return await handle(Request(request.scope, _receiving(body)))
 
 
+class SecretsRoute(UserRoute):
+    """A route whose body may carry values of secrets; a change of them costs what a deploy does."""
+
+    cost_of_writing = "deploys"
+    scope_of_reading = "secrets"
+    scope_of_writing = "secrets"
+
+
 def deps(request: Request) -> Dependencies:
     """Return what the routes work with."""
     return cast(Dependencies, request.app.state.dependencies)
@@ -179,6 +191,7 @@ KeyId = Annotated[str, Depends(key_id)]
 
 async def key_of(
     request: Request,
+    deps: Deps,
     caller: CurrentCaller,
     idempotency_key: Annotated[
         str | None,
@@ -198,6 +211,7 @@ async def key_of(
         method=request.method,
         path=request.url.path,
         body=await request.body(),
+        fingerprints=deps.fingerprints,
     )
 
 
@@ -207,12 +221,12 @@ RequestKey = Annotated[IdempotencyKey | None, Depends(key_of)]
 async def execute(
     deps: Dependencies,
     key: IdempotencyKey | None,
-    work: Callable[[AsyncConnection], Awaitable[BaseModel]],
+    work: Callable[[AsyncConnection], Awaitable[BaseModel | None]],
     *,
     status: int = 200,
     holds_secret: bool = False,
 ) -> Response:
-    """Do the work in one transaction, once per key, and return its response.
+    """Do the work in one transaction, once per key, and return its response; None has no body.
 
     The work must call nothing but the database. Its exceptions are passed on. An answer that holds
     a secret is recorded encrypted. Raises Conflict where that cannot be read any more.
@@ -220,7 +234,8 @@ async def execute(
 
     async def attempt(connection: AsyncConnection) -> Answer:
         async def answer() -> Answer:
-            body = as_json(await work(connection))
+            result = await work(connection)
+            body = b"" if result is None else as_json(result)
             if key is not None and holds_secret:
                 body = deps.answer_keys.encrypt(body, key.digest("answer"))
             return Answer(status, body)
@@ -239,7 +254,8 @@ async def execute(
 
 def recorded_answer(answer: Answer) -> Response:
     """Return the answer of a write, also of one that was made before."""
-    return Response(answer.body, answer.status, media_type=problems.JSON_TYPE)
+    media_type = problems.JSON_TYPE if answer.body else None
+    return Response(answer.body, answer.status, media_type=media_type)
 
 
 def answered(schema: BaseModel) -> Response:

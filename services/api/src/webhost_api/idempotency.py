@@ -4,6 +4,7 @@ Guarantees: of the requests of one user with one key to one route, one is carrie
 is recorded together with its facts and returned again for at least KEPT_MS. Refusals are not
 recorded: they changed nothing. The ids that a request creates are derived from the key and from the
 time of its first attempt, which is recorded first: a retry after a crash creates the same ones.
+Bodies may hold secrets: only a keyed fingerprint of them is kept.
 What is remembered of one user is bounded by the tier, and removed when it is past its retention.
 """
 
@@ -24,6 +25,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.errors import Conflict, InvalidRequest, Unavailable
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.process.crashpoints import crash_point
+from webhost_kit.sealing import Fingerprints
 
 from webhost_api.bounds import KEYS_A_DAY
 from webhost_api.handlers import Tiers, tier_of
@@ -59,18 +61,31 @@ class IdempotencyKey:
 
     @classmethod
     def of(
-        cls, key: str, *, user_id: str, route: str, method: str, path: str, body: bytes
+        cls,
+        key: str,
+        *,
+        user_id: str,
+        route: str,
+        method: str,
+        path: str,
+        body: bytes,
+        fingerprints: Fingerprints,
     ) -> "IdempotencyKey":
         """Return the key of a request. Raises InvalidRequest where it is not of the form."""
         if not _KEY.fullmatch(key):
             raise InvalidRequest.at([HEADER], "Must be 1 to 200 visible ASCII characters.")
-        fingerprint = hashlib.sha256(f"{method} {path}\n".encode() + body).digest()
+        fingerprint = fingerprints.of(f"{method} {path}\n".encode() + body)
         return cls(user_id, route, key, fingerprint)
 
     @property
     def lock(self) -> int:
         """Return the number of the advisory lock that stands for this key."""
         return int.from_bytes(self.digest("lock")[:8], "big", signed=True)
+
+    @property
+    def operation(self) -> str:
+        """Return what names this request, key and body, to another service."""
+        return f"{self.digest('operation').hex()}.{self.fingerprint.hex()}"
 
     def digest(self, purpose: str) -> bytes:
         """Return bytes that follow from the key and its scope, for one purpose."""

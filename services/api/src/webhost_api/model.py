@@ -64,7 +64,8 @@ class Deployment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One immutable version of an agent. Only status, provider reference, error and times change.
 
     `requested_in` and `retired_in` are the versions of the agent's facts that did this;
-    `fact_version` is the version of the last fact of the deployer's that was folded in.
+    `fact_version` is the version of the last fact of the deployer's that was folded in, and
+    `secrets_version` that of its agent's secrets which its Worker has.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Deployment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_at_ms: int | None = None
     teardown_scheduled: bool = False
     fact_version: int = 0
+    secrets_version: int = 0
 
     @property
     def is_kept(self) -> bool:
@@ -122,7 +124,8 @@ class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An agent as of its fact number `version`; 0 before the first.
 
     `deployments` holds, by id, at least those that are kept and the running one.
-    `pointer_revision` counts the pointer decisions made so far.
+    `pointer_revision` counts the pointer decisions made so far; `secrets_version` is the newest one
+    known of its secrets, which are the deployer's.
     """
 
     id: str
@@ -144,6 +147,7 @@ class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deleted_at_ms: int | None = None
     deleted_in: int | None = None
     teardown_started: bool = False
+    secrets_version: int = 0
     deployments: dict[str, Deployment] = {}
 
     @property
@@ -198,6 +202,11 @@ def torn_down(deployment: Deployment) -> Deployment:
     if deployment.status not in GOOD:
         return deployment
     return replace(deployment, status=DeploymentStatus.DELETED)
+
+
+def with_secrets(agent: Agent, version: int) -> Agent:
+    """Return the agent where its secrets are known to have this version, or a newer one."""
+    return replace(agent, secrets_version=max(agent.secrets_version, version))
 
 
 def with_deployment(agent: Agent, deployment: Deployment) -> Agent:

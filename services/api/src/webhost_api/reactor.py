@@ -1,7 +1,8 @@
-"""The reactor to other services' facts: a deployment started, ended, was removed; a tier
+"""The reactor to other services' facts: a deployment started, ended, was removed; secrets, a tier
 or the status of an account changed.
 
-Consumes: `deployment.*`, `teardown.*` (of the deployer) and `account.*` (of billing) on EVENTS.
+Consumes: `deployment.*`, `teardown.*`, `secret.*` (of the deployer) and `account.*` (of billing) on
+EVENTS.
 Emits: `agent.deployment_ended|activated|retired` on EVENTS, `TearDown` on COMMANDS.
 Guarantees: the conclusions, the rows and the checkpoint are one transaction.
 On replay: a fact at or below the version last folded of its aggregate changes nothing, and a
@@ -18,17 +19,21 @@ from webhost_contracts.events import (
     AccountDisabled,
     AccountEnabled,
     DeploymentFailed,
+    DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentSucceeded,
     DeploymentTeardownScheduled,
     DeploymentTornDown,
     Envelope,
     Event,
+    SecretDeleted,
+    SecretSet,
     TeardownStarted,
     TierChanged,
 )
 from webhost_contracts.events.base import by_name
 from webhost_contracts.events.deployment import DeployerEvent
+from webhost_contracts.events.secret import SecretEvent
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
@@ -45,14 +50,17 @@ from webhost_api.tables import accounts
 
 ACTOR = "service:api"
 
-_FILTERS = (subjects.events_of_kind("deployment"), subjects.events_of_kind("account"))
+_FILTERS = tuple(map(subjects.events_of_kind, ("deployment", "account", "secret")))
 _TYPES = by_name(
     DeploymentStarted,
     DeploymentSucceeded,
     DeploymentFailed,
     DeploymentTeardownScheduled,
     DeploymentTornDown,
+    DeploymentSecretsApplied,
     TeardownStarted,
+    SecretSet,
+    SecretDeleted,
     TierChanged,
     AccountDisabled,
     AccountEnabled,
@@ -86,6 +94,8 @@ class Reactor:
                     await _account_changed(connection, fact.envelope, disabled=False)
                 case TeardownStarted() as event:
                     await _teardown_started(connection, event)
+                case SecretEvent() as event:
+                    await _secrets_changed(connection, event, fact.envelope.version)
                 case DeployerEvent() as event:
                     await self._deployment_fact(connection, fact.envelope, event)
                 case other:
@@ -127,7 +137,9 @@ def _after(deployment: Deployment, event: DeployerEvent, version: int) -> Deploy
     match event:
         case DeploymentSucceeded():
             ref = ProviderRef(worker_name=event.worker_name, invoke_url=event.invoke_url)
-            return replace(deployment, provider_ref=ref)
+            return replace(deployment, provider_ref=ref, secrets_version=event.secrets_version)
+        case DeploymentSecretsApplied():
+            return replace(deployment, secrets_version=event.secrets_version)
         case DeploymentTeardownScheduled():
             return replace(deployment, teardown_scheduled=True)
         case DeploymentTornDown():
@@ -140,6 +152,12 @@ async def _teardown_started(connection: AsyncConnection, event: TeardownStarted)
     agent = await store.load(connection, event.agent_id)
     if agent is not None:
         await store.save(connection, agent, replace(agent, teardown_started=True))
+
+
+async def _secrets_changed(connection: AsyncConnection, event: SecretEvent, version: int) -> None:
+    agent = await store.load(connection, event.agent_id)
+    if agent is not None:
+        await store.save(connection, agent, model.with_secrets(agent, version))
 
 
 async def _account_changed(

@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, SecretStr, field_validator
+from pydantic import Field, PositiveInt, SecretStr, field_validator, model_validator
 from webhost_kit.answer_keys import AnswerKeys
 from webhost_kit.process.settings import CountsAddresses, LongestCall, UserFacingSettings
+from webhost_kit.sealing import Fingerprints, Sealer
 
 
 class Settings(LongestCall, CountsAddresses, UserFacingSettings):
@@ -13,6 +14,12 @@ class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     answer_keys: SecretStr
     """Keys for recorded answers that hold a new API key, `<name>:<base64url of 32 bytes>,…`; the
     first one encrypts, and one that it replaces is needed for a day more."""
+    secrets_public_key: str
+    """`<key id>:<base64url>`, the X25519 public key of the deployer's first secrets key: customers'
+    secrets are sealed for it."""
+    fingerprint_key: SecretStr
+    """The base64url of 32 random bytes: what the bodies of requests with an idempotency key are
+    fingerprinted with. With another key, idempotency keys in use are refused for a day."""
     keep_deployments: Annotated[int, Field(ge=1)] = 5
     """How many good deployments of an agent are kept for rollback."""
     resend_after_s: Annotated[float, Field(gt=0)] = 10
@@ -39,3 +46,18 @@ class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     def _answer_keys_are_keys(cls, keys: SecretStr) -> SecretStr:
         AnswerKeys.parse(keys.get_secret_value(), "ANSWER_KEYS")
         return keys
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> "Settings":
+        _ = self.sealer, self.fingerprints
+        return self
+
+    @property
+    def sealer(self) -> Sealer:
+        """Return what seals secrets. Raises ValueError."""
+        return Sealer.parse(self.secrets_public_key, "SECRETS_PUBLIC_KEY")
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        """Return what fingerprints requests. Raises ValueError."""
+        return Fingerprints.parse(self.fingerprint_key.get_secret_value(), "FINGERPRINT_KEY")

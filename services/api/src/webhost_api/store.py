@@ -61,11 +61,23 @@ async def save(connection: AsyncConnection, before: Agent, after: Agent) -> None
         await connection.execute(statement)
     except IntegrityError as error:
         if is_unique_violation(error):
-            raise Conflict("Another of your agents has this name.") from error
+            raise _name_taken() from error
         raise
     for deployment in after.deployments.values():
         if before.deployments.get(deployment.id) is not deployment:
             await save_deployment(connection, deployment)
+
+
+async def require_free_name(connection: AsyncConnection, agent: Agent, name: str) -> None:
+    """Raise Conflict when another of the user's agents has the name."""
+    query = sa.select(agents.c.agent_id).where(
+        agents.c.user_id == agent.user_id,
+        agents.c.name == name,
+        agents.c.agent_id != agent.id,
+        agents.c.deleted_at_ms.is_(None),
+    )
+    if await connection.scalar(query) is not None:
+        raise _name_taken()
 
 
 async def save_deployment(connection: AsyncConnection, deployment: Deployment) -> None:
@@ -98,6 +110,10 @@ def agent_of(state: Any, known: Iterable[Deployment] = ()) -> Agent:
 def deployment_of(state: Any) -> Deployment:
     """Return the deployment that a document holds."""
     return msgspec.convert(state, Deployment)
+
+
+def _name_taken() -> Conflict:
+    return Conflict("Another of your agents has this name.")
 
 
 AGENTS = Aggregate(model.evolve, save)

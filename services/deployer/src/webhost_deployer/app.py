@@ -6,6 +6,7 @@ from webhost_contracts import subjects
 from webhost_kit.bus import artifacts
 from webhost_kit.bus.commands import CommandConsumer
 from webhost_kit.bus.connection import connect
+from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
@@ -30,9 +31,11 @@ from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers
 from webhost_deployer.recovery import OWN_SUBJECTS, TYPES, recover
 from webhost_deployer.runner import Runner
+from webhost_deployer.secrets.handlers import SecretHandlers
+from webhost_deployer.secrets.values import SecretValues
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
-from webhost_deployer.subscribers import register
+from webhost_deployer.subscribers import register, register_requests
 
 NEEDS = (subjects.EVENTS, subjects.COMMANDS, subjects.DEAD_LETTERS, subjects.ARTIFACTS_STREAM)
 
@@ -82,7 +85,8 @@ async def compose(service: Service, settings: Settings) -> None:
     database = service.add("database", Database(settings.database_url.get_secret_value()))
     provider, account = cloudflare_of(service, settings, database)
     capacity = Capacity(database, settings.most_deployments)
-    steps = Steps({scripts.PROVIDER: provider}, partial(artifacts.read, bus), capacity)
+    secrets = SecretValues(database, settings.opener)
+    steps = Steps({scripts.PROVIDER: provider}, partial(artifacts.read, bus), capacity, secrets)
     runner = service.add("runner", Runner(database, Executor(database, steps)))
     own_facts = service.add(
         "own-facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, recover)
@@ -105,3 +109,6 @@ async def compose(service: Service, settings: Settings) -> None:
     commands = service.add("commands", CommandConsumer(nats_url, bus, service.name))
     register(commands, handlers)
     await commands.start()
+    requests = service.add("requests", RequestServer(nats_url, service.name))
+    register_requests(requests, SecretHandlers(database, runner.wake))
+    await requests.start()

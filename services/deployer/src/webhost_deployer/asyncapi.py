@@ -1,4 +1,4 @@
-"""Prints the AsyncAPI document of the commands that the deployer takes; connects to nothing."""
+"""Prints the AsyncAPI document of what the deployer takes; connects to nothing."""
 
 import sys
 
@@ -6,17 +6,24 @@ from nats.aio.client import Client
 from webhost_kit.bus.broker import describe
 from webhost_kit.bus.commands import CommandConsumer
 from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.database.engine import Database
 
 from webhost_deployer.handlers import Handlers
-from webhost_deployer.subscribers import SERVICE, register
+from webhost_deployer.secrets.handlers import SecretHandlers
+from webhost_deployer.subscribers import SERVICE, register, register_requests
+
+URL = "nats://localhost"
 
 
 def document() -> str:
     """Return the document as JSON with a stable order of keys."""
-    commands = CommandConsumer("nats://localhost", Bus(Client()), SERVICE)
-    register(commands, Handlers(Database("postgresql://localhost"), 1, None, lambda: None))
-    return describe(commands.broker, "webhost deployer")
+    database = Database("postgresql://localhost")
+    commands = CommandConsumer(URL, Bus(Client()), SERVICE)
+    register(commands, Handlers(database, 1, None, lambda: None))
+    requests = RequestServer(URL, SERVICE)
+    register_requests(requests, SecretHandlers(database, lambda: None))
+    return describe(commands.broker, "webhost deployer", requests.broker)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Consumes: the deployer's own rows. Emits: the outcome of every step as a fact, with its state
 row, in one transaction; then `deployment.succeeded`, `.failed` or `.torn_down`; for a deleted
-agent `teardown.finished`.
+agent `teardown.finished`. For secrets that changed, see `secrets.updates`.
 Guarantees: an outcome is recorded only if the state is still the one that the step was decided on.
 On replay (a kill between a step and its outcome): the step is done again.
 """
@@ -23,6 +23,8 @@ from webhost_kit.process.crashpoints import crash_point
 from webhost_deployer import saga, store
 from webhost_deployer.model import AgentTeardown, Deployment
 from webhost_deployer.provider import ProviderError
+from webhost_deployer.secrets import store as secrets
+from webhost_deployer.secrets.updates import SecretUpdates
 from webhost_deployer.steps import StepFailed, Steps
 
 log = structlog.get_logger(__name__)
@@ -39,6 +41,7 @@ class Executor:
         self._database = database
         self._steps = steps
         self._jitter = jitter
+        self._secrets = SecretUpdates(database, steps, jitter)
 
     async def execute(
         self, agent_id: str, lock: Lock, may_go_on: Callable[[], bool] = lambda: True
@@ -50,7 +53,11 @@ class Executor:
                 now = now_ms()
                 deployment = await store.due_deployment(connection, agent_id, now)
                 purge = await store.due_purge(connection, agent_id, now)
-            if deployment is not None:
+                lagging = await secrets.due_update(connection, agent_id, now)
+            if lagging is not None:
+                with structlog.contextvars.bound_contextvars(deployment=lagging.deployment.id):
+                    await self._secrets.bring_up(lagging)
+            elif deployment is not None:
                 with structlog.contextvars.bound_contextvars(
                     deployment=deployment.id, request_id=deployment.cause.request_id
                 ):
@@ -64,14 +71,8 @@ class Executor:
         match saga.next_action(deployment, now):
             case saga.Run() as run:
                 await self._run(deployment, run)
-            case saga.Succeed():
-                provider = self._steps.provider_of(deployment)
-                event = DeploymentSucceeded(
-                    agent_id=deployment.agent_id,
-                    worker_name=provider.worker_name(deployment),
-                    invoke_url=provider.invoke_url(deployment),
-                )
-                await self._end(deployment, event)
+            case saga.Succeed(check_secrets):
+                await self._succeed(deployment, check_secrets)
             case saga.Record(event):
                 await self._end(deployment, event)
             case saga.Wait():
@@ -80,10 +81,34 @@ class Executor:
                     newest = await store.load(connection, deployment.id)
                     await store.save(connection, newest or deployment)
 
+    async def _succeed(self, deployment: Deployment, check_secrets: saga.Run) -> None:
+        provider = self._steps.provider_of(deployment)
+        event = DeploymentSucceeded(
+            agent_id=deployment.agent_id,
+            worker_name=provider.worker_name(deployment),
+            invoke_url=provider.invoke_url(deployment),
+            secrets_version=deployment.secrets_version,
+        )
+        try:
+            async with self._database.transaction() as connection:
+                # A secret that is set from now on finds a deployment that answers.
+                await store.lock_agent(connection, deployment.agent_id)
+                newest = await secrets.load(connection, deployment.agent_id)
+                lags = newest is not None and deployment.secrets_version < newest.version
+                if not lags:
+                    await store.record(connection, deployment, [event], now_ms())
+        except VersionConflict:
+            log.info("another decision came first; deciding again")
+            return
+        if lags:
+            await self._run(deployment, check_secrets)
+        else:
+            log.info(event.type_name())
+
     async def _run(self, deployment: Deployment, run: saga.Run) -> None:
         started = now_ms()
         try:
-            await self._steps.perform(run.step, deployment)
+            secrets_version = await self._steps.perform(run.step, deployment)
         except StepFailed as failure:
             event: Event = saga.failed(
                 deployment,
@@ -102,7 +127,7 @@ class Executor:
             )
             _steps.labels(run.step, "failed").inc()
         else:
-            event = saga.succeeded(deployment, run, started)
+            event = saga.succeeded(deployment, run, started, secrets_version)
             log.info("step done", step=run.step, attempt=run.attempt)
             _steps.labels(run.step, "succeeded").inc()
         crash_point(f"deployer.{run.step}.done")

@@ -19,6 +19,7 @@ from webhost_kit.errors import Permanent
 
 from webhost_deployer import decisions, store
 from webhost_deployer.model import AgentTeardown, Cause, Deployment
+from webhost_deployer.secrets import store as secrets
 
 
 class Handlers:
@@ -93,7 +94,7 @@ class Handlers:
         self._wake()
 
     async def tear_down_agent(self, command: TearDownAgent) -> None:
-        """Stop all work on a deleted agent, remove its deployments and purge its sessions."""
+        """Stop all work on a deleted agent; remove its deployments, secrets and sessions."""
 
         async def work(connection: AsyncConnection) -> bool:
             await store.lock_agent(connection, command.agent_id)
@@ -106,6 +107,7 @@ class Handlers:
             deployments = await store.of_agent(connection, command.agent_id)
             events = decisions.begin_teardown(command.agent_id, deployed=bool(deployments))
             await store.record_teardown(connection, state, events, now)
+            await secrets.forget(connection, command.agent_id)
             for deployment in deployments:
                 await _schedule_teardown(connection, deployment, now)
             return bool(deployments)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
     DeploymentFailed,
+    DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
     DeploymentStepSucceeded,
@@ -35,6 +36,7 @@ class Step(StrEnum):
     UPLOAD = "upload"
     ROUTE = "route"
     PROBE = "probe"
+    SECRETS = "secrets"
     REMOVE_ROUTE = "remove_route"
     REMOVE_SCRIPT = "remove_script"
 
@@ -74,7 +76,8 @@ class Deployment(Wire, frozen=True, kw_only=True):
 
     `tries` counts the failed attempts at the next step. `progress_at_ms` is when work began or last
     made progress, None before the first step was tried. From `tear_down_at_ms` on it is to be
-    removed from its provider. `started` is None if the command was unreadable: such a
+    removed from its provider. Its Worker has its agent's secrets of `secrets_version`, which may
+    not be the newest. `started` is None if the command was unreadable: such a
     deployment has only failed.
     """
 
@@ -92,6 +95,7 @@ class Deployment(Wire, frozen=True, kw_only=True):
     progress_at_ms: int | None = None
     failure: DeploymentError | None = None
     tear_down_at_ms: int | None = None
+    secrets_version: int = 0
 
     @property
     def plan(self) -> DeploymentStarted:
@@ -99,6 +103,11 @@ class Deployment(Wire, frozen=True, kw_only=True):
         if self.started is None:
             raise ValueError(f"{self.id} was never started")
         return self.started
+
+    @property
+    def is_kept(self) -> bool:
+        """Say whether it answers, and is to go on doing so."""
+        return self.phase is Phase.LIVE and self.tear_down_at_ms is None
 
     @property
     def ended(self) -> bool:
@@ -166,6 +175,8 @@ def _evolve(state: Deployment, event: Event, at_ms: int) -> Deployment:
             )
         case DeploymentSucceeded():
             return replace(state, phase=Phase.LIVE)
+        case DeploymentSecretsApplied():
+            return replace(state, secrets_version=event.secrets_version)
         case DeploymentFailed():
             return replace(state, phase=Phase.FAILED, failure=event.error)
         case DeploymentTeardownScheduled():
@@ -179,5 +190,6 @@ def _evolve(state: Deployment, event: Event, at_ms: int) -> Deployment:
 def _step_done(state: Deployment, event: DeploymentStepSucceeded) -> Deployment:
     step = Step(event.step)
     if state.phase is Phase.DEPLOYING:
-        return replace(state, done=(*state.done, step))
+        done = state.done if step in state.done else (*state.done, step)
+        return replace(state, done=done, secrets_version=event.secrets_version)
     return replace(state, removed=(*state.removed, step))

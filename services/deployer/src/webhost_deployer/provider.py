@@ -1,5 +1,6 @@
 """What the deployer needs from a runtime provider, and how a provider's failures are reported."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from webhost_contracts.artifacts import Bundle
@@ -45,8 +46,16 @@ class Provider(Protocol):
         """Make what the installation itself has there for this deployment exist and be current."""
         ...
 
-    async def upload(self, deployment: Deployment, bundle: Bundle) -> None:
-        """Put the deployment's code and bindings there."""
+    async def upload(
+        self, deployment: Deployment, bundle: Bundle, secrets: Mapping[str, str]
+    ) -> None:
+        """Put the deployment's code and bindings there, its secrets' values by name included."""
+        ...
+
+    async def change_secrets(
+        self, deployment: Deployment, values: Mapping[str, str | None]
+    ) -> None:
+        """Give a deployment that is there these secrets, by name; None removes one."""
         ...
 
     async def route(self, deployment: Deployment) -> None:

@@ -1,9 +1,9 @@
 """The saga of a deployment: from what happened to what is done next. Pure.
 
-Steps: validate, session_store, upload, route, probe, then `deployment.succeeded`. A deployment that
-cannot succeed is compensated: route and script are removed, then `deployment.failed`. One that is
-to be torn down stops at the next step or, if it is live, is removed the same way and ends as
-`deployment.torn_down`.
+Steps: validate, session_store, upload, route, probe, secrets (those that changed since the upload),
+then `deployment.succeeded`. A deployment that cannot succeed is compensated: route and script are
+removed, then `deployment.failed`. One that is to be torn down stops at the next step or, if it is
+live, is removed the same way and ends as `deployment.torn_down`.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,10 @@ from webhost_contracts.events import (
 from webhost_deployer.decisions import AGENT_DELETED
 from webhost_deployer.model import Deployment, Phase, Step
 
-FORWARD = (Step.VALIDATE, Step.SESSION_STORE, Step.UPLOAD, Step.ROUTE, Step.PROBE)
+FORWARD = (
+    *(Step.VALIDATE, Step.SESSION_STORE, Step.UPLOAD, Step.ROUTE, Step.PROBE),
+    Step.SECRETS,
+)
 REMOVAL = (Step.REMOVE_ROUTE, Step.REMOVE_SCRIPT)
 
 MAX_TRIES = 8
@@ -43,7 +46,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Succeed:
-    """Record that the deployment answers."""
+    """Record that the deployment answers; first do `secrets` again if any changed since."""
+
+    secrets: Run
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,18 @@ def due_at(state: Deployment) -> int | None:
             return None
 
 
-def succeeded(state: Deployment, run: Run, started_at_ms: int) -> DeploymentStepSucceeded:
-    """Return the fact that the step is done."""
+def succeeded(
+    state: Deployment, run: Run, started_at_ms: int, secrets_version: int | None = None
+) -> DeploymentStepSucceeded:
+    """Return the fact that the step is done, and of which version the secrets are then: by default
+    that of before.
+    """
     return DeploymentStepSucceeded(
         agent_id=state.agent_id,
         step=run.step,
         attempt=run.attempt,
         started_at_ms=started_at_ms,
+        secrets_version=state.secrets_version if secrets_version is None else secrets_version,
     )
 
 
@@ -133,11 +143,12 @@ def delay_ms(failed_tries: int, jitter: float, longest_ms: int) -> int:
 
 
 def _forward(state: Deployment, now_ms: int) -> Action:
-    step = next((step for step in FORWARD if step not in state.done), None)
+    left = next((step for step in FORWARD if step not in state.done), None)
+    step = left or FORWARD[-1]
     if state.tear_down_at_ms is not None and state.tear_down_at_ms <= now_ms:
-        return _give_up(state, step or FORWARD[-1], AGENT_DELETED, now_ms)
-    if step is None:
-        return Succeed()
+        return _give_up(state, step, AGENT_DELETED, now_ms)
+    if left is None and state.retry_at_ms <= now_ms:
+        return Succeed(Run(step, state.tries + 1))
     if state.progress_at_ms is not None and now_ms - state.progress_at_ms >= NO_PROGRESS_MS:
         return _give_up(state, step, "No progress for 15 minutes.", now_ms)
     if state.retry_at_ms > now_ms:

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, model_validator
 from webhost_kit.keys import MasterKeys, Signer, parse_public_keys, parse_signers
 from webhost_kit.process.settings import Address, Tiered
+from webhost_kit.sealing import Opener
 
 from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, WorkersDev
 from webhost_deployer.cloudflare.egress import Egress, parse
@@ -43,6 +44,9 @@ class Settings(Tiered):
     """The gateway's public keys, `<key id>:<base64url>,…`, that Workers verify calls with."""
     platform_private_keys: SecretStr
     """Ed25519 keys, `<key id>:<base64url seed>,…`; the first one signs calls to Workers."""
+    secrets_private_keys: SecretStr
+    """X25519 keys, `<key id>:<base64url>,…`, that open customers' secrets. The first one is that of
+    the api's `SECRETS_PUBLIC_KEY`; older ones open what was sealed before."""
     cloudflare_dispatch_namespace: Namespace | None = None
     """Workers for Platforms: the untrusted dispatch namespace that agents are deployed into."""
     cloudflare_retired_dispatch_namespace: Namespace | None = None
@@ -75,7 +79,7 @@ class Settings(Tiered):
             )
         if self.egress != Egress() and self.cloudflare_dispatch_namespace is None:
             raise ValueError("AGENT_EGRESS needs CLOUDFLARE_DISPATCH_NAMESPACE")
-        _ = self.routing, self.master_keys, self.signers, self.public_invoke_keys
+        _ = self.routing, self.master_keys, self.signers, self.public_invoke_keys, self.opener
         return self
 
     def _require_hosts_apart(self) -> None:
@@ -136,6 +140,11 @@ class Settings(Tiered):
     def signers(self) -> tuple[Signer, ...]:
         """Return the platform's keys; the first one signs."""
         return parse_signers(self.platform_private_keys.get_secret_value(), "PLATFORM_PRIVATE_KEYS")
+
+    @property
+    def opener(self) -> Opener:
+        """Return what opens customers' secrets."""
+        return Opener.parse(self.secrets_private_keys.get_secret_value(), "SECRETS_PRIVATE_KEYS")
 
     @property
     def public_invoke_keys(self) -> dict[str, str]:

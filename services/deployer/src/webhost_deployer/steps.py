@@ -1,20 +1,22 @@
 """Does one step of the saga, at whichever provider the deployment is for."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
 import structlog
 from webhost_contracts.artifacts import Artifact, Bundle
 from webhost_contracts.errors import DeploymentError
 from webhost_kit.errors import ArtifactInvalid, ArtifactsAway, Unavailable
-from webhost_kit.process.observability import redact_text
+from webhost_kit.process.observability import REDACTED, redact_text
+from webhost_kit.sealing import CannotOpen
 
 from webhost_deployer.budget import calls_for
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.model import AgentTeardown, Deployment, Step
 from webhost_deployer.provider import Provider, ProviderError
 from webhost_deployer.saga import REMOVAL
+from webhost_deployer.secrets.values import Changes, SecretValues
 
 log = structlog.get_logger(__name__)
 
@@ -42,26 +44,34 @@ class Steps:
         providers: Mapping[str, Provider],
         read: Callable[[Artifact], Awaitable[Bundle]],
         capacity: Capacity,
+        secrets: SecretValues,
     ) -> None:
         self._providers = providers
         self._read = read
         self._capacity = capacity
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._secrets = secrets
 
     def provider_of(self, deployment: Deployment) -> Provider:
         """Return where the deployment runs. Raises KeyError when it can run nowhere."""
         return self._providers[deployment.plan.runtime_provider]
 
-    async def perform(self, step: Step, deployment: Deployment) -> None:
-        """Do the step; raises StepFailed, or Unavailable when our own Postgres is away."""
+    async def perform(self, step: Step, deployment: Deployment) -> int:
+        """Do the step, and return the version of the secrets that the deployment has then.
+
+        Raises StepFailed, or Unavailable when our own Postgres is away.
+        """
         try:
             async with self._memory(step, deployment), asyncio.timeout(STEP_TIMEOUT_S):
                 with calls_for(deployment.user_id, removes=step in REMOVAL):
-                    await self._perform(step, deployment)
+                    return await self._perform(step, deployment)
         except ProviderError as error:
             raise StepFailed(_from_provider(step, error), transient=error.transient) from error
         except ArtifactInvalid as error:
             raise _failed(step, str(error), transient=False) from error
+        except CannotOpen as error:
+            message = f"A secret cannot be opened: {error}. Set it again."
+            raise _failed(step, message, transient=False) from error
         except (ArtifactsAway, TimeoutError) as error:
             raise _failed(step, str(error) or "Timed out.", transient=True) from error
         except (StepFailed, Unavailable):
@@ -83,24 +93,36 @@ class Steps:
         is_large = reads and deployment.plan.artifact.size_bytes > LARGE_BYTES
         return self._large if is_large else nullcontext()
 
-    async def _perform(self, step: Step, deployment: Deployment) -> None:
+    async def _perform(self, step: Step, deployment: Deployment) -> int:
         if step is Step.VALIDATE:
             await self._validate(deployment)
-            return
+            return deployment.secrets_version
         provider = self.provider_of(deployment)
         match step:
             case Step.SESSION_STORE:
                 await provider.ensure_installation(deployment)
             case Step.UPLOAD:
-                await provider.upload(deployment, await self._bundle(deployment))
+                bundle = await self._bundle(deployment)
+                changes = await self._secrets.changes_since(deployment, 0)
+                with _hidden(changes):
+                    await provider.upload(deployment, bundle, changes.bindings)
+                return changes.version
             case Step.ROUTE:
                 await provider.route(deployment)
             case Step.PROBE:
                 await provider.probe(deployment)
+            case Step.SECRETS:
+                since = deployment.secrets_version
+                changes = await self._secrets.changes_since(deployment, since)
+                if changes.values:
+                    with _hidden(changes):
+                        await provider.change_secrets(deployment, changes.values)
+                return changes.version
             case Step.REMOVE_ROUTE:
                 await provider.remove_route(deployment)
             case Step.REMOVE_SCRIPT:
                 await provider.remove_script(deployment)
+        return deployment.secrets_version
 
     async def _validate(self, deployment: Deployment) -> None:
         name = deployment.plan.runtime_provider
@@ -112,11 +134,30 @@ class Steps:
         problem = self._providers[name].problem_of(deployment, bundle)
         if problem is None:
             problem = await self._capacity.problem_of(deployment)
+        if problem is None and (missing := await self._secrets.not_set(deployment)):
+            problem = (
+                f"The deployment requires secrets that are not set: {', '.join(missing)}. Set each"
+                " with `webhost secrets set AGENT KEY`, and deploy again."
+            )
         if problem is not None:
             raise _failed(Step.VALIDATE, problem, transient=False)
 
     async def _bundle(self, deployment: Deployment) -> Bundle:
         return await self._read(deployment.plan.artifact)
+
+
+@contextmanager
+def _hidden(changes: Changes) -> Generator[None]:
+    """Let no value reach an error, whatever the provider answers."""
+    try:
+        yield
+    except ProviderError as error:
+        message = error.message
+        for value in sorted(changes.bindings.values(), key=len, reverse=True):
+            message = message.replace(value, REDACTED)
+        raise ProviderError(
+            error.endpoint, error.code, message, transient=error.transient
+        ) from None
 
 
 def _failed(step: Step, message: str, *, transient: bool) -> StepFailed:

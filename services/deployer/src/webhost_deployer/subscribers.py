@@ -1,14 +1,19 @@
 """Which command goes to which handler.
 
-Consumes: `cmd.deployer.deploy.*`, `cmd.deployer.tear-down.*`, `cmd.deployer.tear-down-agent.*`.
+Consumes: `cmd.deployer.deploy.*`, `cmd.deployer.tear-down.*`, `cmd.deployer.tear-down-agent.*`; the
+requests `rpc.deployer.secrets`, `rpc.deployer.set-secrets` and `rpc.deployer.delete-secrets`.
 Guarantees, retries and dead letters: see `webhost_kit.bus.commands`. A dead-lettered deploy command
-fails its deployment; a dead-lettered teardown is left to the operator, who can replay it.
+fails its deployment; a dead-lettered teardown is left to the operator, who can replay it. For
+requests see `webhost_kit.bus.rpc`.
 """
 
+from webhost_contracts import subjects
 from webhost_contracts.commands import DEPLOY, TEAR_DOWN, TEAR_DOWN_AGENT
 from webhost_kit.bus.commands import CommandConsumer
+from webhost_kit.bus.rpc import RequestServer
 
 from webhost_deployer.handlers import Handlers
+from webhost_deployer.secrets.handlers import SecretHandlers
 
 SERVICE = "deployer"
 
@@ -18,3 +23,10 @@ def register(commands: CommandConsumer, handlers: Handlers) -> None:
     commands.subscribe(DEPLOY, handlers.deploy, on_dead=handlers.deploy_is_dead)
     commands.subscribe(TEAR_DOWN, handlers.tear_down)
     commands.subscribe(TEAR_DOWN_AGENT, handlers.tear_down_agent)
+
+
+def register_requests(requests: RequestServer, handlers: SecretHandlers) -> None:
+    """Connect requests and handlers."""
+    requests.serve(subjects.RPC_SECRETS, handlers.secrets)
+    requests.serve(subjects.RPC_SET_SECRETS, handlers.set_secrets)
+    requests.serve(subjects.RPC_DELETE_SECRETS, handlers.delete_secrets)

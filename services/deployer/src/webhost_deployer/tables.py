@@ -45,3 +45,42 @@ rate_limits = sa.Table(
     sa.Column("at", sa.DateTime(timezone=True), nullable=False),
 )
 """Token buckets: one for each API token, and one for each user of it."""
+
+agent_secrets = sa.Table(
+    "agent_secrets",
+    metadata,
+    sa.Column("agent_id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+"""The version of each agent's secrets: how many facts there are about them."""
+
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("agent_id", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("sealed", sa.Text),
+    sa.Column("is_lost", sa.Boolean, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("operation", sa.Text),
+)
+"""Sealed values, by name. Without one, the row is a deletion that a Worker may not know of yet, or
+stands for a value that a restore lost. `version` is that of the agent's secrets which it is of,
+`operation` the request that set it.
+"""
+
+secret_updates = sa.Table(
+    "secret_updates",
+    metadata,
+    sa.Column("deployment_id", sa.Text, primary_key=True),
+    sa.Column("agent_id", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("is_active", sa.Boolean, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("due_at_ms", sa.BigInteger, nullable=False),
+    sa.Index("secret_updates_by_agent", "agent_id"),
+    sa.Index("secret_updates_due", "due_at_ms"),
+)
+"""The deployments that answer and lag behind their agent's secrets."""

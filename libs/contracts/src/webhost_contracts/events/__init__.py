@@ -7,6 +7,7 @@
 | key        | api              | EVENTS |
 | deployment | deployer         | EVENTS |
 | teardown   | deployer         | EVENTS |
+| secret     | deployer         | EVENTS |
 | account    | billing          | EVENTS |
 | invocation | gateway          | USAGE  |
 | telemetry  | telemetry-ingest | USAGE  |
@@ -30,6 +31,7 @@ from webhost_contracts.events.agent import (
 from webhost_contracts.events.base import Envelope, Event
 from webhost_contracts.events.deployment import (
     DeploymentFailed,
+    DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
     DeploymentStepSucceeded,
@@ -39,6 +41,7 @@ from webhost_contracts.events.deployment import (
 )
 from webhost_contracts.events.invocation import InvocationFinished
 from webhost_contracts.events.key import KeyCreated, KeyRevoked, KeyRotated
+from webhost_contracts.events.secret import SecretDeleted, SecretSet
 from webhost_contracts.events.teardown import TeardownFinished, TeardownStarted
 from webhost_contracts.events.telemetry import TelemetryAccepted
 from webhost_contracts.events.user import UserRegistered
@@ -61,11 +64,14 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     DeploymentStepSucceeded,
     DeploymentStepFailed,
     DeploymentSucceeded,
+    DeploymentSecretsApplied,
     DeploymentFailed,
     DeploymentTeardownScheduled,
     DeploymentTornDown,
     TeardownStarted,
     TeardownFinished,
+    SecretSet,
+    SecretDeleted,
     TierChanged,
     AccountDisabled,
     AccountEnabled,
@@ -87,6 +93,7 @@ __all__ = [
     "DeploymentFailed",
     "DeploymentRequested",
     "DeploymentRetired",
+    "DeploymentSecretsApplied",
     "DeploymentStarted",
     "DeploymentStepFailed",
     "DeploymentStepSucceeded",
@@ -99,6 +106,8 @@ __all__ = [
     "KeyCreated",
     "KeyRevoked",
     "KeyRotated",
+    "SecretDeleted",
+    "SecretSet",
     "TeardownFinished",
     "TeardownStarted",
     "TelemetryAccepted",

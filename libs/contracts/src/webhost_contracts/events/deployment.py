@@ -38,11 +38,15 @@ class DeploymentStarted(DeployerEvent, frozen=True, kw_only=True, tag="deploymen
 class DeploymentStepSucceeded(
     DeployerEvent, frozen=True, kw_only=True, tag="deployment.step_succeeded.v1"
 ):
-    """One step of the saga is done and need not be done again."""
+    """One step of the saga is done and need not be done again.
+
+    `secrets_version` is that of the secrets which the deployment has then.
+    """
 
     step: str
     attempt: int
     started_at_ms: int
+    secrets_version: int = 0
 
 
 class DeploymentStepFailed(
@@ -58,10 +62,19 @@ class DeploymentStepFailed(
 
 
 class DeploymentSucceeded(DeployerEvent, frozen=True, kw_only=True, tag="deployment.succeeded.v1"):
-    """The deployment answers at `invoke_url`."""
+    """The deployment answers at `invoke_url`, and has its agent's secrets of `secrets_version`."""
 
     worker_name: str
     invoke_url: str
+    secrets_version: int = 0
+
+
+class DeploymentSecretsApplied(
+    DeployerEvent, frozen=True, kw_only=True, tag="deployment.secrets_applied.v1"
+):
+    """A deployment that answers was given its agent's secrets of `secrets_version`."""
+
+    secrets_version: int
 
 
 class DeploymentFailed(DeployerEvent, frozen=True, kw_only=True, tag="deployment.failed.v1"):

@@ -5,7 +5,7 @@ takes, encodes the struct that it returns, and describes both.
 """
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.nats import NatsBroker
@@ -34,9 +34,21 @@ def broker(url: str, name: str, middleware: Any) -> NatsBroker:
     )
 
 
-def describe(described: NatsBroker, title: str) -> str:
-    """Return the AsyncAPI document of the broker's subscriptions, as JSON with sorted keys."""
+def describe(described: NatsBroker, title: str, *more: NatsBroker) -> str:
+    """Return the AsyncAPI document of the brokers' subscriptions, as JSON with sorted keys."""
     from faststream.specification import AsyncAPI
 
-    document = AsyncAPI(described, title=title, version="1").to_specification().to_json()
-    return json.dumps(json.loads(document), indent=2, sort_keys=True)
+    document: dict[str, Any] = {}
+    for each in (described, *more):
+        own = AsyncAPI(each, title=title, version="1").to_specification().to_json()
+        document = _joined(document, json.loads(own))
+    return json.dumps(document, indent=2, sort_keys=True)
+
+
+def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    both = dict(one)
+    for name, theirs in other.items():
+        own = both.get(name)
+        is_group = isinstance(own, dict) and isinstance(theirs, dict)
+        both[name] = _joined(cast(Any, own), cast(Any, theirs)) if is_group else theirs
+    return both

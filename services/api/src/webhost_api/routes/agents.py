@@ -86,10 +86,20 @@ async def get_agent(deps: Deps, caller: CurrentCaller, agent_id: AgentId) -> Res
 async def update_agent(
     deps: Deps, caller: CurrentCaller, agent_id: AgentId, body: UpdateAgentBody
 ) -> Response:
-    """Change an agent's fields."""
+    """Change an agent's fields. Secrets whose names are not declared any more are deleted."""
     command = msgspec.convert(body.model_dump(), DescribeAgent)
+    version = 0
+    if command.env_var_keys is not None:
+        async with deps.database.snapshot() as connection:
+            agent, undeclared = await handlers.check_update(
+                connection, caller, deps.tiers, agent_id, command
+            )
+        if undeclared:
+            version = await deps.secrets.delete(caller, agent, undeclared)
 
     async def work(connection: AsyncConnection) -> AgentResponse:
+        if version:
+            await handlers.secrets_changed(connection, caller, agent_id, version)
         agent = await handlers.update_agent(connection, caller, deps.tiers, agent_id, command)
         return AgentResponse.model_validate({"agent": agent})
 

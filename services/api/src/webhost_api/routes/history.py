@@ -31,16 +31,16 @@ router = APIRouter(tags=["history"], route_class=UserRoute)
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 _STREAM = """\
-Server-sent events of this agent, as they happen; the schema is that of one. The name of each is its type (docs/events.md), the
-data `{id, type, agentId, deploymentId?, atMs, actor, data}` with what of the event is shown; ids
-count an agent's events from 1. With `Last-Event-ID`, those behind it come first, none missing and
-none twice. Without, `ready` comes first, with the id of the newest event, and what follows is new.
-`reset`, in place of events that are no longer there (they are older than the plan's `logDays`) or
-not there yet (after a restore), says: read the agent anew; what follows is behind the reset's id.
-`invocation.finished.v1` has no id: a notice of a counted call, live only; it may be missing or come
-twice. After `agent.deleted.v1` the stream ends; otherwise when the token expires, or after an hour
-(with an API key a minute), or when the service stops: connect again with the last id. A comment is
-the heartbeat."""
+Server-sent events of this agent, as they happen; the schema is that of one. The name of each is its
+type (docs/events.md), the data `{id, type, agentId, deploymentId?, atMs, actor, data}` with what of
+the event is shown; ids count an agent's events from 1. With `Last-Event-ID`, those behind it come
+first, none missing and none twice. Without, `ready` comes first, with the id of the newest event,
+and what follows is new. `reset`, in place of events that are no longer there (they are older than
+the plan's `logDays`) or not there yet (after a restore), says: read the agent anew; what follows is
+behind the reset's id. `invocation.finished.v1` has no id: a notice of a counted call, live only; it
+may be missing or come twice. After `agent.deleted.v1` the stream ends; otherwise when the token
+expires, or after an hour (with an API key a minute), or when the service stops: connect again with
+the last id. A comment is the heartbeat."""
 
 _EVENT: dict[str, Any] = {
     "type": "object",

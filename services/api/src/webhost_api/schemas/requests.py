@@ -6,12 +6,14 @@ Unknown fields are refused, and so is a value of another type than the field's.
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from pydantic.alias_generators import to_camel
 from webhost_contracts.api_keys import KeyScope
 from webhost_contracts.bindings import RESERVED_NAMES, RESERVED_PREFIX, is_reserved
 
 MAX_ENV_VARS = 50
+ENV_VAR_KEY = r"^[A-Z][A-Z0-9_]{0,63}$"
+MAX_SECRET_BYTES = 5 * 1024
 MAX_MODULE_CHARS = 1024 * 1024
 MAX_KEY_AGENTS = 50
 MAX_OVERLAP_S = 7 * 24 * 3600
@@ -78,6 +80,22 @@ def _a_date(value: str) -> str:
 
 
 _WITHOUT_NUL = _written(pattern=r"^[^\x00]*$")
+
+
+def _storable(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if "\x00" in text:
+        raise ValueError("must not contain the character NUL")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        # From None: the error would hold the value.
+        raise ValueError("must be Unicode text") from None
+    if size > MAX_SECRET_BYTES:
+        raise ValueError(f"must be at most {MAX_SECRET_BYTES} bytes in UTF-8")
+    return value
+
+
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=80),
@@ -89,7 +107,7 @@ Description = Annotated[
 ]
 EnvVarKey = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}$"),
+    StringConstraints(pattern=ENV_VAR_KEY),
     AfterValidator(_not_reserved),
     _written(
         pattern=rf"^(?!({'|'.join(sorted(RESERVED_NAMES))})$)(?!{RESERVED_PREFIX})[A-Z][A-Z0-9_]{{0,63}}$"
@@ -106,6 +124,9 @@ Provider = Annotated[
     StringConstraints(min_length=1, max_length=32),
     AfterValidator(_no_nul),
     _written(enum=["cloudflare"]),
+]
+SecretValue = Annotated[
+    SecretStr, Field(min_length=1, max_length=MAX_SECRET_BYTES), AfterValidator(_storable)
 ]
 ModuleName = Annotated[
     str,
@@ -215,3 +236,14 @@ class RotateKeyBody(_Request):
     """How many seconds the secret of until now is still accepted; a day if absent."""
 
     overlap_seconds: Annotated[int, Field(ge=0, le=MAX_OVERLAP_S)] | None = None
+
+
+class SetSecretsBody(_Request):
+    """Values by name; each name is one of the agent's `envVarKeys`."""
+
+    secrets: Annotated[
+        dict[EnvVarKey, SecretValue],
+        Field(
+            min_length=1, max_length=MAX_ENV_VARS, examples=[{"OPENAI_API_KEY": "the key's value"}]
+        ),
+    ]

@@ -3,13 +3,20 @@
 Guarantees: see `sdk`; only scripts with this installation's tag are listed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from webhost_deployer.cloudflare.inventory import ListedRoute, ListedScript
 from webhost_deployer.cloudflare.platform_scripts import SESSIONS_MIGRATION
 from webhost_deployer.cloudflare.scripts import Script, installation_tag
-from webhost_deployer.cloudflare.sdk import DUPLICATE_ROUTE, Sdk, files_of, metadata_of
+from webhost_deployer.cloudflare.sdk import (
+    DUPLICATE_ROUTE,
+    Sdk,
+    files_of,
+    metadata_of,
+    patches_of,
+)
 from webhost_deployer.provider import ProviderError
 
 
@@ -53,6 +60,15 @@ class CloudflareApi:
                 files=files_of(script),
             ),
         )
+
+    async def change_secrets(self, script: str, values: Mapping[str, str | None]) -> None:
+        """Set these secrets of a script, and remove those that are None: one new version."""
+        change = self._workers.scripts.secrets.with_raw_response.bulk_update
+        for patch in patches_of(values):
+            await self._sdk.call(
+                f"PATCH /workers/scripts/{script}/secrets-bulk",
+                partial(change, script, account_id=self._account_id, secrets=cast(Any, patch)),
+            )
 
     async def delete_script(self, script: ListedScript) -> None:
         """Delete a script that was listed as ours; it may be gone already."""

@@ -8,7 +8,7 @@ that lead to a script of ours. A deployment stays where it began, so that an ins
 from one layout to the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from webhost_contracts.artifacts import Bundle
@@ -57,8 +57,16 @@ class Layout(Protocol):
         """Make the own scripts reachable."""
         ...
 
-    async def upload(self, deployment: Deployment, bundle: Bundle) -> None:
-        """Upload the deployment's scripts."""
+    async def upload(
+        self, deployment: Deployment, bundle: Bundle, secrets: Mapping[str, str]
+    ) -> None:
+        """Upload the deployment's scripts, the agent script with these secrets."""
+        ...
+
+    async def change_secrets(
+        self, deployment: Deployment, values: Mapping[str, str | None]
+    ) -> None:
+        """Set secrets of the agent script; None removes one."""
         ...
 
     async def route(self, deployment: Deployment) -> None:
@@ -109,7 +117,9 @@ class PlainAccount:
     async def publish(self) -> None:
         """Do nothing."""
 
-    async def upload(self, deployment: Deployment, bundle: Bundle) -> None:
+    async def upload(
+        self, deployment: Deployment, bundle: Bundle, secrets: Mapping[str, str]
+    ) -> None:
         """Upload the agent script first: the front's binding needs it."""
         plan = deployment.plan
         key = self._master_keys.telemetry_key(plan.key_version, deployment.id, plan.key_generation)
@@ -119,9 +129,16 @@ class PlainAccount:
         limits = Limits.of(self._tiers[known_tier(self._tiers, plan.tier)])
         installation_id = self._environment.installation_id
         await self._api.put_script(
-            scripts.agent_script(deployment, bundle, limits, installation_id)
+            scripts.agent_script(deployment, bundle, limits, installation_id, secrets)
         )
         await self._api.put_script(scripts.front_script(deployment, key, self._environment))
+
+    async def change_secrets(
+        self, deployment: Deployment, values: Mapping[str, str | None]
+    ) -> None:
+        """Change the agent script."""
+        name = agent_script_name(deployment.agent_id, deployment.id)
+        await self._api.change_secrets(name, values)
 
     async def route(self, deployment: Deployment) -> None:
         """Add the front's route, or enable its workers.dev host."""
@@ -202,10 +219,19 @@ class DispatchNamespace:
             await self._api.enable_subdomain(self._front)
         self._published = True
 
-    async def upload(self, deployment: Deployment, bundle: Bundle) -> None:
+    async def upload(
+        self, deployment: Deployment, bundle: Bundle, secrets: Mapping[str, str]
+    ) -> None:
         """Upload the agent script."""
-        script = scripts.agent_script(deployment, bundle, None, self._environment.installation_id)
+        installation_id = self._environment.installation_id
+        script = scripts.agent_script(deployment, bundle, None, installation_id, secrets)
         await self._user_workers.put(script)
+
+    async def change_secrets(
+        self, deployment: Deployment, values: Mapping[str, str | None]
+    ) -> None:
+        """Change the agent script."""
+        await self._user_workers.change_secrets(self.worker_name(deployment), values)
 
     async def route(self, deployment: Deployment) -> None:
         """Do nothing: the dispatch Worker's route is there."""

@@ -3,13 +3,15 @@
 Guarantees: see `sdk`; only scripts with this installation's tag are listed or deleted.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 from cloudflare import BaseModel
 
 from webhost_deployer.cloudflare.inventory import ListedScript
 from webhost_deployer.cloudflare.scripts import Script, installation_tag
-from webhost_deployer.cloudflare.sdk import Missing, Sdk, files_of, metadata_of
+from webhost_deployer.cloudflare.sdk import Missing, Sdk, files_of, metadata_of, patches_of
 from webhost_deployer.provider import ProviderError
 
 
@@ -60,6 +62,21 @@ class UserWorkers:
                 files=files_of(script),
             ),
         )
+
+    async def change_secrets(self, name: str, values: Mapping[str, str | None]) -> None:
+        """Set these secrets of a script, and remove those that are None: one new version."""
+        change = self._scripts.secrets.with_raw_response.bulk_update
+        for patch in patches_of(values):
+            await self._sdk.call(
+                f"PATCH {self._path}/{name}/secrets-bulk",
+                partial(
+                    change,
+                    name,
+                    account_id=self._account_id,
+                    dispatch_namespace=self.namespace,
+                    secrets=cast(Any, patch),
+                ),
+            )
 
     async def list(self) -> list[ListedScript]:
         """Return the scripts with this installation's tag; none where there is no namespace."""

@@ -4,7 +4,7 @@ A call whose outcome is unknown may be repeated: uploads replace, removals check
 existing route is compared.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from webhost_contracts.artifacts import Bundle
 from webhost_kit.database.locks import waited_for
@@ -83,9 +83,17 @@ class Cloudflare:
     def _layout(self, deployment: Deployment) -> Layout:
         return self._layout_of(deployment.plan.namespace)
 
-    async def upload(self, deployment: Deployment, bundle: Bundle) -> None:
+    async def upload(
+        self, deployment: Deployment, bundle: Bundle, secrets: Mapping[str, str]
+    ) -> None:
         """Upload the deployment's scripts, each with tags, bindings and secrets in one call."""
-        await self._layout(deployment).upload(deployment, bundle)
+        await self._layout(deployment).upload(deployment, bundle, secrets)
+
+    async def change_secrets(
+        self, deployment: Deployment, values: Mapping[str, str | None]
+    ) -> None:
+        """Set secrets of the agent script, and remove those that are None, in one call."""
+        await self._layout(deployment).change_secrets(deployment, values)
 
     async def route(self, deployment: Deployment) -> None:
         """Make the deployment reachable at its address."""

@@ -94,9 +94,14 @@ def _uploaded(module: Module) -> bytes:
 
 
 def agent_script(
-    deployment: Deployment, bundle: Bundle, limits: Limits | None, installation_id: str
+    deployment: Deployment,
+    bundle: Bundle,
+    limits: Limits | None,
+    installation_id: str,
+    secrets: Mapping[str, str],
 ) -> Script:
-    """Return the customer's script: its modules, called by a wrapper; nothing of the platform's.
+    """Return the customer's script: its modules, called by a wrapper, and the agent's secrets;
+    nothing of the platform's.
 
     A user Worker has no `limits` of its own: they come with each call, so that another tier's hold
     without a deploy.
@@ -115,7 +120,7 @@ def agent_script(
         main_module=worker.AGENT_MAIN,
         modules=worker.agent_modules() | {worker.CUSTOMER_MODULE: shim.encode()} | customer,
         tags=_tags(deployment, installation_id),
-        bindings=[],
+        bindings=[secret(name, value) for name, value in sorted(secrets.items())],
         compatibility_date=plan.compatibility_date,
         compatibility_flags=worker.FETCHING_FLAGS,
         limits={name: limit for name, limit in named.items() if limit is not None},

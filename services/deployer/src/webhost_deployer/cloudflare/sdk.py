@@ -5,7 +5,7 @@ are the saga's job. Every failure is a ProviderError that says whether the same 
 later.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
@@ -20,7 +20,7 @@ from cloudflare import (
 from webhost_contracts.artifacts import ModuleKind, kind_of
 
 from webhost_deployer.cloudflare.rate_limiter import RateLimiter
-from webhost_deployer.cloudflare.scripts import Script
+from webhost_deployer.cloudflare.scripts import Script, secret
 from webhost_deployer.provider import ProviderError
 
 TIMEOUT_S = 30.0
@@ -40,6 +40,9 @@ NO_SUCH_SCRIPT = "10007"
 SCRIPT_NOT_SEEN_YET = "10019"
 TRANSIENT_STATUS = frozenset({403, 408, 409, 425, 429})
 """403 was seen right after uploads that had succeeded."""
+
+MOST_SECRETS = 100
+"""How many secrets one call can change."""
 
 T = TypeVar("T")
 
@@ -98,6 +101,8 @@ class Sdk:
 def metadata_of(script: Script) -> dict[str, Any]:
     """Return the metadata of a script's upload; the SDK types neither `props` nor `limits`."""
     metadata: dict[str, Any] = {
+        # Nothing that an earlier upload of this name had, such as a secret deleted since.
+        "keep_bindings": [],
         "main_module": script.main_module,
         "compatibility_date": script.compatibility_date,
         "compatibility_flags": list(script.compatibility_flags),
@@ -117,6 +122,16 @@ def files_of(script: Script) -> list[tuple[str, bytes, str]]:
         (name, body, MODULE_TYPES[kind_of(name) or "javascript"])
         for name, body in script.modules.items()
     ]
+
+
+def patches_of(values: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """Return the JSON merge patches that set these secrets, and remove those that are None."""
+    patch = {
+        name: value if value is None else secret(name, value) for name, value in values.items()
+    }
+    names = sorted(patch)
+    parts = [names[at : at + MOST_SECRETS] for at in range(0, len(names), MOST_SECRETS)]
+    return [{name: patch[name] for name in part} for part in parts]
 
 
 def _raise(endpoint: str, error: CloudflareError) -> NoReturn:

@@ -1,0 +1,72 @@
+"""Brings changed secrets to the Worker of a deployment that answers.
+
+Consumes: the rows that say which deployments lag. Emits: `deployment.secrets_applied.v1`.
+Guarantees: a deployment stays in the work until it has the newest secrets; a failure of one holds
+up no other.
+On replay (a kill between the call and its outcome): the call is made again.
+"""
+
+from collections.abc import Callable
+
+import structlog
+from prometheus_client import Counter
+from webhost_contracts.events import DeploymentSecretsApplied
+from webhost_kit.clock import now_ms
+from webhost_kit.database.engine import Database
+from webhost_kit.process.crashpoints import crash_point
+
+from webhost_deployer import saga
+from webhost_deployer import store as deployments
+from webhost_deployer.model import Deployment, Step
+from webhost_deployer.secrets import store
+from webhost_deployer.secrets.store import Due
+from webhost_deployer.steps import StepFailed, Steps
+
+log = structlog.get_logger(__name__)
+
+_updates = Counter("webhost_deployer_secret_updates_total", "Workers brought up", ["outcome"])
+
+
+class SecretUpdates:
+    """Does one piece of the work at a time."""
+
+    def __init__(self, database: Database, steps: Steps, jitter: Callable[[], float]) -> None:
+        self._database = database
+        self._steps = steps
+        self._jitter = jitter
+
+    async def bring_up(self, due: Due) -> None:
+        """Give one Worker what it lacks, or postpone it. Raises Unavailable."""
+        if not due.deployment.is_kept:
+            await self._record(due.deployment, due.deployment.secrets_version)
+            return
+        try:
+            version = await self._steps.perform(Step.SECRETS, due.deployment)
+        except StepFailed as failure:
+            reason = failure.error.provider_message or failure.error.message
+            log.warning("secrets not applied", tries=due.tries + 1, error=reason)
+            _updates.labels("failed").inc()
+            await self._postpone(due)
+            return
+        crash_point("deployer.secrets.applied")
+        await self._record(due.deployment, version)
+        log.info("secrets applied", version=version)
+        _updates.labels("succeeded").inc()
+
+    async def _record(self, deployment: Deployment, version: int) -> None:
+        async with self._database.transaction() as connection:
+            await deployments.lock_agent(connection, deployment.agent_id)
+            newest = await deployments.load(connection, deployment.id) or deployment
+            if newest.is_kept and newest.secrets_version < version:
+                applied = DeploymentSecretsApplied(
+                    agent_id=newest.agent_id, secrets_version=version
+                )
+                newest = await deployments.record(connection, newest, [applied], now_ms())
+            await store.settle(connection, newest)
+
+    async def _postpone(self, due: Due) -> None:
+        tries = due.tries + 1
+        longest_ms = saga.LONGEST_TEARDOWN_DELAY_MS
+        due_at_ms = now_ms() + saga.delay_ms(tries, self._jitter(), longest_ms)
+        async with self._database.transaction() as connection:
+            await store.postpone(connection, due.deployment.id, tries, due_at_ms)

@@ -1,0 +1,91 @@
+"""Secrets of a real deployer's, on real Workers, in both layouts."""
+
+import secrets
+from typing import Any
+
+import pytest
+from webhost_contracts import ids, subjects
+from webhost_contracts.events import (
+    DeploymentSecretsApplied,
+    DeploymentSucceeded,
+    SecretDeleted,
+    SecretSet,
+)
+from webhost_contracts.rpc import (
+    ChangeSecretsReply,
+    DeleteSecretsRequest,
+    SecretsReply,
+    SecretsRequest,
+    SetSecretsRequest,
+)
+from webhost_kit.bus import rpc
+from webhost_kit.keys import base64url
+from webhost_kit.sealing import Owner, Sealer, public_half
+
+from tests.integration.deployer.conftest import on_both_layouts
+from tests.integration.deployer.harness import Harness, new_agent
+from tests.support.deadline import eventually
+from tests.support.facts import on_stream
+
+TELLS = "export default { async invoke(_, { env }) { return JSON.stringify(env); } };"
+APPLIED_S = 20
+
+
+def common(harness: Harness, agent_id: str) -> dict[str, Any]:
+    return {"user_id": harness.user_id, "agent_id": agent_id, "actor": f"user:{harness.user_id}"}
+
+
+async def set_secrets(harness: Harness, agent_id: str, **values: str) -> ChangeSecretsReply:
+    sealer = Sealer.parse(f"s1:{base64url(public_half(harness.secrets_key))}", "PUBLIC")
+    owners = {name: Owner(harness.user_id, agent_id, name) for name in values}
+    sealed = {name: sealer.seal(value, owners[name]) for name, value in values.items()}
+    operation = secrets.token_hex(8)
+    request = SetSecretsRequest(**common(harness, agent_id), sealed=sealed, operation=operation)
+    return await rpc.call(harness.bus, subjects.RPC_SET_SECRETS, request, ChangeSecretsReply)
+
+
+async def until_told(harness: Harness, url: str, deployment: str, told: str) -> None:
+    async def holds() -> bool:
+        answer = await harness.invoke(url, deployment, "What is it?")
+        return answer.json()["output"] == {"text": told}
+
+    await eventually(holds, f"the Worker to say {told}", seconds=APPLIED_S)
+
+
+@pytest.mark.accept("7.3.reaches")
+@on_both_layouts
+async def test_secrets_are_bound_changed_and_removed(harness: Harness) -> None:
+    deployer = await harness.start()
+    await deployer.until_ready()
+    agent = new_agent()
+    assert (await set_secrets(harness, agent, KEY="one", OTHER="o")).version == 1
+    deployment = await harness.deploy(agent, TELLS)
+    event = await harness.until_stated(deployment)
+    assert isinstance(event, DeploymentSucceeded), event
+    assert event.secrets_version == 1
+    await until_told(harness, event.invoke_url, deployment, '{"KEY":"one","OTHER":"o"}')
+
+    harness.crash_at("deployer.secrets.applied")
+    assert (await set_secrets(harness, agent, OTHER="p")).version == 2
+    await deployer.died()
+    await deployer.start()
+    delete = DeleteSecretsRequest(**common(harness, agent), keys=("KEY", "OTHER"))
+    reply = await rpc.call(harness.bus, subjects.RPC_DELETE_SECRETS, delete, ChangeSecretsReply)
+    assert reply.version == 3
+    await until_told(harness, event.invoke_url, deployment, "{}")
+    await harness.until_quiet()
+    listing = SecretsRequest(user_id=harness.user_id, agent_id=agent)
+    listed = await rpc.call(harness.bus, subjects.RPC_SECRETS, listing, SecretsReply)
+    assert listed == SecretsReply(version=3, set_at_ms={})
+
+    applied = [e for e in harness.stated(deployment) if isinstance(e, DeploymentSecretsApplied)]
+    assert applied[-1].secrets_version == 3
+    subject = subjects.event(harness.user_id, "secret", agent)
+    kinds = {kind.type_name(): kind for kind in (SecretSet, SecretDeleted)}
+    facts = await on_stream(harness.bus, subjects.EVENTS, subject, kinds)
+    assert [(envelope.version, fact) for envelope, fact in facts] == [
+        (1, SecretSet(agent_id=agent, keys=("KEY", "OTHER"))),
+        (2, SecretSet(agent_id=agent, keys=("OTHER",))),
+        (3, SecretDeleted(agent_id=agent, keys=("KEY", "OTHER"))),
+    ]
+    assert {envelope.aggregate_id for envelope, _ in facts} == {ids.secrets_of(agent)}
