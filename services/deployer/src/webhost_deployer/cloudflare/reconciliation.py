@@ -25,6 +25,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.database.locks import held
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.store import events_table
+from webhost_kit.process.crashpoints import crash_point
 
 from webhost_deployer import store
 from webhost_deployer.budget import calls_for
@@ -39,6 +40,7 @@ from webhost_deployer.cloudflare.reconcile import (
     plan,
 )
 from webhost_deployer.cloudflare.scripts import tagged
+from webhost_deployer.crash_points import ORPHANED_ROUTE, ORPHANED_SCRIPT, Moment, point
 from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
 
@@ -120,10 +122,14 @@ class Reconciliation:
 
     async def _remove(self, found: Plan) -> None:
         for route in found.routes:
+            crash_point(point(ORPHANED_ROUTE, Moment.STARTING))
             await self._account.delete_route(route)
+            crash_point(point(ORPHANED_ROUTE, Moment.DONE))
             _removed.inc()
         for script in found.scripts:
+            crash_point(point(ORPHANED_SCRIPT, Moment.STARTING))
             await self._account.delete_script(script)
+            crash_point(point(ORPHANED_SCRIPT, Moment.DONE))
             _removed.inc()
 
     async def _known(self, deployment_ids: set[str]) -> dict[str, Deployment]:
