@@ -37,6 +37,7 @@ COMMANDS = {
     "usage": ("usage", "Show what was used in a period, and the plan's limits."),
     "billing": ("billing", "Operators: usage."),
     "users": ("users", "Operators: users."),
+    "cloudflare": ("cloudflare", "Operators: what this installation has at Cloudflare."),
     "streams": ("streams", "Operators: projections, and republishing lost facts."),
     "deadletters": (
         "deadletters",

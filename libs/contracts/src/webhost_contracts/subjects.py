@@ -46,6 +46,7 @@ RPC_USAGE = "rpc.billing.usage"
 RPC_RECENT_EVENTS = "rpc.billing.recent-events"
 RPC_REBUILD = "rpc.billing.rebuild"
 RPC_SET_TIER = "rpc.billing.set-tier"
+RPC_RECONCILE = "rpc.deployer.reconcile"
 
 
 def event(user_id: str, kind: str, aggregate_id: str) -> str:

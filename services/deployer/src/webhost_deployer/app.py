@@ -6,6 +6,7 @@ from webhost_contracts import subjects
 from webhost_kit.bus import artifacts
 from webhost_kit.bus.commands import CommandConsumer
 from webhost_kit.bus.connection import connect
+from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
@@ -32,7 +33,7 @@ from webhost_deployer.recovery import OWN_SUBJECTS, TYPES, recover
 from webhost_deployer.runner import Runner
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
-from webhost_deployer.subscribers import register
+from webhost_deployer.subscribers import register, register_requests
 
 NEEDS = (subjects.EVENTS, subjects.COMMANDS, subjects.DEAD_LETTERS, subjects.ARTIFACTS_STREAM)
 
@@ -92,9 +93,17 @@ async def compose(service: Service, settings: Settings) -> None:
     every_s = settings.reconcile_every_s
     # What is left in a retired namespace still needs its front.
     refresh = partial(provider.refresh_installation, settings.namespace)
-    service.add(
+    reconciliation = service.add(
         "reconciliation",
-        Reconciliation(database, bus, account, settings.routing, refresh, every_s=every_s),
+        Reconciliation(
+            database,
+            bus,
+            account,
+            settings.routing,
+            refresh,
+            every_s=every_s,
+            behind=own_facts.check,
+        ),
     )
     handlers = Handlers(
         database,
@@ -105,3 +114,6 @@ async def compose(service: Service, settings: Settings) -> None:
     commands = service.add("commands", CommandConsumer(nats_url, bus, service.name))
     register(commands, handlers)
     await commands.start()
+    requests = service.add("requests", RequestServer(nats_url, service.name))
+    register_requests(requests, reconciliation)
+    await requests.start()

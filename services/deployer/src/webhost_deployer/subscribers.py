@@ -3,11 +3,15 @@
 Consumes: `cmd.deployer.deploy.*`, `cmd.deployer.tear-down.*`, `cmd.deployer.tear-down-agent.*`.
 Guarantees, retries and dead letters: see `webhost_kit.bus.commands`. A dead-lettered deploy command
 fails its deployment; a dead-lettered teardown is left to the operator, who can replay it.
+`rpc.deployer.reconcile` is an operator's request, with one reply (see `webhost_kit.bus.rpc`).
 """
 
+from webhost_contracts import subjects
 from webhost_contracts.commands import DEPLOY, TEAR_DOWN, TEAR_DOWN_AGENT
 from webhost_kit.bus.commands import CommandConsumer
+from webhost_kit.bus.rpc import RequestServer
 
+from webhost_deployer.cloudflare.reconciliation import Reconciliation
 from webhost_deployer.handlers import Handlers
 
 SERVICE = "deployer"
@@ -18,3 +22,8 @@ def register(commands: CommandConsumer, handlers: Handlers) -> None:
     commands.subscribe(DEPLOY, handlers.deploy, on_dead=handlers.deploy_is_dead)
     commands.subscribe(TEAR_DOWN, handlers.tear_down)
     commands.subscribe(TEAR_DOWN_AGENT, handlers.tear_down_agent)
+
+
+def register_requests(requests: RequestServer, reconciliation: Reconciliation) -> None:
+    """Connect requests and what replies to them."""
+    requests.serve(subjects.RPC_RECONCILE, reconciliation.reply)
