@@ -18,7 +18,7 @@ from sqlalchemy import text
 from webhost_contracts import ids
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, Module
 from webhost_contracts.commands import Deploy, TearDown, TearDownAgent
-from webhost_deployer import app, saga
+from webhost_deployer import app, executor, saga
 from webhost_deployer.app import cloudflare_of
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.cloudflare import sdk, worker_client
@@ -110,11 +110,11 @@ class Ground:
         within = "" if namespace is None else f"/dispatch/namespaces/{namespace}"
         return f"{self.workers}{within}/scripts"
 
-    async def scripts(self, tag: str) -> set[str]:
-        """The scripts that have this tag, wherever they are."""
+    async def scripts(self, tag: str, namespace: str | None) -> set[str]:
+        """The scripts that have this tag, on the account and in this namespace."""
         found: set[str] = set()
-        for namespace in {None, self.namespace}:
-            listed = await self.api("GET", self.scripts_path(namespace))
+        for within in {None, namespace}:
+            listed = await self.api("GET", self.scripts_path(within))
             found |= {it["id"] for it in listed or () if tag in it["tags"]}
         return found
 
@@ -130,20 +130,22 @@ class Case:
         self,
         ground: Ground,
         installation_id: str,
+        namespace: str | None,
         line: Line,
         handlers: Handlers,
-        executor: Executor,
+        works: Executor,
         budget: str,
     ) -> None:
         self.ground = ground
         self.installation_id = installation_id
+        self.namespace = namespace
         self.line = line
         self.handlers = handlers
         self.user_id = f"usr_{secrets.token_hex(8)}"
         self.agent_id = new_id(ids.AGENT, now_ms())
         self.deployment_id = new_id(ids.DEPLOYMENT, now_ms())
         self.reconciliation: Reconciliation
-        self._executor = executor
+        self._executor = works
         self._budget = budget
         self._unblocked = False
         self._refilled = 0.0
@@ -182,7 +184,8 @@ class Case:
         """Do what is due until nothing is."""
         async with asyncio.timeout(CASE_S), in_background(self._let_a_block_pass()):
             while (due := await self._due_at_ms()) is not None:
-                await asyncio.sleep(max(0, due - now_ms()) / 1000)
+                # By the executor's clock, which a test may have moved.
+                await asyncio.sleep(max(0, due - executor.now_ms()) / 1000)
                 await self._executor.execute(self.agent_id, cast(Lock, _NoLock()))
 
     async def facts(self) -> list[str]:
@@ -262,23 +265,26 @@ async def case_of(
     """A case whose line is in order yet. `fresh`: of an installation that has nothing yet."""
     name = f"c{next(_numbers)}"
     line = Line(name, f"{name}.example", fault)
-    installation_id = f"ins_{secrets.token_hex(8)}" if fresh else ground.installation_id
+    installation_id, namespace = ground.installation_id, ground.namespace
+    if fresh:
+        installation_id = f"ins_{secrets.token_hex(8)}"
+        namespace = namespace and f"customers-{secrets.token_hex(4)}"
     async with AsyncExitStack() as stack:
         stack.enter_context(ground.cloudflare.line(line))
         service = await stack.enter_async_context(aclosing(Service("deployer")))
-        settings = cast(Any, Settings)(**_settings(ground, line, installation_id))
+        settings = cast(Any, Settings)(**_settings(ground, line, installation_id, namespace))
         provider, account = cloudflare_of(service, settings, ground.database)
         [budget] = [it for it in _parts(provider) if isinstance(it, _OwnBudget)]
         steps = Steps({"cloudflare": provider}, _read, Capacity(ground.database, None))
-        handlers = Handlers(ground.database, 1, ground.namespace, lambda: None)
-        executor = Executor(ground.database, steps, lambda: 1.0)
-        case = Case(ground, installation_id, line, handlers, executor, budget.name)
+        handlers = Handlers(ground.database, 1, namespace, lambda: None)
+        works = Executor(ground.database, steps, lambda: 1.0)
+        case = Case(ground, installation_id, namespace, line, handlers, works, budget.name)
         case.reconciliation = Reconciliation(
             ground.database,
             ground.bus,
             account,
             settings.routing,
-            partial(provider.refresh_installation, ground.namespace),
+            partial(provider.refresh_installation, namespace),
             every_s=300,
         )
         yield case
@@ -295,7 +301,9 @@ async def _read(artifact: Artifact) -> Bundle:
 _SEEDS = [base64url(secrets.token_bytes(32)) for _ in range(3)]
 
 
-def _settings(ground: Ground, line: Line, installation_id: str) -> dict[str, Any]:
+def _settings(
+    ground: Ground, line: Line, installation_id: str, namespace: str | None
+) -> dict[str, Any]:
     signers = parse_signers(f"i1:{_SEEDS[0]}", "test")
     return {
         "webhost_local_stack": True,
@@ -308,7 +316,7 @@ def _settings(ground: Ground, line: Line, installation_id: str) -> dict[str, Any
         "cloudflare_api_base_url": ground.cloudflare.api_base_url(line),
         "cloudflare_zone_id": ground.edge.zone_id,
         "cloudflare_workers_custom_domain": line.host,
-        "cloudflare_dispatch_namespace": ground.namespace,
+        "cloudflare_dispatch_namespace": namespace,
         "control_plane_telemetry_report_url": "http://127.0.0.1:9/v1/telemetry/report",
         "telemetry_master_keys": f"1:{_SEEDS[1]}",
         "invoke_public_keys": ",".join(f"{k}:{v}" for k, v in public_keys(signers).items()),

@@ -82,6 +82,8 @@ async def calls_of(ground: Ground, scenario: Scenario) -> Calls:
     """Return the calls of a run without faults; those of a deploy that fails, from its probe on."""
     key = ground.namespace, scenario.name
     if key not in _calls:
+        if not scenario.fresh:
+            await warm(ground)
         async with case_of(ground, fresh=scenario.fresh) as case:
             await scenario.before(case)
             before = len(case.line.made)
@@ -94,6 +96,13 @@ async def calls_of(ground: Ground, scenario: Scenario) -> Calls:
         _calls[key] = Calls(unfaulted, made[unfaulted:])
         print(f"{scenario.name}: {', '.join(_calls[key].these)}")
     return _calls[key]
+
+
+async def warm(ground: Ground) -> None:
+    """See that the installation that cases share has its own scripts."""
+    async with case_of(ground, fresh=False) as case:
+        await case.deploy()
+        await clean(case)
 
 
 _calls: dict[tuple[str | None, str], Calls] = {}

@@ -230,6 +230,7 @@ async def matrix(harness: Harness, scenario: Scenario, points: Sequence[str]) ->
     async with gated(harness) as gate:
         deployers = Deployers(harness, gate)
         await deployers.start()
+        await live(harness, new_agent())
         for crash in points:
             try:
                 await one(deployers, scenario, crash)

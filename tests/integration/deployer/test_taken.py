@@ -51,15 +51,15 @@ async def test_another_scripts_name_is_never_uploaded_over(ground: Ground, other
     async with case_of(ground) as case:
         await others.route(case.line.host)
         name = agent_script(case)
-        await put(ground, name, "installation-another", namespace=ground.namespace)
-        before = await listed(ground, name, ground.namespace)
+        await put(ground, name, "installation-another", namespace=case.namespace)
+        before = await listed(ground, name, case.namespace)
         failure = await failure_of(case)
         assert (failure["step"], failure["providerMessage"]) == (
             "upload",
             f"The name {name} is taken.",
         )
         assert "the operator has to remove it" in failure["message"].replace("\n", " ")
-        assert await listed(ground, name, ground.namespace) == before != []
+        assert await listed(ground, name, case.namespace) == before != []
         await check_what_is_left(case, others, Phase.FAILED)
         await clean(case)
 
@@ -86,8 +86,8 @@ async def test_what_an_earlier_attempt_left_is_gone_on_with(ground: Ground, othe
     async with case_of(ground) as case:
         await others.route(case.line.host)
         tags = [f"installation-{case.installation_id}", f"deployment-{case.deployment_id}"]
-        await put(ground, agent_script(case), *tags, namespace=ground.namespace)
-        if ground.namespace is None:
+        await put(ground, agent_script(case), *tags, namespace=case.namespace)
+        if case.namespace is None:
             front = front_name(case.agent_id, case.deployment_id)
             await put(ground, front, *tags)
             await route(ground, f"{case.line.host}/dep/{case.deployment_id}/*", front)
@@ -101,7 +101,7 @@ async def test_what_an_earlier_attempt_left_is_gone_on_with(ground: Ground, othe
 @on_both_grounds
 async def test_a_route_to_another_script_is_left_as_it_is(ground: Ground, others: Others) -> None:
     async with case_of(ground) as case:
-        own = "*" if ground.namespace else f"{case.deployment_id}/*"
+        own = "*" if case.namespace else f"{case.deployment_id}/*"
         pattern = f"{case.line.host}/dep/{own}"
         await put(ground, name := f"theirs-{case.line.name}")
         await route(ground, pattern, name)
@@ -110,7 +110,7 @@ async def test_a_route_to_another_script_is_left_as_it_is(ground: Ground, others
         assert "leads to a script that is not this deployment's" in failure["message"]
         routes = await ground.api("GET", f"/zones/{ground.edge.zone_id}/workers/routes")
         assert [it["script"] for it in routes if it["pattern"] == pattern] == [name]
-        assert await ground.scripts(f"deployment-{case.deployment_id}") == set()
+        assert await ground.scripts(f"deployment-{case.deployment_id}", case.namespace) == set()
         await clean(case)
 
 

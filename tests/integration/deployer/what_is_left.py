@@ -70,13 +70,13 @@ async def check_what_is_left(case: Case, others: Others, phase: Phase) -> None:
     agent_script = agent_script_name(case.agent_id, dep)
     scripts, routes = {agent_script}, set[str]()
     own = {f"{case.line.host}/dep/*", f"{case.line.host}/__webhost/sessions/*"}
-    if ground.namespace is None:
+    if case.namespace is None:
         scripts.add(front_name(case.agent_id, dep))
         routes.add(f"{case.line.host}/dep/{dep}/*")
     if phase is not Phase.LIVE:
         scripts.clear()
         routes.clear()
-    assert await ground.scripts(f"deployment-{dep}") == scripts
+    assert await ground.scripts(f"deployment-{dep}", case.namespace) == scripts
     assert await ground.routes(case.line.host) - own == routes | others.patterns(case.line.host)
 
 
@@ -90,7 +90,7 @@ async def clean(case: Case) -> None:
     front, code = (
         name(case.agent_id, case.deployment_id) for name in (front_name, agent_script_name)
     )
-    names = [(None, front), (ground.namespace, code)]
+    names = [(None, front), (case.namespace, code)]
     if (installation := case.installation_id) != ground.installation_id:
         own = (dispatch_name, outbound_name, sessions_name)
         names += [(None, name(installation)) for name in own]
