@@ -115,5 +115,5 @@ async def compose(service: Service, settings: Settings) -> None:
     register(commands, handlers)
     await commands.start()
     requests = service.add("requests", RequestServer(nats_url, service.name))
-    register_requests(requests, reconciliation)
+    register_requests(requests, reconciliation.reply)
     await requests.start()

@@ -6,12 +6,14 @@ fails its deployment; a dead-lettered teardown is left to the operator, who can 
 `rpc.deployer.reconcile` is an operator's request, with one reply (see `webhost_kit.bus.rpc`).
 """
 
+from collections.abc import Awaitable, Callable
+
 from webhost_contracts import subjects
 from webhost_contracts.commands import DEPLOY, TEAR_DOWN, TEAR_DOWN_AGENT
+from webhost_contracts.rpc import ReconcileReply, ReconcileRequest
 from webhost_kit.bus.commands import CommandConsumer
 from webhost_kit.bus.rpc import RequestServer
 
-from webhost_deployer.cloudflare.reconciliation import Reconciliation
 from webhost_deployer.handlers import Handlers
 
 SERVICE = "deployer"
@@ -24,6 +26,8 @@ def register(commands: CommandConsumer, handlers: Handlers) -> None:
     commands.subscribe(TEAR_DOWN_AGENT, handlers.tear_down_agent)
 
 
-def register_requests(requests: RequestServer, reconciliation: Reconciliation) -> None:
+def register_requests(
+    requests: RequestServer, reconcile: Callable[[ReconcileRequest], Awaitable[ReconcileReply]]
+) -> None:
     """Connect requests and what replies to them."""
-    requests.serve(subjects.RPC_RECONCILE, reconciliation.reply)
+    requests.serve(subjects.RPC_RECONCILE, reconcile)
