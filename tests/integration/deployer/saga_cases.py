@@ -61,7 +61,6 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saga, "FIRST_DELAY_MS", 50)
     monkeypatch.setattr(saga, "LONGEST_DELAY_MS", 200)
     monkeypatch.setattr(saga, "LONGEST_TEARDOWN_DELAY_MS", 200)
-    monkeypatch.setattr(saga, "LONGEST_COMPENSATION_MS", 3_000)
     monkeypatch.setattr(sdk, "TIMEOUT_S", TIMEOUT_S)
     monkeypatch.setattr(worker_client, "TIMEOUT_S", TIMEOUT_S)
     monkeypatch.setattr(app, "RateLimiter", _OwnBudget)

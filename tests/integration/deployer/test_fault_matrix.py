@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from webhost_deployer import saga
 from webhost_deployer.model import Phase
 
 from tests.integration.deployer.conftest import on_both_grounds
@@ -215,9 +216,14 @@ async def test_every_fault_at_every_call(
 @on_both_grounds
 @pytest.mark.parametrize("fault", [Fault.CUT, Fault.TOKEN_INVALID], ids=["away", "token"])
 async def test_cloudflare_is_away_from_a_call_on(
-    ground: Ground, others: Others, counted: Counter[str], fault: Fault
+    ground: Ground,
+    others: Others,
+    counted: Counter[str],
+    fault: Fault,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What could not be removed meanwhile goes with the next reconciliation."""
+    monkeypatch.setattr(saga, "LONGEST_COMPENSATION_MS", 2_000)
 
     async def one(scenario: Scenario, number: int) -> None:
         counted[await run(ground, others, scenario, fault, number, calls=ALWAYS)] += 1

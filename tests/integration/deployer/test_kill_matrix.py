@@ -69,8 +69,7 @@ class Deployers:
 
     async def start(self) -> None:
         self._processes = [await self.harness.start() for _ in range(2)]
-        for process in self._processes:
-            await process.until_ready()
+        await self.until_all_are_ready()
 
     async def replace_who_died(self) -> None:
         """See that exactly one died, and start it again."""
@@ -84,7 +83,7 @@ class Deployers:
 
     async def until_all_are_ready(self) -> None:
         for process in self._processes:
-            await process.until_ready()
+            await eventually(process.ready, "a deployer to be ready", seconds=END_S)
 
 
 Act = Callable[[Deployers, str], Awaitable[tuple[str, type[Event]]]]
