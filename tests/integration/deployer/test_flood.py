@@ -9,6 +9,7 @@ import bisect
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -129,10 +130,11 @@ async def get(user: User, path: str) -> Any:
 async def answered(call: Callable[[], Awaitable[httpx.Response]]) -> Any:
     """Call as a client should: again where that may help, as on a machine that is overloaded."""
     while True:
-        response = await call()
-        if response.is_success:
-            return response.json()
-        assert response.json()["error"]["retryable"], response.text
+        with suppress(httpx.TransportError):
+            response = await call()
+            if response.is_success:
+                return response.json()
+            assert response.json()["error"]["retryable"], response.text
         await asyncio.sleep(1)
 
 
