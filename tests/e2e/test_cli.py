@@ -53,6 +53,9 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("billing", "rebuild"): {
         *("processed", "total", "done", "swapped", "differences", "refused"),
     },
+    ("cloudflare", "reconcile"): {
+        *("scripts", "routes", "missing", "leftOut", "removed", "refused"),
+    },
     ("deadletters", "list"): {"deadLetters", "parked", "silent"},
 }
 """The fields of what each command prints with --json, on a stack where there is little to print."""
@@ -352,5 +355,7 @@ def test_commands_print_every_field_where_there_is_little_to_print(developer: De
     assert used["usage"]["requests"] == 0
     rebuilt = developer.reads("billing", "rebuild", "--dry-run")
     assert (rebuilt["differences"], rebuilt["swapped"]) == ([], False)
+    drift = developer.reads("cloudflare", "reconcile", "--dry-run")
+    assert (drift["refused"], drift["removed"]) == (None, False)
     empty: dict[str, list[object]] = {"deadLetters": [], "parked": [], "silent": []}
     assert developer.reads("deadletters", "list") == empty

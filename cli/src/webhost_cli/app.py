@@ -29,8 +29,11 @@ COMMANDS = {
         "Send calls to another deployment, for instance back to an older one.",
     ),
     "deployments": ("deployments", "Inspect deployments."),
-    "events": ("events", "Follow what happens to an agent. With --json: one event per line."),
-    "audit": ("audit", "Show what was done, when, and by whom."),
+    "events": (
+        "events",
+        "Follow an agent's events until it is deleted. With --json: one event per line.",
+    ),
+    "audit": ("audit", "Show what was done, when, and by whom, newest first."),
     "secrets": ("secrets", "Set an agent's secrets."),
     "invoke": (
         "invoke",
@@ -40,6 +43,7 @@ COMMANDS = {
     "usage": ("usage", "Show what was used in a period, and the plan's limits."),
     "billing": ("billing", "Operators: usage."),
     "users": ("users", "Operators: users."),
+    "cloudflare": ("cloudflare", "Operators: what this installation has at Cloudflare."),
     "streams": ("streams", "Operators: projections, and republishing lost facts."),
     "deadletters": (
         "deadletters",

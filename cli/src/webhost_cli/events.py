@@ -31,10 +31,7 @@ def events(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow what happens to an agent, until it is deleted; with --json, one event per line.
-
-    Where the connection is cut, it goes on behind the last event that came.
-    """
+    """Follow an agent's events until it is deleted. With --json: one event per line."""
     path = f"/v1/agents/{agent_id(api, agent)}/events"
     last_id, well_at = after, time.monotonic()
     while True:

@@ -1,15 +1,22 @@
 """A deployer as a real process, between a real NATS, Postgres and local edge."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from webhost_kit.bus.connection import connect
+from webhost_kit.database.engine import Database
+from webhost_kit.database.migrations import upgrade
 from webhost_local.ports import free_port
 
+from tests.integration.deployer.faulty_cloudflare import FaultyCloudflare, faulty_cloudflare
 from tests.integration.deployer.harness import Harness
+from tests.integration.deployer.saga_cases import Ground, hurry
+from tests.integration.deployer.what_is_left import Others
 from tests.support.edge import Edge, start_edge
 from tests.support.harness import running
+from tests.support.infra import Nats, Postgres
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +53,60 @@ async def harness(
     async with running(Harness, database_url, nats_account, **fields) as harness:
         await harness.listen()
         yield harness
+
+
+# For sagas in the test's own process, each with its own line to the edge.
+
+on_both_grounds = pytest.mark.parametrize(
+    "ground", ["account", "namespace"], indirect=True, scope="module"
+)
+
+
+@pytest.fixture(scope="module")
+async def own_edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
+    """An edge that soon ends what is not called any more: there are many Workers."""
+    async with start_edge(
+        tmp_path_factory.mktemp("edge"), EDGE_API_RATE_LIMIT="1000000", EDGE_IDLE_SECONDS="5"
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def faulty(own_edge: Edge) -> AsyncIterator[FaultyCloudflare]:
+    async with faulty_cloudflare(own_edge) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+async def ground(
+    request: pytest.FixtureRequest,
+    hurried: None,
+    own_edge: Edge,
+    faulty: FaultyCloudflare,
+    postgres_server: Postgres,
+    nats_server: Nats,
+) -> AsyncIterator[Ground]:
+    dsn = postgres_server.create_database()
+    upgrade(dsn, "webhost_deployer")
+    database, bus = Database(dsn, pool_size=16), await connect(nats_server.new_account(), "test")
+    namespace = f"customers-{secrets.token_hex(4)}" if request.param == "namespace" else None
+    yield Ground(own_edge, faulty, database, bus, namespace)
+    await bus.close()
+    await database.close()
+    postgres_server.drop_database(dsn)
+
+
+@pytest.fixture(scope="module")
+def hurried() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
+        yield
+
+
+@pytest.fixture
+async def others(ground: Ground) -> AsyncIterator[Others]:
+    """Others' scripts, which must be the same when the test has ended."""
+    others = Others(ground)
+    await others.put()
+    yield others
+    await others.check()

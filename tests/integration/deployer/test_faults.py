@@ -188,7 +188,7 @@ async def test_a_frozen_deployer_is_replaced_within_ten_seconds(harness: Harness
 
 @pytest.mark.parametrize("number", range(1, 6))
 async def test_an_answer_that_is_lost_does_nothing_twice(harness: Harness, number: int) -> None:
-    """The first deployment of all asks the API five things; each answer is lost once."""
+    """The first five of a first deployment's calls; `test_fault_matrix.py` has all."""
     async with gated(harness) as gate:
         gate.lose = number
         await harness.start()

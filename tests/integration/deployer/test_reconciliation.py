@@ -1,8 +1,13 @@
 """Reconciliation against a real edge: orphans are removed, everything else stays."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 import pytest
 from webhost_contracts.events import DeploymentSucceeded
@@ -181,6 +186,63 @@ async def test_a_script_that_is_gone_is_reported(
     event = await deployed(harness)
     await delete_script(harness, event.worker_name)
     assert len((await reconciliation.once()).missing) == 1
+
+
+@pytest.mark.accept("7.saga.drift")
+async def test_an_operator_sees_the_drift_and_then_removes_it(harness: Harness) -> None:
+    await harness.start()
+    kept, left, gone = [await deployed(harness) for _ in range(3)]
+    await harness.until_quiet()
+    await failed(harness, left)
+    await delete_script(harness, gone.worker_name)
+    lost = await harness.scalar(
+        "SELECT deployment_id FROM deployments WHERE agent_id = :agent", agent=gone.agent_id
+    )
+
+    drift = reconcile(harness, "--dry-run")
+    assert {*drift["scripts"]} == {left.worker_name, f"{left.worker_name}-code"}
+    assert len(drift["routes"]) == 1
+    assert (drift["missing"], drift["removed"]) == ([lost], False)
+    assert {kept.worker_name, left.worker_name} == {*await harness.scripts()}
+    assert len(await harness.routes()) == 3
+
+    assert reconcile(harness) == drift | {"removed": True}
+    assert await harness.scripts() == [kept.worker_name]
+    assert len(await harness.routes()) == 2
+    again = reconcile(harness)
+    assert (again["scripts"], again["routes"], again["missing"]) == ([], [], [lost])
+
+
+@pytest.mark.accept("7.saga.drift")
+async def test_an_operator_is_refused_while_the_tables_are_behind_the_stream(
+    harness: Harness,
+) -> None:
+    await harness.start()
+    event = await deployed(harness)
+    await harness.until_quiet()
+    await harness.execute("TRUNCATE deployments, events")
+    ended = webhost(harness, "cloudflare", "reconcile")
+    assert ended.returncode == 1
+    assert "behind the streams" in ended.stderr
+    assert await harness.scripts() == [event.worker_name]
+
+
+def reconcile(harness: Harness, *options: str) -> dict[str, Any]:
+    """What the operator's command prints."""
+    ended = webhost(harness, "cloudflare", "reconcile", "--json", *options)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def webhost(harness: Harness, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "webhost_cli", *arguments],
+        env=os.environ | {"NATS_URL": harness.nats_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 async def failed(harness: Harness, event: DeploymentSucceeded) -> None:

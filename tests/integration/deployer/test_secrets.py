@@ -18,6 +18,7 @@ from webhost_contracts.rpc import (
     SecretsRequest,
     SetSecretsRequest,
 )
+from webhost_deployer.crash_points import Moment, fact_point
 from webhost_kit.bus import rpc
 from webhost_kit.keys import base64url
 from webhost_kit.sealing import Owner, Sealer, public_half
@@ -35,13 +36,21 @@ def common(harness: Harness, agent_id: str) -> dict[str, Any]:
     return {"user_id": harness.user_id, "agent_id": agent_id, "actor": f"user:{harness.user_id}"}
 
 
-async def set_secrets(harness: Harness, agent_id: str, **values: str) -> ChangeSecretsReply:
+async def set_secrets(
+    harness: Harness, agent_id: str, operation: str | None = None, **values: str
+) -> ChangeSecretsReply:
     sealer = Sealer.parse(f"s1:{base64url(public_half(harness.secrets_key))}", "PUBLIC")
     owners = {name: Owner(harness.user_id, agent_id, name) for name in values}
     sealed = {name: sealer.seal(value, owners[name]) for name, value in values.items()}
-    operation = secrets.token_hex(8)
-    request = SetSecretsRequest(**common(harness, agent_id), sealed=sealed, operation=operation)
+    request = SetSecretsRequest(
+        **common(harness, agent_id), sealed=sealed, operation=operation or secrets.token_hex(8)
+    )
     return await rpc.call(harness.bus, subjects.RPC_SET_SECRETS, request, ChangeSecretsReply)
+
+
+async def delete_secrets(harness: Harness, agent_id: str, *names: str) -> ChangeSecretsReply:
+    request = DeleteSecretsRequest(**common(harness, agent_id), keys=names)
+    return await rpc.call(harness.bus, subjects.RPC_DELETE_SECRETS, request, ChangeSecretsReply)
 
 
 async def until_told(harness: Harness, url: str, deployment: str, told: str) -> None:
@@ -65,13 +74,11 @@ async def test_secrets_are_bound_changed_and_removed(harness: Harness) -> None:
     assert event.secrets_version == 1
     await until_told(harness, event.invoke_url, deployment, '{"KEY":"one","OTHER":"o"}')
 
-    harness.crash_at("deployer.secrets.applied")
+    harness.crash_at(fact_point(DeploymentSecretsApplied, Moment.RECORDING))
     assert (await set_secrets(harness, agent, OTHER="p")).version == 2
     await deployer.died()
     await deployer.start()
-    delete = DeleteSecretsRequest(**common(harness, agent), keys=("KEY", "OTHER"))
-    reply = await rpc.call(harness.bus, subjects.RPC_DELETE_SECRETS, delete, ChangeSecretsReply)
-    assert reply.version == 3
+    assert (await delete_secrets(harness, agent, "KEY", "OTHER")).version == 3
     await until_told(harness, event.invoke_url, deployment, "{}")
     await harness.until_quiet()
     listing = SecretsRequest(user_id=harness.user_id, agent_id=agent)

@@ -19,6 +19,7 @@ from webhost_deployer.decisions import (
 )
 from webhost_deployer.model import Phase, Step
 from webhost_deployer.saga import FORWARD, Record, Run, Succeed, Wait
+from webhost_deployer.steps import STEP_TIMEOUT_S
 
 from tests.unit.deployer.samples import AGENT, COMMAND, START_MS, begun, evolved
 
@@ -218,6 +219,31 @@ def test_fifteen_minutes_without_progress_are_the_end() -> None:
 def test_waiting_for_a_first_try_is_not_lack_of_progress() -> None:
     late = START_MS + 10 * saga.NO_PROGRESS_MS
     assert saga.next_action(begun(), late) == Run(Step.VALIDATE, 1)
+
+
+def test_what_has_begun_comes_before_what_has_not_and_that_in_its_order() -> None:
+    """Or a flood of one user's own would keep each of its deployments from making progress."""
+    first, second = begun(), evolved(None, begun().plan, START_MS + 1)
+    working = Saga()
+    working.step(well)
+    due = [saga.due_at(it) for it in (working.state, first, second)]
+    assert due == [0, START_MS, START_MS + 1]
+
+
+def test_a_compensation_outlasts_cloudflares_block_after_too_many_calls() -> None:
+    """For five minutes no call is let through; what is left then would be an orphan."""
+    played = Saga()
+    unblocked_ms = START_MS + 5 * 60_000 + int(STEP_TIMEOUT_S * 1000)
+
+    def blocked(run: Run) -> bool:
+        if run.step in saga.REMOVAL and played.now_ms < unblocked_ms:
+            played.now_ms = min(unblocked_ms, played.now_ms + int(STEP_TIMEOUT_S * 1000))
+            return False
+        return run.step != Step.PROBE
+
+    played.play(blocked)
+    assert played.tried[-2:] == ["remove_route", "remove_script"]
+    assert played.state.phase is Phase.FAILED
 
 
 @pytest.mark.parametrize(("tries", "longest_ms"), [(1, 500), (2, 1000), (5, 8000), (30, 60_000)])

@@ -193,3 +193,27 @@ class ChangeSecretsReply(Wire, frozen=True, kw_only=True):
     version: int = 0
     gone: bool = False
     full_until_ms: int | None = None
+
+
+class ReconcileRequest(Wire, frozen=True, kw_only=True):
+    """An operator asks the deployer to reconcile its Cloudflare account now.
+
+    A dry run reports what would be removed, and changes nothing.
+    """
+
+    dry_run: bool = False
+
+
+class ReconcileReply(Wire, frozen=True, kw_only=True):
+    """The drift: scripts and routes that no deployment owns, and deployments whose script is gone.
+
+    `removed` says whether scripts and routes were removed. The names of `left_out` more are not
+    listed.
+    """
+
+    scripts: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    left_out: int = 0
+    removed: bool = False
+    refused: str | None = None

@@ -51,6 +51,7 @@ RPC_SET_ACCOUNT_STATUS = "rpc.billing.set-account-status"
 RPC_SECRETS = "rpc.deployer.secrets"
 RPC_SET_SECRETS = "rpc.deployer.set-secrets"
 RPC_DELETE_SECRETS = "rpc.deployer.delete-secrets"
+RPC_RECONCILE = "rpc.deployer.reconcile"
 
 
 def event(user_id: str, kind: str, aggregate_id: str) -> str:

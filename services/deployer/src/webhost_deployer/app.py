@@ -96,9 +96,17 @@ async def compose(service: Service, settings: Settings) -> None:
     every_s = settings.reconcile_every_s
     # What is left in a retired namespace still needs its front.
     refresh = partial(provider.refresh_installation, settings.namespace)
-    service.add(
+    reconciliation = service.add(
         "reconciliation",
-        Reconciliation(database, bus, account, settings.routing, refresh, every_s=every_s),
+        Reconciliation(
+            database,
+            bus,
+            account,
+            settings.routing,
+            refresh,
+            every_s=every_s,
+            behind=own_facts.check,
+        ),
     )
     handlers = Handlers(
         database,
@@ -110,5 +118,5 @@ async def compose(service: Service, settings: Settings) -> None:
     register(commands, handlers)
     await commands.start()
     requests = service.add("requests", RequestServer(nats_url, service.name))
-    register_requests(requests, SecretHandlers(database, runner.wake))
+    register_requests(requests, SecretHandlers(database, runner.wake), reconciliation.reply)
     await requests.start()

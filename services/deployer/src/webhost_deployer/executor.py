@@ -21,6 +21,7 @@ from webhost_kit.errors import VersionConflict
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_deployer import saga, store
+from webhost_deployer.crash_points import PURGE, Moment, fact_point, point
 from webhost_deployer.model import AgentTeardown, Deployment
 from webhost_deployer.provider import ProviderError
 from webhost_deployer.secrets import store as secrets
@@ -89,6 +90,7 @@ class Executor:
             invoke_url=provider.invoke_url(deployment),
             secrets_version=deployment.secrets_version,
         )
+        crash_point(fact_point(type(event), Moment.RECORDING))
         try:
             async with self._database.transaction() as connection:
                 # A secret that is set from now on finds a deployment that answers.
@@ -102,11 +104,13 @@ class Executor:
             return
         if lags:
             await self._run(deployment, check_secrets)
-        else:
-            log.info(event.type_name())
+            return
+        log.info(event.type_name())
+        crash_point(fact_point(type(event), Moment.RECORDED))
 
     async def _run(self, deployment: Deployment, run: saga.Run) -> None:
         started = now_ms()
+        crash_point(point(run.step, Moment.STARTING))
         try:
             secrets_version = await self._steps.perform(run.step, deployment)
         except StepFailed as failure:
@@ -123,20 +127,24 @@ class Executor:
                 "step failed",
                 step=run.step,
                 attempt=run.attempt,
-                error=failure.error.provider_message or failure.error.message,
+                error=failure.error.message,
+                code=failure.error.provider_code,
+                said=failure.error.provider_message,
             )
             _steps.labels(run.step, "failed").inc()
         else:
             event = saga.succeeded(deployment, run, started, secrets_version)
             log.info("step done", step=run.step, attempt=run.attempt)
             _steps.labels(run.step, "succeeded").inc()
-        crash_point(f"deployer.{run.step}.done")
+        crash_point(point(run.step, Moment.DONE))
         await self._record(deployment, event)
-        crash_point(f"deployer.{run.step}.recorded")
+        crash_point(point(run.step, Moment.RECORDED))
 
     async def _end(self, deployment: Deployment, event: Event) -> None:
         log.info(event.type_name())
+        crash_point(fact_point(type(event), Moment.RECORDING))
         await self._record(deployment, event)
+        crash_point(fact_point(type(event), Moment.RECORDED))
 
     async def _record(self, deployment: Deployment, *events: Event) -> None:
         try:
@@ -147,6 +155,7 @@ class Executor:
 
     async def _purge(self, teardown: AgentTeardown, failed_tries: int) -> None:
         agent_id = teardown.agent_id
+        crash_point(point(PURGE, Moment.STARTING))
         try:
             await self._steps.purge_sessions(teardown)
         except ProviderError as error:
@@ -157,10 +166,11 @@ class Executor:
             async with self._database.transaction() as connection:
                 await store.postpone_purge(connection, agent_id, tries, due_at_ms)
             return
-        crash_point("deployer.purge.done")
+        crash_point(point(PURGE, Moment.DONE))
         try:
             async with self._database.transaction() as connection:
                 finished = TeardownFinished(agent_id=agent_id)
                 await store.record_teardown(connection, teardown, [finished], now_ms())
         except VersionConflict:
             log.info("teardown already recorded", agent=agent_id)
+        crash_point(point(PURGE, Moment.RECORDED))

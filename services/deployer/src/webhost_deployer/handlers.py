@@ -9,17 +9,29 @@ On replay: if the deployment is known, the teardown has begun, or an earlier dat
 changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.commands import Command, CommandIds, Deploy, TearDown, TearDownAgent
+from webhost_contracts.events import (
+    DeploymentFailed,
+    DeploymentStarted,
+    DeploymentTeardownScheduled,
+    TeardownStarted,
+)
+from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Permanent
+from webhost_kit.process.crashpoints import crash_point
 
 from webhost_deployer import decisions, store
+from webhost_deployer.crash_points import Moment, fact_point
 from webhost_deployer.model import AgentTeardown, Cause, Deployment
 from webhost_deployer.secrets import store as secrets
+
+T = TypeVar("T")
 
 
 class Handlers:
@@ -56,7 +68,7 @@ class Handlers:
             )
             await store.record(connection, state, events, now_ms())
 
-        await self._database.retry_conflicts(work)
+        await self._record(DeploymentStarted, work)
         self._wake()
 
     async def deploy_is_dead(self, ids: CommandIds) -> None:
@@ -78,7 +90,7 @@ class Handlers:
             failed = decisions.refuse(agent_id, decisions.NOT_HANDLED)
             await store.record(connection, state, [failed], now_ms())
 
-        await self._database.retry_conflicts(work)
+        await self._record(DeploymentFailed, work)
 
     async def tear_down(self, command: TearDown) -> None:
         """Remove a retired deployment from its provider, at the given time."""
@@ -90,7 +102,7 @@ class Handlers:
                 raise Permanent(f"no such deployment: {command.deployment_id}")
             await _schedule_teardown(connection, state, command.not_before_ms)
 
-        await self._database.retry_conflicts(work)
+        await self._record(DeploymentTeardownScheduled, work)
         self._wake()
 
     async def tear_down_agent(self, command: TearDownAgent) -> None:
@@ -112,8 +124,16 @@ class Handlers:
                 await _schedule_teardown(connection, deployment, now)
             return bool(deployments)
 
-        if await self._database.retry_conflicts(work):
+        if await self._record(TeardownStarted, work):
             self._wake()
+
+    async def _record(
+        self, first: type[Event], work: Callable[[AsyncConnection], Awaitable[T]]
+    ) -> T:
+        crash_point(fact_point(first, Moment.RECORDING))
+        done = await self._database.retry_conflicts(work)
+        crash_point(fact_point(first, Moment.RECORDED))
+        return done
 
 
 async def _schedule_teardown(

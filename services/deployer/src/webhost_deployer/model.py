@@ -156,7 +156,8 @@ def evolve_teardown(state: AgentTeardown | None, envelope: Envelope, event: Even
 def _evolve(state: Deployment, event: Event, at_ms: int) -> Deployment:
     match event:
         case DeploymentStarted():
-            return replace(state, started=event)
+            # Due since then: what has begun, due since ever, comes before it.
+            return replace(state, started=event, retry_at_ms=at_ms)
         case DeploymentStepSucceeded():
             return _step_done(replace(state, tries=0, retry_at_ms=0, progress_at_ms=at_ms), event)
         case DeploymentStepFailed(retry_at_ms=None):

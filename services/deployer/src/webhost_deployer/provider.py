@@ -11,16 +11,26 @@ from webhost_deployer.model import Deployment
 class ProviderError(Exception):
     """A call to a provider failed.
 
-    `endpoint` is what was called, `code` and `message` are the provider's own if it gave any, and
-    `transient` says whether the same call may succeed later.
+    `endpoint` is what was called, `code` and `message` are the provider's own if it gave any,
+    `transient` says whether the same call may succeed later, and `advice` what has to be done
+    first, where that is known.
     """
 
-    def __init__(self, endpoint: str, code: str | None, message: str, *, transient: bool) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        code: str | None,
+        message: str,
+        *,
+        transient: bool,
+        advice: str | None = None,
+    ) -> None:
         super().__init__(f"{endpoint}: {message}")
         self.endpoint = endpoint
         self.code = code
         self.message = message
         self.transient = transient
+        self.advice = advice
 
 
 class Provider(Protocol):

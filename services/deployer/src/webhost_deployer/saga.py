@@ -32,8 +32,9 @@ LONGEST_TEARDOWN_DELAY_MS = 10 * 60_000
 NO_PROGRESS_MS = 15 * 60_000
 """A deployment without progress for this long is failed."""
 
-LONGEST_COMPENSATION_MS = 5 * 60_000
-"""After this the deployment is failed anyway; reconciliation removes what is left."""
+LONGEST_COMPENSATION_MS = 8 * 60_000
+"""After this the deployment is failed anyway; reconciliation removes what is left. Longer than
+the 5 minutes for which Cloudflare blocks a token: those must not leave anything."""
 
 
 @dataclass(frozen=True)

@@ -165,9 +165,10 @@ def _failed(step: Step, message: str, *, transient: bool) -> StepFailed:
 
 
 def _from_provider(step: Step, error: ProviderError) -> DeploymentError:
+    failed = f"The runtime provider failed at {step}."
     return DeploymentError(
         step=step,
-        message=f"The runtime provider failed at {step}.",
+        message=_safe(" ".join(filter(None, (failed, error.advice)))),
         endpoint=_safe(error.endpoint),
         provider_code=None if error.code is None else _safe(error.code),
         provider_message=_safe(error.message),

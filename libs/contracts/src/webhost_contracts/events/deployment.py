@@ -79,7 +79,7 @@ class DeploymentSecretsApplied(
 
 class DeploymentFailed(DeployerEvent, frozen=True, kw_only=True, tag="deployment.failed.v1"):
     """The deployment will never answer. Its route and script were removed before this was stated,
-    or, where that failed for five minutes, are left to reconciliation.
+    or, where that failed for eight minutes, are left to reconciliation.
     """
 
     error: DeploymentError

@@ -1,23 +1,34 @@
 """Cloudflare's API for the account's own scripts and the zone's routes.
 
-Guarantees: see `sdk`; only scripts with this installation's tag are listed.
+Guarantees: see `sdk`; only scripts with this installation's tag are listed as ours, and none is
+uploaded over another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
+import msgspec
+
+from webhost_deployer.cloudflare.failures import DUPLICATE_ROUTE, name_taken, route_gone
 from webhost_deployer.cloudflare.inventory import ListedRoute, ListedScript
 from webhost_deployer.cloudflare.platform_scripts import SESSIONS_MIGRATION
 from webhost_deployer.cloudflare.scripts import Script, installation_tag
-from webhost_deployer.cloudflare.sdk import (
-    DUPLICATE_ROUTE,
-    Sdk,
-    files_of,
-    metadata_of,
-    patches_of,
-)
+from webhost_deployer.cloudflare.sdk import Sdk, files_of, metadata_of, patches_of
 from webhost_deployer.provider import ProviderError
+
+
+class Named(msgspec.Struct):
+    """What an upload is answered with; a listing's entries are of this form too."""
+
+    id: str
+    tags: list[str] | None = None
+
+
+class _Route(msgspec.Struct):
+    id: str
+    pattern: str
+    script: str | None = None
 
 
 class CloudflareApi:
@@ -35,6 +46,17 @@ class CloudflareApi:
         found = await self._list_scripts(tags=f"{self._tag}:yes")
         return [script for script in found if self._tag in script.tags]
 
+    async def list_scripts_unless_taken(self, names: Collection[str]) -> list[ListedScript]:
+        """Return all scripts with this installation's tag.
+
+        Raises ProviderError where one of `names` is a script without it.
+        """
+        found = await self._list_scripts()
+        for script in found:
+            if script.name in names and self._tag not in script.tags:
+                raise name_taken(script.name)
+        return [script for script in found if self._tag in script.tags]
+
     async def find_script(self, name: str) -> ListedScript | None:
         """Return the script of this name, where it has this installation's tag."""
         return next((script for script in await self.list_scripts() if script.name == name), None)
@@ -43,8 +65,13 @@ class CloudflareApi:
         """Say whether there is a script of this name, of this installation or not."""
         return any(script.name == name for script in await self._list_scripts())
 
-    async def put_script(self, script: Script, new_classes: Sequence[str] = ()) -> None:
-        """Upload script, tags, bindings and secrets in one call."""
+    async def put_script(
+        self, script: Script, new_classes: Sequence[str] = (), *, after_upload: bool = False
+    ) -> None:
+        """Upload script, tags, bindings and secrets in one call.
+
+        `after_upload` says that another one was uploaded just before.
+        """
         metadata = metadata_of(script)
         if new_classes:
             metadata["migrations"] = {
@@ -59,13 +86,15 @@ class CloudflareApi:
                 metadata=cast(Any, metadata),
                 files=files_of(script),
             ),
+            Named,
+            after_upload=after_upload,
         )
 
     async def change_secrets(self, script: str, values: Mapping[str, str | None]) -> None:
         """Set these secrets of a script, and remove those that are None: one new version."""
         change = self._workers.scripts.secrets.with_raw_response.bulk_update
         for patch in patches_of(values):
-            await self._sdk.call(
+            await self._sdk.do(
                 f"PATCH /workers/scripts/{script}/secrets-bulk",
                 partial(change, script, account_id=self._account_id, secrets=cast(Any, patch)),
             )
@@ -80,12 +109,13 @@ class CloudflareApi:
         )
 
     async def enable_subdomain(self, script: str) -> None:
-        """Let the script answer at its workers.dev host."""
-        await self._sdk.call(
+        """Let the script, which was uploaded just before, answer at its workers.dev host."""
+        await self._sdk.do(
             f"POST /workers/scripts/{script}/subdomain",
             lambda: self._workers.scripts.subdomain.with_raw_response.create(
                 script, account_id=self._account_id, enabled=True
             ),
+            after_upload=True,
         )
 
     async def list_routes(self) -> list[ListedRoute]:
@@ -93,12 +123,12 @@ class CloudflareApi:
         if self._zone_id is None:
             return []
         zone_id = self._zone_id
-
-        async def call() -> list[ListedRoute]:
-            page = await self._workers.routes.list(zone_id=zone_id)
-            return [ListedRoute(r.id, r.pattern, r.script) for r in page.result]
-
-        return await self._sdk.call("GET /workers/routes", call)
+        found = await self._sdk.call(
+            "GET /workers/routes",
+            lambda: self._workers.routes.with_raw_response.list(zone_id=zone_id),
+            list[_Route],
+        )
+        return [ListedRoute(route.id, route.pattern, route.script) for route in found]
 
     async def add_route(self, pattern: str, script: str) -> None:
         """Route requests that match the pattern to the script; it is fine if they are already."""
@@ -109,11 +139,14 @@ class CloudflareApi:
                 lambda: self._workers.routes.with_raw_response.create(
                     zone_id=zone_id, pattern=pattern, script=script
                 ),
+                Named,
             )
         except ProviderError as error:
             if error.code != DUPLICATE_ROUTE:
                 raise
             there = [route.script for route in await self.list_routes() if route.pattern == pattern]
+            if not there:
+                raise route_gone("POST /workers/routes") from error
             if there != [script]:
                 raise
 
@@ -126,13 +159,14 @@ class CloudflareApi:
         )
 
     async def _list_scripts(self, **filters: str) -> list[ListedScript]:
-        async def call() -> list[ListedScript]:
-            page = await self._workers.scripts.list(
+        found = await self._sdk.call(
+            "GET /workers/scripts",
+            lambda: self._workers.scripts.with_raw_response.list(
                 account_id=self._account_id, **cast(Any, filters)
-            )
-            return [ListedScript(str(s.id), tuple(s.tags or ())) for s in page.result]
-
-        return await self._sdk.call("GET /workers/scripts", call)
+            ),
+            list[Named],
+        )
+        return [ListedScript(script.id, tuple(script.tags or ())) for script in found]
 
     def _require_zone(self) -> str:
         if self._zone_id is None:

@@ -3,9 +3,9 @@
 On a plain account each deployment has a front of its own beside its agent script, and a route of
 its own. With a dispatch namespace the agent scripts are user Workers in it, and one dispatch
 Worker, with one route, is the front of all.
-Guarantees: only scripts with this installation's tag are deleted, and only routes of our pattern
-that lead to a script of ours. A deployment stays where it began, so that an installation can change
-from one layout to the other.
+Guarantees: only scripts with this installation's tag are replaced or deleted, and only routes of
+our pattern that lead to a script of ours are removed. A deployment stays where it began, so that
+an installation can change from one layout to the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,10 +128,11 @@ class PlainAccount:
             raise ProviderError("telemetry key", None, message, transient=False)
         limits = Limits.of(self._tiers[known_tier(self._tiers, plan.tier)])
         installation_id = self._environment.installation_id
-        await self._api.put_script(
-            scripts.agent_script(deployment, bundle, limits, installation_id, secrets)
-        )
-        await self._api.put_script(scripts.front_script(deployment, key, self._environment))
+        agent = scripts.agent_script(deployment, bundle, limits, installation_id, secrets)
+        front = scripts.front_script(deployment, key, self._environment)
+        await self._api.list_scripts_unless_taken({agent.name, front.name})
+        await self._api.put_script(agent)
+        await self._api.put_script(front, after_upload=True)
 
     async def change_secrets(
         self, deployment: Deployment, values: Mapping[str, str | None]

@@ -1,17 +1,20 @@
 """Cloudflare's API for the user Workers of one dispatch namespace (Workers for Platforms).
 
-Guarantees: see `sdk`; only scripts with this installation's tag are listed or deleted.
+Guarantees: see `sdk`; only scripts with this installation's tag are listed, replaced or deleted.
 """
 
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
-from cloudflare import BaseModel
+import httpx
+import msgspec
 
+from webhost_deployer.cloudflare.api import Named
+from webhost_deployer.cloudflare.failures import Missing, name_taken
 from webhost_deployer.cloudflare.inventory import ListedScript
 from webhost_deployer.cloudflare.scripts import Script, installation_tag
-from webhost_deployer.cloudflare.sdk import Missing, Sdk, files_of, metadata_of, patches_of
+from webhost_deployer.cloudflare.sdk import Sdk, files_of, metadata_of, patches_of
 from webhost_deployer.provider import ProviderError
 
 
@@ -32,7 +35,7 @@ class UserWorkers:
         if await self._exists():
             return
         try:
-            await self._sdk.call(
+            await self._sdk.do(
                 "POST /workers/dispatch/namespaces",
                 lambda: self._namespaces.with_raw_response.create(
                     account_id=self._account_id, name=self.namespace
@@ -44,14 +47,18 @@ class UserWorkers:
                 raise
 
     async def _exists(self) -> bool:
-        async def call() -> bool:
-            page = self._namespaces.list(account_id=self._account_id)
-            return self.namespace in {found.namespace_name async for found in page}
-
-        return await self._sdk.call("GET /workers/dispatch/namespaces", call)
+        found = await self._sdk.call(
+            "GET /workers/dispatch/namespaces",
+            lambda: self._namespaces.with_raw_response.list(account_id=self._account_id),
+            list[_Namespace],
+        )
+        return any(it.namespace_name == self.namespace for it in found)
 
     async def put(self, script: Script) -> None:
-        """Upload a script with everything that it has, in one call."""
+        """Upload a script with everything that it has, in one call, unless another has its name."""
+        tags = await self._tags_of(script.name)
+        if tags is not None and self._tag not in tags:
+            raise name_taken(script.name)
         await self._sdk.call(
             f"PUT {self._path}/{script.name}",
             lambda: self._scripts.with_raw_response.update(
@@ -61,13 +68,14 @@ class UserWorkers:
                 metadata=cast(Any, metadata_of(script)),
                 files=files_of(script),
             ),
+            Named,
         )
 
     async def change_secrets(self, name: str, values: Mapping[str, str | None]) -> None:
         """Set these secrets of a script, and remove those that are None: one new version."""
         change = self._scripts.secrets.with_raw_response.bulk_update
         for patch in patches_of(values):
-            await self._sdk.call(
+            await self._sdk.do(
                 f"PATCH {self._path}/{name}/secrets-bulk",
                 partial(
                     change,
@@ -81,34 +89,26 @@ class UserWorkers:
     async def list(self) -> list[ListedScript]:
         """Return the scripts with this installation's tag; none where there is no namespace."""
 
-        async def call() -> list[ListedScript]:
-            page = await self._sdk.client.get(
-                f"/accounts/{self._account_id}{self._path}",
-                options={"params": {"tags": f"{self._tag}:yes"}},
-                cast_to=_Listing,
-            )
-            found = [ListedScript(s.id, tuple(s.tags or ()), self.namespace) for s in page.result]
-            return [script for script in found if self._tag in script.tags]
-
         try:
-            return await self._sdk.call(f"GET {self._path}", call)
+            found = await self._sdk.call(
+                f"GET {self._path}",
+                # The SDK has no method for this listing.
+                lambda: self._sdk.client.get(
+                    f"/accounts/{self._account_id}{self._path}",
+                    options={"params": {"tags": f"{self._tag}:yes"}},
+                    cast_to=httpx.Response,
+                ),
+                list[Named],
+            )
         except Missing:
             return []
+        listed = [ListedScript(it.id, tuple(it.tags or ()), self.namespace) for it in found]
+        return [script for script in listed if self._tag in script.tags]
 
     async def delete(self, name: str) -> None:
         """Delete the script where it has this installation's tag; it may be gone already."""
-
-        async def tags() -> set[str]:
-            page = self._scripts.tags.list(
-                name, account_id=self._account_id, dispatch_namespace=self.namespace
-            )
-            return {tag async for tag in page}
-
-        try:
-            is_ours = self._tag in await self._sdk.call(f"GET {self._path}/{name}/tags", tags)
-        except Missing:
-            return
-        if is_ours:
+        tags = await self._tags_of(name)
+        if tags is not None and self._tag in tags:
             await self._sdk.delete(
                 f"DELETE {self._path}/{name}",
                 lambda: self._scripts.with_raw_response.delete(
@@ -119,13 +119,21 @@ class UserWorkers:
                 ),
             )
 
+    async def _tags_of(self, name: str) -> tuple[str, ...] | None:
+        """Return the script's tags, None where there is no such script."""
+        try:
+            return tuple(
+                await self._sdk.call(
+                    f"GET {self._path}/{name}/tags",
+                    lambda: self._scripts.tags.with_raw_response.list(
+                        name, account_id=self._account_id, dispatch_namespace=self.namespace
+                    ),
+                    list[str],
+                )
+            )
+        except Missing:
+            return None
 
-class _Listed(BaseModel):
-    id: str
-    tags: list[str] | None = None
 
-
-class _Listing(BaseModel):
-    """The answer of a listing for which the SDK has no method."""
-
-    result: list[_Listed]
+class _Namespace(msgspec.Struct):
+    namespace_name: str

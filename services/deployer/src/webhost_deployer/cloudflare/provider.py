@@ -75,7 +75,7 @@ class Cloudflare:
             return
         async with waited_for(self._lock_dsn, f"platform scripts {sessions.name}"):
             await layout.prepare()
-            found = await self._api.list_scripts()
+            found = await self._api.list_scripts_unless_taken({script.name for script in wanted})
             for script, is_new in _outdated(wanted, found, only_existing=only_existing):
                 classes = [SESSIONS_CLASS] if is_new and script is sessions else []
                 await self._api.put_script(script, new_classes=classes)

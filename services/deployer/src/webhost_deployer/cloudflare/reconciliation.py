@@ -1,10 +1,11 @@
-"""Reconciliation: every few minutes, removes what no deployment owns, and uploads those of the
-installation's own scripts again that are not current.
+"""Reconciliation: every few minutes and when an operator asks, removes what no deployment owns, and
+uploads those of the installation's own scripts again that are not current.
 
-Consumes: the account's scripts and routes, then the deployer's own rows (in this order: what was
-made in between is not seen as an orphan). Guarantees: one reconciliation at a time across all
-deployers; only what `reconcile` decides is touched; nothing of an agent is removed while the stream
-holds a newer fact about it than the tables.
+Consumes: `rpc.deployer.reconcile`; the account's scripts and routes, then the deployer's own rows
+(in this order: what was made in between is not seen as an orphan).
+Guarantees: one reconciliation at a time across all deployers; only what `reconcile` decides is
+touched, and nothing in a dry run; nothing is removed while the tables are behind the streams, for
+all of them or for the agent it is of.
 On replay: it may be repeated at any time.
 """
 
@@ -18,6 +19,7 @@ from prometheus_client import Counter, Gauge
 from sqlalchemy import select
 from webhost_contracts import subjects, wire
 from webhost_contracts.events import Envelope
+from webhost_contracts.rpc import ReconcileReply, ReconcileRequest
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.database.away import is_away
@@ -25,6 +27,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.database.locks import held
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.store import events_table
+from webhost_kit.process.crashpoints import crash_point
 
 from webhost_deployer import store
 from webhost_deployer.budget import calls_for
@@ -39,10 +42,14 @@ from webhost_deployer.cloudflare.reconcile import (
     plan,
 )
 from webhost_deployer.cloudflare.scripts import tagged
+from webhost_deployer.crash_points import ORPHANED_ROUTE, ORPHANED_SCRIPT, Moment, point
 from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
 
 log = structlog.get_logger(__name__)
+
+LISTED = 1_000
+"""How many names of each kind a reply has: it stays well below a message's maximum size."""
 
 _removed = Counter("webhost_deployer_orphans_removed_total", "Orphaned scripts and routes")
 _missing = Gauge("webhost_deployer_scripts_missing", "Live deployments whose script is gone")
@@ -64,6 +71,7 @@ class Reconciliation:
         refresh: Callable[[list[ListedScript]], Awaitable[None]],
         *,
         every_s: float,
+        behind: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._database = database
         self._bus = bus
@@ -71,28 +79,52 @@ class Reconciliation:
         self._routing = routing
         self._refresh = refresh
         self._every_s = every_s
+        self._behind = behind
 
     async def run(self) -> None:
         """Reconcile periodically; failures are logged, and retried the next time."""
         while True:
             await asyncio.sleep(self._every_s)
             try:
-                async with held(self._database.dsn, "reconciliation") as lock:
-                    if lock is not None:
-                        with calls_for(None, removes=True):
-                            await self.once()
-            except (ProviderError, TablesBehind, Unavailable, NatsError) as error:
-                log.warning("reconciliation failed", reason=str(error), kind=type(error).__name__)
+                await self._alone(dry_run=False)
+            except _FAILURES as error:
+                _failed(error)
             except Exception as error:
                 if not is_away(error):
                     raise
-                log.warning("reconciliation failed", reason=str(error), kind=type(error).__name__)
+                _failed(error)
 
-    async def once(self) -> Plan:
-        """Reconcile once; return what was done. Raises as `run` names."""
+    async def reply(self, request: ReconcileRequest) -> ReconcileReply:
+        """Reconcile for an operator, who is told what was found, or why not."""
+        try:
+            found = await self._alone(dry_run=request.dry_run)
+        except ProviderError as error:
+            refused = " ".join(filter(None, (f"Cloudflare: {error}", error.advice)))
+            return ReconcileReply(refused=refused)
+        except _FAILURES as error:
+            return ReconcileReply(refused=str(error) or type(error).__name__)
+        if found is None:
+            return ReconcileReply(refused="another reconciliation is running; try again")
+        return _report(found, removed=not request.dry_run)
+
+    async def _alone(self, *, dry_run: bool) -> Plan | None:
+        async with held(self._database.dsn, "reconciliation") as lock:
+            if lock is None:
+                return None
+            with calls_for(None, removes=True):
+                return await self.once(dry_run=dry_run)
+
+    async def once(self, *, dry_run: bool = False) -> Plan:
+        """Reconcile once; return what was found, and removed unless it is a dry run.
+
+        Raises _FAILURES.
+        """
+        if (behind := self._behind()) is not None:
+            raise TablesBehind(f"the deployer may be behind the streams: {behind}")
         listed_at_ms = now_ms()
         scripts = await self._account.list_scripts()
-        await self._refresh(scripts)
+        if not dry_run:
+            await self._refresh(scripts)
         routes = own_routes(self._routing, await self._account.list_routes())
         by_deployment = deployments_of(scripts)
         known = await self._known({*by_deployment, *(route.deployment_id for route in routes)})
@@ -107,23 +139,28 @@ class Reconciliation:
             await self._require_newest(str(agent_id))
         others = await self._others_scripts(unknown, scripts)
         found = plan(scripts, routes, known, listed_at_ms, others)
-        await self._remove(found)
         _missing.set(len(found.missing))
         if found.scripts or found.routes or found.missing:
             log.warning(
-                "reconciled",
+                "drift found" if dry_run else "reconciling",
                 scripts=[script.name for script in found.scripts],
                 routes=[route.pattern for route in found.routes],
                 missing=list(found.missing),
             )
+        if not dry_run:
+            await self._remove(found)
         return found
 
     async def _remove(self, found: Plan) -> None:
         for route in found.routes:
+            crash_point(point(ORPHANED_ROUTE, Moment.STARTING))
             await self._account.delete_route(route)
+            crash_point(point(ORPHANED_ROUTE, Moment.DONE))
             _removed.inc()
         for script in found.scripts:
+            crash_point(point(ORPHANED_SCRIPT, Moment.STARTING))
             await self._account.delete_script(script)
+            crash_point(point(ORPHANED_SCRIPT, Moment.DONE))
             _removed.inc()
 
     async def _known(self, deployment_ids: set[str]) -> dict[str, Deployment]:
@@ -149,4 +186,27 @@ class Reconciliation:
         async with self._database.transaction() as connection:
             query = select(events_table.c.event_id).where(events_table.c.event_id == event_id)
             if (await connection.execute(query)).scalar_one_or_none() is None:
-                raise TablesBehind(f"the newest fact about {agent_id} is not in the tables")
+                raise TablesBehind(
+                    f"the newest fact about {agent_id} is not in the tables: the deployer is behind"
+                    " the streams"
+                )
+
+
+_FAILURES = (ProviderError, TablesBehind, Unavailable, NatsError, TimeoutError)
+
+
+def _failed(error: Exception) -> None:
+    log.warning("reconciliation failed", reason=str(error), kind=type(error).__name__)
+
+
+def _report(found: Plan, *, removed: bool) -> ReconcileReply:
+    scripts = [script.name for script in found.scripts]
+    routes = [route.pattern for route in found.routes]
+    left_out = sum(max(0, len(it) - LISTED) for it in (scripts, routes, found.missing))
+    return ReconcileReply(
+        scripts=tuple(scripts[:LISTED]),
+        routes=tuple(routes[:LISTED]),
+        missing=tuple(found.missing[:LISTED]),
+        left_out=left_out,
+        removed=removed,
+    )

@@ -7,9 +7,10 @@ later.
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx
+import msgspec
 from cloudflare import (
     APIConnectionError,
     APIStatusError,
@@ -19,6 +20,7 @@ from cloudflare import (
 )
 from webhost_contracts.artifacts import ModuleKind, kind_of
 
+from webhost_deployer.cloudflare.failures import Missing, refusal, unreadable
 from webhost_deployer.cloudflare.rate_limiter import RateLimiter
 from webhost_deployer.cloudflare.scripts import Script, secret
 from webhost_deployer.provider import ProviderError
@@ -35,20 +37,24 @@ MODULE_TYPES: dict[ModuleKind, str] = {
 }
 """The content type of a module's file. One of JSON is uploaded as a script that exports it."""
 
-DUPLICATE_ROUTE = "10020"
-NO_SUCH_SCRIPT = "10007"
-SCRIPT_NOT_SEEN_YET = "10019"
-TRANSIENT_STATUS = frozenset({403, 408, 409, 425, 429})
-"""403 was seen right after uploads that had succeeded."""
-
 MOST_SECRETS = 100
 """How many secrets one call can change."""
 
-T = TypeVar("T")
+R = TypeVar("R")
 
 
-class Missing(ProviderError):
-    """What was called for does not exist."""
+class _Answer(msgspec.Struct, Generic[R]):
+    """A success. The SDK does not validate answers: an empty one would be an empty listing."""
+
+    success: bool
+    result: R
+
+
+class _Done(msgspec.Struct):
+    success: bool
+
+
+D = TypeVar("D", bound=_Answer[Any] | _Done)
 
 
 class Sdk:
@@ -76,26 +82,73 @@ class Sdk:
         """Close every connection."""
         await self.client.close()
 
-    async def call(self, endpoint: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Make one call when the rate limit allows it. Raises Missing or ProviderError."""
-        await self._limit.acquire()
-        try:
-            return await call()
-        except RateLimitError as error:
-            said = error.response.headers.get("retry-after", "")
-            seconds = int(said) if said.isdigit() else BLOCKED_S
-            await self._limit.block(min(seconds, BLOCKED_S))
-            _raise(endpoint, error)
-        except CloudflareError as error:
-            _raise(endpoint, error)
-        except (AttributeError, TypeError) as error:
-            # The SDK does not validate responses.
-            raise ProviderError(endpoint, None, "Unreadable answer.", transient=True) from error
+    async def call(
+        self,
+        endpoint: str,
+        call: Callable[[], Awaitable[Any]],
+        result: type[R],
+        *,
+        after_upload: bool = False,
+    ) -> R:
+        """Make one call when the rate limit allows it; return its result.
+
+        `call` is one of the SDK's with a raw response; `after_upload` is for `failures.refusal`.
+        Raises Missing or ProviderError.
+        """
+        return self._decoded(
+            endpoint, await self._answer(endpoint, call, after_upload), _Answer[result]
+        ).result
+
+    async def do(
+        self,
+        endpoint: str,
+        call: Callable[[], Awaitable[Any]],
+        *,
+        after_upload: bool = False,
+    ) -> None:
+        """Make one call whose effect matters, and not what it says. Raises as `call` does."""
+        self._decoded(endpoint, await self._answer(endpoint, call, after_upload), _Done)
 
     async def delete(self, endpoint: str, call: Callable[[], Awaitable[Any]]) -> None:
         """Make a call that removes what may be gone already. Raises ProviderError."""
         with suppress(Missing):
-            await self.call(endpoint, call)
+            await self.do(endpoint, call)
+
+    async def _answer(
+        self, endpoint: str, call: Callable[[], Awaitable[Any]], after_upload: bool
+    ) -> bytes:
+        await self._limit.acquire()
+        try:
+            answer = await call()
+            return answer.content if isinstance(answer, httpx.Response) else await answer.read()
+        except APIStatusError as error:
+            if isinstance(error, RateLimitError):
+                said = error.response.headers.get("retry-after", "")
+                seconds = int(said) if said.isdigit() else BLOCKED_S
+                await self._limit.block(min(seconds, BLOCKED_S))
+            first = error.errors[0] if error.errors else None
+            code = None if first is None or first.code is None else str(first.code)
+            message = None if first is None or not first.message else str(first.message)
+            raise refusal(
+                endpoint, error.status_code, code, message, after_upload=after_upload
+            ) from error
+        except CloudflareError as error:
+            cause = error.__cause__ if isinstance(error, APIConnectionError) else None
+            said = str(cause or "") or type(cause or error).__name__
+            raise ProviderError(
+                endpoint, None, f"No usable answer: {said}", transient=True
+            ) from error
+        except (AttributeError, TypeError) as error:
+            raise unreadable(endpoint) from error
+
+    def _decoded(self, endpoint: str, body: bytes, kind: type[D]) -> D:
+        try:
+            answer = msgspec.json.decode(body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise unreadable(endpoint) from error
+        if not answer.success:
+            raise unreadable(endpoint)
+        return answer
 
 
 def metadata_of(script: Script) -> dict[str, Any]:
@@ -132,22 +185,6 @@ def patches_of(values: Mapping[str, str | None]) -> list[dict[str, Any]]:
     names = sorted(patch)
     parts = [names[at : at + MOST_SECRETS] for at in range(0, len(names), MOST_SECRETS)]
     return [{name: patch[name] for name in part} for part in parts]
-
-
-def _raise(endpoint: str, error: CloudflareError) -> NoReturn:
-    if not isinstance(error, APIStatusError):
-        cause = error.__cause__ if isinstance(error, APIConnectionError) else None
-        message = f"No usable answer: {cause or error}"
-        raise ProviderError(endpoint, None, message, transient=True) from error
-    status = error.status_code
-    said = error.errors[0] if error.errors else None
-    code = str(said.code) if said is not None and said.code is not None else str(status)
-    message = str(said.message) if said is not None and said.message else f"HTTP {status}"
-    transient = status >= 500 or status in TRANSIENT_STATUS or code == SCRIPT_NOT_SEEN_YET
-    if code == DUPLICATE_ROUTE:
-        transient = False
-    kind = Missing if status == 404 or code == NO_SUCH_SCRIPT else ProviderError
-    raise kind(endpoint, code, message, transient=transient or said is None) from error
 
 
 async def _refuse_pages(response: httpx.Response) -> None:

@@ -20,7 +20,9 @@ from webhost_contracts.rpc import (
 )
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.store import EventMetadata
+from webhost_kit.process.crashpoints import crash_point
 
+from webhost_deployer.crash_points import Moment, fact_point
 from webhost_deployer.secrets import store
 from webhost_deployer.secrets.model import AgentSecrets
 from webhost_deployer.store import lock_agent, teardown_of
@@ -71,7 +73,9 @@ class SecretHandlers:
             await store.mark_lagging(connection, request.agent_id, request.active_deployment_id)
             return ChangeSecretsReply(version=state.version)
 
+        crash_point(fact_point(SecretSet, Moment.RECORDING))
         reply = await self._database.retry_conflicts(work)
+        crash_point(fact_point(SecretSet, Moment.RECORDED))
         self._wake()
         return reply
 
@@ -99,7 +103,9 @@ class SecretHandlers:
             await store.mark_lagging(connection, request.agent_id, request.active_deployment_id)
             return ChangeSecretsReply(version=state.version)
 
+        crash_point(fact_point(SecretDeleted, Moment.RECORDING))
         reply = await self._database.retry_conflicts(work)
+        crash_point(fact_point(SecretDeleted, Moment.RECORDED))
         self._wake()
         return reply
 

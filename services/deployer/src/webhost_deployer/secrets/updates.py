@@ -17,6 +17,7 @@ from webhost_kit.process.crashpoints import crash_point
 
 from webhost_deployer import saga
 from webhost_deployer import store as deployments
+from webhost_deployer.crash_points import Moment, fact_point
 from webhost_deployer.model import Deployment, Step
 from webhost_deployer.secrets import store
 from webhost_deployer.secrets.store import Due
@@ -48,8 +49,9 @@ class SecretUpdates:
             _updates.labels("failed").inc()
             await self._postpone(due)
             return
-        crash_point("deployer.secrets.applied")
+        crash_point(fact_point(DeploymentSecretsApplied, Moment.RECORDING))
         await self._record(due.deployment, version)
+        crash_point(fact_point(DeploymentSecretsApplied, Moment.RECORDED))
         log.info("secrets applied", version=version)
         _updates.labels("succeeded").inc()
 
