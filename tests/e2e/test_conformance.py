@@ -16,14 +16,25 @@ from hypothesis import HealthCheck, given, settings
 from requests import Request, Session
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import negative_data_rejection
-from webhost_contracts.signatures import TELEMETRY_DEPLOYMENT_HEADER
+from webhost_contracts.signatures import (
+    DELEGATION_SIGNATURE_HEADER,
+    DELEGATION_SOURCE_HEADER,
+    DELEGATION_TIMESTAMP_HEADER,
+    TELEMETRY_DEPLOYMENT_HEADER,
+    delegation_signature,
+)
+from webhost_local.data_dir import DataDir
+from webhost_local.issuer.identity import IssuerIdentity
 
+from tests.support.bundles import good_files, zipped
 from tests.support.caller import Caller
 from tests.support.deadline import until
 from tests.support.keys import StackKeys
 from tests.support.openapi import DOCUMENT, OPERATIONS, Operation
-from tests.support.stack import Stack
+from tests.support.stack import DELEGATION_SECRET, DELEGATION_SOURCE, Stack
 
+SUBJECT = "the one who tries"
+DECLARED = "OPENAI_API_KEY"
 FEW, MANY = 3, 100
 """Examples for each operation, of positive and of negative data each."""
 
@@ -57,26 +68,49 @@ class World:
         return found
 
     def prepare(self, case: Case) -> None:
-        """Write numbers as JavaScript does, make up no cursor, end
-        nothing in the past, sign what must be signed."""
+        """Write numbers as JavaScript does, and sign what must be signed.
+
+        Of positive data make what a schema cannot say: no cursor of our own, no end in the past, an
+        archive, a name that the agent declares.
+        """
         if case.meta is not None and case.meta.generation.mode.is_positive:
             (case.query or {}).pop("cursor", None)
             if isinstance(case.body, dict) and case.body.get("expiresAtMs") is not None:
                 case.body["expiresAtMs"] = round(time.time() * 1000) + 3_600_000
+            if case.path == "/v1/uploads":
+                case.body = zipped(good_files())
+            if case.path.endswith("/secrets") and isinstance(case.body, dict):
+                case.body = {"secrets": {DECLARED: next(iter(case.body["secrets"].values()))}}
         if isinstance(case.body, dict | list):
             case.body = _whole_numbers(case.body)
         if case.path == "/v1/telemetry/report" and case.method == "POST":
-            deployment_id = self.ids["deploymentId"]
-            headers = {TELEMETRY_DEPLOYMENT_HEADER: deployment_id}
+            headers = {TELEMETRY_DEPLOYMENT_HEADER: self.ids["deploymentId"]}
             case.headers = {**(case.headers or {}), **headers}
-            body = case.as_transport_kwargs(base_url=self.stack.origin)
-            case.headers |= self.keys.report_headers(deployment_id, _bytes_of(body))
+            case.headers |= self.keys.report_headers(self.ids["deploymentId"], self._sent(case))
+        if case.path.startswith("/v1/delegated/") and case.method == "POST":
+            headers = {
+                DELEGATION_SOURCE_HEADER: DELEGATION_SOURCE,
+                DELEGATION_TIMESTAMP_HEADER: str(round(time.time() * 1000)),
+            }
+            case.headers = {**(case.headers or {}), **headers}
+            signature = delegation_signature(DELEGATION_SECRET, self._sent(case))
+            case.headers[DELEGATION_SIGNATURE_HEADER] = signature
+
+    def _sent(self, case: Case) -> bytes:
+        return _bytes_of(case.as_transport_kwargs(base_url=self.stack.origin))
+
+    def token(self, case: Case) -> str:
+        """The caller's token. One that expires soon ends what would not end by itself."""
+        if case.path.endswith("/events"):
+            issuer = IssuerIdentity.load_or_make(DataDir.at(self.stack.data_dir))
+            return issuer.token(SUBJECT, expires_in_s=2)
+        return self.caller.token
 
     def send(self, case: Case) -> schemathesis.Response:
         """Send it, again for as long as that is only too often."""
         self.prepare(case)
-        headers = {"Authorization": f"Bearer {self.caller.token}"}
         while True:
+            headers = {"Authorization": f"Bearer {self.token(case)}"}
             response = case.call(base_url=self.stack.origin, session=self.session, headers=headers)
             if response.status_code != 429:
                 return response
@@ -109,13 +143,13 @@ def _bytes_of(sent: dict[str, Any]) -> bytes:
 
 @pytest.fixture(scope="module")
 def world(stack: Stack) -> World:
-    caller = stack.caller()
+    caller = stack.caller(SUBJECT)
     stack.webhost("users", "set-tier", caller.me()["id"], "enterprise")
     until(lambda: caller.me()["tier"] == "enterprise", "the tier to be in force", seconds=10)
-    agent = caller.create_agent()
+    agent = caller.create_agent(envVarKeys=[DECLARED])
     deployment = caller.deploy(agent["id"])
     caller.invoke(agent["id"], "Hello")
-    ids = {"agentId": agent["id"], "deploymentId": deployment["id"]}
+    ids = {"agentId": agent["id"], "deploymentId": deployment["id"], "key": DECLARED}
     return World(stack, caller, StackKeys(stack), ids)
 
 

@@ -21,6 +21,8 @@ from tests.support.stack import Stack
 MISSING = "zzzzzzzzzzzzzzzzzzzzzzzzzz"
 PREFIXES = {"agentId": "agt", "deploymentId": "dep"}
 """Of the kinds of ids; one of another kind is its first three letters."""
+NO_IDS = {"key": "OPENAI_API_KEY"}
+"""What else is in paths: names of users' own."""
 TIMED = 200
 ALIKE = 0.2
 
@@ -49,14 +51,26 @@ def tenants(stack: Stack) -> Tenants:
     return Tenants(
         owner,
         other,
-        {"agentId": agent["id"], "deploymentId": deployment["id"]},
-        {"agentId": others_agent["id"], "deploymentId": others_deployment["id"]},
+        {"agentId": agent["id"], "deploymentId": deployment["id"], "keyId": key_of(owner)},
+        {
+            "agentId": others_agent["id"],
+            "deploymentId": others_deployment["id"],
+            "keyId": key_of(other),
+        },
         credentials(stack, "the owner"),
     )
 
 
+def key_of(caller: Caller) -> str:
+    """The id of a new API key of theirs."""
+    made = caller.http.post("/v1/keys", json={"name": "private", "scopes": ["invoke"]})
+    assert made.status_code == 201, made.text
+    return made.json()["key"]["id"]
+
+
 def missing(names: list[str]) -> Ids:
-    return {name: f"{PREFIXES.get(name, name[:3])}_{MISSING}" for name in names}
+    made = {name: f"{PREFIXES.get(name, name[:3])}_{MISSING}" for name in names}
+    return made | {name: value for name, value in NO_IDS.items() if name in names}
 
 
 def named(operation: Operation) -> list[str]:

@@ -24,6 +24,7 @@ import psycopg
 import pytest
 from webhost_deployer.cloudflare.rate_limiter import CAPACITY, REFILL_PER_S
 from webhost_kit.clock import now_ms
+from webhost_kit.keys import base64url
 from webhost_local.child import tied_to_parent
 from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
@@ -37,6 +38,8 @@ START_S = 90
 RESTART_S = 60
 STOP_S = 40
 TOKEN_S = 3600
+DELEGATION_SOURCE, DELEGATION_SECRET = "orchestrator", secrets.token_bytes(32)
+"""A back end that may call for users."""
 
 
 class Stack:
@@ -304,4 +307,7 @@ def stack() -> Iterator[Stack]:
 def _environment() -> dict[str, str]:
     """Ours, without what would lead a command to another stack."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("WEBHOST_", "NATS_"))}
-    return own | {"AGENTS_MAY_REACH": f"127.0.0.1:{GATE_PORT}"}
+    return own | {
+        "AGENTS_MAY_REACH": f"127.0.0.1:{GATE_PORT}",
+        "DELEGATION_SECRETS": f"{DELEGATION_SOURCE}:{base64url(DELEGATION_SECRET)}",
+    }

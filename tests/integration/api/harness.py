@@ -23,7 +23,6 @@ from tests.support.issuer import TestIssuer
 from tests.support.service import environment
 
 ORIGIN = "https://app.example"
-ANSWER_KEYS = f"a1:{base64url(bytes(32))}"
 
 
 @dataclass
@@ -37,6 +36,12 @@ class Key:
 
 SECRETS_KEY = secrets.token_bytes(32)
 """The private key that what the api seals opens with."""
+KEYS = {
+    "ANSWER_KEYS": f"a1:{base64url(secrets.token_bytes(32))}",
+    "SECRETS_PUBLIC_KEY": f"s1:{base64url(public_half(SECRETS_KEY))}",
+    "FINGERPRINT_KEY": base64url(secrets.token_bytes(32)),
+}
+"""Those that every api process needs, the same for all."""
 
 
 class User:
@@ -89,10 +94,8 @@ class Harness(harness.Harness):
         own = {
             "WEBHOST_CRASH_FILE": str(self.crash_file),
             "JWT_ISSUER": self.issuer.url,
-            "ANSWER_KEYS": ANSWER_KEYS,
             "CORS_ALLOWED_ORIGINS": ORIGIN,
-            "SECRETS_PUBLIC_KEY": f"s1:{base64url(public_half(SECRETS_KEY))}",
-            "FINGERPRINT_KEY": base64url(secrets.token_bytes(32)),
+            **KEYS,
         }
         self.service.env = environment(self.dsn, self.nats_url, **(own | env))
         await self.service.start()

@@ -82,7 +82,6 @@ async def test_a_bad_field_of_an_agent_is_named(
 @pytest.mark.parametrize(
     ("body", "path"),
     [
-        ({"uploadId": "upl_1"}, ["uploadId"]),
         ({"moduleCode": ""}, ["moduleCode"]),
         ({"mainModuleName": "../a.mjs"}, ["mainModuleName"]),
         ({"mainModuleName": "a/../b.mjs"}, ["mainModuleName"]),

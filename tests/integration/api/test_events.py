@@ -19,7 +19,7 @@ from webhost_contracts.events.packets import PACKET, pack
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
 
-from tests.integration.api.harness import Harness, User, ok, problem
+from tests.integration.api.harness import KEYS, Harness, User, ok, problem
 from tests.integration.api.watching import Seen, events_in, watching
 from tests.support.deadline import eventually
 from tests.support.facts import deployment_started, envelope
@@ -145,7 +145,7 @@ async def test_another_replica_goes_on_where_one_died(own_harness: Harness) -> N
     """The api that folds dies between its commit and everything that it would do next."""
     harness, user = own_harness, own_harness.user()
     agent_id = await a_short_life(harness, user)
-    second = harness.process("webhost_api", JWT_ISSUER=harness.issuer.url)
+    second = harness.process("webhost_api", JWT_ISSUER=harness.issuer.url, **KEYS)
     async with second:
         async with watching(user, agent_id, 0) as watcher:
             await watcher.until_id(4)

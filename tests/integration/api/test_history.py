@@ -10,6 +10,8 @@ from webhost_contracts import ids, maintenance, subjects, wire
 from webhost_contracts.entitlements import load_tiers
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
+    AccountDisabled,
+    AccountEnabled,
     AgentCreated,
     DeploymentFailed,
     DeploymentStarted,
@@ -18,6 +20,8 @@ from webhost_contracts.events import (
     DeploymentSucceeded,
     DeploymentTornDown,
     Envelope,
+    SecretDeleted,
+    SecretSet,
     TeardownFinished,
     TeardownStarted,
     TierChanged,
@@ -106,6 +110,13 @@ async def a_life(harness: Harness, user: User) -> tuple[str, str]:
     )
     torn_down = envelope(user.id, good, DeploymentTornDown(agent_id=agent_id), version=3)
     await facts.publish(harness.bus, subjects.event(user.id, "deployment", agent_id), torn_down)
+    keys = {"agent_id": agent_id, "keys": ("MODE",)}
+    await state(harness, user, ids.secrets_of(agent_id), SecretSet(**keys), SecretDeleted(**keys))
+    for version, event in enumerate(
+        (AccountDisabled(source="x", reason="unpaid"), AccountEnabled(source="x")), start=2
+    ):
+        changed = envelope(user.id, user.id, event, version=version)
+        await facts.publish(harness.bus, subjects.event(user.id, "account", user.id), changed)
     return agent_id, bad
 
 
@@ -134,7 +145,7 @@ async def own_facts(harness: Harness, user: User) -> list[Envelope]:
     mine = [wire.decode(bytes(row["envelope"]), Envelope) for row in rows]
     of_others = [
         one
-        for kind in ("deployment", "account")
+        for kind in ("deployment", "account", "secret")
         for one in await facts.stored(harness.bus, subjects.EVENTS, f"evt.{user.id}.{kind}.*")
     ]
     return list({one.event_id: one for one in [*mine, *of_others]}.values())
@@ -187,7 +198,8 @@ async def test_the_audit_is_what_the_facts_say(harness: Harness, user: User) -> 
     )
     assert "agentId" not in tier
     of_agent = await audit(user, agentId=agent_id)
-    assert of_agent == [entry for entry in entries if entry["action"] != "tier.changed"]
+    of_the_account = {"tier.changed", "account.disabled", "account.enabled"}
+    assert of_agent == [entry for entry in entries if entry["action"] not in of_the_account]
     [failed] = await audit(user, action="deployment.failed")
     assert (failed["agentId"], failed["deploymentId"]) == (agent_id, bad)
     [updated] = await audit(user, action="agent.updated")

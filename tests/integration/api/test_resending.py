@@ -24,7 +24,7 @@ from webhost_contracts.events import (
 from webhost_kit.bus import streams
 from webhost_kit.database.engine import Database
 
-from tests.integration.api.harness import ANSWER_KEYS, Harness, ok
+from tests.integration.api.harness import KEYS, Harness, ok
 from tests.integration.api.test_deploying import deployed, succeeded, until_status
 from tests.support.deadline import eventually
 from tests.support.facts import deployment_started
@@ -163,8 +163,8 @@ async def test_who_cannot_send_lets_another_api_send(own_harness: Harness) -> No
         await harness.process(
             "webhost_api",
             JWT_ISSUER=harness.issuer.url,
-            ANSWER_KEYS=ANSWER_KEYS,
             RESEND_AFTER_S="0.3",
+            **KEYS,
         ).start()
         user = harness.user()
         agent = await user.create()

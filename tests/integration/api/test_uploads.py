@@ -12,9 +12,10 @@ from webhost_api.collector import Collector
 from webhost_api.idempotency import IdempotencyKey
 from webhost_contracts import ids
 from webhost_contracts.commands import DEPLOY, Deploy
+from webhost_kit.sealing import Fingerprints
 
 from tests.integration.api.conftest import running_harness
-from tests.integration.api.harness import Harness, User, ok, problem
+from tests.integration.api.harness import KEYS, Harness, User, ok, problem
 from tests.integration.api.test_collector import GRACE_S, a_day_later, stored
 from tests.support.bundles import (
     MAIN,
@@ -178,7 +179,13 @@ async def test_after_a_crash_the_key_makes_the_same_upload(isolated: Harness) ->
     upload = await uploaded(user, archive, **key)
     route = "/v1/uploads"
     made_of = IdempotencyKey.of(
-        "k", user_id=user.id, route=f"POST {route}", method="POST", path=route, body=archive
+        "k",
+        user_id=user.id,
+        route=f"POST {route}",
+        method="POST",
+        path=route,
+        body=archive,
+        fingerprints=Fingerprints.parse(KEYS["FINGERPRINT_KEY"], "FINGERPRINT_KEY"),
     )
     first_tried_at_ms = await harness.scalar(
         "SELECT first_tried_at_ms FROM idempotency_claims WHERE user_id = :user", user=user.id

@@ -27,6 +27,7 @@ from webhost_deployer.cloudflare.reconcile import Plan
 from webhost_deployer.cloudflare.reconciliation import Reconciliation
 from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers
+from webhost_deployer.secrets.values import SecretValues
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
 from webhost_kit.bus.connection import Bus
@@ -274,7 +275,12 @@ async def case_of(
         settings = cast(Any, Settings)(**_settings(ground, line, installation_id, namespace))
         provider, account = cloudflare_of(service, settings, ground.database)
         [budget] = [it for it in _parts(provider) if isinstance(it, _OwnBudget)]
-        steps = Steps({"cloudflare": provider}, _read, Capacity(ground.database, None))
+        steps = Steps(
+            {"cloudflare": provider},
+            _read,
+            Capacity(ground.database, None),
+            SecretValues(ground.database, settings.opener),
+        )
         handlers = Handlers(ground.database, 1, namespace, lambda: None)
         works = Executor(ground.database, steps, lambda: 1.0)
         case = Case(ground, installation_id, namespace, line, handlers, works, budget.name)
@@ -297,7 +303,7 @@ async def _read(artifact: Artifact) -> Bundle:
     return Bundle(modules=(Module(name="index.mjs", content=CODES[artifact.checksum]),))
 
 
-_SEEDS = [base64url(secrets.token_bytes(32)) for _ in range(3)]
+_SEEDS = [base64url(secrets.token_bytes(32)) for _ in range(4)]
 
 
 def _settings(
@@ -320,6 +326,7 @@ def _settings(
         "telemetry_master_keys": f"1:{_SEEDS[1]}",
         "invoke_public_keys": ",".join(f"{k}:{v}" for k, v in public_keys(signers).items()),
         "platform_private_keys": f"p1:{_SEEDS[2]}",
+        "secrets_private_keys": f"s1:{_SEEDS[3]}",
         "workers_connect_to": ground.cloudflare.address,
     }
 

@@ -36,11 +36,11 @@ FACTS = {
 # What reaches a stream's content or life: who may ask it of JetStream.
 REQUESTS = {
     "STREAM.MSG.GET.EVENTS": set(SERVICES),
-    "STREAM.MSG.GET.USAGE": {"billing"},
+    "STREAM.MSG.GET.USAGE": {"api", "billing"},
     "STREAM.MSG.GET.COMMANDS": {"deployer"},
     "STREAM.MSG.GET.DEADLETTERS": set[str](),
     "CONSUMER.CREATE.EVENTS.c.evt.>": set(SERVICES),
-    "CONSUMER.CREATE.USAGE.c.usage.>": {"billing"},
+    "CONSUMER.CREATE.USAGE.c.usage.>": {"api", "billing"},
     "CONSUMER.CREATE.COMMANDS.c": {"deployer"},
     "CONSUMER.CREATE.KV_TOTALS.c": {"gateway"},
     "CONSUMER.CREATE.OBJ_ARTIFACTS.c": {"api", "deployer"},

@@ -156,7 +156,11 @@ def _hidden(changes: Changes) -> Generator[None]:
         for value in sorted(changes.bindings.values(), key=len, reverse=True):
             message = message.replace(value, REDACTED)
         raise ProviderError(
-            error.endpoint, error.code, message, transient=error.transient
+            error.endpoint,
+            error.code,
+            message,
+            transient=error.transient,
+            advice=error.advice,
         ) from None
 
 

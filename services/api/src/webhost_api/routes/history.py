@@ -182,7 +182,12 @@ async def agent_events(
     agent_id: AgentId,
     last_event_id: Annotated[
         str | None,
-        Header(alias="Last-Event-ID", description="The id of the last event that was received."),
+        Header(
+            alias="Last-Event-ID",
+            description="The id of the last event that was received.",
+            json_schema_extra={"pattern": "^[0-9]{1,15}$"},
+            examples=["7"],
+        ),
     ] = None,
 ) -> Response:
     """An agent's events as they happen, and notices of its counted calls."""
