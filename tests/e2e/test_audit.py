@@ -56,7 +56,7 @@ def shown(entries: list[dict[str, Any]]) -> list[Entry]:
 def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> None:
     caller = stack.caller()
     user_id = caller.me()["id"]
-    agent_id = caller.create_agent()["id"]
+    agent_id = caller.create_agent(envVarKeys=["MODE"])["id"]
     first = caller.deploy(agent_id)
     broken = caller.deploy_ended(caller.start_deploy(agent_id, moduleCode=BROKEN)["id"])
     assert broken["status"] == "failed"
@@ -68,11 +68,15 @@ def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> N
         caller.http.post(f"{path}/disable"),
         caller.http.post(f"{path}/deploy"),
         caller.http.post(f"{path}/enable"),
+        caller.http.post(f"{path}/secrets", json={"secrets": {"MODE": "quiet"}}),
+        caller.http.delete(f"{path}/secrets/MODE"),
     ]
-    assert [answer.status_code for answer in answers] == [200, 409, 200, 409, 200]
+    assert [answer.status_code for answer in answers] == [200, 409, 200, 409, 200, 204, 204]
     key = caller.http.post("/v1/keys", json={"name": "ci", "scopes": ["read"]}).json()["key"]
     assert caller.http.delete(f"/v1/keys/{key['id']}").status_code < 300
     stack.webhost("users", "set-tier", user_id, "starter")
+    for verb in ("disable", "enable"):
+        stack.webhost("users", verb, user_id)
     assert caller.http.delete(path).status_code == 200
 
     def audited() -> list[Entry]:

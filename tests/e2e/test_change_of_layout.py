@@ -29,6 +29,7 @@ def plain_stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
         yield running
 
 
+@pytest.mark.long
 @pytest.mark.accept("6.2")
 def test_sessions_and_rollback_survive_a_change_of_layout(
     plain_stack: Stack, monkeypatch: pytest.MonkeyPatch

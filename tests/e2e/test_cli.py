@@ -265,7 +265,7 @@ def test_what_happened_is_shown_at_the_command_line(stack: Stack, developer: Dev
     mine = (agent["id"], "--as", developer.subject)
     logs = developer.reads("deployments", "logs", f"{agent['id']}/1", *mine[1:])["lines"]
     done = {line["step"] for line in logs if line.get("outcome") == "succeeded" and "step" in line}
-    assert done == {"validate", "session_store", "upload", "route", "probe"}
+    assert done == {"validate", "session_store", "upload", "route", "probe", "secrets"}
     shown = developer.runs("audit", "--agent", *mine).stdout
     for action in ("agent.created", "deployment.requested", "deployment.activated"):
         assert action in shown

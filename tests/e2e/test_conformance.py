@@ -79,6 +79,12 @@ class World:
                 case.body["expiresAtMs"] = round(time.time() * 1000) + 3_600_000
             if case.path == "/v1/uploads":
                 case.body = zipped(good_files())
+            if (
+                case.method == "PATCH"
+                and isinstance(case.body, dict)
+                and case.body.get("envVarKeys")
+            ):
+                case.body["envVarKeys"] = [DECLARED]
             if case.path.endswith("/secrets") and isinstance(case.body, dict):
                 case.body = {"secrets": {DECLARED: next(iter(case.body["secrets"].values()))}}
         if isinstance(case.body, dict | list):

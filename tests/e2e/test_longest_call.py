@@ -18,6 +18,7 @@ export default {
 """
 
 
+@pytest.mark.long
 @pytest.mark.accept("A13")
 def test_one_setting_bounds_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGEST_CALL_S", str(LONGEST_S))

@@ -158,6 +158,7 @@ async def delete_events(bus: Bus) -> None:
     await bus.js.delete_stream(subjects.EVENTS)
 
 
+@pytest.mark.long
 @pytest.mark.accept("A1")
 def test_postgres_is_restored_to_an_earlier_state(stack: Stack, user: User, tmp_path: Path) -> None:
     agent = some_life(user)
@@ -209,6 +210,7 @@ def test_the_control_planes_history_is_lost(stack: Stack, user: User) -> None:
     user.check_goes_on(agent)
 
 
+@pytest.mark.long
 @pytest.mark.accept("A1")
 def test_the_streams_are_restored_to_an_earlier_state(
     stack: Stack, user: User, tmp_path: Path

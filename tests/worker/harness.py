@@ -113,7 +113,7 @@ class Harness:
         )
         await self.provider.ensure_installation(deployment)
         assert self.provider.problem_of(deployment, bundle) is None
-        await self.provider.upload(deployment, bundle)
+        await self.provider.upload(deployment, bundle, {})
         await self.provider.route(deployment)
         return deployment
 

@@ -66,6 +66,7 @@ async def _renewed_since(harness: Harness, at: object) -> bool:
     return await harness.scalar(query, at=at)
 
 
+@pytest.mark.long
 @pytest.mark.accept("6.C1", "2.rate-limit")
 async def test_two_gateways_together_grant_a_rate_once(own_harness: Harness) -> None:
     harness = own_harness

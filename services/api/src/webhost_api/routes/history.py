@@ -181,14 +181,14 @@ async def agent_events(
     caller: CurrentCaller,
     agent_id: AgentId,
     last_event_id: Annotated[
-        str | None,
+        str,
         Header(
             alias="Last-Event-ID",
             description="The id of the last event that was received.",
-            json_schema_extra={"pattern": "^[0-9]{1,15}$"},
+            json_schema_extra={"pattern": "^[0-9]{0,15}$"},
             examples=["7"],
         ),
-    ] = None,
+    ] = "",
 ) -> Response:
     """An agent's events as they happen, and notices of its counted calls."""
     async with deps.database.transaction() as connection:

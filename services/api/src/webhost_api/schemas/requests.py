@@ -180,6 +180,18 @@ class DeployBody(_Request):
     The main module of an upload is by default its manifest's entrypoint.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "required": ["moduleCode", "uploadId"],
+                "properties": {"moduleCode": {"type": "string"}, "uploadId": {"type": "string"}},
+            },
+            "example": {
+                "moduleCode": "export default { async invoke() { return 'Hello'; } };",
+                "commitHash": "8bfb3c5",
+            },
+        }
+    )
     module_code: (
         Annotated[str, StringConstraints(min_length=1, max_length=MAX_MODULE_CHARS)] | None
     ) = None
