@@ -172,7 +172,7 @@ def deployed(api: str, origin: int, reports: int) -> tuple[Way, Way]:
     )
     bundle = Bundle(modules=(Module(name="main.mjs", content=AGENT),))
     deployments = [_deployment(), _deployment()]
-    agents = [scripts.agent_script(each, bundle, None, "ins_bench") for each in deployments]
+    agents = [scripts.agent_script(each, bundle, None, "ins_bench", {}) for each in deployments]
     fronts = [scripts.front_script(each, b"k" * 32, environment) for each in deployments]
     fronts[1] = _in_one(fronts[1], agents[1])
     with httpx.Client(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60) as client:

@@ -116,10 +116,9 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
             "LISTEN": f"{LOOPBACK}:{port}",
             "JWT_ISSUER": identity.url,
             "WEBHOST_TIERS_FILE": str(tiers),
-            "ANSWER_KEYS": f"bench:{base64url(bytes(32))}",
             "WRITES_PER_MINUTE": "100000",
             "SECRETS_PUBLIC_KEY": f"unused:{KEY}",
-            "FINGERPRINT_KEY": KEY,
+            "RESPONSE_KEYS": f"bench:{KEY}",
         }
         dsn = infrastructure.new_database("api")
         directory = infrastructure.directory

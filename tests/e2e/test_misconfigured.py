@@ -25,9 +25,8 @@ REQUIRED = {
     | HTTP
     | USERS
     | {
-        "ANSWER_KEYS": f"answers-1:{KEY}",
         "SECRETS_PUBLIC_KEY": f"secrets-1:{KEY}",
-        "FINGERPRINT_KEY": KEY,
+        "RESPONSE_KEYS": f"response-1:{KEY}",
     },
     "gateway": EVERY
     | HTTP

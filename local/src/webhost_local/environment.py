@@ -110,9 +110,8 @@ class Environment:
             case "api":
                 own = {
                     "LISTEN": self.listen(name),
-                    "ANSWER_KEYS": keys.answer_keys,
                     "SECRETS_PUBLIC_KEY": keys.secrets_public_key,
-                    "FINGERPRINT_KEY": keys.fingerprint_key,
+                    "RESPONSE_KEYS": keys.api_response_keys,
                 }
                 return users | behind_edge | own
             case "gateway":

@@ -43,20 +43,19 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     postgres_roles: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     postgres_owners: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     nats_users: dict[str, str] = msgspec.field(default_factory=_passwords)
-    answer_key: str = msgspec.field(default_factory=_key)
+    api_response_key: str = msgspec.field(default_factory=_key)
     telemetry_master_key: str = msgspec.field(default_factory=_key)
     invoke_seed: str = msgspec.field(default_factory=_key)
     response_key: str = msgspec.field(default_factory=_key)
     platform_seed: str = msgspec.field(default_factory=_key)
     secrets_key: str = msgspec.field(default_factory=_key)
-    fingerprint_key: str = msgspec.field(default_factory=_key)
     cloudflare_api_token: str = msgspec.field(default_factory=_password)
     cloudflare_account_id: str = msgspec.field(default_factory=_hex)
     cloudflare_zone_id: str = msgspec.field(default_factory=_hex)
 
     @property
-    def answer_keys(self) -> str:
-        return f"answers-1:{self.answer_key}"
+    def api_response_keys(self) -> str:
+        return f"response-1:{self.api_response_key}"
 
     @property
     def telemetry_master_keys(self) -> str:

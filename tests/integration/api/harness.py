@@ -34,12 +34,13 @@ class Key:
     http: httpx.AsyncClient
 
 
+MISSING = "z" * 26
+"""The suffix of ids that nothing has."""
 SECRETS_KEY = secrets.token_bytes(32)
 """The private key that what the api seals opens with."""
 KEYS = {
-    "ANSWER_KEYS": f"a1:{base64url(secrets.token_bytes(32))}",
     "SECRETS_PUBLIC_KEY": f"s1:{base64url(public_half(SECRETS_KEY))}",
-    "FINGERPRINT_KEY": base64url(secrets.token_bytes(32)),
+    "RESPONSE_KEYS": f"r1:{base64url(secrets.token_bytes(32))}",
 }
 """Those that every api process needs, the same for all."""
 

@@ -8,12 +8,12 @@ import psycopg
 import pytest
 from webhost_api.idempotency import KEPT_MS, IdempotencyKey
 from webhost_contracts import ids
-from webhost_kit.sealing import Fingerprints
+from webhost_kit.response_keys import ResponseKeys
 
-from tests.integration.api.harness import Harness, User, ok, problem
+from tests.integration.api.harness import KEYS, Harness, User, ok, problem
 from tests.support.deadline import eventually
 
-FINGERPRINTS = Fingerprints(bytes(32))
+RESPONSE_KEYS = ResponseKeys.parse(KEYS["RESPONSE_KEYS"])
 
 
 def keyed(key: str) -> dict[str, str]:
@@ -82,7 +82,7 @@ async def test_while_the_first_runs_the_key_is_held(harness: Harness, user: User
         method="POST",
         path="/v1/agents",
         body=body,
-        fingerprints=FINGERPRINTS,
+        keys=RESPONSE_KEYS,
     )
     headers = {**keyed("k"), "Content-Type": "application/json"}
     with psycopg.connect(harness.dsn) as holder:
@@ -152,7 +152,7 @@ async def test_killed_before_the_commit_a_retry_makes_the_same_id(
         method="POST",
         path=path,
         body=body,
-        fingerprints=FINGERPRINTS,
+        keys=RESPONSE_KEYS,
     )
     headers = {**user.http.headers, **keyed("k"), "Content-Type": "application/json"}
     for _ in range(2):

@@ -13,9 +13,8 @@ from webhost_contracts.api_keys import SCOPES, hash_of, parse, token_of
 from webhost_contracts.events import KeyCreated, KeyRevoked, KeyRotated
 from webhost_kit.clock import now_ms
 
-from tests.integration.api.harness import Harness, User, ok, problem
+from tests.integration.api.harness import MISSING, Harness, User, ok, problem
 from tests.integration.api.test_idempotency import keyed
-from tests.integration.api.test_tenants import MISSING
 from tests.support.deadline import eventually
 
 DAY_MS = 24 * 3600 * 1000
@@ -91,7 +90,7 @@ async def test_the_same_request_gives_the_same_key_again(user: User) -> None:
 async def test_an_answer_that_cannot_be_read_is_not_made_up(harness: Harness, user: User) -> None:
     body = {"name": "ci", "scopes": ["read"]}
     ok(await user.http.post("/v1/keys", json=body, headers=keyed("k")), 201)
-    by_another = "UPDATE idempotency SET body = 'a2:' || substr(body, 4) WHERE user_id = :id"
+    by_another = "UPDATE idempotency SET key_id = 'withdrawn' WHERE user_id = :id"
     await harness.execute(by_another, id=user.id)
     error = problem(
         await user.http.post("/v1/keys", json=body, headers=keyed("k")), 409, "CONFLICT"

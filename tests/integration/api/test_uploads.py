@@ -12,7 +12,7 @@ from webhost_api.collector import Collector
 from webhost_api.idempotency import IdempotencyKey
 from webhost_contracts import ids
 from webhost_contracts.commands import DEPLOY, Deploy
-from webhost_kit.sealing import Fingerprints
+from webhost_kit.response_keys import ResponseKeys
 
 from tests.integration.api.conftest import running_harness
 from tests.integration.api.harness import KEYS, Harness, User, ok, problem
@@ -185,7 +185,7 @@ async def test_after_a_crash_the_key_makes_the_same_upload(isolated: Harness) ->
         method="POST",
         path=route,
         body=archive,
-        fingerprints=Fingerprints.parse(KEYS["FINGERPRINT_KEY"], "FINGERPRINT_KEY"),
+        keys=ResponseKeys.parse(KEYS["RESPONSE_KEYS"]),
     )
     first_tried_at_ms = await harness.scalar(
         "SELECT first_tried_at_ms FROM idempotency_claims WHERE user_id = :user", user=user.id

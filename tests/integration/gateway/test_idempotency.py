@@ -16,9 +16,9 @@ from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_gateway.ledger.idempotency import KEPT_MS
 from webhost_gateway.ledger.recording import MAX_KEPT_BYTES, Claim, Kept
-from webhost_gateway.ledger.sealing import ResponseKeys
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
+from webhost_kit.response_keys import ResponseKeys
 
 from tests.integration.gateway.harness import RESPONSE_KEYS, Agent, Gateway, Harness
 from tests.integration.gateway.worker import Call, echo

@@ -14,9 +14,8 @@ GOOD = {
     "OPS_LISTEN": "127.0.0.1:8081",
     "JWT_ISSUER": "https://issuer.example",
     "JWT_AUDIENCE": "webhost",
-    "ANSWER_KEYS": f"a1:{base64url(bytes(32))}",
     "SECRETS_PUBLIC_KEY": f"s1:{KEY}",
-    "FINGERPRINT_KEY": KEY,
+    "RESPONSE_KEYS": f"r1:{KEY}",
 }
 
 
@@ -51,10 +50,9 @@ def test_clerks_domain_names_the_issuer(monkeypatch: pytest.MonkeyPatch, domain:
         ({"CLERK_JWT_ISSUER_DOMAIN": "clerk.example"}, "CLERK_JWT_ISSUER_DOMAIN"),
         ({"JWT_ISSUER": "http://issuer.example"}, "JWT_ISSUER"),
         ({"LISTEN": "8080"}, "LISTEN"),
-        ({"ANSWER_KEYS": "a1:short"}, "ANSWER_KEYS must be"),
         ({"SECRETS_PUBLIC_KEY": KEY}, "SECRETS_PUBLIC_KEY must be"),
         ({"SECRETS_PUBLIC_KEY": f"s1:{KEY},s2:{KEY}"}, "SECRETS_PUBLIC_KEY must be one key"),
-        ({"FINGERPRINT_KEY": "short"}, "FINGERPRINT_KEY must be"),
+        ({"RESPONSE_KEYS": "r1:short"}, "RESPONSE_KEYS must be"),
         ({"KEEP_DEPLOYMENTS": "0"}, "KEEP_DEPLOYMENTS"),
         ({"WEBHOST_TIERS_FILE": "/does/not/exist"}, "WEBHOST_TIERS_FILE: tiers file /does"),
     ],

@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 from webhost_kit.keys import base64url
-from webhost_kit.sealing import CannotOpen, Fingerprints, Opener, Owner, Sealer, public_half
+from webhost_kit.sealing import CannotOpen, Opener, Owner, Sealer, public_half
 
 KEY, OTHER_KEY = secrets.token_bytes(32), secrets.token_bytes(32)
 SEALER = Sealer.parse(f"s2:{base64url(public_half(KEY))}", "PUBLIC")
@@ -48,11 +48,3 @@ def test_it_opens_with_no_other_key_and_no_bit_flipped() -> None:
     for broken in (flipped, sealed[:60], "s2:", "s2:!", ""):
         with pytest.raises(CannotOpen):
             OPENER.open(broken, OWNER)
-
-
-@pytest.mark.accept("7.3.fingerprint")
-def test_a_fingerprint_needs_its_key() -> None:
-    one, other = (Fingerprints.parse(base64url(key), "KEY") for key in (KEY, OTHER_KEY))
-    assert one.of(b"body") == one.of(b"body") != one.of(b"another")
-    assert one.of(b"body") != other.of(b"body")
-    assert base64url(KEY) not in repr(one)

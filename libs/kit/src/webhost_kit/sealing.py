@@ -6,8 +6,6 @@ is not in it: it opens only for the user, the agent and the name that it was sea
 """
 
 import base64
-import hashlib
-import hmac
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
@@ -15,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from webhost_kit.keys import KEY_BYTES, base64url, named_keys
+from webhost_kit.keys import base64url, named_keys
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
@@ -83,30 +81,6 @@ class Opener:
             return _SUITE.decrypt(body, private_key, info=owner.info).decode()
         except (InvalidTag, ValueError) as error:
             raise CannotOpen(f"{owner.name} was not sealed for this") from error
-
-
-@dataclass(frozen=True)
-class Fingerprints:
-    """Fingerprints of requests whose bodies may hold secrets: nobody without the key can try what
-    a body was.
-    """
-
-    key: bytes = field(repr=False)
-
-    @classmethod
-    def parse(cls, text: str, name: str) -> "Fingerprints":
-        """Read the base64url of 32 bytes. Raises ValueError."""
-        try:
-            key = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        except ValueError:
-            key = b""
-        if len(key) != KEY_BYTES:
-            raise ValueError(f"{name} must be the base64url of {KEY_BYTES} bytes")
-        return cls(key)
-
-    def of(self, content: bytes) -> bytes:
-        """Return the fingerprint, 32 bytes (HMAC-SHA256)."""
-        return hmac.digest(self.key, content, hashlib.sha256)
 
 
 def public_half(private_key: bytes) -> bytes:

@@ -7,7 +7,6 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from webhost_contracts import subjects
-from webhost_kit.answer_keys import AnswerKeys
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
@@ -154,13 +153,12 @@ async def compose(service: Service, settings: Settings) -> None:
         tiers=tiers,
         commands=commands,
         bodies=Bodies(),
-        answer_keys=AnswerKeys.parse(settings.answer_keys.get_secret_value(), "ANSWER_KEYS"),
         archives=uploads.room(),
         unpacker=uploads.Unpacker(),
         sources=source.room(),
         feed=feed,
         secrets=Secrets(bus, settings.sealer),
-        fingerprints=settings.fingerprints,
+        response_keys=settings.keys,
     )
     app = front(deps, settings.cors_allowed_origins)
     service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)

@@ -21,11 +21,9 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope
 from webhost_contracts import ids
 from webhost_contracts.api_keys import KeyScope
-from webhost_kit.answer_keys import AnswerKeys
 from webhost_kit.bus.connection import Bus
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import (
-    Conflict,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -37,7 +35,7 @@ from webhost_kit.http import problems
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.http.bodies import Bodies
-from webhost_kit.sealing import Fingerprints
+from webhost_kit.response_keys import ResponseKeys
 
 from webhost_api.archives.entries import MAX_PACKED_BYTES
 from webhost_api.artifacts import Artifacts
@@ -75,13 +73,12 @@ class Dependencies:
     tiers: Tiers
     commands: Commands
     bodies: Bodies
-    answer_keys: AnswerKeys
     archives: Bodies
     unpacker: Unpacker
     sources: Bodies
     feed: Feed
     secrets: Secrets
-    fingerprints: Fingerprints
+    response_keys: ResponseKeys
 
 
 class UserRoute(APIRoute):
@@ -211,7 +208,7 @@ async def key_of(
         method=request.method,
         path=request.url.path,
         body=await request.body(),
-        fingerprints=deps.fingerprints,
+        keys=deps.response_keys,
     )
 
 
@@ -224,32 +221,20 @@ async def execute(
     work: Callable[[AsyncConnection], Awaitable[BaseModel | None]],
     *,
     status: int = 200,
-    holds_secret: bool = False,
 ) -> Response:
     """Do the work in one transaction, once per key, and return its response; None has no body.
 
-    The work must call nothing but the database. Its exceptions are passed on. An answer that holds
-    a secret is recorded encrypted. Raises Conflict where that cannot be read any more.
+    The work must call nothing but the database. Its exceptions are passed on.
     """
 
     async def attempt(connection: AsyncConnection) -> Answer:
         async def answer() -> Answer:
             result = await work(connection)
-            body = b"" if result is None else as_json(result)
-            if key is not None and holds_secret:
-                body = deps.answer_keys.encrypt(body, key.digest("answer"))
-            return Answer(status, body)
+            return Answer(status, b"" if result is None else as_json(result))
 
         return await answer() if key is None else await once(connection, deps.tiers, key, answer)
 
-    answer = await deps.database.retry_conflicts(attempt)
-    body = answer.body
-    if key is not None and holds_secret:
-        opened = deps.answer_keys.decrypt(body, key.digest("answer"))
-        if opened is None:
-            raise Conflict("This was done, but its answer can no longer be read.")
-        body = opened
-    return recorded_answer(Answer(answer.status, body))
+    return recorded_answer(await deps.database.retry_conflicts(attempt))
 
 
 def recorded_answer(answer: Answer) -> Response:

@@ -4,7 +4,7 @@ Guarantees: of the requests of one user with one key to one route, one is carrie
 is recorded together with its facts and returned again for at least KEPT_MS. Refusals are not
 recorded: they changed nothing. The ids that a request creates are derived from the key and from the
 time of its first attempt, which is recorded first: a retry after a crash creates the same ones.
-Bodies may hold secrets: only a keyed fingerprint of them is kept.
+Requests and answers may hold secrets: of the one a keyed fingerprint is kept, the other sealed.
 What is remembered of one user is bounded by the tier, and removed when it is past its retention.
 """
 
@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,7 +25,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.errors import Conflict, InvalidRequest, Unavailable
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.process.crashpoints import crash_point
-from webhost_kit.sealing import Fingerprints
+from webhost_kit.response_keys import ResponseKeys, Unreadable
 
 from webhost_api.bounds import KEYS_A_DAY
 from webhost_api.handlers import Tiers, tier_of
@@ -52,12 +52,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """A key in its scope, and the fingerprint of the request that came with it."""
+    """A key in its scope, and the request that came with it: its method, path and body."""
 
     user_id: str
     route: str
     key: str
-    fingerprint: bytes
+    request: bytes = field(repr=False)
+    keys: ResponseKeys
 
     @classmethod
     def of(
@@ -69,13 +70,12 @@ class IdempotencyKey:
         method: str,
         path: str,
         body: bytes,
-        fingerprints: Fingerprints,
+        keys: ResponseKeys,
     ) -> "IdempotencyKey":
         """Return the key of a request. Raises InvalidRequest where it is not of the form."""
         if not _KEY.fullmatch(key):
             raise InvalidRequest.at([HEADER], "Must be 1 to 200 visible ASCII characters.")
-        fingerprint = fingerprints.of(f"{method} {path}\n".encode() + body)
-        return cls(user_id, route, key, fingerprint)
+        return cls(user_id, route, key, f"{method} {path}\n".encode() + body, keys)
 
     @property
     def lock(self) -> int:
@@ -85,7 +85,24 @@ class IdempotencyKey:
     @property
     def operation(self) -> str:
         """Return what names this request, key and body, to another service."""
-        return f"{self.digest('operation').hex()}.{self.fingerprint.hex()}"
+        return f"{self._row}.{self.keys.fingerprint(self.keys.newest, self.request)}"
+
+    def seal(self, key_id: str, answer: bytes) -> bytes:
+        """Return an answer to this request, sealed for its row."""
+        return self.keys.seal(key_id, self._row, answer, self.digest("answer"))
+
+    def open(self, key_id: str, sealed: bytes) -> bytes:
+        """Return the recorded answer. Raises Conflict where it cannot be read any more."""
+        try:
+            return self.keys.open(key_id, self._row, sealed, self.digest("answer"))
+        except Unreadable as error:
+            log.error("recorded answer unreadable", reason=str(error))
+            message = "This was done, but its answer can no longer be read."
+            raise Conflict(message) from error
+
+    @property
+    def _row(self) -> str:
+        return self.digest("row").hex()
 
     def digest(self, purpose: str) -> bytes:
         """Return bytes that follow from the key and its scope, for one purpose."""
@@ -107,13 +124,17 @@ async def id_for(
 
 
 async def recorded(connection: AsyncConnection, key: IdempotencyKey) -> Answer | None:
-    """Return the recorded response. Raises Conflict if the key was used for another request."""
+    """Return the recorded response.
+
+    Raises Conflict if the key was used for another request, or the response cannot be read.
+    """
     row = (await connection.execute(_row_of(idempotency, key))).one_or_none()
     if row is None:
         return None
-    if row.fingerprint != key.fingerprint:
+    fingerprint = key.keys.fingerprint(row.key_id, key.request)
+    if fingerprint is not None and fingerprint != row.fingerprint:
         raise Conflict("This idempotency key was used for another request.")
-    return Answer(row.status, row.body)
+    return Answer(row.status, key.open(row.key_id, row.body))
 
 
 async def once(
@@ -132,13 +153,14 @@ async def once(
     if (answer := await recorded(connection, key)) is not None:
         return answer
     await _require_room(connection, tiers, key, idempotency.c.answered_at_ms)
-    answer = await work()
+    answer, key_id = await work(), key.keys.newest
     await connection.execute(
         sa.insert(idempotency).values(
             **_scope(key),
-            fingerprint=key.fingerprint,
+            key_id=key_id,
+            fingerprint=key.keys.fingerprint(key_id, key.request),
             status=answer.status,
-            body=answer.body,
+            body=key.seal(key_id, answer.body),
             answered_at_ms=now_ms(),
         )
     )

@@ -2,24 +2,22 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, SecretStr, field_validator, model_validator
-from webhost_kit.answer_keys import AnswerKeys
+from pydantic import Field, PositiveInt, SecretStr, model_validator
 from webhost_kit.process.settings import CountsAddresses, LongestCall, UserFacingSettings
-from webhost_kit.sealing import Fingerprints, Sealer
+from webhost_kit.response_keys import ResponseKeys
+from webhost_kit.sealing import Sealer
 
 
 class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
-    answer_keys: SecretStr
-    """Keys for recorded answers that hold a new API key, `<name>:<base64url of 32 bytes>,…`; the
-    first one encrypts, and one that it replaces is needed for a day more."""
     secrets_public_key: str
     """`<key id>:<base64url>`, the X25519 public key of the deployer's first secrets key: customers'
     secrets are sealed for it."""
-    fingerprint_key: SecretStr
-    """The base64url of 32 random bytes: what the bodies of requests with an idempotency key are
-    fingerprinted with. With another key, idempotency keys in use are refused for a day."""
+    response_keys: SecretStr
+    """Keys for what is kept under idempotency keys, `<key id>:<base64url of 32 bytes>,…`: requests'
+    fingerprints, and sealed answers. The first is used; one that it replaces is needed for a day.
+    """
     keep_deployments: Annotated[int, Field(ge=1)] = 5
     """How many good deployments of an agent are kept for rollback."""
     resend_after_s: Annotated[float, Field(gt=0)] = 10
@@ -41,15 +39,9 @@ class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     retention_every_s: Annotated[float, Field(gt=0)] = 3600
     """Seconds between removals of audit entries and log lines that are past their tier's days."""
 
-    @field_validator("answer_keys")
-    @classmethod
-    def _answer_keys_are_keys(cls, keys: SecretStr) -> SecretStr:
-        AnswerKeys.parse(keys.get_secret_value(), "ANSWER_KEYS")
-        return keys
-
     @model_validator(mode="after")
     def _has_keys(self) -> "Settings":
-        _ = self.sealer, self.fingerprints
+        _ = self.sealer, self.keys
         return self
 
     @property
@@ -58,6 +50,6 @@ class Settings(LongestCall, CountsAddresses, UserFacingSettings):
         return Sealer.parse(self.secrets_public_key, "SECRETS_PUBLIC_KEY")
 
     @property
-    def fingerprints(self) -> Fingerprints:
-        """Return what fingerprints requests. Raises ValueError."""
-        return Fingerprints.parse(self.fingerprint_key.get_secret_value(), "FINGERPRINT_KEY")
+    def keys(self) -> ResponseKeys:
+        """Return what fingerprints requests and seals answers. Raises ValueError."""
+        return ResponseKeys.parse(self.response_keys.get_secret_value())

@@ -113,14 +113,15 @@ idempotency = sa.Table(
     sa.Column("user_id", sa.Text, primary_key=True),
     sa.Column("route", sa.Text, primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("answered_at_ms", sa.BigInteger, nullable=False),
     sa.Index("idempotency_by_age", "answered_at_ms"),
     sa.Index("idempotency_by_user", "user_id", "answered_at_ms"),
 )
-"""The recorded answers."""
+"""The recorded answers, sealed; `key_id` is the one of RESPONSE_KEYS that each needs."""
 
 idempotency_claims = sa.Table(
     "idempotency_claims",

@@ -12,6 +12,7 @@ from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.keys import parse_signers
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
+from webhost_kit.response_keys import ResponseKeys
 
 from webhost_gateway.callers import Callers
 from webhost_gateway.delegated import Sources
@@ -23,7 +24,6 @@ from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.reaper import Reaper
 from webhost_gateway.ledger.retention import Retention
-from webhost_gateway.ledger.sealing import ResponseKeys
 from webhost_gateway.ledger.usage_relay import UsageRelay
 from webhost_gateway.routes import InvokeApp
 from webhost_gateway.routing import projection

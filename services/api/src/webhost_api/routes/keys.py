@@ -73,7 +73,7 @@ async def create_key(
         key = await handlers.create_key(connection, caller, deps.tiers, key_id, command)
         return _issued(key, secret)
 
-    return await execute(deps, request_key, work, status=201, holds_secret=True)
+    return await execute(deps, request_key, work, status=201)
 
 
 @router.delete("/{keyId}", status_code=204, response_class=Response)
@@ -119,7 +119,7 @@ async def rotate_key(
         )
         return _issued(key, secret)
 
-    return await execute(deps, request_key, work, holds_secret=True)
+    return await execute(deps, request_key, work)
 
 
 def _issued(key: ApiKey, secret: bytes) -> IssuedKeyResponse:

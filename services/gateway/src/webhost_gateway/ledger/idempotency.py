@@ -27,9 +27,9 @@ from webhost_kit.byte_budget import ByteBudget
 from webhost_kit.clock import now_ms
 from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Conflict, Unavailable
+from webhost_kit.response_keys import ResponseKeys, Unreadable
 
 from webhost_gateway.ledger.recording import Claim, Kept, Recording
-from webhost_gateway.ledger.sealing import ResponseKeys, Unreadable
 from webhost_gateway.model import Invocation
 from webhost_gateway.upstream.flow_control import FREE_BYTES
 

@@ -7,8 +7,7 @@ finds no room is not kept at all.
 import msgspec
 from prometheus_client import Counter
 from webhost_kit.byte_budget import ByteBudget
-
-from webhost_gateway.ledger.sealing import ResponseKeys
+from webhost_kit.response_keys import ResponseKeys
 
 MAX_KEPT_BYTES = 256 * 1024
 

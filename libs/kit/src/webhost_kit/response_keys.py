@@ -1,8 +1,9 @@
-"""What the idempotency ledger keeps of requests and answers, so that its rows say nothing.
+"""What is kept of requests and answers under an idempotency key, so that the rows say nothing.
 
 A request's fingerprint is a keyed MAC (HMAC-SHA256): without the key nobody can try what it was of.
 An answer is sealed with AES-256-GCM under a key of its own, bound to the row that it belongs to.
-All keys are derived (HKDF-SHA256) from RESPONSE_KEYS, and never stored.
+All keys are derived (HKDF-SHA256) from RESPONSE_KEYS, and never stored; a row says which of them it
+needs, so that one can be replaced by another, and goes once no row needs it any more.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from webhost_kit.keys import KEY_BYTES, parse_symmetric_keys
 
 NONCE_BYTES = 12
@@ -46,17 +48,17 @@ class ResponseKeys:
         derived = self._derived(key_id, "fingerprint")
         return hmac.new(derived, request, hashlib.sha256).hexdigest()
 
-    def seal(self, key_id: str, invocation_id: str, answer: bytes, bound_to: bytes) -> bytes:
-        """Return the answer, encrypted; it opens for this invocation and this binding alone."""
+    def seal(self, key_id: str, row: str, answer: bytes, bound_to: bytes) -> bytes:
+        """Return the answer, encrypted; it opens for this row and this binding alone."""
         nonce = secrets.token_bytes(NONCE_BYTES)
-        cipher = AESGCM(self._derived(key_id, f"response {invocation_id}"))
+        cipher = AESGCM(self._derived(key_id, f"response {row}"))
         return nonce + cipher.encrypt(nonce, answer, bound_to)
 
-    def open(self, key_id: str, invocation_id: str, sealed: bytes, bound_to: bytes) -> bytes:
+    def open(self, key_id: str, row: str, sealed: bytes, bound_to: bytes) -> bytes:
         """Return what was sealed. Raises Unreadable."""
         if key_id not in self.by_id:
             raise Unreadable(f"no key '{key_id}' in RESPONSE_KEYS")
-        cipher = AESGCM(self._derived(key_id, f"response {invocation_id}"))
+        cipher = AESGCM(self._derived(key_id, f"response {row}"))
         try:
             return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
         except (InvalidTag, ValueError) as error:
