@@ -12,6 +12,7 @@ from tests.support.stack import Stack
 CALLS = 3
 
 
+@pytest.mark.long
 @pytest.mark.accept("8")
 def test_a_corrupted_row_is_named_by_the_dry_run_and_fixed_by_the_rebuild(stack: Stack) -> None:
     caller = stack.caller()

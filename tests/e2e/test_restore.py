@@ -175,6 +175,7 @@ def test_postgres_is_restored_to_an_earlier_state(stack: Stack, user: User, tmp_
     user.check_goes_on(agent)
 
 
+@pytest.mark.long
 @pytest.mark.accept("A1")
 def test_the_control_planes_history_is_lost(stack: Stack, user: User) -> None:
     agent = some_life(user)

@@ -85,6 +85,7 @@ async def test_a_deployment_whose_command_can_not_be_handled_fails(harness: Harn
     assert isinstance(again, DeploymentSucceeded), again
 
 
+@pytest.mark.long
 async def test_a_teardown_that_is_replayed_is_done(harness: Harness) -> None:
     await harness.start()
     agent = new_agent()

@@ -23,6 +23,7 @@ IN_USE, RETIRED = "CLOUDFLARE_DISPATCH_NAMESPACE", "CLOUDFLARE_RETIRED_DISPATCH_
 NOT_AN_AGENT = "export default { hello: 1 };"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("step", FORWARD)
 @pytest.mark.accept("4")
