@@ -40,6 +40,7 @@ from webhost_deployer.crash_points import (
     fact_point,
     point,
 )
+from webhost_deployer.model import Step
 from webhost_deployer.saga import FORWARD, REMOVAL
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Unavailable
@@ -209,7 +210,7 @@ class Scenario:
 
 SCENARIOS = (
     Scenario(deploy, (*around(DeploymentStarted), *at(FORWARD), *around(DeploymentSucceeded))),
-    Scenario(fail, (*at(FORWARD[-1:]), *at(REMOVAL), *around(DeploymentFailed))),
+    Scenario(fail, (*at([Step.PROBE]), *at(REMOVAL), *around(DeploymentFailed))),
     Scenario(
         retire, (*around(DeploymentTeardownScheduled), *at(REMOVAL), *around(DeploymentTornDown))
     ),
