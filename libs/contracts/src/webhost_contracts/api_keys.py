@@ -10,6 +10,7 @@ import hmac
 import re
 import zlib
 from collections.abc import Collection
+from math import inf
 from typing import Literal
 
 import msgspec
@@ -48,6 +49,30 @@ class Presented(msgspec.Struct, frozen=True):
     def matches(self, secret_hash: str) -> bool:
         """Compare with a stored hash, in constant time."""
         return hmac.compare_digest(self.secret_hash.encode(), secret_hash.encode())
+
+
+def good_until_ms(
+    presented: Presented,
+    *,
+    secret_hash: str,
+    previous_hash: str | None,
+    previous_expires_at_ms: int | None,
+    expires_at_ms: int | None,
+    revoked_at_ms: int | None,
+) -> float:
+    """Return until when the secret that was presented is good: 0 for never, or infinity.
+
+    The key's own end is `expires_at_ms`, that of the secret before its last rotation
+    `previous_expires_at_ms`.
+    """
+    if revoked_at_ms is not None:
+        return 0
+    ends_ms = inf if expires_at_ms is None else expires_at_ms
+    if presented.matches(secret_hash):
+        return ends_ms
+    if previous_hash is not None and presented.matches(previous_hash):
+        return min(ends_ms, previous_expires_at_ms or 0)
+    return 0
 
 
 def token_of(key_id: str, secret: bytes) -> str:

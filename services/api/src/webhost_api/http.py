@@ -35,6 +35,7 @@ from webhost_kit.http import problems
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.http.bodies import Bodies
+from webhost_kit.http.idempotency import KEY_PATTERN
 from webhost_kit.response_keys import ResponseKeys
 
 from webhost_api.archives.entries import MAX_PACKED_BYTES
@@ -42,7 +43,7 @@ from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
 from webhost_api.feed import Feed
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
-from webhost_api.idempotency import KEY_PATTERN, Answer, IdempotencyKey, once
+from webhost_api.idempotency import Answer, IdempotencyKey, once
 from webhost_api.keys import access
 from webhost_api.keys.handlers import key_not_found
 from webhost_api.middleware import problem_response

@@ -10,7 +10,6 @@ What is remembered of one user is bounded by the tier, and removed when it is pa
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import Conflict, InvalidRequest, Unavailable
+from webhost_kit.errors import Conflict, Unavailable
 from webhost_kit.eventsourcing.store import new_id
+from webhost_kit.http.idempotency import check_key
 from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.response_keys import ResponseKeys, Unreadable
 
@@ -34,12 +34,8 @@ from webhost_api.tables import idempotency, idempotency_claims
 
 log = structlog.get_logger(__name__)
 
-HEADER = "Idempotency-Key"
 KEPT_MS = 24 * 3600 * 1000
 RETENTION_EVERY_S = 3600.0
-
-KEY_PATTERN = r"^[\x21-\x7e]{1,200}$"
-_KEY = re.compile(KEY_PATTERN)
 
 
 @dataclass(frozen=True)
@@ -73,8 +69,7 @@ class IdempotencyKey:
         keys: ResponseKeys,
     ) -> "IdempotencyKey":
         """Return the key of a request. Raises InvalidRequest where it is not of the form."""
-        if not _KEY.fullmatch(key):
-            raise InvalidRequest.at([HEADER], "Must be 1 to 200 visible ASCII characters.")
+        check_key(key)
         return cls(user_id, route, key, f"{method} {path}\n".encode() + body, keys)
 
     @property

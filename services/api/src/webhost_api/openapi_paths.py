@@ -17,6 +17,7 @@ from webhost_contracts.signatures import (
     TELEMETRY_SIGNATURE_HEADER,
 )
 from webhost_contracts.telemetry import TelemetryReceipt, TelemetryReport
+from webhost_kit.http.idempotency import HEADER, KEY_PATTERN
 
 from webhost_api.openapi_responses import refusals
 
@@ -108,10 +109,10 @@ data: {}
 
 _AGENT_ID: Json = {"name": "agentId", "in": "path", "required": True, "schema": {"type": "string"}}
 _KEY: Json = {
-    "name": "Idempotency-Key",
+    "name": HEADER,
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,200}$"},
+    "schema": {"type": "string", "pattern": KEY_PATTERN},
     "description": (
         "Lets one of the calls with this key and this body run; the others get its answer, for "
         "24 hours and up to 256 KiB. With another body, or at the other endpoint: CONFLICT, "

@@ -25,9 +25,9 @@ from webhost_kit.http.bodies import Bodies
 from webhost_api import bundles
 from webhost_api.archives.entries import MAX_PACKED_BYTES, MIB
 from webhost_api.bundles import Packed
-from webhost_api.handlers import Caller, user_missing
+from webhost_api.handlers import Caller, lock_user
 from webhost_api.schemas.uploads import ManifestSchema
-from webhost_api.tables import uploads, users
+from webhost_api.tables import uploads
 
 log = structlog.get_logger(__name__)
 
@@ -111,9 +111,7 @@ async def record(
     connection: AsyncConnection, caller: Caller, upload_id: str, packed: Packed
 ) -> Upload:
     """Record a stored bundle. Raises RateLimited, or Unavailable without the user's row."""
-    lock = sa.select(users.c.user_id).where(users.c.user_id == caller.user_id).with_for_update()
-    if await connection.scalar(lock) is None:
-        raise user_missing()
+    await lock_user(connection, caller)
     await require_room(connection, caller, packed.artifact)
     created_at_ms = caller.metadata.at_ms
     row = {

@@ -7,9 +7,10 @@ Guarantees: fact, row and outbox entry are one transaction.
 On replay: what is already so stays so, and no fact is stated.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts.events import Event
 from webhost_contracts.rpc import (
     RecentEventsReply,
     RecentEventsRequest,
@@ -24,7 +25,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.store import EventMetadata
 
 from webhost_billing import decisions, queries, store
-from webhost_billing.decisions import Refused
+from webhost_billing.decisions import Account, Refused
 from webhost_billing.store import ACCOUNTS
 
 
@@ -48,29 +49,35 @@ class Handlers:
     async def set_tier(self, request: SetTierRequest) -> SetTierReply:
         """Put a user on a tier, or say why not."""
 
-        async def work(connection: AsyncConnection) -> SetTierReply:
-            metadata = EventMetadata(actor=f"operator:{request.operator}")
-            account = await store.load(connection, request.user_id)
-            events = decisions.set_tier(account, request.tier, request.operator, self._tiers)
-            await ACCOUNTS.append(connection, account, events, metadata)
-            return SetTierReply(tier=request.tier)
+        def decide(account: Account) -> Sequence[Event]:
+            return decisions.set_tier(account, request.tier, request.operator, self._tiers)
 
         try:
-            return await self._database.retry_conflicts(work)
+            await self._change(request.user_id, request.operator, decide)
         except Refused as refusal:
             return SetTierReply(refused=str(refusal))
+        return SetTierReply(tier=request.tier)
 
     async def set_account_status(self, request: SetAccountStatusRequest) -> SetAccountStatusReply:
         """Disable or enable an account, or say why not."""
 
-        async def work(connection: AsyncConnection) -> SetAccountStatusReply:
-            metadata = EventMetadata(actor=f"operator:{request.operator}")
-            account = await store.load(connection, request.user_id)
-            events = decisions.set_status(account, request.status, request.operator, request.reason)
-            await ACCOUNTS.append(connection, account, events, metadata)
-            return SetAccountStatusReply(status=request.status)
+        def decide(account: Account) -> Sequence[Event]:
+            return decisions.set_status(account, request.status, request.operator, request.reason)
 
         try:
-            return await self._database.retry_conflicts(work)
+            await self._change(request.user_id, request.operator, decide)
         except Refused as refusal:
             return SetAccountStatusReply(refused=str(refusal))
+        return SetAccountStatusReply(status=request.status)
+
+    async def _change(
+        self, user_id: str, operator: str, decide: Callable[[Account], Sequence[Event]]
+    ) -> None:
+        """Append what an operator's request comes to. Raises what `decide` raises."""
+
+        async def work(connection: AsyncConnection) -> None:
+            account = await store.load(connection, user_id)
+            metadata = EventMetadata(actor=f"operator:{operator}")
+            await ACCOUNTS.append(connection, account, decide(account), metadata)
+
+        await self._database.retry_conflicts(work)

@@ -32,6 +32,12 @@ class ProviderError(Exception):
         self.transient = transient
         self.advice = advice
 
+    def saying(self, message: str) -> "ProviderError":
+        """Return the same failure with another message."""
+        return type(self)(
+            self.endpoint, self.code, message, transient=self.transient, advice=self.advice
+        )
+
 
 class Provider(Protocol):
     """A place where deployments run.

@@ -155,13 +155,7 @@ def _hidden(changes: Changes) -> Generator[None]:
         message = error.message
         for value in sorted(changes.bindings.values(), key=len, reverse=True):
             message = message.replace(value, REDACTED)
-        raise ProviderError(
-            error.endpoint,
-            error.code,
-            message,
-            transient=error.transient,
-            advice=error.advice,
-        ) from None
+        raise error.saying(message) from None
 
 
 def _failed(step: Step, message: str, *, transient: bool) -> StepFailed:

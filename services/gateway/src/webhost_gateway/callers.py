@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from webhost_contracts import api_keys
 from webhost_contracts.api_keys import KeyScope
 from webhost_kit.clock import now_ms
-from webhost_kit.errors import BadToken, NotFound, Unauthorized, Unavailable
+from webhost_kit.errors import BadToken, NotFound, Unavailable
 from webhost_kit.eventsourcing.memory import InMemoryProjection
+from webhost_kit.http import auth
 from webhost_kit.http.auth import TokenVerifier, bad_token, bearer_of
 
 from webhost_gateway.routing.model import Key, RouteTable
@@ -29,11 +30,8 @@ class Caller:
 
     def require_scope(self, scope: KeyScope) -> None:
         """Raise Unauthorized if the key does not have this scope."""
-        if self.key is not None and not api_keys.allows(self.key.scopes, scope):
-            raise Unauthorized(
-                f"This API key needs the scope '{scope}' for this request.",
-                details={"reason": "scope"},
-            )
+        if self.key is not None:
+            auth.require_scope(self.key.scopes, scope)
 
     def require_agent(self, agent_id: str) -> None:
         """Raise NotFound if the key is limited to other agents."""

@@ -38,7 +38,6 @@ _TRACE_ID = re.compile(TRACE_ID_PATTERN)
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _FIELD = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _request = msgspec.json.Decoder(InvokeRequest)
 _delegated = msgspec.json.Decoder(DelegatedRequest)
 
@@ -68,12 +67,6 @@ def parse_delegated(body: bytes) -> DelegatedRequest:
     request = _decoded(_delegated, body)
     _check_input(request.invoke, ["invoke"])
     return request
-
-
-def check_idempotency_key(key: str) -> None:
-    """Raise InvalidRequest where the header's value is not of the form."""
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise InvalidRequest.at(["Idempotency-Key"], "Must be 1 to 200 visible ASCII characters.")
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

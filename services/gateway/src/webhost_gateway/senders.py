@@ -11,6 +11,7 @@ from webhost_contracts import ids
 from webhost_contracts.entitlements import Entitlements, known_tier
 from webhost_contracts.invoke import InvokeRequest
 from webhost_kit.clock import now_ms
+from webhost_kit.http import idempotency
 from webhost_kit.http.bodies import SMALL_BYTES, Bodies
 from webhost_kit.http.rate_limiter import RateLimiter, Share
 
@@ -74,7 +75,7 @@ class Senders:
         key = request.idempotency_key
         if key is None:
             return Asked(caller, entitlements, invoke, None)
-        decisions.check_idempotency_key(key)
+        idempotency.check_key(key)
         asked = (b"stream\n" if streamed else b"invoke\n") + body
         scoped = IdempotencyKey(user_id, request.agent_id, INVOKE, key, asked)
         return Asked(caller, entitlements, invoke, scoped)

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import TupleRow
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,6 +23,14 @@ async def notify(connection: AsyncConnection, channel: str) -> None:
     await connection.execute(_NOTIFY, {"channel": channel})
 
 
+async def subscribe(connection: psycopg.AsyncConnection[TupleRow], channel: str) -> None:
+    """Let this connection be woken."""
+    cursor = await connection.execute("SELECT current_schema()")
+    row = await cursor.fetchone()
+    full_name = sql.Identifier(f"{row[0] if row else 'public'}.{channel}")
+    await connection.execute(sql.SQL("LISTEN {}").format(full_name))
+
+
 async def listen(dsn: str, name: str, channel: str) -> AsyncGenerator[None]:
     """Yield once when it listens, and again whenever it was woken.
 
@@ -30,10 +39,7 @@ async def listen(dsn: str, name: str, channel: str) -> AsyncGenerator[None]:
     async with await psycopg.AsyncConnection.connect(
         dsn, autocommit=True, application_name=name, **connect_arguments()
     ) as connection:
-        cursor = await connection.execute("SELECT current_schema()")
-        row = await cursor.fetchone()
-        full_name = sql.Identifier(f"{row[0] if row else 'public'}.{channel}")
-        await connection.execute(sql.SQL("LISTEN {}").format(full_name))
+        await subscribe(connection, channel)
         yield
         async for _ in connection.notifies():
             yield

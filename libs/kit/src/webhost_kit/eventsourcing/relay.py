@@ -21,13 +21,13 @@ import psycopg
 import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
-from psycopg import sql
 from psycopg.rows import TupleRow, dict_row
 
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.publishing import Message, publish
 from webhost_kit.database.engine import connect_arguments
 from webhost_kit.database.leadership import Leadership, WorkStuck
+from webhost_kit.database.notifications import subscribe
 from webhost_kit.eventsourcing.low_water import LowWater
 from webhost_kit.process.crashpoints import crash_point
 
@@ -100,7 +100,7 @@ class Relay:
         )
         try:
             async with connection:
-                await _listen(connection)
+                await subscribe(connection, "outbox")
                 low_water = LowWater()
                 while True:
                     while self._hold() is not None:  # noqa: ASYNC110 - a look costs nothing
@@ -199,13 +199,6 @@ def in_waves(rows: Iterable[OutboxRow]) -> list[list[OutboxRow]]:
         waves[number].append(row)
         seen[row.ordering_key] += 1
     return waves
-
-
-async def _listen(connection: psycopg.AsyncConnection[TupleRow]) -> None:
-    cursor = await connection.execute("SELECT current_schema() || '.outbox'")
-    row = await cursor.fetchone()
-    channel = sql.Identifier(str(row[0] if row else "outbox"))
-    await connection.execute(sql.SQL("LISTEN {}").format(channel))
 
 
 DELETE = "DELETE FROM outbox WHERE serial = ANY(%s)"

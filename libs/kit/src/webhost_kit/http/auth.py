@@ -10,6 +10,7 @@ forgotten when their key is withdrawn.
 
 import asyncio
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any, TypeGuard
@@ -18,9 +19,10 @@ import httpx
 import jwt
 import structlog
 from jwt import PyJWK, PyJWKSet
-from webhost_contracts import ids
+from webhost_contracts import api_keys, ids
+from webhost_contracts.api_keys import KeyScope
 
-from webhost_kit.errors import BadToken, Unavailable
+from webhost_kit.errors import BadToken, Unauthorized, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -200,6 +202,15 @@ def bearer_of(authorization: str | None) -> str | None:
     """Return the token of an `Authorization` header, None where there is none."""
     scheme, _, token = (authorization or "").partition(" ")
     return token if token and scheme.lower() == "bearer" else None
+
+
+def require_scope(scopes: Collection[str], scope: KeyScope) -> None:
+    """Raise Unauthorized where an API key with these scopes does not have this one."""
+    if not api_keys.allows(scopes, scope):
+        raise Unauthorized(
+            f"This API key needs the scope '{scope}' for this request.",
+            details={"reason": "scope"},
+        )
 
 
 def bad_token() -> BadToken:

@@ -17,7 +17,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unauthorized
 from webhost_kit.eventsourcing.store import require_verified
-from webhost_kit.http.auth import bad_token, bearer_of
+from webhost_kit.http.auth import bad_token, bearer_of, require_scope
 
 from webhost_api.handlers import Caller, agent_not_found, deployment_not_found
 from webhost_api.keys import store
@@ -73,11 +73,7 @@ async def require(
     """Raise Unauthorized or NotFound where the caller's key, if it has one, does not allow this."""
     if (key := caller.key) is None:
         return
-    if not api_keys.allows(key.scopes, scope):
-        raise Unauthorized(
-            f"This API key needs the scope '{scope}' for this request.",
-            details={"reason": "scope"},
-        )
+    require_scope(key.scopes, scope)
     if key.agent_ids is None or endpoint in _open_to_limited:
         return
     if "agentId" in path:

@@ -5,6 +5,7 @@ It is stored as a document, so a new field needs a default.
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
+from webhost_contracts import api_keys
 from webhost_contracts.api_keys import KeyLimits, Presented
 from webhost_contracts.events import Envelope, Event, KeyCreated, KeyRevoked, KeyRotated
 
@@ -33,12 +34,14 @@ class ApiKey(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def accepts(self, presented: Presented, at_ms: int) -> bool:
         """Say whether what was presented is this key, and good at this time."""
-        if self.revoked_at_ms is not None or self.has_expired(at_ms):
-            return False
-        if presented.matches(self.secret_hash):
-            return True
-        previous, until_ms = self.previous_hash, self.previous_expires_at_ms or 0
-        return previous is not None and at_ms < until_ms and presented.matches(previous)
+        return at_ms < api_keys.good_until_ms(
+            presented,
+            secret_hash=self.secret_hash,
+            previous_hash=self.previous_hash,
+            previous_expires_at_ms=self.previous_expires_at_ms,
+            expires_at_ms=self.expires_at_ms,
+            revoked_at_ms=self.revoked_at_ms,
+        )
 
     def has_expired(self, at_ms: int) -> bool:
         """Say whether the key's own time is over."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TypeVar
 
-from webhost_contracts import subjects
+from webhost_contracts import api_keys, subjects
 from webhost_contracts.api_keys import KeyLimits, Presented
 from webhost_contracts.events import (
     AccountDisabled,
@@ -116,14 +116,14 @@ class Key:
 
     def good_until_ms(self, presented: Presented) -> float:
         """Return until when the secret that was presented is good: 0 for never, or infinity."""
-        if self.revoked_at_ms is not None:
-            return 0
-        ends_ms = inf if self.expires_at_ms is None else self.expires_at_ms
-        if presented.matches(self.secret_hash):
-            return ends_ms
-        if self.previous_hash is not None and presented.matches(self.previous_hash):
-            return min(ends_ms, self.previous_expires_at_ms or 0)
-        return 0
+        return api_keys.good_until_ms(
+            presented,
+            secret_hash=self.secret_hash,
+            previous_hash=self.previous_hash,
+            previous_expires_at_ms=self.previous_expires_at_ms,
+            expires_at_ms=self.expires_at_ms,
+            revoked_at_ms=self.revoked_at_ms,
+        )
 
     @property
     def ended_at_ms(self) -> float:
