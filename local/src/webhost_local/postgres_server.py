@@ -78,6 +78,8 @@ class Cluster:
             "max_connections": 200,
             "shared_buffers": "128MB",
             "fsync": "on" if self.durable else "off",
+            # DROP DATABASE waits for whoever is signing in, also for one that died or stands still.
+            "authentication_timeout": "10s",
             "log_min_messages": "warning",
             # A statement can hold a secret; its error is logged without it.
             "log_min_error_statement": "panic",
