@@ -10,6 +10,7 @@ import pytest
 RUN_S = 110
 
 
+@pytest.mark.long  # `make demo` is run for every change as well
 @pytest.mark.accept("1", "6.2")
 @pytest.mark.timeout(240)
 def test_the_demo_runs_twice_in_the_same_directory(tmp_path: Path) -> None:
