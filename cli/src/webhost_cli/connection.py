@@ -18,8 +18,8 @@ from typing import Any, Concatenate, ParamSpec
 from webhost_cli import credentials
 from webhost_cli.client import Api
 from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.local_issuer import signed_for
 from webhost_cli.options import AsOption, StackOption, UrlOption, data_dir_of
-from webhost_cli.token import signed_for
 
 P = ParamSpec("P")
 

@@ -1,13 +1,12 @@
 """`webhost token`: the token in use, or one that the local stack's issuer signs for any user."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from webhost_cli import output
-from webhost_cli.errors import CommandError, ExitCode
-from webhost_cli.options import StackOption, UrlOption, data_dir_of
+from webhost_cli.local_issuer import signed_for
+from webhost_cli.options import StackOption, UrlOption
 
 DEFAULT_LIFETIME_S = 12 * 3600
 
@@ -37,20 +36,3 @@ def token(
 
         shown = token_of(origin_of(url, data_dir), data_dir, None)
     output.say(shown)
-
-
-def signed_for(
-    subject: str,
-    data_dir: Path | None,
-    *,
-    expires_in_s: int,
-    email: str | None = None,
-    name: str | None = None,
-) -> str:
-    """The JWT of a local stack's user. Raises StackError where no stack has ever run."""
-    from webhost_local.issuer.identity import IssuerIdentity
-
-    if not subject:
-        raise CommandError("the subject is empty; which user is it?", ExitCode.USAGE)
-    issuer = IssuerIdentity.load(data_dir_of(data_dir))
-    return issuer.token(subject, email=email, name=name, expires_in_s=expires_in_s)
