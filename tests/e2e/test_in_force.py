@@ -8,7 +8,7 @@ nothing else on the machine, and what they are made of.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
@@ -31,6 +31,10 @@ from tests.support.stack import Stack
 CHANGES = 200
 WITHIN_MS = 250
 LATEST_S = 10.0
+EXPIRING = 50
+GOOD_FOR_MS = 1_000
+"""How many keys expire, and how long after they were asked for."""
+REFUSED = "401"
 
 pytestmark = [
     pytest.mark.long,
@@ -54,10 +58,12 @@ class Watch:
 
     def run(self) -> None:
         while not self.ended.is_set():
-            answer = self.caller.post_invoke(self.agent_id, "Who is it?")
-            key = _key(answer)
+            key = self.answer()
             if not self.answers or self.answers[-1][1] != key:
                 self.answers.append((time.perf_counter(), key))
+
+    def answer(self) -> str:
+        return _key(self.caller.post_invoke(self.agent_id, "Who is it?"))
 
     def until_says(self, key: str) -> float:
         """Return when the gateway's latest answer became this one."""
@@ -71,7 +77,7 @@ class Watch:
 def _key(answer: httpx.Response) -> str:
     if answer.status_code == 200:
         return answer.json()["output"]["text"]
-    assert answer.status_code in (403, 404), answer.text
+    assert answer.status_code in (401, 403, 404), answer.text
     return str(answer.status_code)
 
 
@@ -105,6 +111,10 @@ class Watched:
         """Each gateway's answers in order, the same one not twice in a row."""
         return [[key for _, key in watch.answers] for watch in self._watches]
 
+    def answers_now(self) -> list[str]:
+        """Each gateway's answer now."""
+        return [watch.answer() for watch in self._watches]
+
 
 @pytest.fixture
 def caller(sturdy_stack: Stack) -> Iterator[Caller]:
@@ -114,10 +124,19 @@ def caller(sturdy_stack: Stack) -> Iterator[Caller]:
     return caller
 
 
-def post(caller: Caller, path: str) -> None:
-    while (answer := caller.http.post(path)).status_code == 429:
+@pytest.fixture
+def agent_id(caller: Caller) -> str:
+    agent_id = caller.create_agent()["id"]
+    caller.deploy(agent_id, moduleCode=answering(FIRST))
+    caller.invoke(agent_id, "Hello")
+    return agent_id
+
+
+def post(caller: Caller, path: str, **body: Any) -> dict[str, Any]:
+    while (answer := caller.http.post(path, json=body or None)).status_code == 429:
         time.sleep(int(answer.headers["Retry-After"]))
     assert answer.is_success, answer.text
+    return answer.json()
 
 
 def check(name: str, times: list[float]) -> None:
@@ -147,10 +166,7 @@ def test_activation(sturdy_stack: Stack, caller: Caller) -> None:
     check("activation", times)
 
 
-def test_disable_and_enable(sturdy_stack: Stack, caller: Caller) -> None:
-    agent_id = caller.create_agent()["id"]
-    caller.deploy(agent_id, moduleCode=answering(FIRST))
-    caller.invoke(agent_id, "Hello")
+def test_disable_and_enable(sturdy_stack: Stack, caller: Caller, agent_id: str) -> None:
     expected: list[str] = [FIRST]
     times: list[float] = []
     with Watched(sturdy_stack, caller, agent_id) as watched:
@@ -186,10 +202,7 @@ def test_delete(sturdy_stack: Stack, caller: Caller) -> None:
     check("delete", times)
 
 
-def test_disabling_an_account(sturdy_stack: Stack, caller: Caller) -> None:
-    agent_id = caller.create_agent()["id"]
-    caller.deploy(agent_id, moduleCode=answering(FIRST))
-    caller.invoke(agent_id, "Hello")
+def test_disabling_an_account(sturdy_stack: Stack, caller: Caller, agent_id: str) -> None:
     user_id, url = caller.me()["id"], sturdy_stack.status()["natsUrl"]
 
     def put(status: AccountStatus) -> None:
@@ -207,6 +220,77 @@ def test_disabling_an_account(sturdy_stack: Stack, caller: Caller) -> None:
             expected += ["403", FIRST]
     assert watched.said() == [expected, expected]
     check("account disabled", times)
+
+
+def end_keys(
+    stack: Stack, agent_id: str, tokens: Iterable[str], end: Callable[[str], Any]
+) -> list[float]:
+    """Watch an agent with one key after another and end each; return how long each end took.
+
+    At no gateway a key is good again once it was refused, also not after all of them.
+    """
+    times: list[float] = []
+    ended: list[Watched] = []
+    for token in tokens:
+        with Watched(stack, stack.caller_with(token), agent_id) as watched:
+            watched.in_force(lambda: None, FIRST)
+            times.append(watched.in_force(lambda token=token: end(token), REFUSED))
+        # Refused at first, perhaps, where the key was not known yet.
+        assert [said[-2:] for said in watched.said()] == [[FIRST, REFUSED]] * 2
+        assert all(said.count(FIRST) == 1 for said in watched.said())
+        ended.append(watched)
+    assert {key for watched in ended for key in watched.answers_now()} == {REFUSED}
+    return times
+
+
+def make_key(caller: Caller, **fields: Any) -> dict[str, Any]:
+    return post(caller, "/v1/keys", name="short-lived", scopes=["invoke"], **fields)
+
+
+def test_revoking_a_key(sturdy_stack: Stack, caller: Caller, agent_id: str) -> None:
+    paths: dict[str, str] = {}
+
+    def tokens() -> Iterator[str]:
+        for _ in range(CHANGES):
+            made = make_key(caller)
+            paths[made["token"]] = f"/v1/keys/{made['key']['id']}"
+            yield made["token"]
+
+    def revoke(token: str) -> None:
+        assert caller.http.delete(paths[token]).status_code == 204
+
+    check("key revoked", end_keys(sturdy_stack, agent_id, tokens(), revoke))
+
+
+def test_rotating_a_key_without_overlap(sturdy_stack: Stack, caller: Caller, agent_id: str) -> None:
+    made = make_key(caller)
+    path = f"/v1/keys/{made['key']['id']}/rotate"
+    issued = [made["token"]]
+
+    def rotate(_: str) -> None:
+        issued.append(post(caller, path, overlapSeconds=0)["token"])
+
+    tokens = (issued[-1] for _ in range(CHANGES))
+    check("key rotated", end_keys(sturdy_stack, agent_id, tokens, rotate))
+
+
+def test_a_key_expires(sturdy_stack: Stack, caller: Caller, agent_id: str) -> None:
+    """At the instant that it names, and not before."""
+    expires_at_ms: list[int] = []
+    left_ms: list[float] = []
+
+    def tokens() -> Iterator[str]:
+        for _ in range(EXPIRING):
+            expires_at_ms.append(int(time.time() * 1000) + GOOD_FOR_MS)
+            yield make_key(caller, expiresAtMs=expires_at_ms[-1])["token"]
+
+    def wait(_: str) -> None:
+        left_ms.append(expires_at_ms[-1] - time.time() * 1000)
+
+    ends = end_keys(sturdy_stack, agent_id, tokens(), wait)
+    times = [end - left for end, left in zip(ends, left_ms, strict=True)]
+    assert min(times) >= -1
+    check("key expired", times)
 
 
 async def _asked(url: str, request: SetAccountStatusRequest) -> SetAccountStatusReply:
