@@ -9,7 +9,8 @@ from typing import Any
 
 import psycopg
 from webhost_contracts import ids
-from webhost_gateway.ledger.admission import STATEMENT_TIMEOUT_S, Admission
+from webhost_gateway.ledger.admission import Admission
+from webhost_gateway.ledger.admission_statement import STATEMENT_TIMEOUT_S
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.reaper import Reaper

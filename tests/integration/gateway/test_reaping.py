@@ -9,7 +9,8 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 from webhost_contracts.entitlements import Entitlements
-from webhost_gateway.ledger.admission import ADMIT, WAIT_S, Admission
+from webhost_gateway.ledger.admission import WAIT_S, Admission
+from webhost_gateway.ledger.admission_sql import ADMIT
 from webhost_kit.clock import now_ms
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.statements import Statements

@@ -17,8 +17,9 @@ from webhost_kit.response_keys import ResponseKeys
 from webhost_gateway.callers import Callers
 from webhost_gateway.delegated import Sources
 from webhost_gateway.invoke import Invoker
-from webhost_gateway.ledger import admission, quotas
+from webhost_gateway.ledger import quotas
 from webhost_gateway.ledger.admission import Admission
+from webhost_gateway.ledger.admission_statement import STATEMENT_TIMEOUT_S
 from webhost_gateway.ledger.idempotency import Idempotency
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
@@ -79,7 +80,7 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("recording", recording)
     service.add("outcomes", outcomes)
     admitting = service.add(
-        "admitting", Statements(dsn, "gateway admitting", timeout_s=admission.STATEMENT_TIMEOUT_S)
+        "admitting", Statements(dsn, "gateway admitting", timeout_s=STATEMENT_TIMEOUT_S)
     )
     admitted = service.add("admission", Admission(admitting, lease, outcomes))
     service.add("retention", Retention(database, routes))

@@ -12,7 +12,7 @@ never run again: its outcome is unknown. That is read from the invocation's own 
 it.
 Answers are kept for KEPT_MS, and not at all over MAX_KEPT_BYTES or where too many are being kept;
 claims for CLAIMS_KEPT_MS. See `retention`.
-Hot path: what is at the end of the file are raw SQL statements, and parts of others.
+Hot path: raw SQL at the end of the file; the claim is in `admission_statement`.
 """
 
 import asyncio
@@ -217,42 +217,6 @@ FROM ROWS FROM (json_to_recordset(%(sought)s::json) AS (
 JOIN idempotency i
     ON (i.user_id, i.agent_id, i.kind, i.key) = (s.user_id, s.agent_id, s.kind, s.key)
 """
-
-# Parts of ADMIT, for calls that all have a key. `taken` is what this snapshot shows; a key that was
-# committed later is in the way of `claimed`, which ends the statement as a whole. Since `claimed`
-# follows from `recorded`, what is executed late, after its call was released, claims nothing.
-NONE = {"claims": "", "unclaimed": "", "claimed": "", "repeated": ""}
-_REPEATED = "\nUNION ALL SELECT place, NULL, 0, 0"
-_FROM_CLAIMS = "FROM claims WHERE taken OR turn > 1"
-SOME = {
-    "claims": """claims AS MATERIALIZED (
-    SELECT c.*,
-        row_number() OVER (PARTITION BY user_id, agent_id, kind, key ORDER BY place) AS turn,
-        EXISTS (
-            SELECT FROM idempotency i
-            WHERE (i.user_id, i.agent_id, i.kind, i.key) = (c.user_id, c.agent_id, c.kind, c.key)
-        ) AS taken
-    FROM ROWS FROM (json_to_recordset(%(claims)s::json) AS (
-        invocation_id text, user_id text, agent_id text, kind text, key text,
-        key_id text, fingerprint text, created_at_ms bigint
-    )) WITH ORDINALITY AS c(
-        invocation_id, user_id, agent_id, kind, key, key_id, fingerprint, created_at_ms, place
-    )
-),
-""",
-    "unclaimed": """
-    WHERE id NOT IN (SELECT invocation_id FROM claims WHERE taken OR turn > 1)""",
-    "claimed": """claimed AS (
-    INSERT INTO idempotency (user_id, agent_id, kind, key, key_id, fingerprint, invocation_id,
-        created_at_ms)
-    SELECT user_id, agent_id, kind, key, key_id, decode(fingerprint, 'hex'), invocation_id,
-        created_at_ms
-    FROM claims WHERE invocation_id IN (SELECT id FROM recorded)
-),
-""",
-    "repeated": f"{_REPEATED} {_FROM_CLAIMS}",
-}
-SOME_WITH_KEYS = SOME | {"repeated": f"{_REPEATED}, 0 {_FROM_CLAIMS}"}
 
 # Of FINISH.
 STORED = """stored AS (
