@@ -8,9 +8,11 @@ On replay: a request that is repeated with its idempotency key does not reach a 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts.api_keys import Presented
 from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements, known_tier
 from webhost_contracts.events import Event
 from webhost_kit.errors import NotFound, Unauthorized, Unavailable
@@ -37,6 +39,10 @@ class Caller:
     metadata: EventMetadata
     key: ApiKey | None = None
     """The API key, if the request came with one instead of a JWT."""
+    presented: Presented | None = None
+    """The key as it was sent."""
+    good_until_ms: float = inf
+    """When the token, or the key as it was sent, expires."""
 
     @property
     def agent_ids(self) -> tuple[str, ...] | None:
@@ -229,8 +235,9 @@ async def tier_of(
 async def require_enabled(connection: AsyncConnection, user_id: str) -> None:
     """Raise Unauthorized where the account is disabled.
 
-    It can then make no agent, deploy nothing and activate nothing; it can read, describe, disable,
-    enable and delete what is there. A deploy that runs goes on: what it deploys cannot be invoked.
+    It can then make no agent, deploy nothing, activate nothing and watch no events; it can read,
+    describe, disable, enable and delete what is there. A deploy that runs goes on: what it deploys
+    cannot be invoked.
     """
     query = sa.select(accounts.c.disabled).where(accounts.c.user_id == user_id)
     if await connection.scalar(query):

@@ -303,16 +303,17 @@ def _issue_of(found: dict[str, Any]) -> dict[str, Any]:
 async def _authenticated(request: Request, cost: Cost) -> Caller:
     deps = cast(Dependencies, request.app.state.dependencies)
     authorization = request.headers.get("Authorization")
-    key = await access.key_of(deps.database, authorization)
-    if key is not None:
+    found = await access.key_of(deps.database, authorization)
+    if found is not None:
+        key, presented = found
         deps.rate_limits.acquire(cost, key.user_id)
-        return Caller(key.user_id, _metadata(request, f"key:{key.id}"), key)
+        metadata = _metadata(request, f"key:{key.id}")
+        return Caller(key.user_id, metadata, key, presented, key.good_until_ms(presented))
     principal = await deps.verifier.verify(authorization)
     deps.rate_limits.acquire(cost, principal.user_id)
-    request.state.expires_at = principal.expires_at
     metadata = _metadata(request, f"user:{principal.user_id}")
     await deps.users.ensure(principal, metadata, address_of(request.scope))
-    return Caller(principal.user_id, metadata)
+    return Caller(principal.user_id, metadata, good_until_ms=principal.expires_at * 1000)
 
 
 def _metadata(request: Request, actor: str) -> EventMetadata:

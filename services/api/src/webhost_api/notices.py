@@ -21,7 +21,8 @@ from webhost_kit.errors import StreamDiverged
 from webhost_kit.eventsourcing.facts import Fact, facts
 from webhost_kit.tasks import run_together
 
-from webhost_api.feed import Feed, frame
+from webhost_api.event_stream import frame
+from webhost_api.feed import Feed
 
 log = structlog.get_logger(__name__)
 

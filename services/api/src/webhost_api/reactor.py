@@ -37,6 +37,7 @@ from webhost_contracts.events.secret import SecretEvent
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
+from webhost_kit.database.notifications import notify
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
 from webhost_kit.eventsourcing.store import EventMetadata, require_verified
@@ -45,6 +46,7 @@ from webhost_kit.process.crashpoints import crash_point
 from webhost_api import decisions, handlers, model, store
 from webhost_api.commands import Commands
 from webhost_api.model import Agent, Deployment, ProviderRef
+from webhost_api.projection import CHANNEL
 from webhost_api.store import AGENTS
 from webhost_api.tables import accounts
 
@@ -173,6 +175,7 @@ async def _account_changed(
             where=accounts.c.version < envelope.version,
         )
     )
+    await notify(connection, CHANNEL)
 
 
 def _because_of(envelope: Envelope) -> EventMetadata:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from webhost_contracts import api_keys, ids
-from webhost_contracts.api_keys import KeyScope
+from webhost_contracts.api_keys import KeyScope, Presented
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unauthorized
@@ -35,8 +35,9 @@ def open_to_limited(endpoint: E) -> E:
     return endpoint
 
 
-async def key_of(database: Database, authorization: str | None) -> ApiKey | None:
-    """Return the good key of an `Authorization` header, None where it holds no key.
+async def key_of(database: Database, authorization: str | None) -> tuple[ApiKey, Presented] | None:
+    """Return the good key of an `Authorization` header, as stored and as presented; None where it
+    holds no key.
 
     Raises BadToken for a key that is not good, or Unavailable.
     """
@@ -49,9 +50,9 @@ async def key_of(database: Database, authorization: str | None) -> ApiKey | None
     async with database.transaction() as connection:
         require_verified(connection)
         key = await store.load(connection, presented.key_id)
-    if key is None or not key.accepts(presented, now_ms()):
+    if key is None or key.good_until_ms(presented) <= now_ms():
         raise bad_token()
-    return key
+    return key, presented
 
 
 def require_jwt(caller: Caller) -> None:

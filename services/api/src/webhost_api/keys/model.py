@@ -32,9 +32,9 @@ class ApiKey(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rotated_at_ms: int | None = None
     revoked_at_ms: int | None = None
 
-    def accepts(self, presented: Presented, at_ms: int) -> bool:
-        """Say whether what was presented is this key, and good at this time."""
-        return at_ms < api_keys.good_until_ms(
+    def good_until_ms(self, presented: Presented) -> float:
+        """Return until when the secret that was presented is good: 0 for never, or infinity."""
+        return api_keys.good_until_ms(
             presented,
             secret_hash=self.secret_hash,
             previous_hash=self.previous_hash,

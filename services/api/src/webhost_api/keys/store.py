@@ -1,5 +1,6 @@
 """API keys as rows: loaded for a decision or a check, saved after a decision, listed."""
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -19,6 +20,12 @@ async def load(connection: AsyncConnection, key_id: str, *, lock: bool = False) 
     query = sa.select(api_keys.c.state).where(api_keys.c.key_id == key_id)
     state = await connection.scalar(query.with_for_update() if lock else query)
     return None if state is None else _key_of(state)
+
+
+async def load_all(connection: AsyncConnection, key_ids: Collection[str]) -> dict[str, ApiKey]:
+    """Return those of these keys that there are, revoked or not."""
+    query = sa.select(api_keys.c.key_id, api_keys.c.state).where(api_keys.c.key_id.in_(key_ids))
+    return {row.key_id: _key_of(row.state) for row in await connection.execute(query)}
 
 
 async def save(connection: AsyncConnection, _before: ApiKey, after: ApiKey) -> None:

@@ -3,14 +3,15 @@
 from time import monotonic, time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import InvalidRequest
 
-from webhost_api import feed, http, queries, timeline
-from webhost_api.handlers import Caller, tier_of
+from webhost_api import http, queries, timeline
+from webhost_api.event_stream import HEARTBEAT, READY, Stream, frame
+from webhost_api.handlers import require_enabled, tier_of
 from webhost_api.history import audit_since, logs_since, outcome_of
 from webhost_api.http import (
     AgentId,
@@ -25,8 +26,12 @@ from webhost_api.http import (
 from webhost_api.queries import DEFAULT_LIMIT
 from webhost_api.schemas.history import AuditEntry, AuditResponse, LogLine, LogResponse
 from webhost_api.timeline import Window
+from webhost_api.watchers import Watcher
 
 router = APIRouter(tags=["history"], route_class=UserRoute)
+
+LONGEST_S = 3600.0
+"""A stream ends after this long at the latest; its client is then authenticated again."""
 
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
@@ -38,9 +43,9 @@ first, none missing and none twice. Without, `ready` comes first, with the id of
 and what follows is new. `reset`, in place of events that are no longer there (they are older than
 the plan's `logDays`) or not there yet (after a restore), says: read the agent anew; what follows is
 behind the reset's id. `invocation.finished.v1` has no id: a notice of a counted call, live only; it
-may be missing or come twice. After `agent.deleted.v1` the stream ends; otherwise when the token
-expires, or after an hour (with an API key a minute), or when the service stops: connect again with
-the last id. A comment is the heartbeat."""
+may be missing or come twice. After `agent.deleted.v1` the stream ends; otherwise when the token or
+API key expires, when the key is revoked or the account disabled, after an hour, or when the service
+stops: connect again with the last id. A comment is the heartbeat."""
 
 _EVENT: dict[str, Any] = {
     "type": "object",
@@ -160,10 +165,8 @@ async def deployment_logs(
 class EventStream(StreamingResponse):
     """A response that ends with its stream, and closes it when its client goes away."""
 
-    def __init__(self, stream: feed.Stream, first: bytes, until_s: float) -> None:
-        super().__init__(
-            stream.frames(first, until_s), headers=_HEADERS, media_type="text/event-stream"
-        )
+    def __init__(self, stream: Stream, first: bytes) -> None:
+        super().__init__(stream.frames(first), headers=_HEADERS, media_type="text/event-stream")
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,7 +179,6 @@ class EventStream(StreamingResponse):
 
 @router.get("/v1/agents/{agentId}/events", response_class=StreamingResponse, responses=_RESPONSES)
 async def agent_events(
-    request: Request,
     deps: Deps,
     caller: CurrentCaller,
     agent_id: AgentId,
@@ -193,21 +195,14 @@ async def agent_events(
     """An agent's events as they happen, and notices of its counted calls."""
     async with deps.database.transaction() as connection:
         await queries.agent(connection, caller.user_id, agent_id)
+        await require_enabled(connection, caller.user_id)
         position = await timeline.last_number(connection, agent_id)
-    first = feed.frame(feed.READY, {"agentId": agent_id}, position)
+    first = frame(READY, {"agentId": agent_id}, position)
     if last_event_id:
-        position, first = _number_of(last_event_id), feed.HEARTBEAT
-    stream = deps.feed.open(caller.user_id, agent_id, position)
-    return EventStream(stream, first, monotonic() + _seconds_left(request, caller))
-
-
-def _seconds_left(request: Request, caller: Caller) -> float:
-    if caller.key is None:
-        return min(request.state.expires_at - time(), feed.LONGEST_S)
-    expires_at_ms = caller.key.expires_at_ms
-    if expires_at_ms is None:
-        return feed.LONGEST_WITH_KEY_S
-    return min(expires_at_ms / 1000 - time(), feed.LONGEST_WITH_KEY_S)
+        position, first = _number_of(last_event_id), HEARTBEAT
+    left_s = min(caller.good_until_ms / 1000 - time(), LONGEST_S)
+    watcher = Watcher(caller.user_id, caller.presented)
+    return EventStream(deps.feed.open(watcher, agent_id, position, monotonic() + left_s), first)
 
 
 def _number_of(event_id: str) -> int:
