@@ -4,17 +4,13 @@ Each race is run several times at once, on agents of one user, so that both orde
 """
 
 import asyncio
-from typing import Any
-from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 from webhost_contracts.commands import TEAR_DOWN_AGENT, TearDownAgent
 
 from tests.integration.api.harness import Harness, User, ok, problem
+from tests.integration.api.slow_store import waiting_deploy
 from tests.integration.api.test_deploying import deployed, succeeded, until_status
-from tests.support.deadline import eventually
-from tests.support.proxy import Proxy
 
 AGENTS = 6
 KEPT = 5
@@ -135,29 +131,12 @@ async def test_a_deletion_and_a_success_at_once(harness: Harness, user: User) ->
 async def test_an_agent_that_is_deleted_while_its_code_is_stored_is_not_deployed(
     own_harness: Harness,
 ) -> None:
-    harness = own_harness
-    url = urlsplit(harness.nats_url)
-    await harness.service.kill()
-    async with Proxy(url.port or 0) as proxy:
-        netloc = f"{url.username}:{url.password}@127.0.0.1:{proxy.port}"
-        await harness.start(NATS_URL=f"nats://{netloc}")
-        user = harness.user()
-        agent_id = (await user.create())["id"]
-        # given a deploy that waits for the store
-        proxy.hold()
-        body: dict[str, Any] = {"json": {}, "headers": {"Idempotency-Key": "k"}}
-        deploy = asyncio.create_task(user.http.post(f"/v1/agents/{agent_id}/deploy", **body))
-        with psycopg.connect(harness.dsn, autocommit=True) as connection:
-
-            async def arrived() -> bool:
-                query = "SELECT count(*) FROM idempotency_claims"
-                return connection.execute(query).fetchone() == (1,)
-
-            await eventually(arrived, "the deploy to have begun")
+    # given a deploy that waits for the store
+    async with waiting_deploy(own_harness) as deploy:
         # when its agent is deleted meanwhile
-        ok(await user.http.delete(f"/v1/agents/{agent_id}"))
-        assert not deploy.done()
-        proxy.release()
+        ok(await deploy.user.http.delete(f"/v1/agents/{deploy.agent_id}"))
+        assert not deploy.answer.done()
+        deploy.proxy.release()
         # then nothing was deployed
-        problem(await deploy, 404, "NOT_FOUND")
-        assert await harness.scalar("SELECT count(*) FROM deployments") == 0
+        problem(await deploy.answer, 404, "NOT_FOUND")
+        assert await own_harness.scalar("SELECT count(*) FROM deployments") == 0

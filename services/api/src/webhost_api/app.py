@@ -21,8 +21,9 @@ from webhost_api import idempotency, openapi_paths, openapi_responses, recovery,
 from webhost_api.artifacts import Artifacts
 from webhost_api.collector import Collector
 from webhost_api.commands import Commands
+from webhost_api.failures import handle_problems
 from webhost_api.feed import Feed
-from webhost_api.http import Dependencies, handle_problems
+from webhost_api.http import Dependencies
 from webhost_api.middleware import Cors, RequestId
 from webhost_api.notices import Notices
 from webhost_api.projection import History

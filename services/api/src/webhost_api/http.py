@@ -1,8 +1,7 @@
-"""What all routes share: authentication, rate limits, bounded bodies, idempotency, one envelope.
+"""What all routes share: authentication, rate limits, bounded bodies, idempotency.
 
 Guarantees: the caller is known and within its rate limits, and the body bounded, before anything is
-parsed; a decision and its recorded answer are one transaction; every failure is answered with the
-envelope.
+parsed; a decision and its recorded answer are one transaction. Failures are raised, see `failures`.
 On replay (the same idempotency key): the first answer again, see `idempotency`.
 """
 
@@ -11,25 +10,16 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
-from starlette.exceptions import HTTPException
-from starlette.routing import Match
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive
 from webhost_contracts import ids
 from webhost_contracts.api_keys import KeyScope
 from webhost_kit.bus.connection import Bus
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import (
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    PayloadTooLarge,
-    Problem,
-)
+from webhost_kit.errors import PayloadTooLarge
 from webhost_kit.eventsourcing.store import EventMetadata
 from webhost_kit.http import problems
 from webhost_kit.http.addresses import address_of
@@ -43,10 +33,9 @@ from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
 from webhost_api.feed import Feed
 from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
-from webhost_api.idempotency import Answer, IdempotencyKey, once
+from webhost_api.idempotency import Answer, IdempotencyKey, once, recorded
 from webhost_api.keys import access
 from webhost_api.keys.handlers import key_not_found
-from webhost_api.middleware import problem_response
 from webhost_api.rate_limits import Cost, RateLimits
 from webhost_api.secrets import Secrets
 from webhost_api.uploads import Unpacker
@@ -54,8 +43,6 @@ from webhost_api.users import Users
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_DEPLOY_BYTES = 1024 * 1024
-MAX_ISSUES = 20
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 READING = ("GET", "HEAD")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -235,11 +222,22 @@ async def execute(
 
         return await answer() if key is None else await once(connection, deps.tiers, key, answer)
 
-    return recorded_answer(await deps.database.retry_conflicts(attempt))
+    return _response(await deps.database.retry_conflicts(attempt))
 
 
-def recorded_answer(answer: Answer) -> Response:
-    """Return the answer of a write, also of one that was made before."""
+async def first_response(
+    connection: AsyncConnection, key: IdempotencyKey | None
+) -> Response | None:
+    """Return the response to the first request with this key, None where there is none yet.
+
+    For what `execute` cannot hold in its transaction, and a repeat must not do again. Raises
+    Conflict.
+    """
+    answer = None if key is None else await recorded(connection, key)
+    return None if answer is None else _response(answer)
+
+
+def _response(answer: Answer) -> Response:
     media_type = problems.JSON_TYPE if answer.body else None
     return Response(answer.body, answer.status, media_type=media_type)
 
@@ -252,52 +250,6 @@ def answered(schema: BaseModel) -> Response:
 def as_json(schema: BaseModel) -> bytes:
     """Return an answer's body."""
     return schema.model_dump_json(by_alias=True).encode()
-
-
-def handle_problems(app: FastAPI) -> None:
-    """Let every failure, the framework's own included, be answered with the error envelope."""
-
-    async def on_problem(request: Request, error: Exception) -> Response:
-        response = problem_response(_problem_of(error), request.headers[problems.REQUEST_ID_HEADER])
-        if response.status_code == 405:
-            response.headers["Allow"] = ", ".join(_methods_of(app, request.scope))
-        return response
-
-    for kind in (Problem, HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, on_problem)
-
-
-def _methods_of(app: FastAPI, scope: Scope) -> list[str]:
-    """Return what the path of this request can be asked, by whichever route."""
-    return [
-        method
-        for method in METHODS
-        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
-    ]
-
-
-def _problem_of(error: Exception) -> Problem:
-    match error:
-        case Problem():
-            return error
-        case RequestValidationError():
-            issues = [_issue_of(found) for found in error.errors()[:MAX_ISSUES]]
-            return InvalidRequest("The request is not valid.", details={"issues": issues})
-        case HTTPException(status_code=404):
-            return NotFound("Nothing is served at this path.")
-        case HTTPException(status_code=405):
-            return MethodNotAllowed("This method is not allowed at this path.")
-        case HTTPException(status_code=400):
-            return InvalidRequest.at([], "The body cannot be read.")
-        case _:
-            return problems.internal()
-
-
-def _issue_of(found: dict[str, Any]) -> dict[str, Any]:
-    # The first part of the location is `body`, `query` or `header`; if the body is not JSON, the
-    # rest is not a path.
-    path = [] if found["type"] == "json_invalid" else list(found["loc"][1:])
-    return {"path": path, "message": str(found["msg"]).removeprefix("Value error, ")}
 
 
 async def _authenticated(request: Request, cost: Cost) -> Caller:

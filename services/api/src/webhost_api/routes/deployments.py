@@ -25,7 +25,7 @@ from webhost_api.http import (
     UserRoute,
     answered,
     execute,
-    recorded_answer,
+    first_response,
 )
 from webhost_api.keys.access import open_to_limited
 from webhost_api.model import DeploymentStatus
@@ -79,9 +79,8 @@ async def deploy(
     # Refused code is not stored. Accepted code is, before the transaction: a slow store then holds
     # up neither a connection nor the agent's lock. The transaction decides again.
     async with deps.database.snapshot() as connection:
-        answer = None if key is None else await idempotency.recorded(connection, key)
-        if answer is not None:
-            return recorded_answer(answer)
+        if (response := await first_response(connection, key)) is not None:
+            return response
         command, bundle = await _requested(connection, caller, deployment_id, body)
         await handlers.check_deployment(connection, caller, deps.tiers, agent_id, command)
     if bundle is not None:

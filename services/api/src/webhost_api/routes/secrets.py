@@ -9,7 +9,7 @@ from webhost_contracts.errors import ErrorCode
 from webhost_kit.errors import InvalidRequest
 from webhost_kit.process.crashpoints import crash_point
 
-from webhost_api import handlers, idempotency, queries
+from webhost_api import handlers, queries
 from webhost_api.http import (
     AgentId,
     CurrentCaller,
@@ -18,6 +18,7 @@ from webhost_api.http import (
     SecretsRoute,
     answered,
     execute,
+    first_response,
 )
 from webhost_api.model import Agent
 from webhost_api.openapi_responses import refusals
@@ -59,17 +60,16 @@ async def set_secrets(
     deps: Deps, caller: CurrentCaller, key: RequestKey, agent_id: AgentId, body: SetSecretsBody
 ) -> Response:
     """Set secrets: they reach every kept deployment within seconds, without a deploy."""
-    version = 0
     async with deps.database.snapshot() as connection:
-        answer = None if key is None else await idempotency.recorded(connection, key)
+        if (response := await first_response(connection, key)) is not None:
+            return response
         agent = await queries.agent(connection, caller.user_id, agent_id)
         _, allowed = await handlers.tier_of(connection, deps.tiers, caller.user_id)
-    if answer is None:
-        _require_declared(agent, body)
-        values = {name: value.get_secret_value() for name, value in body.secrets.items()}
-        operation = randomness.token_hex(16) if key is None else key.operation
-        version = await deps.secrets.set(caller, agent, allowed, values, operation)
-        crash_point("api.secrets_set")
+    _require_declared(agent, body)
+    values = {name: value.get_secret_value() for name, value in body.secrets.items()}
+    operation = randomness.token_hex(16) if key is None else key.operation
+    version = await deps.secrets.set(caller, agent, allowed, values, operation)
+    crash_point("api.secrets_set")
 
     async def work(connection: AsyncConnection) -> None:
         await handlers.secrets_changed(connection, caller, agent_id, version)

@@ -12,7 +12,7 @@ from webhost_kit.errors import InvalidRequest
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_api import idempotency, uploads
-from webhost_api.http import CurrentCaller, Deps, RequestKey, UploadRoute, execute
+from webhost_api.http import CurrentCaller, Deps, RequestKey, UploadRoute, execute, first_response
 from webhost_api.keys.access import open_to_limited
 from webhost_api.openapi_responses import refusals
 from webhost_api.schemas.uploads import UploadResponse
@@ -48,12 +48,11 @@ async def upload(deps: Deps, caller: CurrentCaller, key: RequestKey, request: Re
             deps.database, deps.tiers, key, ids.UPLOAD, caller.metadata.at_ms
         )
         async with deps.database.snapshot() as connection:
-            answer = None if key is None else await idempotency.recorded(connection, key)
-            if answer is None:
-                await uploads.require_room(connection, caller, packed.artifact)
-        if answer is None:
-            await deps.artifacts.put(packed.artifact, packed.body)
-            crash_point("api.stored")
+            if (response := await first_response(connection, key)) is not None:
+                return response
+            await uploads.require_room(connection, caller, packed.artifact)
+        await deps.artifacts.put(packed.artifact, packed.body)
+        crash_point("api.stored")
 
         async def work(connection: AsyncConnection) -> UploadResponse:
             made = await uploads.record(connection, caller, upload_id, packed)
