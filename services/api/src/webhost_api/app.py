@@ -1,5 +1,6 @@
 """The composition root: the one place where adapters meet handlers."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -14,6 +15,7 @@ from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.http.bodies import Bodies
+from webhost_kit.periodic import every
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import App, Service
 
@@ -36,6 +38,9 @@ from webhost_api.routes import uploads as uploads_routes
 from webhost_api.secrets import Secrets
 from webhost_api.settings import Settings
 from webhost_api.users import Users
+
+CLEANUP_EVERY_S = 3600.0
+"""How often rows that nothing reads any more are removed."""
 
 
 def _operation_id(route: APIRoute) -> str:
@@ -132,8 +137,12 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add(
         "resender", Resender(database, bus, commands, tiers, after_s=settings.resend_after_s)
     )
-    service.work("idempotency", lambda: idempotency.remove_old(database))
-    service.work("uploads", lambda: uploads.remove_expired(database))
+
+    def clean_up(name: str, remove: Callable[[Database], Awaitable[None]]) -> None:
+        service.work(name, lambda: every(CLEANUP_EVERY_S, lambda: remove(database), name))
+
+    clean_up("idempotency", idempotency.remove_old)
+    clean_up("uploads", uploads.remove_expired)
     rate_limits = RateLimits(
         Rates(
             reads=settings.reads_per_minute,

@@ -40,21 +40,34 @@ class Window(Struct, frozen=True):
     def refusal(self, allowed: Entitlements, wait_ms: int) -> RateLimited:
         """Return the refusal of one more; time gives it back."""
         limit = self.limit_of(allowed) or 0
-        wait_s = max(1, ceil(wait_ms / 1000))
-        return RateLimited(
+        wait = _in_words(_seconds(wait_ms))
+        return full(
             self.name,
+            f"Your plan allows {limit:,} {self.what}. Wait {wait}, {self.otherwise}.",
+            current=limit,
             limit=limit,
-            window_s=self.window_ms // 1000,
-            wait_s=wait_s,
-            message=f"Your plan allows {limit:,} {self.what}. Wait {_in_words(wait_s)},"
-            f" {self.otherwise}.",
-            details={
-                "limitType": self.name,
-                "current": limit,
-                "limit": limit,
-                "suggestedAction": "wait",
-            },
+            window_ms=self.window_ms,
+            wait_ms=wait_ms,
         )
+
+
+def full(
+    name: str, message: str, *, current: int, limit: int, window_ms: int, wait_ms: int
+) -> RateLimited:
+    """Return the refusal of one more, where `wait_ms` give room again."""
+    return RateLimited(
+        name,
+        limit=limit,
+        window_s=window_ms // 1000,
+        wait_s=_seconds(wait_ms),
+        message=message,
+        details={
+            "limitType": name,
+            "current": current,
+            "limit": limit,
+            "suggestedAction": "wait",
+        },
+    )
 
 
 DEPLOYS_AN_HOUR = Window(
@@ -109,6 +122,10 @@ def require_room(events: Sequence[Event], spent: Spent, allowed: Entitlements, n
                 "suggestedAction": "upgrade",
             },
         )
+
+
+def _seconds(wait_ms: int) -> int:
+    return max(1, ceil(wait_ms / 1000))
 
 
 def _in_words(seconds: int) -> str:

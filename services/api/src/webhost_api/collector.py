@@ -19,7 +19,6 @@ from time import monotonic
 
 import sqlalchemy as sa
 import structlog
-from nats.errors import Error as NatsError
 from nats.js.errors import ObjectNotFoundError
 from prometheus_client import Counter
 from sqlalchemy.dialects.postgresql import insert
@@ -27,11 +26,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
-from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
-from webhost_kit.database.locks import held
-from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.store import require_verified
+from webhost_kit.periodic import every
 
 from webhost_api.model import GONE
 from webhost_api.tables import artifacts, deployments, uploads
@@ -71,22 +68,14 @@ class Collector:
         self._every_s = min(EVERY_S, grace_s / 4)
 
     async def run(self) -> None:
-        """Collect periodically, one process at a time; failures are logged, and tried again."""
-        while True:
-            await asyncio.sleep(self._every_s)
-            try:
-                async with held(self._database.dsn, "artifacts") as lock:
-                    if lock is not None:
-                        await self.once()
-            except (Unavailable, NatsError, TimeoutError, OSError) as error:
-                log.warning("artifacts not collected", error=repr(error))
-            except Exception as error:
-                if not is_away(error):
-                    raise
-                log.warning("artifacts not collected", error=repr(error))
+        """Collect as long as the process lives."""
+        await every(self._every_s, self.once, "artifacts", alone_at=self._database)
 
     async def once(self) -> int:
-        """Remove what is not needed; return how many artifacts that were. Raises as `run` names."""
+        """Remove what is not needed; return how many artifacts that were.
+
+        Raises Unavailable, or an error of the bus.
+        """
         stored = await self._stored()
         await self._adopt(stored)
         await self._remove_nameless(stored)

@@ -8,7 +8,6 @@ Requests and answers may hold secrets: of the one a keyed fingerprint is kept, t
 What is remembered of one user is bounded by the tier, and removed when it is past its retention.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import Conflict, Unavailable
+from webhost_kit.errors import Conflict
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.http.idempotency import check_key
 from webhost_kit.process.crashpoints import crash_point
@@ -35,7 +34,6 @@ from webhost_api.tables import idempotency, idempotency_claims
 log = structlog.get_logger(__name__)
 
 KEPT_MS = 24 * 3600 * 1000
-RETENTION_EVERY_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -163,16 +161,11 @@ async def once(
 
 
 async def remove_old(database: Database) -> None:
-    """Remove records that are past their retention, every RETENTION_EVERY_S."""
-    while True:
-        before_ms = now_ms() - KEPT_MS
-        try:
-            async with database.transaction() as connection:
-                for time in (idempotency.c.answered_at_ms, idempotency_claims.c.first_tried_at_ms):
-                    await connection.execute(sa.delete(time.table).where(time < before_ms))
-        except Unavailable:
-            log.info("idempotency retention postponed")
-        await asyncio.sleep(RETENTION_EVERY_S)
+    """Remove records that are past their retention. Raises Unavailable."""
+    before_ms = now_ms() - KEPT_MS
+    async with database.transaction() as connection:
+        for time in (idempotency.c.answered_at_ms, idempotency_claims.c.first_tried_at_ms):
+            await connection.execute(sa.delete(time.table).where(time < before_ms))
 
 
 async def _claim(database: Database, tiers: Tiers, key: IdempotencyKey, at_ms: int) -> int:

@@ -7,16 +7,13 @@ run, and removed in transactions of at most BATCH.
 On replay (a kill in the middle): what is left goes in the next run.
 """
 
-import asyncio
-
 import sqlalchemy as sa
 import structlog
 from prometheus_client import Counter
 from webhost_contracts.entitlements import known_tier
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
-from webhost_kit.database.locks import held
-from webhost_kit.errors import Unavailable
+from webhost_kit.periodic import every
 
 from webhost_api.handlers import Tiers
 from webhost_api.history import is_past, logs_since
@@ -38,15 +35,8 @@ class Retention:
         self._every_s = every_s
 
     async def run(self) -> None:
-        """Remove as long as the process lives; what fails is tried again the next time."""
-        while True:
-            try:
-                async with held(self._database.dsn, "history retention") as lock:
-                    if lock is not None:
-                        await self.once()
-            except Unavailable:
-                log.info("history retention postponed")
-            await asyncio.sleep(self._every_s)
+        """Remove as long as the process lives."""
+        await every(self._every_s, self.once, "history retention", alone_at=self._database)
 
     async def once(self) -> int:
         """Remove what is past its retention now; return how many rows. Raises Unavailable."""

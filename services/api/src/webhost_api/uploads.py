@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import sqlalchemy as sa
-import structlog
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
@@ -22,14 +21,12 @@ from webhost_kit.database.engine import Database
 from webhost_kit.errors import NotFound, RateLimited, Unavailable
 from webhost_kit.http.bodies import Bodies
 
-from webhost_api import bundles
+from webhost_api import bounds, bundles
 from webhost_api.archives.entries import MAX_PACKED_BYTES, MIB
 from webhost_api.bundles import Packed
 from webhost_api.handlers import Caller, lock_user
 from webhost_api.schemas.uploads import ManifestSchema
 from webhost_api.tables import uploads
-
-log = structlog.get_logger(__name__)
 
 KEPT_MS = 24 * 3600 * 1000
 """No shorter than an idempotency key is remembered."""
@@ -37,7 +34,6 @@ MOST_LIVE = 50
 MOST_LIVE_BYTES = 256 * MIB
 AT_ONCE = 2
 WAIT_S = 10.0
-RETENTION_EVERY_S = 3600.0
 
 
 class Upload(Struct, frozen=True, kw_only=True):
@@ -100,11 +96,20 @@ async def require_room(connection: AsyncConnection, caller: Caller, artifact: Ar
         sa.func.min(uploads.c.expires_at_ms),
     ).where(uploads.c.user_id == caller.user_id, uploads.c.expires_at_ms > now)
     count, size, until_ms = (await connection.execute(query)).one()
+
+    def full(name: str, what: str, current: int, limit: int) -> RateLimited:
+        message = (
+            f"You have {what} that can be deployed, and no room for more. Deploy one of them,"
+            " or wait until the oldest expires."
+        )
+        times = {"window_ms": KEPT_MS, "wait_ms": until_ms - now}
+        return bounds.full(name, message, current=current, limit=limit, **times)
+
     if count >= MOST_LIVE:
-        raise _full("uploads", f"{MOST_LIVE} uploads", count, MOST_LIVE, until_ms - now)
+        raise full("uploads", f"{MOST_LIVE} uploads", count, MOST_LIVE)
     if count and size + artifact.size_bytes > MOST_LIVE_BYTES:
         what = f"uploads of {MOST_LIVE_BYTES // MIB} MiB"
-        raise _full("uploadBytes", what, int(size), MOST_LIVE_BYTES, until_ms - now)
+        raise full("uploadBytes", what, int(size), MOST_LIVE_BYTES)
 
 
 async def record(
@@ -144,15 +149,10 @@ async def find(connection: AsyncConnection, user_id: str, upload_id: str) -> Upl
 
 
 async def remove_expired(database: Database) -> None:
-    """Remove uploads that are past their retention, every RETENTION_EVERY_S."""
-    while True:
-        try:
-            async with database.transaction() as connection:
-                expired = uploads.c.expires_at_ms <= now_ms()
-                await connection.execute(sa.delete(uploads).where(expired))
-        except Unavailable:
-            log.info("retention of uploads postponed")
-        await asyncio.sleep(RETENTION_EVERY_S)
+    """Remove uploads that are past their retention. Raises Unavailable."""
+    async with database.transaction() as connection:
+        expired = uploads.c.expires_at_ms <= now_ms()
+        await connection.execute(sa.delete(uploads).where(expired))
 
 
 def _upload_of(row: sa.Row[Any]) -> Upload:
@@ -162,22 +162,4 @@ def _upload_of(row: sa.Row[Any]) -> Upload:
         manifest=ManifestSchema.model_validate(row.manifest),
         module_names=tuple(row.module_names),
         expires_at_ms=row.expires_at_ms,
-    )
-
-
-def _full(limit_type: str, what: str, current: int, limit: int, wait_ms: int) -> RateLimited:
-    wait_s = max(1, -(-wait_ms // 1000))
-    return RateLimited(
-        limit_type,
-        limit=limit,
-        window_s=KEPT_MS // 1000,
-        wait_s=wait_s,
-        message=f"You have {what} that can be deployed, and no room for more. Deploy one of them,"
-        " or wait until the oldest expires.",
-        details={
-            "limitType": limit_type,
-            "current": current,
-            "limit": limit,
-            "suggestedAction": "wait",
-        },
     )

@@ -6,12 +6,10 @@ stream that goes on. On another stream it starts again from there.
 On replay: versions that were seen are skipped.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
@@ -19,10 +17,10 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
+from webhost_kit.periodic import every
 
 from webhost_telemetry_ingest.model import (
     KEPT_MS,
@@ -33,8 +31,6 @@ from webhost_telemetry_ingest.model import (
     Deployments,
 )
 from webhost_telemetry_ingest.tables import accounts, deployments
-
-log = structlog.get_logger(__name__)
 
 NAME = "telemetry-ingest.deployments"
 FORGET_EVERY_S = 3600.0
@@ -126,12 +122,7 @@ class Retention:
 
     async def run(self) -> None:
         """Forget and remove until cancelled."""
-        while True:
-            try:
-                await self.once(now_ms())
-            except Unavailable as error:
-                log.warning("retention postponed", error=str(error))
-            await asyncio.sleep(FORGET_EVERY_S)
+        await every(FORGET_EVERY_S, lambda: self.once(now_ms()), "retention")
 
     async def once(self, at_ms: int) -> None:
         """Forget and remove as of this time."""

@@ -9,16 +9,13 @@ which the bucket of the user's own keeps count; while more are left, it may be e
 import asyncio
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import Unavailable
+from webhost_kit.periodic import every
 
 from webhost_deployer.budget import Purpose, purpose
 from webhost_deployer.tables import rate_limits
-
-log = structlog.get_logger(__name__)
 
 CAPACITY = 100.0
 REFILL_PER_S = 1000 / 300
@@ -42,12 +39,7 @@ class RateLimiter:
 
     async def run(self) -> None:
         """Remove, every FORGOTTEN_S, the users' buckets that are full because nobody used them."""
-        while True:
-            try:
-                await self.remove_unused()
-            except Unavailable:
-                log.info("removal of unused buckets postponed")
-            await asyncio.sleep(FORGOTTEN_S)
+        await every(FORGOTTEN_S, self.remove_unused, "unused buckets")
 
     async def acquire(self) -> None:
         """Return when one call may be made for the purpose that `budget` names.

@@ -1,16 +1,11 @@
 """Removes what is no longer needed: old calls, keys and answers, past quotas, ended routes."""
 
-import asyncio
-import secrets
-
 import sqlalchemy as sa
-import structlog
-from sqlalchemy.exc import DBAPIError
 from webhost_contracts import ids
 from webhost_contracts.periods import day_key, period_key, previous_period
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import Unavailable
+from webhost_kit.periodic import every
 
 from webhost_gateway.ledger.idempotency import CLAIMS_KEPT_MS
 from webhost_gateway.ledger.idempotency import KEPT_MS as ANSWERS_KEPT_MS
@@ -31,8 +26,6 @@ from webhost_gateway.tables import (
     usage_outbox,
 )
 
-log = structlog.get_logger(__name__)
-
 DAY_MS = 24 * 3600 * 1000
 KEPT_MS = 2 * DAY_MS
 DAYS_KEPT = 2
@@ -50,27 +43,23 @@ class Retention:
 
     async def run(self) -> None:
         """Remove and forget until cancelled."""
-        while True:
-            at_ms = now_ms()
-            self._routes.forget(at_ms)
-            try:
-                while await remove_calls(self._database, at_ms - KEPT_MS) == BATCH:
-                    pass
-                while await remove_quotas(self._database, period_key(at_ms)) == BATCH:
-                    pass
-                while await remove_key_quotas(self._database, at_ms) == BATCH:
-                    pass
-                await remove_routes(self._database, at_ms)
-                before_ms = at_ms - ANSWERS_KEPT_MS
-                while await remove_answers(self._database, before_ms) == ANSWERS_BATCH:
-                    pass
-                for kind, kept_ms in CLAIMS_KEPT_MS.items():
-                    while await remove_claims(self._database, kind, at_ms - kept_ms) == BATCH:
-                        pass
-            except (Unavailable, DBAPIError) as error:
-                log.warning("retention postponed", error=str(error).partition("\n")[0])
-            # Replicas spread out.
-            await asyncio.sleep(EVERY_S * (0.5 + secrets.randbelow(1000) / 1000))
+        await every(EVERY_S, self._once, "retention")
+
+    async def _once(self) -> None:
+        at_ms = now_ms()
+        self._routes.forget(at_ms)
+        while await remove_calls(self._database, at_ms - KEPT_MS) == BATCH:
+            pass
+        while await remove_quotas(self._database, period_key(at_ms)) == BATCH:
+            pass
+        while await remove_key_quotas(self._database, at_ms) == BATCH:
+            pass
+        await remove_routes(self._database, at_ms)
+        while await remove_answers(self._database, at_ms - ANSWERS_KEPT_MS) == ANSWERS_BATCH:
+            pass
+        for kind, kept_ms in CLAIMS_KEPT_MS.items():
+            while await remove_claims(self._database, kind, at_ms - kept_ms) == BATCH:
+                pass
 
 
 async def remove_calls(database: Database, before_ms: int) -> int:
