@@ -5,7 +5,6 @@ from time import monotonic
 import pytest
 from webhost_api.event_stream import Found, Stream, frame
 from webhost_api.watchers import Watcher
-from webhost_contracts.events import AgentDeleted
 
 FIRST = b"the first"
 
@@ -56,12 +55,3 @@ async def test_a_stream_that_missed_the_deletion_ends(position: int) -> None:
     stream = opened(position)
     stream.take(Found(last_number=7, is_deleted=True))
     assert await sent(stream) == FIRST + frame("reset", {"agentId": "agt_1"}, 7)
-
-
-@pytest.mark.timeout(5)
-async def test_the_deletion_is_the_last_event() -> None:
-    stream = opened()
-    events = [(1, "agent.created.v1", b"made;"), (2, AgentDeleted.type_name(), b"deleted;")]
-    stream.take(Found(last_number=2, is_deleted=True, events=events))
-    stream.notice(b"a call")
-    assert await sent(stream) == FIRST + b"made;deleted;"

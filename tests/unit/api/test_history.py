@@ -4,9 +4,11 @@ from time import monotonic
 
 import msgspec
 import pytest
-from webhost_api import feed as feed_module
-from webhost_api.feed import BATCH, MOST_NOTICES, Feed, Found, Stream
+from webhost_api import event_stream
+from webhost_api.event_stream import BATCH, MOST_NOTICES, Found, Stream
+from webhost_api.feed import Feed
 from webhost_api.history import SHOWN, outcome_of, row_of
+from webhost_api.watchers import Watcher
 from webhost_contracts import ids
 from webhost_contracts.catalogue import example_of
 from webhost_contracts.events import EVENT_TYPES, Envelope, Event
@@ -52,16 +54,17 @@ def a_feed() -> Feed:
 
 
 def a_stream(feed: Feed, position: int = 0) -> Stream:
-    return feed.open("usr_a", "agt_a", position)
+    return feed.open(Watcher("usr_a"), "agt_a", position, monotonic() + 60)
 
 
 def found(*numbers: int, last: int, name: str = "agent.updated.v1") -> Found:
-    return Found(last, [(number, name, b"<%d>" % number) for number in numbers])
+    return Found(last, False, [(number, name, b"<%d>" % number) for number in numbers])
 
 
-async def taken(stream: Stream, *, for_s: float = 0.0) -> bytes:
+async def taken(stream: Stream, *, for_s: float = 0.05) -> bytes:
     """What the client is sent within this time, without the first bytes."""
-    sent = [part async for part in stream.frames(b"", monotonic() + for_s)]
+    stream.limit(monotonic() + for_s)
+    sent = [part async for part in stream.frames(b"")]
     return b"".join(sent)
 
 
@@ -106,7 +109,7 @@ async def test_nothing_follows_the_deletion() -> None:
 
 
 async def test_a_silent_stream_has_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.01)
     assert b":\n\n:\n\n" in await taken(a_stream(a_feed()), for_s=0.1)
 
 

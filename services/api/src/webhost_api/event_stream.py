@@ -97,7 +97,7 @@ class Stream:
                 yield taken
             elif self._ended:
                 return
-            elif not await self._changes(min(HEARTBEAT_S, left_s)):
+            elif not await self._changes(min(HEARTBEAT_S, left_s)) and left_s > HEARTBEAT_S:
                 yield HEARTBEAT
 
     async def _changes(self, timeout_s: float) -> bool:
