@@ -136,6 +136,7 @@ async def test_streams_end_with_the_account_while_the_history_lags(watched: Watc
     harness, user = watched.harness, watched.user
     async with watching(user, watched.agent_id) as watcher:
         await watched.still_comes(watcher)
+        await asyncio.sleep(1)  # the look that this event woke is over
         async with harness.database.transaction() as connection:
             lock = sa.text("SELECT FROM checkpoints WHERE name = :name FOR UPDATE")
             await connection.execute(lock, {"name": NAME})
