@@ -200,6 +200,9 @@ async def test_the_audit_is_what_the_facts_say(harness: Harness, user: User) -> 
         {"tier": "pro", "previousTier": "free"},
     )
     assert "agentId" not in tier
+    for action in ("a\x00b", "Agent.created", "x" * 101):
+        response = await user.http.get("/v1/audit", params={"action": action})
+        problem(response, 400, "INVALID_REQUEST")
     of_agent = await audit(user, agentId=agent_id)
     of_the_account = {"tier.changed", "account.disabled", "account.enabled"}
     assert of_agent == [entry for entry in entries if entry["action"] not in of_the_account]
