@@ -3,16 +3,30 @@
 They are folded here by a list of the tests' own.
 """
 
+import asyncio
+import json
+import secrets
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
-from webhost_contracts import wire
+from webhost_contracts import subjects, wire
 from webhost_contracts.events import Envelope
+from webhost_contracts.signatures import (
+    DELEGATION_SIGNATURE_HEADER,
+    DELEGATION_SOURCE_HEADER,
+    DELEGATION_TIMESTAMP_HEADER,
+    delegation_signature,
+)
+from webhost_kit.bus.connection import connect
+from webhost_kit.clock import now_ms
 
 from tests.support.audited import AUDITED
 from tests.support.deadline import until
-from tests.support.stack import Stack
+from tests.support.facts import stored
+from tests.support.stack import DELEGATION_SECRET, DELEGATION_SOURCE, Stack
 
 BROKEN = "this is not JavaScript("
 SETTLED_S = 60
@@ -21,14 +35,38 @@ Entry = tuple[str, str, int, str, str | None]
 
 
 def facts_of(stack: Stack, user_id: str) -> list[Envelope]:
-    """All that the api, the deployer and billing have stated of a user."""
+    """All that the api, the deployer and billing have stated of a user, and the gateway."""
     query = " UNION ALL ".join(
         f"SELECT envelope FROM {schema}.events WHERE user_id = %(user)s"
         for schema in ("api", "deployer", "billing")
     )
     with psycopg.connect(stack.status()["postgresDsn"]) as connection:
         found = connection.execute(query, {"user": user_id}).fetchall()
-    return [wire.decode(bytes(envelope), Envelope) for [envelope] in found]
+    with ThreadPoolExecutor(1) as pool:  # a loop of its own, apart from the tests' own one
+        refused = pool.submit(asyncio.run, _refused(stack.status()["natsUrl"], user_id)).result()
+    return [*(wire.decode(bytes(envelope), Envelope) for [envelope] in found), *refused]
+
+
+async def _refused(nats_url: str, user_id: str) -> list[Envelope]:
+    bus = await connect(nats_url, "operator")
+    try:
+        return await stored(bus, subjects.EVENTS, f"evt.{user_id}.delegation.*")
+    finally:
+        await bus.close()
+
+
+def delegate(stack: Stack, subject: str, agent_id: str) -> int:
+    """Call for this user as a back end does; return the status."""
+    delegation = {"mode": "hmac_v1", "externalUserId": subject, "idempotencyKey": "k"}
+    call = {"delegation": delegation, "invoke": {"input": {"prompt": "Hi."}}}
+    body = json.dumps(call).encode()
+    headers = {
+        DELEGATION_SOURCE_HEADER: DELEGATION_SOURCE,
+        DELEGATION_TIMESTAMP_HEADER: str(now_ms()),
+        DELEGATION_SIGNATURE_HEADER: delegation_signature(DELEGATION_SECRET, body),
+    }
+    url = f"{stack.origin}/v1/delegated/invoke/{agent_id}"
+    return httpx.post(url, content=body, headers=headers).status_code
 
 
 def folded(stated: list[Envelope]) -> set[Entry]:
@@ -54,7 +92,8 @@ def shown(entries: list[dict[str, Any]]) -> list[Entry]:
 
 @pytest.mark.accept("7.audit.facts")
 def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> None:
-    caller = stack.caller()
+    subject = f"user-{secrets.token_hex(6)}"
+    caller = stack.caller(subject)
     user_id = caller.me()["id"]
     agent_id = caller.create_agent(envVarKeys=["MODE"])["id"]
     first = caller.deploy(agent_id)
@@ -77,6 +116,7 @@ def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> N
     stack.webhost("users", "set-tier", user_id, "starter")
     for verb in ("disable", "enable"):
         stack.webhost("users", verb, user_id)
+    assert delegate(stack, subject, "agt_of-somebody-else") == 404
     assert caller.http.delete(path).status_code == 200
 
     def audited() -> list[Entry]:
@@ -86,8 +126,8 @@ def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> N
 
     def is_whole() -> bool:
         stated = folded(facts_of(stack, user_id))
-        is_removed = "agent.torn_down" in [entry[1] for entry in stated]
-        return is_removed and len(audited()) >= len(stated)
+        is_whole = {"agent.torn_down", "delegation.refused"} <= {entry[1] for entry in stated}
+        return is_whole and len(audited()) >= len(stated)
 
     until(is_whole, "the agent to be removed, and that to be audited", seconds=SETTLED_S)
     entries = audited()

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from requests import Request, Session
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import negative_data_rejection
+from schemathesis.core.parameters import ParameterLocation
 from webhost_contracts.signatures import (
     DELEGATION_SIGNATURE_HEADER,
     DELEGATION_SOURCE_HEADER,
@@ -57,26 +58,39 @@ class World:
     keys: StackKeys
     ids: dict[str, str]
     """Of each kind of id in a path, one that exists."""
+    reported: dict[str, str]
+    """What telemetry about the deployment says of it."""
     session: Session = field(default_factory=Session)
     spare: str = ""
 
     def of(self, operation: Operation) -> dict[str, str]:
         """The ids for one operation; what it deletes is nothing that others use."""
         found = {name: self.ids[name] for name in operation.names if name in self.ids}
-        if operation.method == "DELETE" and operation.names == ["agentId"]:
-            found["agentId"] = self._spare_agent()
+        match str(operation):
+            case "DELETE /v1/agents/{agentId}" | "PATCH /v1/agents/{agentId}":
+                found["agentId"] = self._spare_agent()
+            case "DELETE /v1/keys/{keyId}":
+                found["keyId"] = self.spare_key()
+            case _ if operation.path.endswith("/activate"):
+                found["deploymentId"] = self.caller.agent(self.ids["agentId"])["activeDeploymentId"]
+            case _:
+                pass
         return found
 
     def prepare(self, case: Case) -> None:
         """Write numbers as JavaScript does, and sign what must be signed.
 
         Of positive data make what a schema cannot say: no cursor of our own, no end in the past, an
-        archive, a name that the agent declares.
+        archive, a name that the agent declares, a user and a deployment of ours.
         """
         if case.meta is not None and case.meta.generation.mode.is_positive:
             (case.query or {}).pop("cursor", None)
             if isinstance(case.body, dict) and case.body.get("expiresAtMs") is not None:
                 case.body["expiresAtMs"] = round(time.time() * 1000) + 3_600_000
+            if case.path == "/v1/telemetry/report" and isinstance(case.body, dict):
+                case.body |= self.reported | {"timestampMs": round(time.time() * 1000)}
+            if case.path.startswith("/v1/delegated/") and isinstance(case.body, dict):
+                case.body["delegation"]["externalUserId"] = SUBJECT
             if case.path == "/v1/uploads":
                 case.body = zipped(good_files())
             if (
@@ -89,6 +103,8 @@ class World:
                 case.body = {"secrets": {DECLARED: next(iter(case.body["secrets"].values()))}}
         if isinstance(case.body, dict | list):
             case.body = _whole_numbers(case.body)
+        if _has_wrong_headers(case):
+            return
         if case.path == "/v1/telemetry/report" and case.method == "POST":
             headers = {TELEMETRY_DEPLOYMENT_HEADER: self.ids["deploymentId"]}
             case.headers = {**(case.headers or {}), **headers}
@@ -122,10 +138,24 @@ class World:
                 return response
             time.sleep(int(response.headers["retry-after"][0]))
 
+    def spare_key(self) -> str:
+        """A key that no other operation needs: one that an example made, or a new one."""
+        listed = self.caller.http.get("/v1/keys").json()["keys"]
+        others = [key["id"] for key in listed if key["id"] != self.ids.get("keyId")]
+        if others:
+            return others[0]
+        made = self.caller.http.post("/v1/keys", json={"name": "spare", "scopes": ["read"]})
+        return made.json()["key"]["id"]
+
     def _spare_agent(self) -> str:
         if not self.spare or self.caller.http.get(f"/v1/agents/{self.spare}").status_code == 404:
             self.spare = self.caller.create_agent(f"spare {time.monotonic_ns()}")["id"]
         return self.spare
+
+
+def _has_wrong_headers(case: Case) -> bool:
+    headers = None if case.meta is None else case.meta.components.get(ParameterLocation.HEADER)
+    return headers is not None and headers.mode.is_negative
 
 
 def _whole_numbers(value: Any) -> Any:
@@ -155,8 +185,20 @@ def world(stack: Stack) -> World:
     agent = caller.create_agent(envVarKeys=[DECLARED])
     deployment = caller.deploy(agent["id"])
     caller.invoke(agent["id"], "Hello")
-    ids = {"agentId": agent["id"], "deploymentId": deployment["id"], "key": DECLARED}
-    return World(stack, caller, StackKeys(stack), ids)
+    reported = {
+        "userId": agent["userId"],
+        "agentId": agent["id"],
+        "deploymentId": deployment["id"],
+        "runtimeProvider": deployment["runtimeProvider"],
+    }
+    world = World(stack, caller, StackKeys(stack), {}, reported)
+    world.ids = {
+        "agentId": agent["id"],
+        "deploymentId": deployment["id"],
+        "key": DECLARED,
+        "keyId": world.spare_key(),
+    }
+    return world
 
 
 @pytest.mark.accept("7.conformance")

@@ -112,6 +112,10 @@ def foreign(operation: Operation, tenants: Tenants) -> Iterator[tuple[Ids, Ids]]
 WITH_IDS = tuple(it for it in OPERATIONS if it.takes_a_token and named(it))
 
 
+def test_no_kind_of_id_is_left_out(tenants: Tenants) -> None:
+    assert {name for it in OPERATIONS for name in named(it)} == {*tenants.ids, *NO_IDS}
+
+
 @pytest.mark.accept("7.isolation")
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 def test_a_bad_credential_learns_nothing(

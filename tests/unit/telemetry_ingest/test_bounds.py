@@ -1,9 +1,10 @@
 """The ingest's caches and logs stay bounded."""
 
+from webhost_kit.allowance import WINDOW_MS
 from webhost_kit.errors import Unauthenticated
 from webhost_telemetry_ingest.dedupe import DedupeCache
 from webhost_telemetry_ingest.model import Deployment
-from webhost_telemetry_ingest.rejections import LINES_PER_WINDOW, WINDOW_MS, Rejections
+from webhost_telemetry_ingest.rejections import LINES_PER_MINUTE, Rejections
 
 
 def test_one_deployment_cannot_flood_the_log() -> None:
@@ -17,10 +18,10 @@ def test_one_deployment_cannot_flood_the_log() -> None:
         ]
         return sum(noted)
 
-    assert lines("dep_a", 0) == LINES_PER_WINDOW
-    assert lines("dep_b", 0) == LINES_PER_WINDOW
+    assert lines("dep_a", 0) == LINES_PER_MINUTE
+    assert lines("dep_b", 0) == LINES_PER_MINUTE
     assert lines("dep_a", WINDOW_MS - 1) == 0
-    assert lines("dep_a", WINDOW_MS) == LINES_PER_WINDOW
+    assert lines("dep_a", WINDOW_MS) == LINES_PER_MINUTE
 
 
 def test_the_oldest_report_is_forgotten_first() -> None:

@@ -26,6 +26,7 @@ KeyScope = Literal["invoke", "read", "deploy", "secrets", "admin"]
 """`admin` includes all others; making, rotating and revoking keys is in none."""
 SCOPES: tuple[KeyScope, ...] = ("invoke", "read", "deploy", "secrets", "admin")
 
+_SECRET = re.compile(rf"{PREFIX}[A-Za-z0-9]+_[0-9A-Fa-f]{{16,}}")
 _TOKEN = re.compile(r"whs_([0-9a-z]{26})_([0-9a-f]{64})_([0-9a-f]{8})")
 
 
@@ -89,6 +90,11 @@ def hash_of(secret: bytes) -> str:
 def is_key(token: str) -> bool:
     """Say whether a bearer token is meant to be an API key, well-formed or not."""
     return token.startswith(PREFIX)
+
+
+def in_text(text: str) -> bool:
+    """Say whether a text holds what may be an API key, so that it must not be kept or repeated."""
+    return PREFIX in text and _SECRET.search(text) is not None
 
 
 def parse(token: str) -> Presented | None:

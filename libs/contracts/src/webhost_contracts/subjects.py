@@ -29,6 +29,7 @@ OWNERS = {
     "teardown": "deployer",
     "secret": "deployer",
     "account": "billing",
+    "delegation": GATEWAY,
     "invocation": GATEWAY,
     "telemetry": TELEMETRY_INGEST,
 }

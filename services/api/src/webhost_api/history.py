@@ -18,6 +18,7 @@ from webhost_contracts.events import (
     AgentDisabled,
     AgentEnabled,
     AgentUpdated,
+    DelegationRefused,
     DeploymentActivated,
     DeploymentEnded,
     DeploymentFailed,
@@ -94,6 +95,7 @@ SHOWN: dict[type[Event], Shown] = {
     ),
     KeyRotated: Shown("key.rotated", ("previousExpiresAtMs",), "keyId"),
     KeyRevoked: Shown("key.revoked", (), "keyId"),
+    DelegationRefused: Shown("delegation.refused", ("source", "code", "reason")),
 }
 
 

@@ -26,6 +26,7 @@ from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.reaper import Reaper
 from webhost_gateway.ledger.retention import Retention
 from webhost_gateway.ledger.usage_relay import UsageRelay
+from webhost_gateway.refusals import Refusals
 from webhost_gateway.routes import InvokeApp
 from webhost_gateway.routing import projection
 from webhost_gateway.routing.model import RouteTable
@@ -112,6 +113,7 @@ async def compose(service: Service, settings: Settings) -> None:
         admission=admitted,
         outcomes=outcomes,
         ledger=ledger,
+        refusals=service.add("refusals", Refusals(bus, routes)),
         upstream=upstream,
         answers=flow_control.budget_of(settings.answer_bytes_in_flight),
         timeout_s=settings.longest_call_s,

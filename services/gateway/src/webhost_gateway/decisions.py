@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
+from webhost_contracts import api_keys
 from webhost_contracts.delegation import DelegatedRequest
 from webhost_contracts.entitlements import Entitlements
 from webhost_contracts.invoke import (
@@ -26,6 +27,7 @@ from webhost_kit.errors import (
     Unauthorized,
     Unavailable,
 )
+from webhost_kit.http.problems import without_value
 
 from webhost_gateway.model import Invocation
 from webhost_gateway.routing.model import RouteTable
@@ -90,7 +92,9 @@ def trace_id_of(request: InvokeRequest) -> str | None:
     given = request.trace_id
     if given is None and request.metadata is not None:
         given = request.metadata.trace_id
-    return given if given is not None and _TRACE_ID.fullmatch(given) else None
+    if given is None or not _TRACE_ID.fullmatch(given) or api_keys.in_text(given):
+        return None
+    return given
 
 
 def for_worker(
@@ -211,7 +215,7 @@ def over_key_limit(key_id: str, period_key: str, current: int, limit: int) -> Li
 def _issue(message: str) -> InvalidRequest:
     path: list[str | int] = []
     if (found := _PATH.search(message)) is not None:
-        message = message[: found.start()]
+        message = without_value(message[: found.start()])
         for name, index in _STEP.findall(found["path"]):
             path.append(int(index) if index else name)
     if (field := _FIELD.search(message)) is not None:

@@ -21,7 +21,7 @@ from webhost_contracts.invoke import PROTOCOL, InvokeResponse
 from webhost_contracts.periods import period_key
 from webhost_kit.byte_budget import ByteBudget
 from webhost_kit.clock import now_ms
-from webhost_kit.errors import LimitExceeded, RuntimeFailed, Unavailable
+from webhost_kit.errors import LimitExceeded, Problem, RuntimeFailed, Unavailable
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.http import problems
@@ -37,6 +37,7 @@ from webhost_gateway.ledger.idempotency import (
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.recording import Recording
 from webhost_gateway.model import Invocation, Outcome
+from webhost_gateway.refusals import Refusals
 from webhost_gateway.repeats import Repeats
 from webhost_gateway.routes import Request
 from webhost_gateway.routing.model import RouteTable
@@ -69,6 +70,7 @@ class Invoker:
         admission: Admission,
         outcomes: Outcomes,
         ledger: Idempotency,
+        refusals: Refusals,
         upstream: Upstream,
         answers: ByteBudget,
         timeout_s: float,
@@ -81,6 +83,7 @@ class Invoker:
         self._admission = admission
         self._outcomes = outcomes
         self._ledger = ledger
+        self._refusals = refusals
         self._repeats = Repeats(ledger, answers)
         self._upstream = upstream
         self._answers = answers
@@ -93,7 +96,13 @@ class Invoker:
 
     async def delegated(self, request: Request) -> None:
         """POST /v1/delegated/invoke/{agentId}: the same, for a user of a trusted back end's."""
-        await self._answer(request, await self._senders.source(request))
+        delegated = None
+        try:
+            delegated = await self._senders.source(request)
+            await self._answer(request, self._senders.asked_for(delegated, request.agent_id))
+        except Problem as problem:
+            self._refusals.note(problem, request, delegated)
+            raise
 
     async def _answer(self, request: Request, asked: Asked) -> None:
         admitted = await self._admit(request, asked, streamed=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from webhost_contracts import ids
+from webhost_contracts.delegation import DelegatedRequest
 from webhost_contracts.entitlements import Entitlements, known_tier
 from webhost_contracts.invoke import InvokeRequest
 from webhost_kit.clock import now_ms
@@ -39,6 +40,16 @@ class Asked:
     entitlements: Entitlements
     invoke: InvokeRequest
     key: IdempotencyKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delegated:
+    """A back end's request for a user: signed, and of the right shape."""
+
+    source: str
+    user_id: str
+    request: DelegatedRequest
+    body: bytes
 
 
 class Senders:
@@ -80,18 +91,26 @@ class Senders:
         scoped = IdempotencyKey(user_id, request.agent_id, INVOKE, key, asked)
         return Asked(caller, entitlements, invoke, scoped)
 
-    async def source(self, request: Request) -> Asked:
-        """Return what a back end asks for. Raises the Problem of the first check that it fails."""
+    async def source(self, request: Request) -> Delegated:
+        """Return what a back end sent. Raises the Problem of the first check that it fails."""
         signed = self._sources.signed(request.headers, now_ms())
         body = await self._body(request, f"source {signed.source}")
         signed.check(body)
         delegated = decisions.parse_delegated(body)
+        given = delegated.delegation.idempotency_key
+        idempotency.check_no_secret(given, ["delegation", "idempotencyKey"])
         user_id = ids.user_id(self._issuer, delegated.delegation.external_user_id)
+        return Delegated(signed.source, user_id, delegated, body)
+
+    def asked_for(self, delegated: Delegated, agent_id: str) -> Asked:
+        """Return what a back end asks for, as its user. Raises RateLimited."""
+        user_id = delegated.user_id
         entitlements = self._entitlements_of(user_id)
-        self._check_rate(user_id, request.agent_id, entitlements)
-        key = delegated.delegation.idempotency_key
-        scoped = IdempotencyKey(user_id, request.agent_id, DELEGATED, key, b"delegated\n" + body)
-        return Asked(Caller(user_id), entitlements, delegated.invoke, scoped)
+        self._check_rate(user_id, agent_id, entitlements)
+        key = delegated.request.delegation.idempotency_key
+        asked = b"delegated\n" + delegated.body
+        scoped = IdempotencyKey(user_id, agent_id, DELEGATED, key, asked)
+        return Asked(Caller(user_id), entitlements, delegated.request.invoke, scoped)
 
     async def _body(self, request: Request, sender: str) -> bytes:
         size = min(request.announced(MAX_BODY_BYTES), MAX_BODY_BYTES)

@@ -16,6 +16,7 @@ from webhost_contracts.events import TelemetryAccepted
 from webhost_contracts.events.telemetry import dedupe_key
 from webhost_contracts.telemetry import TelemetryReport
 from webhost_kit.errors import InvalidRequest, Unauthenticated, Unauthorized, Unavailable
+from webhost_kit.http.problems import without_value
 from webhost_kit.keys import MasterKeys
 
 from webhost_telemetry_ingest.model import Deployment
@@ -76,7 +77,8 @@ def decode(body: bytes) -> TelemetryReport:
     except msgspec.ValidationError as error:
         place = _PLACE.fullmatch(str(error))
         path = place["path"].split(".") if place and place["path"] else []
-        raise InvalidRequest.at(path, place["message"] if place else str(error)) from error
+        message = without_value(place["message"] if place else str(error))
+        raise InvalidRequest.at(path, message) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest.at([], "The body is not valid JSON.") from error
     except RecursionError as error:

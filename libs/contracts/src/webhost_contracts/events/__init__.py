@@ -9,6 +9,7 @@
 | teardown   | deployer         | EVENTS |
 | secret     | deployer         | EVENTS |
 | account    | billing          | EVENTS |
+| delegation | gateway          | EVENTS |
 | invocation | gateway          | USAGE  |
 | telemetry  | telemetry-ingest | USAGE  |
 
@@ -29,6 +30,7 @@ from webhost_contracts.events.agent import (
     DeploymentRetired,
 )
 from webhost_contracts.events.base import Envelope, Event
+from webhost_contracts.events.delegation import DelegationRefused
 from webhost_contracts.events.deployment import (
     DeploymentFailed,
     DeploymentSecretsApplied,
@@ -75,6 +77,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     TierChanged,
     AccountDisabled,
     AccountEnabled,
+    DelegationRefused,
     InvocationFinished,
     TelemetryAccepted,
 )
@@ -88,6 +91,7 @@ __all__ = [
     "AgentDisabled",
     "AgentEnabled",
     "AgentUpdated",
+    "DelegationRefused",
     "DeploymentActivated",
     "DeploymentEnded",
     "DeploymentFailed",

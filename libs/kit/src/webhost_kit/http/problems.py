@@ -5,6 +5,7 @@ import secrets
 
 import msgspec
 from prometheus_client import Counter
+from webhost_contracts import api_keys
 from webhost_contracts.errors import ErrorBody, ErrorEnvelope
 
 from webhost_kit.errors import BadToken, Problem, RateLimited
@@ -13,15 +14,21 @@ REQUEST_ID_HEADER = "X-Request-Id"
 JSON_TYPE = "application/json"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_VALUE = re.compile(r"Invalid enum value .*", re.DOTALL)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _answered = Counter("webhost_problems_total", "Errors answered", ["code"])
 
 
 def request_id_from(value: str | None) -> str:
-    """Keep a valid request id of the caller's, or make one."""
-    if value is not None and _REQUEST_ID.fullmatch(value):
+    """Keep a valid request id of the caller's, or make one. It is stored and shown: no API key."""
+    if value is not None and _REQUEST_ID.fullmatch(value) and not api_keys.in_text(value):
         return value
     return f"req_{secrets.token_hex(12)}"
+
+
+def without_value(message: str) -> str:
+    """Return what msgspec says of a wrong value, without the value: that may be anybody's text."""
+    return _VALUE.sub("Invalid enum value", message)
 
 
 def traceparent_from(value: str | None) -> str | None:

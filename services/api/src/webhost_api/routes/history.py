@@ -87,7 +87,12 @@ async def list_audit(
     caller: CurrentCaller,
     agent_id: Annotated[str | None, Query(alias="agentId")] = None,
     action: Annotated[
-        str | None, Query(max_length=100, description="As in the entries: `agent.created`, …")
+        str | None,
+        Query(
+            pattern=r"^[a-z_.]*$",
+            max_length=100,
+            description="As in the entries: `agent.created`, …",
+        ),
     ] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,

@@ -56,7 +56,7 @@ async def list_keys(
     "",
     status_code=201,
     response_model=IssuedKeyResponse,
-    responses=refusals(ErrorCode.CONFLICT, ErrorCode.LIMIT_EXCEEDED),
+    responses=refusals(ErrorCode.CONFLICT, ErrorCode.LIMIT_EXCEEDED, ErrorCode.NOT_FOUND),
 )
 async def create_key(
     deps: Deps, caller: CurrentCaller, request_key: RequestKey, body: CreateKeyBody

@@ -13,8 +13,8 @@ from webhost_api.schemas.deployments import DeploymentErrorSchema, deployment_er
 class AuditEntry(Schema):
     """One thing that happened, as a fact: what, when, and whose doing it was.
 
-    `actor` is `user:` and the user's id, `key:` and the API key's, `operator:` and who that is, or
-    `service:` and its name.
+    `actor` is `user:` and the user's id, `key:` and the API key's, `operator:` and who that is,
+    `source:` and the back end that delegates, or `service:` and its name.
     """
 
     id: str
