@@ -10,6 +10,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.database.migrations import upgrade
 from webhost_local.ports import free_port
 
+from tests.integration.api.harness import Harness as Api
 from tests.integration.deployer.faulty_cloudflare import FaultyCloudflare, faulty_cloudflare
 from tests.integration.deployer.harness import Harness
 from tests.integration.deployer.saga_cases import Ground, hurry
@@ -17,6 +18,7 @@ from tests.integration.deployer.what_is_left import Others
 from tests.support.edge import Edge, start_edge
 from tests.support.harness import running
 from tests.support.infra import Nats, Postgres
+from tests.support.issuer import running_issuer
 
 
 @pytest.fixture(scope="session")
@@ -55,10 +57,25 @@ async def harness(
         yield harness
 
 
+@pytest.fixture
+async def api(postgres_server: Postgres, nats_account: str, tmp_path: Path) -> AsyncIterator[Api]:
+    """The real api, on the bus of the harness."""
+    dsn = postgres_server.create_database()
+    async with (
+        running_issuer() as issuer,
+        running(Api, dsn, nats_account, issuer=issuer, directory=tmp_path) as api,
+    ):
+        await api.start()
+        yield api
+    postgres_server.drop_database(dsn)
+
+
 # For sagas in the test's own process, each with its own line to the edge.
 
-on_both_grounds = pytest.mark.parametrize(
-    "ground", ["account", "namespace"], indirect=True, scope="module"
+GROUNDS = ["account", "namespace"]
+on_both_grounds = pytest.mark.parametrize("ground", GROUNDS, indirect=True, scope="module")
+on_every_ground = pytest.mark.parametrize(
+    "ground", [*GROUNDS, *(f"{it} on workers.dev" for it in GROUNDS)], indirect=True, scope="module"
 )
 
 
@@ -89,8 +106,9 @@ async def ground(
     dsn = postgres_server.create_database()
     upgrade(dsn, "webhost_deployer")
     database, bus = Database(dsn, pool_size=16), await connect(nats_server.new_account(), "test")
-    namespace = f"customers-{secrets.token_hex(4)}" if request.param == "namespace" else None
-    yield Ground(own_edge, faulty, database, bus, namespace)
+    layout, _, on_workers_dev = request.param.partition(" on ")
+    namespace = f"customers-{secrets.token_hex(4)}" if layout == "namespace" else None
+    yield Ground(own_edge, faulty, database, bus, namespace, bool(on_workers_dev))
     await bus.close()
     await database.close()
     postgres_server.drop_database(dsn)

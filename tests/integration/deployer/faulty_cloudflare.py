@@ -1,12 +1,13 @@
 """A proxy before the local edge that counts each case's calls, and faults what is asked for.
 
-A call to the API is a case's by the first part of its path; one to a Worker by its host.
+Each case has an address of its own, for its calls to the API and for those to Workers.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -71,9 +72,10 @@ RETRY_AFTER_S = 1
 
 @dataclass
 class Line:
-    """What goes to Cloudflare for one case. From call `at` on, `calls` of them are faulted."""
+    """What goes to Cloudflare for one case, at `address`. From call `at` on, `calls` of them are
+    faulted. `host` is where its Workers are, with a domain of the installation's own.
+    """
 
-    name: str
     host: str
     fault: Fault | None = None
     at: int = 0
@@ -82,6 +84,11 @@ class Line:
     made_at_ms: list[int] = field(default_factory=list)
     struck: str | None = None
     struck_at_ms: int = 0
+    address: str = ""
+
+    @property
+    def api_base_url(self) -> str:
+        return f"http://{self.address}/client/v4"
 
     def next_fault(self, call: str) -> Fault | None:
         """Count this call; say what goes wrong with it."""
@@ -95,37 +102,49 @@ class Line:
 
 
 class FaultyCloudflare:
-    """The proxy. `url` is where it listens."""
+    """The proxy."""
 
     def __init__(self, edge: Edge, session: aiohttp.ClientSession) -> None:
-        self.address = ""
         self._edge = edge
         self._session = session
-        self._by_name: dict[str, Line] = {}
-        self._by_host: dict[str, Line] = {}
+        self._lines: dict[str, Line] = {}
+        self._runner = web.ServerRunner(
+            web.Server(self._handle), handler_cancellation=True, shutdown_timeout=1
+        )
 
-    @contextmanager
-    def line(self, line: Line) -> Generator[Line]:
+    async def start(self) -> None:
+        await self._runner.setup()
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+    @asynccontextmanager
+    async def line(self, line: Line) -> AsyncGenerator[Line]:
         """Let this case's calls through, and its faults happen, until the block ends."""
-        self._by_name[line.name] = self._by_host[line.host] = line
-        yield line
-        del self._by_name[line.name], self._by_host[line.host]
+        listener = socket.create_server(("127.0.0.1", 0))
+        line.address = "{}:{}".format(*listener.getsockname())
+        self._lines[line.address] = line
+        site = web.SockSite(self._runner, listener)
+        await site.start()
+        try:
+            yield line
+        finally:
+            await site.stop()
+            del self._lines[line.address]
 
-    def api_base_url(self, line: Line) -> str:
-        return f"http://{self.address}/{line.name}/client/v4"
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
+        assert request.transport is not None
+        line = self._lines["{}:{}".format(*request.transport.get_extra_info("sockname"))]
         host = request.headers["Host"]
-        if (line := self._by_host.get(host)) is not None:
+        if host == line.address:
+            path = request.raw_path.removeprefix("/client/v4")
+            url = self._edge.api_base_url + path
+            call = f"{request.method} {request.path.removeprefix('/client/v4')}"
+            host = url.split("/")[2]
+        else:
             url = self._edge.origin + request.raw_path
             call = f"{request.method} {host}{request.path}"
-        else:
-            _, name, path = request.raw_path.split("/", 2)
-            line = self._by_name[name]
-            url = f"{self._edge.api_base_url.removesuffix('/client/v4')}/{path}"
-            call = f"{request.method} {request.path.split('/client/v4')[1]}"
-            host = url.split("/")[2]
         fault = line.next_fault(ID.sub("*", call))
         if fault is None or fault in DONE:
             headers = {k: v for k, v in request.headers.items() if k.lower() != "host"}
@@ -170,14 +189,8 @@ async def faulty_cloudflare(edge: Edge) -> AsyncGenerator[FaultyCloudflare]:
         connector=aiohttp.TCPConnector(limit=0), auto_decompress=False
     ) as session:
         proxy = FaultyCloudflare(edge, session)
-        runner = web.ServerRunner(
-            web.Server(proxy.handle), handler_cancellation=True, shutdown_timeout=1
-        )
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        proxy.address = "{}:{}".format(*runner.addresses[0][:2])
+        await proxy.start()
         try:
             yield proxy
         finally:
-            await runner.cleanup()
+            await proxy.close()

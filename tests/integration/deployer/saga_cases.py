@@ -7,8 +7,10 @@ without a bus, and the backoffs are short. Facts are read from the event table.
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -18,15 +20,17 @@ from sqlalchemy import text
 from webhost_contracts import ids
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, Module
 from webhost_contracts.commands import Deploy, TearDown, TearDownAgent
+from webhost_contracts.rpc import SetSecretsRequest
 from webhost_deployer import app, executor, saga
 from webhost_deployer.app import cloudflare_of
 from webhost_deployer.capacity import Capacity
-from webhost_deployer.cloudflare import sdk, worker_client
+from webhost_deployer.cloudflare import failures, sdk, worker_client
 from webhost_deployer.cloudflare.rate_limiter import CAPACITY, REFILL_PER_S, RateLimiter
 from webhost_deployer.cloudflare.reconcile import Plan
 from webhost_deployer.cloudflare.reconciliation import Reconciliation
 from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers
+from webhost_deployer.secrets.handlers import SecretHandlers
 from webhost_deployer.secrets.values import SecretValues
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
@@ -37,6 +41,7 @@ from webhost_kit.database.locks import Lock
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import base64url, parse_signers, public_keys
 from webhost_kit.process.service import Service
+from webhost_kit.sealing import Owner, Sealer, public_half
 
 from tests.integration.deployer.faulty_cloudflare import (
     RETRY_AFTER_S,
@@ -53,6 +58,7 @@ AT_ONCE = 6
 NOT_AN_AGENT = "export default { hello: 1 };"
 CODES = {"sha256:good": SAY, "sha256:bad": NOT_AN_AGENT}
 TIMEOUT_S = 6.0
+SECRET = "KEY"
 _TOKENS = "SELECT tokens FROM rate_limits WHERE name = :budget"
 _numbers = itertools.count(1)
 
@@ -83,13 +89,16 @@ class _NoLock:
 
 @dataclass
 class Ground:
-    """What all cases stand on. `installation_id` is of an installation that others use too."""
+    """What all cases stand on. `installation_id` is of an installation that others use too. Where
+    Workers are at `on_workers_dev`, there are no routes.
+    """
 
     edge: Edge
     cloudflare: FaultyCloudflare
     database: Database
     bus: Bus
     namespace: str | None
+    on_workers_dev: bool = False
     installation_id: str = field(default_factory=lambda: f"ins_{secrets.token_hex(8)}")
 
     async def api(self, method: str, path: str, **options: Any) -> Any:
@@ -133,6 +142,7 @@ class Case:
         namespace: str | None,
         line: Line,
         handlers: Handlers,
+        secret_handlers: SecretHandlers,
         works: Executor,
         budget: str,
     ) -> None:
@@ -141,9 +151,11 @@ class Case:
         self.namespace = namespace
         self.line = line
         self.handlers = handlers
+        self.secret_handlers = secret_handlers
         self.user_id = f"usr_{secrets.token_hex(8)}"
         self.agent_id = new_id(ids.AGENT, now_ms())
         self.deployment_id = new_id(ids.DEPLOYMENT, now_ms())
+        self.secrets_version: int | None = 0
         self.reconciliation: Reconciliation
         self._executor = works
         self._budget = budget
@@ -153,6 +165,17 @@ class Case:
 
     async def deploy(self, checksum: str = "sha256:good") -> None:
         """Have the agent deployed; return when nothing is due any more."""
+        await self.deploy_command(checksum)
+        await self.work()
+
+    async def deploy_while_a_secret_is_set(self) -> None:
+        """Have it deployed; a secret that it has not is set when it is probed."""
+        await self.deploy_command()
+        await self.work(lambda: not any(call.endswith("/probe") for call in self.line.made))
+        await self.set_secret()
+
+    async def deploy_command(self, checksum: str = "sha256:good") -> None:
+        """Have the command taken, and nothing done yet."""
         command = Deploy(
             **self._common(),
             deployment_id=self.deployment_id,
@@ -165,6 +188,18 @@ class Case:
             compatibility_date="2026-01-01",
         )
         await self.handlers.deploy(command)
+
+    async def set_secret(self) -> None:
+        """Have a secret set, and brought to the Worker."""
+        owner = Owner(self.user_id, self.agent_id, SECRET)
+        request = SetSecretsRequest(
+            user_id=self.user_id,
+            agent_id=self.agent_id,
+            actor=f"user:{self.user_id}",
+            sealed={SECRET: _SEALER.seal("value", owner)},
+            operation=secrets.token_hex(8),
+        )
+        self.secrets_version = (await self.secret_handlers.set_secrets(request)).version
         await self.work()
 
     async def retire(self) -> None:
@@ -180,13 +215,13 @@ class Case:
         await self.handlers.tear_down_agent(TearDownAgent(**self._common()))
         await self.work()
 
-    async def work(self) -> None:
-        """Do what is due until nothing is."""
+    async def work(self, may_go_on: Callable[[], bool] = lambda: True) -> None:
+        """Do what is due until nothing is, or as long as it may go on."""
         async with asyncio.timeout(CASE_S), in_background(self._let_a_block_pass()):
-            while (due := await self._due_at_ms()) is not None:
+            while may_go_on() and (due := await self._due_at_ms()) is not None:
                 # By the executor's clock, which a test may have moved.
                 await asyncio.sleep(max(0, due - executor.now_ms()) / 1000)
-                await self._executor.execute(self.agent_id, cast(Lock, _NoLock()))
+                await self._executor.execute(self.agent_id, cast(Lock, _NoLock()), may_go_on)
 
     async def facts(self) -> list[str]:
         """What was stated about the deployment and the agent, by type, in order."""
@@ -222,7 +257,7 @@ class Case:
         while not self._unblocked:
             await asyncio.sleep(0.1)
             [(tokens,)] = await self._rows(_TOKENS) or [(0,)]
-            if tokens > -0.9 * sdk.BLOCKED_S * REFILL_PER_S:
+            if tokens > -0.9 * failures.BLOCKED_S * REFILL_PER_S:
                 continue
             made = len(line.made)
             await asyncio.sleep(1)
@@ -238,7 +273,8 @@ class Case:
     async def _due_at_ms(self) -> int | None:
         [(due,)] = await self._rows(
             "SELECT min(due_at_ms) FROM (SELECT due_at_ms FROM deployments WHERE agent_id = :agent"
-            " UNION ALL SELECT due_at_ms FROM agent_teardowns WHERE agent_id = :agent) due"
+            " UNION ALL SELECT due_at_ms FROM agent_teardowns WHERE agent_id = :agent"
+            " UNION ALL SELECT due_at_ms FROM secret_updates WHERE agent_id = :agent) due"
         )
         return due
 
@@ -263,14 +299,13 @@ async def case_of(
     ground: Ground, fault: Fault | None = None, *, fresh: bool = True
 ) -> AsyncGenerator[Case]:
     """A case whose line is in order yet. `fresh`: of an installation that has nothing yet."""
-    name = f"c{next(_numbers)}"
-    line = Line(name, f"{name}.example", fault)
+    line = Line(f"c{next(_numbers)}.example", fault)
     installation_id, namespace = ground.installation_id, ground.namespace
     if fresh:
         installation_id = f"ins_{secrets.token_hex(8)}"
         namespace = namespace and f"customers-{secrets.token_hex(4)}"
     async with AsyncExitStack() as stack:
-        stack.enter_context(ground.cloudflare.line(line))
+        await stack.enter_async_context(ground.cloudflare.line(line))
         service = await stack.enter_async_context(aclosing(Service("deployer")))
         settings = cast(Any, Settings)(**_settings(ground, line, installation_id, namespace))
         provider, account = cloudflare_of(service, settings, ground.database)
@@ -283,7 +318,17 @@ async def case_of(
         )
         handlers = Handlers(ground.database, 1, namespace, lambda: None)
         works = Executor(ground.database, steps, lambda: 1.0)
-        case = Case(ground, installation_id, namespace, line, handlers, works, budget.name)
+        secret_handlers = SecretHandlers(ground.database, lambda: None)
+        case = Case(
+            ground,
+            installation_id,
+            namespace,
+            line,
+            handlers,
+            secret_handlers,
+            works,
+            budget.name,
+        )
         case.reconciliation = Reconciliation(
             ground.database,
             ground.bus,
@@ -303,14 +348,22 @@ async def _read(artifact: Artifact) -> Bundle:
     return Bundle(modules=(Module(name="index.mjs", content=CODES[artifact.checksum]),))
 
 
-_SEEDS = [base64url(secrets.token_bytes(32)) for _ in range(4)]
+_SEEDS = [base64url(secrets.token_bytes(32)) for _ in range(3)]
+_SECRETS_KEY = secrets.token_bytes(32)
+_SEALER = Sealer.parse(f"s1:{base64url(public_half(_SECRETS_KEY))}", "PUBLIC")
 
 
 def _settings(
     ground: Ground, line: Line, installation_id: str, namespace: str | None
 ) -> dict[str, Any]:
     signers = parse_signers(f"i1:{_SEEDS[0]}", "test")
-    return {
+    addresses = {
+        "cloudflare_zone_id": ground.edge.zone_id,
+        "cloudflare_workers_custom_domain": line.host,
+    }
+    if ground.on_workers_dev:
+        addresses = {"cloudflare_workers_dev_subdomain": ground.edge.subdomain}
+    return addresses | {
         "webhost_local_stack": True,
         "webhost_installation_id": installation_id,
         "nats_url": "nats://unused",
@@ -318,16 +371,14 @@ def _settings(
         "ops_listen": "127.0.0.1:1",
         "cloudflare_account_id": ground.edge.account_id,
         "cloudflare_api_token": ground.edge.api_token,
-        "cloudflare_api_base_url": ground.cloudflare.api_base_url(line),
-        "cloudflare_zone_id": ground.edge.zone_id,
-        "cloudflare_workers_custom_domain": line.host,
+        "cloudflare_api_base_url": line.api_base_url,
         "cloudflare_dispatch_namespace": namespace,
         "control_plane_telemetry_report_url": "http://127.0.0.1:9/v1/telemetry/report",
         "telemetry_master_keys": f"1:{_SEEDS[1]}",
         "invoke_public_keys": ",".join(f"{k}:{v}" for k, v in public_keys(signers).items()),
         "platform_private_keys": f"p1:{_SEEDS[2]}",
-        "secrets_private_keys": f"s1:{_SEEDS[3]}",
-        "workers_connect_to": ground.cloudflare.address,
+        "secrets_private_keys": f"s1:{base64url(_SECRETS_KEY)}",
+        "workers_connect_to": line.address,
     }
 
 
@@ -344,7 +395,18 @@ async def all_of(work: list[Callable[[], Awaitable[None]]]) -> None:
             group.create_task(one(it))
 
 
-async def reconciled(case: Case) -> Plan:
+async def reconciled(case: Case, *, dry_run: bool) -> Plan:
     """What a reconciliation finds, on a line that is in order again."""
     case.line.fault = None
-    return await case.reconciliation.once()
+    return await case.reconciliation.once(dry_run=dry_run)
+
+
+@contextmanager
+def counting(config: pytest.Config, what: str) -> Generator[Counter[str]]:
+    """Count runs, by how they ended; print it all when the block ends."""
+    counts, began = Counter[str](), time.monotonic()
+    yield counts
+    line = ", ".join(f"{ended}: {count}" for ended, count in sorted(counts.items()))
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n{what}: {counts.total()} in {time.monotonic() - began:.0f} s; {line}")

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from webhost_deployer.cloudflare import worker_client
+from webhost_deployer.cloudflare.failures import BLOCKED_S
 from webhost_deployer.cloudflare.worker_client import MAX_ANSWER_BYTES, WorkerClient
 from webhost_deployer.provider import ProviderError
 from webhost_kit.keys import parse_signers
@@ -129,6 +130,23 @@ async def test_no_answer_costs_more_than_its_bound(
             assert raised.value.transient
             assert took < 2 * DEADLINE_S
             assert peak < MEMORY_BYTES
+
+
+@pytest.mark.accept("7.saga.faults")
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [(b"7", 7), (b"0", 0), (b"999", BLOCKED_S), (b"9" * 5_000, BLOCKED_S)]
+    + [(it, 0) for it in (b"-1", b"1.5", b"\xb2", b"Wed, 21 Oct 2026 07:28:00 GMT", b"")],
+)
+async def test_how_long_to_wait_is_believed_within_bounds(said: bytes, seconds: int) -> None:
+    async def busy() -> Writes:
+        yield b"HTTP/1.1 429 No\r\nContent-Length: 0\r\nRetry-After: " + said + b"\r\n\r\n"
+
+    async with answering(busy) as client:
+        for call, about in ((client.probe, begun()), (client.purge, AGENT)):
+            with pytest.raises(ProviderError) as raised:
+                await call("https://w.example/dep/x", about)
+            assert (raised.value.transient, raised.value.retry_after_s) == (True, seconds)
 
 
 def test_the_whole_call_has_ten_seconds() -> None:

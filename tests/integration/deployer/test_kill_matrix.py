@@ -7,8 +7,8 @@ covered by itself. Two deployers run beside each other; whoever dies is started 
 `make test` has a few points; the rest is long, and prints its count at the end.
 """
 
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -19,6 +19,7 @@ from webhost_contracts.events import (
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
+    DeploymentStepSucceeded,
     DeploymentSucceeded,
     DeploymentTeardownScheduled,
     DeploymentTornDown,
@@ -48,6 +49,7 @@ from webhost_kit.errors import Unavailable
 from tests.integration.deployer.api_gate import ApiGate, gated
 from tests.integration.deployer.conftest import on_both_layouts
 from tests.integration.deployer.harness import ENDED, Harness, new_agent, put_script
+from tests.integration.deployer.saga_cases import counting
 from tests.integration.deployer.test_secrets import delete_secrets, set_secrets
 from tests.support.deadline import eventually
 from tests.support.service import ServiceProcess
@@ -228,8 +230,23 @@ SCENARIOS = (
     Scenario(bury, around(DeploymentFailed)),
     Scenario(reconcile, at([ORPHANED_ROUTE, ORPHANED_SCRIPT], AROUND_REMOVALS), reconciles=True),
 )
-USUAL = (point(FORWARD[2], Moment.STARTING), fact_point(DeploymentSucceeded, Moment.RECORDING))
-"""What `make test` has of it, beside the tests of `test_faults.py`."""
+BY_NAME = {it.name: it for it in SCENARIOS}
+USUAL = {
+    "deploy": (
+        point(Step.UPLOAD, Moment.STARTING),
+        fact_point(DeploymentSucceeded, Moment.RECORDING),
+    ),
+    "fail": (point(Step.REMOVE_SCRIPT, Moment.DONE),),
+    "delete": (point(Step.REMOVE_ROUTE, Moment.RECORDED), point(PURGE, Moment.DONE)),
+}
+"""What `make test` has of it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counted(pytestconfig: pytest.Config) -> Iterator[Counter[str]]:
+    """The deaths so far, by scenario; printed when the last test is through."""
+    with counting(pytestconfig, "kill matrix, deaths") as counts:
+        yield counts
 
 
 def test_every_point_is_in_a_scenario() -> None:
@@ -241,20 +258,24 @@ def test_every_point_is_in_a_scenario() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.accept("7.saga.kills")
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda it: it.name)
-async def test_killed_at_every_point(harness: Harness, scenario: Scenario) -> None:
+async def test_killed_at_every_point(
+    harness: Harness, counted: Counter[str], scenario: Scenario
+) -> None:
     points = scenario.points
     if harness.namespace is not None:  # there, one route is everybody's
         points = tuple(it for it in points if f".{ORPHANED_ROUTE}." not in it)
-    await matrix(harness, scenario, points)
+    await matrix(harness, counted, scenario, points)
 
 
 @pytest.mark.accept("7.saga.kills")
-async def test_killed_at_some_points(harness: Harness) -> None:
-    await matrix(harness, SCENARIOS[0], USUAL)
+@pytest.mark.parametrize("name", USUAL)
+async def test_killed_at_some_points(harness: Harness, counted: Counter[str], name: str) -> None:
+    await matrix(harness, counted, BY_NAME[name], USUAL[name])
 
 
-async def matrix(harness: Harness, scenario: Scenario, points: Sequence[str]) -> None:
-    began = time.monotonic()
+async def matrix(
+    harness: Harness, counted: Counter[str], scenario: Scenario, points: Sequence[str]
+) -> None:
     harness.env["RECONCILE_EVERY_S"] = "0.5" if scenario.reconciles else "3600"
     await put_script(harness, OWNERS)
     await put_script(harness, ANOTHERS, tags=["webhost", "installation-another"])
@@ -269,9 +290,8 @@ async def matrix(harness: Harness, scenario: Scenario, points: Sequence[str]) ->
             except BaseException as error:
                 error.add_note(f"{scenario.name}, {harness.namespace}: killed at {crash}")
                 raise
+            counted[scenario.name] += 1
     assert await others(harness) == seeded
-    seconds = time.monotonic() - began
-    print(f"kill matrix: {scenario.name}, {len(points)} deaths in {seconds:.0f} s")
 
 
 async def one(deployers: Deployers, scenario: Scenario, crash: str) -> None:
@@ -288,8 +308,16 @@ async def one(deployers: Deployers, scenario: Scenario, crash: str) -> None:
     assert stated == expected
     after = {*await harness.scripts()}, {*await harness.routes()}
     if isinstance(ended, DeploymentSucceeded) and not scenario.reconciles:
-        assert ended.worker_name in after[0]
-        assert len(after[0]) == len(before[0]) + 1
+        assert after[0] == before[0] | {ended.worker_name}
+        own = f"{harness.host}/dep/{deployment}/*"
+        assert after[1] == before[1] | ({own} if harness.namespace is None else set())
+        assert len(await harness.session_workers()) == 1
+        answer = await harness.invoke(ended.invoke_url, deployment, "again")
+        assert answer.json()["output"] == {"text": "hello again"}
+        steps = Counter(
+            it.step for it in harness.stated(deployment) if isinstance(it, DeploymentStepSucceeded)
+        )
+        assert steps == dict.fromkeys(FORWARD, 1)
     else:
 
         async def tidy() -> bool:

@@ -1,5 +1,7 @@
 """Names and routes that are there already: ours is gone on with, another's is left alone."""
 
+import secrets
+
 import pytest
 from webhost_deployer.cloudflare.addresses import agent_script_name, front_name, sessions_name
 from webhost_deployer.model import Phase
@@ -103,7 +105,7 @@ async def test_a_route_to_another_script_is_left_as_it_is(ground: Ground, others
     async with case_of(ground) as case:
         own = "*" if case.namespace else f"{case.deployment_id}/*"
         pattern = f"{case.line.host}/dep/{own}"
-        await put(ground, name := f"theirs-{case.line.name}")
+        await put(ground, name := f"theirs-{secrets.token_hex(4)}")
         await route(ground, pattern, name)
         failure = await failure_of(case)
         assert failure["providerCode"] == "10020"

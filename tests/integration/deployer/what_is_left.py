@@ -13,7 +13,7 @@ from webhost_deployer.cloudflare.addresses import (
 from webhost_deployer.model import Phase
 
 from tests.integration.deployer.harness import new_agent, new_deployment
-from tests.integration.deployer.saga_cases import Case, Ground
+from tests.integration.deployer.saga_cases import SECRET, Case, Ground
 
 
 class Others:
@@ -72,11 +72,17 @@ async def check_what_is_left(case: Case, others: Others, phase: Phase) -> None:
     own = {f"{case.line.host}/dep/*", f"{case.line.host}/__webhost/sessions/*"}
     if case.namespace is None:
         scripts.add(front_name(case.agent_id, dep))
-        routes.add(f"{case.line.host}/dep/{dep}/*")
+        if not ground.on_workers_dev:
+            routes.add(f"{case.line.host}/dep/{dep}/*")
     if phase is not Phase.LIVE:
         scripts.clear()
         routes.clear()
     assert await ground.scripts(f"deployment-{dep}", case.namespace) == scripts
+    if phase is Phase.LIVE:
+        bound = await ground.api(
+            "GET", f"{ground.scripts_path(case.namespace)}/{agent_script}/secrets"
+        )
+        assert [it["name"] for it in bound] == ([SECRET] if case.secrets_version else [])
     assert await ground.routes(case.line.host) - own == routes | others.patterns(case.line.host)
 
 

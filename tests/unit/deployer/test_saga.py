@@ -216,6 +216,38 @@ def test_fifteen_minutes_without_progress_are_the_end() -> None:
     assert evolved(state, action.event, last).phase is Phase.COMPENSATING
 
 
+@pytest.mark.accept("4.no-progress")
+def test_fifteen_minutes_of_a_first_step_that_kills_whoever_does_it_are_the_end() -> None:
+    """No fact says that it was begun; later ones count from what they say."""
+    last = START_MS + saga.NO_PROGRESS_MS
+    assert saga.next_action(begun(), last - 1, START_MS) == Run(Step.VALIDATE, 1)
+    action = saga.next_action(begun(), last, START_MS)
+    assert isinstance(action, Record)
+    ended = evolved(begun(), action.event, last)
+    assert isinstance(saga.next_action(ended, last, START_MS), Record)
+    later = replace(begun(), done=(Step.VALIDATE,), progress_at_ms=last)
+    assert saga.next_action(later, last, START_MS) == Run(Step.SESSION_STORE, 1)
+
+
+@pytest.mark.accept("8.retries")
+@pytest.mark.parametrize("step", [Step.PROBE, Step.REMOVE_SCRIPT])
+def test_nothing_is_tried_again_before_the_provider_allows_it(step: Step) -> None:
+    def retry_at_ms(retry_after_ms: int) -> int | None:
+        return saga.failed(
+            begun(),
+            Run(step, 1),
+            DeploymentError(step=step, message="no"),
+            transient=True,
+            started_at_ms=START_MS,
+            now_ms=START_MS,
+            jitter=1.0,
+            retry_after_ms=retry_after_ms,
+        ).retry_at_ms
+
+    assert retry_at_ms(30_000) == START_MS + 30_000
+    assert retry_at_ms(1) == retry_at_ms(0) == START_MS + saga.FIRST_DELAY_MS
+
+
 def test_waiting_for_a_first_try_is_not_lack_of_progress() -> None:
     late = START_MS + 10 * saga.NO_PROGRESS_MS
     assert saga.next_action(begun(), late) == Run(Step.VALIDATE, 1)

@@ -52,25 +52,30 @@ class Executor:
             await lock.confirm()
             async with self._database.transaction() as connection:
                 now = now_ms()
-                deployment = await store.due_deployment(connection, agent_id, now)
+                due = await store.due_deployment(connection, agent_id, now)
                 purge = await store.due_purge(connection, agent_id, now)
                 lagging = await secrets.due_update(connection, agent_id, now)
             if lagging is not None:
                 with structlog.contextvars.bound_contextvars(deployment=lagging.deployment.id):
                     await self._secrets.bring_up(lagging)
-            elif deployment is not None:
+            elif due is not None:
+                deployment, began_at_ms = due
                 with structlog.contextvars.bound_contextvars(
                     deployment=deployment.id, request_id=deployment.cause.request_id
                 ):
-                    await self._advance(deployment, now)
+                    await self._advance(deployment, began_at_ms, now)
             elif purge is not None:
                 await self._purge(*purge)
             else:
                 return
 
-    async def _advance(self, deployment: Deployment, now: int) -> None:
-        match saga.next_action(deployment, now):
+    async def _advance(self, deployment: Deployment, began_at_ms: int | None, now: int) -> None:
+        match saga.next_action(deployment, now, began_at_ms):
             case saga.Run() as run:
+                if began_at_ms is None:
+                    # Before any fact says so: the first step may kill whoever does it.
+                    async with self._database.transaction() as connection:
+                        await store.set_began(connection, deployment.id, now)
                 await self._run(deployment, run)
             case saga.Succeed(check_secrets):
                 await self._succeed(deployment, check_secrets)
@@ -122,6 +127,7 @@ class Executor:
                 started_at_ms=started,
                 now_ms=now_ms(),
                 jitter=self._jitter(),
+                retry_after_ms=failure.retry_after_s * 1000,
             )
             log.warning(
                 "step failed",
@@ -162,7 +168,8 @@ class Executor:
             log.warning("purge failed", agent=agent_id, error=str(error))
             tries = failed_tries + 1
             longest_ms = saga.LONGEST_TEARDOWN_DELAY_MS
-            due_at_ms = now_ms() + saga.delay_ms(tries, self._jitter(), longest_ms)
+            pause_ms = saga.delay_ms(tries, self._jitter(), longest_ms)
+            due_at_ms = now_ms() + max(pause_ms, error.retry_after_s * 1000)
             async with self._database.transaction() as connection:
                 await store.postpone_purge(connection, agent_id, tries, due_at_ms)
             return

@@ -13,7 +13,7 @@ class ProviderError(Exception):
 
     `endpoint` is what was called, `code` and `message` are the provider's own if it gave any,
     `transient` says whether the same call may succeed later, and `advice` what has to be done
-    first, where that is known.
+    first, where that is known. `retry_after_s` is for how long the provider asked to be left alone.
     """
 
     def __init__(
@@ -24,6 +24,7 @@ class ProviderError(Exception):
         *,
         transient: bool,
         advice: str | None = None,
+        retry_after_s: int = 0,
     ) -> None:
         super().__init__(f"{endpoint}: {message}")
         self.endpoint = endpoint
@@ -31,11 +32,17 @@ class ProviderError(Exception):
         self.message = message
         self.transient = transient
         self.advice = advice
+        self.retry_after_s = retry_after_s
 
     def saying(self, message: str) -> "ProviderError":
         """Return the same failure with another message."""
         return type(self)(
-            self.endpoint, self.code, message, transient=self.transient, advice=self.advice
+            self.endpoint,
+            self.code,
+            message,
+            transient=self.transient,
+            advice=self.advice,
+            retry_after_s=self.retry_after_s,
         )
 
 

@@ -69,11 +69,11 @@ class Wait:
 Action = Run | Succeed | Record | Wait
 
 
-def next_action(state: Deployment, now_ms: int) -> Action:
-    """Return what is to be done now."""
+def next_action(state: Deployment, now_ms: int, began_at_ms: int | None = None) -> Action:
+    """Return what is to be done now; work began at `began_at_ms`, or not yet where None."""
     match state.phase:
         case Phase.DEPLOYING:
-            return _forward(state, now_ms)
+            return _forward(state, now_ms, began_at_ms)
         case Phase.COMPENSATING:
             return _compensate(state, now_ms)
         case Phase.LIVE:
@@ -119,21 +119,23 @@ def failed(
     started_at_ms: int,
     now_ms: int,
     jitter: float,
+    retry_after_ms: int = 0,
 ) -> DeploymentStepFailed:
     """Return the fact that this try failed, and when the next one is.
 
     `jitter` is a random number from 0 to 1. A removal is retried until it succeeds: leftovers at a
-    provider cost money.
+    provider cost money. Nothing is tried again before `retry_after_ms` are over.
     """
     again = run.step in REMOVAL or (transient and run.attempt < MAX_TRIES)
     longest_ms = LONGEST_TEARDOWN_DELAY_MS if state.phase is Phase.LIVE else LONGEST_DELAY_MS
+    pause_ms = max(delay_ms(run.attempt, jitter, longest_ms), retry_after_ms)
     return DeploymentStepFailed(
         agent_id=state.agent_id,
         step=run.step,
         attempt=run.attempt,
         started_at_ms=started_at_ms,
         error=error,
-        retry_at_ms=now_ms + delay_ms(run.attempt, jitter, longest_ms) if again else None,
+        retry_at_ms=now_ms + pause_ms if again else None,
     )
 
 
@@ -143,14 +145,15 @@ def delay_ms(failed_tries: int, jitter: float, longest_ms: int) -> int:
     return round(delay * (0.5 + jitter / 2))
 
 
-def _forward(state: Deployment, now_ms: int) -> Action:
+def _forward(state: Deployment, now_ms: int, began_at_ms: int | None) -> Action:
     left = next((step for step in FORWARD if step not in state.done), None)
     step = left or FORWARD[-1]
     if state.tear_down_at_ms is not None and state.tear_down_at_ms <= now_ms:
         return _give_up(state, step, AGENT_DELETED, now_ms)
     if left is None and state.retry_at_ms <= now_ms:
         return Succeed(Run(step, state.tries + 1))
-    if state.progress_at_ms is not None and now_ms - state.progress_at_ms >= NO_PROGRESS_MS:
+    since_ms = began_at_ms if state.progress_at_ms is None else state.progress_at_ms
+    if since_ms is not None and now_ms - since_ms >= NO_PROGRESS_MS:
         return _give_up(state, step, "No progress for 15 minutes.", now_ms)
     if state.retry_at_ms > now_ms:
         return Wait(state.retry_at_ms)

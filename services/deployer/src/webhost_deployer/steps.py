@@ -28,12 +28,16 @@ LARGE_AT_ONCE = 2
 
 
 class StepFailed(Exception):
-    """A step could not be done; `error` is safe to show."""
+    """A step could not be done; `error` is safe to show.
 
-    def __init__(self, error: DeploymentError, *, transient: bool) -> None:
+    It is not to be tried again before `retry_after_s` are over.
+    """
+
+    def __init__(self, error: DeploymentError, *, transient: bool, retry_after_s: int = 0) -> None:
         super().__init__(error.message)
         self.error = error
         self.transient = transient
+        self.retry_after_s = retry_after_s
 
 
 class Steps:
@@ -66,7 +70,11 @@ class Steps:
                 with calls_for(deployment.user_id, removes=step in REMOVAL):
                     return await self._perform(step, deployment)
         except ProviderError as error:
-            raise StepFailed(_from_provider(step, error), transient=error.transient) from error
+            raise StepFailed(
+                _from_provider(step, error),
+                transient=error.transient,
+                retry_after_s=error.retry_after_s,
+            ) from error
         except ArtifactInvalid as error:
             raise _failed(step, str(error), transient=False) from error
         except CannotOpen as error:

@@ -1,7 +1,8 @@
 """Deployments and teardowns as rows: loaded, due, saved; `record` appends facts with them.
 
 Each function runs in its caller's transaction. A row is the fold of its aggregate's facts; the
-columns beside `state` are for queries, and say when a failed purge is tried again.
+columns beside `state` are for queries, and say when a failed purge is tried again, and when a
+deployment's first step was first begun.
 """
 
 from collections.abc import Sequence
@@ -229,14 +230,25 @@ async def holders_before(connection: AsyncConnection, state: Deployment) -> int:
 
 async def due_deployment(
     connection: AsyncConnection, agent_id: str, now_ms: int
-) -> Deployment | None:
-    """Return the agent's oldest deployment that something is to be done for."""
-    query = select(deployments.c.state).where(
+) -> tuple[Deployment, int | None] | None:
+    """Return the agent's oldest deployment that something is to be done for, and when its first
+    step was first begun.
+    """
+    query = select(deployments.c.state, deployments.c.began_at_ms).where(
         deployments.c.agent_id == agent_id, deployments.c.due_at_ms <= now_ms
     )
     found = await connection.execute(query.order_by(deployments.c.deployment_id).limit(1))
-    state = found.scalar_one_or_none()
-    return None if state is None else msgspec.convert(state, Deployment)
+    row = found.one_or_none()
+    return None if row is None else (msgspec.convert(row.state, Deployment), row.began_at_ms)
+
+
+async def set_began(connection: AsyncConnection, deployment_id: str, at_ms: int) -> None:
+    """Record that the first step of a deployment is begun."""
+    await connection.execute(
+        update(deployments)
+        .where(deployments.c.deployment_id == deployment_id)
+        .values(began_at_ms=at_ms)
+    )
 
 
 async def due_purge(

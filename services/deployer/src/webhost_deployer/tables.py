@@ -15,6 +15,7 @@ deployments = sa.Table(
     sa.Column("agent_id", sa.Text, nullable=False),
     sa.Column("phase", sa.Text, nullable=False),
     sa.Column("due_at_ms", sa.BigInteger),
+    sa.Column("began_at_ms", sa.BigInteger),
     sa.Column("state", JSONB, nullable=False),
     sa.Index("deployments_by_agent", "agent_id"),
     sa.Index("deployments_due", "due_at_ms", postgresql_where=sa.text("due_at_ms IS NOT NULL")),

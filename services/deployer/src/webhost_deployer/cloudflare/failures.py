@@ -14,6 +14,10 @@ SCRIPT_LIMIT = "10037"
 TOKEN_REFUSED = frozenset({"6003", "6111", "9103", "9106", "9107", "9109", "10000"})
 """Codes for a token that is malformed, unknown, expired, or may not do what was asked."""
 
+BLOCKED_S = 300
+"""How long Cloudflare refuses every call of a token that made too many, and the longest time for
+which an answer can put off the next call."""
+
 _TRANSIENT_STATUS = frozenset({403, 408, 409, 425, 429})
 """403 without one of the codes above, or as a page, was seen right after uploads that succeeded."""
 
@@ -69,6 +73,16 @@ def refusal(
     )
     kind = Missing if status == HTTPStatus.NOT_FOUND or code == NO_SUCH_SCRIPT else ProviderError
     return kind(endpoint, code or str(status), said, transient=transient)
+
+
+def retry_after_s(said: str | None) -> int | None:
+    """Return the seconds that a Retry-After header asks for, up to BLOCKED_S; None if it says none.
+
+    Cloudflare sends seconds, never a date; what else a header holds may be anybody's.
+    """
+    if said is None or not (said.isascii() and said.isdecimal()):
+        return None
+    return BLOCKED_S if len(said) > len(str(BLOCKED_S)) else min(int(said), BLOCKED_S)
 
 
 def unreadable(endpoint: str) -> ProviderError:

@@ -20,14 +20,18 @@ from cloudflare import (
 )
 from webhost_contracts.artifacts import ModuleKind, kind_of
 
-from webhost_deployer.cloudflare.failures import Missing, refusal, unreadable
+from webhost_deployer.cloudflare.failures import (
+    BLOCKED_S,
+    Missing,
+    refusal,
+    retry_after_s,
+    unreadable,
+)
 from webhost_deployer.cloudflare.rate_limiter import RateLimiter
 from webhost_deployer.cloudflare.scripts import Script, secret
 from webhost_deployer.provider import ProviderError
 
 TIMEOUT_S = 30.0
-BLOCKED_S = 300
-"""How long Cloudflare refuses every call of a token that made too many."""
 
 MODULE_TYPES: dict[ModuleKind, str] = {
     "javascript": "application/javascript+module",
@@ -123,9 +127,8 @@ class Sdk:
             return answer.content if isinstance(answer, httpx.Response) else await answer.read()
         except APIStatusError as error:
             if isinstance(error, RateLimitError):
-                said = error.response.headers.get("retry-after", "")
-                seconds = int(said) if said.isdigit() else BLOCKED_S
-                await self._limit.block(min(seconds, BLOCKED_S))
+                seconds = retry_after_s(error.response.headers.get("Retry-After"))
+                await self._limit.block(BLOCKED_S if seconds is None else seconds)
             first = error.errors[0] if error.errors else None
             code = None if first is None or first.code is None else str(first.code)
             message = None if first is None or not first.message else str(first.message)

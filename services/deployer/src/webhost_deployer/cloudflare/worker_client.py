@@ -3,6 +3,7 @@
 Consumes: answers from those addresses, whatever sends them: a Worker may be hostile.
 Guarantees: the customer's handler never runs for them. An answer is read up to MAX_ANSWER_BYTES,
 never decompressed, and everything from the connection to its last byte takes at most TIMEOUT_S.
+A refusal's Retry-After is passed on, within bounds.
 On replay: both may be repeated.
 """
 
@@ -17,6 +18,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.keys import Signer
 
 from webhost_deployer.cloudflare.addresses import PROBE_PATH, PURGE_PATH
+from webhost_deployer.cloudflare.failures import retry_after_s
 from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
 
@@ -106,7 +108,8 @@ class WorkerClient:
             raise _no_answer(endpoint, type(error).__name__) from error
         if response.status_code == HTTPStatus.OK:
             return answer
-        raise _refused(endpoint, response.status_code, answer)
+        wait_s = retry_after_s(response.headers.get("Retry-After")) or 0
+        raise _refused(endpoint, response.status_code, answer, wait_s)
 
 
 async def _read(endpoint: str, response: httpx.Response) -> bytes:
@@ -125,12 +128,14 @@ def _no_answer(endpoint: str, reason: str) -> ProviderError:
     return ProviderError(endpoint, None, f"No answer: {reason}", transient=True)
 
 
-def _refused(endpoint: str, status: int, answer: bytes) -> ProviderError:
+def _refused(endpoint: str, status: int, answer: bytes, wait_s: int) -> ProviderError:
     """Tell the platform's own refusal, which says whether to retry, from an intermediary's."""
     try:
         error = msgspec.json.decode(answer, type=_Failure).error
     except UNREADABLE:
         message = answer[:SNIPPET].decode("utf-8", "replace") or "No body."
-        return ProviderError(endpoint, str(status), message, transient=True)
+        return ProviderError(endpoint, str(status), message, transient=True, retry_after_s=wait_s)
     broken = error.code == "RUNTIME_ERROR" and not error.retryable
-    return ProviderError(endpoint, error.code, error.message, transient=not broken)
+    return ProviderError(
+        endpoint, error.code, error.message, transient=not broken, retry_after_s=wait_s
+    )
