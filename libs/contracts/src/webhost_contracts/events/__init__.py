@@ -31,12 +31,14 @@ from webhost_contracts.events.agent import (
 from webhost_contracts.events.base import Envelope, Event
 from webhost_contracts.events.deployment import (
     DeploymentFailed,
+    DeploymentFrontUpdated,
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
     DeploymentStepSucceeded,
     DeploymentSucceeded,
     DeploymentTeardownScheduled,
+    DeploymentTelemetryKeyRevoked,
     DeploymentTornDown,
 )
 from webhost_contracts.events.invocation import InvocationFinished
@@ -65,6 +67,8 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     DeploymentStepFailed,
     DeploymentSucceeded,
     DeploymentSecretsApplied,
+    DeploymentFrontUpdated,
+    DeploymentTelemetryKeyRevoked,
     DeploymentFailed,
     DeploymentTeardownScheduled,
     DeploymentTornDown,
@@ -91,6 +95,7 @@ __all__ = [
     "DeploymentActivated",
     "DeploymentEnded",
     "DeploymentFailed",
+    "DeploymentFrontUpdated",
     "DeploymentRequested",
     "DeploymentRetired",
     "DeploymentSecretsApplied",
@@ -99,6 +104,7 @@ __all__ = [
     "DeploymentStepSucceeded",
     "DeploymentSucceeded",
     "DeploymentTeardownScheduled",
+    "DeploymentTelemetryKeyRevoked",
     "DeploymentTornDown",
     "Envelope",
     "Event",
