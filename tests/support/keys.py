@@ -17,12 +17,14 @@ class StackKeys:
     def __init__(self, stack: Stack) -> None:
         known = identities.load_or_make(DataDir.at(stack.data_dir))
         self._master = MasterKeys.parse(known.telemetry_master_keys)
-        [self._gateway] = parse_signers(known.invoke_private_keys, "the gateway's")
-        [self._deployer] = parse_signers(known.platform_private_keys, "the deployer's")
+        self._gateway = parse_signers(known.invoke_private_keys, "the gateway's")[0]
+        self._deployer = parse_signers(known.platform_private_keys, "the deployer's")[0]
 
-    def report_headers(self, deployment_id: str, body: bytes) -> dict[str, str]:
+    def report_headers(
+        self, deployment_id: str, body: bytes, generation: int = KEY_GENERATION
+    ) -> dict[str, str]:
         """The telemetry headers of this deployment's Worker for this body."""
-        key = self._master.telemetry_key(KEY_VERSION, deployment_id, KEY_GENERATION)
+        key = self._master.telemetry_key(KEY_VERSION, deployment_id, generation)
         assert key is not None
         return {
             signatures.TELEMETRY_DEPLOYMENT_HEADER: deployment_id,

@@ -39,7 +39,7 @@ COMMANDS = {
         "invoke",
         "Call an agent and print its answer. With --stream --json: one event per line.",
     ),
-    "keys": ("keys", "API keys, for programs."),
+    "keys": ("keys", "API keys, for programs; for operators, the platform's."),
     "usage": ("usage", "Show what was used in a period, and the plan's limits."),
     "billing": ("billing", "Operators: usage."),
     "users": ("users", "Operators: users."),

@@ -1,11 +1,11 @@
-"""`webhost keys …`: API keys, for programs."""
+"""`webhost keys …`: API keys, for programs; and the platform's own, for operators."""
 
 import time
 from typing import Annotated
 
 import typer
 
-from webhost_cli import output
+from webhost_cli import output, platform_keys
 from webhost_cli.client import Api, Json
 from webhost_cli.connection import with_api
 from webhost_cli.errors import CommandError, ExitCode
@@ -18,11 +18,17 @@ KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, `
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(name="keys", help="API keys, for programs.", no_args_is_help=True)
+    group = typer.Typer(
+        name="keys",
+        help="API keys, for programs; for operators, the platform's.",
+        no_args_is_help=True,
+    )
     group.command("list")(with_api(list_keys))
     group.command()(with_api(create))
     group.command()(with_api(rotate))
     group.command()(with_api(revoke))
+    group.command("rotate-platform")(platform_keys.rotate_platform)
+    group.command("revoke-telemetry")(platform_keys.revoke_telemetry)
     app.add_typer(group)
 
 

@@ -1,6 +1,7 @@
 """The directory that holds everything of one local stack.
 
 format         which versions of this program can use it
+keys/          for each service that holds any, its platform keys (0600)
 lock           held by the `webhost up` that runs here
 secrets.json   identities and keys, made at the first start (0600)
 issuer.json    the development issuer's address and signing key (0600)
@@ -45,6 +46,10 @@ class DataDir:
     @property
     def secrets(self) -> Path:
         return self.root / "secrets.json"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
 
     @property
     def issuer(self) -> Path:
@@ -101,6 +106,14 @@ class DataDir:
                 return not _try_lock(file, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
+
+    @contextmanager
+    def rotating(self) -> Generator[None]:
+        """Let one command at a time change the platform's keys. Raises StackError for another."""
+        with (self.root / "rotation.lock").open("w") as file:
+            if not _try_lock(file, fcntl.LOCK_EX):
+                raise StackError("another command is rotating a key of this stack")
+            yield
 
     def choose_ports(self, names: list[str], taken: tuple[int, ...]) -> dict[str, int]:
         """Give each name the port it had last time if that is still free, else a new one.

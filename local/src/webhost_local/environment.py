@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from webhost_local.data_dir import DataDir
-from webhost_local.identities import Identities, role
+from webhost_local.identities import KEY_HOLDERS, Identities, role
 from webhost_local.ports import LOOPBACK
 from webhost_local.postgres_server import Cluster
 from webhost_local.provision import DATABASE
@@ -86,7 +86,10 @@ class Environment:
 
     def service(self, kind: str, name: str) -> dict[str, str]:
         """For the replica `name` of the service `kind`."""
-        return self.base | self._every_service(kind, name) | self._own(kind, name)
+        keys = self.identities.settings_of(kind)
+        if kind in KEY_HOLDERS:
+            keys["KEYS_FILE"] = str(self.data_dir.keys / kind)
+        return self.base | self._every_service(kind, name) | self._own(kind, name) | keys
 
     def _every_service(self, kind: str, name: str) -> dict[str, str]:
         # Named crash points belong to the stack that a test starts with this variable.
@@ -110,7 +113,6 @@ class Environment:
             case "api":
                 own = {
                     "LISTEN": self.listen(name),
-                    "SECRETS_PUBLIC_KEY": keys.secrets_public_key,
                     "RESPONSE_KEYS": keys.api_response_keys,
                 }
                 return users | behind_edge | own
@@ -120,16 +122,12 @@ class Environment:
                     | _given("DELEGATION_SECRETS")
                     | {
                         "LISTEN": self.listen(name),
-                        "INVOKE_PRIVATE_KEYS": keys.invoke_private_keys,
                         "RESPONSE_KEYS": keys.response_keys,
                         "WORKERS_CONNECT_TO": connect_to,
                     }
                 )
             case "telemetry-ingest":
-                return behind_edge | {
-                    "LISTEN": self.listen(name),
-                    "TELEMETRY_MASTER_KEYS": keys.telemetry_master_keys,
-                }
+                return behind_edge | {"LISTEN": self.listen(name)}
             case "billing":
                 return {}
             case "deployer":
@@ -143,10 +141,6 @@ class Environment:
                         "CLOUDFLARE_ZONE_ID": keys.cloudflare_zone_id,
                         "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN": WORKERS_DOMAIN,
                         "CONTROL_PLANE_TELEMETRY_REPORT_URL": f"{self.origin}/v1/telemetry/report",
-                        "TELEMETRY_MASTER_KEYS": keys.telemetry_master_keys,
-                        "INVOKE_PUBLIC_KEYS": keys.invoke_public_keys,
-                        "PLATFORM_PRIVATE_KEYS": keys.platform_private_keys,
-                        "SECRETS_PRIVATE_KEYS": keys.secrets_private_keys,
                         "WORKERS_CONNECT_TO": connect_to,
                     }
                 )

@@ -1,23 +1,33 @@
 """Every identity and key of one local stack, made once and kept in `secrets.json` (0600)."""
 
-import base64
 import secrets
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from webhost_contracts.platform_keys import (
+    INVOKE_PRIVATE_KEYS,
+    KINDS,
+    PLATFORM_PRIVATE_KEYS,
+    TELEMETRY_MASTER_KEYS,
+    Kind,
+)
 
 from webhost_local.data_dir import DataDir, write_whole
 from webhost_local.nats_accounts import OPERATOR, SERVICES
+from webhost_local.platform_keys import Ring, new_seed, text_of
+
+FIRST_KEYS = {
+    "telemetry": "telemetry_master_key",
+    "invoke": "invoke_seed",
+    "platform": "platform_seed",
+    "secrets": "secrets_key",
+}
+"""The field that holds the key of each kind until its first rotation."""
+
+KEY_HOLDERS = tuple(sorted({place.service for kind in KINDS.values() for place in kind.lists}))
 
 
 def _password() -> str:
     return secrets.token_urlsafe(24)
-
-
-def _key() -> str:
-    return _base64url(secrets.token_bytes(32))
 
 
 def _hex() -> str:
@@ -43,12 +53,13 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     postgres_roles: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     postgres_owners: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     nats_users: dict[str, str] = msgspec.field(default_factory=_passwords)
-    api_response_key: str = msgspec.field(default_factory=_key)
-    telemetry_master_key: str = msgspec.field(default_factory=_key)
-    invoke_seed: str = msgspec.field(default_factory=_key)
-    response_key: str = msgspec.field(default_factory=_key)
-    platform_seed: str = msgspec.field(default_factory=_key)
-    secrets_key: str = msgspec.field(default_factory=_key)
+    api_response_key: str = msgspec.field(default_factory=new_seed)
+    telemetry_master_key: str = msgspec.field(default_factory=new_seed)
+    invoke_seed: str = msgspec.field(default_factory=new_seed)
+    response_key: str = msgspec.field(default_factory=new_seed)
+    platform_seed: str = msgspec.field(default_factory=new_seed)
+    secrets_key: str = msgspec.field(default_factory=new_seed)
+    rings: dict[str, Ring] = msgspec.field(default_factory=dict[str, Ring])
     cloudflare_api_token: str = msgspec.field(default_factory=_password)
     cloudflare_account_id: str = msgspec.field(default_factory=_hex)
     cloudflare_zone_id: str = msgspec.field(default_factory=_hex)
@@ -57,17 +68,27 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     def api_response_keys(self) -> str:
         return f"response-1:{self.api_response_key}"
 
+    def ring(self, kind: Kind) -> Ring:
+        """The keys of this kind: those of a rotation, or the one that was made first."""
+        first = getattr(self, FIRST_KEYS[kind.name])
+        return self.rings.get(kind.name) or Ring({kind.first: first}, kind.first)
+
+    def settings_of(self, service: str) -> dict[str, str]:
+        """The settings of a service that hold platform keys."""
+        return {
+            place.setting: text_of(place, kind, self.ring(kind))
+            for kind in KINDS.values()
+            for place in kind.lists
+            if place.service == service
+        }
+
     @property
     def telemetry_master_keys(self) -> str:
-        return f"1:{self.telemetry_master_key}"
+        return self.settings_of("telemetry-ingest")[TELEMETRY_MASTER_KEYS]
 
     @property
     def invoke_private_keys(self) -> str:
-        return f"invoke-1:{self.invoke_seed}"
-
-    @property
-    def invoke_public_keys(self) -> str:
-        return f"invoke-1:{_public_half(self.invoke_seed)}"
+        return self.settings_of("gateway")[INVOKE_PRIVATE_KEYS]
 
     @property
     def response_keys(self) -> str:
@@ -75,15 +96,7 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
 
     @property
     def platform_private_keys(self) -> str:
-        return f"platform-1:{self.platform_seed}"
-
-    @property
-    def secrets_private_keys(self) -> str:
-        return f"secrets-1:{self.secrets_key}"
-
-    @property
-    def secrets_public_key(self) -> str:
-        return f"secrets-1:{_x25519_public_half(self.secrets_key)}"
+        return self.settings_of("deployer")[PLATFORM_PRIVATE_KEYS]
 
 
 def load_or_make(data_dir: DataDir) -> Identities:
@@ -95,6 +108,25 @@ def load_or_make(data_dir: DataDir) -> Identities:
     if complete != kept:
         write_whole(file, complete.decode())
     return identities
+
+
+def write_keys(data_dir: DataDir, identities: Identities) -> None:
+    """Write each service's file of platform keys, from which it takes them up while it runs."""
+    data_dir.keys.mkdir(mode=0o700, exist_ok=True)
+    for service in KEY_HOLDERS:
+        lines = [f"{name}={text}\n" for name, text in identities.settings_of(service).items()]
+        write_whole(data_dir.keys / service, "".join(lines))
+
+
+def advance(data_dir: DataDir, kind: Kind) -> None:
+    """Take a kind of key one phase on, in the identities and then in the services' files."""
+    identities = load_or_make(data_dir)
+    ring = identities.rings[kind.name] = identities.ring(kind).advanced()
+    if ring.new is None:  # nothing of the key that was dropped is kept
+        setattr(identities, FIRST_KEYS[kind.name], ring.seeds[ring.old])
+    text = msgspec.json.format(msgspec.json.encode(identities)).decode()
+    write_whole(data_dir.secrets, text)
+    write_keys(data_dir, identities)
 
 
 def role(service: str) -> str:
@@ -110,19 +142,3 @@ def owner(service: str) -> str:
 def schema(service: str) -> str:
     """The Postgres schema of a service."""
     return service.replace("-", "_")
-
-
-def _public_half(seed: str) -> str:
-    raw = base64.urlsafe_b64decode(seed + "=")
-    key = Ed25519PrivateKey.from_private_bytes(raw).public_key()
-    return _base64url(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
-
-
-def _x25519_public_half(key: str) -> str:
-    raw = base64.urlsafe_b64decode(key + "=")
-    public = X25519PrivateKey.from_private_bytes(raw).public_key()
-    return _base64url(public.public_bytes(Encoding.Raw, PublicFormat.Raw))
-
-
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

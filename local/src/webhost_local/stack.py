@@ -62,6 +62,7 @@ def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
     names = ["nats", "postgres", "edge", *served, *ops]
     ports = data_dir.choose_ports(names, taken=(port, issuer.port))
     known = identities.load_or_make(data_dir)
+    identities.write_keys(data_dir, known)
     return Environment(
         data_dir=data_dir,
         identities=known,

@@ -69,7 +69,7 @@ class Harness(harness.Harness):
         self._log.touch()
         invoke_seed = _seed()
         self.secrets_key = secrets.token_bytes(32)
-        self._invoke_key = parse_signers(f"i1:{invoke_seed}", "test")[0]
+        self.invoke_key = parse_signers(f"i1:{invoke_seed}", "test")[0]
         self._to_workers = httpx.AsyncClient(timeout=10)
         self._to_edge = httpx.AsyncClient(
             base_url=self.edge.api_base_url,
@@ -87,7 +87,7 @@ class Harness(harness.Harness):
             "CONTROL_PLANE_TELEMETRY_REPORT_URL": "http://127.0.0.1:9/v1/telemetry/report",
             "TELEMETRY_MASTER_KEYS": f"1:{_seed()},2:{_seed()}",
             "INVOKE_PUBLIC_KEYS": ",".join(
-                f"{k}:{v}" for k, v in public_keys((self._invoke_key,)).items()
+                f"{k}:{v}" for k, v in public_keys((self.invoke_key,)).items()
             ),
             "PLATFORM_PRIVATE_KEYS": f"p1:{_seed()}",
             "SECRETS_PRIVATE_KEYS": f"s1:{base64url(self.secrets_key)}",
@@ -211,6 +211,7 @@ class Harness(harness.Harness):
                     "SELECT (SELECT count(*) FROM deployments WHERE due_at_ms IS NOT NULL)"
                     " + (SELECT count(*) FROM agent_teardowns WHERE due_at_ms IS NOT NULL)"
                     " + (SELECT count(*) FROM secret_updates)"
+                    " + (SELECT count(*) FROM front_updates)"
                     " + (SELECT count(*) FROM outbox)"
                 )
                 == 0
@@ -287,7 +288,7 @@ class Harness(harness.Harness):
             headers={
                 "Host": address.host,
                 "Content-Type": "application/json",
-                INVOKE_SIGNATURE_HEADER: self._invoke_key.header(now_ms(), deployment_id, body),
+                INVOKE_SIGNATURE_HEADER: self.invoke_key.header(now_ms(), deployment_id, body),
             },
         )
 

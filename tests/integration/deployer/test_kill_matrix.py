@@ -7,6 +7,8 @@ covered by itself. Two deployers run beside each other; whoever dies is started 
 `make test` has a few points; the rest is long, and prints its count at the end.
 """
 
+import secrets
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +18,14 @@ from webhost_contracts import subjects
 from webhost_contracts.commands import DEPLOY
 from webhost_contracts.events import (
     DeploymentFailed,
+    DeploymentFrontUpdated,
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
     DeploymentStepSucceeded,
     DeploymentSucceeded,
     DeploymentTeardownScheduled,
+    DeploymentTelemetryKeyRevoked,
     DeploymentTornDown,
     SecretDeleted,
     SecretSet,
@@ -29,6 +33,7 @@ from webhost_contracts.events import (
     TeardownStarted,
 )
 from webhost_contracts.events.base import Event
+from webhost_contracts.rpc import RevokeTelemetryKeyReply, RevokeTelemetryKeyRequest
 from webhost_deployer.crash_points import (
     ALL,
     AROUND_FACTS,
@@ -37,14 +42,17 @@ from webhost_deployer.crash_points import (
     ORPHANED_ROUTE,
     ORPHANED_SCRIPT,
     PURGE,
+    RESEAL,
     Moment,
     fact_point,
     point,
 )
 from webhost_deployer.model import Step
 from webhost_deployer.saga import FORWARD, REMOVAL
+from webhost_kit.bus import rpc
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Unavailable
+from webhost_kit.keys import base64url
 
 from tests.integration.deployer.api_gate import ApiGate, gated
 from tests.integration.deployer.conftest import on_both_layouts
@@ -67,6 +75,9 @@ def at(names: Sequence[str], moments: Sequence[Moment] = AROUND_STEPS) -> tuple[
     return tuple(point(name, moment) for name in names for moment in moments)
 
 
+RESEALED = tuple(point(RESEAL, moment) for moment in AROUND_FACTS)
+
+
 class Deployers:
     """Two of them; who died is replaced."""
 
@@ -76,8 +87,15 @@ class Deployers:
         self._processes: list[ServiceProcess] = []
 
     async def start(self) -> None:
-        self._processes = [await self.harness.start() for _ in range(2)]
+        await self.launch()
         await self.until_all_are_ready()
+
+    async def launch(self) -> None:
+        self._processes = [await self.harness.start() for _ in range(2)]
+
+    async def stop(self) -> None:
+        for process in self._processes:
+            await process.kill()
 
     async def replace_who_died(self) -> None:
         """See that exactly one died, and start it again."""
@@ -158,6 +176,38 @@ async def change_secrets(deployers: Deployers, crash: str) -> tuple[str, type[Ev
     return deployment, DeploymentSucceeded
 
 
+async def revoke_key(deployers: Deployers, crash: str) -> tuple[str, type[Event]]:
+    harness, agent = deployers.harness, new_agent()
+    deployment = await live(harness, agent)
+    harness.crash_at(crash)
+    request = RevokeTelemetryKeyRequest(deployment_id=deployment, operator="ops", generation=1)
+    subject = subjects.RPC_REVOKE_TELEMETRY_KEY
+    await asked_until_answered(
+        lambda: rpc.call(harness.bus, subject, request, RevokeTelemetryKeyReply)
+    )
+    await harness.until_stated(
+        deployment, lambda it: isinstance(it, DeploymentTelemetryKeyRevoked), seconds=END_S
+    )
+    return deployment, DeploymentSucceeded
+
+
+async def rotate_keys(deployers: Deployers, crash: str) -> tuple[str, type[Event]]:
+    """Both deployers are started again, with one key more of each kind."""
+    harness, agent = deployers.harness, new_agent()
+    await asked_until_answered(lambda: set_secrets(harness, agent, "once", KEY="value"))
+    deployment = await live(harness, agent)
+    number = len(harness.env["PLATFORM_PRIVATE_KEYS"].split(",")) + 1
+    seed = base64url(secrets.token_bytes(32))
+    harness.env["PLATFORM_PRIVATE_KEYS"] += f",p{number}:{seed}"
+    harness.env["SECRETS_PRIVATE_KEYS"] = f"s{number}:{seed}," + harness.env["SECRETS_PRIVATE_KEYS"]
+    await deployers.stop()
+    if harness.namespace is not None and crash not in RESEALED:
+        crash = RESEALED[0]  # there, a deployment has no front of its own
+    harness.crash_at(crash)
+    await deployers.launch()
+    return deployment, DeploymentSucceeded
+
+
 async def asked_until_answered(ask: Callable[[], Awaitable[object]]) -> None:
     async def answered() -> bool:
         try:
@@ -226,6 +276,8 @@ SCENARIOS = (
         ),
     ),
     Scenario(change_secrets, around(SecretSet, SecretDeleted, DeploymentSecretsApplied)),
+    Scenario(revoke_key, around(DeploymentTelemetryKeyRevoked)),
+    Scenario(rotate_keys, (*around(DeploymentFrontUpdated), *RESEALED)),
     Scenario(delete_meanwhile, around(DeploymentStepFailed)),
     Scenario(bury, around(DeploymentFailed)),
     Scenario(reconcile, at([ORPHANED_ROUTE, ORPHANED_SCRIPT], AROUND_REMOVALS), reconciles=True),

@@ -66,6 +66,9 @@ class Cloud:
     def problem_of(self, *_: Any) -> None:
         return None
 
+    def front_keys(self, _: Deployment) -> tuple[str, ...]:
+        return ()
+
     async def upload(self, deployment: Deployment, _: Bundle, secrets: dict[str, str]) -> None:
         if deployment.id in self.broken:
             raise ProviderError("PUT", "1", f"what is {secrets}?", transient=False)

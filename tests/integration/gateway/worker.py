@@ -79,7 +79,7 @@ class Worker:
     """An ASGI application. `calls` are the signed ones, as they arrived."""
 
     def __init__(self, public_key: Ed25519PublicKey) -> None:
-        self._public_key = public_key
+        self.public_key = public_key
         self.behaviour: Behaviour = echo
         self.calls: list[Call] = []
         self.abandoned = asyncio.Event()
@@ -101,4 +101,4 @@ class Worker:
         match = re.fullmatch(r"t=(\d+),kid=([^,]+),v1=([0-9a-f]+)", header)
         deployment_id = path.split("/")[2]
         signed = f"{match[1]}.{deployment_id}.".encode() + body
-        self._public_key.verify(bytes.fromhex(match[3]), signed)
+        self.public_key.verify(bytes.fromhex(match[3]), signed)

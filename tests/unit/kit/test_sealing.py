@@ -22,6 +22,15 @@ def test_it_opens_for_its_owner() -> None:
     assert VALUE not in sealed
 
 
+@pytest.mark.accept("7.rotation.resealed")
+def test_it_is_sealed_again_for_the_first_key_and_the_same_owner() -> None:
+    before = Sealer.parse(f"s1:{base64url(public_half(OTHER_KEY))}", "PUBLIC").seal(VALUE, OWNER)
+    again = OPENER.reseal(before, OWNER)
+    assert Opener.parse(f"s2:{base64url(KEY)}", "PRIVATE").open(again, OWNER) == VALUE
+    with pytest.raises(CannotOpen):
+        OPENER.reseal(before, Owner("usr_2", "agt_1", "API_KEY"))
+
+
 @pytest.mark.accept("7.3.sealed")
 @pytest.mark.parametrize(
     "another",

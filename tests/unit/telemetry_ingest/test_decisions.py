@@ -1,5 +1,6 @@
 """Which reports are accepted, and in which order they are checked."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -113,6 +114,23 @@ def test_all_bad_credentials_look_the_same() -> None:
     for one in refused:
         assert isinstance(one, Unauthenticated)
         assert (one.message, one.details) == (missing.value.message, missing.value.details)
+
+
+@pytest.mark.accept("7.rotation.revoked")
+def test_the_next_key_is_good_before_the_revocation_and_the_old_one_is_not_behind_it() -> None:
+    raw = body()
+    before, after = KNOWN, replace(KNOWN, version=2, key_version=1, key_generation=4)
+    for known, version, generation, good in (
+        *((before, 2, 3, True), (before, 1, 4, True), (before, 2, 4, True), (before, 1, 3, False)),
+        *((before, 2, 2, False), (before, 2, 5, False)),
+        *((after, 2, 3, False), (after, 1, 4, True), (after, 2, 4, False), (after, 2, 5, True)),
+    ):
+        signature = signed(raw, version, generation)
+        if good:
+            assert decide(raw, known=known, signature=signature)
+        else:
+            one = problem(raw, known=known, signature=signature)
+            assert isinstance(one, Unauthenticated), (version, generation)
 
 
 @pytest.mark.parametrize("version", [1, 2])

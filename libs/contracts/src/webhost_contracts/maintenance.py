@@ -12,6 +12,8 @@ REPLAY = "replay-projection"
 PARKED = "parked-events"
 REPLAY_PARKED = "replay-parked-events"
 REPUBLISH = "republish"
+KEYS = "keys"
+"""To this every process of a service replies, each with a KeysReply."""
 
 SERVICES = ("api", "deployer", "gateway", "telemetry-ingest", "billing")
 REPUBLISHERS = ("api", "deployer", "billing")
@@ -25,6 +27,22 @@ def subject(service: str, verb: str) -> str:
 
 class Nothing(Wire, frozen=True, kw_only=True):
     """A request without fields."""
+
+
+class KeysReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """Which of the platform's keys one process holds: ids by setting, in order; never a key.
+
+    `since_ms` is since when. `lagging` counts the Workers that do not have the deployer's keys yet,
+    `sealed` the stored secrets by the key that opens them, `deployments` those whose reports may
+    still arrive, by the version of their master key. Each is None from whoever does not know.
+    """
+
+    process: str
+    keys: dict[str, tuple[str, ...]]
+    since_ms: int
+    lagging: int | None = None
+    sealed: dict[str, int] | None = None
+    deployments: dict[str, int] | None = None
 
 
 class ProjectionState(Wire, frozen=True, kw_only=True, omit_defaults=False):

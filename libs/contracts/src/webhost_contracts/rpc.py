@@ -217,3 +217,26 @@ class ReconcileReply(Wire, frozen=True, kw_only=True):
     left_out: int = 0
     removed: bool = False
     refused: str | None = None
+
+
+class RevokeTelemetryKeyRequest(Wire, frozen=True, kw_only=True):
+    """An operator revokes a deployment's telemetry key; the deployment gets the next one.
+
+    Without `generation` the key that it has now is meant, and the reply says which that is. The
+    same request again, with it, only says how far the work is.
+    """
+
+    deployment_id: str
+    operator: str
+    generation: int | None = None
+
+
+class RevokeTelemetryKeyReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """The generation that is revoked, whether that is in force, and whether the deployment's front
+    has its next key (also where it has no front any more); or why not.
+    """
+
+    generation: int = 0
+    revoked: bool = False
+    front_has_next: bool = False
+    refused: str | None = None

@@ -53,6 +53,7 @@ RPC_SECRETS = "rpc.deployer.secrets"
 RPC_SET_SECRETS = "rpc.deployer.set-secrets"
 RPC_DELETE_SECRETS = "rpc.deployer.delete-secrets"
 RPC_RECONCILE = "rpc.deployer.reconcile"
+RPC_REVOKE_TELEMETRY_KEY = "rpc.deployer.revoke-telemetry-key"
 
 
 def event(user_id: str, kind: str, aggregate_id: str) -> str:

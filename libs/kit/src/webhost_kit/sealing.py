@@ -60,7 +60,7 @@ class Sealer:
 
 @dataclass(frozen=True)
 class Opener:
-    """The private keys by key id."""
+    """The private keys by key id; the first one is for what is sealed again."""
 
     private_keys: dict[str, X25519PrivateKey] = field(repr=False)
 
@@ -69,6 +69,16 @@ class Opener:
         """Read `<key id>:<base64url>,…`. Raises ValueError."""
         keys = named_keys(text, name)
         return cls({key_id: X25519PrivateKey.from_private_bytes(key) for key_id, key in keys})
+
+    @property
+    def newest(self) -> str:
+        """Return the first key's id."""
+        return next(iter(self.private_keys))
+
+    def reseal(self, sealed: str, owner: Owner) -> str:
+        """Return the value, sealed for the first key. Raises CannotOpen."""
+        value = self.open(sealed, owner)
+        return Sealer(self.newest, self.private_keys[self.newest].public_key()).seal(value, owner)
 
     def open(self, sealed: str, owner: Owner) -> str:
         """Return the value. Raises CannotOpen."""

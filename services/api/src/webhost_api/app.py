@@ -16,6 +16,7 @@ from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.http.bodies import Bodies
 from webhost_kit.periodic import every
+from webhost_kit.process.keys_watch import KeysWatch
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import App, Service
 
@@ -153,6 +154,12 @@ async def compose(service: Service, settings: Settings) -> None:
         )
     )
     service.add("collector", Collector(database, bus, grace_s=settings.artifact_grace_s))
+    sealed = Secrets(bus, settings.sealer)
+
+    def take_up(found: Settings) -> None:
+        sealed.sealer = found.sealer
+
+    service.add("keys", KeysWatch(service.name, bus, settings, take_up))
     deps = Dependencies(
         database=database,
         bus=bus,
@@ -167,7 +174,7 @@ async def compose(service: Service, settings: Settings) -> None:
         unpacker=uploads.Unpacker(),
         sources=source.room(),
         feed=feed,
-        secrets=Secrets(bus, settings.sealer),
+        secrets=sealed,
         response_keys=settings.keys,
     )
     app = front(deps, settings.cors_allowed_origins)

@@ -27,9 +27,12 @@ from webhost_api.handlers import Caller, agent_not_found
 from webhost_api.model import Agent
 
 
-@dataclass(frozen=True)
+@dataclass
 class Secrets:
-    """Requests to the deployer. All raise Unavailable; changes return the version behind them."""
+    """Requests to the deployer. All raise Unavailable; changes return the version behind them.
+
+    `sealer` may be replaced by another at any time.
+    """
 
     bus: Bus
     sealer: Sealer

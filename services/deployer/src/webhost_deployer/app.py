@@ -1,5 +1,7 @@
 """The composition root: the one place where adapters meet handlers."""
 
+import os
+import signal
 from functools import cache, partial
 
 from webhost_contracts import subjects
@@ -12,6 +14,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.keys import public_keys
+from webhost_kit.process.keys_watch import KeysWatch
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
@@ -30,6 +33,7 @@ from webhost_deployer.cloudflare.worker_client import WorkerClient
 from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers
 from webhost_deployer.recovery import OWN_SUBJECTS, TYPES, recover
+from webhost_deployer.rotation.keys_in_force import KeysInForce
 from webhost_deployer.runner import Runner
 from webhost_deployer.secrets.handlers import SecretHandlers
 from webhost_deployer.secrets.values import SecretValues
@@ -87,7 +91,8 @@ async def compose(service: Service, settings: Settings) -> None:
     capacity = Capacity(database, settings.most_deployments)
     secrets = SecretValues(database, settings.opener)
     steps = Steps({scripts.PROVIDER: provider}, partial(artifacts.read, bus), capacity, secrets)
-    runner = service.add("runner", Runner(database, Executor(database, steps)))
+    executor = Executor(database, steps, newest_key_version=settings.master_keys.newest)
+    runner = service.add("runner", Runner(database, executor))
     own_facts = service.add(
         "own-facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, recover)
     )
@@ -108,6 +113,11 @@ async def compose(service: Service, settings: Settings) -> None:
             behind=own_facts.check,
         ),
     )
+    keys = service.add(
+        "keys in force",
+        KeysInForce(database, provider, settings.opener, settings.namespace, runner.wake),
+    )
+    service.add("keys", KeysWatch(service.name, bus, settings, _start_anew, keys.complete))
     handlers = Handlers(
         database,
         settings.master_keys.newest,
@@ -118,5 +128,14 @@ async def compose(service: Service, settings: Settings) -> None:
     register(commands, handlers)
     await commands.start()
     requests = service.add("requests", RequestServer(nats_url, service.name))
-    register_requests(requests, SecretHandlers(database, runner.wake), reconciliation.reply)
+    register_requests(
+        requests, SecretHandlers(database, runner.wake), reconciliation.reply, keys.revoke
+    )
     await requests.start()
+
+
+def _start_anew(_: Settings) -> None:
+    """End this process, whose keys are in many hands; whoever supervises it starts it again, and
+    what was interrupted is still due.
+    """
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -3,7 +3,12 @@
 import sys
 
 from nats.aio.client import Client
-from webhost_contracts.rpc import ReconcileReply, ReconcileRequest
+from webhost_contracts.rpc import (
+    ReconcileReply,
+    ReconcileRequest,
+    RevokeTelemetryKeyReply,
+    RevokeTelemetryKeyRequest,
+)
 from webhost_kit.bus.broker import describe
 from webhost_kit.bus.commands import CommandConsumer
 from webhost_kit.bus.connection import Bus
@@ -23,12 +28,16 @@ def document() -> str:
     commands = CommandConsumer(URL, Bus(Client()), SERVICE)
     register(commands, Handlers(database, 1, None, lambda: None))
     requests = RequestServer(URL, SERVICE)
-    register_requests(requests, SecretHandlers(database, lambda: None), _unasked)
+    register_requests(requests, SecretHandlers(database, lambda: None), _unasked, _not_revoked)
     return describe(commands.broker, "webhost deployer", requests.broker)
 
 
 async def _unasked(_request: ReconcileRequest) -> ReconcileReply:
     return ReconcileReply()
+
+
+async def _not_revoked(_request: RevokeTelemetryKeyRequest) -> RevokeTelemetryKeyReply:
+    return RevokeTelemetryKeyReply()
 
 
 if __name__ == "__main__":

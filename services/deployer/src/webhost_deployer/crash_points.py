@@ -30,6 +30,7 @@ class Moment(StrEnum):
 PURGE = "purge"
 ORPHANED_ROUTE = "orphaned_route"
 ORPHANED_SCRIPT = "orphaned_script"
+RESEAL = "reseal"
 
 _OUTCOMES = (DeploymentStepSucceeded, TeardownFinished)
 """Facts that only state what a step or a purge came to, whose points are around them."""
@@ -58,5 +59,6 @@ def fact_point(kind: type[Event], moment: Moment) -> str:
 ALL = (
     *(point(step, moment) for step in (*Step, PURGE) for moment in AROUND_STEPS),
     *(fact_point(kind, moment) for kind in FACTS for moment in AROUND_FACTS),
+    *(point(RESEAL, moment) for moment in AROUND_FACTS),
     *(point(w, moment) for w in (ORPHANED_ROUTE, ORPHANED_SCRIPT) for moment in AROUND_REMOVALS),
 )

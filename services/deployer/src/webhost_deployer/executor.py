@@ -2,7 +2,8 @@
 
 Consumes: the deployer's own rows. Emits: the outcome of every step as a fact, with its state
 row, in one transaction; then `deployment.succeeded`, `.failed` or `.torn_down`; for a deleted
-agent `teardown.finished`. For secrets that changed, see `secrets.updates`.
+agent `teardown.finished`. For secrets and keys that changed, see `secrets.updates` and
+`rotation.fronts`.
 Guarantees: an outcome is recorded only if the state is still the one that the step was decided on.
 On replay (a kill between a step and its outcome): the step is done again.
 """
@@ -22,8 +23,10 @@ from webhost_kit.process.crashpoints import crash_point
 
 from webhost_deployer import saga, store
 from webhost_deployer.crash_points import PURGE, Moment, fact_point, point
-from webhost_deployer.model import AgentTeardown, Deployment
+from webhost_deployer.model import AgentTeardown, Deployment, Step
 from webhost_deployer.provider import ProviderError
+from webhost_deployer.rotation import store as fronts
+from webhost_deployer.rotation.fronts import FrontUpdates
 from webhost_deployer.secrets import store as secrets
 from webhost_deployer.secrets.updates import SecretUpdates
 from webhost_deployer.steps import StepFailed, Steps
@@ -37,12 +40,17 @@ class Executor:
     """Executes an agent's sagas."""
 
     def __init__(
-        self, database: Database, steps: Steps, jitter: Callable[[], float] = random.random
+        self,
+        database: Database,
+        steps: Steps,
+        jitter: Callable[[], float] = random.random,
+        newest_key_version: int = 1,
     ) -> None:
         self._database = database
         self._steps = steps
         self._jitter = jitter
         self._secrets = SecretUpdates(database, steps, jitter)
+        self._fronts = FrontUpdates(database, steps, newest_key_version, jitter)
 
     async def execute(
         self, agent_id: str, lock: Lock, may_go_on: Callable[[], bool] = lambda: True
@@ -55,7 +63,11 @@ class Executor:
                 due = await store.due_deployment(connection, agent_id, now)
                 purge = await store.due_purge(connection, agent_id, now)
                 lagging = await secrets.due_update(connection, agent_id, now)
-            if lagging is not None:
+                front = await fronts.due_update(connection, agent_id, now)
+            if front is not None and (front.revoked_by or not (lagging or deployment)):
+                with structlog.contextvars.bound_contextvars(deployment=front.deployment.id):
+                    await self._fronts.bring_up(front)
+            elif lagging is not None:
                 with structlog.contextvars.bound_contextvars(deployment=lagging.deployment.id):
                     await self._secrets.bring_up(lagging)
             elif due is not None:
@@ -118,6 +130,8 @@ class Executor:
         crash_point(point(run.step, Moment.STARTING))
         try:
             secrets_version = await self._steps.perform(run.step, deployment)
+            uploads = run.step is Step.UPLOAD
+            front_keys = self._steps.front_keys(deployment) if uploads else ()
         except StepFailed as failure:
             event: Event = saga.failed(
                 deployment,
@@ -139,7 +153,7 @@ class Executor:
             )
             _steps.labels(run.step, "failed").inc()
         else:
-            event = saga.succeeded(deployment, run, started, secrets_version)
+            event = saga.succeeded(deployment, run, started, secrets_version, front_keys)
             log.info("step done", step=run.step, attempt=run.attempt)
             _steps.labels(run.step, "succeeded").inc()
         crash_point(point(run.step, Moment.DONE))

@@ -10,12 +10,14 @@ from msgspec.structs import replace
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
     DeploymentFailed,
+    DeploymentFrontUpdated,
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
     DeploymentStepSucceeded,
     DeploymentSucceeded,
     DeploymentTeardownScheduled,
+    DeploymentTelemetryKeyRevoked,
     DeploymentTornDown,
     Envelope,
     TeardownFinished,
@@ -77,8 +79,8 @@ class Deployment(Wire, frozen=True, kw_only=True):
     `tries` counts the failed attempts at the next step. `progress_at_ms` is when work began or last
     made progress, None before the first step was tried. From `tear_down_at_ms` on it is to be
     removed from its provider. Its Worker has its agent's secrets of `secrets_version`, which may
-    not be the newest. `started` is None if the command was unreadable: such a
-    deployment has only failed.
+    not be the newest, and its front, where it has one of its own, the public keys of the ids
+    `front_keys`. `started` is None if the command was unreadable: such a deployment only failed.
     """
 
     id: str
@@ -96,10 +98,14 @@ class Deployment(Wire, frozen=True, kw_only=True):
     failure: DeploymentError | None = None
     tear_down_at_ms: int | None = None
     secrets_version: int = 0
+    front_keys: tuple[str, ...] = ()
 
     @property
     def plan(self) -> DeploymentStarted:
-        """Return what is to be deployed. Raises ValueError where work never started."""
+        """Return what is to be deployed, with the telemetry key that it has by now.
+
+        Raises ValueError where work never started.
+        """
         if self.started is None:
             raise ValueError(f"{self.id} was never started")
         return self.started
@@ -108,6 +114,12 @@ class Deployment(Wire, frozen=True, kw_only=True):
     def is_kept(self) -> bool:
         """Say whether it answers, and is to go on doing so."""
         return self.phase is Phase.LIVE and self.tear_down_at_ms is None
+
+    @property
+    def has_front(self) -> bool:
+        """Say whether it was uploaded, and is to stay."""
+        stays = self.phase in (Phase.DEPLOYING, Phase.LIVE) and self.tear_down_at_ms is None
+        return stays and Step.UPLOAD in self.done
 
     @property
     def ended(self) -> bool:
@@ -178,6 +190,12 @@ def _evolve(state: Deployment, event: Event, at_ms: int) -> Deployment:
             return replace(state, phase=Phase.LIVE)
         case DeploymentSecretsApplied():
             return replace(state, secrets_version=event.secrets_version)
+        case DeploymentFrontUpdated():
+            return replace(state, front_keys=event.front_keys)
+        case DeploymentTelemetryKeyRevoked():
+            version, generation = event.key_version, event.key_generation
+            plan = replace(state.plan, key_version=version, key_generation=generation)
+            return replace(state, started=plan, front_keys=event.front_keys)
         case DeploymentFailed():
             return replace(state, phase=Phase.FAILED, failure=event.error)
         case DeploymentTeardownScheduled():
@@ -192,5 +210,6 @@ def _step_done(state: Deployment, event: DeploymentStepSucceeded) -> Deployment:
     step = Step(event.step)
     if state.phase is Phase.DEPLOYING:
         done = state.done if step in state.done else (*state.done, step)
-        return replace(state, done=done, secrets_version=event.secrets_version)
+        keys = event.front_keys if step is Step.UPLOAD else state.front_keys
+        return replace(state, done=done, secrets_version=event.secrets_version, front_keys=keys)
     return replace(state, removed=(*state.removed, step))

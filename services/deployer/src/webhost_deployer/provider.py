@@ -81,6 +81,16 @@ class Provider(Protocol):
         """Give a deployment that is there these secrets, by name; None removes one."""
         ...
 
+    def front_keys(self, deployment: Deployment) -> tuple[str, ...]:
+        """Return the ids of the public keys that an upload gives the deployment's own front; none
+        where it has no front of its own.
+        """
+        ...
+
+    async def update_front(self, deployment: Deployment) -> None:
+        """Give a deployment that is there its front again, with the keys of now."""
+        ...
+
     async def route(self, deployment: Deployment) -> None:
         """Make the deployment reachable at its address."""
         ...

@@ -96,10 +96,14 @@ def due_at(state: Deployment) -> int | None:
 
 
 def succeeded(
-    state: Deployment, run: Run, started_at_ms: int, secrets_version: int | None = None
+    state: Deployment,
+    run: Run,
+    started_at_ms: int,
+    secrets_version: int | None = None,
+    front_keys: tuple[str, ...] = (),
 ) -> DeploymentStepSucceeded:
     """Return the fact that the step is done, and of which version the secrets are then: by default
-    that of before.
+    that of before. `front_keys` are those of the front that it uploaded.
     """
     return DeploymentStepSucceeded(
         agent_id=state.agent_id,
@@ -107,6 +111,7 @@ def succeeded(
         attempt=run.attempt,
         started_at_ms=started_at_ms,
         secrets_version=state.secrets_version if secrets_version is None else secrets_version,
+        front_keys=front_keys,
     )
 
 

@@ -45,8 +45,8 @@ class Settings(Tiered):
     platform_private_keys: SecretStr
     """Ed25519 keys, `<key id>:<base64url seed>,…`; the first one signs calls to Workers."""
     secrets_private_keys: SecretStr
-    """X25519 keys, `<key id>:<base64url>,…`, that open customers' secrets. The first one is that of
-    the api's `SECRETS_PUBLIC_KEY`; older ones open what was sealed before."""
+    """X25519 keys, `<key id>:<base64url>,…`, that open customers' secrets. What is sealed for
+    another one is sealed again for the first, whose public half the api has."""
     cloudflare_dispatch_namespace: Namespace | None = None
     """Workers for Platforms: the untrusted dispatch namespace that agents are deployed into."""
     cloudflare_retired_dispatch_namespace: Namespace | None = None

@@ -60,6 +60,10 @@ class Steps:
         """Return where the deployment runs. Raises KeyError when it can run nowhere."""
         return self._providers[deployment.plan.runtime_provider]
 
+    def front_keys(self, deployment: Deployment) -> tuple[str, ...]:
+        """Return the ids of the public keys of the front that an upload makes, if it makes one."""
+        return self.provider_of(deployment).front_keys(deployment)
+
     async def perform(self, step: Step, deployment: Deployment) -> int:
         """Do the step, and return the version of the secrets that the deployment has then.
 
@@ -87,6 +91,17 @@ class Steps:
         except Exception as error:
             log.exception("step failed unexpectedly", step=step)
             raise _failed(step, "The platform failed.", transient=True) from error
+
+    async def update_front(self, deployment: Deployment) -> tuple[str, ...]:
+        """Give a deployment's front its keys; return the ids of the public ones that it has then.
+
+        Raises ProviderError, TimeoutError.
+        """
+        provider = self.provider_of(deployment)
+        async with asyncio.timeout(STEP_TIMEOUT_S):
+            with calls_for(None, removes=False):
+                await provider.update_front(deployment)
+        return provider.front_keys(deployment)
 
     async def purge_sessions(self, teardown: AgentTeardown) -> None:
         """Remove the agent's sessions at every provider. Raises ProviderError."""

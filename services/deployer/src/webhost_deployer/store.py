@@ -39,7 +39,7 @@ from webhost_deployer.model import (
     evolve_teardown,
 )
 from webhost_deployer.queue import DueAgent
-from webhost_deployer.tables import agent_teardowns, deployments, secret_updates
+from webhost_deployer.tables import agent_teardowns, deployments, front_updates, secret_updates
 
 ACTOR = "service:deployer"
 DUE_LIMIT = 1_000
@@ -181,6 +181,9 @@ async def due_agents(connection: AsyncConnection, now_ms: int, per_user: int) ->
         select(
             secret_updates.c.user_id, secret_updates.c.agent_id, secret_updates.c.due_at_ms
         ).where(secret_updates.c.due_at_ms <= now_ms),
+        select(front_updates.c.user_id, front_updates.c.agent_id, front_updates.c.due_at_ms).where(
+            front_updates.c.due_at_ms <= now_ms
+        ),
     ).subquery()
     since = func.min(due.c.due_at_ms)
     in_work = due.c.agent_id.in_(_IN_WORK)

@@ -72,6 +72,33 @@ stands for a value that a restore lost. `version` is that of the agent's secrets
 `operation` the request that set it.
 """
 
+front_updates = sa.Table(
+    "front_updates",
+    metadata,
+    sa.Column("deployment_id", sa.Text, primary_key=True),
+    sa.Column("agent_id", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("due_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("revoked_by", sa.Text),
+    sa.Index("front_updates_by_agent", "agent_id"),
+    sa.Index("front_updates_due", "due_at_ms"),
+)
+"""The deployments whose front is to be given keys. `revoked_by` is the operator who revokes its
+telemetry key, if one does.
+"""
+
+installation_keys = sa.Table(
+    "installation_keys",
+    metadata,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),
+    sa.Column("key_ids", JSONB, nullable=False),
+    sa.Column("is_refreshed", sa.Boolean, nullable=False),
+)
+"""One row: the ids of the keys that fronts are to have and secrets to be sealed for, and whether
+the installation's own scripts have them.
+"""
+
 secret_updates = sa.Table(
     "secret_updates",
     metadata,

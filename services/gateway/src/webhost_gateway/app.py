@@ -9,7 +9,7 @@ from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
 from webhost_kit.database.statements import Statements
 from webhost_kit.http.auth import TokenVerifier
-from webhost_kit.keys import parse_signers
+from webhost_kit.process.keys_watch import KeysWatch
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 from webhost_kit.response_keys import ResponseKeys
@@ -43,7 +43,6 @@ NOT_FLUSHED = "-c synchronous_commit=off"
 async def compose(service: Service, settings: Settings) -> None:
     """Add the gateway's parts to the service."""
     dsn = settings.database_url.get_secret_value()
-    signers = parse_signers(settings.invoke_private_keys.get_secret_value(), "INVOKE_PRIVATE_KEYS")
     bus = service.add("bus", await connect(settings.nats_url.get_secret_value(), service.name))
     # Without USAGE or the totals it goes on: calls are counted later, and the last totals hold.
     service.add("streams", StreamWatch(bus, (subjects.EVENTS,)))
@@ -91,11 +90,15 @@ async def compose(service: Service, settings: Settings) -> None:
     upstream = service.add(
         "upstream",
         Upstream(
-            signers[0],
+            settings.signer,
             connect_to=settings.workers_connect_to,
             first_byte_timeout_s=settings.first_byte_timeout_s,
             longest_call_s=settings.longest_call_s,
         ),
+    )
+    service.add(
+        "keys",
+        KeysWatch(service.name, bus, settings, lambda found: upstream.sign_with(found.signer)),
     )
     senders = Senders(
         callers=Callers(verifier, routes, memory),

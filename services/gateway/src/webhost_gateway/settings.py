@@ -1,7 +1,7 @@
 """The gateway's environment."""
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validator
-from webhost_kit.keys import parse_shared_secrets, parse_signers, parse_symmetric_keys
+from webhost_kit.keys import Signer, parse_shared_secrets, parse_signers, parse_symmetric_keys
 from webhost_kit.process.settings import Address, LongestCall, UserFacingSettings
 
 
@@ -31,11 +31,17 @@ class Settings(UserFacingSettings, LongestCall):
     agent_requests_per_minute: PositiveInt | None = None
     """The most calls per minute to one agent, if lower than what the tier allows."""
 
+    @property
+    def signer(self) -> Signer:
+        """Return what signs calls to Workers. Raises ValueError."""
+        keys = self.invoke_private_keys.get_secret_value()
+        return parse_signers(keys, "INVOKE_PRIVATE_KEYS")[0]
+
     @model_validator(mode="after")
     def _check(self) -> "Settings":
         if self.workers_connect_to is not None and not self.webhost_local_stack:
             raise ValueError("WORKERS_CONNECT_TO is for the local stack only")
-        parse_signers(self.invoke_private_keys.get_secret_value(), "INVOKE_PRIVATE_KEYS")
+        _ = self.signer
         parse_symmetric_keys(self.response_keys.get_secret_value(), "RESPONSE_KEYS")
         if self.delegation_secrets is not None:
             parse_shared_secrets(self.delegation_secrets.get_secret_value(), "DELEGATION_SECRETS")

@@ -1,9 +1,12 @@
 """The composition root: what telemetry-ingest consists of, and in which order it ends."""
 
+from msgspec.structs import replace
 from webhost_contracts import subjects
+from webhost_contracts.maintenance import KeysReply
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
+from webhost_kit.process.keys_watch import KeysWatch
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
@@ -33,4 +36,12 @@ async def compose(
     batcher = service.add("batches", batcher_class(bus))
     rate_limits = RateLimits(deployments, settings.tiers(), settings.telemetry_failures_per_minute)
     reports = Reports(settings.master_keys, deployments, rate_limits, batcher)
+
+    async def with_deployments(reply: KeysReply) -> KeysReply:
+        return replace(reply, deployments=deployments.by_master_key())
+
+    def take_up(found: Settings) -> None:
+        reports.verify_with(found.master_keys)
+
+    service.add("keys", KeysWatch(service.name, bus, settings, take_up, with_deployments))
     service.serve(ReportApp(reports), settings.listen, trusted_proxies=settings.trusted_proxies)

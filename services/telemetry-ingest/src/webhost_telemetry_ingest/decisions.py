@@ -53,20 +53,21 @@ def authenticate(
 ) -> None:
     """Verify the signature of the raw body.
 
-    A known deployment's own key version and generation apply; for an unknown one every available
-    version is tried. Raises Unauthenticated.
+    A known deployment's own key version and generation apply. Its next generation, of any version,
+    is good too: a front may have it before the news that the one before is revoked. For an unknown
+    one the first generation of every available version is tried. Raises Unauthenticated.
     """
-    tried = (
-        [(version, FIRST_GENERATION) for version in keys.by_version]
-        if known is None
-        else [(known.key_version, known.key_generation)]
-    )
-    matches = False
-    for version, generation in tried:
+
+    def matches(version: int, generation: int) -> bool:
         key = keys.telemetry_key(version, given.deployment_id, generation)
-        if key is not None:
-            matches |= signatures.telemetry_signature_matches(key, body, given.signature)
-    if not matches:
+        return key is not None and signatures.telemetry_signature_matches(
+            key, body, given.signature
+        )
+
+    if known is not None and matches(known.key_version, known.key_generation):
+        return
+    generation = FIRST_GENERATION if known is None else known.key_generation + 1
+    if not any(matches(version, generation) for version in keys.by_version):
         raise _bad_credentials()
 
 

@@ -1,5 +1,6 @@
 """Pure: what is kept in memory about deployments and tiers, and how facts change it."""
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from webhost_contracts import subjects
@@ -7,6 +8,7 @@ from webhost_contracts.entitlements import DEFAULT_TIER
 from webhost_contracts.events import (
     DeploymentFailed,
     DeploymentStarted,
+    DeploymentTelemetryKeyRevoked,
     DeploymentTornDown,
     Envelope,
     Event,
@@ -15,7 +17,13 @@ from webhost_contracts.events import (
 from webhost_contracts.events.base import by_name
 
 SUBJECTS = tuple(subjects.events_of_kind(kind.kind()) for kind in (DeploymentStarted, TierChanged))
-TYPES = by_name(DeploymentStarted, DeploymentFailed, DeploymentTornDown, TierChanged)
+TYPES = by_name(
+    DeploymentStarted,
+    DeploymentTelemetryKeyRevoked,
+    DeploymentFailed,
+    DeploymentTornDown,
+    TierChanged,
+)
 
 KEPT_MS = 36 * 24 * 3600 * 1000
 """How long a deployment is kept after it ended: older reports are refused anyway."""
@@ -96,10 +104,11 @@ class Deployments:
         elif isinstance(event, TierChanged):
             self.add_account(envelope.user_id, Account(envelope.version, event.tier))
         elif (known := self.by_id.get(envelope.aggregate_id)) is not None:
-            version, ended_at_ms = envelope.version, envelope.occurred_at_ms
-            self.add(
-                envelope.aggregate_id, replace(known, version=version, ended_at_ms=ended_at_ms)
-            )
+            self.add(envelope.aggregate_id, _after(known, envelope, event))
+
+    def by_master_key(self) -> dict[str, int]:
+        """Return how many deployments' reports may still arrive, by their master key's version."""
+        return Counter(str(deployment.key_version) for deployment in self.by_id.values())
 
     def forget(self, at_ms: int) -> None:
         """Forget, as of this time, what ended long enough ago."""
@@ -107,3 +116,13 @@ class Deployments:
         old = [k for k, d in self.by_id.items() if d.ended_at_ms and d.ended_at_ms < limit_ms]
         for deployment_id in old:
             del self.by_id[deployment_id]
+
+
+def _after(known: Deployment, envelope: Envelope, event: Event) -> Deployment:
+    version = envelope.version
+    if isinstance(event, DeploymentTelemetryKeyRevoked):
+        generation = event.key_generation
+        return replace(
+            known, version=version, key_version=event.key_version, key_generation=generation
+        )
+    return replace(known, version=version, ended_at_ms=envelope.occurred_at_ms)

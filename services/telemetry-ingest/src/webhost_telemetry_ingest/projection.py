@@ -1,6 +1,7 @@
 """The deployments and tiers: folded into rows of our own, and followed in memory.
 
-Consumes: `deployment.started|failed|torn_down` and `account.tier_changed` of EVENTS.
+Consumes: `deployment.started|telemetry_key_revoked|failed|torn_down` and `account.tier_changed` of
+EVENTS.
 Guarantees: the memory starts from rows and checkpoint of one snapshot, and never goes back on a
 stream that goes on. On another stream it starts again from there.
 On replay: versions that were seen are skipped.

@@ -42,6 +42,10 @@ class Reports:
         self._dedupe = DedupeCache()
         self._rejections = Rejections()
 
+    def verify_with(self, keys: MasterKeys) -> None:
+        """Verify reports with these keys from now on."""
+        self._keys = keys
+
     def credentials(
         self, address: str, deployment_id: str | None, signature: bytes | None, request_id: str
     ) -> Credentials:

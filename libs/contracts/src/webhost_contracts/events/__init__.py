@@ -33,12 +33,14 @@ from webhost_contracts.events.base import Envelope, Event
 from webhost_contracts.events.delegation import DelegationRefused
 from webhost_contracts.events.deployment import (
     DeploymentFailed,
+    DeploymentFrontUpdated,
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
     DeploymentStepSucceeded,
     DeploymentSucceeded,
     DeploymentTeardownScheduled,
+    DeploymentTelemetryKeyRevoked,
     DeploymentTornDown,
 )
 from webhost_contracts.events.invocation import InvocationFinished
@@ -67,6 +69,8 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     DeploymentStepFailed,
     DeploymentSucceeded,
     DeploymentSecretsApplied,
+    DeploymentFrontUpdated,
+    DeploymentTelemetryKeyRevoked,
     DeploymentFailed,
     DeploymentTeardownScheduled,
     DeploymentTornDown,
@@ -95,6 +99,7 @@ __all__ = [
     "DeploymentActivated",
     "DeploymentEnded",
     "DeploymentFailed",
+    "DeploymentFrontUpdated",
     "DeploymentRequested",
     "DeploymentRetired",
     "DeploymentSecretsApplied",
@@ -103,6 +108,7 @@ __all__ = [
     "DeploymentStepSucceeded",
     "DeploymentSucceeded",
     "DeploymentTeardownScheduled",
+    "DeploymentTelemetryKeyRevoked",
     "DeploymentTornDown",
     "Envelope",
     "Event",

@@ -17,9 +17,9 @@ class DeployerEvent(Event, frozen=True, kw_only=True):
 
 
 class DeploymentStarted(DeployerEvent, frozen=True, kw_only=True, tag="deployment.started.v1"):
-    """Work began. This holds all that it needs; the telemetry key's version and generation, and
-    where the deployment is at its provider (at Cloudflare a dispatch namespace, or none), are fixed
-    from now on.
+    """Work began. This holds all that it needs; the telemetry key's version and generation are
+    fixed until it is revoked, and where the deployment is at its provider (at Cloudflare a dispatch
+    namespace, or none) for good.
     """
 
     deployment_version: int
@@ -40,13 +40,15 @@ class DeploymentStepSucceeded(
 ):
     """One step of the saga is done and need not be done again.
 
-    `secrets_version` is that of the secrets which the deployment has then.
+    `secrets_version` is that of the secrets which the deployment has then, `front_keys` are the ids
+    of the public keys that its front verifies calls with, where it has a front of its own.
     """
 
     step: str
     attempt: int
     started_at_ms: int
     secrets_version: int = 0
+    front_keys: tuple[str, ...] = ()
 
 
 class DeploymentStepFailed(
@@ -75,6 +77,28 @@ class DeploymentSecretsApplied(
     """A deployment that answers was given its agent's secrets of `secrets_version`."""
 
     secrets_version: int
+
+
+class DeploymentFrontUpdated(
+    DeployerEvent, frozen=True, kw_only=True, tag="deployment.front_updated.v1"
+):
+    """The front of a deployment that answers has now the public keys of these ids."""
+
+    front_keys: tuple[str, ...]
+
+
+class DeploymentTelemetryKeyRevoked(
+    DeployerEvent, frozen=True, kw_only=True, tag="deployment.telemetry_key_revoked.v1"
+):
+    """The deployment's telemetry key is of this master key's version and generation from now on;
+    the one before is good for nothing. `front_keys` is empty where its front, if it has one of its
+    own, has yet to be given the new one.
+    """
+
+    key_version: int
+    key_generation: int
+    operator: str
+    front_keys: tuple[str, ...] = ()
 
 
 class DeploymentFailed(DeployerEvent, frozen=True, kw_only=True, tag="deployment.failed.v1"):

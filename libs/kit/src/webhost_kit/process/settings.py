@@ -4,6 +4,7 @@ Secrets print masked. An empty variable counts as missing. A missing or invalid 
 process with one line that names it.
 """
 
+import os
 import sys
 from ipaddress import ip_network
 from pathlib import Path
@@ -22,7 +23,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from webhost_contracts.entitlements import Entitlements, load_tiers
 
 EXIT_MISCONFIGURED = 78
@@ -136,8 +143,34 @@ class ServiceSettings(DatabaseSettings):
         Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)
     ] = "info"
     """`debug`, `info`, `warning` or `error`."""
+    keys_file: Path | None = None
+    """A file of `NAME=value` lines with the settings of this service that hold the platform's keys,
+    which they then are instead of the variables. It is read again when it changes (replace it
+    whole), so that keys are taken up without a restart; only the deployer ends to be started anew.
+    """
     webhost_crash_file: Path | None = None
     """For tests, in the local stack only: a file that names where the process is to crash."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let what the keys' file says hold instead of the environment."""
+        file = os.environ.get("KEYS_FILE")
+        keys = [DotEnvSettingsSource(settings_cls, env_file=file)] if file else []
+        return (init_settings, *keys, env_settings)
+
+    @field_validator("keys_file")
+    @classmethod
+    def _keys_file_is_there(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError("there is no such file")
+        return path
 
     @model_validator(mode="after")
     def _nats_is_encrypted(self) -> "ServiceSettings":

@@ -69,6 +69,10 @@ class Layout(Protocol):
         """Set secrets of the agent script; None removes one."""
         ...
 
+    async def update_front(self, deployment: Deployment) -> None:
+        """Upload the deployment's own front again, if it has one, with the keys of now."""
+        ...
+
     async def route(self, deployment: Deployment) -> None:
         """Make the deployment reachable at its address."""
         ...
@@ -121,15 +125,10 @@ class PlainAccount:
         self, deployment: Deployment, bundle: Bundle, secrets: Mapping[str, str]
     ) -> None:
         """Upload the agent script first: the front's binding needs it."""
-        plan = deployment.plan
-        key = self._master_keys.telemetry_key(plan.key_version, deployment.id, plan.key_generation)
-        if key is None:
-            message = f"Master key {plan.key_version} is not configured."
-            raise ProviderError("telemetry key", None, message, transient=False)
-        limits = Limits.of(self._tiers[known_tier(self._tiers, plan.tier)])
+        front = self._front(deployment)
+        limits = Limits.of(self._tiers[known_tier(self._tiers, deployment.plan.tier)])
         installation_id = self._environment.installation_id
         agent = scripts.agent_script(deployment, bundle, limits, installation_id, secrets)
-        front = scripts.front_script(deployment, key, self._environment)
         await self._api.list_scripts_unless_taken({agent.name, front.name})
         await self._api.put_script(agent)
         await self._api.put_script(front, after_upload=True)
@@ -140,6 +139,20 @@ class PlainAccount:
         """Change the agent script."""
         name = agent_script_name(deployment.agent_id, deployment.id)
         await self._api.change_secrets(name, values)
+
+    async def update_front(self, deployment: Deployment) -> None:
+        """Upload the front alone; the calls that it is answering end as they began."""
+        front = self._front(deployment)
+        await self._api.list_scripts_unless_taken({front.name})
+        await self._api.put_script(front)
+
+    def _front(self, deployment: Deployment) -> Script:
+        plan = deployment.plan
+        key = self._master_keys.telemetry_key(plan.key_version, deployment.id, plan.key_generation)
+        if key is None:
+            message = f"Master key {plan.key_version} is not configured."
+            raise ProviderError("telemetry key", None, message, transient=False)
+        return scripts.front_script(deployment, key, self._environment)
 
     async def route(self, deployment: Deployment) -> None:
         """Add the front's route, or enable its workers.dev host."""
@@ -233,6 +246,9 @@ class DispatchNamespace:
     ) -> None:
         """Change the agent script."""
         await self._user_workers.change_secrets(self.worker_name(deployment), values)
+
+    async def update_front(self, deployment: Deployment) -> None:
+        """Do nothing: the dispatch Worker is one of the own scripts."""
 
     async def route(self, deployment: Deployment) -> None:
         """Do nothing: the dispatch Worker's route is there."""

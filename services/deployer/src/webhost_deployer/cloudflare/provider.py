@@ -66,6 +66,16 @@ class Cloudflare:
         """Upload those of the installation's own scripts again that were found and are older."""
         await self._upload_outdated(self._layout_of(namespace), found, only_existing=True)
 
+    async def refresh_own_scripts(self, namespace: str | None) -> None:
+        """List the installation's own scripts, and upload those again that are older."""
+        await self.refresh_installation(namespace, await self._api.list_scripts())
+
+    async def outdated_own_scripts(self, namespace: str | None) -> int:
+        """Return how many of the installation's own scripts are not current."""
+        wanted = [platform_scripts.sessions_script(self._environment)]
+        wanted += self._layout_of(namespace).own_scripts
+        return len(_outdated(wanted, await self._api.list_scripts(), only_existing=True))
+
     async def _upload_outdated(
         self, layout: Layout, found: Sequence[ListedScript], *, only_existing: bool
     ) -> None:
@@ -94,6 +104,20 @@ class Cloudflare:
     ) -> None:
         """Set secrets of the agent script, and remove those that are None, in one call."""
         await self._layout(deployment).change_secrets(deployment, values)
+
+    @property
+    def public_key_ids(self) -> tuple[str, ...]:
+        """Return the ids of the public keys that fronts are given."""
+        return self._environment.public_key_ids
+
+    def front_keys(self, deployment: Deployment) -> tuple[str, ...]:
+        """Return the ids of the public keys of the deployment's own front."""
+        own_front = deployment.plan.namespace is None
+        return self._environment.public_key_ids if own_front else ()
+
+    async def update_front(self, deployment: Deployment) -> None:
+        """Upload the deployment's own front again, where it has one."""
+        await self._layout(deployment).update_front(deployment)
 
     async def route(self, deployment: Deployment) -> None:
         """Make the deployment reachable at its address."""

@@ -37,6 +37,13 @@ class WorkerEnvironment:
     platform_public_keys: dict[str, str]
     session_idle_days: int
 
+    @property
+    def public_key_ids(self) -> tuple[str, ...]:
+        """Return the ids of the public keys, each with what it is for, in one order."""
+        invoke = (f"invoke/{key_id}" for key_id in sorted(self.invoke_public_keys))
+        platform = (f"platform/{key_id}" for key_id in sorted(self.platform_public_keys))
+        return (*invoke, *platform)
+
 
 @dataclass(frozen=True)
 class Script:

@@ -24,6 +24,7 @@ from webhost_contracts.events import (
     DeploymentFailed,
     DeploymentStarted,
     DeploymentSucceeded,
+    DeploymentTelemetryKeyRevoked,
     DeploymentTornDown,
     Envelope,
     Event,
@@ -43,6 +44,7 @@ TYPES = by_name(
     DeploymentStarted,
     DeploymentSucceeded,
     DeploymentFailed,
+    DeploymentTelemetryKeyRevoked,
     DeploymentTornDown,
     TierChanged,
     AccountDisabled,
@@ -223,6 +225,13 @@ def _deployment(deployment: Deployment, envelope: Envelope, event: Event) -> Dep
                 deployment,
                 version=version,
                 runtime_provider=event.runtime_provider,
+                key_version=event.key_version,
+                key_generation=event.key_generation,
+            )
+        case DeploymentTelemetryKeyRevoked():
+            return replace(
+                deployment,
+                version=version,
                 key_version=event.key_version,
                 key_generation=event.key_generation,
             )

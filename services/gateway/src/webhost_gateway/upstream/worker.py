@@ -167,6 +167,10 @@ class Upstream:
             auto_decompress=False,
         )
 
+    def sign_with(self, signer: Signer) -> None:
+        """Sign calls with this key from now on."""
+        self._signer = signer
+
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
