@@ -8,7 +8,6 @@ covered by itself. Two deployers run beside each other; whoever dies is started 
 """
 
 import secrets
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
