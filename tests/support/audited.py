@@ -22,4 +22,5 @@ AUDITED = {
     "key.rotated.v1": "key.rotated",
     "key.revoked.v1": "key.revoked",
     "delegation.refused.v1": "delegation.refused",
+    "report.rejected.v1": "telemetry.rejected",
 }

@@ -88,7 +88,7 @@ SERVICES: dict[str, Access] = {
         needs=(subjects.USAGE,),
     ),
     "telemetry-ingest": Access(
-        states=(f"usage.*.{subjects.TELEMETRY_INGEST}",),
+        states=(f"usage.*.{subjects.TELEMETRY_INGEST}", "evt.*.report.>"),
         reads=(subjects.EVENTS,),
         needs=(subjects.USAGE,),
     ),

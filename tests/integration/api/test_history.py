@@ -21,6 +21,7 @@ from webhost_contracts.events import (
     DeploymentSucceeded,
     DeploymentTornDown,
     Envelope,
+    ReportRejected,
     SecretDeleted,
     SecretSet,
     TeardownFinished,
@@ -119,7 +120,11 @@ async def a_life(harness: Harness, user: User) -> tuple[str, str]:
         changed = envelope(user.id, user.id, event, version=version)
         await facts.publish(harness.bus, subjects.event(user.id, "account", user.id), changed)
     refusal = DelegationRefused(source="desk", code="NOT_FOUND", agent_id=agent_id)
-    await state(harness, user, new_id(ids.EVENT, now_ms()), refusal)
+    rejection = ReportRejected(
+        agent_id=agent_id, deployment_id=bad, code="INVALID_REQUEST", reason="Too old."
+    )
+    for event in (refusal, rejection):
+        await state(harness, user, new_id(ids.EVENT, now_ms()), event)
     return agent_id, bad
 
 
@@ -148,7 +153,7 @@ async def own_facts(harness: Harness, user: User) -> list[Envelope]:
     mine = [wire.decode(bytes(row["envelope"]), Envelope) for row in rows]
     of_others = [
         one
-        for kind in ("deployment", "account", "secret", "delegation")
+        for kind in ("deployment", "account", "secret", "delegation", "report")
         for one in await facts.stored(harness.bus, subjects.EVENTS, f"evt.{user.id}.{kind}.*")
     ]
     return list({one.event_id: one for one in [*mine, *of_others]}.values())

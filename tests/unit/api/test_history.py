@@ -37,7 +37,7 @@ def test_of_a_fact_the_named_fields_are_shown_and_nothing_else(kind: type[Event]
     row = row_of(envelope, event)
     assert row["data"].keys() <= {*shown.fields, shown.aggregate}
     assert row["user_id"] == envelope.user_id
-    of_agent = kind.kind() in ("agent", "deployment", "secret", "teardown", "delegation")
+    of_agent = kind.kind() in ("agent", "deployment", "secret", "teardown", "delegation", "report")
     assert ids.has_prefix(row["agent_id"] or "", ids.AGENT) is of_agent
     if kind.kind() == "deployment" or hasattr(event, "deployment_id"):
         assert ids.has_prefix(row["deployment_id"] or "", ids.DEPLOYMENT)

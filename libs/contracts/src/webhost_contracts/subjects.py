@@ -32,6 +32,7 @@ OWNERS = {
     "delegation": GATEWAY,
     "invocation": GATEWAY,
     "telemetry": TELEMETRY_INGEST,
+    "report": TELEMETRY_INGEST,
 }
 """The one service that states facts of this kind. The bus lets no other publish them."""
 

@@ -38,6 +38,7 @@ from webhost_contracts.events import (
     KeyCreated,
     KeyRevoked,
     KeyRotated,
+    ReportRejected,
     SecretDeleted,
     SecretSet,
     TeardownFinished,
@@ -100,6 +101,7 @@ SHOWN: dict[type[Event], Shown] = {
     KeyRotated: Shown("key.rotated", ("previousExpiresAtMs",), "keyId"),
     KeyRevoked: Shown("key.revoked", (), "keyId"),
     DelegationRefused: Shown("delegation.refused", ("source", "code", "reason")),
+    ReportRejected: Shown("telemetry.rejected", ("code", "reason")),
 }
 
 

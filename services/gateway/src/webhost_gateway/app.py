@@ -8,6 +8,7 @@ from webhost_kit.bus.connection import connect
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
 from webhost_kit.database.statements import Statements
+from webhost_kit.eventsourcing.unstored import UnstoredFacts
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.process.keys_watch import KeysWatch
 from webhost_kit.process.maintenance import Maintenance
@@ -116,7 +117,7 @@ async def compose(service: Service, settings: Settings) -> None:
         admission=admitted,
         outcomes=outcomes,
         ledger=ledger,
-        refusals=service.add("refusals", Refusals(bus, routes)),
+        refusals=Refusals(service.add("refusals", UnstoredFacts(bus)), routes),
         upstream=upstream,
         answers=flow_control.budget_of(settings.answer_bytes_in_flight),
         timeout_s=settings.longest_call_s,

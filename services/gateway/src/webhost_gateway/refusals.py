@@ -4,24 +4,14 @@ Emits: `delegation.refused.v1` on EVENTS, where the call can be attributed: its 
 and it was for a user of whom the gateway knows something. Everything else is for the log alone.
 Guarantees: only what is refused costs anything, and no answer waits. At most PER_MINUTE of each
 user, and of what cannot be attributed as a whole, are written down; of each source's, at most
-PER_SOURCE are looked up. What is stated waits in memory while the bus is away, MOST_WAITING at a
-time; what finds no room, or ends with its process, is in the log and not in the audit.
-On a repeat (a publish in doubt): the same event id, once more.
+PER_SOURCE are looked up. They are kept in no table (`unstored`): what is lost on the way is in the
+log and not in the audit.
 """
 
-import asyncio
-from contextlib import suppress
-
 import structlog
-from nats.errors import Error as NatsError
 from prometheus_client import Counter
-from webhost_contracts import ids, subjects, wire
-from webhost_contracts.events import DelegationRefused, Envelope
-from webhost_contracts.events.base import data_of
+from webhost_contracts.events import DelegationRefused
 from webhost_kit.allowance import Allowance
-from webhost_kit.batching import Batcher
-from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.publishing import Message, publish
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import (
     Conflict,
@@ -33,7 +23,7 @@ from webhost_kit.errors import (
     Unauthenticated,
     Unauthorized,
 )
-from webhost_kit.eventsourcing.store import new_id
+from webhost_kit.eventsourcing.unstored import UnstoredFacts
 
 from webhost_gateway.routes import Request
 from webhost_gateway.routing.model import RouteTable
@@ -44,24 +34,18 @@ log = structlog.get_logger(__name__)
 PER_MINUTE = 10
 PER_SOURCE = 300
 """Each minute, too."""
-MOST_WAITING = 1_000
-RETRY_S = 0.5
-DRAIN_S = 2.0
 
 _refused = Counter("webhost_gateway_delegated_refused_total", "Delegated calls refused", ["code"])
-_dropped = Counter("webhost_gateway_refusals_not_stated_total", "Refusals that found no room")
 
 
 class Refusals:
     """Writes down what was refused to back ends."""
 
-    def __init__(self, bus: Bus, routes: RouteTable) -> None:
-        self._bus = bus
+    def __init__(self, facts: UnstoredFacts, routes: RouteTable) -> None:
+        self._facts = facts
         self._routes = routes
         self._per_user = Allowance(PER_MINUTE)
         self._per_source = Allowance(PER_SOURCE)
-        self._batcher: Batcher[Message] = Batcher(self._publish, max_waiting=MOST_WAITING)
-        self.run = self._batcher.run
 
     def note(self, problem: Problem, request: Request, delegated: Delegated | None) -> None:
         """Take note of a failed call, if it was refused; `delegated` is None before it is known."""
@@ -96,16 +80,14 @@ class Refusals:
             reason=reason,
             agent_id=request.agent_id if is_theirs else None,
         )
-        try:
-            self._batcher.add(_message(fact, user_id, at_ms, request))
-        except asyncio.QueueFull:
-            _dropped.inc()
-
-    async def close(self) -> None:
-        """Publish what waits, at shutdown, within a bounded time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
-                await self._batcher.flush()
+        self._facts.add(
+            fact,
+            user_id=user_id,
+            at_ms=at_ms,
+            actor=f"source:{fact.source}",
+            request_id=request.request_id,
+            traceparent=request.traceparent,
+        )
 
     def _is_known(self, delegated: Delegated, at_ms: int) -> bool:
         """Say whether it is for a user of ours. All agents are looked through, so only so often."""
@@ -116,16 +98,6 @@ class Refusals:
             return False
         return any(agent.user_id == user_id for agent in self._routes.agents.values())
 
-    async def _publish(self, batch: list[Message]) -> None:
-        while batch:
-            try:
-                await publish(self._bus, batch[0])
-            except (NatsError, TimeoutError, OSError) as error:
-                log.warning("a refusal waits to be stated", error=repr(error))
-                await asyncio.sleep(RETRY_S)
-            else:
-                del batch[0]
-
 
 def is_refusal(problem: Problem) -> bool:
     """Say whether a call was refused; it was not where something is away, or the first one runs."""
@@ -133,24 +105,3 @@ def is_refusal(problem: Problem) -> bool:
         return not problem.retryable
     refused = (Unauthenticated, Unauthorized, NotFound, LimitExceeded, RateLimited, InvalidRequest)
     return isinstance(problem, refused)
-
-
-def _message(fact: DelegationRefused, user_id: str, at_ms: int, request: Request) -> Message:
-    event_id = new_id(ids.EVENT, at_ms)
-    envelope = Envelope(
-        event_id=event_id,
-        aggregate_id=event_id,
-        version=1,
-        user_id=user_id,
-        occurred_at_ms=at_ms,
-        actor=f"source:{fact.source}",
-        data=data_of(fact),
-        request_id=request.request_id,
-        traceparent=request.traceparent,
-    )
-    return Message(
-        fact.published_on(user_id, event_id),
-        wire.encode(envelope),
-        {subjects.TYPE_HEADER: fact.type_name()},
-        event_id,
-    )

@@ -6,6 +6,7 @@ from webhost_contracts.maintenance import KeysReply
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.unstored import UnstoredFacts
 from webhost_kit.process.keys_watch import KeysWatch
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
@@ -14,6 +15,7 @@ from webhost_telemetry_ingest import projection
 from webhost_telemetry_ingest.batcher import ReportBatcher
 from webhost_telemetry_ingest.model import Deployments
 from webhost_telemetry_ingest.rate_limits import RateLimits
+from webhost_telemetry_ingest.rejections import Rejections
 from webhost_telemetry_ingest.reports import Reports
 from webhost_telemetry_ingest.routes import ReportApp
 from webhost_telemetry_ingest.settings import Settings
@@ -35,7 +37,8 @@ async def compose(
     service.add("retention", projection.Retention(database, deployments))
     batcher = service.add("batches", batcher_class(bus))
     rate_limits = RateLimits(deployments, settings.tiers(), settings.telemetry_failures_per_minute)
-    reports = Reports(settings.master_keys, deployments, rate_limits, batcher)
+    rejections = Rejections(service.add("rejections", UnstoredFacts(bus)))
+    reports = Reports(settings.master_keys, deployments, rate_limits, batcher, rejections)
 
     async def with_deployments(reply: KeysReply) -> KeysReply:
         return replace(reply, deployments=deployments.by_master_key())

@@ -1,6 +1,7 @@
 """Handles one report: check it, make the fact durable, answer.
 
-Consumes: headers and raw body. Emits: `telemetry.accepted.v1` to USAGE.
+Consumes: headers and raw body. Emits: `telemetry.accepted.v1` to USAGE; for what is
+rejected, see `rejections`.
 Guarantees: the answer comes only after the fact is durable.
 On replay (the same report again): recognised here while it is cached, and always in billing.
 """
@@ -20,9 +21,7 @@ from webhost_telemetry_ingest.decisions import Credentials
 from webhost_telemetry_ingest.dedupe import DedupeCache
 from webhost_telemetry_ingest.model import Deployment, Deployments
 from webhost_telemetry_ingest.rate_limits import RateLimits
-from webhost_telemetry_ingest.rejections import Rejections
-
-ACTOR = "worker"
+from webhost_telemetry_ingest.rejections import ACTOR, Rejections
 
 
 class Reports:
@@ -34,13 +33,14 @@ class Reports:
         deployments: Deployments,
         rate_limits: RateLimits,
         batcher: ReportBatcher,
+        rejections: Rejections,
     ) -> None:
         self._keys = keys
         self._deployments = deployments
         self._rate_limits = rate_limits
         self._batcher = batcher
         self._dedupe = DedupeCache()
-        self._rejections = Rejections()
+        self._rejections = rejections
 
     def verify_with(self, keys: MasterKeys) -> None:
         """Verify reports with these keys from now on."""
@@ -57,7 +57,7 @@ class Reports:
             self._rate_limits.check_failures(address, deployment_id)
             return decisions.credentials(deployment_id, signature)
         except Problem as problem:
-            self._refused(problem, request_id, address, deployment_id, None, now_ms())
+            self._refused(problem, request_id, None, address, deployment_id, None, now_ms())
             raise
 
     async def accept(
@@ -71,7 +71,7 @@ class Reports:
         """Accept a report and make it durable, or raise the Problem that says why not."""
         at_ms = now_ms()
         known = self._deployments.by_id.get(given.deployment_id)
-        user_id, fact = self._decide(given, body, known, address, request_id, at_ms)
+        user_id, fact = self._decide(given, body, known, address, request_id, traceparent, at_ms)
         key = (fact.deployment_id, fact.dedupe_key)
         deduped = key in self._dedupe
         if not deduped:
@@ -89,6 +89,7 @@ class Reports:
         known: Deployment | None,
         address: str,
         request_id: str,
+        traceparent: str | None,
         at_ms: int,
     ) -> tuple[str, TelemetryAccepted]:
         authenticated = False
@@ -102,13 +103,16 @@ class Reports:
             return report.user_id, fact
         except Problem as problem:
             attributed = (given.deployment_id, known) if authenticated and known else None
-            self._refused(problem, request_id, address, given.deployment_id, attributed, at_ms)
+            self._refused(
+                problem, request_id, traceparent, address, given.deployment_id, attributed, at_ms
+            )
             raise
 
     def _refused(
         self,
         problem: Problem,
         request_id: str,
+        traceparent: str | None,
         address: str,
         deployment_id: str | None,
         attributed: tuple[str, Deployment] | None,
@@ -116,7 +120,7 @@ class Reports:
     ) -> None:
         if isinstance(problem, Unauthenticated):
             self._rate_limits.count_failure(address, deployment_id)
-        self._rejections.note(problem, request_id, attributed, at_ms)
+        self._rejections.note(problem, request_id, traceparent, attributed, at_ms)
 
 
 def _envelope(

@@ -47,7 +47,7 @@ from webhost_contracts.events.invocation import InvocationFinished
 from webhost_contracts.events.key import KeyCreated, KeyRevoked, KeyRotated
 from webhost_contracts.events.secret import SecretDeleted, SecretSet
 from webhost_contracts.events.teardown import TeardownFinished, TeardownStarted
-from webhost_contracts.events.telemetry import TelemetryAccepted
+from webhost_contracts.events.telemetry import ReportRejected, TelemetryAccepted
 from webhost_contracts.events.user import UserRegistered
 
 EVENT_TYPES: tuple[type[Event], ...] = (
@@ -82,6 +82,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     AccountDisabled,
     AccountEnabled,
     DelegationRefused,
+    ReportRejected,
     InvocationFinished,
     TelemetryAccepted,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "KeyCreated",
     "KeyRevoked",
     "KeyRotated",
+    "ReportRejected",
     "SecretDeleted",
     "SecretSet",
     "TeardownFinished",

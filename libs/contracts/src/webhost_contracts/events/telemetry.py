@@ -1,6 +1,7 @@
-"""A Worker's report of a call, once accepted, on the USAGE stream."""
+"""A Worker's report of a call: accepted, on the USAGE stream, or rejected, on EVENTS."""
 
-from webhost_contracts.events.base import Json, UsageFact
+from webhost_contracts import subjects
+from webhost_contracts.events.base import Event, Json, UsageFact
 
 
 class TelemetryAccepted(UsageFact, frozen=True, kw_only=True, tag="telemetry.accepted.v1"):
@@ -25,6 +26,22 @@ class TelemetryAccepted(UsageFact, frozen=True, kw_only=True, tag="telemetry.acc
     trace_id: str | None = None
     reported_cost_usd: str | None = None
     provider: Json | None = None
+
+
+class ReportRejected(Event, frozen=True, kw_only=True, tag="report.rejected.v1"):
+    """A report with the deployment's good signature was rejected.
+
+    Not every one is stated, see telemetry-ingest. `code` is the answer's, and `reason` its message.
+    """
+
+    agent_id: str
+    deployment_id: str
+    code: str
+    reason: str
+
+    def published_on(self, user_id: str, aggregate_id: str) -> str:
+        """Return the one subject of all that was rejected of this user's."""
+        return subjects.event(user_id, self.kind(), user_id)
 
 
 def dedupe_key(event_id: str | None, trace_id: str | None, body_sha256: str) -> str:
