@@ -128,6 +128,22 @@ def _lying_zip(size: int, declared: int) -> bytes:
     return bytes(archive)
 
 
+def _two_names() -> bytes:
+    """An entry whose own header names another file than the directory does."""
+    archive = bytearray(zipped(good_files(**{"xyz.js": MAIN})))
+    at = archive.index(b"xyz.js")
+    archive[at : at + 6] = b"abc.js"
+    return bytes(archive)
+
+
+def _partly_stored_bomb() -> bytes:
+    """Neither what is compressed nor what is not would be too much alone."""
+    packed = io.BytesIO(zipped(good_files(**_bytes_of(1, 25 << 20))))
+    with zipfile.ZipFile(packed, "a", zipfile.ZIP_STORED) as archive:
+        archive.writestr("stored.txt", b" " * (6 << 20))
+    return packed.getvalue()
+
+
 def _zip_with_more_inside() -> bytes:
     """Behind the last member's compressed stream there are bytes that count as the member's."""
     archive = bytearray(zipped({**good_files(), "last.txt": "text"}))
@@ -294,6 +310,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "folder with content": (lambda: _zip_with("lib/", "hidden"), "neither a file"),
     "one bomb in zip": (lambda: zipped(good_files(**_bytes_of(1, 31 << 20))), "more than 30 MiB"),
     "one bomb in tar": (lambda: tarred(good_files(**_bytes_of(1, 31 << 20))), "more than 30 MiB"),
+    "partly stored bomb": (_partly_stored_bomb, "more than 30 MiB"),
     "many make a bomb": (lambda: zipped(good_files(**_bytes_of(31))), "more than 30 MiB"),
     "bomb behind the tar": (
         lambda: _gzipped(tar(*_good_entries()) + bytes(40 << 20)),
@@ -357,6 +374,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "way that is not read",
     ),
     "zip with more inside of a member": (_zip_with_more_inside, "damaged"),
+    "zip with two names for an entry": (_two_names, "damaged"),
     "zip in parts": (lambda: _in_parts(), "in parts"),
     "zip cut at its end": (lambda: zipped(good_files())[:-10], "not complete"),
     "zip cut in its middle": (lambda: zipped(good_files())[:100], "not complete"),

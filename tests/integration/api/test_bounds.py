@@ -119,6 +119,8 @@ async def test_changes_a_day_and_what_they_never_refuse(own_harness: Harness) ->
     harness = own_harness
     user = await limited(harness, changesPerDay=12)
     agent, other = await user.create(), await user.create()
+    key = await user.key("read")
+    ok(await user.http.post(f"/v1/keys/{key.id}/rotate", json={}))
     first = await deployed(harness, user, agent["id"])
     second = await deployed(harness, user, agent["id"])
     third = await user.deploy(agent["id"])
@@ -131,6 +133,10 @@ async def test_changes_a_day_and_what_they_never_refuse(own_harness: Harness) ->
     assert "12 changes a day" in refused(answer, "changesPerDay", again_ms=DAY_MS)["message"]
     again = {"again_ms": DAY_MS}
     refused(await user.http.post("/v1/agents", json={"name": "b"}), "changesPerDay", **again)
+    body = {"name": "k", "scopes": ["read"]}
+    refused(await user.http.post("/v1/keys", json=body), "changesPerDay", **again)
+    rotate = f"/v1/keys/{key.id}/rotate"
+    refused(await user.http.post(rotate, json={}), "changesPerDay", **again)
     deploy = f"/v1/agents/{other['id']}/deploy"
     refused(await user.http.post(deploy, json={}), "changesPerDay", **again)
 
@@ -139,7 +145,8 @@ async def test_changes_a_day_and_what_they_never_refuse(own_harness: Harness) ->
     await until_status(user, third["id"], "active")
     back = f"{path}/deployments/{first['id']}/activate"
     refused(await user.http.post(back), "changesPerDay", **again)
-    # What changes nothing is no change; a disable and a deletion are never refused.
+    # What changes nothing is no change; a disable, a deletion, a revocation are never refused.
+    ok(await user.http.delete(f"/v1/keys/{key.id}"), 204)
     ok(await user.http.post(f"{path}/enable"))
     ok(await user.http.post(f"{path}/disable"))
     refused(await user.http.post(f"{path}/enable"), "changesPerDay", **again)

@@ -1,6 +1,10 @@
 """What a user can still do whose account an operator disabled."""
 
+from typing import cast
+
 import pytest
+from webhost_api.commands import Commands
+from webhost_api.handlers import Caller, request_deployment
 from webhost_contracts.events import (
     AccountDisabled,
     AccountEnabled,
@@ -8,10 +12,13 @@ from webhost_contracts.events import (
     DeploymentSucceeded,
     TierChanged,
 )
+from webhost_kit.errors import Unauthorized
+from webhost_kit.eventsourcing.store import EventMetadata
 
 from tests.integration.api.harness import Harness, User, ok, problem
 from tests.support.deadline import eventually
 from tests.support.facts import deployment_started
+from tests.unit.api.builders import TIERS, wish
 
 
 async def until_create_answers(user: User, status: int) -> None:
@@ -70,6 +77,22 @@ async def test_a_disabled_account_makes_and_deploys_nothing_and_reads_all(
     await until_create_answers(user, 201)
     ok(await user.http.post(activate))
     await user.deploy(agent_id)
+
+
+@pytest.mark.accept("7.account-disabled")
+async def test_an_account_that_is_disabled_while_its_code_is_stored_deploys_nothing(
+    harness: Harness, user: User
+) -> None:
+    """What is decided then is decided in one transaction with the deployment's fact."""
+    agent_id = (await user.create())["id"]
+    await harness.execute("INSERT INTO accounts VALUES (:u, 'free', 1, true)", u=user.id)
+    caller = Caller(user.id, EventMetadata(actor=user.id))
+    async with harness.database.transaction() as connection:
+        with pytest.raises(Unauthorized):
+            await request_deployment(
+                connection, caller, TIERS, cast(Commands, None), agent_id, wish(1)
+            )
+    assert (await user.agent(agent_id))["status"] == "created"
 
 
 @pytest.mark.accept("7.account-disabled")

@@ -1,5 +1,6 @@
 """Audit entries and deployments' logs are what the facts say, and go when their time is over."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -30,6 +31,8 @@ from webhost_contracts.events import (
 )
 from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
+from webhost_kit.database.engine import Database
+from webhost_kit.database.locks import held
 from webhost_kit.eventsourcing.store import new_id
 
 from tests.integration.api.harness import Harness, User, ok, problem
@@ -39,6 +42,7 @@ from tests.support import facts
 from tests.support.audited import AUDITED
 from tests.support.deadline import eventually
 from tests.support.facts import deployment_started, envelope
+from tests.support.harness import in_background
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -289,6 +293,30 @@ async def state_old(harness: Harness, user: User, agent_id: str, days: int) -> t
 async def kept(harness: Harness, *event_ids: str) -> set[str]:
     query = "SELECT event_id FROM history WHERE event_id = ANY(:ids)"
     return {row["event_id"] for row in await harness.rows(query, ids=list(event_ids))}
+
+
+@pytest.mark.accept("7.history.retention")
+async def test_old_history_is_removed_in_one_process_at_a_time(database_url: str) -> None:
+    class Noting(Retention):
+        times = 0
+
+        async def once(self) -> int:
+            self.times += 1
+            return 0
+
+    database = Database(database_url)
+    retention = Noting(database, load_tiers(), every_s=0.01)
+    async with held(database_url, "history retention") as lock, in_background(retention.run()):
+        assert lock is not None
+        await asyncio.sleep(0.3)
+        assert retention.times == 0
+    async with in_background(retention.run()):
+
+        async def removed() -> bool:
+            return retention.times > 0
+
+        await eventually(removed, "the retention to go on alone")
+    await database.close()
 
 
 @pytest.mark.accept("7.history.retention")

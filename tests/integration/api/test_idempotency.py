@@ -1,6 +1,7 @@
 """The same key with the same body gives the first answer again, and nothing is done twice."""
 
 import asyncio
+import hashlib
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ import psycopg
 import pytest
 from webhost_api.idempotency import KEPT_MS, IdempotencyKey
 from webhost_contracts import ids
+from webhost_kit.keys import base64url
 from webhost_kit.response_keys import ResponseKeys
 
 from tests.integration.api.harness import KEYS, Harness, User, ok, problem
@@ -35,6 +37,22 @@ async def test_a_replay_gives_the_first_answer(user: User) -> None:
     problem(await user.http.post(path, json={}, headers=keyed("k2")), 409, "CONFLICT")
     ok(await user.http.delete(f"/v1/agents/{agent_id}"))
     assert ok(await user.http.post(path, json={}, headers=keyed("k")), 202) == replayed.json()
+
+
+@pytest.mark.accept("2.idempotency")
+async def test_what_is_kept_of_a_request_cannot_be_guessed_without_the_keys(
+    harness: Harness, user: User
+) -> None:
+    body = b'{"name":"a"}'
+    headers = {**keyed("k"), "Content-Type": "application/json"}
+    ok(await user.http.post("/v1/agents", content=body, headers=headers), 201)
+    query = "SELECT key_id, fingerprint FROM idempotency WHERE user_id = :id"
+    [row] = await harness.rows(query, id=user.id)
+    request = b"POST /v1/agents\n" + body
+    assert row["fingerprint"] == RESPONSE_KEYS.fingerprint(row["key_id"], request)
+    others = ResponseKeys.parse(f"{row['key_id']}:{base64url(b'other' * 6 + b'ok')}")
+    assert row["fingerprint"] != others.fingerprint(row["key_id"], request)
+    assert row["fingerprint"] != hashlib.sha256(request).hexdigest()
 
 
 @pytest.mark.accept("2.idempotency")

@@ -1,5 +1,6 @@
 """From an archive to a deployment; what is refused leaves nothing behind."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ from webhost_kit.response_keys import ResponseKeys
 
 from tests.integration.api.conftest import running_harness
 from tests.integration.api.harness import KEYS, Harness, User, ok, problem
+from tests.integration.api.held_table import held_table
 from tests.integration.api.test_collector import GRACE_S, a_day_later, stored
 from tests.support.bundles import (
     MAIN,
@@ -80,6 +82,8 @@ async def test_an_upload_is_deployed(harness: Harness, user: User, packer: Any, 
         "capabilities": {"streaming": False, "tools": False},
     }
     assert upload["checksum"] in await stored(harness)
+    kept_ms = "SELECT expires_at_ms - created_at_ms FROM uploads WHERE upload_id = :id"
+    assert await harness.scalar(kept_ms, id=upload["id"]) == 24 * 3600 * 1000
 
     agent = await user.create(envVarKeys=["API_KEY", "TONE"])
     deployment = await user.deploy(agent["id"], uploadId=upload["id"])
@@ -279,6 +283,21 @@ async def test_uploads_of_one_user_are_bounded(
 
     await harness.execute("UPDATE uploads SET expires_at_ms = 1 WHERE user_id = :u", u=user.id)
     await uploaded(user, zipped(fresh()))
+
+
+@pytest.mark.accept("7.4.uploads.bounds")
+async def test_of_two_uploads_at_once_one_is_the_last(harness: Harness, user: User) -> None:
+    await uploaded(user, zipped(fresh()))
+    await harness.execute(
+        "INSERT INTO uploads SELECT upload_id || n, user_id, checksum, size_bytes, manifest,"
+        " module_names, created_at_ms, expires_at_ms FROM uploads, generate_series(3, :count) n"
+        " WHERE user_id = :user",
+        count=uploads.MOST_LIVE,
+        user=user.id,
+    )
+    async with held_table(harness, "uploads", until_waiting=2):
+        made = [asyncio.create_task(sent(user, zipped(fresh()))) for _ in range(2)]
+    assert sorted([answer.status_code for answer in await asyncio.gather(*made)]) == [201, 429]
 
 
 @pytest.mark.accept("7.4.uploads.kept")

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from functools import partial
 
 import pytest
+import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from webhost_contracts.events import DeploymentStepSucceeded
@@ -15,6 +16,7 @@ from webhost_deployer.app import cloudflare_of
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.cloudflare.api import CloudflareApi
 from webhost_deployer.cloudflare.provider import Cloudflare
+from webhost_deployer.cloudflare.rate_limiter import REFILL_PER_S
 from webhost_deployer.decisions import begin
 from webhost_deployer.executor import Executor
 from webhost_deployer.model import Deployment, Phase, Step
@@ -22,6 +24,7 @@ from webhost_deployer.provider import ProviderError
 from webhost_deployer.secrets.values import SecretValues
 from webhost_deployer.settings import Settings
 from webhost_deployer.steps import Steps
+from webhost_deployer.tables import rate_limits
 from webhost_kit.bus import artifacts
 from webhost_kit.bus.connection import connect
 from webhost_kit.clock import now_ms
@@ -144,6 +147,24 @@ async def test_too_many_calls_are_a_pause_for_every_deployer(
     began = loop.time()
     assert await client.list_routes() == []
     assert 1.5 < loop.time() - began < 10
+
+
+@pytest.mark.accept("8.api-limit")
+@pytest.mark.parametrize("said", [None, "soon", "100000"])
+async def test_without_a_usable_time_the_pause_is_cloudflares_own(
+    client: CloudflareApi, api: Api, database_url: str, said: str | None
+) -> None:
+    """Five minutes, no less and no more."""
+    api.answer = refusal(429, 971, "Please wait")
+    if said is not None:
+        api.answer.headers["Retry-After"] = said
+    with pytest.raises(ProviderError):
+        await client.list_routes()
+    database = Database(database_url)
+    async with database.transaction() as connection:
+        [tokens] = await connection.scalars(sa.select(rate_limits.c.tokens))
+    await database.close()
+    assert (1 - tokens) / REFILL_PER_S == pytest.approx(300, abs=1)
 
 
 @pytest.mark.parametrize("character", ["\x00", "\ud800"])

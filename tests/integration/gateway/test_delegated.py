@@ -195,6 +195,19 @@ async def test_everything_else_is_done_as_that_user(harness: Harness, gateway: G
     assert (refused.status, refused.error["code"]) == (429, "RATE_LIMITED")
 
 
+@pytest.mark.accept("7.5.delegated")
+async def test_a_back_ends_calls_have_the_limits_of_its_users_tier(
+    harness: Harness, gateway: Gateway
+) -> None:
+    limited = await ready_agent(harness, gateway, "small")
+    for _ in range(19):
+        assert (await harness.invoke(gateway, limited))[0] == 200
+    body = body_for(limited)
+    refused = await send(harness, gateway, limited.agent_id, body, signed(body))
+    assert (refused.status, refused.error["code"]) == (402, "LIMIT_EXCEEDED")
+    assert refused.error["details"]["limit"] == 20
+
+
 @pytest.mark.parametrize(
     ("changes", "path"),
     [

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from webhost_contracts import ids
 from webhost_contracts.events import AgentCreated
 from webhost_contracts.periods import period_key
@@ -18,11 +20,14 @@ from webhost_gateway.ledger.idempotency import KEPT_MS
 from webhost_gateway.ledger.recording import MAX_KEPT_BYTES, Claim, Kept
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
+from webhost_kit.keys import base64url
 from webhost_kit.response_keys import ResponseKeys
 
 from tests.integration.gateway.harness import RESPONSE_KEYS, Agent, Gateway, Harness
 from tests.integration.gateway.worker import Call, echo
 from tests.support.deadline import eventually
+
+OTHER_KEYS = f"r1:{base64url(b'other' * 6 + b'ok')}"
 
 
 @dataclass
@@ -265,6 +270,25 @@ async def test_a_spent_budget_refuses_no_repeat(harness: Harness, gateway: Gatew
     assert (refused.status, refused.error["details"]["limitType"]) == (402, "tokens")
 
 
+@pytest.mark.accept("7.7.claims")
+async def test_an_admission_that_cannot_answer_refuses_no_repeat(
+    harness: Harness, gateway: Gateway
+) -> None:
+    """What admits waits for the user's row, until it is given up; the ledger is read aside."""
+    agent = await ready_agent(harness, gateway)
+    first = await call(harness, gateway, agent, "k")
+    await until_recorded(harness, first.invocation_id)
+    async with harness.database.transaction() as holder:
+        lock = "SELECT FROM quotas WHERE user_id = :user FOR UPDATE"
+        await holder.execute(sa.text(lock), {"user": agent.user_id})
+        again, new = await asyncio.gather(
+            *(call(harness, gateway, agent, key) for key in ("k", "new"))
+        )
+    assert (new.status, new.error["code"]) == (503, "UNAVAILABLE")
+    assert (again.status, again.body) == (200, first.body)
+    assert len(harness.worker.calls) == 1
+
+
 @pytest.mark.accept("7.7.kept")
 async def test_an_answer_is_kept_for_a_day_and_up_to_its_bound(
     harness: Harness, gateway: Gateway
@@ -306,6 +330,11 @@ async def test_the_ledger_holds_what_it_should_and_none_of_it_in_plain(
     opened = opened_response(row)
     assert opened == Kept(200, "application/json", first.body)
     assert canary.encode() in opened.body
+    request = b"invoke\n" + msgspec.json.encode({"input": {"prompt": canary}})
+    keys, others = (ResponseKeys.parse(text) for text in (RESPONSE_KEYS, OTHER_KEYS))
+    assert row["fingerprint"].hex() == keys.fingerprint(row["key_id"], request)
+    assert row["fingerprint"].hex() != others.fingerprint(row["key_id"], request)
+    assert row["fingerprint"] != hashlib.sha256(request).digest()
     dump = await table_dump(harness)
     assert "k" in dump
     for form in forms(canary):

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from webhost_contracts.entitlements import Entitlements
+from webhost_contracts.periods import day_key, period_key
 from webhost_gateway.ledger.idempotency import (
     CLAIMS_KEPT_MS,
     DELEGATED,
@@ -16,16 +17,21 @@ from webhost_gateway.ledger.idempotency import (
     KEPT_MS,
     AlreadyClaimed,
 )
-from webhost_gateway.ledger.recording import Claim
-from webhost_gateway.ledger.retention import remove_answers, remove_claims
+from webhost_gateway.ledger.recording import Claim, Recording
+from webhost_gateway.ledger.retention import Retention, remove_answers, remove_claims
 from webhost_gateway.model import Invocation
+from webhost_gateway.routing.model import RouteTable
+from webhost_kit.byte_budget import ByteBudget
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.errors import LimitExceeded
+from webhost_kit.response_keys import ResponseKeys
 
+from tests.integration.gateway.harness import RESPONSE_KEYS
 from tests.integration.gateway.ledger import Ledger, an_invocation, ledger
 from tests.support.deadline import eventually
+from tests.support.harness import in_background
 
 TIER = Entitlements(
     requests=None, concurrency=None, requests_per_minute=1, telemetry_days=1, log_days=1
@@ -35,6 +41,7 @@ TWO = Entitlements(
 )
 KEYS = 40
 EACH = 8
+KEYS_OF_ANSWERS = ResponseKeys.parse(RESPONSE_KEYS)
 
 
 def claim_of(call: Invocation, key: str) -> Claim:
@@ -158,6 +165,83 @@ async def test_old_answers_and_keys_are_removed_each_in_its_time(database_url: s
     for kind, kept_ms in CLAIMS_KEPT_MS.items():
         assert await remove_claims(database, kind, at_ms - kept_ms) == 1
     assert await left(database) == {(INVOKE, "young"), (INVOKE, "fresh"), (DELEGATED, "young")}
+    await database.close()
+
+
+@pytest.mark.accept("7.7.kept")
+async def test_answers_that_are_stored_make_room_for_others(database_url: str) -> None:
+    upgrade(database_url, "webhost_gateway")
+    room = ByteBudget(1_000, 1_000)
+    async with ledger(database_url) as here:
+        for number in range(3):
+            call = an_invocation("usr_1")
+            claim = claim_of(call, f"k{number}")
+            await here.admission.admit(call, TIER, claim=claim)
+            recording = Recording(claim, KEYS_OF_ANSWERS, room)
+            recording.add(bytes(600))
+            recording.end(200, "application/json")
+            here.record(call, recording)
+
+            async def has_room() -> bool:
+                return room.taken == 0
+
+            await eventually(has_room, "the answer's room")
+        kept = here.rows("SELECT key FROM idempotency WHERE response IS NOT NULL ORDER BY key")
+        assert kept == [("k0",), ("k1",), ("k2",)]
+
+
+@pytest.mark.accept("7.7.once")
+async def test_a_release_behind_the_outcome_does_not_give_the_key_up(database_url: str) -> None:
+    """`close` records all that is queued."""
+    upgrade(database_url, "webhost_gateway")
+    async with ledger(database_url) as here:
+        call = an_invocation("usr_1")
+        claim = claim_of(call, "k")
+        await here.admission.admit(call, TIER, claim=claim)
+        recording = Recording(claim, KEYS_OF_ANSWERS, ByteBudget(1_000, 1_000))
+        recording.end(200, "application/json")
+        here.record(call, recording)
+        await here.outcomes.close()
+        here.outcomes.release(call)
+        await here.outcomes.close()
+        kept = here.rows("SELECT key, finished_at_ms IS NOT NULL FROM idempotency")
+        assert kept == [("k", True)]
+        assert await admit(here, "k") == "repeated"
+
+
+@pytest.mark.accept("7.7.kept")
+async def test_retention_removes_what_is_old_of_each_kind(database_url: str) -> None:
+    """By itself, each in its time: API keys' past quotas, answers, and claims of both kinds."""
+    upgrade(database_url, "webhost_gateway")
+    database = Database(database_url)
+    at_ms = now_ms()
+    claims = {
+        (kind, age, at_ms - kept_ms + (60_000 if age == "young" else -60_000))
+        for kind, kept_ms in CLAIMS_KEPT_MS.items()
+        for age in ("young", "old")
+    }
+    async with database.transaction() as connection:
+        for kind, age, created_at_ms in claims:
+            await connection.execute(
+                sa.text(
+                    "INSERT INTO idempotency VALUES ('u', 'a', :kind, :age, 'r1', '', :id,"
+                    " :created, :created, 'sealed')"
+                ),
+                {"kind": kind, "age": age, "id": f"{kind} {age}", "created": created_at_ms},
+            )
+        for period in ("2020-01", "2020-01-01", period_key(at_ms), day_key(at_ms)):
+            spent = "INSERT INTO key_quotas (key_id, period_key, requests) VALUES ('k', :period, 1)"
+            await connection.execute(sa.text(spent), {"period": period})
+    async with in_background(Retention(database, RouteTable()).run()):
+
+        async def done() -> bool:
+            return await left(database) == {(kind, "young") for kind in CLAIMS_KEPT_MS}
+
+        await eventually(done, "old claims to be gone")
+    assert await answered(database) == set()
+    async with database.transaction() as connection:
+        found = await connection.execute(sa.text("SELECT period_key FROM key_quotas"))
+        assert set(found.scalars()) == {period_key(at_ms), day_key(at_ms)}
     await database.close()
 
 

@@ -6,12 +6,20 @@ from collections.abc import AsyncIterator
 import pytest
 import sqlalchemy as sa
 from webhost_contracts import ids
+from webhost_contracts.api_keys import KeyLimits
 from webhost_contracts.events import (
+    AccountDisabled,
     AgentCreated,
     AgentDeleted,
+    AgentDisabled,
     DeploymentActivated,
+    DeploymentSucceeded,
     DeploymentTornDown,
     Envelope,
+    KeyCreated,
+    KeyRevoked,
+    KeyRotated,
+    TierChanged,
 )
 from webhost_contracts.events.base import Event, data_of
 from webhost_gateway.ledger.retention import (
@@ -24,6 +32,7 @@ from webhost_gateway.routing import projection
 from webhost_gateway.routing.model import (
     AGENT_KEPT_MS,
     DEPLOYMENT_KEPT_MS,
+    KEY_KEPT_MS,
     Agent,
     RouteTable,
 )
@@ -32,6 +41,8 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.eventsourcing.facts import Fact
+
+from tests.support.facts import deployment_started
 
 NOWHERE = Checkpoint("now", 1, None)
 
@@ -83,6 +94,58 @@ async def test_rows_never_go_back(database: Database) -> None:
     }
 
 
+async def test_a_gateway_that_starts_from_its_rows_knows_what_one_knows_that_followed(
+    database: Database,
+) -> None:
+    """Every field: what a key allows and when it ends, and whose account is disabled."""
+    now = now_ms()
+    limits = KeyLimits(requests=5, period="day")
+    created = KeyCreated(
+        name="k",
+        scopes=("read",),
+        secret_hash="h1",
+        agent_ids=("agt_1",),
+        expires_at_ms=now + 60_000,
+        limits=limits,
+    )
+    rotated = KeyRotated(secret_hash="h2", previous_expires_at_ms=now + 1_000)
+    facts = [
+        fact("key_1", 1, created, now),
+        fact("key_1", 2, rotated, now),
+        fact("key_2", 1, created, now),
+        fact("key_2", 2, KeyRevoked(), now),
+        fact("usr_1", 1, TierChanged(tier="pro", previous_tier="free", source="x"), now),
+        fact("usr_1", 2, AccountDisabled(source="x"), now),
+        fact("agt_1", 1, AgentCreated(name="a"), now),
+        fact("agt_1", 2, activated("dep_1"), now),
+        fact("agt_1", 3, AgentDisabled(), now),
+        fact("dep_1", 1, deployment_started("agt_1"), now),
+        fact(
+            "dep_1",
+            2,
+            DeploymentSucceeded(agent_id="agt_1", worker_name="w", invoke_url="https://w"),
+            now,
+        ),
+    ]
+    followed = RouteTable()
+    for one in facts:
+        followed.evolve(one.envelope, one.event)
+    for one in facts:  # each with the rows of before
+        async with database.transaction() as connection:
+            await projection.fold(connection, [one], NOWHERE)
+    assert await loaded(database) == followed
+    anew = RouteTable()
+    anew.evolve(fact("key_9", 1, created, now).envelope, created)
+    async with database.transaction() as connection:
+        await projection.load(connection, anew, anew=True)
+    assert anew == followed
+    async with database.transaction() as connection:
+        await projection.reset(connection)
+    assert await loaded(database) == RouteTable()
+
+
+@pytest.mark.long
+@pytest.mark.quiet
 async def test_a_hundred_thousand_agents_load_in_seconds(database: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute(
@@ -165,15 +228,26 @@ async def test_routes_that_ended_are_removed_and_not_loaded(database: Database) 
         fact("dep_young", 1, DeploymentTornDown(agent_id="agt_1"), now),
         fact("agt_old", 1, AgentDeleted(), now - AGENT_KEPT_MS - 1_000),
         fact("agt_young", 1, AgentDeleted(), now),
+        fact("key_old", 1, a_key(now - KEY_KEPT_MS - 1_000), now),
+        fact("key_young", 1, a_key(now - 1_000), now),
+        fact("key_soon", 1, a_key(now + 1_000), now),
+        fact("key_lasting", 1, a_key(None), now),
     ]
     async with database.transaction() as connection:
         await projection.fold(connection, facts, NOWHERE)
     routes = await loaded(database)
     assert (set(routes.agents), set(routes.deployments)) == ({"agt_young"}, {"dep_young"})
+    kept = {"key_young", "key_soon", "key_lasting"}
+    assert set(routes.keys) == kept
     assert await left(database, "routed_agents", "agent_id") == {"agt_old", "agt_young"}
     await remove_routes(database, now)
     assert await left(database, "routed_agents", "agent_id") == {"agt_young"}
     assert await left(database, "routed_deployments", "deployment_id") == {"dep_young"}
+    assert await left(database, "routed_keys", "key_id") == kept
+
+
+def a_key(expires_at_ms: int | None) -> KeyCreated:
+    return KeyCreated(name="k", scopes=("invoke",), secret_hash="h", expires_at_ms=expires_at_ms)
 
 
 async def left(database: Database, table: str, key: str) -> set[str]:

@@ -110,6 +110,19 @@ async def test_a_valid_token_names_its_user(issuer: Issuer) -> None:
         assert verifier.remembered(token) == principal
 
 
+async def test_what_is_remembered_is_bounded(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REMEMBERED_TOKENS", 2)
+    verifier = TokenVerifier(issuer.url)
+    async with in_background(verifier.run()):
+        await watched(verifier)
+        tokens = [issuer.token(email=f"{number}@example.com") for number in range(3)]
+        for token in tokens:
+            await verifier.verify(token)
+        assert [verifier.remembered(token) is not None for token in tokens] == [False, True, True]
+
+
 async def test_what_cannot_be_kept_of_a_profile_is_left_out(issuer: Issuer) -> None:
     verifier = TokenVerifier(issuer.url)
     async with in_background(verifier.run()):

@@ -4,7 +4,7 @@ from time import monotonic
 
 import msgspec
 import pytest
-from webhost_api import event_stream
+from webhost_api import event_stream, feed
 from webhost_api.event_stream import BATCH, MOST_NOTICES, Found, Stream
 from webhost_api.feed import Feed
 from webhost_api.history import SHOWN, outcome_of, row_of
@@ -14,6 +14,9 @@ from webhost_contracts.catalogue import example_of
 from webhost_contracts.events import EVENT_TYPES, Envelope, Event
 from webhost_contracts.events.base import UsageFact, by_name
 from webhost_kit.database.engine import Database
+from webhost_kit.errors import Unavailable
+
+from tests.support.audited import AUDITED
 
 NOT_SHOWN = {"user.registered.v1"}
 """The facts of EVENTS that are nobody's news."""
@@ -24,6 +27,39 @@ def test_every_type_is_shown_or_left_out_on_purpose() -> None:
     of_events = {kind for kind in EVENT_TYPES if not issubclass(kind, UsageFact)}
     left_out = {kind.type_name() for kind in of_events - SHOWN.keys()}
     assert left_out == NOT_SHOWN
+
+
+FIELDS = {
+    "agent.created.v1": {"name", "envVarKeys", "preferredRuntimeProvider"},
+    "agent.updated.v1": {"name", "envVarKeys", "preferredRuntimeProvider"},
+    "agent.deployment_requested.v1": {
+        *("deploymentVersion", "runtimeProvider", "setAsActive", "commitHash"),
+    },
+    "agent.deployment_ended.v1": {"outcome", "error"},
+    "agent.deployment_activated.v1": {"cause", "previousDeploymentId", "reason"},
+    "deployment.started.v1": {"deploymentVersion", "runtimeProvider"},
+    "deployment.step_succeeded.v1": {"step", "attempt", "startedAtMs"},
+    "deployment.step_failed.v1": {"step", "attempt", "startedAtMs", "error", "retryAtMs"},
+    "deployment.succeeded.v1": {"workerName", "invokeUrl"},
+    "deployment.failed.v1": {"error"},
+    "deployment.teardown_scheduled.v1": {"notBeforeMs"},
+    "secret.set.v1": {"keys"},
+    "secret.deleted.v1": {"keys"},
+    "account.tier_changed.v1": {"tier", "previousTier"},
+    "account.disabled.v1": {"reason"},
+    "key.created.v1": {"name", "scopes", "agentIds", "expiresAtMs", "limits"},
+    "key.rotated.v1": {"previousExpiresAtMs"},
+    "delegation.refused.v1": {"source", "code", "reason"},
+}
+"""The test's own list: whoever shows one more field says so here, too. All others show none."""
+
+
+@pytest.mark.accept("7.audit.types")
+@pytest.mark.parametrize("kind", SHOWN)
+def test_a_type_is_audited_as_what_it_is_and_shows_what_it_may(kind: type[Event]) -> None:
+    name = kind.type_name()
+    assert SHOWN[kind].action == AUDITED.get(name)
+    assert {*SHOWN[kind].fields} == FIELDS.get(name, set())
 
 
 @pytest.mark.accept("7.audit.types")
@@ -53,8 +89,8 @@ def a_feed() -> Feed:
     return Feed(Database("postgresql://nobody@127.0.0.1:1/none"), per_user=2)
 
 
-def a_stream(feed: Feed, position: int = 0) -> Stream:
-    return feed.open(Watcher("usr_a"), "agt_a", position, monotonic() + 60)
+def a_stream(of: Feed, position: int = 0) -> Stream:
+    return of.open(Watcher("usr_a"), "agt_a", position, monotonic() + 60)
 
 
 def found(*numbers: int, last: int, name: str = "agent.updated.v1") -> Found:
@@ -110,23 +146,40 @@ async def test_nothing_follows_the_deletion() -> None:
 
 async def test_a_silent_stream_has_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.01)
-    assert b":\n\n:\n\n" in await taken(a_stream(a_feed()), for_s=0.1)
+    stream = a_stream(a_feed())
+    beats: list[bytes] = []
+    async for part in stream.frames(b"first"):
+        beats.append(part)
+        if len(beats) == 3:
+            stream.end()
+    assert beats == [b"first", b":\n\n", b":\n\n"]
+
+
+@pytest.mark.accept("7.events.bounds")
+def test_the_streams_of_a_process_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "MOST_STREAMS", 2)
+    process = a_feed()
+    first, _ = (process.open(Watcher(user), "agt_a", 0, monotonic() + 60) for user in "ab")
+    with pytest.raises(Unavailable):
+        process.open(Watcher("c"), "agt_a", 0, monotonic() + 60)
+    first.close()
+    process.open(Watcher("c"), "agt_a", 0, monotonic() + 60)
 
 
 @pytest.mark.accept("7.events.bounds")
 async def test_a_client_that_takes_no_notices_is_let_go() -> None:
-    feed = a_feed()
-    stream = a_stream(feed)
+    process = a_feed()
+    stream = a_stream(process)
     for _ in range(MOST_NOTICES + 1):
-        feed.notify("usr_a", "agt_a", b"n")
-        feed.notify("usr_b", "agt_a", b"another's")
+        process.notify("usr_a", "agt_a", b"n")
+        process.notify("usr_b", "agt_a", b"another's")
     assert await taken(stream, for_s=60) == b"n" * MOST_NOTICES
 
 
 def test_a_closed_stream_leaves_nothing_behind() -> None:
-    feed = a_feed()
+    process = a_feed()
     for _ in range(3):
-        stream = a_stream(feed)
+        stream = a_stream(process)
         stream.close()
         stream.close()
-    assert feed.users == set()
+    assert process.users == set()

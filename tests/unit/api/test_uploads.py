@@ -13,6 +13,7 @@ from webhost_kit.errors import Unavailable
 from webhost_kit.http import bodies
 
 from tests.support.bundles import good_files, zipped
+from tests.support.deadline import eventually
 
 ARCHIVE = zipped(good_files())
 LARGE = Artifact(type="modules", checksum="sha256:1", size_bytes=bundles.MAX_ARTIFACT_BYTES)
@@ -38,7 +39,12 @@ async def test_bundles_are_unpacked_in_threads_few_at_a_time(
             return packed.artifact.checksum
 
     tasks = [asyncio.create_task(unpack()) for _ in range(AT_ONCE + 2)]
+
+    async def begun() -> bool:
+        return len(threads) == AT_ONCE
+
     # The loop goes on while they are unpacked.
+    await eventually(begun, "the first to be unpacked")
     done, _ = await asyncio.wait(tasks, timeout=0.2)
     assert not done
     assert len(threads) == AT_ONCE

@@ -345,3 +345,8 @@ def test_an_earlier_date_of_a_teardown_stands(second: int, facts: int) -> None:
 @pytest.mark.parametrize("phase", [Phase.FAILED, Phase.TORN_DOWN])
 def test_what_has_ended_is_not_torn_down(phase: Phase) -> None:
     assert schedule_teardown(replace(begun(), phase=phase), 5) == []
+
+
+@pytest.mark.accept("4.no-progress")
+def test_no_progress_is_fifteen_minutes() -> None:
+    assert saga.NO_PROGRESS_MS == 15 * 60_000

@@ -1,16 +1,20 @@
-"""Whom a step's calls are counted for, and which of them may use what is reserved for removals."""
+"""Whom a step's calls are counted for, which of them may use what is reserved for removals, and how
+failures of the platform's own end.
+"""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 from webhost_contracts.artifacts import Artifact, Bundle
+from webhost_deployer import steps
 from webhost_deployer.budget import Purpose, purpose
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.model import AgentTeardown, Deployment, Step
 from webhost_deployer.provider import Provider
 from webhost_deployer.secrets.values import Changes, SecretValues
-from webhost_deployer.steps import Steps
+from webhost_deployer.steps import StepFailed, Steps
 
 from tests.unit.deployer.samples import AGENT, COMMAND, begun
 
@@ -39,9 +43,42 @@ class OneSecret:
         return Changes(1, {"KEY": "value"})
 
 
-def steps_at(provider: Noting) -> Steps:
+def steps_at(provider: object) -> Steps:
     providers = {COMMAND.runtime_provider: cast(Provider, provider)}
     return Steps(providers, no_modules, cast(Capacity, None), cast(SecretValues, OneSecret()))
+
+
+class Failing:
+    """A provider whose calls all end like this one."""
+
+    def __init__(self, call: Callable[..., Awaitable[None]]) -> None:
+        self.call = call
+
+    def __getattr__(self, _: str) -> Callable[..., Awaitable[None]]:
+        return self.call
+
+
+async def breaking(*_: Any) -> None:
+    raise ValueError("a defect of ours")
+
+
+async def lasting(*_: Any) -> None:
+    await asyncio.sleep(60)
+
+
+@pytest.mark.accept("8.retries")
+@pytest.mark.parametrize("step", [Step.SESSION_STORE, Step.UPLOAD, Step.PROBE, Step.REMOVE_SCRIPT])
+@pytest.mark.parametrize(
+    ("call", "says"), [(breaking, "The platform failed."), (lasting, "Timed out.")]
+)
+async def test_what_nobody_expects_and_what_lasts_too_long_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, step: Step, call: Callable[..., Awaitable[None]], says: str
+) -> None:
+    monkeypatch.setattr(steps, "STEP_TIMEOUT_S", 0.05)
+    with pytest.raises(StepFailed) as failed:
+        await steps_at(Failing(call)).perform(step, begun())
+    assert failed.value.transient
+    assert (failed.value.error.step, failed.value.error.message) == (step, says)
 
 
 FOR_USER = Purpose(COMMAND.user_id)

@@ -8,6 +8,7 @@ from webhost_contracts.api_keys import hash_of, token_of
 from webhost_gateway import callers
 from webhost_gateway.callers import Callers
 from webhost_gateway.routing.model import Key, RouteTable
+from webhost_kit.clock import now_ms
 from webhost_kit.errors import BadToken, Unavailable
 from webhost_kit.http.auth import TokenVerifier
 
@@ -82,3 +83,19 @@ async def test_what_is_remembered_is_bounded(
         routes.keys[key_id] = routes.keys[KEY_ID]
         await here.caller(f"Bearer {token_of(key_id, SECRET)}")
     assert len(here._checked) == 2
+
+
+@pytest.mark.accept("7.keys.rotation")
+async def test_the_secret_before_ends_with_its_key(here: Callers, routes: RouteTable) -> None:
+    """However long the overlap is."""
+    now = now_ms()
+    routes.keys[KEY_ID] = dataclasses.replace(
+        routes.keys[KEY_ID],
+        secret_hash=hash_of(bytes([2] * 32)),
+        previous_hash=hash_of(SECRET),
+        previous_expires_at_ms=now + 60_000,
+        expires_at_ms=now - 1,
+    )
+    for secret in (SECRET, bytes([2] * 32)):
+        with pytest.raises(BadToken):
+            await here.caller(f"Bearer {token_of(KEY_ID, secret)}")
