@@ -19,7 +19,15 @@ from webhost_kit.periodic import every
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import App, Service
 
-from webhost_api import idempotency, openapi_paths, openapi_responses, recovery, source, uploads
+from webhost_api import (
+    idempotency,
+    openapi_paths,
+    openapi_responses,
+    recovery,
+    source,
+    turns,
+    uploads,
+)
 from webhost_api.artifacts import Artifacts
 from webhost_api.collector import Collector
 from webhost_api.commands import Commands
@@ -159,6 +167,7 @@ async def compose(service: Service, settings: Settings) -> None:
         verifier=verifier,
         users=Users(database, rate_limits),
         rate_limits=rate_limits,
+        changes=turns.changes(),
         artifacts=Artifacts(bus, database),
         tiers=tiers,
         commands=commands,
