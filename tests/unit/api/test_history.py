@@ -4,7 +4,7 @@ from time import monotonic
 
 import msgspec
 import pytest
-from webhost_api import event_stream
+from webhost_api import event_stream, feed
 from webhost_api.event_stream import BATCH, MOST_NOTICES, Found, Stream
 from webhost_api.feed import Feed
 from webhost_api.history import SHOWN, outcome_of, row_of
@@ -14,6 +14,7 @@ from webhost_contracts.catalogue import example_of
 from webhost_contracts.events import EVENT_TYPES, Envelope, Event
 from webhost_contracts.events.base import UsageFact, by_name
 from webhost_kit.database.engine import Database
+from webhost_kit.errors import Unavailable
 
 NOT_SHOWN = {"user.registered.v1"}
 """The facts of EVENTS that are nobody's news."""
@@ -130,3 +131,28 @@ def test_a_closed_stream_leaves_nothing_behind() -> None:
         stream.close()
         stream.close()
     assert feed.users == set()
+
+
+@pytest.mark.accept("7.events.bounds")
+async def test_one_stream_too_many_ends_one_of_the_user_who_has_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "MOST_STREAMS", 3)
+    it = a_feed()
+
+    def opened(user_id: str) -> Stream:
+        return it.open(Watcher(user_id), f"agt_{user_id}", 0, monotonic() + 60)
+
+    first, second, others = opened("usr_a"), opened("usr_a"), opened("usr_b")
+    newcomers = opened("usr_c")
+    assert [one.has_room for one in (others, newcomers)] == [True, True]
+    ended, goes_on = (first, second) if second.has_room else (second, first)
+    assert goes_on.has_room
+    assert [frame async for frame in ended.frames(b"first")] == [b"first"]
+    # It is closed once more when its client is gone.
+    ended.close()
+    for user_id in ("usr_a", "usr_d"):
+        with pytest.raises(Unavailable):
+            opened(user_id)
+    newcomers.close()
+    opened("usr_d")
