@@ -42,6 +42,7 @@ from webhost_api.handlers import (
 )
 from webhost_api.idempotency import Answer, IdempotencyKey, once, recorded
 from webhost_api.keys import access
+from webhost_api.keys.access import Keys
 from webhost_api.keys.handlers import key_not_found
 from webhost_api.rate_limits import Cost, RateLimits
 from webhost_api.secrets import Secrets
@@ -64,6 +65,7 @@ class Dependencies:
     bus: Bus
     verifier: TokenVerifier
     users: Users
+    keys: Keys
     rate_limits: RateLimits
     changes: Turns
     artifacts: Artifacts
@@ -268,7 +270,8 @@ def as_json(schema: BaseModel) -> bytes:
 async def _authenticated(request: Request, cost: Cost) -> Caller:
     deps = cast(Dependencies, request.app.state.dependencies)
     authorization = request.headers.get("Authorization")
-    found = await access.key_of(deps.database, authorization)
+    address = address_of(request.scope)
+    found = await deps.keys.find(authorization, address)
     if found is not None:
         key, presented = found
         deps.rate_limits.acquire(cost, key.user_id)
@@ -277,7 +280,7 @@ async def _authenticated(request: Request, cost: Cost) -> Caller:
     principal = await deps.verifier.verify(authorization)
     deps.rate_limits.acquire(cost, principal.user_id)
     metadata = _metadata(request, f"user:{principal.user_id}")
-    await deps.users.ensure(principal, metadata, address_of(request.scope))
+    await deps.users.ensure(principal, metadata, address)
     return Caller(principal.user_id, metadata, good_until_ms=principal.expires_at * 1000)
 
 
