@@ -227,6 +227,33 @@ def _sparse_tar() -> bytes:
     return _gzipped(tar(*_good_entries(), (info, body)))
 
 
+def _extended(kind: bytes, body: bytes) -> bytes:
+    """A header that extends the next one, or all that follow."""
+    header = _tar_header(b"./PaxHeaders/x", b"%011o\0" % len(body), kind)
+    return header + body + bytes(-len(body) % 512)
+
+
+def _extended_tar(*extended: bytes) -> bytes:
+    """Each of these before a file."""
+    files = (_tar_header(b"f%d.txt" % number, b"0") for number in range(len(extended)))
+    pairs = [part for pair in zip(extended, files, strict=True) for part in pair]
+    return _gzipped(b"".join(pairs) + tar(*_good_entries()))
+
+
+def _keywords(names: range) -> bytes:
+    """Records without a value, each of a name of its own."""
+    return b"".join(b"10 %05x=\n" % name for name in names)
+
+
+def _map_of_a_sparse_tar() -> bytes:
+    """Behind the header there is a map of many pieces."""
+    records = [b"GNU.sparse.major=1", b"GNU.sparse.minor=0"]
+    head = b"".join(b"%d %b\n" % (len(one) + 4, one) for one in records)
+    pieces = b"5000000\n" + b"1\n" * 10_000_000
+    file = _tar_header(b"big.txt", b"%011o\0" % len(pieces)) + pieces + bytes(-len(pieces) % 512)
+    return _gzipped(_extended(b"x", head) + file + tar(*_good_entries()))
+
+
 def _cut_tar() -> bytes:
     """The gzip archive is whole; the tar archive inside of it ends in the middle of a file."""
     whole = tar(entry("main.mjs", "x" * 5_000), *_good_entries()[:1])
@@ -396,6 +423,45 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "tar behind a tar": (_tar_with_more_behind, "damaged"),
     "size below zero": (_negative_tar, "damaged"),
     "size below zero by pax": (_negative_pax, "damaged"),
+    "extended header of digits": (
+        lambda: _extended_tar(_extended(b"x", b"1" * 100_000)),
+        "ustar",
+    ),
+    "extended headers of digits": (
+        lambda: _extended_tar(*[_extended(b"x", b"1" * 1024)] * 900),
+        "ustar",
+    ),
+    "extended header of a size below zero": (
+        lambda: _extended_tar(
+            _tar_header(b"x", b"\xff" * 10 + struct.pack(">h", -1024), b"x"), b"1" * 200_000
+        ),
+        "ustar",
+    ),
+    "keywords that lead to each other": (
+        lambda: _extended_tar(_extended(b"x", b"3 x" * 10_000 + b"=\n")),
+        "ustar",
+    ),
+    "global header of many keywords": (
+        lambda: _extended_tar(_extended(b"g", _keywords(range(50_000))), *[b""] * 400),
+        "ustar",
+    ),
+    "global headers of many keywords": (
+        lambda: _extended_tar(
+            *[_extended(b"g", _keywords(range(at, at + 100))) for at in range(0, 90_000, 100)]
+        ),
+        "ustar",
+    ),
+    "extended header behind a false size": (
+        lambda: _gzipped(
+            _extended(b"x", b"12 size=512\n")
+            + _tar_header(b"f.txt", b"%011o\0" % 2_000_000)
+            + bytes(512)
+            + _extended(b"x", b"1" * 100_000)
+            + tar(*_good_entries())
+        ),
+        "ustar",
+    ),
+    "map of a sparse file": (_map_of_a_sparse_tar, "neither a file"),
     "names nested for ever": (_deep_tar, "damaged"),
     "plain tar": (lambda: tar(*_good_entries()), "no zip and no tar.gz"),
     "bzip2 tar": (lambda: b"BZh91AY&SY" + bytes(50), "no zip and no tar.gz"),

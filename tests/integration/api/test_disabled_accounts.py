@@ -1,6 +1,6 @@
 """What a user can still do whose account an operator disabled."""
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from webhost_api.commands import Commands
@@ -16,9 +16,12 @@ from webhost_kit.errors import Unauthorized
 from webhost_kit.eventsourcing.store import EventMetadata
 
 from tests.integration.api.harness import Harness, User, ok, problem
+from tests.support.bundles import good_files, zipped
 from tests.support.deadline import eventually
 from tests.support.facts import deployment_started
 from tests.unit.api.builders import TIERS, wish
+
+ZIP = {"Content-Type": "application/zip"}
 
 
 async def until_create_answers(user: User, status: int) -> None:
@@ -55,6 +58,7 @@ async def test_a_disabled_account_makes_and_deploys_nothing_and_reads_all(
 ) -> None:
     # given a user with a deployed agent, whose account is disabled
     agent_id, deployment_id = await deployed(harness, user)
+    key = await user.key("admin")
     await harness.given(user.id, user.id, AccountDisabled(source="operator:kim"))
     await until_create_answers(user, 403)
     # then what makes something, or changes what runs, is refused
@@ -63,6 +67,19 @@ async def test_a_disabled_account_makes_and_deploys_nothing_and_reads_all(
         refused = problem(await user.http.post(path), 403, "UNAUTHORIZED")
         assert refused["details"] == {"reason": "account_disabled"}
         assert not refused["retryable"]
+    # with an API key too
+    upload: dict[str, Any] = {"content": zipped(good_files()), "headers": ZIP}
+    secret: dict[str, Any] = {"json": {"secrets": {"KEY": "x"}}}
+    another: dict[str, Any] = {"json": {"name": "another", "scopes": ["read"]}}
+    for client, path, request in (
+        (user.http, "/v1/uploads", upload),
+        (key.http, "/v1/uploads", upload),
+        (user.http, f"/v1/agents/{agent_id}/secrets", secret),
+        (key.http, f"/v1/agents/{agent_id}/secrets", secret),
+        (user.http, "/v1/keys", another),
+    ):
+        refused = problem(await client.post(path, **request), 403, "UNAUTHORIZED")
+        assert refused["details"] == {"reason": "account_disabled"}
     # and an agent of nobody's is still not found
     missing = f"/v1/agents/agt_{'z' * 26}/deploy"
     problem(await user.http.post(missing), 404, "NOT_FOUND")

@@ -6,6 +6,7 @@ Each race is run several times at once, on agents of one user, so that both orde
 import asyncio
 
 import pytest
+import sqlalchemy as sa
 from webhost_contracts.commands import TEAR_DOWN_AGENT, TearDownAgent
 
 from tests.integration.api.harness import Harness, User, ok, problem
@@ -140,3 +141,24 @@ async def test_an_agent_that_is_deleted_while_its_code_is_stored_is_not_deployed
         # then nothing was deployed
         problem(await deploy.answer, 404, "NOT_FOUND")
         assert await own_harness.scalar("SELECT count(*) FROM deployments") == 0
+
+
+@pytest.mark.accept("6.C1")
+async def test_many_changes_of_one_user_hold_up_nobody_else(harness: Harness, user: User) -> None:
+    """More than there are connections, while a decision of the same user's takes its time."""
+    agent_id, other = (await user.create())["id"], harness.user()
+    await other.create()
+    async with harness.database.transaction() as connection:
+        lock = sa.text("SELECT FROM users WHERE user_id = :user_id FOR UPDATE")
+        await connection.execute(lock, {"user_id": user.id})
+        path = f"/v1/agents/{agent_id}"
+        changes = [
+            asyncio.create_task(user.http.patch(path, json={"description": str(number)}))
+            for number in range(40)
+        ]
+        await asyncio.sleep(0.3)
+        async with asyncio.timeout(2):
+            await other.create()
+            ok(await user.http.get("/v1/agents"))
+    for answer in await asyncio.gather(*changes):
+        ok(answer)

@@ -2,8 +2,9 @@
 
 import httpx
 import pytest
+from webhost_contracts.api_keys import SECRET_BYTES, token_of
 
-from tests.integration.api.harness import Harness, User, ok, problem
+from tests.integration.api.harness import MISSING, Harness, User, ok, problem
 
 LIMITS = {"READS_PER_MINUTE": "3", "WRITES_PER_MINUTE": "2", "DEPLOYS_PER_MINUTE": "1"}
 
@@ -119,3 +120,27 @@ async def test_new_users_of_one_issuer_are_limited(restarted: Harness) -> None:
         (await first_request(restarted, client=f"192.0.2.{number}"))[1] for number in range(3)
     ]
     assert statuses == [200, 200, 429]
+
+
+@pytest.mark.accept("6.C1")
+async def test_made_up_keys_of_one_address_are_limited_and_good_ones_are_not(
+    restarted: Harness,
+) -> None:
+    await restarted.start(UNKNOWN_KEYS_PER_MINUTE_AND_ADDRESS="3", TRUSTED_PROXIES="127.0.0.1")
+    one, another = ({"X-Forwarded-For": f"192.0.2.{number}"} for number in (1, 2))
+    user = restarted.user()
+    good, revoked = await user.key("read"), await user.key("read")
+    for key in (good, revoked):
+        ok(await key.http.get("/v1/me", headers=one))
+    ok(await user.http.delete(f"/v1/keys/{revoked.id}"), 204)
+    problem(await revoked.http.get("/v1/me", headers=one), 401, "UNAUTHENTICATED")
+    # when keys come that are not good, well-formed ones
+    made_up = restarted.with_token(token_of(f"key_{MISSING}", bytes(SECRET_BYTES)))
+    problem(await made_up.get("/v1/me", headers=one), 401, "UNAUTHENTICATED")
+    # then no more of them are looked up, whether there are such keys or not
+    for client in (made_up, revoked.http):
+        limited(await client.get("/v1/me", headers=one), "unknown-keys", "q=3;w=60")
+    # and what was good goes on, as does another address
+    ok(await good.http.get("/v1/me", headers=one))
+    ok(await user.http.get("/v1/me", headers=one))
+    problem(await made_up.get("/v1/me", headers=another), 401, "UNAUTHENTICATED")

@@ -229,7 +229,9 @@ async def test_the_bodys_shape_is_strict(
     assert got.error["details"]["issues"][0]["path"] == path
 
 
-@pytest.mark.parametrize("key", ["", "x" * 201, "a\x00b"], ids=["empty", "long", "control"])
+@pytest.mark.parametrize(
+    "key", ["", "x" * 201, "a\x00b", "a\n"], ids=["empty", "long", "control", "newline"]
+)
 async def test_the_keys_form(harness: Harness, gateway: Gateway, key: str) -> None:
     agent = Agent("", "agt_00000000000000000000000000", "", "", subject="someone")
     body = body_for(agent, key)

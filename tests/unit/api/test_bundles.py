@@ -1,10 +1,13 @@
 """What is in an archive, and what may not be."""
 
 import gzip
+import io
 import json
 import re
+import tarfile
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -96,6 +99,35 @@ def test_folders_are_fine() -> None:
 
 
 @pytest.mark.accept("7.4.bundles")
+def test_what_packers_say_of_all_files_and_of_each_is_fine() -> None:
+    packed = io.BytesIO()
+    commit = {"comment": "0123456789" * 4}
+    with tarfile.open(fileobj=packed, mode="w", pax_headers=commit) as archive:
+        for name, content in good_files().items():
+            times = {"mtime": "1767225600.123456789", "LIBARCHIVE.xattr.com.apple.x": "Y2E" * 200}
+            info, body = entry(name, content, pax_headers=times)
+            archive.addfile(info, io.BytesIO(body))
+    assert bundles.read(gzip.compress(packed.getvalue())).module_names == ("main.mjs",)
+
+
+@pytest.mark.accept("7.5.corpus")
+def test_an_entry_of_two_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from Python 3.12 on, which takes the second name from an extra field."""
+    infolist = zipfile.ZipFile.infolist
+
+    def with_second_names(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+        entries = infolist(archive)
+        entries[-1].filename = "../up.mjs"
+        return entries
+
+    archive = zipped(good_files())
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", with_second_names)
+    with pytest.raises(InvalidRequest) as refused:
+        bundles.read(archive)
+    assert "damaged" in refused.value.details["issues"][0]["message"]
+
+
+@pytest.mark.accept("7.4.bundles")
 def test_the_limits_are_what_they_say() -> None:
     many = {f"m{number}.js": "" for number in range(498)}
     assert len(bundles.read(zipped(good_files(**many))).module_names) == 499
@@ -126,7 +158,11 @@ def test_a_hostile_archive_is_refused(case: str) -> None:
 
 @pytest.mark.accept("7.5.corpus")
 @pytest.mark.parametrize(
-    "case", ["one bomb in zip", "directory bomb that says it is small", "bomb of escapes"]
+    "case",
+    [
+        *("one bomb in zip", "directory bomb that says it is small", "bomb of escapes"),
+        *("global headers of many keywords", "map of a sparse file"),
+    ],
 )
 def test_a_bomb_takes_bounded_memory(case: str) -> None:
     archive = REFUSED[case][0]()

@@ -183,3 +183,28 @@ def test_a_closed_stream_leaves_nothing_behind() -> None:
         stream.close()
         stream.close()
     assert process.users == set()
+
+
+@pytest.mark.accept("7.events.bounds")
+async def test_one_stream_too_many_ends_one_of_the_user_who_has_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "MOST_STREAMS", 3)
+    it = a_feed()
+
+    def opened(user_id: str) -> Stream:
+        return it.open(Watcher(user_id), f"agt_{user_id}", 0, monotonic() + 60)
+
+    first, second, others = opened("usr_a"), opened("usr_a"), opened("usr_b")
+    newcomers = opened("usr_c")
+    assert [one.has_room for one in (others, newcomers)] == [True, True]
+    ended, goes_on = (first, second) if second.has_room else (second, first)
+    assert goes_on.has_room
+    assert [frame async for frame in ended.frames(b"first")] == [b"first"]
+    # It is closed once more when its client is gone.
+    ended.close()
+    for user_id in ("usr_a", "usr_d"):
+        with pytest.raises(Unavailable):
+            opened(user_id)
+    newcomers.close()
+    opened("usr_d")

@@ -6,7 +6,14 @@ import pytest
 from webhost_api.rate_limits import RateLimits, Rates
 from webhost_kit.errors import RateLimited
 
-RATES = Rates(reads=1, writes=1, deploys=1, registrations=3, registrations_per_address=2)
+RATES = Rates(
+    reads=1,
+    writes=1,
+    deploys=1,
+    registrations=3,
+    registrations_per_address=2,
+    unknown_keys_per_address=2,
+)
 
 
 @pytest.mark.accept("6.C1")

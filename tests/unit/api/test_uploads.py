@@ -34,11 +34,11 @@ async def test_bundles_are_unpacked_in_threads_few_at_a_time(
     monkeypatch.setattr(bundles, "read", slowly)
     unpacker = Unpacker()
 
-    async def unpack() -> str:
-        async with unpacker.unpacked(ARCHIVE) as packed:
+    async def unpack(user_id: str) -> str:
+        async with unpacker.unpacked(user_id, ARCHIVE) as packed:
             return packed.artifact.checksum
 
-    tasks = [asyncio.create_task(unpack()) for _ in range(AT_ONCE + 2)]
+    tasks = [asyncio.create_task(unpack(f"usr_{n}")) for n in range(AT_ONCE + 2)]
 
     async def begun() -> bool:
         return len(threads) == AT_ONCE
@@ -52,6 +52,33 @@ async def test_bundles_are_unpacked_in_threads_few_at_a_time(
     go_on.set()
     assert len(set(await asyncio.gather(*tasks))) == 1
     assert len(threads) == AT_ONCE + 2
+
+
+@pytest.mark.accept("7.4.uploads.aside")
+async def test_one_user_leaves_room_to_unpack_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, under_way = threading.Event(), list[bytes]()
+    read = bundles.read
+    others = zipped(good_files(**{"other.txt": "other"}))
+
+    def slowly(archive: bytes) -> bundles.Packed:
+        under_way.append(archive)
+        go_on.wait(10)
+        return read(archive)
+
+    monkeypatch.setattr(bundles, "read", slowly)
+    unpacker = Unpacker()
+
+    async def unpack(user_id: str, archive: bytes) -> None:
+        async with unpacker.unpacked(user_id, archive):
+            pass
+
+    tasks = [asyncio.create_task(unpack("usr_many", ARCHIVE)) for _ in range(AT_ONCE + 1)]
+    tasks.append(asyncio.create_task(unpack("usr_other", others)))
+    done, _ = await asyncio.wait(tasks, timeout=0.2)
+    assert not done
+    assert under_way == [ARCHIVE, others]
+    go_on.set()
+    await asyncio.gather(*tasks)
 
 
 class Stored(Artifacts):

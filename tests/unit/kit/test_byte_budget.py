@@ -60,6 +60,23 @@ async def test_whoever_stops_waiting_leaves_nothing_behind() -> None:
     assert budget.taken == 0
 
 
+async def test_whoever_gives_up_in_the_moment_of_a_release_takes_nothing_with_it() -> None:
+    budget = ByteBudget(total=10, share=10)
+    await budget.take("a", 10)
+    first, second = await waiting(budget, "b", 4), await waiting(budget, "c", 4)
+    # Their cancellation is under way, and neither of them has had its turn yet.
+    first.cancel()
+    second.cancel()
+    budget.release("a", 10)
+    await budget.take("d", 6)
+    assert await granted(first, second) == [True, True]
+    assert first.cancelled()
+    assert second.cancelled()
+    assert budget.taken == 6
+    budget.release("d", 6)
+    await budget.take("a", 10)
+
+
 async def test_what_is_not_free_now_can_be_left() -> None:
     budget = ByteBudget(total=10, share=6)
     assert budget.take_now("a", 6)

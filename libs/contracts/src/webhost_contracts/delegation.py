@@ -7,7 +7,8 @@ from msgspec import Meta
 
 from webhost_contracts.invoke import InvokeRequest
 
-Text = Meta(pattern=r"^[^\x00-\x1f\x7f]+$")
+Text = Meta(pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")
+"""In Python `$` is also before a newline at the end."""
 
 
 class Delegation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

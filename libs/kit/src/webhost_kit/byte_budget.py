@@ -60,6 +60,9 @@ class ByteBudget:
 
     def _serve(self) -> None:
         for granted, (user_id, size) in list(self._waiting.items()):
+            if granted.cancelled():
+                # Whoever waited for it takes it out when its turn comes.
+                continue
             if self._taken[user_id] + size > self._share:
                 continue
             if size > self._free:

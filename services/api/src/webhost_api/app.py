@@ -20,13 +20,22 @@ from webhost_kit.process.keys_watch import KeysWatch
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import App, Service
 
-from webhost_api import idempotency, openapi_paths, openapi_responses, recovery, source, uploads
+from webhost_api import (
+    idempotency,
+    openapi_paths,
+    openapi_responses,
+    recovery,
+    source,
+    turns,
+    uploads,
+)
 from webhost_api.artifacts import Artifacts
 from webhost_api.collector import Collector
 from webhost_api.commands import Commands
 from webhost_api.failures import handle_problems
 from webhost_api.feed import Feed
 from webhost_api.http import Dependencies
+from webhost_api.keys.access import Keys
 from webhost_api.middleware import Cors, RequestId
 from webhost_api.notices import Notices
 from webhost_api.projection import History
@@ -151,6 +160,7 @@ async def compose(service: Service, settings: Settings) -> None:
             deploys=settings.deploys_per_minute,
             registrations=settings.registrations_per_hour,
             registrations_per_address=settings.registrations_per_hour_and_address,
+            unknown_keys_per_address=settings.unknown_keys_per_minute_and_address,
         )
     )
     service.add("collector", Collector(database, bus, grace_s=settings.artifact_grace_s))
@@ -165,7 +175,9 @@ async def compose(service: Service, settings: Settings) -> None:
         bus=bus,
         verifier=verifier,
         users=Users(database, rate_limits),
+        keys=Keys(database, rate_limits),
         rate_limits=rate_limits,
+        changes=turns.changes(),
         artifacts=Artifacts(bus, database),
         tiers=tiers,
         commands=commands,

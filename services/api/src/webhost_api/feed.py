@@ -35,7 +35,7 @@ from webhost_api.watchers import Watcher, good_until_ms
 log = structlog.get_logger(__name__)
 
 MOST_STREAMS = 1_000
-"""In one process."""
+"""In one process. One more ends a stream of the user who has most."""
 IDLE_S = 30.0
 RETRY_S = 1.0
 CHECK_EVERY_S = 0.25
@@ -83,7 +83,8 @@ class Feed:
     def open(self, watcher: Watcher, agent_id: str, position: int, until_s: float) -> Stream:
         """Open a stream that ends at `until_s` (monotonic seconds) at the latest.
 
-        Raises RateLimited where the user has too many, or Unavailable.
+        Raises RateLimited where the user has too many, or Unavailable where all have and none of
+        the others has more.
         """
         if self._by_user[watcher.user_id] >= self._per_user:
             raise RateLimited(
@@ -95,7 +96,7 @@ class Feed:
                 "close one first.",
             )
         if self._count >= MOST_STREAMS:
-            raise Unavailable("Too many event streams are open; try again shortly.")
+            self._make_room_for(watcher.user_id)
         stream = Stream(
             watcher, agent_id, position, until_s, on_room=self._wake.set, on_close=self._closed
         )
@@ -103,6 +104,15 @@ class Feed:
         self._by_user[watcher.user_id] += 1
         self._counted(1)
         return stream
+
+    def _make_room_for(self, user_id: str) -> None:
+        """End a stream of the user who has most. Raises Unavailable where nobody has more."""
+        most, count = self._by_user.most_common(1)[0]
+        if count <= self._by_user[user_id] + 1:
+            raise Unavailable("Too many event streams are open; try again shortly.")
+        stream = next(one for one in self._all() if one.watcher.user_id == most)
+        stream.end()
+        stream.close()
 
     def _closed(self, stream: Stream) -> None:
         streams = self._streams.get(stream.agent_id, set())

@@ -235,9 +235,9 @@ async def tier_of(
 async def require_enabled(connection: AsyncConnection, user_id: str) -> None:
     """Raise Unauthorized where the account is disabled.
 
-    It can then make no agent, deploy nothing, activate nothing and watch no events; it can read,
-    describe, disable, enable and delete what is there. A deploy that runs goes on: what it deploys
-    cannot be invoked.
+    It can then make no agent and no API key, upload, deploy and activate nothing, set no secret and
+    watch no events; it can read, describe, disable, enable and delete what is there. A deploy that
+    runs goes on: what it deploys cannot be invoked.
     """
     query = sa.select(accounts.c.disabled).where(accounts.c.user_id == user_id)
     if await connection.scalar(query):

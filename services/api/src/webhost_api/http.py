@@ -1,7 +1,8 @@
 """What all routes share: authentication, rate limits, bounded bodies, idempotency.
 
 Guarantees: the caller is known and within its rate limits, and the body bounded, before anything is
-parsed; a decision and its recorded answer are one transaction. Failures are raised, see `failures`.
+parsed; few changes of one user are made at a time, see `turns`; a decision and its recorded answer
+are one transaction. Failures are raised, see `failures`.
 On replay (the same idempotency key): the first answer again, see `idempotency`.
 """
 
@@ -32,12 +33,20 @@ from webhost_api.archives.entries import MAX_PACKED_BYTES
 from webhost_api.artifacts import Artifacts
 from webhost_api.commands import Commands
 from webhost_api.feed import Feed
-from webhost_api.handlers import Caller, Tiers, agent_not_found, deployment_not_found
+from webhost_api.handlers import (
+    Caller,
+    Tiers,
+    agent_not_found,
+    deployment_not_found,
+    require_enabled,
+)
 from webhost_api.idempotency import Answer, IdempotencyKey, once, recorded
 from webhost_api.keys import access
+from webhost_api.keys.access import Keys
 from webhost_api.keys.handlers import key_not_found
 from webhost_api.rate_limits import Cost, RateLimits
 from webhost_api.secrets import Secrets
+from webhost_api.turns import Turns
 from webhost_api.uploads import Unpacker
 from webhost_api.users import Users
 
@@ -56,7 +65,9 @@ class Dependencies:
     bus: Bus
     verifier: TokenVerifier
     users: Users
+    keys: Keys
     rate_limits: RateLimits
+    changes: Turns
     artifacts: Artifacts
     tiers: Tiers
     commands: Commands
@@ -96,7 +107,7 @@ class UserRoute(APIRoute):
     async def _handled(self, request: Request, handle: Handler) -> Response:
         async with _room(request, deps(request).bodies, self.max_body_bytes):
             body = await _bounded_body(request, self.max_body_bytes)
-        return await handle(Request(request.scope, _receiving(body)))
+        return await _in_turn(request, handle, body)
 
 
 class DeployRoute(UserRoute):
@@ -114,16 +125,20 @@ class PointerRoute(UserRoute):
 
 
 class UploadRoute(UserRoute):
-    """A route whose body is an archive: it has room of its own, until the request is answered."""
+    """A route whose body is an archive: it has room of its own, until the request is answered, and
+    nothing of it is read for a disabled account.
+    """
 
     max_body_bytes = MAX_PACKED_BYTES
     cost_of_writing = "deploys"
     scope_of_writing = "deploy"
 
     async def _handled(self, request: Request, handle: Handler) -> Response:
+        async with deps(request).database.transaction() as connection:
+            await require_enabled(connection, caller(request).user_id)
         async with _room(request, deps(request).archives, self.max_body_bytes):
             body = await _bounded_body(request, self.max_body_bytes)
-            return await handle(Request(request.scope, _receiving(body)))
+            return await _in_turn(request, handle, body)
 
 
 class SecretsRoute(UserRoute):
@@ -255,7 +270,8 @@ def as_json(schema: BaseModel) -> bytes:
 async def _authenticated(request: Request, cost: Cost) -> Caller:
     deps = cast(Dependencies, request.app.state.dependencies)
     authorization = request.headers.get("Authorization")
-    found = await access.key_of(deps.database, authorization)
+    address = address_of(request.scope)
+    found = await deps.keys.find(authorization, address)
     if found is not None:
         key, presented = found
         deps.rate_limits.acquire(cost, key.user_id)
@@ -264,7 +280,7 @@ async def _authenticated(request: Request, cost: Cost) -> Caller:
     principal = await deps.verifier.verify(authorization)
     deps.rate_limits.acquire(cost, principal.user_id)
     metadata = _metadata(request, f"user:{principal.user_id}")
-    await deps.users.ensure(principal, metadata, address_of(request.scope))
+    await deps.users.ensure(principal, metadata, address)
     return Caller(principal.user_id, metadata, good_until_ms=principal.expires_at * 1000)
 
 
@@ -274,6 +290,14 @@ def _metadata(request: Request, actor: str) -> EventMetadata:
         request_id=request.headers[problems.REQUEST_ID_HEADER],
         traceparent=problems.traceparent_from(request.headers.get("traceparent")),
     )
+
+
+async def _in_turn(request: Request, handle: Handler, body: bytes) -> Response:
+    whole = Request(request.scope, _receiving(body))
+    if request.method in READING:
+        return await handle(whole)
+    async with deps(request).changes.turn(caller(request).user_id):
+        return await handle(whole)
 
 
 def _room(request: Request, bodies: Bodies, limit: int) -> AbstractAsyncContextManager[None]:

@@ -16,17 +16,20 @@ HOUR_S = 3600
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """The first three: requests of a user per minute; the others: new users per hour."""
+    """The first three: requests of a user per minute; then new users per hour; the last: API keys
+    per minute that were not good before.
+    """
 
     reads: int
     writes: int
     deploys: int
     registrations: int
     registrations_per_address: int
+    unknown_keys_per_address: int
 
 
 class RateLimits:
-    """One limiter for each class of cost, and two for registrations."""
+    """One limiter for each class of cost, two for registrations, one for unknown API keys."""
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
@@ -37,6 +40,7 @@ class RateLimits:
         }
         self._per_issuer = RateLimiter("registrations", window_s=HOUR_S)
         self._per_address = RateLimiter("registrations-per-address", window_s=HOUR_S)
+        self._unknown_keys = RateLimiter("unknown-keys")
 
     def acquire(self, cost: Cost, user_id: str) -> None:
         """Take one of a user's requests. Raises RateLimited."""
@@ -51,3 +55,7 @@ class RateLimits:
         now_s = monotonic()
         self._per_address.acquire(address, self._rates.registrations_per_address, now_s)
         self._per_issuer.acquire(issuer, self._rates.registrations, now_s)
+
+    def acquire_unknown_key(self, address: str) -> None:
+        """Take one look-up of a key that may be made up. Raises RateLimited."""
+        self._unknown_keys.acquire(address, self._rates.unknown_keys_per_address, monotonic())

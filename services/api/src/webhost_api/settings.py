@@ -32,6 +32,9 @@ class Settings(LongestCall, CountsAddresses, UserFacingSettings):
     """The most new users of one issuer per hour, at each api."""
     registrations_per_hour_and_address: PositiveInt = 600
     """The most new users per hour from one address (of IPv6: one /64 network), at each api."""
+    unknown_keys_per_minute_and_address: PositiveInt = 600
+    """The most API keys per minute from one address (of IPv6: one /64 network) that were not good
+    when they came before, or are new to the api, at each api."""
     artifact_grace_s: Annotated[float, Field(gt=0)] = 24 * 3600
     """Seconds for which deployed code is stored at least, also when no deployment needs it."""
     event_streams_per_user: PositiveInt = 20

@@ -1,8 +1,9 @@
 """Uploaded bundles: unpacked aside, kept as rows until they expire.
 
-Guarantees: a bundle is unpacked and stored by AT_ONCE at a time, in threads of their own, so that
-no other request waits for it; of one user at most MOST_LIVE uploads, of MOST_LIVE_BYTES, can be
-deployed at a time, exactly; an upload can be deployed for KEPT_MS, by its user alone.
+Guarantees: a bundle is unpacked and stored by AT_ONCE at a time, one of them a user's, in threads
+of their own, so that no other request waits for it; of one user at most MOST_LIVE uploads, of
+MOST_LIVE_BYTES, can be deployed at a time, exactly; an upload can be deployed for KEPT_MS, by its
+user alone.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from webhost_api.bundles import Packed
 from webhost_api.handlers import Caller, lock_user
 from webhost_api.schemas.uploads import ManifestSchema
 from webhost_api.tables import uploads
+from webhost_api.turns import Turns
 
 KEPT_MS = 24 * 3600 * 1000
 """No shorter than an idempotency key is remembered."""
@@ -34,6 +36,8 @@ MOST_LIVE = 50
 MOST_LIVE_BYTES = 256 * MIB
 AT_ONCE = 2
 WAIT_S = 10.0
+
+_BUSY = "Too many bundles are being unpacked; try again shortly."
 
 
 class Upload(Struct, frozen=True, kw_only=True):
@@ -66,25 +70,27 @@ class Unpacker:
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(AT_ONCE)
+        self._of_user = Turns(1, WAIT_S, _BUSY)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="unpack")
 
     @asynccontextmanager
-    async def unpacked(self, archive: bytes) -> AsyncGenerator[Packed]:
-        """Hold the bundle in an archive. Raises InvalidRequest, or Unavailable where others' take
-        too long.
+    async def unpacked(self, user_id: str, archive: bytes) -> AsyncGenerator[Packed]:
+        """Hold the bundle in a user's archive. Raises InvalidRequest, or Unavailable where those
+        before it take too long.
         """
-        try:
-            async with asyncio.timeout(WAIT_S):
-                await self._free.acquire()
-        except TimeoutError as error:
-            raise Unavailable("Too many bundles are being unpacked; try again shortly.") from error
-        try:
-            unpacking = asyncio.get_running_loop().run_in_executor(
-                self._threads, bundles.read, archive
-            )
-            yield await unpacking
-        finally:
-            self._free.release()
+        async with self._of_user.turn(user_id):
+            try:
+                async with asyncio.timeout(WAIT_S):
+                    await self._free.acquire()
+            except TimeoutError as error:
+                raise Unavailable(_BUSY) from error
+            try:
+                unpacking = asyncio.get_running_loop().run_in_executor(
+                    self._threads, bundles.read, archive
+                )
+                yield await unpacking
+            finally:
+                self._free.release()
 
 
 async def require_room(connection: AsyncConnection, caller: Caller, artifact: Artifact) -> None:

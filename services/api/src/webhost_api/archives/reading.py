@@ -18,10 +18,10 @@ from webhost_api.archives.entries import File
 
 _UNREADABLE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, ValueError),
-    *(NotImplementedError, RuntimeError, OverflowError, LookupError),
+    *(NotImplementedError, RuntimeError, OverflowError, LookupError, MemoryError),
 )
 """What the standard library raises for an archive that is broken; RuntimeError is, among others,
-one that is nested too deep."""
+one that is nested too deep, MemoryError one whose sizes cannot be."""
 
 
 def read(body: bytes) -> list[File]:

@@ -36,6 +36,9 @@ def unzip(body: bytes) -> list[File]:
     with zipfile.ZipFile(BytesIO(body)) as archive:
         entries = archive.infolist()
     check([_zip_entry(info) for info in entries])
+    # From Python 3.12 on a name in an extra field (Info-ZIP's 0x7075) replaces the one checked.
+    if any(info.filename != info.orig_filename for info in entries):
+        raise zipfile.BadZipFile("an entry has two names")
     budget = Budget()
     files: list[File] = []
     end = 0

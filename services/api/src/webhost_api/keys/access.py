@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from cachetools import LRUCache
 from webhost_contracts import api_keys, ids
 from webhost_contracts.api_keys import KeyScope, Presented
 from webhost_kit.clock import now_ms
@@ -22,7 +23,10 @@ from webhost_kit.http.auth import bad_token, bearer_of, require_scope
 from webhost_api.handlers import Caller, agent_not_found, deployment_not_found
 from webhost_api.keys import store
 from webhost_api.keys.model import ApiKey
+from webhost_api.rate_limits import RateLimits
 from webhost_api.tables import deployments
+
+REMEMBERED_KEYS = 10_000
 
 E = TypeVar("E", bound=Callable[..., Any])
 
@@ -35,24 +39,40 @@ def open_to_limited(endpoint: E) -> E:
     return endpoint
 
 
-async def key_of(database: Database, authorization: str | None) -> tuple[ApiKey, Presented] | None:
-    """Return the good key of an `Authorization` header, as stored and as presented; None where it
-    holds no key.
-
-    Raises BadToken for a key that is not good, or Unavailable.
+class Keys:
+    """Looks keys up. One that was not good the last time costs its address, before it is looked up:
+    a key can be made up by anybody. One that was good waits for nobody.
     """
-    token = bearer_of(authorization)
-    if token is None or not api_keys.is_key(token):
-        return None
-    presented = api_keys.parse(token)
-    if presented is None:
-        raise bad_token()
-    async with database.transaction() as connection:
-        require_verified(connection)
-        key = await store.load(connection, presented.key_id)
-    if key is None or key.good_until_ms(presented) <= now_ms():
-        raise bad_token()
-    return key, presented
+
+    def __init__(self, database: Database, rate_limits: RateLimits) -> None:
+        self._database = database
+        self._rate_limits = rate_limits
+        self._good: LRUCache[Presented, None] = LRUCache(REMEMBERED_KEYS)
+
+    async def find(
+        self, authorization: str | None, address: str
+    ) -> tuple[ApiKey, Presented] | None:
+        """Return the good key of an `Authorization` header, as stored and as presented; None where
+        it holds no key.
+
+        Raises BadToken for a key that is not good, RateLimited or Unavailable.
+        """
+        token = bearer_of(authorization)
+        if token is None or not api_keys.is_key(token):
+            return None
+        presented = api_keys.parse(token)
+        if presented is None:
+            raise bad_token()
+        if presented not in self._good:
+            self._rate_limits.acquire_unknown_key(address)
+        async with self._database.transaction() as connection:
+            require_verified(connection)
+            key = await store.load(connection, presented.key_id)
+        if key is None or key.good_until_ms(presented) <= now_ms():
+            self._good.pop(presented, None)
+            raise bad_token()
+        self._good[presented] = None
+        return key, presented
 
 
 def require_jwt(caller: Caller) -> None:

@@ -11,7 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events import Event
 from webhost_kit.errors import NotFound
 
-from webhost_api.handlers import Caller, Tiers, agent_not_found, lock_user, require_room, tier_of
+from webhost_api.handlers import (
+    Caller,
+    Tiers,
+    agent_not_found,
+    lock_user,
+    require_enabled,
+    require_room,
+    tier_of,
+)
 from webhost_api.keys import decisions, store
 from webhost_api.keys.decisions import CreateKey
 from webhost_api.keys.model import ApiKey
@@ -29,9 +37,11 @@ async def create_key(
 ) -> ApiKey:
     """Make a key.
 
-    Raises NotFound where an agent is not the user's, InvalidRequest, LimitExceeded or RateLimited.
+    Raises Unauthorized where the account is disabled, NotFound where an agent is not the user's,
+    InvalidRequest, LimitExceeded or RateLimited.
     """
     await lock_user(connection, caller)
+    await require_enabled(connection, caller.user_id)
     await _require_own_agents(connection, caller, command.agent_ids or ())
     at_ms = caller.metadata.at_ms
     live = await store.count_live(connection, caller.user_id, at_ms)

@@ -64,6 +64,7 @@ async def set_secrets(
         if (response := await first_response(connection, key)) is not None:
             return response
         agent = await queries.agent(connection, caller.user_id, agent_id)
+        await handlers.require_enabled(connection, caller.user_id)
         _, allowed = await handlers.tier_of(connection, deps.tiers, caller.user_id)
     _require_declared(agent, body)
     values = {name: value.get_secret_value() for name, value in body.secrets.items()}

@@ -43,7 +43,7 @@ _BODY = {
 async def upload(deps: Deps, caller: CurrentCaller, key: RequestKey, request: Request) -> Response:
     """Upload a bundle of modules, to be deployed by its id."""
     _require_archive(request.headers.get("Content-Type"))
-    async with deps.unpacker.unpacked(await request.body()) as packed:
+    async with deps.unpacker.unpacked(caller.user_id, await request.body()) as packed:
         upload_id = await idempotency.id_for(
             deps.database, deps.tiers, key, ids.UPLOAD, caller.metadata.at_ms
         )
