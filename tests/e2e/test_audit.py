@@ -136,6 +136,7 @@ def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> N
     assert {entry[1] for entry in entries} == {*AUDITED.values()} - {
         "agent.updated",
         "deployment.retired",
+        "deployment.telemetry_key_revoked",
         "key.rotated",
         "telemetry.rejected",
     }

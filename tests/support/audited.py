@@ -12,6 +12,7 @@ AUDITED = {
     "deployment.succeeded.v1": "deployment.succeeded",
     "deployment.failed.v1": "deployment.failed",
     "deployment.torn_down.v1": "deployment.torn_down",
+    "deployment.telemetry_key_revoked.v1": "deployment.telemetry_key_revoked",
     "teardown.finished.v1": "agent.torn_down",
     "secret.set.v1": "secrets.set",
     "secret.deleted.v1": "secrets.deleted",

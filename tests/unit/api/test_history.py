@@ -50,6 +50,7 @@ FIELDS = {
     "key.created.v1": {"name", "scopes", "agentIds", "expiresAtMs", "limits"},
     "key.rotated.v1": {"previousExpiresAtMs"},
     "delegation.refused.v1": {"source", "code", "reason"},
+    "report.rejected.v1": {"code", "reason"},
 }
 """The test's own list: whoever shows one more field says so here, too. All others show none."""
 
