@@ -53,12 +53,12 @@ IMPORTS = {
         "OBJ_ARTIFACTS": {*READING_ARTIFACTS, "_INBOX.deployer.>"},
     },
     "gateway": {
-        "EVENTS": {"$JS.API.INFO", *reading("EVENTS")},
+        "EVENTS": {"$JS.API.INFO", *reading("EVENTS"), "evt.*.delegation.>"},
         "USAGE": {"$JS.API.STREAM.INFO.USAGE", "usage.*.gateway"},
         "KV_TOTALS": reading("KV_TOTALS"),
     },
     "telemetry-ingest": {
-        "EVENTS": {"$JS.API.INFO", *reading("EVENTS")},
+        "EVENTS": {"$JS.API.INFO", *reading("EVENTS"), "evt.*.report.>"},
         "USAGE": {"$JS.API.STREAM.INFO.USAGE", "usage.*.telemetry-ingest"},
     },
     "billing": {
