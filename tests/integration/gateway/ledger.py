@@ -14,6 +14,7 @@ from webhost_gateway.ledger.admission_statement import STATEMENT_TIMEOUT_S
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
 from webhost_gateway.ledger.reaper import Reaper
+from webhost_gateway.ledger.recording import Recording
 from webhost_gateway.model import Invocation, Outcome
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
@@ -38,13 +39,14 @@ class Ledger:
     admission: Admission
     reaper: Reaper
 
-    def record(self, invocation: Invocation) -> None:
+    def record(self, invocation: Invocation, answer: Recording | None = None) -> None:
         self.outcomes.record(
             invocation,
             Outcome(outcome="succeeded", wall_ms=1),
             now_ms(),
             request_id=None,
             traceparent=None,
+            answer=answer,
         )
 
     def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
