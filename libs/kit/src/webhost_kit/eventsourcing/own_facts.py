@@ -102,6 +102,7 @@ class OwnFacts:
 
         Raises StreamDiverged where it does, and as `republish` does. Reads all of the history.
         """
+        lost = 0
         async for progress in self.republish(dry_run=True):
             lost = progress.lost
         if lost:
