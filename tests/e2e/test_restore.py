@@ -220,6 +220,9 @@ def test_the_streams_are_restored_to_an_earlier_state(
     nats, backup = stack.data_dir / "nats", tmp_path / "backup"
     with stack.stopped():
         copy(nats, backup)
+    key = user.caller.http.post("/v1/keys", json={"name": "old", "scopes": ["invoke"]}).json()
+    bearer = {"Authorization": f"Bearer {key['token']}"}
+    assert user.caller.http.delete(f"/v1/keys/{key['key']['id']}").is_success
     seen = more_life(user, agent)
     assert stack.stop() == 0
     shutil.rmtree(nats)
@@ -232,6 +235,15 @@ def test_the_streams_are_restored_to_an_earlier_state(
         "a halt",
         seconds=SETTLED_S,
     )
+    # In the wrong order, it says so, and nobody takes what is left for all that there is.
+    refused = stack.webhost("streams", "replay", "--halted", check=False)
+    assert "`webhost streams republish` first" in refused.stderr
+    refused = stack.webhost("streams", "replay", "gateway.routes", check=False)
+    assert "own-facts is halted, and comes first" in refused.stderr
+    assert {"api.own-facts", "gateway.routes"} <= halted(stack)
+    path = f"/v1/invoke/{agent['id']}"
+    called = user.caller.http.post(path, json={"input": {"prompt": "hello"}}, headers=bearer)
+    assert called.status_code in (401, 503), called.text
     assert any(found["published"] for found in republish(stack).values())
     stack.webhost("streams", "replay", "--halted")
     stack.until_ready()

@@ -19,7 +19,8 @@ from webhost_contracts.wire import Wire
 from webhost_cli.errors import CommandError, ExitCode
 
 REPLY_S = 5.0
-REPLAY_S = 60.0
+REPLAY_S = 600.0
+"""Own facts are compared with all of their stream before."""
 
 R = TypeVar("R", ReplayReply, ParkedReply, ProjectionsReply, ReplayParkedReply)
 

@@ -1,7 +1,7 @@
 """`webhost streams …`, for operators: projections, and facts that a stream lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -23,6 +23,7 @@ SILENCE_S = 60.0
 """A service that is silent for this long counts as gone."""
 
 EVENTS = "EVENTS"
+OWN_FACTS = ".own-facts"
 
 Found = dict[str, tuple[ProjectionState, ...] | None]
 """Each service's projections, None where it does not answer."""
@@ -85,14 +86,16 @@ def replay(
     """Restart a projection from the beginning of its stream.
 
     Rows that follow from the stream alone are rebuilt; others stay, and facts already folded into
-    them are skipped.
+    them are skipped. Refused while facts are missing on EVENTS: `republish` first.
     """
     if (projection is None) is not halted:
         raise CommandError("give one projection, or --halted", ExitCode.USAGE)
 
     async def work() -> None:
         async with bus.connected(url) as client:
-            names = [projection] if projection else await _all_halted(client)
+            states = await _states(client)
+            names = [projection] if projection else _in_order(filter(_halted, states))
+            _require_own_facts(names, states)
             for name in names:
                 await services.replay(client, name)
                 output.say(f"{name} restarts from the beginning of its stream")
@@ -107,9 +110,40 @@ def _halted(state: ProjectionState) -> bool:
     return (state.problem or "").startswith("halted")
 
 
-async def _all_halted(client: Client) -> list[str]:
-    states = [await services.projections(client, service) for service in maintenance.SERVICES]
-    return [state.name for found in states for state in found or () if _halted(state)]
+def _is_own_facts(name: str) -> bool:
+    return name.endswith(OWN_FACTS)
+
+
+async def _states(client: Client) -> list[ProjectionState]:
+    """Return every projection. Raises CommandError where an owner of facts does not answer."""
+    states: list[ProjectionState] = []
+    for service in maintenance.SERVICES:
+        found = await services.projections(client, service)
+        if found is None and service in maintenance.REPUBLISHERS:
+            raise CommandError(
+                f"{service} does not answer: facts of its may be missing on {EVENTS}",
+                ExitCode.UNAVAILABLE,
+            )
+        states += found or ()
+    return states
+
+
+def _in_order(states: Iterable[ProjectionState]) -> list[str]:
+    """Name them, own facts first: where those are refused, nobody else reads what is left."""
+    names = [state.name for state in states]
+    return sorted(names, key=lambda name: not _is_own_facts(name))
+
+
+def _require_own_facts(names: Sequence[str], states: Sequence[ProjectionState]) -> None:
+    """Raise CommandError where one of EVENTS is named, but not the own facts that are halted."""
+    reads_events = any(
+        state.name in names and state.stream == EVENTS and not _is_own_facts(state.name)
+        for state in states
+    )
+    for state in states:
+        left_out = _is_own_facts(state.name) and _halted(state) and state.name not in names
+        if reads_events and left_out:
+            raise CommandError(f"{state.name} is halted, and comes first; or use --halted")
 
 
 def republish(

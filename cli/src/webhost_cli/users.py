@@ -86,6 +86,12 @@ def _set_status(
         output.print_json(answer)
     else:
         output.say(f"{user} is {answer.status}")
+    if answer.waits:
+        output.aside(
+            "recorded, and not in force yet: billing could not publish it so far (its /readyz says"
+            " why; see docs/runbooks/full-streams.md)",
+            style="yellow",
+        )
 
 
 async def _asked(url: str, subject: str, request: Wire, kind: type[R]) -> R:

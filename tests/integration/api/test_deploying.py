@@ -281,3 +281,15 @@ async def test_a_lost_artifact_store_is_made_again(own_harness: Harness) -> None
     assert gone["message"] == "The code of this deployment is no longer stored; deploy it again."
     new = await user.deploy(agent["id"], moduleCode=MODULE)
     assert ok(await user.http.get(f"/v1/deployments/{new['id']}/source"))["modules"]
+
+
+async def test_code_that_has_lost_its_content_is_stored_again(harness: Harness, user: User) -> None:
+    agents = [(await user.create())["id"] for _ in range(2)]
+    code = "export default { invoke: () => 'content' };"
+    await user.deploy(agents[0], moduleCode=code)
+    await harness.bus.js.purge_stream(
+        subjects.ARTIFACTS_STREAM, subject=f"$O.{subjects.ARTIFACTS_BUCKET}.C.>"
+    )
+    deployment = await user.deploy(agents[1], moduleCode=code)
+    answer = await user.http.get(f"/v1/deployments/{deployment['id']}/source")
+    assert code in ok(answer)["modules"][0]["content"]

@@ -68,10 +68,10 @@ async def resumed(user: User, agent_id: str, cut: int) -> list[Seen]:
     async with watching(user, agent_id, 0) as watcher:
         await watcher.bytes(cut)
     before = watcher.seen
-    last = max((one.id or 0 for one in before), default=0)
-    if last == STEPS:
+    last = before[-1] if before else None
+    if last is not None and last.id == STEPS:
         return before
-    async with watching(user, agent_id, last) as watcher:
+    async with watching(user, agent_id, last.whole_id if last else 0) as watcher:
         await watcher.until_id(STEPS)
     return before + watcher.seen
 
@@ -205,9 +205,34 @@ async def test_what_cannot_be_resumed_is_said(harness: Harness, user: User, posi
     assert watcher.ids == [*expected, STEPS, STEPS + 1]
 
 
+@pytest.mark.accept("7.events.reset")
+async def test_an_event_that_took_anothers_number_is_not_taken_for_it(
+    harness: Harness, user: User
+) -> None:
+    """After a restore of all, its number may be that of what happened since."""
+    agent_id = await a_short_life(harness, user)
+    async with watching(user, agent_id, 0) as watcher:
+        await watcher.until_id(STEPS)
+    fifth = watcher.seen[4]
+    assert fifth.whole_id == f"5-{fifth.data['id'][-8:]}"
+    other = new_id(ids.EVENT, now_ms())
+    query = "UPDATE history SET event_id = :other WHERE agent_id = :a AND number = 5"
+    await harness.execute(query, a=agent_id, other=other)
+    async with watching(user, agent_id, fifth.whole_id) as watcher:
+        reset = await watcher.until("reset")
+    assert watcher.ids == [STEPS]
+    async with watching(user, agent_id, reset.whole_id) as watcher:
+        ok(await user.http.post(f"/v1/agents/{agent_id}/disable"))
+        await watcher.until("agent.disabled.v1")
+    assert watcher.ids == [STEPS + 1]
+    async with watching(user, agent_id, f"5-{other[-8:]}") as watcher:
+        await watcher.until_id(STEPS + 1)
+    assert watcher.ids == list(range(6, STEPS + 2))
+
+
 async def test_an_id_that_is_none_is_refused(user: User) -> None:
     agent_id = (await user.create())["id"]
-    for id_ in ("evt_1", "-1", "1" * 16):
+    for id_ in ("evt_1", "-1", "1" * 16, "1-", "1-7m2q9xk", "1-7M2Q9XK4"):
         answer = await user.http.get(
             f"/v1/agents/{agent_id}/events", headers={"Last-Event-ID": id_}
         )

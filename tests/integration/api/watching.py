@@ -16,11 +16,12 @@ PATIENCE_S = 20
 
 @dataclass(frozen=True)
 class Seen:
-    """One event, complete with its blank line."""
+    """One event, complete with its blank line. Of its id, `id` is the number alone."""
 
     name: str
     data: dict[str, Any]
     id: int | None = None
+    whole_id: str | None = None
 
 
 def events_in(stream: bytes) -> list[Seen]:
@@ -29,8 +30,9 @@ def events_in(stream: bytes) -> list[Seen]:
     for block in stream.decode("utf-8", "ignore").split("\n\n")[:-1]:
         fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
         if "data" in fields:
-            number = int(fields["id"]) if "id" in fields else None
-            found.append(Seen(fields["event"], json.loads(fields["data"]), number))
+            whole_id = fields.get("id")
+            number = None if whole_id is None else int(whole_id.partition("-")[0])
+            found.append(Seen(fields["event"], json.loads(fields["data"]), number, whole_id))
     return found
 
 
@@ -92,7 +94,7 @@ class Watcher:
 
 @asynccontextmanager
 async def watching(
-    user: User, agent_id: str, after: int | None = None, *, url: str = ""
+    user: User, agent_id: str, after: int | str | None = None, *, url: str = ""
 ) -> AsyncGenerator[Watcher]:
     """Watch an agent's events behind this id, or from now on; cut at the end of the block."""
     headers = {} if after is None else {"Last-Event-ID": str(after)}

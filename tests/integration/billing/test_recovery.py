@@ -105,3 +105,25 @@ async def test_totals_go_on_when_usage_begins_again(billing: Billing) -> None:
     assert difference.rebuilt is not None
     assert difference.rebuilt.requests == 1
     assert await billing.folded() == folded
+
+
+@pytest.mark.accept("6.C3.streams")
+async def test_who_disables_an_account_hears_that_it_is_not_in_force(billing: Billing) -> None:
+    """Its fact waits for room; a repeat says the same, until it is published."""
+    config = (await billing.bus.js.stream_info(subjects.EVENTS)).config
+    await billing.bus.js.update_stream(config.evolve(max_bytes=1))
+    request = SetAccountStatusRequest(user_id=ALICE, status="disabled", operator="olivia")
+
+    async def waits() -> bool:
+        subject = subjects.RPC_SET_ACCOUNT_STATUS
+        reply = await rpc.call(billing.bus, subject, request, SetAccountStatusReply)
+        assert reply.status == "disabled"
+        return reply.waits
+
+    assert await waits()
+    await billing.bus.js.update_stream(config)
+
+    async def in_force() -> bool:
+        return not await waits()
+
+    await eventually(in_force, "the account to be disabled")

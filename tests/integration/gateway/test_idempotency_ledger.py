@@ -135,6 +135,35 @@ async def test_a_repeat_takes_nothing_of_a_limit_and_a_refused_call_no_key(
         assert {row[0] for row in here.rows("SELECT key FROM idempotency")} == {"a", "b"}
 
 
+@pytest.mark.accept("7.7.failures")
+async def test_an_answer_that_comes_after_its_call_was_given_up_is_not_kept(
+    database_url: str,
+) -> None:
+    """Its repeats were told that it is not known how the call ended, which is final."""
+    upgrade(database_url, "webhost_gateway")
+    keys = ResponseKeys.parse(RESPONSE_KEYS)
+    async with ledger(database_url) as here:
+        calls = {key: an_invocation("usr_1") for key in ("frozen", "in time")}
+        for key, call in calls.items():
+            await here.admission.admit(call, TIER, claim=claim_of(call, key))
+        given_up = "UPDATE invocations SET finished_at_ms = 1 WHERE id = %s"
+        here.rows(given_up, calls["frozen"].id)
+        for key, call in calls.items():
+            answer = Recording(claim_of(call, key), keys, ByteBudget(1_000, 1_000))
+            answer.add(b"{}")
+            answer.end(200, "application/json")
+            here.record(call, answer)
+
+        async def stored() -> bool:
+            found = here.rows(
+                "SELECT key, finished_at_ms IS NOT NULL, response IS NOT NULL"
+                " FROM idempotency ORDER BY key"
+            )
+            return found == [("frozen", False, False), ("in time", True, True)]
+
+        await eventually(stored, "the answer in time alone")
+
+
 @pytest.mark.accept("7.7.kept")
 async def test_old_answers_and_keys_are_removed_each_in_its_time(database_url: str) -> None:
     """Another bound for each kind; what is young, and a key without an answer, stays."""

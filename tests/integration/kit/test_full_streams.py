@@ -1,5 +1,7 @@
 """A stream that fills up is announced; one that is full refuses what is new and drops nothing."""
 
+import asyncio
+
 import pytest
 from nats.errors import Error as NatsError
 from nats.js.api import DiscardPolicy
@@ -7,6 +9,7 @@ from prometheus_client import REGISTRY
 from webhost_contracts import subjects
 from webhost_contracts.commands import TEAR_DOWN_AGENT, TearDownAgent
 from webhost_kit.bus import publishing, streams
+from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.publishing import Message
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.eventsourcing.relay import BATCH, Relay
@@ -111,7 +114,7 @@ async def test_facts_wait_for_room_and_are_published_then(harness: Harness) -> N
         await create(harness, "agt_1", "first", "second")
 
         async def complains() -> bool:
-            return relay.check() is not None
+            return relay.check() == "not acknowledged: evt (maximum bytes exceeded)"
 
         await eventually(complains, "the relay to complain")
         assert await harness.scalar("SELECT count(*) FROM outbox") == 2
@@ -124,6 +127,40 @@ async def test_facts_wait_for_room_and_are_published_then(harness: Harness) -> N
         await eventually(well, "the relay to be well")
     assert (await harness.bus.js.stream_info(subjects.EVENTS)).state.first_seq == 1
     assert filled > 0
+
+
+@pytest.mark.accept("6.C3.streams")
+async def test_a_refusal_is_shown_until_something_is_acknowledged(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the relay leads again, and the server of a full disk does not answer."""
+    tries, goes_on = 0, asyncio.Event()
+
+    async def publish(bus: Bus, message: Message) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise TimeoutError
+        await goes_on.wait()
+        await publishing.publish(bus, message)
+
+    monkeypatch.setattr("webhost_kit.eventsourcing.relay.publish", publish)
+    await create(harness, "agt_1", "first")
+    relay = Relay(harness.dsn, harness.bus)
+    async with in_background(relay.run()):
+
+        async def tries_again() -> bool:
+            return tries == 2
+
+        await eventually(tries_again, "a second try")
+        assert "not acknowledged: evt (no answer; " in (relay.check() or "")
+        goes_on.set()
+
+        async def well() -> bool:
+            return relay.check() is None
+
+        await eventually(well, "the relay to be well")
+        assert await harness.scalar("SELECT count(*) FROM outbox") == 0
 
 
 @pytest.mark.accept("6.C3.streams")

@@ -3,18 +3,19 @@
 from time import monotonic
 
 import pytest
-from webhost_api.event_stream import Found, Stream, frame
+from webhost_api.event_stream import Found, Place, Stream, frame
 from webhost_api.watchers import Watcher
 
 FIRST = b"the first"
+BEGINNING = Place(0)
 
 
-def opened(position: int = 0, left_s: float = 60) -> Stream:
+def opened(place: Place = BEGINNING, left_s: float = 60) -> Stream:
     watcher = Watcher("usr_1")
     return Stream(
         watcher,
         "agt_1",
-        position,
+        place,
         monotonic() + left_s,
         on_room=lambda: None,
         on_close=lambda stream: None,
@@ -52,6 +53,18 @@ async def test_a_limit_never_moves_a_stream_s_end_back() -> None:
 @pytest.mark.parametrize("position", [3, 9])
 async def test_a_stream_that_missed_the_deletion_ends(position: int) -> None:
     """Retention took the event before it was sent, or the client's position was made up."""
-    stream = opened(position)
-    stream.take(Found(last_number=7, is_deleted=True))
-    assert await sent(stream) == FIRST + frame("reset", {"agentId": "agt_1"}, 7)
+    stream = opened(Place(position))
+    stream.take(Found(Place(7, "abcdefgh"), is_deleted=True))
+    assert await sent(stream) == FIRST + frame("reset", {"agentId": "agt_1"}, Place(7, "abcdefgh"))
+
+
+@pytest.mark.accept("7.events.reset")
+@pytest.mark.timeout(5)
+async def test_a_stream_that_is_open_while_all_is_restored_says_so() -> None:
+    stream = opened(Place(5, "firstone"))
+    found = Found(Place(6, "newestxx"), is_deleted=False, here="other000")
+    found.events.append((Place(6, "newestxx"), "agent.updated.v1", b"never seen"))
+    stream.take(found)
+    stream.end()
+    expected = FIRST + frame("reset", {"agentId": "agt_1"}, Place(6, "newestxx"))
+    assert await sent(stream) == expected

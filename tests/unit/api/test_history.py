@@ -5,7 +5,7 @@ from time import monotonic
 import msgspec
 import pytest
 from webhost_api import event_stream, feed
-from webhost_api.event_stream import BATCH, MOST_NOTICES, Found, Stream
+from webhost_api.event_stream import BATCH, MOST_NOTICES, Found, Place, Stream
 from webhost_api.feed import Feed
 from webhost_api.history import SHOWN, outcome_of, row_of
 from webhost_api.watchers import Watcher
@@ -91,11 +91,12 @@ def a_feed() -> Feed:
 
 
 def a_stream(of: Feed, position: int = 0) -> Stream:
-    return of.open(Watcher("usr_a"), "agt_a", position, monotonic() + 60)
+    return of.open(Watcher("usr_a"), "agt_a", Place(position), monotonic() + 60)
 
 
 def found(*numbers: int, last: int, name: str = "agent.updated.v1") -> Found:
-    return Found(last, False, [(number, name, b"<%d>" % number) for number in numbers])
+    events = [(Place(number), name, b"<%d>" % number) for number in numbers]
+    return Found(Place(last), False, events=events)
 
 
 async def taken(stream: Stream, *, for_s: float = 0.05) -> bytes:
@@ -124,8 +125,8 @@ async def test_a_stream_gives_what_is_behind_its_position() -> None:
 async def test_a_hole_is_said_and_skipped(behind: Found, given: bytes) -> None:
     stream = a_stream(a_feed(), position=3)
     stream.take(behind)
-    assert stream.position == behind.last_number
-    reset = b'id: %d\nevent: reset\ndata: {"agentId":"agt_a"}\n\n' % behind.last_number
+    assert stream.position == behind.last.number
+    reset = b'id: %d\nevent: reset\ndata: {"agentId":"agt_a"}\n\n' % behind.last.number
     assert await taken(stream) == given + reset
 
 
@@ -194,7 +195,7 @@ async def test_one_stream_too_many_ends_one_of_the_user_who_has_most(
     it = a_feed()
 
     def opened(user_id: str) -> Stream:
-        return it.open(Watcher(user_id), f"agt_{user_id}", 0, monotonic() + 60)
+        return it.open(Watcher(user_id), f"agt_{user_id}", Place(0), monotonic() + 60)
 
     first, second, others = opened("usr_a"), opened("usr_a"), opened("usr_b")
     newcomers = opened("usr_c")

@@ -119,10 +119,14 @@ class RepublishRequest(Wire, frozen=True, kw_only=True):
 
 
 class RepublishProgress(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """How many own facts are on the stream, are missing there, and have been republished so far."""
+    """How many own facts are on the stream, are missing there, and have been republished so far.
+
+    Of the missing ones, `lost` do not wait in the outbox: nothing else brings them there.
+    """
 
     held: int = 0
     missing: int = 0
+    lost: int = 0
     published: int = 0
     done: bool = False
     refused: str | None = None

@@ -98,9 +98,13 @@ class SetAccountStatusRequest(Wire, frozen=True, kw_only=True):
 
 
 class SetAccountStatusReply(Wire, frozen=True, kw_only=True):
-    """The account's status after the change, or why the change was refused."""
+    """The account's status after the change, or why the change was refused.
+
+    While it `waits`, the change is recorded, not published, and so in force nowhere.
+    """
 
     status: AccountStatus | None = None
+    waits: bool = False
     refused: str | None = None
 
 

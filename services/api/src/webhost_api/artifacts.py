@@ -4,9 +4,9 @@ Guarantees: a bundle is stored when `put` returns, and is not written again if i
 it stays for the grace time at least, and longer where a deployment needs it (see `collector`).
 """
 
-from nats.js.errors import ObjectNotFoundError
+from nats.js.errors import NotFoundError
 from nats.js.object_store import ObjectStore
-from webhost_contracts import wire
+from webhost_contracts import subjects, wire
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, checksum_of
 from webhost_kit.bus import artifacts
 from webhost_kit.bus.connection import Bus
@@ -33,7 +33,7 @@ class Artifacts:
         """Store a packed bundle, which is to be deployed."""
         await want(self._database, artifact.checksum)
         async with artifacts.artifact_store(self._bus, artifact.size_bytes) as store:
-            if not await _holds(store, artifact):
+            if not await self._holds(store, artifact):
                 await store.put(artifact.checksum, body)
 
     async def keep(self, artifact: Artifact) -> bool:
@@ -43,7 +43,7 @@ class Artifacts:
         """
         await want(self._database, artifact.checksum)
         async with artifacts.artifact_store(self._bus) as store:
-            return await _holds(store, artifact)
+            return await self._holds(store, artifact)
 
     async def read(self, artifact: Artifact) -> bytes:
         """Return a stored bundle as it is stored. Raises NotFound when it is no longer there, and
@@ -55,10 +55,12 @@ class Artifacts:
             message = "The code of this deployment is no longer stored; deploy it again."
             raise NotFound(message) from error
 
-
-async def _holds(store: ObjectStore, artifact: Artifact) -> bool:
-    try:
-        info = await store.get_info(artifact.checksum)
-    except ObjectNotFoundError:
-        return False
-    return info.size == artifact.size_bytes
+    async def _holds(self, store: ObjectStore, artifact: Artifact) -> bool:
+        """Say whether the artifact is there, with its content and not as a name alone."""
+        try:
+            info = await store.get_info(artifact.checksum)
+            content = f"$O.{subjects.ARTIFACTS_BUCKET}.C.{info.nuid}"
+            await self._bus.js.get_last_msg(subjects.ARTIFACTS_STREAM, content)
+        except NotFoundError:
+            return False
+        return info.size == artifact.size_bytes

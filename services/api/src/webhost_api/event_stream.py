@@ -2,16 +2,18 @@
 
 Guarantees: events are given in the order of their numbers, from the one behind the position that
 the stream was opened at: none is missing and none comes twice. Where that cannot be (retention
-removed one, a restored database does not hold it yet, the position is not one of this agent's), it
-says `reset`, and goes on behind the newest. Nothing is sent once its time is over, whatever waits.
+removed one, a restored database does not hold it yet or has another one in its place, the position
+is not one of this agent's), it says `reset`, and goes on behind the newest. Nothing is sent once
+its time is over, whatever waits.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import msgspec
 from webhost_contracts.events import AgentDeleted
@@ -28,24 +30,56 @@ READY = "ready"
 RESET = "reset"
 HEARTBEAT = b":\n\n"
 
+ID_PATTERN = "[0-9]{1,15}(-[0-9a-z]{8})?"
+
 _encoder = msgspec.json.Encoder()
 
 
-def frame(name: str, data: Mapping[str, Any], number: int | None = None) -> bytes:
-    """Return one server-sent event, with its number as the id."""
-    id_line = b"" if number is None else b"id: %d\n" % number
+class Place(NamedTuple):
+    """Where in an agent's events a stream stands: behind the one of this number.
+
+    The mark is a part of that event's id, where it is known: after a restore, another event may
+    have the number.
+    """
+
+    number: int
+    mark: str = ""
+
+    @classmethod
+    def behind(cls, number: int, event_id: str | None) -> Self:
+        """Return the place behind this event; its id is None where it is no longer there."""
+        return cls(number, event_id[-8:] if event_id else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the place that `str` has written. Raises ValueError."""
+        if re.fullmatch(ID_PATTERN, text) is None:
+            raise ValueError(text)
+        number, _, mark = text.partition("-")
+        return cls(int(number), mark)
+
+    def __str__(self) -> str:
+        return f"{self.number}-{self.mark}" if self.mark else f"{self.number}"
+
+
+def frame(name: str, data: Mapping[str, Any], place: Place | None = None) -> bytes:
+    """Return one server-sent event, with its place as the id."""
+    id_line = b"" if place is None else b"id: %b\n" % str(place).encode()
     return id_line + b"event: %b\ndata: %b\n\n" % (name.encode(), _encoder.encode(data))
 
 
 @dataclass
 class Found:
-    """What was read behind a position: events by number, the number of the newest, and whether
+    """What was read behind a position: events by number, the place of the newest, and whether
     their agent was deleted by then.
+
+    `here` is the mark of the event at the position, empty where it is no longer there.
     """
 
-    last_number: int
+    last: Place
     is_deleted: bool
-    events: list[tuple[int, str, bytes]] = field(default_factory=list[tuple[int, str, bytes]])
+    here: str = ""
+    events: list[tuple[Place, str, bytes]] = field(default_factory=list[tuple[Place, str, bytes]])
 
     @property
     def is_full(self) -> bool:
@@ -53,7 +87,7 @@ class Found:
 
 
 class Stream:
-    """One watcher's stream, behind `position`. To be closed.
+    """One watcher's stream, behind `place`. To be closed.
 
     `on_room` and `on_close` are called when it can take more again, and when it is closed.
     """
@@ -62,7 +96,7 @@ class Stream:
         self,
         watcher: Watcher,
         agent_id: str,
-        position: int,
+        place: Place,
         until_s: float,
         *,
         on_room: Callable[[], None],
@@ -70,7 +104,7 @@ class Stream:
     ) -> None:
         self.watcher = watcher
         self.agent_id = agent_id
-        self.position = position
+        self._place = place
         self._until_s = until_s
         self._on_room = on_room
         self._on_close = on_close
@@ -78,6 +112,11 @@ class Stream:
         self._notices = 0
         self._ended = False
         self._changed = asyncio.Event()
+
+    @property
+    def position(self) -> int:
+        """The number that it stands behind."""
+        return self._place.number
 
     @property
     def has_room(self) -> bool:
@@ -111,21 +150,24 @@ class Stream:
 
     def take(self, found: Found) -> None:
         """Append the events behind the position, or say that they are not all there any more."""
-        for number, name, event in found.events:
-            if number != self.position + 1:
+        if self._place.mark and found.here not in ("", self._place.mark):
+            self._reset(found)
+            return
+        for place, name, event in found.events:
+            if place.number != self.position + 1:
                 self._reset(found)
                 return
-            self.position = number
+            self._place = place
             self._append(event)
             if name == AgentDeleted.type_name():
                 self.end()
                 return
-        if not found.is_full and self.position != found.last_number:
+        if not found.is_full and self.position != found.last.number:
             self._reset(found)
 
     def _reset(self, found: Found) -> None:
-        self.position = found.last_number
-        self._append(frame(RESET, {"agentId": self.agent_id}, found.last_number))
+        self._place = found.last
+        self._append(frame(RESET, {"agentId": self.agent_id}, found.last))
         if found.is_deleted:
             self.end()
 

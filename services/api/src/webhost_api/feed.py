@@ -28,7 +28,7 @@ from webhost_kit.database.notifications import listen
 from webhost_kit.errors import RateLimited, Unavailable
 from webhost_kit.tasks import run_together
 
-from webhost_api.event_stream import BATCH, Found, Stream, frame
+from webhost_api.event_stream import BATCH, Found, Place, Stream, frame
 from webhost_api.projection import CHANNEL
 from webhost_api.watchers import Watcher, good_until_ms
 
@@ -47,9 +47,12 @@ _open = Gauge("webhost_api_event_streams", "Streams of agents' events that are o
 _BEHIND = sa.text(
     """
     SELECT w.agent_id, w.position, coalesce(a.last_number, 0) AS last_number,
+        l.event_id AS last_event_id, p.event_id AS event_id_here,
         g.deleted_at_ms IS NOT NULL AS is_deleted, h.*
     FROM unnest(CAST(:agents AS text[]), CAST(:positions AS bigint[])) AS w (agent_id, position)
     LEFT JOIN agent_events a ON a.agent_id = w.agent_id
+    LEFT JOIN history l ON l.agent_id = w.agent_id AND l.number = a.last_number
+    LEFT JOIN history p ON p.agent_id = w.agent_id AND p.number = w.position
     LEFT JOIN agents g ON g.agent_id = w.agent_id
     LEFT JOIN LATERAL (
         SELECT number, event_id, deployment_id, type, at_ms, actor, data FROM history
@@ -80,7 +83,7 @@ class Feed:
         """Whose streams are open."""
         return set(self._by_user)
 
-    def open(self, watcher: Watcher, agent_id: str, position: int, until_s: float) -> Stream:
+    def open(self, watcher: Watcher, agent_id: str, place: Place, until_s: float) -> Stream:
         """Open a stream that ends at `until_s` (monotonic seconds) at the latest.
 
         Raises RateLimited where the user has too many, or Unavailable where all have and none of
@@ -98,7 +101,7 @@ class Feed:
         if self._count >= MOST_STREAMS:
             self._make_room_for(watcher.user_id)
         stream = Stream(
-            watcher, agent_id, position, until_s, on_room=self._wake.set, on_close=self._closed
+            watcher, agent_id, place, until_s, on_room=self._wake.set, on_close=self._closed
         )
         self._streams.setdefault(agent_id, set()).add(stream)
         self._by_user[watcher.user_id] += 1
@@ -208,11 +211,10 @@ class Feed:
         found: dict[tuple[str, int], Found] = {}
         async with self._database.transaction() as connection:
             for row in await connection.execute(_BEHIND, parameters):
-                one = found.setdefault(
-                    (row.agent_id, row.position), Found(row.last_number, row.is_deleted)
-                )
+                one = found.setdefault((row.agent_id, row.position), _found(row))
                 if row.number is not None:
-                    one.events.append((row.number, row.type, _event(row)))
+                    place = Place.behind(row.number, row.event_id)
+                    one.events.append((place, row.type, _event(row, place)))
         return found
 
     def _all(self) -> list[Stream]:
@@ -233,7 +235,12 @@ async def _whenever(woken: asyncio.Event, work: Callable[[], Awaitable[None]]) -
             woken.set()
 
 
-def _event(row: sa.Row[Any]) -> bytes:
+def _found(row: sa.Row[Any]) -> Found:
+    last = Place.behind(row.last_number, row.last_event_id)
+    return Found(last, row.is_deleted, Place.behind(row.position, row.event_id_here).mark)
+
+
+def _event(row: sa.Row[Any], place: Place) -> bytes:
     data = {
         "id": row.event_id,
         "type": row.type,
@@ -244,4 +251,4 @@ def _event(row: sa.Row[Any]) -> bytes:
     }
     if row.deployment_id is not None:
         data["deploymentId"] = row.deployment_id
-    return frame(row.type, data, row.number)
+    return frame(row.type, data, place)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_kit.errors import InvalidRequest
 
+from webhost_api.event_stream import Place
 from webhost_api.queries import MAX_LIMIT
 from webhost_api.tables import agent_events, history
 
@@ -73,10 +74,19 @@ async def deployment_log(
     )
 
 
-async def last_number(connection: AsyncConnection, agent_id: str) -> int:
-    """Return the number of an agent's newest event, 0 where there is none."""
-    query = sa.select(agent_events.c.last_number).where(agent_events.c.agent_id == agent_id)
-    return await connection.scalar(query) or 0
+async def newest(connection: AsyncConnection, agent_id: str) -> Place:
+    """Return the place behind an agent's newest event, 0 where there is none."""
+    is_last = sa.and_(
+        history.c.agent_id == agent_events.c.agent_id,
+        history.c.number == agent_events.c.last_number,
+    )
+    query = (
+        sa.select(agent_events.c.last_number, history.c.event_id)
+        .select_from(agent_events.outerjoin(history, is_last))
+        .where(agent_events.c.agent_id == agent_id)
+    )
+    row = (await connection.execute(query)).first()
+    return Place(0) if row is None else Place.behind(row.last_number, row.event_id)
 
 
 def _encoded(row: sa.Row[Any]) -> str:

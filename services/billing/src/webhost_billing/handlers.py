@@ -22,11 +22,15 @@ from webhost_contracts.rpc import (
     UsageRequest,
 )
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.outbox import is_published
 from webhost_kit.eventsourcing.store import EventMetadata
 
 from webhost_billing import decisions, queries, store
 from webhost_billing.decisions import Account, Refused
 from webhost_billing.store import ACCOUNTS
+
+PUBLISHED_S = 1.0
+"""An operator who disables an account waits so long to hear that it is in force."""
 
 
 class Handlers:
@@ -68,7 +72,8 @@ class Handlers:
             await self._change(request.user_id, request.operator, decide)
         except Refused as refusal:
             return SetAccountStatusReply(refused=str(refusal))
-        return SetAccountStatusReply(status=request.status)
+        published = await is_published(self._database, request.user_id, within_s=PUBLISHED_S)
+        return SetAccountStatusReply(status=request.status, waits=not published)
 
     async def _change(
         self, user_id: str, operator: str, decide: Callable[[Account], Sequence[Event]]

@@ -59,6 +59,12 @@ class Leadership:
         self._name = name
         self._check = check
         self._problem: str | None = "starting"
+        self._waits = False
+
+    @property
+    def waits(self) -> bool:
+        """Say whether another process leads, as far as was seen."""
+        return self._waits
 
     def check(self) -> str | None:
         """Say what keeps this process from leading or waiting; waiting is healthy."""
@@ -89,9 +95,9 @@ class Leadership:
     async def _lead(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async with await open_lock_session(self._dsn, f"leadership {self._name}") as connection:
             while not await try_lock(connection, self._name):
-                self._problem = None
+                self._problem, self._waits = None, True
                 await asyncio.sleep(POLL_S)
-            self._problem = None
+            self._problem, self._waits = None, False
             log.info("leading", name=self._name)
             await run_together(work(), self._keep(connection))
 

@@ -1,8 +1,16 @@
 """The outbox: messages to be published, written in the transaction of their facts."""
 
+import asyncio
+from contextlib import suppress
+
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects.postgresql import JSONB
+
+from webhost_kit.database.engine import Database
+from webhost_kit.errors import Unavailable
+
+POLL_INTERVAL_S = 0.05
 
 _TRIGGER_SQL = """
 CREATE FUNCTION wake_relay() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -32,3 +40,16 @@ def outbox_table(metadata: sa.MetaData) -> sa.Table:
 
 
 outbox = outbox_table(sa.MetaData())
+
+
+async def is_published(database: Database, ordering_key: str, *, within_s: float) -> bool:
+    """Say whether nothing of this key waits any more, at the latest after so many seconds."""
+    waits = sa.select(sa.exists().where(outbox.c.ordering_key == ordering_key))
+    with suppress(TimeoutError, Unavailable):
+        async with asyncio.timeout(within_s):
+            while True:
+                async with database.transaction() as connection:
+                    if not await connection.scalar(waits):
+                        return True
+                await asyncio.sleep(POLL_INTERVAL_S)
+    return False

@@ -7,6 +7,8 @@ relayed to a stream that may be older than the database. At start, and when the 
 restarted, replaced or restored under its clients, `append` refuses until every own fact on the
 stream is in the event table; missing ones are recovered, with their state rows and without an
 outbox entry. After each reconnect to the bus the relay waits for the same comparison.
+The comparison is from the stream to the table. The other direction is by the checkpoint, which a
+stream that lost its tail does not reach; so it is only reset where the stream lacks no fact.
 Where the histories differ (the same version of an aggregate is another event there, or the stream
 itself was lost or lost its tail), the projection halts with one line that says so, and appends and
 the relay wait until an operator has decided. They wait as well while the stream is missing.
@@ -94,6 +96,20 @@ class OwnFacts:
     def republish(self, *, dry_run: bool) -> AsyncIterator[RepublishProgress]:
         """Put own facts that the stream lacks back onto it, or only say how many there are."""
         return republish(self._database, self._bus, self._filters, self._types, dry_run=dry_run)
+
+    async def require_whole(self) -> None:
+        """Return where the stream lacks no own fact but those that wait in the outbox.
+
+        Raises StreamDiverged where it does, and as `republish` does. Reads all of the history.
+        """
+        lost = 0
+        async for progress in self.republish(dry_run=True):
+            lost = progress.lost
+        if lost:
+            raise StreamDiverged(
+                f"{subjects.EVENTS} lacks {lost} of this service's facts: "
+                "`webhost streams republish` first"
+            )
 
     async def run(self) -> None:
         """Follow own facts, and verify each incarnation of the database."""

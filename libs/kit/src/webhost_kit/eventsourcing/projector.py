@@ -108,6 +108,11 @@ class Projector:
             return self._problem or self._reader.check()
         return None if self._shared else self._leadership.check()
 
+    @property
+    def projects_here(self) -> bool:
+        """Say whether it is this process that folds."""
+        return self._projecting
+
     def note(self) -> str | None:
         """Say how many events are parked, which does not affect readiness."""
         return f"{self._parked} parked" if self._parked else None

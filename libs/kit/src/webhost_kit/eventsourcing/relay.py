@@ -13,13 +13,14 @@ id; a fold skips the versions that it has seen.
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
 import psycopg
 import structlog
 from nats.errors import Error as NatsError
+from nats.js.errors import APIError
 from prometheus_client import Counter, Gauge
 from psycopg.rows import TupleRow, dict_row
 
@@ -66,11 +67,11 @@ class OutboxRow:
 
 @dataclass
 class _Outcome:
-    """What became of one look: rows that were acknowledged, and the kinds that were not."""
+    """What became of one look: how many were acknowledged, and which kinds were not, and why."""
 
     is_full: bool
     published: int = 0
-    refused: set[str] = field(default_factory=set[str])
+    refused: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class Relay:
@@ -81,13 +82,17 @@ class Relay:
         self._bus = bus
         self._hold = hold
         self._leadership = Leadership(dsn, "relay", check=hold)
-        self._refused: set[str] = set()
+        self._refused: dict[str, str] = {}
         self._retry_at = 0.0
 
     def check(self) -> str | None:
-        """Say what keeps the relay from publishing; waiting for another relay is healthy."""
-        if self._refused:
-            return f"not acknowledged: {', '.join(sorted(self._refused))}"
+        """Say what keeps the relay from publishing; waiting for another relay is healthy.
+
+        What was refused stays so until a later try, also while it leads no more.
+        """
+        if self._refused and not self._leadership.waits:
+            reasons = (f"{kind} ({why})" for kind, why in sorted(self._refused.items()))
+            return f"not acknowledged: {', '.join(reasons)}"
         return self._leadership.check()
 
     async def run(self) -> None:
@@ -111,7 +116,7 @@ class Relay:
                     async for _ in connection.notifies(timeout=timeout, stop_after=1):
                         pass
         finally:
-            self._refused, self._retry_at = set(), 0.0
+            self._retry_at = 0.0
 
     async def _publish_all(
         self, connection: psycopg.AsyncConnection[TupleRow], low_water: LowWater
@@ -121,7 +126,7 @@ class Relay:
         Raises WorkStuck when nothing at all was acknowledged: another process may do better.
         """
         tries_all = monotonic() >= self._retry_at
-        refused, published = set[str]() if tries_all else self._refused, 0
+        refused, published = dict[str, str]() if tries_all else self._refused, 0
         if tries_all:
             self._retry_at = monotonic() + RETRY_S
         while True:
@@ -140,7 +145,7 @@ class Relay:
         self,
         connection: psycopg.AsyncConnection[TupleRow],
         low_water: LowWater,
-        without: set[str],
+        without: Collection[str],
     ) -> _Outcome:
         """Publish up to one batch, but nothing of these kinds."""
         parameters = {
@@ -162,30 +167,40 @@ class Relay:
             if (reason := self._hold()) is not None:
                 raise WorkStuck(reason)
             wanted = [row for row in wave if row.kind not in outcome.refused]
-            published = await self._publish(wanted)
+            failures = await self._publish(wanted)
+            published = [row.serial for row in wanted if row.serial not in failures]
             crash_point("relay.published")
             if published:
                 await connection.execute(DELETE, (published,))
                 _published.inc(len(published))
                 outcome.published += len(published)
-            outcome.refused |= {row.kind for row in wanted if row.serial not in published}
+            outcome.refused |= {
+                row.kind: failures[row.serial] for row in wanted if row.serial in failures
+            }
         if not outcome.refused and not without:
             seen_below = rows[-1].serial + 1 if outcome.is_full else found[0]["next_serial"]
             low_water.looked(seen_below, found[0]["next_xid"], found[0]["oldest_xid"])
         return outcome
 
-    async def _publish(self, wave: Sequence[OutboxRow]) -> list[int]:
-        """Publish rows of different keys at once; return the serials that were acknowledged."""
-        results = await asyncio.gather(*map(self._stored, wave))
-        return [row.serial for row, stored in zip(wave, results, strict=True) if stored]
+    async def _publish(self, wave: Sequence[OutboxRow]) -> dict[int, str]:
+        """Publish rows of different keys at once; return why some were not acknowledged."""
+        results = await asyncio.gather(*map(self._failure, wave))
+        return {row.serial: why for row, why in zip(wave, results, strict=True) if why is not None}
 
-    async def _stored(self, row: OutboxRow) -> bool:
+    async def _failure(self, row: OutboxRow) -> str | None:
         try:
             await publish(self._bus, row.message())
         except (NatsError, TimeoutError, OSError) as error:
             log.warning("publish failed", subject=row.subject, error=repr(error))
-            return False
-        return True
+            return refusal_of(error)
+        return None
+
+
+def refusal_of(error: Exception) -> str:
+    """Return what the server said, or where it says more."""
+    if isinstance(error, TimeoutError):
+        return "no answer; the log of nats-server says why"
+    return (isinstance(error, APIError) and error.description) or str(error)
 
 
 def in_waves(rows: Iterable[OutboxRow]) -> list[list[OutboxRow]]:

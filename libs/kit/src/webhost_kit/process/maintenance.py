@@ -30,6 +30,7 @@ from webhost_contracts.maintenance import (
 from webhost_contracts.wire import Wire
 
 from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
@@ -122,7 +123,7 @@ class Maintenance:
             stream=projector.stream,
             sequence=checkpoint.sequence if checkpoint else 0,
             parked=parked,
-            problem=projector.check(),
+            problem=projector.check() or await _problem_elsewhere(projector, checkpoint),
         )
 
     async def _on_replay(self, request: ProjectionRequest, message: Msg) -> None:
@@ -130,6 +131,8 @@ class Maintenance:
         if projector is None:
             await _reply(message, ReplayReply(refused=self._no_such(request.projection)))
             return
+        if self._own_facts is not None and projector is self._own_facts.projector:
+            await self._own_facts.require_whole()
         await projector.reset()
         await _reply(message, ReplayReply())
 
@@ -172,6 +175,19 @@ class Maintenance:
     def _no_such(self, projection: str) -> str:
         known = ", ".join(sorted(self._projectors))
         return f"no projection '{projection}' in this service; it has: {known}"
+
+
+async def _problem_elsewhere(projector: Projector, checkpoint: Checkpoint | None) -> str | None:
+    """Say what stops the process that projects, where that is another one."""
+    if projector.projects_here:
+        return None
+    try:
+        await projector.verify(checkpoint)
+    except StreamDiverged as error:
+        return f"halted: {error}"
+    except (Unavailable, NatsError, TimeoutError, OSError) as error:
+        return f"away: {error}"
+    return None
 
 
 def _shown(body: bytes) -> str:

@@ -10,7 +10,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.errors import InvalidRequest
 
 from webhost_api import http, queries, timeline
-from webhost_api.event_stream import HEARTBEAT, READY, Stream, frame
+from webhost_api.event_stream import HEARTBEAT, ID_PATTERN, READY, Place, Stream, frame
 from webhost_api.handlers import require_enabled, tier_of
 from webhost_api.history import audit_since, logs_since, outcome_of
 from webhost_api.http import (
@@ -38,14 +38,16 @@ _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"
 _STREAM = """\
 Server-sent events of this agent, as they happen; the schema is that of one. The name of each is its
 type (docs/events.md), the data `{id, type, agentId, deploymentId?, atMs, actor, data}` with what of
-the event is shown; ids count an agent's events from 1. With `Last-Event-ID`, those behind it come
-first, none missing and none twice. Without, `ready` comes first, with the id of the newest event,
-and what follows is new. `reset`, in place of events that are no longer there (they are older than
-the plan's `logDays`) or not there yet (after a restore), says: read the agent anew; what follows is
-behind the reset's id. `invocation.finished.v1` has no id: a notice of a counted call, live only; it
-may be missing or come twice. After `agent.deleted.v1` the stream ends; otherwise when the token or
-API key expires, when the key is revoked or the account disabled, after an hour, or when the service
-stops: connect again with the last id. A comment is the heartbeat."""
+the event is shown. An id is an event's number among its agent's, from 1, and a part of its `id`, so
+that none is taken for another one of that number; send it back whole. With `Last-Event-ID`, those
+behind it come first, none missing and none twice; `0` is before all of them. Without, `ready` comes
+first, with the id of the newest event, and what follows is new. `reset`, in place of events that
+are no longer there (they are older than the plan's `logDays`), or not there yet or others than
+before (after a restore), says: read the agent anew; what follows is behind the reset's id.
+`invocation.finished.v1` has no id: a notice of a counted call, live only; it may be missing or come
+twice. After `agent.deleted.v1` the stream ends; otherwise when the token or API key expires, when
+the key is revoked or the account disabled, after an hour, or when the service stops: connect again
+with the last id. A comment is the heartbeat."""
 
 _EVENT: dict[str, Any] = {
     "type": "object",
@@ -57,11 +59,11 @@ _EVENT: dict[str, Any] = {
     },
 }
 _EXAMPLE = """\
-id: 7
+id: 7-7m2q9xk4
 event: ready
 data: {"agentId":"agt_…"}
 
-id: 8
+id: 8-c5w0f3dz
 event: deployment.step_succeeded.v1
 data: {"id":"evt_…","type":"deployment.step_succeeded.v1","agentId":"agt_…","atMs":1767225600000,\
 "actor":"service:deployer","data":{"step":"upload","attempt":1,"startedAtMs":1767225599000},\
@@ -192,8 +194,8 @@ async def agent_events(
         Header(
             alias="Last-Event-ID",
             description="The id of the last event that was received.",
-            json_schema_extra={"pattern": "^[0-9]{0,15}$"},
-            examples=["7"],
+            json_schema_extra={"pattern": f"^({ID_PATTERN})?$"},
+            examples=["7-7m2q9xk4"],
         ),
     ] = "",
 ) -> Response:
@@ -201,16 +203,18 @@ async def agent_events(
     async with deps.database.transaction() as connection:
         await queries.agent(connection, caller.user_id, agent_id)
         await require_enabled(connection, caller.user_id)
-        position = await timeline.last_number(connection, agent_id)
-    first = frame(READY, {"agentId": agent_id}, position)
+        place = await timeline.newest(connection, agent_id)
+    first = frame(READY, {"agentId": agent_id}, place)
     if last_event_id:
-        position, first = _number_of(last_event_id), HEARTBEAT
+        place, first = _place_of(last_event_id), HEARTBEAT
     left_s = min(caller.good_until_ms / 1000 - time(), LONGEST_S)
     watcher = Watcher(caller.user_id, caller.presented)
-    return EventStream(deps.feed.open(watcher, agent_id, position, monotonic() + left_s), first)
+    return EventStream(deps.feed.open(watcher, agent_id, place, monotonic() + left_s), first)
 
 
-def _number_of(event_id: str) -> int:
-    if not (event_id.isascii() and event_id.isdecimal() and len(event_id) <= 15):
-        raise InvalidRequest.at(["Last-Event-ID"], "This is not the id of an agent's event.")
-    return int(event_id)
+def _place_of(event_id: str) -> Place:
+    try:
+        return Place.parse(event_id)
+    except ValueError as error:
+        message = "This is not the id of an agent's event."
+        raise InvalidRequest.at(["Last-Event-ID"], message) from error

@@ -9,7 +9,7 @@ gives its claim up. What the call was answered is stored, sealed, in the stateme
 outcome: until then a repeat is told that the first call is running, after it a repeat is answered
 the same. A call that ended without a stored answer (its gateway died, its caller left a stream) is
 never run again: its outcome is unknown. That is read from the invocation's own row, whoever closed
-it.
+it, and stays so: an answer that comes after that (its gateway was frozen) is not stored.
 Answers are kept for KEPT_MS, and not at all over MAX_KEPT_BYTES or where too many are being kept;
 claims for CLAIMS_KEPT_MS. See `retention`.
 Hot path: raw SQL at the end of the file; the claim is in `admission_statement`.
@@ -218,11 +218,11 @@ JOIN idempotency i
     ON (i.user_id, i.agent_id, i.kind, i.key) = (s.user_id, s.agent_id, s.kind, s.key)
 """
 
-# Of FINISH.
+# Of FINISH, behind `closed`: a call that was closed by others is told to be of unknown outcome.
 STORED = """stored AS (
     UPDATE idempotency i SET finished_at_ms = %(answered_at_ms)s, response = a.response
     FROM unnest(%(answered)s::text[], %(responses)s::bytea[]) AS a(invocation_id, response)
     WHERE i.invocation_id = ANY(%(answered)s::text[]) AND i.invocation_id = a.invocation_id
-        AND i.finished_at_ms IS NULL
+        AND i.finished_at_ms IS NULL AND i.invocation_id IN (SELECT id FROM closed)
 ),
 """

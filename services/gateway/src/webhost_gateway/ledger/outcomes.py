@@ -188,7 +188,7 @@ closed AS (
     UPDATE invocations i SET finished_at_ms = c.finished_at_ms
     FROM closing c CROSS JOIN (SELECT count(*) FROM locked) AS held
     WHERE i.id = ANY(%(ids)s::text[]) AND i.id = c.id AND i.finished_at_ms IS NULL
-    RETURNING i.user_id, i.period_key, i.finished_at_ms, c.subject, c.body
+    RETURNING i.id, i.user_id, i.period_key, i.finished_at_ms, c.subject, c.body
 ),
 freed AS (
     UPDATE quotas q SET in_flight = q.in_flight - c.n
@@ -201,7 +201,7 @@ SELECT %(gateway_id)s, subject, string_agg(body, ','), min(finished_at_ms)
 FROM closed GROUP BY subject
 """
 
-FINISH_STORING = FINISH.replace("WITH ", f"WITH {idempotency.STORED}", 1)
+FINISH_STORING = FINISH.replace("freed AS", f"{idempotency.STORED}freed AS", 1)
 
 RELEASE = """
 WITH closed AS (
