@@ -1,6 +1,7 @@
 """Secrets of a real deployer's, on real Workers, in both layouts."""
 
 import secrets
+import signal
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from webhost_contracts.rpc import (
 )
 from webhost_deployer.crash_points import Moment, fact_point
 from webhost_kit.bus import rpc
+from webhost_kit.errors import Unavailable
 from webhost_kit.keys import base64url
 from webhost_kit.sealing import Owner, Sealer, public_half
 
@@ -96,3 +98,22 @@ async def test_secrets_are_bound_changed_and_removed(harness: Harness) -> None:
         (3, SecretDeleted(agent_id=agent, keys=("KEY", "OTHER"))),
     ]
     assert {envelope.aggregate_id for envelope, _ in facts} == {ids.secrets_of(agent)}
+
+
+@pytest.mark.accept("7.3.late")
+async def test_what_a_frozen_deployer_was_asked_is_not_done_when_it_goes_on(
+    harness: Harness,
+) -> None:
+    deployer = await harness.start()
+    await deployer.until_ready()
+    agent = new_agent()
+    deployer.send_signal(signal.SIGSTOP)
+    with pytest.raises(Unavailable):
+        await set_secrets(harness, agent, KEY="old")
+    deployer.send_signal(signal.SIGCONT)
+
+    async def dropped() -> bool:
+        return harness.logged("request not answered") == 1
+
+    await eventually(dropped, "the old request to be dropped")
+    assert (await set_secrets(harness, agent, KEY="new")).version == 1
