@@ -1,6 +1,6 @@
 """The routes of secrets, the tests playing the deployer: who may set what, and what is kept."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from webhost_contracts.rpc import (
     SecretsReply,
     SetSecretsRequest,
 )
+from webhost_kit.clock import now_ms
 from webhost_kit.keys import base64url
 from webhost_kit.sealing import Opener, Owner
 
@@ -36,10 +37,14 @@ class Deployer:
     sets: list[SetSecretsRequest] = field(default_factory=list)
     deletes: list[DeleteSecretsRequest] = field(default_factory=list)
     reply: ChangeSecretsReply = DONE
+    meanwhile: Callable[[], Awaitable[Any]] | None = None
     listed: SecretsReply = NOTHING_SET
 
     async def set(self, message: Msg) -> None:
         self.sets.append(wire.decode(message.data, SetSecretsRequest))
+        if (act := self.meanwhile) is not None:
+            self.meanwhile = None
+            await act()
         await message.respond(wire.encode(self.reply))
 
     async def delete(self, message: Msg) -> None:
@@ -181,6 +186,43 @@ async def test_a_repeated_request_is_one_operation(
     for _ in range(2):
         await post(user, agent["id"], {"KEY": "v"})
     assert len({request.operation for request in deployer.sets}) == 3
+
+
+@pytest.mark.accept("7.3.idempotent")
+async def test_another_request_with_the_key_is_refused_before_anything_is_set(
+    user: User, deployer: Deployer
+) -> None:
+    agent = await user.create(envVarKeys=["KEY", "OTHER"])
+    answers: list[httpx.Response] = []
+
+    async def another() -> None:
+        answers.append(await post(user, agent["id"], {"OTHER": "v"}, "k"))
+
+    deployer.meanwhile = another
+    assert (await post(user, agent["id"], {"KEY": "v"}, "k")).status_code == 204
+    problem(answers[0], 409, "CONFLICT")
+    assert [tuple(request.sealed) for request in deployer.sets] == [("KEY",)]
+
+
+@pytest.mark.accept("7.3.idempotent", "6.C3.keys")
+async def test_without_room_for_its_key_nothing_is_set(
+    harness: Harness, user: User, deployer: Deployer
+) -> None:
+    agent = await user.create(envVarKeys=["KEY"])
+
+    async def fill() -> None:
+        await harness.execute(
+            "INSERT INTO idempotency SELECT :user, 'r', 'k' || n, 'r1', 'f', 200, '', :now"
+            " FROM generate_series(1, 2000) n",
+            user=user.id,
+            now=now_ms(),
+        )
+
+    deployer.meanwhile = fill
+    assert (await post(user, agent["id"], {"KEY": "v"}, "k")).status_code == 204
+    problem(await post(user, agent["id"], {"KEY": "v"}, "new"), 429, "RATE_LIMITED")
+    assert len(deployer.sets) == 1
+    assert (await post(user, agent["id"], {"KEY": "v"}, "k")).status_code == 204
 
 
 @pytest.mark.accept("7.3.bounded")

@@ -27,7 +27,8 @@ from webhost_deployer.handlers import Handlers
 from webhost_deployer.model import Deployment, Phase
 from webhost_deployer.provider import ProviderError
 from webhost_deployer.recovery import TYPES, recover
-from webhost_deployer.secrets.handlers import SecretHandlers
+from webhost_deployer.secrets import store as secrets_store
+from webhost_deployer.secrets.handlers import DAY_MS, SecretHandlers
 from webhost_deployer.secrets.values import SecretValues
 from webhost_deployer.steps import Steps
 from webhost_kit.database.engine import Database
@@ -266,6 +267,24 @@ async def test_the_same_operation_is_done_once(world: World) -> None:
         *("secret.set.v1", "secret.set.v1", "secret.deleted.v1")
     ]
     assert await world.rows("SELECT * FROM secrets") == [], "nobody needs to know of the deletion"
+    assert (await world.put(operation="op", A="1")).version == 1
+    assert await world.listed() == set(), "what was deleted since stays deleted"
+
+
+@pytest.mark.accept("7.3.idempotent")
+async def test_an_operation_that_comes_again_leaves_what_was_set_since(world: World) -> None:
+    await world.put(operation="op", A="old")
+    await world.put(A="new")
+    assert (await world.put(operation="op", A="old")).version == 1
+    deployment = await world.deploy()
+    assert world.cloud.has[deployment.id] == {"A": "new"}
+
+    await world.execute(f"UPDATE secret_operations SET done_at_ms = done_at_ms - {DAY_MS}")
+    await secrets_store.forget_done(world.database)
+    assert (await world.put(operation="op", A="old")).version == 1
+    await world.execute(f"UPDATE secret_operations SET done_at_ms = done_at_ms - {DAY_MS}")
+    await secrets_store.forget_done(world.database)
+    assert await world.rows("SELECT * FROM secret_operations") == []
 
 
 @pytest.mark.accept("7.3.bounded")
