@@ -96,6 +96,7 @@ def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> N
     assert {entry[1] for entry in entries} == {*AUDITED.values()} - {
         "agent.updated",
         "deployment.retired",
+        "deployment.script_lost",
         "key.rotated",
     }
     [tier] = [entry for entry in entries if entry[1] == "tier.changed"]

@@ -185,7 +185,8 @@ async def test_the_audit_is_what_the_facts_say(harness: Harness, user: User) -> 
     assert len(found) == len(set(found))
     assert set(found) == expected(await own_facts(harness, user))
     assert {entry["action"] for entry in entries} == {*AUDITED.values()} - {
-        *("deployment.retired", "key.created", "key.rotated", "key.revoked")
+        "deployment.script_lost",
+        *("deployment.retired", "key.created", "key.rotated", "key.revoked"),
     }
     assert [entry["atMs"] for entry in entries] == sorted(
         (entry["atMs"] for entry in entries), reverse=True

@@ -9,7 +9,12 @@ import httpx
 import pytest
 from nats.aio.msg import Msg
 from webhost_contracts import ids, subjects, wire
-from webhost_contracts.events import DeploymentSecretsApplied, DeploymentSucceeded, SecretSet
+from webhost_contracts.events import (
+    DeploymentScriptLost,
+    DeploymentSecretsApplied,
+    DeploymentSucceeded,
+    SecretSet,
+)
 from webhost_contracts.rpc import (
     ChangeSecretsReply,
     DeleteSecretsRequest,
@@ -286,6 +291,41 @@ async def test_a_deployment_without_the_newest_secrets_is_not_activated(
     await eventually(refused, "the fact to be known")
     await harness.given(user.id, newer, applied(agent["id"], 2), version=5)
     await until_activated(user, activate)
+
+
+@pytest.mark.accept("7.3.lagging")
+@pytest.mark.parametrize("by", ["delete", "patch"])
+async def test_a_deployment_with_a_secret_that_was_deleted_is_not_activated(
+    harness: Harness, user: User, deployer: Deployer, by: str
+) -> None:
+    agent = await user.create(envVarKeys=["KEY"])
+    older, _ = [await ready(harness, user, agent["id"]) for _ in range(2)]
+    path = f"/v1/agents/{agent['id']}"
+    deployer.reply = ChangeSecretsReply(version=2)
+    if by == "delete":
+        assert (await user.http.delete(f"{path}/secrets/KEY")).status_code == 204
+    else:
+        ok(await user.http.patch(path, json={"envVarKeys": []}))
+    activate = f"{path}/deployments/{older}/activate"
+    assert problem(await user.http.post(activate), 409, "CONFLICT")["retryable"] is True
+
+
+@pytest.mark.accept("7.3.lost")
+async def test_a_deployment_whose_script_is_gone_is_never_activated(
+    harness: Harness, user: User, deployer: Deployer
+) -> None:
+    agent = await user.create(envVarKeys=["KEY"])
+    older, _ = [await ready(harness, user, agent["id"]) for _ in range(2)]
+    assert (await post(user, agent["id"], {"KEY": "v"})).status_code == 204
+    lost = DeploymentScriptLost(agent_id=agent["id"])
+    await harness.given(user.id, older, lost, version=5)
+    path = f"/v1/agents/{agent['id']}/deployments/{older}/activate"
+
+    async def final() -> bool:
+        return problem(await user.http.post(path), 409, "CONFLICT")["retryable"] is False
+
+    await eventually(final, "the loss to be known")
+    assert "deploy again" in problem(await user.http.post(path), 409, "CONFLICT")["message"]
 
 
 def applied(agent_id: str, version: int) -> DeploymentSecretsApplied:

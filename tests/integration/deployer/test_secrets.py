@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from webhost_contracts import ids, subjects
 from webhost_contracts.events import (
+    DeploymentScriptLost,
     DeploymentSecretsApplied,
     DeploymentSucceeded,
     SecretDeleted,
@@ -55,6 +56,14 @@ async def delete_secrets(harness: Harness, agent_id: str, *names: str) -> Change
     return await rpc.call(harness.bus, subjects.RPC_DELETE_SECRETS, request, ChangeSecretsReply)
 
 
+async def remove_scripts(harness: Harness, deployment: str) -> None:
+    """Remove a deployment's scripts, as somebody might by hand."""
+    path = harness.scripts_path(harness.namespace)
+    for name in await harness.listed(path):
+        if ids.suffix(deployment) in name:
+            await harness.api("DELETE", f"{path}/{name}", params={"force": "true"})
+
+
 async def until_told(harness: Harness, url: str, deployment: str, told: str) -> None:
     async def holds() -> bool:
         answer = await harness.invoke(url, deployment, "What is it?")
@@ -87,6 +96,13 @@ async def test_secrets_are_bound_changed_and_removed(harness: Harness) -> None:
     listed = await rpc.call(harness.bus, subjects.RPC_SECRETS, listing, SecretsReply)
     assert listed == SecretsReply(version=3, set_at_ms={})
 
+    await remove_scripts(harness, deployment)
+    await set_secrets(harness, agent, KEY="too late")
+    lost = await harness.until_stated(deployment, lambda e: isinstance(e, DeploymentScriptLost))
+    assert lost == DeploymentScriptLost(agent_id=agent)
+    await harness.until_quiet()
+    assert await harness.scalar("SELECT count(*) FROM secret_updates") == 0
+
     applied = [e for e in harness.stated(deployment) if isinstance(e, DeploymentSecretsApplied)]
     assert applied[-1].secrets_version == 3
     subject = subjects.event(harness.user_id, "secret", agent)
@@ -96,6 +112,7 @@ async def test_secrets_are_bound_changed_and_removed(harness: Harness) -> None:
         (1, SecretSet(agent_id=agent, keys=("KEY", "OTHER"))),
         (2, SecretSet(agent_id=agent, keys=("OTHER",))),
         (3, SecretDeleted(agent_id=agent, keys=("KEY", "OTHER"))),
+        (4, SecretSet(agent_id=agent, keys=("KEY",))),
     ]
     assert {envelope.aggregate_id for envelope, _ in facts} == {ids.secrets_of(agent)}
 

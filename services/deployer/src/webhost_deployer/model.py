@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
     DeploymentFailed,
+    DeploymentScriptLost,
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
@@ -77,8 +78,8 @@ class Deployment(Wire, frozen=True, kw_only=True):
     `tries` counts the failed attempts at the next step. `progress_at_ms` is when work began or last
     made progress, None before the first step was tried. From `tear_down_at_ms` on it is to be
     removed from its provider. Its Worker has its agent's secrets of `secrets_version`, which may
-    not be the newest. `started` is None if the command was unreadable: such a
-    deployment has only failed.
+    not be the newest; with `script_lost` there is no Worker any more. `started` is None if the
+    command was unreadable: such a deployment has only failed.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Deployment(Wire, frozen=True, kw_only=True):
     failure: DeploymentError | None = None
     tear_down_at_ms: int | None = None
     secrets_version: int = 0
+    script_lost: bool = False
 
     @property
     def plan(self) -> DeploymentStarted:
@@ -107,7 +109,7 @@ class Deployment(Wire, frozen=True, kw_only=True):
     @property
     def is_kept(self) -> bool:
         """Say whether it answers, and is to go on doing so."""
-        return self.phase is Phase.LIVE and self.tear_down_at_ms is None
+        return self.phase is Phase.LIVE and self.tear_down_at_ms is None and not self.script_lost
 
     @property
     def ended(self) -> bool:
@@ -178,6 +180,8 @@ def _evolve(state: Deployment, event: Event, at_ms: int) -> Deployment:
             return replace(state, phase=Phase.LIVE)
         case DeploymentSecretsApplied():
             return replace(state, secrets_version=event.secrets_version)
+        case DeploymentScriptLost():
+            return replace(state, script_lost=True)
         case DeploymentFailed():
             return replace(state, phase=Phase.FAILED, failure=event.error)
         case DeploymentTeardownScheduled():

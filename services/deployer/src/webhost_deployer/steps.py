@@ -14,7 +14,7 @@ from webhost_kit.sealing import CannotOpen
 from webhost_deployer.budget import calls_for
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.model import AgentTeardown, Deployment, Step
-from webhost_deployer.provider import Provider, ProviderError
+from webhost_deployer.provider import Provider, ProviderError, ScriptGone
 from webhost_deployer.saga import REMOVAL
 from webhost_deployer.secrets.values import Changes, SecretValues
 
@@ -28,12 +28,15 @@ LARGE_AT_ONCE = 2
 
 
 class StepFailed(Exception):
-    """A step could not be done; `error` is safe to show."""
+    """A step could not be done; `error` is safe to show. `script_gone` is the provider's word."""
 
-    def __init__(self, error: DeploymentError, *, transient: bool) -> None:
+    def __init__(
+        self, error: DeploymentError, *, transient: bool, script_gone: bool = False
+    ) -> None:
         super().__init__(error.message)
         self.error = error
         self.transient = transient
+        self.script_gone = script_gone
 
 
 class Steps:
@@ -66,7 +69,11 @@ class Steps:
                 with calls_for(deployment.user_id, removes=step in REMOVAL):
                     return await self._perform(step, deployment)
         except ProviderError as error:
-            raise StepFailed(_from_provider(step, error), transient=error.transient) from error
+            raise StepFailed(
+                _from_provider(step, error),
+                transient=error.transient,
+                script_gone=isinstance(error, ScriptGone),
+            ) from error
         except ArtifactInvalid as error:
             raise _failed(step, str(error), transient=False) from error
         except CannotOpen as error:

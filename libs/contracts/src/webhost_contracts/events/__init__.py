@@ -31,6 +31,7 @@ from webhost_contracts.events.agent import (
 from webhost_contracts.events.base import Envelope, Event
 from webhost_contracts.events.deployment import (
     DeploymentFailed,
+    DeploymentScriptLost,
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
@@ -65,6 +66,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     DeploymentStepFailed,
     DeploymentSucceeded,
     DeploymentSecretsApplied,
+    DeploymentScriptLost,
     DeploymentFailed,
     DeploymentTeardownScheduled,
     DeploymentTornDown,
@@ -93,6 +95,7 @@ __all__ = [
     "DeploymentFailed",
     "DeploymentRequested",
     "DeploymentRetired",
+    "DeploymentScriptLost",
     "DeploymentSecretsApplied",
     "DeploymentStarted",
     "DeploymentStepFailed",

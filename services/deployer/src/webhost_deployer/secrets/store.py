@@ -33,6 +33,7 @@ OPERATIONS_KEPT_MS = 2 * 24 * 3600 * 1000
 
 _APPLIED = sa.func.coalesce(deployments.c.state["secretsVersion"].astext.cast(sa.Integer), 0)
 _STAYS = ~deployments.c.state.has_key("tearDownAtMs")
+_HAS_SCRIPT = ~deployments.c.state.has_key("scriptLost")
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ async def mark_lagging(
             deployments.c.agent_id == agent_id,
             deployments.c.phase == Phase.LIVE,
             _STAYS,
+            _HAS_SCRIPT,
             agent_secrets.c.version > _APPLIED,
         )
     )
@@ -235,7 +237,7 @@ async def prune(connection: AsyncConnection, agent_id: str) -> None:
     """Remove the deletions that every Worker of the agent knows of."""
     known = (
         sa.select(sa.func.coalesce(sa.func.min(_APPLIED), 2**31 - 1))
-        .where(deployments.c.agent_id == agent_id, deployments.c.phase.not_in(FINAL))
+        .where(deployments.c.agent_id == agent_id, deployments.c.phase.not_in(FINAL), _HAS_SCRIPT)
         .scalar_subquery()
     )
     await connection.execute(
