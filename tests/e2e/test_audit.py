@@ -137,6 +137,7 @@ def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> N
         "agent.updated",
         "deployment.retired",
         "deployment.telemetry_key_revoked",
+        "deployment.script_lost",
         "key.rotated",
         "telemetry.rejected",
     }

@@ -11,6 +11,7 @@ AUDITED = {
     "agent.deployment_retired.v1": "deployment.retired",
     "deployment.succeeded.v1": "deployment.succeeded",
     "deployment.failed.v1": "deployment.failed",
+    "deployment.script_lost.v1": "deployment.script_lost",
     "deployment.torn_down.v1": "deployment.torn_down",
     "deployment.telemetry_key_revoked.v1": "deployment.telemetry_key_revoked",
     "teardown.finished.v1": "agent.torn_down",

@@ -6,6 +6,7 @@ local stack of WEBHOST_DATA_DIR or of the default directory.
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,11 +16,18 @@ import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
+from webhost_contracts import deadlines, wire
+from webhost_contracts.wire import Wire
 
 from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.options import data_dir_of
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Wire)
+
+
+class NoReply(TimeoutError):
+    """A service did not answer in time; the message says what that means."""
 
 
 def nats_url_of(data_dir: Path | None) -> str:
@@ -37,11 +45,30 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except NoRespondersError as error:
-        message = "no service answered this request on the bus: is it running?"
+        message = "no service takes this request on the bus, so nothing was done: is it running?"
         raise CommandError(message, ExitCode.UNAVAILABLE) from error
+    except NoReply as error:
+        raise CommandError(str(error), ExitCode.UNAVAILABLE) from error
     except (NatsError, TimeoutError, OSError) as error:
         reason = str(error) or type(error).__name__
         raise CommandError(f"the bus: {reason}", ExitCode.UNAVAILABLE) from error
+
+
+async def ask(client: Client, subject: str, request: Wire, kind: type[R], *, timeout_s: float) -> R:
+    """Return a service's reply. Raises NoReply, and NoRespondersError where it is not there."""
+    headers = deadlines.headers(time.time_ns() // 1_000_000, timeout_s)
+    try:
+        reply = await client.request(
+            subject, wire.encode(request), timeout=timeout_s, headers=headers
+        )
+    except TimeoutError as error:
+        service = subject.split(".")[1]
+        raise NoReply(
+            f"{service} has not answered within {timeout_s:g} s: this was done, or is under way,"
+            " or else it is not done later either. Give the command again to be sure: once more"
+            " does no harm."
+        ) from error
+    return wire.decode(reply.data, kind)
 
 
 @asynccontextmanager

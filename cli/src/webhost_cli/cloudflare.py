@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import typer
-from webhost_contracts import subjects, wire
+from webhost_contracts import subjects
 from webhost_contracts.rpc import ReconcileReply, ReconcileRequest
 
 from webhost_cli import bus, output
@@ -52,13 +52,12 @@ def reconcile(
 async def _reconcile(url: str, request: ReconcileRequest) -> ReconcileReply:
     async with bus.connected(url) as client:
         try:
-            reply = await client.request(
-                subjects.RPC_RECONCILE, wire.encode(request), timeout=_TIMEOUT_S
+            return await bus.ask(
+                client, subjects.RPC_RECONCILE, request, ReconcileReply, timeout_s=_TIMEOUT_S
             )
-        except TimeoutError as error:
+        except bus.NoReply as error:
             message = "the deployer has not responded; a dry run shows the current state"
             raise CommandError(message, ExitCode.UNAVAILABLE) from error
-        return wire.decode(reply.data, ReconcileReply)
 
 
 def _show(found: ReconcileReply) -> None:

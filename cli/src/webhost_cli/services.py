@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
-from webhost_contracts import maintenance, wire
+from webhost_contracts import maintenance
 from webhost_contracts.maintenance import (
     Nothing,
     ParkedReply,
@@ -16,6 +16,7 @@ from webhost_contracts.maintenance import (
 )
 from webhost_contracts.wire import Wire
 
+from webhost_cli import bus
 from webhost_cli.errors import CommandError, ExitCode
 
 REPLY_S = 5.0
@@ -40,7 +41,7 @@ async def projections(client: Client, service: str) -> tuple[ProjectionState, ..
     """Return where a service's projections stand, None when it does not answer."""
     try:
         reply = await call(client, service, maintenance.PROJECTIONS, Nothing(), ProjectionsReply)
-    except (NoRespondersError, TimeoutError):
+    except (NoRespondersError, bus.NoReply):
         return None
     return reply.projections
 
@@ -61,10 +62,9 @@ async def call(
     *,
     timeout_s: float = REPLY_S,
 ) -> R:
-    """Ask a service. Raises CommandError when it refuses, NatsError and TimeoutError."""
+    """Ask a service. Raises CommandError when it refuses, NatsError and NoReply."""
     subject = maintenance.subject(service, verb)
-    answer = await client.request(subject, wire.encode(request), timeout=timeout_s)
-    reply = wire.decode(answer.data, kind)
+    reply = await bus.ask(client, subject, request, kind, timeout_s=timeout_s)
     if reply.refused is not None:
         raise CommandError(f"{service} refused: {reply.refused}")
     return reply

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from webhost_contracts import subjects, wire
+from webhost_contracts import subjects
 from webhost_contracts.rpc import (
     AccountStatus,
     SetAccountStatusReply,
@@ -96,5 +96,4 @@ def _set_status(
 
 async def _asked(url: str, subject: str, request: Wire, kind: type[R]) -> R:
     async with bus.connected(url) as client:
-        reply = await client.request(subject, wire.encode(request), timeout=_TIMEOUT_S)
-        return wire.decode(reply.data, kind)
+        return await bus.ask(client, subject, request, kind, timeout_s=_TIMEOUT_S)

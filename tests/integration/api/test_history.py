@@ -197,7 +197,7 @@ async def test_the_audit_is_what_the_facts_say(harness: Harness, user: User) -> 
     assert len(found) == len(set(found))
     assert set(found) == expected(await own_facts(harness, user))
     assert {entry["action"] for entry in entries} == {*AUDITED.values()} - {
-        *("deployment.retired", "deployment.telemetry_key_revoked"),
+        *("deployment.retired", "deployment.script_lost", "deployment.telemetry_key_revoked"),
         *("key.created", "key.rotated", "key.revoked"),
     }
     assert [entry["atMs"] for entry in entries] == sorted(

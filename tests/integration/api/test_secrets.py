@@ -1,6 +1,6 @@
 """The routes of secrets, the tests playing the deployer: who may set what, and what is kept."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,13 +9,19 @@ import httpx
 import pytest
 from nats.aio.msg import Msg
 from webhost_contracts import ids, subjects, wire
-from webhost_contracts.events import DeploymentSecretsApplied, DeploymentSucceeded, SecretSet
+from webhost_contracts.events import (
+    DeploymentScriptLost,
+    DeploymentSecretsApplied,
+    DeploymentSucceeded,
+    SecretSet,
+)
 from webhost_contracts.rpc import (
     ChangeSecretsReply,
     DeleteSecretsRequest,
     SecretsReply,
     SetSecretsRequest,
 )
+from webhost_kit.clock import now_ms
 from webhost_kit.keys import base64url
 from webhost_kit.sealing import Opener, Owner
 
@@ -36,10 +42,14 @@ class Deployer:
     sets: list[SetSecretsRequest] = field(default_factory=list)
     deletes: list[DeleteSecretsRequest] = field(default_factory=list)
     reply: ChangeSecretsReply = DONE
+    meanwhile: Callable[[], Awaitable[Any]] | None = None
     listed: SecretsReply = NOTHING_SET
 
     async def set(self, message: Msg) -> None:
         self.sets.append(wire.decode(message.data, SetSecretsRequest))
+        if (act := self.meanwhile) is not None:
+            self.meanwhile = None
+            await act()
         await message.respond(wire.encode(self.reply))
 
     async def delete(self, message: Msg) -> None:
@@ -183,6 +193,43 @@ async def test_a_repeated_request_is_one_operation(
     assert len({request.operation for request in deployer.sets}) == 3
 
 
+@pytest.mark.accept("7.3.idempotent")
+async def test_another_request_with_the_key_is_refused_before_anything_is_set(
+    user: User, deployer: Deployer
+) -> None:
+    agent = await user.create(envVarKeys=["KEY", "OTHER"])
+    answers: list[httpx.Response] = []
+
+    async def another() -> None:
+        answers.append(await post(user, agent["id"], {"OTHER": "v"}, "k"))
+
+    deployer.meanwhile = another
+    assert (await post(user, agent["id"], {"KEY": "v"}, "k")).status_code == 204
+    problem(answers[0], 409, "CONFLICT")
+    assert [tuple(request.sealed) for request in deployer.sets] == [("KEY",)]
+
+
+@pytest.mark.accept("7.3.idempotent", "6.C3.keys")
+async def test_without_room_for_its_key_nothing_is_set(
+    harness: Harness, user: User, deployer: Deployer
+) -> None:
+    agent = await user.create(envVarKeys=["KEY"])
+
+    async def fill() -> None:
+        await harness.execute(
+            "INSERT INTO idempotency SELECT :user, 'r', 'k' || n, 'r1', 'f', 200, '', :now"
+            " FROM generate_series(1, 2000) n",
+            user=user.id,
+            now=now_ms(),
+        )
+
+    deployer.meanwhile = fill
+    assert (await post(user, agent["id"], {"KEY": "v"}, "k")).status_code == 204
+    problem(await post(user, agent["id"], {"KEY": "v"}, "new"), 429, "RATE_LIMITED")
+    assert len(deployer.sets) == 1
+    assert (await post(user, agent["id"], {"KEY": "v"}, "k")).status_code == 204
+
+
 @pytest.mark.accept("7.3.bounded")
 async def test_too_many_changes_wait_for_tomorrow(user: User, deployer: Deployer) -> None:
     agent = await user.create(envVarKeys=["KEY"])
@@ -244,6 +291,41 @@ async def test_a_deployment_without_the_newest_secrets_is_not_activated(
     await eventually(refused, "the fact to be known")
     await harness.given(user.id, newer, applied(agent["id"], 2), version=5)
     await until_activated(user, activate)
+
+
+@pytest.mark.accept("7.3.lagging")
+@pytest.mark.parametrize("by", ["delete", "patch"])
+async def test_a_deployment_with_a_secret_that_was_deleted_is_not_activated(
+    harness: Harness, user: User, deployer: Deployer, by: str
+) -> None:
+    agent = await user.create(envVarKeys=["KEY"])
+    older, _ = [await ready(harness, user, agent["id"]) for _ in range(2)]
+    path = f"/v1/agents/{agent['id']}"
+    deployer.reply = ChangeSecretsReply(version=2)
+    if by == "delete":
+        assert (await user.http.delete(f"{path}/secrets/KEY")).status_code == 204
+    else:
+        ok(await user.http.patch(path, json={"envVarKeys": []}))
+    activate = f"{path}/deployments/{older}/activate"
+    assert problem(await user.http.post(activate), 409, "CONFLICT")["retryable"] is True
+
+
+@pytest.mark.accept("7.3.lost")
+async def test_a_deployment_whose_script_is_gone_is_never_activated(
+    harness: Harness, user: User, deployer: Deployer
+) -> None:
+    agent = await user.create(envVarKeys=["KEY"])
+    older, _ = [await ready(harness, user, agent["id"]) for _ in range(2)]
+    assert (await post(user, agent["id"], {"KEY": "v"})).status_code == 204
+    lost = DeploymentScriptLost(agent_id=agent["id"])
+    await harness.given(user.id, older, lost, version=5)
+    path = f"/v1/agents/{agent['id']}/deployments/{older}/activate"
+
+    async def final() -> bool:
+        return problem(await user.http.post(path), 409, "CONFLICT")["retryable"] is False
+
+    await eventually(final, "the loss to be known")
+    assert "deploy again" in problem(await user.http.post(path), 409, "CONFLICT")["message"]
 
 
 def applied(agent_id: str, version: int) -> DeploymentSecretsApplied:

@@ -18,6 +18,7 @@ from webhost_contracts.commands import DEPLOY
 from webhost_contracts.events import (
     DeploymentFailed,
     DeploymentFrontUpdated,
+    DeploymentScriptLost,
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
@@ -57,7 +58,7 @@ from tests.integration.deployer.api_gate import ApiGate, gated
 from tests.integration.deployer.conftest import on_both_layouts
 from tests.integration.deployer.harness import ENDED, Harness, new_agent, put_script
 from tests.integration.deployer.saga_cases import counting
-from tests.integration.deployer.test_secrets import delete_secrets, set_secrets
+from tests.integration.deployer.test_secrets import delete_secrets, remove_scripts, set_secrets
 from tests.support.deadline import eventually
 from tests.support.service import ServiceProcess
 
@@ -207,6 +208,20 @@ async def rotate_keys(deployers: Deployers, crash: str) -> tuple[str, type[Event
     return deployment, DeploymentSucceeded
 
 
+async def lose(deployers: Deployers, crash: str) -> tuple[str, type[Event]]:
+    """Its scripts are removed by hand, which is found out when a secret is set."""
+    harness, agent = deployers.harness, new_agent()
+    deployment = await live(harness, agent)
+    await remove_scripts(harness, deployment)
+    harness.crash_at(crash)
+    await asked_until_answered(lambda: set_secrets(harness, agent, "once", KEY="value"))
+    await harness.until_stated(
+        deployment, lambda it: isinstance(it, DeploymentScriptLost), seconds=END_S
+    )
+    await harness.tear_down(agent, deployment, now_ms())
+    return deployment, DeploymentTornDown
+
+
 async def asked_until_answered(ask: Callable[[], Awaitable[object]]) -> None:
     async def answered() -> bool:
         try:
@@ -277,6 +292,7 @@ SCENARIOS = (
     Scenario(change_secrets, around(SecretSet, SecretDeleted, DeploymentSecretsApplied)),
     Scenario(revoke_key, around(DeploymentTelemetryKeyRevoked)),
     Scenario(rotate_keys, (*around(DeploymentFrontUpdated), *RESEALED)),
+    Scenario(lose, around(DeploymentScriptLost)),
     Scenario(delete_meanwhile, around(DeploymentStepFailed)),
     Scenario(bury, around(DeploymentFailed)),
     Scenario(reconcile, at([ORPHANED_ROUTE, ORPHANED_SCRIPT], AROUND_REMOVALS), reconciles=True),

@@ -13,7 +13,12 @@ from sqlalchemy import text
 from webhost_contracts import wire
 from webhost_contracts.artifacts import Artifact, Bundle, Module
 from webhost_contracts.commands import Deploy, TearDown, TearDownAgent
-from webhost_contracts.events import DeploymentFailed, DeploymentSucceeded, Envelope
+from webhost_contracts.events import (
+    DeploymentFailed,
+    DeploymentScriptLost,
+    DeploymentSucceeded,
+    Envelope,
+)
 from webhost_contracts.rpc import (
     ChangeSecretsReply,
     DeleteSecretsRequest,
@@ -25,9 +30,10 @@ from webhost_deployer.capacity import Capacity
 from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers
 from webhost_deployer.model import Deployment, Phase
-from webhost_deployer.provider import ProviderError
+from webhost_deployer.provider import ProviderError, ScriptGone
 from webhost_deployer.recovery import TYPES, recover
-from webhost_deployer.secrets.handlers import SecretHandlers
+from webhost_deployer.secrets import store as secrets_store
+from webhost_deployer.secrets.handlers import DAY_MS, SecretHandlers
 from webhost_deployer.secrets.values import SecretValues
 from webhost_deployer.steps import Steps
 from webhost_kit.database.engine import Database
@@ -38,6 +44,8 @@ from webhost_kit.keys import base64url
 from webhost_kit.sealing import Opener, Owner, Sealer, public_half
 
 from tests.integration.deployer.harness import new_agent, new_deployment
+from tests.support.deadline import eventually
+from tests.support.harness import in_background
 from tests.unit.deployer.samples import COMMAND
 
 KEY = randomness.token_bytes(32)
@@ -55,6 +63,7 @@ class Cloud:
         self.has: dict[str, dict[str, str]] = {}
         self.changed: list[str] = []
         self.broken: set[str] = set()
+        self.gone: set[str] = set()
         self.before: dict[str, Callable[[], Awaitable[Any]]] = {}
 
     def worker_name(self, _: Deployment) -> str:
@@ -78,6 +87,8 @@ class Cloud:
         await self._on("change_secrets")
         if deployment.id in self.broken:
             raise ProviderError("PATCH", "1", f"what is {values}?", transient=False)
+        if deployment.id in self.gone:
+            raise ScriptGone("PATCH", "1", "no such script", transient=False)
         self.changed.append(deployment.id)
         worker = self.has[deployment.id]
         for name, value in values.items():
@@ -141,8 +152,8 @@ class World:
         )
         return await self.requests.delete_secrets(request)
 
-    async def listed(self) -> set[str]:
-        request = SecretsRequest(user_id=USER, agent_id=self.agent_id)
+    async def listed(self, user_id: str = USER) -> set[str]:
+        request = SecretsRequest(user_id=user_id, agent_id=self.agent_id)
         return set((await self.requests.secrets(request)).set_at_ms)
 
     async def command(self, **changes: Any) -> Deploy:
@@ -221,6 +232,54 @@ async def test_what_is_set_during_a_deploy_is_there_before_it_succeeds(world: Wo
     assert await world.rows("SELECT * FROM secret_updates") == []
 
 
+@pytest.mark.accept("7.3.rechecked")
+async def test_a_deployment_does_not_succeed_beside_a_change_of_secrets(world: World) -> None:
+    command = await world.command()
+
+    async def waits() -> bool:
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        return await world.rows(waiting) == [(1,)]
+
+    async with world.database.transaction() as connection:
+        # As a change of secrets does.
+        await store.lock_agent(connection, world.agent_id)
+        async with in_background(world.work()):
+            await eventually(waits, "the end of the deploy to wait")
+            assert (await world.deployment(command.deployment_id)).phase is Phase.DEPLOYING
+            await connection.rollback()
+
+            async def live() -> bool:
+                return (await world.deployment(command.deployment_id)).phase is Phase.LIVE
+
+            await eventually(live, "the end of the deploy")
+
+
+@pytest.mark.accept("7.3.lost")
+async def test_a_deployment_whose_script_is_gone_is_said_to_be_lost(world: World) -> None:
+    await world.put(A="1")
+    lost, kept = [(await world.deploy()).id for _ in range(2)]
+    world.cloud.gone.add(lost)
+    await world.put(A="2")
+    for tries in (1, 2):
+        await world.execute("UPDATE secret_updates SET due_at_ms = 0")
+        await world.work()
+        assert await world.rows("SELECT deployment_id, tries FROM secret_updates") == [
+            (lost, tries)
+        ], "it may only be late to be seen"
+    await world.execute("UPDATE secret_updates SET due_at_ms = 0")
+    await world.work()
+    assert await world.rows("SELECT * FROM secret_updates") == []
+    facts = [it for it in await world.stated("deployment") if isinstance(it, DeploymentScriptLost)]
+    assert facts == [DeploymentScriptLost(agent_id=world.agent_id)]
+
+    await world.delete("A")
+    assert await world.rows("SELECT deployment_id FROM secret_updates") == [(kept,)]
+    await world.work()
+    assert world.cloud.has[kept] == {}
+    assert await world.rows("SELECT * FROM secret_updates") == []
+    assert await world.rows("SELECT * FROM secrets") == [], "nobody needs to know of the deletion"
+
+
 @pytest.mark.accept("7.3.reaches")
 async def test_the_active_one_comes_first_and_a_failing_one_holds_up_no_other(world: World) -> None:
     await world.put(A="1", B="b")
@@ -269,6 +328,24 @@ async def test_the_same_operation_is_done_once(world: World) -> None:
         *("secret.set.v1", "secret.set.v1", "secret.deleted.v1")
     ]
     assert await world.rows("SELECT * FROM secrets") == [], "nobody needs to know of the deletion"
+    assert (await world.put(operation="op", A="1")).version == 1
+    assert await world.listed() == set(), "what was deleted since stays deleted"
+
+
+@pytest.mark.accept("7.3.idempotent")
+async def test_an_operation_that_comes_again_leaves_what_was_set_since(world: World) -> None:
+    await world.put(operation="op", A="old")
+    await world.put(A="new")
+    assert (await world.put(operation="op", A="old")).version == 1
+    deployment = await world.deploy()
+    assert world.cloud.has[deployment.id] == {"A": "new"}
+
+    await world.execute(f"UPDATE secret_operations SET done_at_ms = done_at_ms - {DAY_MS}")
+    await secrets_store.forget_done(world.database)
+    assert (await world.put(operation="op", A="old")).version == 1
+    await world.execute(f"UPDATE secret_operations SET done_at_ms = done_at_ms - {DAY_MS}")
+    await secrets_store.forget_done(world.database)
+    assert await world.rows("SELECT * FROM secret_operations") == []
 
 
 @pytest.mark.accept("7.3.bounded")
@@ -285,6 +362,8 @@ async def test_an_agents_changes_in_a_day_are_bounded(world: World) -> None:
 async def test_a_deleted_agent_has_no_secrets_and_gets_none(world: World) -> None:
     await world.put(A="1")
     assert (await world.put(A="1", user_id="usr_2")).gone
+    assert await world.listed("usr_2") == set(), "they are another's"
+    assert await world.listed() == {"A"}
     deleted = TearDownAgent(
         command_id="cmd_2", causation_id="evt_2", user_id=USER, agent_id=world.agent_id
     )

@@ -1,11 +1,13 @@
 """Secrets of a real deployer's, on real Workers, in both layouts."""
 
 import secrets
+import signal
 from typing import Any
 
 import pytest
 from webhost_contracts import ids, subjects
 from webhost_contracts.events import (
+    DeploymentScriptLost,
     DeploymentSecretsApplied,
     DeploymentSucceeded,
     SecretDeleted,
@@ -20,6 +22,7 @@ from webhost_contracts.rpc import (
 )
 from webhost_deployer.crash_points import Moment, fact_point
 from webhost_kit.bus import rpc
+from webhost_kit.errors import Unavailable
 from webhost_kit.keys import base64url
 from webhost_kit.sealing import Owner, Sealer, public_half
 
@@ -51,6 +54,14 @@ async def set_secrets(
 async def delete_secrets(harness: Harness, agent_id: str, *names: str) -> ChangeSecretsReply:
     request = DeleteSecretsRequest(**common(harness, agent_id), keys=names)
     return await rpc.call(harness.bus, subjects.RPC_DELETE_SECRETS, request, ChangeSecretsReply)
+
+
+async def remove_scripts(harness: Harness, deployment: str) -> None:
+    """Remove a deployment's scripts, as somebody might by hand."""
+    path = harness.scripts_path(harness.namespace)
+    for name in await harness.listed(path):
+        if ids.suffix(deployment) in name:
+            await harness.api("DELETE", f"{path}/{name}", params={"force": "true"})
 
 
 async def until_told(harness: Harness, url: str, deployment: str, told: str) -> None:
@@ -85,6 +96,13 @@ async def test_secrets_are_bound_changed_and_removed(harness: Harness) -> None:
     listed = await rpc.call(harness.bus, subjects.RPC_SECRETS, listing, SecretsReply)
     assert listed == SecretsReply(version=3, set_at_ms={})
 
+    await remove_scripts(harness, deployment)
+    await set_secrets(harness, agent, KEY="too late")
+    lost = await harness.until_stated(deployment, lambda e: isinstance(e, DeploymentScriptLost))
+    assert lost == DeploymentScriptLost(agent_id=agent)
+    await harness.until_quiet()
+    assert await harness.scalar("SELECT count(*) FROM secret_updates") == 0
+
     applied = [e for e in harness.stated(deployment) if isinstance(e, DeploymentSecretsApplied)]
     assert applied[-1].secrets_version == 3
     subject = subjects.event(harness.user_id, "secret", agent)
@@ -94,5 +112,25 @@ async def test_secrets_are_bound_changed_and_removed(harness: Harness) -> None:
         (1, SecretSet(agent_id=agent, keys=("KEY", "OTHER"))),
         (2, SecretSet(agent_id=agent, keys=("OTHER",))),
         (3, SecretDeleted(agent_id=agent, keys=("KEY", "OTHER"))),
+        (4, SecretSet(agent_id=agent, keys=("KEY",))),
     ]
     assert {envelope.aggregate_id for envelope, _ in facts} == {ids.secrets_of(agent)}
+
+
+@pytest.mark.accept("7.3.late")
+async def test_what_a_frozen_deployer_was_asked_is_not_done_when_it_goes_on(
+    harness: Harness,
+) -> None:
+    deployer = await harness.start()
+    await deployer.until_ready()
+    agent = new_agent()
+    deployer.send_signal(signal.SIGSTOP)
+    with pytest.raises(Unavailable):
+        await set_secrets(harness, agent, KEY="old")
+    deployer.send_signal(signal.SIGCONT)
+
+    async def dropped() -> bool:
+        return harness.logged("request not answered") == 1
+
+    await eventually(dropped, "the old request to be dropped")
+    assert (await set_secrets(harness, agent, KEY="new")).version == 1

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import pytest
-from webhost_api import decisions
+from webhost_api import decisions, model
 from webhost_api.model import Agent, AgentStatus, DeploymentStatus
 from webhost_contracts.events import AgentEnabled, DeploymentRetired, Event
 from webhost_kit.errors import Conflict
@@ -129,3 +129,11 @@ def test_times_are_those_of_the_facts() -> None:
 def test_what_is_no_fact_of_an_agent_is_refused() -> None:
     with pytest.raises(TypeError):
         agent(CREATED)
+
+
+@pytest.mark.accept("7.3.lagging")
+def test_an_older_version_of_the_secrets_never_wins() -> None:
+    """A reply may be known later than the fact of a change behind it."""
+    newer = model.with_secrets(agent(*live(1)), 2)
+    assert model.with_secrets(newer, 1).secrets_version == 2
+    assert model.with_secrets(newer, 3).secrets_version == 3

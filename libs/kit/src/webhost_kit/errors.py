@@ -132,6 +132,10 @@ class Unavailable(Problem):
         super().__init__(message, retry_after_s=retry_after_s)
 
 
+class TooLate(Unavailable):
+    """The sender of a request on the bus was told already that no reply came; nothing is done."""
+
+
 class Permanent(Exception):
     """A command's handler failed, and no further try can succeed: it becomes a dead letter."""
 

@@ -120,11 +120,14 @@ def request_deployment(
 def activate(agent: Agent, deployment: Deployment, reason: str | None) -> list[Event]:
     """Decide to point at a finished good deployment. No fact if it is active already.
 
-    CONFLICT, retryable, while it lacks the agent's newest secrets: the deployer brings it up.
+    CONFLICT, retryable, while it lacks the agent's newest secrets: the deployer brings it up. One
+    whose script is lost never has them.
     """
     _require_changeable(agent)
     if not deployment.is_kept:
         raise Conflict("Only a deployment that succeeded and is still kept can be activated.")
+    if deployment.script_lost:
+        raise Conflict("The deployment's script is gone at its provider; deploy again.")
     if agent.active_deployment_id == deployment.id:
         return []
     if deployment.secrets_version < agent.secrets_version:

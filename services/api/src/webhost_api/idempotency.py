@@ -4,11 +4,14 @@ Guarantees: of the requests of one user with one key to one route, one is carrie
 is recorded together with its facts and returned again for at least KEPT_MS. Refusals are not
 recorded: they changed nothing. The ids that a request creates are derived from the key and from the
 time of its first attempt, which is recorded first: a retry after a crash creates the same ones.
+What another service is asked for has a name that is made in the same way: it is asked for that only
+by requests like the first, and in a place that the answer is certain to have.
 Requests and answers may hold secrets: of the one a keyed fingerprint is kept, the other sealed.
 What is remembered of one user is bounded by the tier, and removed when it is past its retention.
 """
 
 import hashlib
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,26 +78,31 @@ class IdempotencyKey:
         """Return the number of the advisory lock that stands for this key."""
         return int.from_bytes(self.digest("lock")[:8], "big", signed=True)
 
-    @property
-    def operation(self) -> str:
-        """Return what names this request, key and body, to another service."""
-        return f"{self._row}.{self.keys.fingerprint(self.keys.newest, self.request)}"
+    def require_same(self, row: sa.Row[Any]) -> None:
+        """Raise Conflict where what this row remembers is another request with the key.
+
+        A fingerprint of a key of the api's that is gone tells nothing.
+        """
+        fingerprint = self.keys.fingerprint(row.key_id, self.request)
+        if fingerprint is not None and fingerprint != row.fingerprint:
+            raise Conflict("This idempotency key was used for another request.")
 
     def seal(self, key_id: str, answer: bytes) -> bytes:
         """Return an answer to this request, sealed for its row."""
-        return self.keys.seal(key_id, self._row, answer, self.digest("answer"))
+        return self.keys.seal(key_id, self.row, answer, self.digest("answer"))
 
     def open(self, key_id: str, sealed: bytes) -> bytes:
         """Return the recorded answer. Raises Conflict where it cannot be read any more."""
         try:
-            return self.keys.open(key_id, self._row, sealed, self.digest("answer"))
+            return self.keys.open(key_id, self.row, sealed, self.digest("answer"))
         except Unreadable as error:
             log.error("recorded answer unreadable", reason=str(error))
             message = "This was done, but its answer can no longer be read."
             raise Conflict(message) from error
 
     @property
-    def _row(self) -> str:
+    def row(self) -> str:
+        """Return what names the key in its scope, and nothing of the request."""
         return self.digest("row").hex()
 
     def digest(self, purpose: str) -> bytes:
@@ -112,8 +120,23 @@ async def id_for(
     """
     if key is None:
         return new_id(prefix, at_ms)
-    first_tried_at_ms = await _claim(database, tiers, key, at_ms)
-    return ids.new_id(prefix, first_tried_at_ms, key.digest(prefix)[: ids.ENTROPY_BYTES])
+    claim = await _claim(database, tiers, key, at_ms)
+    return ids.new_id(prefix, claim.first_tried_at_ms, key.digest(prefix)[: ids.ENTROPY_BYTES])
+
+
+async def operation_of(
+    database: Database, tiers: Tiers, key: IdempotencyKey | None, at_ms: int
+) -> str:
+    """Return what names the request to another service, which does it once.
+
+    Raises Unavailable, RateLimited where too many keys of the user's are remembered, or Conflict
+    where the key came with another request before, whether that was answered or not.
+    """
+    if key is None:
+        return secrets.token_hex(16)
+    claim = await _claim(database, tiers, key, at_ms)
+    key.require_same(claim)
+    return f"{key.row}.{claim.first_tried_at_ms}.{claim.fingerprint}"
 
 
 async def recorded(connection: AsyncConnection, key: IdempotencyKey) -> Answer | None:
@@ -124,9 +147,7 @@ async def recorded(connection: AsyncConnection, key: IdempotencyKey) -> Answer |
     row = (await connection.execute(_row_of(idempotency, key))).one_or_none()
     if row is None:
         return None
-    fingerprint = key.keys.fingerprint(row.key_id, key.request)
-    if fingerprint is not None and fingerprint != row.fingerprint:
-        raise Conflict("This idempotency key was used for another request.")
+    key.require_same(row)
     return Answer(row.status, key.open(row.key_id, row.body))
 
 
@@ -145,15 +166,15 @@ async def once(
         raise Conflict("The first request with this key is still running.", retryable=True)
     if (answer := await recorded(connection, key)) is not None:
         return answer
-    await _require_room(connection, tiers, key, idempotency.c.answered_at_ms)
-    answer, key_id = await work(), key.keys.newest
+    if (await connection.execute(_row_of(idempotency_claims, key))).one_or_none() is None:
+        await _require_room(connection, tiers, key, idempotency.c.answered_at_ms)
+    answer = await work()
     await connection.execute(
         sa.insert(idempotency).values(
             **_scope(key),
-            key_id=key_id,
-            fingerprint=key.keys.fingerprint(key_id, key.request),
+            **_fingerprint(key),
             status=answer.status,
-            body=key.seal(key_id, answer.body),
+            body=key.seal(key.keys.newest, answer.body),
             answered_at_ms=now_ms(),
         )
     )
@@ -168,18 +189,21 @@ async def remove_old(database: Database) -> None:
             await connection.execute(sa.delete(time.table).where(time < before_ms))
 
 
-async def _claim(database: Database, tiers: Tiers, key: IdempotencyKey, at_ms: int) -> int:
-    """Return when the key was first tried, which is `at_ms` if it is now; durable on return."""
+async def _claim(database: Database, tiers: Tiers, key: IdempotencyKey, at_ms: int) -> sa.Row[Any]:
+    """Return what is remembered of the key's first try, which may be this one, at `at_ms`; durable
+    on return. A key that is claimed has room for its answer.
+    """
     claims = idempotency_claims
     async with database.transaction() as connection:
         row = (await connection.execute(_row_of(claims, key))).one_or_none()
         if row is None:
-            await _require_room(connection, tiers, key, claims.c.first_tried_at_ms)
-            claim = insert(claims).values(**_scope(key), first_tried_at_ms=at_ms)
-            await connection.execute(claim.on_conflict_do_nothing())
+            for time in (claims.c.first_tried_at_ms, idempotency.c.answered_at_ms):
+                await _require_room(connection, tiers, key, time)
+            claim = {**_scope(key), **_fingerprint(key), "first_tried_at_ms": at_ms}
+            await connection.execute(insert(claims).values(claim).on_conflict_do_nothing())
             row = (await connection.execute(_row_of(claims, key))).one()
     crash_point("api.claimed")
-    return row.first_tried_at_ms
+    return row
 
 
 async def _require_room(
@@ -195,6 +219,11 @@ async def _require_room(
 
 def _scope(key: IdempotencyKey) -> dict[str, str]:
     return {"user_id": key.user_id, "route": key.route, "key": key.key}
+
+
+def _fingerprint(key: IdempotencyKey) -> dict[str, str | None]:
+    key_id = key.keys.newest
+    return {"key_id": key_id, "fingerprint": key.keys.fingerprint(key_id, key.request)}
 
 
 def _row_of(table: sa.Table, key: IdempotencyKey) -> sa.Select[Any]:

@@ -65,7 +65,8 @@ class Deployment(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `requested_in` and `retired_in` are the versions of the agent's facts that did this;
     `fact_version` is the version of the last fact of the deployer's that was folded in, and
-    `secrets_version` that of its agent's secrets which its Worker has.
+    `secrets_version` that of its agent's secrets which its Worker has. With `script_lost` it is no
+    longer at its provider.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Deployment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     teardown_scheduled: bool = False
     fact_version: int = 0
     secrets_version: int = 0
+    script_lost: bool = False
 
     @property
     def is_kept(self) -> bool:

@@ -19,6 +19,7 @@ from webhost_contracts.events import (
     AccountDisabled,
     AccountEnabled,
     DeploymentFailed,
+    DeploymentScriptLost,
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentSucceeded,
@@ -60,6 +61,7 @@ _TYPES = by_name(
     DeploymentTeardownScheduled,
     DeploymentTornDown,
     DeploymentSecretsApplied,
+    DeploymentScriptLost,
     TeardownStarted,
     SecretSet,
     SecretDeleted,
@@ -142,6 +144,8 @@ def _after(deployment: Deployment, event: DeployerEvent, version: int) -> Deploy
             return replace(deployment, provider_ref=ref, secrets_version=event.secrets_version)
         case DeploymentSecretsApplied():
             return replace(deployment, secrets_version=event.secrets_version)
+        case DeploymentScriptLost():
+            return replace(deployment, script_lost=True)
         case DeploymentTeardownScheduled():
             return replace(deployment, teardown_scheduled=True)
         case DeploymentTornDown():

@@ -129,11 +129,14 @@ idempotency_claims = sa.Table(
     sa.Column("user_id", sa.Text, primary_key=True),
     sa.Column("route", sa.Text, primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("first_tried_at_ms", sa.BigInteger, nullable=False),
     sa.Index("idempotency_claims_by_age", "first_tried_at_ms"),
     sa.Index("idempotency_claims_by_user", "user_id", "first_tried_at_ms"),
 )
-"""When a key was first used, whatever the outcome; the ids that its request creates have this time.
+"""When a key was first used and for which request, whatever the outcome; the ids that its request
+creates have this time.
 """
 
 artifacts = sa.Table(

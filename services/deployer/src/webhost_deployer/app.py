@@ -14,6 +14,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.keys import public_keys
+from webhost_kit.periodic import every
 from webhost_kit.process.keys_watch import KeysWatch
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
@@ -35,6 +36,7 @@ from webhost_deployer.handlers import Handlers
 from webhost_deployer.recovery import OWN_SUBJECTS, TYPES, recover
 from webhost_deployer.rotation.keys_in_force import KeysInForce
 from webhost_deployer.runner import Runner
+from webhost_deployer.secrets import store
 from webhost_deployer.secrets.handlers import SecretHandlers
 from webhost_deployer.secrets.values import SecretValues
 from webhost_deployer.settings import Settings
@@ -42,6 +44,7 @@ from webhost_deployer.steps import Steps
 from webhost_deployer.subscribers import register, register_requests
 
 NEEDS = (subjects.EVENTS, subjects.COMMANDS, subjects.DEAD_LETTERS, subjects.ARTIFACTS_STREAM)
+CLEANUP_EVERY_S = 3600.0
 
 
 def cloudflare_of(
@@ -98,6 +101,10 @@ async def compose(service: Service, settings: Settings) -> None:
     )
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
     service.add("maintenance", Maintenance(service.name, bus, database, [], own_facts))
+    service.work(
+        "done operations",
+        lambda: every(CLEANUP_EVERY_S, partial(store.forget_done, database), "done operations"),
+    )
     every_s = settings.reconcile_every_s
     # What is left in a retired namespace still needs its front.
     refresh = partial(provider.refresh_installation, settings.namespace)

@@ -11,6 +11,7 @@ from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import (
     DeploymentFailed,
     DeploymentFrontUpdated,
+    DeploymentScriptLost,
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
@@ -80,7 +81,8 @@ class Deployment(Wire, frozen=True, kw_only=True):
     made progress, None before the first step was tried. From `tear_down_at_ms` on it is to be
     removed from its provider. Its Worker has its agent's secrets of `secrets_version`, which may
     not be the newest, and its front, where it has one of its own, the public keys of the ids
-    `front_keys`. `started` is None if the command was unreadable: such a deployment only failed.
+    `front_keys`; with `script_lost` there is no Worker any more. `started` is None if the command
+    was unreadable: such a deployment only failed.
     """
 
     id: str
@@ -99,6 +101,7 @@ class Deployment(Wire, frozen=True, kw_only=True):
     tear_down_at_ms: int | None = None
     secrets_version: int = 0
     front_keys: tuple[str, ...] = ()
+    script_lost: bool = False
 
     @property
     def plan(self) -> DeploymentStarted:
@@ -113,13 +116,13 @@ class Deployment(Wire, frozen=True, kw_only=True):
     @property
     def is_kept(self) -> bool:
         """Say whether it answers, and is to go on doing so."""
-        return self.phase is Phase.LIVE and self.tear_down_at_ms is None
+        return self.phase is Phase.LIVE and self.tear_down_at_ms is None and not self.script_lost
 
     @property
     def has_front(self) -> bool:
         """Say whether it was uploaded, and is to stay."""
         stays = self.phase in (Phase.DEPLOYING, Phase.LIVE) and self.tear_down_at_ms is None
-        return stays and Step.UPLOAD in self.done
+        return stays and Step.UPLOAD in self.done and not self.script_lost
 
     @property
     def ended(self) -> bool:
@@ -196,6 +199,8 @@ def _evolve(state: Deployment, event: Event, at_ms: int) -> Deployment:
             version, generation = event.key_version, event.key_generation
             plan = replace(state.plan, key_version=version, key_generation=generation)
             return replace(state, started=plan, front_keys=event.front_keys)
+        case DeploymentScriptLost():
+            return replace(state, script_lost=True)
         case DeploymentFailed():
             return replace(state, phase=Phase.FAILED, failure=event.error)
         case DeploymentTeardownScheduled():

@@ -46,6 +46,10 @@ class ProviderError(Exception):
         )
 
 
+class ScriptGone(ProviderError):
+    """The provider says that it has no script of this deployment."""
+
+
 class Provider(Protocol):
     """A place where deployments run.
 
@@ -78,7 +82,10 @@ class Provider(Protocol):
     async def change_secrets(
         self, deployment: Deployment, values: Mapping[str, str | None]
     ) -> None:
-        """Give a deployment that is there these secrets, by name; None removes one."""
+        """Give a deployment that is there these secrets, by name; None removes one.
+
+        Raises ScriptGone where it is not there any more.
+        """
         ...
 
     def front_keys(self, deployment: Deployment) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from webhost_kit.sealing import CannotOpen
 from webhost_deployer.budget import calls_for
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.model import AgentTeardown, Deployment, Step
-from webhost_deployer.provider import Provider, ProviderError
+from webhost_deployer.provider import Provider, ProviderError, ScriptGone
 from webhost_deployer.saga import REMOVAL
 from webhost_deployer.secrets.values import Changes, SecretValues
 
@@ -28,16 +28,24 @@ LARGE_AT_ONCE = 2
 
 
 class StepFailed(Exception):
-    """A step could not be done; `error` is safe to show.
+    """A step could not be done; `error` is safe to show. `script_gone` is the provider's word.
 
     It is not to be tried again before `retry_after_s` are over.
     """
 
-    def __init__(self, error: DeploymentError, *, transient: bool, retry_after_s: int = 0) -> None:
+    def __init__(
+        self,
+        error: DeploymentError,
+        *,
+        transient: bool,
+        retry_after_s: int = 0,
+        script_gone: bool = False,
+    ) -> None:
         super().__init__(error.message)
         self.error = error
         self.transient = transient
         self.retry_after_s = retry_after_s
+        self.script_gone = script_gone
 
 
 class Steps:
@@ -78,6 +86,7 @@ class Steps:
                 _from_provider(step, error),
                 transient=error.transient,
                 retry_after_s=error.retry_after_s,
+                script_gone=isinstance(error, ScriptGone),
             ) from error
         except ArtifactInvalid as error:
             raise _failed(step, str(error), transient=False) from error

@@ -65,11 +65,22 @@ secrets = sa.Table(
     sa.Column("is_lost", sa.Boolean, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
-    sa.Column("operation", sa.Text),
 )
 """Sealed values, by name. Without one, the row is a deletion that a Worker may not know of yet, or
-stands for a value that a restore lost. `version` is that of the agent's secrets which it is of,
-`operation` the request that set it.
+stands for a value that a restore lost. `version` is that of the agent's secrets which it is of.
+"""
+
+secret_operations = sa.Table(
+    "secret_operations",
+    metadata,
+    sa.Column("agent_id", sa.Text, primary_key=True),
+    sa.Column("operation", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("done_at_ms", sa.BigInteger, nullable=False),
+    sa.Index("secret_operations_by_age", "done_at_ms"),
+)
+"""The requests of late that set secrets, and the version behind each: one that comes again is known
+whatever happened to its values since.
 """
 
 front_updates = sa.Table(

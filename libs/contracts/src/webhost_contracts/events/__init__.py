@@ -34,6 +34,7 @@ from webhost_contracts.events.delegation import DelegationRefused
 from webhost_contracts.events.deployment import (
     DeploymentFailed,
     DeploymentFrontUpdated,
+    DeploymentScriptLost,
     DeploymentSecretsApplied,
     DeploymentStarted,
     DeploymentStepFailed,
@@ -71,6 +72,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     DeploymentSecretsApplied,
     DeploymentFrontUpdated,
     DeploymentTelemetryKeyRevoked,
+    DeploymentScriptLost,
     DeploymentFailed,
     DeploymentTeardownScheduled,
     DeploymentTornDown,
@@ -103,6 +105,7 @@ __all__ = [
     "DeploymentFrontUpdated",
     "DeploymentRequested",
     "DeploymentRetired",
+    "DeploymentScriptLost",
     "DeploymentSecretsApplied",
     "DeploymentStarted",
     "DeploymentStepFailed",

@@ -101,6 +101,12 @@ class DeploymentTelemetryKeyRevoked(
     front_keys: tuple[str, ...] = ()
 
 
+class DeploymentScriptLost(
+    DeployerEvent, frozen=True, kw_only=True, tag="deployment.script_lost.v1"
+):
+    """The script of a deployment that answered is no longer at its provider: it answers no more."""
+
+
 class DeploymentFailed(DeployerEvent, frozen=True, kw_only=True, tag="deployment.failed.v1"):
     """The deployment will never answer. Its route and script were removed before this was stated,
     or, where that failed for eight minutes, are left to reconciliation.

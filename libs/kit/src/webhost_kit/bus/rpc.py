@@ -1,7 +1,8 @@
 """Request and reply between services, with a short timeout; FastStream on the replying side.
 
 Consumes and emits: `rpc.<service>.<what>` and its reply; nothing of it is stored.
-Guarantees: a reply in time, or Unavailable; of several replicas, one replies.
+Guarantees: a reply in time, or Unavailable; of several replicas, one replies. Behind Unavailable
+the request may have been carried out, and is not later, see `webhost_contracts.deadlines`.
 On a repeat: the handler runs again, so one that changes something must be idempotent.
 """
 
@@ -12,16 +13,18 @@ import msgspec
 import structlog
 from faststream import BaseMiddleware
 from nats.errors import Error as NatsError
-from webhost_contracts import wire
+from webhost_contracts import deadlines, wire
 from webhost_contracts.wire import Wire
 
+from webhost_kit import deadline
 from webhost_kit.bus.broker import broker
 from webhost_kit.bus.connection import Bus
+from webhost_kit.clock import now_ms
 from webhost_kit.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 2.5
 
 A = TypeVar("A", bound=Wire)
 
@@ -29,7 +32,12 @@ A = TypeVar("A", bound=Wire)
 async def call(bus: Bus, subject: str, request: Wire, kind: type[A]) -> A:
     """Return the other side's reply. Raises Unavailable when none comes in time."""
     try:
-        reply = await bus.client.request(subject, wire.encode(request), timeout=TIMEOUT_S)
+        reply = await bus.client.request(
+            subject,
+            wire.encode(request),
+            timeout=TIMEOUT_S,
+            headers=deadlines.headers(now_ms(), TIMEOUT_S),
+        )
         return wire.decode(reply.data, kind)
     except (NatsError, TimeoutError, OSError, msgspec.DecodeError) as error:
         raise Unavailable("A part of the system is unavailable; try again shortly.") from error
@@ -63,7 +71,8 @@ class _LogFailure(BaseMiddleware):
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
         try:
-            return await call_next(msg)
+            with deadline.of_request(msg.raw_message.headers):
+                return await call_next(msg)
         except Unavailable as error:
             log.warning("request not answered", subject=msg.raw_message.subject, error=str(error))
             raise

@@ -11,6 +11,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from webhost_kit import deadline
 from webhost_kit.database.away import is_away
 from webhost_kit.database.values import strip_values_of
 from webhost_kit.errors import Unavailable, VersionConflict
@@ -88,12 +89,13 @@ class Database:
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
         """Begin, then commit or roll back.
 
-        Raises Unavailable when Postgres is away or does not answer for TRANSACTION_TIMEOUT_S, or
-        when no connection became free in time.
+        Raises Unavailable when Postgres is away or does not answer for TRANSACTION_TIMEOUT_S,
+        when no connection became free in time, or past the deadline of the request it is for.
         """
         try:
             async with asyncio.timeout(TRANSACTION_TIMEOUT_S), self.engine.begin() as connection:
                 yield connection
+                await deadline.limit_commit(connection, IDLE_IN_TRANSACTION_S * 1000)
         except Exception as error:
             if not is_away(error):
                 raise

@@ -2,7 +2,8 @@
 republish its facts.
 
 Consumes: `rpc.<service>.<verb>` (see `webhost_contracts.maintenance`); of several replicas, one
-replies. Emits: replies. Guarantees: an unreadable request changes nothing.
+replies. Emits: replies. Guarantees: an unreadable request changes nothing, nor does one that comes
+past its deadline.
 On a repeat: every request may be repeated.
 """
 
@@ -29,10 +30,11 @@ from webhost_contracts.maintenance import (
 )
 from webhost_contracts.wire import Wire
 
+from webhost_kit import deadline
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
-from webhost_kit.errors import StreamDiverged, Unavailable
+from webhost_kit.errors import StreamDiverged, TooLate, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.parked import count_parked, list_parked
@@ -94,7 +96,10 @@ class Maintenance:
     ) -> None:
         async def answer(message: Msg) -> None:
             try:
+                deadline.require_in_time(message.headers)
                 await handle(wire.decode(message.data, kind), message)
+            except TooLate as error:
+                log.warning("maintenance not done", verb=verb, error=str(error))
             except _REFUSALS as error:
                 await _reply(message, ReplayReply(refused=str(error) or type(error).__name__))
             except Exception as error:

@@ -1,6 +1,5 @@
 """Secrets of an agent. No route returns a value, and while the deployer is away none answers."""
 
-import secrets as randomness
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
@@ -20,6 +19,7 @@ from webhost_api.http import (
     execute,
     first_response,
 )
+from webhost_api.idempotency import operation_of
 from webhost_api.model import Agent
 from webhost_api.openapi_responses import refusals
 from webhost_api.schemas.requests import ENV_VAR_KEY, SetSecretsBody
@@ -68,7 +68,8 @@ async def set_secrets(
         _, allowed = await handlers.tier_of(connection, deps.tiers, caller.user_id)
     _require_declared(agent, body)
     values = {name: value.get_secret_value() for name, value in body.secrets.items()}
-    operation = randomness.token_hex(16) if key is None else key.operation
+    at_ms = caller.metadata.at_ms
+    operation = await operation_of(deps.database, deps.tiers, key, at_ms)
     version = await deps.secrets.set(caller, agent, allowed, values, operation)
     crash_point("api.secrets_set")
 

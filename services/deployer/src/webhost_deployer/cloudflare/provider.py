@@ -13,11 +13,13 @@ from webhost_worker import SESSIONS_CLASS
 from webhost_deployer.cloudflare import addresses, platform_scripts, scripts
 from webhost_deployer.cloudflare.addresses import CustomDomain, Routing
 from webhost_deployer.cloudflare.api import CloudflareApi
+from webhost_deployer.cloudflare.failures import NO_SUCH_SCRIPT, Missing
 from webhost_deployer.cloudflare.inventory import ListedScript
 from webhost_deployer.cloudflare.layouts import Layout
 from webhost_deployer.cloudflare.scripts import Script, WorkerEnvironment
 from webhost_deployer.cloudflare.worker_client import WorkerClient
 from webhost_deployer.model import Deployment
+from webhost_deployer.provider import ScriptGone
 
 
 class Cloudflare:
@@ -103,7 +105,14 @@ class Cloudflare:
         self, deployment: Deployment, values: Mapping[str, str | None]
     ) -> None:
         """Set secrets of the agent script, and remove those that are None, in one call."""
-        await self._layout(deployment).change_secrets(deployment, values)
+        try:
+            await self._layout(deployment).change_secrets(deployment, values)
+        except Missing as error:
+            if error.code != NO_SUCH_SCRIPT:
+                raise
+            raise ScriptGone(
+                error.endpoint, error.code, error.message, transient=error.transient
+            ) from error
 
     @property
     def public_key_ids(self) -> tuple[str, ...]:

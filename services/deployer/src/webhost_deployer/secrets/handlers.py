@@ -3,7 +3,8 @@
 Consumes: SetSecretsRequest, DeleteSecretsRequest, SecretsRequest. Emits: `secret.set.v1`,
 `secret.deleted.v1`. Guarantees: the sealed values, the fact and the work of bringing them to every
 kept deployment are one transaction; nothing is opened here.
-On a repeat: an operation that was done, and a deletion of what has no value, change nothing.
+On a repeat: an operation that was done in the last day, whatever became of its values since, and a
+deletion of what has no value, change nothing.
 """
 
 from collections.abc import Callable
@@ -54,8 +55,9 @@ class SecretHandlers:
             state = await _changeable(connection, request)
             if state is None:
                 return GONE
-            if await store.was_done(connection, request.agent_id, request.operation):
-                return ChangeSecretsReply(version=state.version)
+            done = await store.done_version(connection, request.agent_id, request.operation)
+            if done is not None:
+                return ChangeSecretsReply(version=done)
             until_ms = await store.full_until(connection, state, request.changes_a_day, DAY_MS)
             if until_ms is not None:
                 return ChangeSecretsReply(full_until_ms=until_ms)
@@ -63,12 +65,10 @@ class SecretHandlers:
             metadata = _metadata(request)
             state = await store.record(connection, state, event, metadata)
             await store.put(
-                connection,
-                request.agent_id,
-                request.sealed,
-                state.version,
-                metadata.at_ms,
-                operation=request.operation,
+                connection, request.agent_id, request.sealed, state.version, metadata.at_ms
+            )
+            await store.record_done(
+                connection, request.agent_id, request.operation, state.version, metadata.at_ms
             )
             await store.mark_lagging(connection, request.agent_id, request.active_deployment_id)
             return ChangeSecretsReply(version=state.version)

@@ -14,15 +14,26 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.secret import SecretEvent
 from webhost_kit.clock import now_ms
+from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.aggregates import Aggregate
 from webhost_kit.eventsourcing.store import EventMetadata, events_table
 
 from webhost_deployer.model import FINAL, Deployment, Phase
 from webhost_deployer.secrets.model import AgentSecrets, evolve
-from webhost_deployer.tables import agent_secrets, deployments, secret_updates, secrets
+from webhost_deployer.tables import (
+    agent_secrets,
+    deployments,
+    secret_operations,
+    secret_updates,
+    secrets,
+)
+
+OPERATIONS_KEPT_MS = 2 * 24 * 3600 * 1000
+"""For longer than the api remembers the request that an operation is of."""
 
 _APPLIED = sa.func.coalesce(deployments.c.state["secretsVersion"].astext.cast(sa.Integer), 0)
 _STAYS = ~deployments.c.state.has_key("tearDownAtMs")
+_HAS_SCRIPT = ~deployments.c.state.has_key("scriptLost")
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,6 @@ async def put(
     version: int,
     at_ms: int,
     *,
-    operation: str | None = None,
     lost: bool = False,
 ) -> None:
     """Write rows, by name; without a sealed value one is a deletion, or was `lost`."""
@@ -76,7 +86,6 @@ async def put(
             "is_lost": lost,
             "version": version,
             "updated_at_ms": at_ms,
-            "operation": operation,
         }
         statement = insert(secrets).values(agent_id=agent_id, key=key, **row)
         await connection.execute(
@@ -114,12 +123,29 @@ async def changes_since(
     return {row.key: row.sealed for row in await connection.execute(query)}
 
 
-async def was_done(connection: AsyncConnection, agent_id: str, operation: str) -> bool:
-    """Say whether some secret is still as this operation left it."""
-    query = sa.select(secrets.c.key).where(
-        secrets.c.agent_id == agent_id, secrets.c.operation == operation
+async def done_version(connection: AsyncConnection, agent_id: str, operation: str) -> int | None:
+    """Return the version that this operation made, None where it was not done."""
+    query = sa.select(secret_operations.c.version).where(
+        secret_operations.c.agent_id == agent_id, secret_operations.c.operation == operation
     )
-    return await connection.scalar(query.limit(1)) is not None
+    return await connection.scalar(query)
+
+
+async def record_done(
+    connection: AsyncConnection, agent_id: str, operation: str, version: int, at_ms: int
+) -> None:
+    """Remember that this operation is done, and made this version."""
+    row = {"agent_id": agent_id, "operation": operation, "version": version, "done_at_ms": at_ms}
+    await connection.execute(sa.insert(secret_operations).values(row))
+
+
+async def forget_done(database: Database) -> None:
+    """Forget the operations that no request can name again. Raises Unavailable."""
+    before_ms = now_ms() - OPERATIONS_KEPT_MS
+    async with database.transaction() as connection:
+        await connection.execute(
+            sa.delete(secret_operations).where(secret_operations.c.done_at_ms < before_ms)
+        )
 
 
 async def full_until(
@@ -157,6 +183,7 @@ async def mark_lagging(
             deployments.c.agent_id == agent_id,
             deployments.c.phase == Phase.LIVE,
             _STAYS,
+            _HAS_SCRIPT,
             agent_secrets.c.version > _APPLIED,
         )
     )
@@ -210,7 +237,7 @@ async def prune(connection: AsyncConnection, agent_id: str) -> None:
     """Remove the deletions that every Worker of the agent knows of."""
     known = (
         sa.select(sa.func.coalesce(sa.func.min(_APPLIED), 2**31 - 1))
-        .where(deployments.c.agent_id == agent_id, deployments.c.phase.not_in(FINAL))
+        .where(deployments.c.agent_id == agent_id, deployments.c.phase.not_in(FINAL), _HAS_SCRIPT)
         .scalar_subquery()
     )
     await connection.execute(
@@ -225,7 +252,7 @@ async def prune(connection: AsyncConnection, agent_id: str) -> None:
 
 async def forget(connection: AsyncConnection, agent_id: str) -> None:
     """Remove all values of a deleted agent; the version stays."""
-    for table in (secrets, secret_updates):
+    for table in (secrets, secret_operations, secret_updates):
         await connection.execute(sa.delete(table).where(table.c.agent_id == agent_id))
 
 
