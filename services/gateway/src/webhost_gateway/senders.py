@@ -83,7 +83,8 @@ class Senders:
     async def source(self, request: Request) -> Asked:
         """Return what a back end asks for. Raises the Problem of the first check that it fails."""
         signed = self._sources.signed(request.headers, now_ms())
-        body = await self._body(request, f"source {signed.source}")
+        # Anybody can name a source.
+        body = await self._body(request, f"address {request.address}")
         signed.check(body)
         delegated = decisions.parse_delegated(body)
         user_id = ids.user_id(self._issuer, delegated.delegation.external_user_id)
