@@ -119,6 +119,7 @@ class Environment:
             case "gateway":
                 return (
                     users
+                    | behind_edge
                     | _given("DELEGATION_SECRETS")
                     | {
                         "LISTEN": self.listen(name),

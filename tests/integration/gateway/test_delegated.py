@@ -17,6 +17,7 @@ from webhost_kit.keys import base64url
 
 from tests.integration.gateway.harness import Agent, Gateway, Harness
 from tests.integration.gateway.test_idempotency import Answer, claims, until_recorded
+from tests.support.slow import first_answer, slow_clients
 
 ROOT = Path(__file__).parents[3]
 NEW, OLD, OTHERS = (bytes([n]) * 32 for n in (1, 2, 3))
@@ -27,7 +28,7 @@ MINUTES_5 = 5 * 60 * 1000
 @pytest.fixture(scope="module")
 async def delegating(shared_harness: Harness) -> AsyncIterator[Gateway]:
     """A gateway that knows back ends."""
-    gateway = await shared_harness.start(DELEGATION_SECRETS=SECRETS)
+    gateway = await shared_harness.start(DELEGATION_SECRETS=SECRETS, TRUSTED_PROXIES="127.0.0.1")
     yield gateway
     await gateway.stop()
 
@@ -206,6 +207,27 @@ async def test_a_back_ends_calls_have_the_limits_of_its_users_tier(
     refused = await send(harness, gateway, limited.agent_id, body, signed(body))
     assert (refused.status, refused.error["code"]) == (402, "LIMIT_EXCEEDED")
     assert refused.error["details"]["limit"] == 20
+
+
+@pytest.mark.accept("6.B5", "7.5.credentials")
+async def test_whoever_names_a_source_does_not_hold_up_its_signed_calls(
+    harness: Harness, gateway: Gateway
+) -> None:
+    """Bodies that are not signed yet take the room of their address."""
+    agent = await ready_agent(harness, gateway)
+    size = 1024 * 1024
+    stated = "".join(f"{name}: {value}\r\n" for name, value in signed(b"another").items())
+    head = (
+        f"POST /v1/delegated/invoke/{agent.agent_id} HTTP/1.1\r\nHost: x\r\n{stated}"
+        f"X-Forwarded-For: 192.0.2.1\r\nContent-Length: {size}\r\n\r\n"
+    )
+    body = body_for(agent, invoke={"input": {"prompt": "y" * (size // 2)}})
+    port = int(gateway.url.rpartition(":")[2])
+    # So many that not all may even wait for room: the first ones have it.
+    async with slow_clients(port, [head.encode() + b"1"] * 80) as clients:
+        assert (await first_answer(clients)).startswith(b"HTTP/1.1 503")
+        headers = signed(body) | {"X-Forwarded-For": "192.0.2.2"}
+        assert (await send(harness, gateway, agent.agent_id, body, headers)).status == 200
 
 
 @pytest.mark.parametrize(

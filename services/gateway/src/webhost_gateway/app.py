@@ -129,7 +129,7 @@ async def compose(service: Service, settings: Settings) -> None:
         delegated=invoker.delegated,
         origins=settings.cors_allowed_origins,
     )
-    service.serve(app, settings.listen)
+    service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)
 
 
 def _text(secret: SecretStr | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from webhost_kit.errors import MethodNotAllowed, NotFound, Problem
 from webhost_kit.http import asgi, problems
+from webhost_kit.http.addresses import address_of
 from webhost_kit.http.asgi import ClientGone, Headers, Receive, Send
 from webhost_kit.http.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
 
@@ -33,12 +34,20 @@ _PREFLIGHT: Headers = [
 class Request(asgi.Request):
     """One request of a user, with the CORS headers of its answer."""
 
-    __slots__ = ("agent_id", "authorization", "idempotency_key", "origin_allowed", "traceparent")
+    __slots__ = (
+        "address",
+        "agent_id",
+        "authorization",
+        "idempotency_key",
+        "origin_allowed",
+        "traceparent",
+    )
 
     def __init__(
         self, scope: Mapping[str, Any], receive: Receive, send: Send, origins: frozenset[bytes]
     ) -> None:
         super().__init__(scope, receive, send)
+        self.address = address_of(scope)
         self.agent_id = ""
         self.authorization = self.text_header(b"authorization")
         self.idempotency_key = self.text_header(b"idempotency-key")

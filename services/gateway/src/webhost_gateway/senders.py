@@ -94,7 +94,8 @@ class Senders:
     async def source(self, request: Request) -> Delegated:
         """Return what a back end sent. Raises the Problem of the first check that it fails."""
         signed = self._sources.signed(request.headers, now_ms())
-        body = await self._body(request, f"source {signed.source}")
+        # Anybody can name a source.
+        body = await self._body(request, f"address {request.address}")
         signed.check(body)
         delegated = decisions.parse_delegated(body)
         given = delegated.delegation.idempotency_key

@@ -2,10 +2,15 @@
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validator
 from webhost_kit.keys import Signer, parse_shared_secrets, parse_signers, parse_symmetric_keys
-from webhost_kit.process.settings import Address, LongestCall, UserFacingSettings
+from webhost_kit.process.settings import (
+    Address,
+    CountsAddresses,
+    LongestCall,
+    UserFacingSettings,
+)
 
 
-class Settings(UserFacingSettings, LongestCall):
+class Settings(UserFacingSettings, LongestCall, CountsAddresses):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     invoke_private_keys: SecretStr
