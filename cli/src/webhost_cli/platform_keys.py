@@ -16,14 +16,14 @@ import typer
 from nats.aio.client import Client
 from webhost_contracts import maintenance, platform_keys, subjects, wire
 from webhost_contracts.maintenance import KeysReply, Nothing
-from webhost_contracts.platform_keys import Kind, Phase, Standing, Unclear
+from webhost_contracts.platform_keys import Kind, Phase
 from webhost_contracts.rpc import RevokeTelemetryKeyReply, RevokeTelemetryKeyRequest
 from webhost_kit.clock import now_ms
 
 from webhost_cli import bus, output, rotation
 from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.options import BusOption, JsonOption, data_dir_of
-from webhost_cli.rotation import Replies
+from webhost_cli.rotation import Replies, Standing, Unclear
 
 _REPLIES_S = 2.0
 _LOOK_EVERY_S = 1.0
@@ -234,7 +234,7 @@ def _result(
 
 def _standing(kind: Kind, replies: Replies) -> Standing:
     try:
-        return platform_keys.standing(kind, rotation.held(kind, replies))
+        return rotation.standing(kind, rotation.held(kind, replies))
     except Unclear as error:
         raise CommandError(str(error)) from error
 

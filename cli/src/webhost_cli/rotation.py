@@ -1,10 +1,21 @@
-"""What stands between a rotation and its next phase, by what the services' processes say. Pure."""
+"""Where a rotation stands, and what keeps it from its next phase: read from what the services'
+processes say, and from nothing else. Pure.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from webhost_contracts.maintenance import KeysReply
-from webhost_contracts.platform_keys import Ids, Kind, Phase, Place, Standing
+from webhost_contracts.platform_keys import (
+    INVOKE_PRIVATE_KEYS,
+    INVOKE_PUBLIC_KEYS,
+    TELEMETRY_MASTER_KEYS,
+    Ids,
+    Kind,
+    Phase,
+    Place,
+    number_of,
+)
 
 SETTLE_MS = 15_000
 SETTLE_HERE_MS = 5_000
@@ -22,6 +33,63 @@ class Obstacle:
 
     reason: str
     passes: bool = True
+
+
+class Unclear(Exception):
+    """What the processes hold is no step of a rotation; says what to do."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a rotation stands: `phase` is reached by all; with `moving`, the next one by some.
+
+    At rest there is only `old`.
+    """
+
+    old: str
+    new: str | None
+    phase: Phase
+    moving: bool = False
+
+
+def standing(kind: Kind, held: Sequence[tuple[Place, Ids]]) -> Standing:
+    """Read where the rotation stands from what each process holds. Raises Unclear."""
+    known = sorted({key for _, ids in held for key in ids}, key=lambda key: (number_of(key), key))
+    if not known:
+        raise Unclear("no process has said which keys it holds")
+    if len(known) == 1:
+        return Standing(known[0], None, Phase.OLD)
+    if len(known) > len("on") or number_of(known[0]) == number_of(known[1]):
+        named = ", ".join(known)
+        raise Unclear(
+            f"these keys are in use: {named}. A rotation is between two, with different numbers at"
+            " the end of their ids: take out what is in no use, by hand"
+        )
+    old, new = known
+    possible = [
+        {phase for phase in Phase if _same(place, kind.ids(place, old, new, phase), ids)}
+        for place, ids in held
+    ]
+    for phase in Phase:
+        if all(phase in phases for phases in possible):
+            return Standing(old, new, phase)
+    for phase in (Phase.OLD, Phase.KNOWN, Phase.USED):
+        if all(phases & {phase, phase + 1} for phases in possible):
+            return Standing(old, new, phase, moving=True)
+    raise Unclear(
+        f"what the processes hold of {old} and {new} is no step of a rotation: compare it with"
+        " docs/runbooks/rotating-keys.md"
+    )
+
+
+def _same(place: Place, wanted: Ids, ids: Ids) -> bool:
+    # The order says nothing where every key is only verified with, or the highest number is used.
+    if place.setting in (TELEMETRY_MASTER_KEYS, INVOKE_PUBLIC_KEYS):
+        return sorted(wanted) == sorted(ids)
+    # A gateway may keep the old key behind the one that it signs with.
+    if place.setting == INVOKE_PRIVATE_KEYS:
+        return wanted[:1] == ids[:1]
+    return wanted == ids
 
 
 def services_of(kind: Kind) -> list[str]:

@@ -2,17 +2,19 @@
 
 import pytest
 from msgspec.structs import replace
-from webhost_cli.rotation import SETTLE_MS, Replies, held, obstacle, services_of, settings_in
-from webhost_contracts.maintenance import KeysReply
-from webhost_contracts.platform_keys import (
-    KINDS,
-    Kind,
-    Phase,
+from webhost_cli.rotation import (
+    SETTLE_MS,
+    Replies,
     Standing,
     Unclear,
-    next_id,
+    held,
+    obstacle,
+    services_of,
+    settings_in,
     standing,
 )
+from webhost_contracts.maintenance import KeysReply
+from webhost_contracts.platform_keys import KINDS, Kind, Phase, next_id
 
 NOW_MS = 1_000_000
 

@@ -3,11 +3,10 @@
 A setting is a list of keys, each with an id that ends in its number: `invoke-1`, `invoke-2`, or for
 telemetry master keys the number alone. A rotation has three steps, the same for every kind: whoever
 verifies or opens gets to know the new key; whoever signs or seals uses it; the old one is dropped.
-Where a rotation stands is read from what the processes hold, and from nothing else.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -61,8 +60,6 @@ SETTINGS = (
     *(TELEMETRY_MASTER_KEYS, INVOKE_PRIVATE_KEYS, INVOKE_PUBLIC_KEYS),
     *(PLATFORM_PRIVATE_KEYS, SECRETS_PRIVATE_KEYS, SECRETS_PUBLIC_KEY),
 )
-PUBLIC = (INVOKE_PUBLIC_KEYS, SECRETS_PUBLIC_KEY)
-"""The settings that hold public halves."""
 
 KINDS = {
     kind.name: kind
@@ -117,60 +114,3 @@ def next_id(key_id: str) -> str:
     """Return the id of the key that replaces this one."""
     stem = _NUMBER.sub("", key_id)
     return f"{key_id}-2" if stem == key_id else f"{stem}{number_of(key_id) + 1}"
-
-
-class Unclear(Exception):
-    """What the processes hold is no step of a rotation; says what to do."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a rotation stands: `phase` is reached by all; with `moving`, the next one by some.
-
-    At rest there is only `old`.
-    """
-
-    old: str
-    new: str | None
-    phase: Phase
-    moving: bool = False
-
-
-def standing(kind: Kind, held: Sequence[tuple[Place, Ids]]) -> Standing:
-    """Read where the rotation stands from what each process holds. Raises Unclear."""
-    known = sorted({key for _, ids in held for key in ids}, key=lambda key: (number_of(key), key))
-    if not known:
-        raise Unclear("no process has said which keys it holds")
-    if len(known) == 1:
-        return Standing(known[0], None, Phase.OLD)
-    if len(known) > len("on") or number_of(known[0]) == number_of(known[1]):
-        named = ", ".join(known)
-        raise Unclear(
-            f"these keys are in use: {named}. A rotation is between two, with different numbers at"
-            " the end of their ids: take out what is in no use, by hand"
-        )
-    old, new = known
-    possible = [
-        {phase for phase in Phase if _same(place, kind.ids(place, old, new, phase), ids)}
-        for place, ids in held
-    ]
-    for phase in Phase:
-        if all(phase in phases for phases in possible):
-            return Standing(old, new, phase)
-    for phase in (Phase.OLD, Phase.KNOWN, Phase.USED):
-        if all(phases & {phase, phase + 1} for phases in possible):
-            return Standing(old, new, phase, moving=True)
-    raise Unclear(
-        f"what the processes hold of {old} and {new} is no step of a rotation: compare it with"
-        " docs/runbooks/rotating-keys.md"
-    )
-
-
-def _same(place: Place, wanted: Ids, ids: Ids) -> bool:
-    # The order says nothing where every key is only verified with, or the highest number is used.
-    if place.setting in (TELEMETRY_MASTER_KEYS, INVOKE_PUBLIC_KEYS):
-        return sorted(wanted) == sorted(ids)
-    # A gateway may keep the old key behind the one that it signs with.
-    if place.setting == INVOKE_PRIVATE_KEYS:
-        return wanted[:1] == ids[:1]
-    return wanted == ids
