@@ -117,3 +117,20 @@ class Provider(Protocol):
     async def purge_sessions(self, agent_id: str) -> None:
         """Remove all sessions of an agent, permanently."""
         ...
+
+
+class OwnScripts(Protocol):
+    """What an installation itself has at its provider. Its methods raise ProviderError."""
+
+    @property
+    def public_key_ids(self) -> tuple[str, ...]:
+        """Return the ids of the public keys that fronts are given."""
+        ...
+
+    async def refresh_own_scripts(self, namespace: str | None) -> None:
+        """Upload those of the installation's own scripts again that are not current."""
+        ...
+
+    async def outdated_own_scripts(self, namespace: str | None) -> int:
+        """Return how many of the installation's own scripts are not current."""
+        ...

@@ -22,8 +22,7 @@ from webhost_kit.sealing import Opener
 
 from webhost_deployer import store as deployments
 from webhost_deployer.budget import calls_for
-from webhost_deployer.cloudflare.provider import Cloudflare
-from webhost_deployer.provider import ProviderError
+from webhost_deployer.provider import OwnScripts, ProviderError
 from webhost_deployer.rotation import store
 from webhost_deployer.rotation.resealing import count_by_key, reseal
 
@@ -38,17 +37,17 @@ class KeysInForce:
     def __init__(
         self,
         database: Database,
-        provider: Cloudflare,
+        own_scripts: OwnScripts,
         opener: Opener,
         namespace: str | None,
         wake: Callable[[], None],
     ) -> None:
         self._database = database
-        self._provider = provider
+        self._own_scripts = own_scripts
         self._opener = opener
         self._namespace = namespace
         self._wake = wake
-        self._front_keys = provider.public_key_ids
+        self._front_keys = own_scripts.public_key_ids
         self._keys: Ids = (*self._front_keys, f"secrets/{opener.newest}")
 
     async def run(self) -> None:
@@ -86,7 +85,7 @@ class KeysInForce:
             log.info("secrets sealed again", count=resealed.done)
         if not refreshed:
             with calls_for(None, removes=False):
-                await self._provider.refresh_own_scripts(self._namespace)
+                await self._own_scripts.refresh_own_scripts(self._namespace)
             async with self._database.transaction() as connection:
                 await store.set_refreshed(connection, self._keys, refreshed=True)
 
@@ -104,7 +103,7 @@ class KeysInForce:
     async def _outdated_scripts(self) -> int:
         try:
             with calls_for(None, removes=False):
-                outdated = await self._provider.outdated_own_scripts(self._namespace)
+                outdated = await self._own_scripts.outdated_own_scripts(self._namespace)
         except (ProviderError, TimeoutError) as error:
             log.warning("own scripts not looked at", error=str(error))
             return 1
