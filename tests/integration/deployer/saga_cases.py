@@ -25,8 +25,8 @@ from webhost_deployer import app, executor, saga
 from webhost_deployer.app import cloudflare_of
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.cloudflare import failures, sdk, worker_client
+from webhost_deployer.cloudflare.orphans import Plan
 from webhost_deployer.cloudflare.rate_limiter import CAPACITY, REFILL_PER_S, RateLimiter
-from webhost_deployer.cloudflare.reconcile import Plan
 from webhost_deployer.cloudflare.reconciliation import Reconciliation
 from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers

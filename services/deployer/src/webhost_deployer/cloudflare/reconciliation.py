@@ -3,7 +3,7 @@ uploads those of the installation's own scripts again that are not current.
 
 Consumes: `rpc.deployer.reconcile`; the account's scripts and routes, then the deployer's own rows
 (in this order: what was made in between is not seen as an orphan).
-Guarantees: one reconciliation at a time across all deployers; only what `reconcile` decides is
+Guarantees: one reconciliation at a time across all deployers; only what `orphans` decides is
 touched, and nothing in a dry run; nothing is removed while the tables are behind the streams, for
 all of them or for the agent it is of.
 On replay: it may be repeated at any time.
@@ -34,7 +34,7 @@ from webhost_deployer.budget import calls_for
 from webhost_deployer.cloudflare.account import Account
 from webhost_deployer.cloudflare.addresses import Routing
 from webhost_deployer.cloudflare.inventory import ListedScript
-from webhost_deployer.cloudflare.reconcile import (
+from webhost_deployer.cloudflare.orphans import (
     OwnRoute,
     Plan,
     deployments_of,

@@ -9,7 +9,7 @@ from webhost_deployer.cloudflare.addresses import (
     front_name,
 )
 from webhost_deployer.cloudflare.inventory import ListedRoute, ListedScript
-from webhost_deployer.cloudflare.reconcile import OwnRoute, Plan, own_routes, plan
+from webhost_deployer.cloudflare.orphans import OwnRoute, Plan, own_routes, plan
 from webhost_deployer.model import Deployment, Phase
 
 from tests.unit.deployer.samples import AGENT, DEPLOYMENT, begun
