@@ -1,8 +1,9 @@
-"""The operators' requests that every service serves: show and replay its projections and parked
-events, and republish its facts.
+"""The operators' requests that several services serve: show and replay projections and parked
+events, republish a service's own facts, and say which of the platform's keys a process holds.
 
 Subjects: `rpc.<service>.<verb>`, the verbs below. A republication is answered with a stream of
-progress messages; the last one has `done` or `refused`. The others have one reply.
+progress messages; the last one has `done` or `refused`. To KEYS every process of a service that
+holds such keys replies. The others have one reply.
 """
 
 from webhost_contracts.wire import Wire
@@ -13,7 +14,6 @@ PARKED = "parked-events"
 REPLAY_PARKED = "replay-parked-events"
 REPUBLISH = "republish"
 KEYS = "keys"
-"""To this every process of a service replies, each with a KeysReply."""
 
 SERVICES = ("api", "deployer", "gateway", "telemetry-ingest", "billing")
 REPUBLISHERS = ("api", "deployer", "billing")

@@ -1,5 +1,5 @@
-"""Names on the bus: one literal subject per aggregate, the user first; deployments share their
-agent's.
+"""Names on the bus: a literal subject for each aggregate, the user first. What would make many
+shares one: an agent's deployments and teardown, and what of a user's was refused, by kind.
 
 One tenant is one prefix, which can be replayed, exported or purged alone. The type of a message
 is a header, never a part of its subject.

@@ -2,7 +2,7 @@
 on record, takes from their quotas, and claims their idempotency keys for.
 
 Guarantees: all of it or nothing, and nothing without this gateway's lease. Quotas are locked in
-order, users' before API keys'; whoever takes or gives back a request of a key holds both. What an
+order, users' before API keys'; whoever takes or releases a request of a key holds both. What an
 API key has no room for takes no place in its user's order.
 A call that was released before the statement is executed is on record as closed: it is not
 recorded again, and since what is taken and claimed follows from what was recorded, neither is
