@@ -66,6 +66,16 @@ class Unauthorized(Problem):
     code = ErrorCode.UNAUTHORIZED
 
 
+class AccountDisabled(Unauthorized):
+    """The operator of this installation disabled the user's account."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This account is disabled; ask who runs this installation.",
+            details={"reason": "account_disabled"},
+        )
+
+
 class NotFound(Problem):
     """It does not exist or belongs to someone else; the two are indistinguishable."""
 

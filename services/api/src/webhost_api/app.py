@@ -164,12 +164,11 @@ async def compose(service: Service, settings: Settings) -> None:
         )
     )
     service.add("collector", Collector(database, bus, grace_s=settings.artifact_grace_s))
-    sealed = Secrets(bus, settings.sealer)
-
-    def take_up(found: Settings) -> None:
-        sealed.sealer = found.sealer
-
-    service.add("keys", KeysWatch(service.name, bus, settings, take_up))
+    secret_store = Secrets(bus, settings.sealer)
+    service.add(
+        "keys",
+        KeysWatch(service.name, bus, settings, lambda found: secret_store.seal_with(found.sealer)),
+    )
     deps = Dependencies(
         database=database,
         bus=bus,
@@ -186,7 +185,7 @@ async def compose(service: Service, settings: Settings) -> None:
         unpacker=uploads.Unpacker(),
         sources=source.room(),
         feed=feed,
-        secrets=sealed,
+        secrets=secret_store,
         response_keys=settings.keys,
     )
     app = front(deps, settings.cors_allowed_origins)

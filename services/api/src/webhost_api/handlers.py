@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.api_keys import Presented
 from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements, known_tier
 from webhost_contracts.events import Event
-from webhost_kit.errors import NotFound, Unauthorized, Unavailable
+from webhost_kit.errors import AccountDisabled, NotFound, Unavailable
 from webhost_kit.eventsourcing.aggregates import Appended
 from webhost_kit.eventsourcing.store import EventMetadata, send
 
@@ -241,10 +241,7 @@ async def require_enabled(connection: AsyncConnection, user_id: str) -> None:
     """
     query = sa.select(accounts.c.disabled).where(accounts.c.user_id == user_id)
     if await connection.scalar(query):
-        raise Unauthorized(
-            "This account is disabled; ask who runs this installation.",
-            details={"reason": "account_disabled"},
-        )
+        raise AccountDisabled
 
 
 async def _append(

@@ -29,13 +29,14 @@ from webhost_api.model import Agent
 
 @dataclass
 class Secrets:
-    """Requests to the deployer. All raise Unavailable; changes return the version behind them.
-
-    `sealer` may be replaced by another at any time.
-    """
+    """Requests to the deployer. All raise Unavailable; changes return the version behind them."""
 
     bus: Bus
     sealer: Sealer
+
+    def seal_with(self, sealer: Sealer) -> None:
+        """Seal values with this key from now on."""
+        self.sealer = sealer
 
     async def set_at_ms(self, agent: Agent) -> dict[str, int]:
         """Return when each of the agent's secrets was set that has a value."""

@@ -20,6 +20,7 @@ from webhost_contracts.invoke import (
 )
 from webhost_contracts.totals import Totals
 from webhost_kit.errors import (
+    AccountDisabled,
     Conflict,
     InvalidRequest,
     LimitExceeded,
@@ -34,7 +35,6 @@ from webhost_gateway.routing.model import RouteTable
 
 AGENTCORE = "agentcore"
 BUILT_PROVIDERS = frozenset({"cloudflare"})
-ACCOUNT_DISABLED = "This account is disabled; ask who runs this installation."
 
 _TRACE_ID = re.compile(TRACE_ID_PATTERN)
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
@@ -142,7 +142,7 @@ def target_of(routes: RouteTable, user_id: str, agent_id: str) -> Target:
         raise NotFound("There is no such agent.")
     account = routes.accounts.get(user_id)
     if account is not None and account.disabled:
-        raise Unauthorized(ACCOUNT_DISABLED, details={"reason": "account_disabled"})
+        raise AccountDisabled
     if agent.disabled:
         raise Unauthorized("The agent is disabled.", details={"reason": "agent_disabled"})
     if agent.deployment_id is None:

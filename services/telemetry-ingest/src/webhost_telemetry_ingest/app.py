@@ -43,8 +43,14 @@ async def compose(
     async def with_deployments(reply: KeysReply) -> KeysReply:
         return replace(reply, deployments=deployments.by_master_key())
 
-    def take_up(found: Settings) -> None:
-        reports.verify_with(found.master_keys)
-
-    service.add("keys", KeysWatch(service.name, bus, settings, take_up, with_deployments))
+    service.add(
+        "keys",
+        KeysWatch(
+            service.name,
+            bus,
+            settings,
+            lambda found: reports.verify_with(found.master_keys),
+            with_deployments,
+        ),
+    )
     service.serve(ReportApp(reports), settings.listen, trusted_proxies=settings.trusted_proxies)
