@@ -5,7 +5,6 @@ import secrets
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from webhost_contracts.platform_keys import (
     INVOKE_PUBLIC_KEYS,
@@ -15,6 +14,8 @@ from webhost_contracts.platform_keys import (
     Place,
     next_id,
 )
+from webhost_kit.keys import base64url
+from webhost_kit.sealing import public_half
 
 
 class Ring(msgspec.Struct, rename="camel"):
@@ -46,17 +47,10 @@ def in_setting(setting: str, seed: str) -> str:
     raw = base64.urlsafe_b64decode(seed + "=")
     if setting == INVOKE_PUBLIC_KEYS:
         public = Ed25519PrivateKey.from_private_bytes(raw).public_key()
-    elif setting == SECRETS_PUBLIC_KEY:
-        public = X25519PrivateKey.from_private_bytes(raw).public_key()
-    else:
-        return seed
-    return _base64url(public.public_bytes(Encoding.Raw, PublicFormat.Raw))
+        return base64url(public.public_bytes(Encoding.Raw, PublicFormat.Raw))
+    return base64url(public_half(raw)) if setting == SECRETS_PUBLIC_KEY else seed
 
 
 def new_seed() -> str:
     """A new key."""
-    return _base64url(secrets.token_bytes(32))
-
-
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return base64url(secrets.token_bytes(32))
