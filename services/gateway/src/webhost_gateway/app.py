@@ -15,6 +15,7 @@ from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 from webhost_kit.response_keys import ResponseKeys
 
+from webhost_gateway import flow_control
 from webhost_gateway.callers import Callers
 from webhost_gateway.delegated import Sources
 from webhost_gateway.invoke import Invoker
@@ -34,7 +35,6 @@ from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
 from webhost_gateway.senders import SenderLimits, Senders
 from webhost_gateway.settings import Settings
-from webhost_gateway.upstream import flow_control
 from webhost_gateway.upstream.worker import Upstream
 
 NOT_FLUSHED = "-c synchronous_commit=off"

@@ -29,6 +29,7 @@ from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.tasks import cancel
 
 from webhost_gateway import decisions
+from webhost_gateway.flow_control import FlowControl
 from webhost_gateway.ledger.admission import Admission
 from webhost_gateway.ledger.idempotency import (
     AlreadyClaimed,
@@ -39,11 +40,10 @@ from webhost_gateway.ledger.recording import Recording
 from webhost_gateway.model import Invocation, Outcome
 from webhost_gateway.refusals import Refusals
 from webhost_gateway.repeats import Repeats
-from webhost_gateway.routes import Request
+from webhost_gateway.request import Request
 from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
 from webhost_gateway.senders import Asked, Senders
-from webhost_gateway.upstream.flow_control import FlowControl
 from webhost_gateway.upstream.stream import ClientStream
 from webhost_gateway.upstream.worker import Call, HeldUp, NotSent, Upstream
 

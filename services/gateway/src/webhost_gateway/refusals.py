@@ -25,7 +25,7 @@ from webhost_kit.errors import (
 )
 from webhost_kit.eventsourcing.unstored import UnstoredFacts
 
-from webhost_gateway.routes import Request
+from webhost_gateway.request import Request
 from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.senders import Delegated
 

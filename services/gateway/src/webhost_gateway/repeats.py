@@ -7,11 +7,11 @@ as Workers' answers are.
 
 from webhost_kit.byte_budget import ByteBudget
 
+from webhost_gateway.flow_control import FlowControl
 from webhost_gateway.ledger.idempotency import Idempotency, IdempotencyKey
 from webhost_gateway.ledger.recording import MAX_KEPT_BYTES
-from webhost_gateway.routes import Request
+from webhost_gateway.request import Request
 from webhost_gateway.upstream import sse
-from webhost_gateway.upstream.flow_control import FlowControl
 from webhost_gateway.upstream.stream import HEADERS
 
 

@@ -20,7 +20,7 @@ from webhost_gateway import decisions
 from webhost_gateway.callers import Caller, Callers
 from webhost_gateway.delegated import Sources
 from webhost_gateway.ledger.idempotency import DELEGATED, INVOKE, IdempotencyKey
-from webhost_gateway.routes import MAX_BODY_BYTES, Request
+from webhost_gateway.request import MAX_BODY_BYTES, Request
 from webhost_gateway.routing.model import RouteTable
 
 

@@ -29,9 +29,9 @@ from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Conflict, Unavailable
 from webhost_kit.response_keys import ResponseKeys, Unreadable
 
+from webhost_gateway.flow_control import FREE_BYTES
 from webhost_gateway.ledger.recording import Claim, Kept, Recording
 from webhost_gateway.model import Invocation
-from webhost_gateway.upstream.flow_control import FREE_BYTES
 
 log = structlog.get_logger(__name__)
 

@@ -14,10 +14,10 @@ from webhost_contracts.invoke import InvokeResponse, Usage
 from webhost_kit.errors import RuntimeFailed
 from webhost_kit.http import problems
 
+from webhost_gateway.flow_control import FlowControl
 from webhost_gateway.ledger.recording import Recording
-from webhost_gateway.routes import Request
+from webhost_gateway.request import Request
 from webhost_gateway.upstream import sse
-from webhost_gateway.upstream.flow_control import FlowControl
 from webhost_gateway.upstream.sse import SseEvent, SseReader, SseWriter
 from webhost_gateway.upstream.worker import UNREADABLE, Answer, WorkerProblemBody
 

@@ -26,7 +26,7 @@ from webhost_kit.keys import Signer
 from webhost_kit.process.observability import redact_text
 from yarl import URL
 
-from webhost_gateway.upstream.flow_control import FREE_BYTES, FlowControl
+from webhost_gateway.flow_control import FREE_BYTES, FlowControl
 
 CONNECT_TIMEOUT_S = 10.0
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
