@@ -24,7 +24,8 @@ from webhost_contracts.signatures import (
     DELEGATION_TIMESTAMP_HEADER,
     delegation_signature,
 )
-from webhost_gateway.ledger.recording import Claim, Kept
+from webhost_gateway.ledger.recording import Kept
+from webhost_gateway.model import Claim
 from webhost_kit.response_keys import ResponseKeys
 from webhost_kit.sealing import Opener, Owner
 from webhost_local import identities

@@ -17,7 +17,8 @@ from webhost_contracts.events import AgentCreated
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
 from webhost_gateway.ledger.idempotency import KEPT_MS
-from webhost_gateway.ledger.recording import MAX_KEPT_BYTES, Claim, Kept
+from webhost_gateway.ledger.recording import MAX_KEPT_BYTES, Kept
+from webhost_gateway.model import Claim
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.keys import base64url

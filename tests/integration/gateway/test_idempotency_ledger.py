@@ -17,9 +17,9 @@ from webhost_gateway.ledger.idempotency import (
     KEPT_MS,
     AlreadyClaimed,
 )
-from webhost_gateway.ledger.recording import Claim, Recording
+from webhost_gateway.ledger.recording import Recording
 from webhost_gateway.ledger.retention import Retention, remove_answers, remove_claims
-from webhost_gateway.model import Invocation
+from webhost_gateway.model import Claim, Invocation
 from webhost_gateway.routing.model import RouteTable
 from webhost_kit.byte_budget import ByteBudget
 from webhost_kit.clock import now_ms

@@ -2,7 +2,8 @@
 
 import msgspec
 import pytest
-from webhost_gateway.ledger.recording import MAX_KEPT_BYTES, Claim, Kept, Recording
+from webhost_gateway.ledger.recording import MAX_KEPT_BYTES, Kept, Recording
+from webhost_gateway.model import Claim
 from webhost_kit.byte_budget import ByteBudget
 from webhost_kit.keys import base64url
 from webhost_kit.response_keys import ResponseKeys, Unreadable

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from webhost_contracts import api_keys
 from webhost_contracts.api_keys import KeyScope
 from webhost_kit.clock import now_ms
-from webhost_kit.errors import BadToken, NotFound, Unavailable
+from webhost_kit.errors import BadToken, Unavailable
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.http import auth
 from webhost_kit.http.auth import TokenVerifier, bad_token, bearer_of
 
+from webhost_gateway.decisions import agent_not_found
 from webhost_gateway.routing.model import Key, RouteTable
 
 REMEMBERED_KEYS = 10_000
@@ -37,7 +38,7 @@ class Caller:
         """Raise NotFound if the key is limited to other agents."""
         limited_to = None if self.key is None else self.key.agent_ids
         if limited_to is not None and agent_id not in limited_to:
-            raise NotFound("There is no such agent.")
+            raise agent_not_found()
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def target_of(routes: RouteTable, user_id: str, agent_id: str) -> Target:
     """
     agent = routes.agents.get(agent_id)
     if agent is None or agent.user_id != user_id or agent.deleted_at_ms is not None:
-        raise NotFound("There is no such agent.")
+        raise agent_not_found()
     account = routes.accounts.get(user_id)
     if account is not None and account.disabled:
         raise AccountDisabled
@@ -157,6 +157,11 @@ def target_of(routes: RouteTable, user_id: str, agent_id: str) -> Target:
         deployment.key_version,
         deployment.key_generation,
     )
+
+
+def agent_not_found() -> NotFound:
+    """Return the one answer for an agent that is missing, deleted, or not the caller's."""
+    return NotFound("There is no such agent.")
 
 
 def check_tier(provider: str, entitlements: Entitlements) -> None:

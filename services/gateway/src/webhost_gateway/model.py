@@ -28,6 +28,25 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     key_period: str | None = None
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """A row of the idempotency ledger, as the statement that admits its call makes it."""
+
+    invocation_id: str
+    user_id: str
+    agent_id: str
+    kind: str
+    key: str
+    key_id: str
+    fingerprint: str
+    created_at_ms: int
+
+    @property
+    def binding(self) -> bytes:
+        """What a sealed answer is bound to."""
+        scope = (self.user_id, self.agent_id, self.kind, self.key, self.invocation_id)
+        return msgspec.json.encode(scope)
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How a call ended. `wall_ms` is None if the gateway died during the call."""
 

@@ -27,8 +27,7 @@ from webhost_gateway.ledger.admission_statement import AdmissionStatement, Reque
 from webhost_gateway.ledger.idempotency import AlreadyClaimed
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
-from webhost_gateway.ledger.recording import Claim
-from webhost_gateway.model import Invocation
+from webhost_gateway.model import Claim, Invocation
 
 WAIT_S = 1.0
 """Callers wait no longer than this for a statement."""

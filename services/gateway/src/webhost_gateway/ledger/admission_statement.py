@@ -29,8 +29,7 @@ from webhost_gateway.ledger.admission_sql import (
     MAKE_QUOTAS,
 )
 from webhost_gateway.ledger.lease import Lease
-from webhost_gateway.ledger.recording import Claim
-from webhost_gateway.model import Invocation
+from webhost_gateway.model import Claim, Invocation
 
 STATEMENT_TIMEOUT_S = 2.0
 KNOWN_QUOTAS = 100_000

@@ -30,8 +30,8 @@ from webhost_kit.errors import Conflict, Unavailable
 from webhost_kit.response_keys import ResponseKeys, Unreadable
 
 from webhost_gateway.flow_control import FREE_BYTES
-from webhost_gateway.ledger.recording import Claim, Kept, Recording
-from webhost_gateway.model import Invocation
+from webhost_gateway.ledger.recording import Kept, Recording
+from webhost_gateway.model import Claim, Invocation
 
 log = structlog.get_logger(__name__)
 

@@ -23,6 +23,7 @@ from webhost_kit.errors import Unavailable
 
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes, finish
+from webhost_gateway.ledger.usage_relay import ADOPT
 from webhost_gateway.model import Invocation, Outcome, closing
 
 log = structlog.get_logger(__name__)
@@ -158,7 +159,6 @@ DELETE FROM leases WHERE gateway_id = %(gateway_id)s AND dead AND NOT EXISTS (
     SELECT FROM invocations WHERE gateway_id = %(gateway_id)s AND finished_at_ms IS NULL
 )
 """
-ADOPT = "UPDATE usage_outbox SET gateway_id = %(own)s WHERE gateway_id = %(gateway_id)s"
 END_OWN = f"""
 {END} AND NOT EXISTS (SELECT FROM usage_outbox WHERE gateway_id = %(gateway_id)s)
 """

@@ -9,28 +9,11 @@ from prometheus_client import Counter
 from webhost_kit.byte_budget import ByteBudget
 from webhost_kit.response_keys import ResponseKeys
 
+from webhost_gateway.model import Claim
+
 MAX_KEPT_BYTES = 256 * 1024
 
 _not_kept = Counter("webhost_gateway_answers_not_kept_total", "Answers not kept", ["because"])
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """A row of the ledger, as the statement that admits its call makes it."""
-
-    invocation_id: str
-    user_id: str
-    agent_id: str
-    kind: str
-    key: str
-    key_id: str
-    fingerprint: str
-    created_at_ms: int
-
-    @property
-    def binding(self) -> bytes:
-        """What a sealed answer is bound to."""
-        scope = (self.user_id, self.agent_id, self.kind, self.key, self.invocation_id)
-        return msgspec.json.encode(scope)
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -42,7 +25,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Recording:
-    """What is kept of one call's answer, from its first byte until it is stored."""
+    """Collects one answer."""
 
     def __init__(self, claim: Claim, keys: ResponseKeys, budget: ByteBudget) -> None:
         self._claim = claim

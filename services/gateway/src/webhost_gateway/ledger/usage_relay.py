@@ -115,7 +115,7 @@ class UsageRelay:
     async def _rows(self) -> Sequence[tuple[int, str, bytes]]:
         gateway_id = self._lease.gateway_id
         if gateway_id != self._gateway_id:
-            names = {"from": self._gateway_id, "to": gateway_id}
+            names = {"gateway_id": self._gateway_id, "own": gateway_id}
             await self._statements.execute((ADOPT, names))
             self._gateway_id = gateway_id
             self.wake_from_start()
@@ -155,4 +155,4 @@ ORDER BY serial LIMIT %(most)s
 DELETE = """
 DELETE FROM usage_outbox WHERE gateway_id = %(gateway_id)s AND serial = ANY(%(serials)s)
 """
-ADOPT = "UPDATE usage_outbox SET gateway_id = %(to)s WHERE gateway_id = %(from)s"
+ADOPT = "UPDATE usage_outbox SET gateway_id = %(own)s WHERE gateway_id = %(gateway_id)s"
