@@ -3,12 +3,17 @@
 from typing import Annotated
 
 from pydantic import Field, PositiveInt, SecretStr, model_validator
-from webhost_kit.process.settings import CountsAddresses, LongestCall, UserFacingSettings
+from webhost_kit.process.settings import (
+    CountsAddresses,
+    HoldsKeys,
+    LongestCall,
+    UserFacingSettings,
+)
 from webhost_kit.response_keys import ResponseKeys
 from webhost_kit.sealing import Sealer
 
 
-class Settings(LongestCall, CountsAddresses, UserFacingSettings):
+class Settings(LongestCall, CountsAddresses, HoldsKeys, UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     secrets_public_key: str

@@ -5,12 +5,13 @@ from webhost_kit.keys import Signer, parse_shared_secrets, parse_signers, parse_
 from webhost_kit.process.settings import (
     Address,
     CountsAddresses,
+    HoldsKeys,
     LongestCall,
     UserFacingSettings,
 )
 
 
-class Settings(UserFacingSettings, LongestCall, CountsAddresses):
+class Settings(UserFacingSettings, LongestCall, CountsAddresses, HoldsKeys):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     invoke_private_keys: SecretStr

@@ -2,10 +2,10 @@
 
 from pydantic import PositiveInt, SecretStr, model_validator
 from webhost_kit.keys import MasterKeys
-from webhost_kit.process.settings import Address, CountsAddresses, Tiered
+from webhost_kit.process.settings import Address, CountsAddresses, HoldsKeys, Tiered
 
 
-class Settings(Tiered, CountsAddresses):
+class Settings(Tiered, CountsAddresses, HoldsKeys):
     """Variables are the fields' names in upper case."""
 
     listen: Address

@@ -23,13 +23,13 @@ from webhost_contracts.platform_keys import Ids
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Unavailable
-from webhost_kit.process.settings import ServiceSettings
+from webhost_kit.process.settings import HoldsKeys
 
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 0.5
 
-S = TypeVar("S", bound=ServiceSettings)
+S = TypeVar("S", bound=HoldsKeys)
 
 
 async def nothing_more(reply: KeysReply) -> KeysReply:
@@ -95,12 +95,12 @@ class KeysWatch(Generic[S]):
             log.warning("keys not said", error=str(error) or type(error).__name__)
 
 
-def held(settings: ServiceSettings) -> dict[str, Ids]:
+def held(settings: HoldsKeys) -> dict[str, Ids]:
     """Return the ids of the platform's keys in these settings, by setting."""
     return {name: platform_keys.ids_of(text) for name, text in _texts(settings).items()}
 
 
-def _texts(settings: ServiceSettings) -> dict[str, str]:
+def _texts(settings: HoldsKeys) -> dict[str, str]:
     values = {name: getattr(settings, name.lower(), None) for name in platform_keys.SETTINGS}
     return {
         name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)

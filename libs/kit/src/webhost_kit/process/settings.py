@@ -143,13 +143,36 @@ class ServiceSettings(DatabaseSettings):
         Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)
     ] = "info"
     """`debug`, `info`, `warning` or `error`."""
+    webhost_crash_file: Path | None = None
+    """For tests, in the local stack only: a file that names where the process is to crash."""
+
+    @model_validator(mode="after")
+    def _nats_is_encrypted(self) -> "ServiceSettings":
+        allowed = self.webhost_local_stack or self.allow_plain_nats
+        if not allowed and urlsplit(self.nats_url.get_secret_value()).scheme != "tls":
+            raise ValueError("NATS_URL must be a tls:// address; or set ALLOW_PLAIN_NATS")
+        return self
+
+    @model_validator(mode="after")
+    def _crash_points_are_for_local_stacks(self) -> "ServiceSettings":
+        if self.webhost_crash_file is not None and not self.webhost_local_stack:
+            raise ValueError("WEBHOST_CRASH_FILE is for the local stack only")
+        return self
+
+    def require_https(self, name: str, url: str) -> None:
+        """Refuse a public address that is not https, outside of the local stack."""
+        if not self.webhost_local_stack and urlsplit(url).scheme != "https":
+            raise ValueError(f"{name} must be an https address")
+
+
+class HoldsKeys(ServiceSettings):
+    """Settings of a service that holds keys of the platform's, see `keys_watch`."""
+
     keys_file: Path | None = None
     """A file of `NAME=value` lines with the settings of this service that hold the platform's keys,
     which they then are instead of the variables. It is read again when it changes (replace it
     whole), so that keys are taken up without a restart; only the deployer ends to be started anew.
     """
-    webhost_crash_file: Path | None = None
-    """For tests, in the local stack only: a file that names where the process is to crash."""
 
     @classmethod
     def settings_customise_sources(
@@ -171,24 +194,6 @@ class ServiceSettings(DatabaseSettings):
         if path is not None and not path.is_file():
             raise ValueError("there is no such file")
         return path
-
-    @model_validator(mode="after")
-    def _nats_is_encrypted(self) -> "ServiceSettings":
-        allowed = self.webhost_local_stack or self.allow_plain_nats
-        if not allowed and urlsplit(self.nats_url.get_secret_value()).scheme != "tls":
-            raise ValueError("NATS_URL must be a tls:// address; or set ALLOW_PLAIN_NATS")
-        return self
-
-    @model_validator(mode="after")
-    def _crash_points_are_for_local_stacks(self) -> "ServiceSettings":
-        if self.webhost_crash_file is not None and not self.webhost_local_stack:
-            raise ValueError("WEBHOST_CRASH_FILE is for the local stack only")
-        return self
-
-    def require_https(self, name: str, url: str) -> None:
-        """Refuse a public address that is not https, outside of the local stack."""
-        if not self.webhost_local_stack and urlsplit(url).scheme != "https":
-            raise ValueError(f"{name} must be an https address")
 
 
 class LongestCall(ServiceSettings):
