@@ -183,7 +183,7 @@ async def test_words_that_cannot_be_stored_fail_the_deployment_all_the_same(
             for step in reached
         ]
         new = Deployment(id=DEPLOYMENT, user_id=COMMAND.user_id, agent_id=AGENT)
-        await store.record(
+        await store.append(
             connection, new, [*begin(COMMAND, key_version=1, namespace=None), *done], now_ms()
         )
 

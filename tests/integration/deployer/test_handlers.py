@@ -114,7 +114,7 @@ async def test_an_outcome_does_not_overwrite_what_was_decided_meanwhile(desk: De
     done = DeploymentStepSucceeded(agent_id=AGENT, step="validate", attempt=1, started_at_ms=1)
     with pytest.raises(VersionConflict):
         async with desk.database.transaction() as connection:
-            await store.record(connection, before, [done], now_ms())
+            await store.append(connection, before, [done], now_ms())
     state = await desk.state()
     assert state is not None
     assert state.tear_down_at_ms is not None

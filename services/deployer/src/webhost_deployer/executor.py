@@ -115,7 +115,7 @@ class Executor:
                 newest = await secrets.load(connection, deployment.agent_id)
                 lags = newest is not None and deployment.secrets_version < newest.version
                 if not lags:
-                    await store.record(connection, deployment, [event], now_ms())
+                    await store.append(connection, deployment, [event], now_ms())
         except VersionConflict:
             log.info("another decision came first; deciding again")
             return
@@ -169,7 +169,7 @@ class Executor:
     async def _record(self, deployment: Deployment, *events: Event) -> None:
         try:
             async with self._database.transaction() as connection:
-                await store.record(connection, deployment, events, now_ms())
+                await store.append(connection, deployment, events, now_ms())
         except VersionConflict:
             log.info("another decision came first; deciding again")
 
@@ -191,7 +191,7 @@ class Executor:
         try:
             async with self._database.transaction() as connection:
                 finished = TeardownFinished(agent_id=agent_id)
-                await store.record_teardown(connection, teardown, [finished], now_ms())
+                await store.append_teardown(connection, teardown, [finished], now_ms())
         except VersionConflict:
             log.info("teardown already recorded", agent=agent_id)
         crash_point(point(PURGE, Moment.RECORDED))

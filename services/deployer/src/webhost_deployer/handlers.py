@@ -66,7 +66,7 @@ class Handlers:
             events = decisions.begin(
                 command, self._key_version, self._namespace, agent_deleted=deleted
             )
-            await store.record(connection, state, events, now_ms())
+            await store.append(connection, state, events, now_ms())
 
         await self._record(DeploymentStarted, work)
         self._wake()
@@ -88,7 +88,7 @@ class Handlers:
                 cause=Cause(request_id=ids.request_id),
             )
             failed = decisions.refuse(agent_id, decisions.NOT_HANDLED)
-            await store.record(connection, state, [failed], now_ms())
+            await store.append(connection, state, [failed], now_ms())
 
         await self._record(DeploymentFailed, work)
 
@@ -118,7 +118,7 @@ class Handlers:
             )
             deployments = await store.of_agent(connection, command.agent_id)
             events = decisions.begin_teardown(command.agent_id, deployed=bool(deployments))
-            await store.record_teardown(connection, state, events, now)
+            await store.append_teardown(connection, state, events, now)
             await secrets.forget(connection, command.agent_id)
             for deployment in deployments:
                 await _schedule_teardown(connection, deployment, now)
@@ -141,7 +141,7 @@ async def _schedule_teardown(
 ) -> None:
     events = decisions.schedule_teardown(state, not_before_ms)
     if events:
-        await store.record(connection, state, events, now_ms())
+        await store.append(connection, state, events, now_ms())
 
 
 def _cause(command: Command) -> Cause:

@@ -1,4 +1,4 @@
-"""Deployments and teardowns as rows: loaded, due, saved; `record` appends facts with them.
+"""Deployments and teardowns as rows: loaded, due, saved; `append` appends facts with them.
 
 Each function runs in its caller's transaction. A row is the fold of its aggregate's facts; the
 columns beside `state` are for queries, and say when a failed purge is tried again, and when a
@@ -114,7 +114,7 @@ async def save(connection: AsyncConnection, state: Deployment) -> None:
     )
 
 
-async def record(
+async def append(
     connection: AsyncConnection, state: Deployment, events: Sequence[Event], at_ms: int
 ) -> Deployment:
     """Append facts about the deployment after `state`, and write its row.
@@ -146,7 +146,7 @@ async def save_teardown(connection: AsyncConnection, state: AgentTeardown, due_a
     )
 
 
-async def record_teardown(
+async def append_teardown(
     connection: AsyncConnection, state: AgentTeardown, events: Sequence[Event], at_ms: int
 ) -> None:
     """Append facts about the teardown after `state`, and write its row.

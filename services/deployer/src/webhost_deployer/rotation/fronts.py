@@ -91,7 +91,7 @@ class FrontUpdates:
             revokes = isinstance(event, DeploymentTelemetryKeyRevoked)
             # Of a front that is to go, only that its key is worth nothing is of interest.
             if revokes or newest.has_front:
-                await deployments.record(connection, newest, [event], now_ms())
+                await deployments.append(connection, newest, [event], now_ms())
             if done:
                 await store.settle(connection, before.id)
             else:

@@ -63,7 +63,7 @@ class SecretHandlers:
                 return ChangeSecretsReply(full_until_ms=until_ms)
             event = SecretSet(agent_id=request.agent_id, keys=tuple(sorted(request.sealed)))
             metadata = _metadata(request)
-            state = await store.record(connection, state, event, metadata)
+            state = await store.append(connection, state, event, metadata)
             await store.put(
                 connection, request.agent_id, request.sealed, state.version, metadata.at_ms
             )
@@ -91,7 +91,7 @@ class SecretHandlers:
                 return ChangeSecretsReply(version=state.version)
             metadata = _metadata(request)
             event = SecretDeleted(agent_id=request.agent_id, keys=keys)
-            state = await store.record(connection, state, event, metadata)
+            state = await store.append(connection, state, event, metadata)
             await store.put(
                 connection,
                 request.agent_id,

@@ -63,7 +63,7 @@ async def save(connection: AsyncConnection, state: AgentSecrets) -> None:
     )
 
 
-async def record(
+async def append(
     connection: AsyncConnection, state: AgentSecrets, event: SecretEvent, metadata: EventMetadata
 ) -> AgentSecrets:
     """Append a fact about the secrets after `state`, and write its row. Raises VersionConflict."""

@@ -77,7 +77,7 @@ class SecretUpdates:
             await deployments.lock_agent(connection, deployment.agent_id)
             newest = await deployments.load(connection, deployment.id) or deployment
             if event is not None and newest.is_kept and _is_news(newest, event):
-                newest = await deployments.record(connection, newest, [event], now_ms())
+                newest = await deployments.append(connection, newest, [event], now_ms())
             await store.settle(connection, newest)
 
     async def _postpone(self, due: Due) -> None:
