@@ -64,6 +64,7 @@ class Executor:
                 purge = await store.due_purge(connection, agent_id, now)
                 lagging = await secrets.due_update(connection, agent_id, now)
                 front = await fronts.due_update(connection, agent_id, now)
+            # A key that was revoked is good until its front has the next one: nothing comes before.
             if front is not None and (front.revoked_by or not (lagging or due)):
                 with structlog.contextvars.bound_contextvars(deployment=front.deployment.id):
                     await self._fronts.bring_up(front)
