@@ -89,7 +89,9 @@ async def mark_lagging(connection: AsyncConnection, front_keys: Ids) -> int:
     ).where(deployments.c.phase == Phase.LIVE, _lags(front_keys))
     names = ("deployment_id", "agent_id", "user_id", "tries", "due_at_ms")
     statement = insert(front_updates).from_select(names, lagging)
-    return (await connection.execute(statement.on_conflict_do_nothing())).rowcount
+    # An INSERT from a SELECT has no rowcount.
+    marked = statement.on_conflict_do_nothing().returning(front_updates.c.deployment_id)
+    return len((await connection.execute(marked)).all())
 
 
 async def request_revocation(
