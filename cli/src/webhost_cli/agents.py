@@ -52,6 +52,7 @@ def list_agents(
             (a["id"], a["name"], a["status"], a.get("activeDeploymentId"), _created(a))
             for a in answer["agents"]
         ],
+        folds="name",
     )
     output.print_more(answer)
 

@@ -54,6 +54,7 @@ def list_keys(
             )
             for key in answer["keys"]
         ],
+        folds="agents",
     )
     output.print_more(answer)
 

@@ -11,17 +11,24 @@ from typing import Any, cast
 
 import msgspec
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from webhost_local.terminal import plain, plain_json, plain_line
 
-_PIPE_WIDTH = 240
+_PIPE_WIDTH = 1_000_000
+_GAP = 2
+_LEAST_FOLDED = 20
+"""Where all other columns leave less, the terminal breaks the lines."""
 
 
-def console() -> Console:
-    """Standard output. Nothing is cut to fit when it is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+def console(least: int = 0) -> Console:
+    """Standard output, at least this wide. Nothing is broken to fit where it is no terminal."""
+    found = Console(highlight=False)
+    width = max(found.width, least) if sys.stdout.isatty() else _PIPE_WIDTH
+    # With a height as well: a dumb terminal would have 80 columns otherwise.
+    return Console(width=width, height=found.height, highlight=False)
 
 
 def errors() -> Console:
@@ -62,16 +69,35 @@ def whole(value: Any) -> Any:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Collection[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    numbers: Collection[str] = (),
+    folds: str | None = None,
 ) -> None:
-    """A table without lines; None is shown as nothing. `numbers` are the columns of numbers."""
+    """A table without lines; None is shown as nothing. `numbers` are the columns of numbers.
+
+    Where a terminal is too narrow, one column is broken into lines: the last, or the one that
+    `folds`. All others stay whole, so that an id can be copied.
+    """
+    shown = [["" if cell is None else plain_line(str(cell)) for cell in row] for row in rows]
+    folding = columns[-1] if folds is None else folds
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        justify = "right" if column in numbers else "left"
-        table.add_column(column, overflow="fold", justify=justify)
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else plain_line(str(cell))) for cell in row))
-    console().print(table)
+    least = _GAP * (len(columns) - 1)
+    for at, column in enumerate(columns):
+        width = max(cell_len(text) for text in (column, *(row[at] for row in shown)))
+        firm = min(width, _LEAST_FOLDED) if column == folding else width
+        least += firm
+        table.add_column(
+            column,
+            overflow="fold",
+            justify="right" if column in numbers else "left",
+            no_wrap=column != folding,
+            min_width=firm,
+        )
+    for row in shown:
+        table.add_row(*(Text(cell) for cell in row))
+    _print(table, console(least))
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -82,7 +108,17 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     for name, value in fields:
         if value is not None:
             table.add_row(name, Text(plain(str(value))))
-    console().print(table)
+    _print(table, console())
+
+
+def _print(table: Table, out: Console) -> None:
+    if sys.stdout.isatty():
+        out.print(table)
+        return
+    with out.capture() as captured:
+        out.print(table)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
 
 
 def when(at_ms: int | None) -> str | None:

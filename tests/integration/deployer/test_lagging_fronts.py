@@ -10,7 +10,7 @@ from webhost_kit.database.migrations import upgrade
 
 def row(name: str, *front_keys: str) -> dict[str, object]:
     """A live deployment with a front of its own."""
-    state = {"done": [Step.UPLOAD], "started": {}, "frontKeys": list(front_keys)}
+    state: dict[str, object] = {"done": [Step.UPLOAD], "started": {}, "frontKeys": list(front_keys)}
     return {
         "deployment_id": name,
         "user_id": "usr_1",

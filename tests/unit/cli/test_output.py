@@ -1,6 +1,8 @@
 """What people and programs read."""
 
+import io
 import json
+import sys
 
 import pytest
 from webhost_cli import billing, output, waiting
@@ -49,6 +51,44 @@ def test_a_piped_table_is_neither_cut_nor_interpreted(capsys: pytest.CaptureFixt
     assert header.split() == ["id", "name"]
     assert first.split() == ["agt_1", name]
     assert second.split() == ["agt_2"]
+
+
+def test_a_piped_table_is_not_broken_into_lines_and_ends_without_blanks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    long = "why " * 200
+    output.print_table(("id", "error"), [("dep_1", long), ("dep_2", None)])
+    output.print_fields([("error", long)])
+    assert capsys.readouterr().out.splitlines() == [
+        "id     error",
+        f"dep_1  {long.rstrip()}",
+        "dep_2",
+        f"error  {long.rstrip()}",
+    ]
+
+
+class Terminal(io.StringIO):
+    """Standard output that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_narrow_terminal_only_one_column_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    first, second, at = f"dep_{'1' * 26}", f"agt_{'2' * 26}", "2026-11-29 19:27:30"
+    for columns, folds in ((("id", "of", "at", "error"), None), (("error", "id", "of"), "error")):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        cells = {"id": first, "of": second, "at": at, "error": "one two " * 10}
+        output.print_table(columns, [[cells[name] for name in columns]], folds=folds)
+        lines = terminal.getvalue().splitlines()
+        whole = [cells[name] for name in columns if name != "error"]
+        assert all(cell in lines[1] for cell in whole)
+        assert len(lines) > 2
+        assert not any(cell[:8] in line for line in lines[2:] for cell in whole)
 
 
 def test_fields_without_a_value_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
