@@ -11,7 +11,7 @@ from webhost_cli import output, waiting
 from webhost_cli.calling import curl_line, invoke_url
 from webhost_cli.client import Api, Json
 from webhost_cli.connection import with_api
-from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.errors import ApiError, CommandError, ExitCode
 from webhost_cli.lookup import agent_id, deployment_id, deployment_path
 from webhost_cli.options import AgentArgument, CursorOption, JsonOption, LimitOption
 
@@ -74,8 +74,8 @@ def deploy(
         deployment = _wait(api, deployment, quiet=as_json)
     url = invoke_url(api, at)
     _show({"deployment": deployment, "invokeUrl": url}, as_json)
-    if reason := waiting.failure(deployment):
-        raise CommandError(reason, ExitCode.AGENT_FAILED)
+    if error := waiting.failed(deployment):
+        raise error
     if deployment["status"] == "active" and not as_json:
         output.say(f"\n{curl_line(api, url)}")
 
@@ -170,7 +170,7 @@ def logs(
                 line.get("step"),
                 line.get("attempt"),
                 _took(line),
-                line["error"]["message"] if "error" in line else None,
+                _reason(line.get("error")),
             )
             for line in answer["lines"]
         ],
@@ -181,6 +181,15 @@ def logs(
 def _took(line: Json) -> str | None:
     began = line.get("startedAtMs")
     return None if began is None else f"{(line['atMs'] - began) / 1000:.1f} s"
+
+
+def _reason(error: Json | None) -> str | None:
+    """Return what failed, and in the provider's words, if it said anything, why."""
+    if error is None:
+        return None
+    details: Json = error.get("details") or {}
+    said = str(details.get("providerMessage") or "").strip()
+    return error["message"] + (f" ({said.splitlines()[0]})" if said else "")
 
 
 def _read(file: Path) -> str:
@@ -207,6 +216,12 @@ def _wait(api: Api, deployment: Json, *, quiet: bool) -> Json:
             return waiting.until_ended(
                 api, deployment, lambda passed_s: line.update(f"deploying {name}  {passed_s:.0f} s")
             )
+    except ApiError as error:
+        if not error.lacks_scope:
+            raise
+        note = f"{name} was accepted; this key may not watch it (scope `read`)"
+        output.aside(note, style=None)
+        return deployment
     except KeyboardInterrupt:
         output.aside(f"no longer waiting; {name} continues in the background", style=None)
         raise

@@ -1,5 +1,6 @@
 """The errors that a command reports to its user, and its exit codes."""
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -44,20 +45,28 @@ _OWN_CODES = {exit_code: code for code, exit_code in reversed(_EXIT_CODES.items(
 
 
 class CommandError(Exception):
-    """The message is for display; the command ends with the exit code."""
+    """The message is for display; the command ends with the exit code. `details` are for programs,
+    which get the message's first line alone with them.
+    """
 
-    def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAILURE) -> None:
+    def __init__(
+        self,
+        message: str,
+        exit_code: ExitCode = ExitCode.FAILURE,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.details = details
 
     def envelope(self) -> dict[str, Any]:
         """Return the error as the API's envelope, without a request id."""
         return {
             "error": {
                 "code": _OWN_CODES.get(self.exit_code, "FAILURE"),
-                "message": str(self),
+                "message": str(self) if self.details is None else str(self).partition("\n")[0],
                 "retryable": self.exit_code == ExitCode.UNAVAILABLE,
-                "details": {},
+                "details": dict(self.details or {}),
             }
         }
 
@@ -68,6 +77,13 @@ class ApiError(CommandError):
     def __init__(self, body: ErrorBody) -> None:
         super().__init__(_text(body), _EXIT_CODES.get(body.code, ExitCode.FAILURE))
         self.body = body
+
+    @property
+    def lacks_scope(self) -> bool:
+        """Say whether the API key may not do this, whatever else it may do."""
+        return (
+            self.body.code == ErrorCode.UNAUTHORIZED and self.body.details.get("reason") == "scope"
+        )
 
     def envelope(self) -> dict[str, Any]:
         """Return the API's own envelope."""

@@ -49,7 +49,12 @@ def remove(api: Api, agent: AgentArgument, key: KeyArgument, as_json: JsonOption
     """Delete a secret's value."""
     found = agent_id(api, agent)
     api.delete(f"/v1/agents/{found}/secrets/{key}")
-    _show(api, found, as_json)
+    answer = _answer(api, found)
+    names = [it["key"] for it in answer["secrets"]]
+    if key not in names:
+        message = f"{key} is no secret of {agent}, which has: {', '.join(names) or 'none'}"
+        raise CommandError(message, ExitCode.NOT_FOUND)
+    _print(answer, as_json)
 
 
 def import_file(
@@ -113,7 +118,14 @@ def in_requests(values: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 
 def _show(api: Api, agent: str, as_json: bool) -> None:
-    answer: Json = api.get(f"/v1/agents/{agent}/secrets")
+    _print(_answer(api, agent), as_json)
+
+
+def _answer(api: Api, agent: str) -> Json:
+    return api.get(f"/v1/agents/{agent}/secrets")
+
+
+def _print(answer: Json, as_json: bool) -> None:
     if as_json:
         output.print_json(answer)
         return

@@ -63,12 +63,14 @@ def disable(
     data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Refuse a user's deploys and invocations; what they have stays."""
+    """Disable an account: its calls and changes are refused (`account_disabled`). What it has
+    stays, and it can still read, and delete what it has.
+    """
     _set_status(user, "disabled", reason, data_dir, as_json)
 
 
 def enable(user: UserId, data_dir: BusOption = None, as_json: JsonOption = False) -> None:
-    """Accept a user's deploys and invocations again."""
+    """Accept an account's calls and changes again."""
     _set_status(user, "enabled", None, data_dir, as_json)
 
 

@@ -39,3 +39,12 @@ def failure(deployment: Json) -> str | None:
     lines = [f"{deployment['id']} (version {deployment['version']}) failed: {message}"]
     lines += [f"  {name}: {value}" for name, value in details.items() if value is not None]
     return "\n".join(lines)
+
+
+def failed(deployment: Json) -> CommandError | None:
+    """The error of a command whose deployment failed, with what programs are to know of it."""
+    if (reason := failure(deployment)) is None:
+        return None
+    error: Json = deployment.get("error") or {}
+    details: Json = {"deploymentId": deployment["id"]} | (error.get("details") or {})
+    return CommandError(reason, ExitCode.AGENT_FAILED, details)

@@ -37,6 +37,7 @@ def test_what_is_needed_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RESPONSE_KEYS", f"a:{base64url(bytes(32))},a:{base64url(bytes(32))}", "RESPONSE_KEYS"),
         ("DELEGATION_SECRETS", f"a:{base64url(bytes(31))}", "DELEGATION_SECRETS"),
         ("DELEGATION_SECRETS", f"a:{base64url(bytes(32))}!", "DELEGATION_SECRETS"),
+        ("DELEGATION_SECRETS", f"a:{'A' * 45}", "DELEGATION_SECRETS"),
         ("DELEGATION_SECRETS", base64url(bytes(32)), "DELEGATION_SECRETS"),
         ("WORKERS_CONNECT_TO", "127.0.0.1:1", "WORKERS_CONNECT_TO"),
         ("LEASE_TTL_S", "0", "LEASE_TTL_S"),

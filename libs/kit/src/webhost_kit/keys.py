@@ -94,9 +94,9 @@ def parse_shared_secrets(text: str, name: str) -> dict[str, tuple[bytes, ...]]:
     secrets: dict[str, tuple[bytes, ...]] = {}
     for part in text.split(","):
         source, _, encoded = part.strip().partition(":")
-        if not source or not _BASE64URL.fullmatch(encoded):
-            raise ValueError(f"{name} must be <source>:<base64url>, …")
         unpadded = encoded.rstrip("=")
+        if not source or not _BASE64URL.fullmatch(encoded) or len(unpadded) % 4 == 1:
+            raise ValueError(f"{name} must be <source>:<base64url>, …")
         secret = base64.urlsafe_b64decode(unpadded + "=" * (-len(unpadded) % 4))
         if len(secret) < KEY_BYTES:
             raise ValueError(f"{name}: a secret must have at least {KEY_BYTES} bytes")
