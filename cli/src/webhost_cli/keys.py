@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from webhost_cli import output, platform_keys
+from webhost_cli import output, platform_keys, telemetry_keys
 from webhost_cli.client import Api, Json
 from webhost_cli.connection import with_api
 from webhost_cli.errors import CommandError, ExitCode
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
     group.command()(with_api(rotate))
     group.command()(with_api(revoke))
     group.command("rotate-platform")(platform_keys.rotate_platform)
-    group.command("revoke-telemetry")(platform_keys.revoke_telemetry)
+    group.command("revoke-telemetry")(telemetry_keys.revoke_telemetry)
     app.add_typer(group)
 
 

@@ -1,11 +1,10 @@
-"""`webhost keys rotate-platform` and `webhost keys revoke-telemetry`, for operators.
+"""`webhost keys rotate-platform`, for operators.
 
-On a local stack the first writes the keys where its services take them up, and goes on to the end.
+On a local stack it writes the keys where its services take them up, and goes on to the end.
 Elsewhere it says which settings are to be changed next, once that is safe.
 """
 
 import asyncio
-import getpass
 import os
 from collections.abc import Mapping
 from enum import StrEnum
@@ -14,10 +13,9 @@ from typing import Annotated, Any
 
 import typer
 from nats.aio.client import Client
-from webhost_contracts import maintenance, platform_keys, subjects, wire
+from webhost_contracts import maintenance, platform_keys, wire
 from webhost_contracts.maintenance import KeysReply, Nothing
 from webhost_contracts.platform_keys import Kind, Phase
-from webhost_contracts.rpc import RevokeTelemetryKeyReply, RevokeTelemetryKeyRequest
 from webhost_kit.clock import now_ms
 
 from webhost_cli import bus, output, rotation
@@ -27,9 +25,19 @@ from webhost_cli.rotation import Replies, Standing, Unclear
 
 _REPLIES_S = 2.0
 _LOOK_EVERY_S = 1.0
-_TIMEOUT_S = 5.0
-_REVOKED_S = 120.0
-"""A front whose agent is being deployed is given its next key behind the step under way."""
+
+
+class NotSaid(CommandError):
+    """Not all of a service's processes said which keys they hold."""
+
+    def __init__(self, service: str, of_all: str = "") -> None:
+        message = f"{service} does not say which keys it holds{of_all}: is it running?"
+        super().__init__(message, ExitCode.UNAVAILABLE)
+        # That one has to start again to take up its keys.
+        restarts = service == "deployer"
+        self.while_rotating = (
+            "the deployer is starting again with its keys" if restarts else message
+        )
 
 
 class KindName(StrEnum):
@@ -60,9 +68,12 @@ def rotate_platform(
     On a local stack it goes through all phases. Elsewhere it says which settings to change next,
     and refuses what would be too early. It may be stopped and run again at any time.
     """
+    is_local = data_dir is not None or not os.environ.get("NATS_URL")
+    if is_local and out is not None:
+        message = "--out is not for a local stack: its services take up the new key themselves"
+        raise CommandError(message, ExitCode.USAGE)
     url = bus.nats_url_of(data_dir)
     of_kind = platform_keys.KINDS[kind]
-    is_local = data_dir is not None or not os.environ.get("NATS_URL")
     if show:
         result = bus.run(_show(url, of_kind))
     elif is_local:
@@ -76,23 +87,9 @@ def rotate_platform(
         names = ", ".join(place["keys"])
         output.say(f"set {place['setting']} of {place['service']} to the keys {names}")
     output.say(result["message"])
-
-
-def revoke_telemetry(
-    deployment: Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Its id, `dep_…`.")],
-    data_dir: BusOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Revoke the key that a deployment signs its usage reports with, and give it the next one."""
-    reply = bus.run(_revoke(bus.nats_url_of(data_dir), deployment))
-    if reply.refused is not None:
-        raise CommandError(f"refused: {reply.refused}")
-    if as_json:
-        output.print_json(reply)
-        return
-    output.say(f"generation {reply.generation} of {deployment}'s telemetry key is revoked")
-    if not reply.front_has_next:
-        output.aside("its Worker has yet to be given the next one; the deployer goes on trying")
+    if show and result["new"] is not None:
+        for deployment_id in result["deployments"]:
+            output.say(deployment_id)
 
 
 async def _show(url: str, kind: Kind) -> dict[str, Any]:
@@ -100,10 +97,7 @@ async def _show(url: str, kind: Kind) -> dict[str, Any]:
         replies = await _replies(client, kind, {})
         at = _standing(kind, replies)
     waits = rotation.obstacle(kind, at, replies, now_ms())
-    where = f"{at.phase.name.lower()}{', moving on' if at.moving else ''}"
-    return _result(
-        kind, at, replies, f"{where}: {waits.reason if waits else 'nothing to wait for'}"
-    )
+    return _result(kind, at, replies, rotation.shown(at, waits))
 
 
 async def _rotate_here(url: str, kind: Kind, data_dir: Path | None) -> dict[str, Any]:
@@ -150,6 +144,8 @@ async def _look(
         async with bus.connected(url) as client:
             replies = await _replies(client, kind, count)
             at = _standing(kind, replies)
+    except NotSaid as error:
+        return error.while_rotating, None, {}
     except CommandError as error:
         return str(error), None, {}
     if at.moving or at.phase != phase:
@@ -228,6 +224,7 @@ def _result(
         "phase": at.phase.name.lower(),
         "processes": {service: len(group) for service, group in replies.items()},
         "set": settings or [],
+        "deployments": rotation.deployments_of(kind, at, replies),
         "message": message,
     }
 
@@ -267,30 +264,5 @@ async def _replies_of(client: Client, service: str, count: int | None) -> list[K
     await messages.unsubscribe()
     if not replies or (count is not None and len(replies) < count):
         of_all = "" if count is None else f" ({len(replies)} of {count} processes do)"
-        message = f"{service} does not say which keys it holds{of_all}: is it running?"
-        raise CommandError(message, ExitCode.UNAVAILABLE)
+        raise NotSaid(service, of_all)
     return replies
-
-
-async def _revoke(url: str, deployment_id: str) -> RevokeTelemetryKeyReply:
-    request = RevokeTelemetryKeyRequest(deployment_id=deployment_id, operator=getpass.getuser())
-    deadline = asyncio.get_running_loop().time() + _REVOKED_S
-    async with bus.connected(url) as client:
-        while True:
-            answer = await client.request(
-                subjects.RPC_REVOKE_TELEMETRY_KEY, wire.encode(request), timeout=_TIMEOUT_S
-            )
-            reply = wire.decode(answer.data, RevokeTelemetryKeyReply)
-            if reply.refused is not None or reply.revoked:
-                return reply
-            request = RevokeTelemetryKeyRequest(
-                deployment_id=deployment_id,
-                operator=request.operator,
-                generation=reply.generation,
-            )
-            if asyncio.get_running_loop().time() > deadline:
-                raise CommandError(
-                    "the deployer has noted it, and not done it yet; run this again to see",
-                    ExitCode.UNAVAILABLE,
-                )
-            await asyncio.sleep(0.2)

@@ -111,6 +111,23 @@ def settings_in(kind: Kind, old: str, new: str, phase: Phase) -> list[tuple[Plac
     return [(place, kind.ids(place, old, new, phase)) for place in sorted(kind.lists)]
 
 
+def deployments_of(kind: Kind, at: Standing, replies: Replies) -> list[str]:
+    """Return deployments whose reports may still arrive with the old master key: some of them."""
+    if kind.name != "telemetry":
+        return []
+    named = (reply.deployment_ids or {} for reply in replies["telemetry-ingest"])
+    return list(max((ids.get(at.old, ()) for ids in named), key=len, default=()))
+
+
+def shown(at: Standing, waits: Obstacle | None) -> str:
+    """Say where a rotation stands, and what it waits for."""
+    if at.new is None:
+        where = f"no rotation is under way: {at.old} is the only key"
+        return where if waits is None else f"{where}. {waits.reason}"
+    where = f"{at.phase.name.lower()}{', moving on' if at.moving else ''}"
+    return f"{where}: {waits.reason if waits else 'nothing to wait for'}"
+
+
 def obstacle(
     kind: Kind, at: Standing, replies: Replies, now_ms: int, settle_ms: int = SETTLE_MS
 ) -> Obstacle | None:

@@ -67,6 +67,7 @@ SOMEWHERE = {"WEBHOST_URL": "http://127.0.0.1:1", "WEBHOST_TOKEN": "t"}
         (("token",), {"WEBHOST_URL": "https://x.example"}, 3, "not signed in"),
         (("deploy", "a", "--file", __file__), SOMEWHERE, 2, "TypeScript has to be compiled first"),
         (("keys", "create", "k", "--scope", "read", "--per", "day"), SOMEWHERE, 2, "go together"),
+        (("keys", "rotate-platform", "invoke", "--out", "f"), {}, 2, "not for a local stack"),
         (("agents", "update", "a"), {"WEBHOST_URL": "http://127.0.0.1:1"}, 3, "not signed in"),
     ],
 )

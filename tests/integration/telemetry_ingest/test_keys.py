@@ -46,8 +46,12 @@ async def with_file(
     file.write_text(f"TELEMETRY_MASTER_KEYS=1:{base64url(MASTER)}\n")
     async with running(Ingest, database_url, nats_account) as harness:
         harness.service = harness.process(
-            "webhost_telemetry_ingest", KEYS_FILE=str(file), TELEMETRY_MASTER_KEYS="unused"
+            "webhost_telemetry_ingest",
+            KEYS_FILE=str(file),
+            TELEMETRY_MASTER_KEYS="unused",
+            LOG_LEVEL="info",
         )
+        harness.service.log = tmp_path / "log"
         await harness.service.start()
         yield harness, file
 
@@ -71,7 +75,9 @@ async def test_keys_are_taken_up_from_their_file_while_reports_go_on(
     unknown = Deployment()
     report = unknown.report()
     assert (await ingest.post(unknown, report, key=key_of(unknown, 2, 1)))[0] == 401
-    assert (await said(ingest)).deployments == {"1": 1}
+    reply = await said(ingest)
+    assert reply.deployments == {"1": 1}
+    assert reply.deployment_ids == {"1": (deployment.deployment_id,)}
     async with in_background(report_on()):
         write(file, "TELEMETRY_MASTER_KEYS=1:broken\n")
         await asyncio.sleep(1.2)  # longer than between two looks
@@ -82,6 +88,8 @@ async def test_keys_are_taken_up_from_their_file_while_reports_go_on(
             return (await said(ingest)).keys == {"TELEMETRY_MASTER_KEYS": ("1", "2")}
 
         await eventually(taken_up, "the new key")
+        assert ingest.service.log is not None
+        assert "TELEMETRY_MASTER_KEYS: 1, 2" in ingest.service.log.read_text()
         assert (await ingest.post(unknown, report, key=key_of(unknown, 2, 1)))[0] == 503
     assert statuses
     assert set(statuses) == {202}

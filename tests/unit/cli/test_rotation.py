@@ -2,15 +2,19 @@
 
 import pytest
 from msgspec.structs import replace
+from webhost_cli.platform_keys import NotSaid
 from webhost_cli.rotation import (
     SETTLE_MS,
+    Obstacle,
     Replies,
     Standing,
     Unclear,
+    deployments_of,
     held,
     obstacle,
     services_of,
     settings_in,
+    shown,
     standing,
 )
 from webhost_contracts.maintenance import KeysReply
@@ -134,6 +138,41 @@ def test_a_master_key_is_not_dropped_while_deployments_report_with_it() -> None:
     assert waits is not None
     assert not waits.passes
     assert "4 deployments" in waits.reason
+
+
+def test_deployments_that_sign_with_the_old_master_key_are_named() -> None:
+    kind = KINDS["telemetry"]
+    found = dict(replies(kind, Phase.USED))
+    behind, knows = (
+        replace(it, deployment_ids=ids)
+        for it, ids in zip(
+            found["telemetry-ingest"],
+            ({"1": ("dep_1",)}, {"1": ("dep_1", "dep_2"), "2": ("dep_3",)}),
+            strict=True,
+        )
+    )
+    found["telemetry-ingest"] = [behind, knows]
+    assert deployments_of(kind, stands(kind, found), found) == ["dep_1", "dep_2"]
+    assert deployments_of(KINDS["invoke"], stands(kind, found), found) == []
+    silent = replies(kind, Phase.USED)
+    assert deployments_of(kind, stands(kind, silent), silent) == []
+
+
+def test_it_is_said_that_no_rotation_is_under_way() -> None:
+    waits = Obstacle("3 lag")
+    assert shown(Standing("k-1", None, Phase.OLD), None) == (
+        "no rotation is under way: k-1 is the only key"
+    )
+    assert shown(Standing("k-1", None, Phase.OLD), waits).endswith("the only key. 3 lag")
+    assert shown(Standing("k-1", "k-2", Phase.USED), None) == "used: nothing to wait for"
+    assert shown(Standing("k-1", "k-2", Phase.OLD, moving=True), waits) == "old, moving on: 3 lag"
+
+
+def test_a_deployer_that_does_not_answer_during_a_rotation_is_starting_again() -> None:
+    assert NotSaid("deployer").while_rotating == "the deployer is starting again with its keys"
+    assert NotSaid("gateway", " (1 of 2 processes do)").while_rotating == (
+        "gateway does not say which keys it holds (1 of 2 processes do): is it running?"
+    )
 
 
 @pytest.mark.parametrize(

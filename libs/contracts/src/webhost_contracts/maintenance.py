@@ -34,7 +34,8 @@ class KeysReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
     `since_ms` is since when. `lagging` counts the Workers that do not have the deployer's keys yet,
     `sealed` the stored secrets by the key that opens them, `deployments` those whose reports may
-    still arrive, by the version of their master key. Each is None from whoever does not know.
+    still arrive, by the version of their master key, and `deployment_ids` are some of them, kept
+    ones first. Each is None from whoever does not know.
     """
 
     process: str
@@ -43,6 +44,7 @@ class KeysReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
     lagging: int | None = None
     sealed: dict[str, int] | None = None
     deployments: dict[str, int] | None = None
+    deployment_ids: dict[str, tuple[str, ...]] | None = None
 
 
 class ProjectionState(Wire, frozen=True, kw_only=True, omit_defaults=False):

@@ -41,7 +41,11 @@ async def compose(
     reports = Reports(settings.master_keys, deployments, rate_limits, batcher, rejections)
 
     async def with_deployments(reply: KeysReply) -> KeysReply:
-        return replace(reply, deployments=deployments.by_master_key())
+        return replace(
+            reply,
+            deployments=deployments.by_master_key(),
+            deployment_ids=deployments.ids_by_master_key(),
+        )
 
     service.add(
         "keys",

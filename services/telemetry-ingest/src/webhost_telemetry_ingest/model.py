@@ -1,5 +1,6 @@
 """Pure: what is kept in memory about deployments and tiers, and how facts change it."""
 
+import heapq
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -109,6 +110,19 @@ class Deployments:
     def by_master_key(self) -> dict[str, int]:
         """Return how many deployments' reports may still arrive, by their master key's version."""
         return Counter(str(deployment.key_version) for deployment in self.by_id.values())
+
+    def ids_by_master_key(self, most: int = 100) -> dict[str, tuple[str, ...]]:
+        """Return the ids of the first of these deployments, those that have not ended before all
+        others, by their master key's version.
+        """
+        ids: dict[str, list[tuple[bool, str]]] = {}
+        for deployment_id, deployment in self.by_id.items():
+            place = (deployment.ended_at_ms is not None, deployment_id)
+            ids.setdefault(str(deployment.key_version), []).append(place)
+        return {
+            version: tuple(deployment_id for _, deployment_id in heapq.nsmallest(most, found))
+            for version, found in ids.items()
+        }
 
     def forget(self, at_ms: int) -> None:
         """Forget, as of this time, what ended long enough ago."""

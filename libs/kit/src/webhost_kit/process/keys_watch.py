@@ -81,7 +81,8 @@ class KeysWatch(Generic[S]):
         self._settings = found
         self._since_ms = now_ms()
         self._take_up(found)
-        log.info("keys taken up", keys=held(found))
+        # No mapping: what stands below the name of a secret setting is redacted.
+        log.info("keys taken up", keys=[f"{it}: {', '.join(n)}" for it, n in held(found).items()])
 
     async def _reply(self, message: Msg) -> None:
         reply = KeysReply(
