@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import nats
+import pytest
 from nats.aio.msg import Msg
+from webhost_cli import telemetry_keys
+from webhost_cli.errors import CommandError
 from webhost_contracts import subjects, wire
 from webhost_contracts.rpc import RevokeTelemetryKeyReply, RevokeTelemetryKeyRequest
 
@@ -53,3 +56,23 @@ async def test_a_deployer_that_starts_again_is_waited_for(nats_account: str) -> 
     finally:
         command.kill()
         await client.close()
+
+
+async def test_what_may_have_been_noted_is_not_asked_for_anew(
+    nats_account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NATS_URL", nats_account)
+    monkeypatch.setattr(telemetry_keys, "_TIMEOUT_S", 0.3)
+    client = await nats.connect(nats_account)
+    asked = 0
+
+    async def notice(_: Msg) -> None:
+        nonlocal asked
+        asked += 1
+
+    await client.subscribe(subjects.RPC_REVOKE_TELEMETRY_KEY, cb=notice)
+    await client.flush()
+    with pytest.raises(CommandError, match="has not answered"):
+        await asyncio.to_thread(telemetry_keys.revoke_telemetry, "dep_1")
+    assert asked == 1
+    await client.close()
