@@ -106,7 +106,7 @@ def test_everything_that_a_command_shows_passes_one_place() -> None:
     assert written == {
         "__main__.py: sys.stderr.write",
         "output.py: typer.echo",
-        "output.py: console().print",
+        "output.py: out.print",
         "output.py: errors().print",
         "demo/narrator.py: self._console.print",
     }
