@@ -53,7 +53,7 @@ up: setup ## Start the whole stack in the foreground
 
 .PHONY: test
 test: setup ## Run every test
-	.venv/bin/python -m pytest --numprocesses 3 --dist loadfile
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: test-long
 test-long: setup ## Run what takes too long for every change

@@ -269,7 +269,7 @@ def what_is_sealed(flow: Flow, agent_id: str) -> Iterator[str]:
         claim = Claim(*(row[name] for name in names), "", row["created_at_ms"])
         sealed = keys.open(claim.key_id, claim.invocation_id, row["response"], claim.binding)
         yield msgspec.msgpack.decode(sealed, type=Kept).body.decode()
-    opener = Opener.parse(known.secrets_private_keys, "secrets")
+    opener = Opener.parse(known.settings_of("deployer")["SECRETS_PRIVATE_KEYS"], "secrets")
     user_id = flow.user.me()["id"]
     for row in rows(flow.stack, "SELECT * FROM deployer.secrets WHERE agent_id = %s", agent_id):
         yield opener.open(row["sealed"], Owner(user_id, agent_id, row["key"]))

@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from webhost_api.keys.access import key_of
+from webhost_api.keys.access import Keys
 from webhost_api.keys.decisions import MAX_LIVE_KEYS
+from webhost_api.rate_limits import RateLimits
 from webhost_contracts import api_keys, subjects, wire
 from webhost_contracts.api_keys import SCOPES, hash_of, parse, token_of
 from webhost_contracts.events import KeyCreated, KeyRevoked, KeyRotated
@@ -19,6 +20,7 @@ from tests.integration.api.harness import MISSING, Harness, User, ok, problem
 from tests.integration.api.held_table import held_table
 from tests.integration.api.test_idempotency import keyed
 from tests.support.deadline import eventually
+from tests.unit.api.test_rate_limits import RATES
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -147,14 +149,14 @@ async def test_no_key_is_good_while_a_revocation_may_be_missing(
 ) -> None:
     """The database was put back, and the facts since are not read yet."""
     key = await user.key("read")
-    header = f"Bearer {key.token}"
+    keys, header = Keys(harness.database, RateLimits(RATES)), f"Bearer {key.token}"
     harness.database.verified = "another"
     try:
         with pytest.raises(Unavailable):
-            await key_of(harness.database, header)
+            await keys.find(header, "127.0.0.1")
     finally:
         harness.database.verified = None
-    known = await key_of(harness.database, header)
+    known = await keys.find(header, "127.0.0.1")
     assert known is not None
     assert known[0].id == key.id
 

@@ -23,6 +23,7 @@ from tests.support.deadline import eventually
 from tests.support.harness import Harness, in_background
 
 REQUEST = SetTierRequest(user_id="usr_1", tier="pro", operator="o")
+LOOK = "rpc.billing.look"
 Handler = Callable[[AsyncConnection], Awaitable[None]]
 
 
@@ -43,9 +44,21 @@ async def serving(
                 await more(connection)
         return SetTierReply(tier=request.tier)
 
+    async def is_there(request: SetTierRequest) -> SetTierReply:
+        return SetTierReply(tier=request.tier)
+
+    async def subscribed() -> bool:
+        try:
+            await harness.bus.client.request(LOOK, wire.encode(REQUEST), timeout=1)
+        except NoRespondersError:
+            return False
+        return True
+
     server = RequestServer(nats_url, "billing")
     server.serve(subjects.RPC_SET_TIER, handle)
+    server.serve(LOOK, is_there)
     await server.start()
+    await eventually(subscribed, "requests to be taken")
     try:
         yield begun
     finally:
