@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Collection
 from math import inf
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -52,27 +52,34 @@ class Presented(msgspec.Struct, frozen=True):
         return hmac.compare_digest(self.secret_hash.encode(), secret_hash.encode())
 
 
-def good_until_ms(
-    presented: Presented,
-    *,
-    secret_hash: str,
-    previous_hash: str | None,
-    previous_expires_at_ms: int | None,
-    expires_at_ms: int | None,
-    revoked_at_ms: int | None,
-) -> float:
-    """Return until when the secret that was presented is good: 0 for never, or infinity.
+class StoredKey(Protocol):
+    """What is stored of a key's secrets and its end, wherever it is stored.
 
     The key's own end is `expires_at_ms`, that of the secret before its last rotation
     `previous_expires_at_ms`.
     """
-    if revoked_at_ms is not None:
+
+    @property
+    def secret_hash(self) -> str: ...
+    @property
+    def previous_hash(self) -> str | None: ...
+    @property
+    def previous_expires_at_ms(self) -> int | None: ...
+    @property
+    def expires_at_ms(self) -> int | None: ...
+    @property
+    def revoked_at_ms(self) -> int | None: ...
+
+
+def good_until_ms(key: StoredKey, presented: Presented) -> float:
+    """Return until when the secret that was presented is good: 0 for never, or infinity."""
+    if key.revoked_at_ms is not None:
         return 0
-    ends_ms = inf if expires_at_ms is None else expires_at_ms
-    if presented.matches(secret_hash):
+    ends_ms = inf if key.expires_at_ms is None else key.expires_at_ms
+    if presented.matches(key.secret_hash):
         return ends_ms
-    if previous_hash is not None and presented.matches(previous_hash):
-        return min(ends_ms, previous_expires_at_ms or 0)
+    if key.previous_hash is not None and presented.matches(key.previous_hash):
+        return min(ends_ms, key.previous_expires_at_ms or 0)
     return 0
 
 

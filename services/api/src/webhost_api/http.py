@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import Message, Receive
-from webhost_contracts import ids
+from webhost_contracts import api_keys, ids
 from webhost_contracts.api_keys import KeyScope
 from webhost_kit.bus.connection import Bus
 from webhost_kit.database.engine import Database
@@ -276,7 +276,8 @@ async def _authenticated(request: Request, cost: Cost) -> Caller:
         key, presented = found
         deps.rate_limits.acquire(cost, key.user_id)
         metadata = _metadata(request, f"key:{key.id}")
-        return Caller(key.user_id, metadata, key, presented, key.good_until_ms(presented))
+        good_until_ms = api_keys.good_until_ms(key, presented)
+        return Caller(key.user_id, metadata, key, presented, good_until_ms)
     principal = await deps.verifier.verify(authorization)
     deps.rate_limits.acquire(cost, principal.user_id)
     metadata = _metadata(request, f"user:{principal.user_id}")

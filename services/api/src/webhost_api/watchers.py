@@ -10,6 +10,7 @@ from math import inf
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts import api_keys
 from webhost_contracts.api_keys import Presented
 from webhost_kit.eventsourcing.store import require_verified
 
@@ -47,6 +48,6 @@ async def good_until_ms(
         if watcher.presented is None:
             return inf
         key = keys.get(watcher.presented.key_id)
-        return 0 if key is None else key.good_until_ms(watcher.presented)
+        return 0 if key is None else api_keys.good_until_ms(key, watcher.presented)
 
     return {watcher: until_ms(watcher) for watcher in watchers}

@@ -86,7 +86,7 @@ class Callers:
         if not self._memory.usable:
             raise Unavailable("The gateway is catching up; try again shortly.")
         key = self._routes.keys.get(presented.key_id)
-        if key is None or (until_ms := key.good_until_ms(presented)) <= now_ms():
+        if key is None or (until_ms := api_keys.good_until_ms(key, presented)) <= now_ms():
             raise bad_token()
         caller = Caller(key.user_id, presented.key_id, key)
         while len(self._checked) >= REMEMBERED_KEYS:

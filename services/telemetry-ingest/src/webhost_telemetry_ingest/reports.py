@@ -6,13 +6,12 @@ Guarantees: the answer comes only after the fact is durable.
 On replay (the same report again): recognised here while it is cached, and always in billing.
 """
 
-from webhost_contracts import ids, wire
-from webhost_contracts.events import Envelope, TelemetryAccepted
-from webhost_contracts.events.base import data_of
+from webhost_contracts import wire
+from webhost_contracts.events import TelemetryAccepted
 from webhost_contracts.telemetry import TelemetryReceipt
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Problem, Unauthenticated
-from webhost_kit.eventsourcing.store import new_id
+from webhost_kit.eventsourcing.unstored import envelope_of
 from webhost_kit.keys import MasterKeys
 
 from webhost_telemetry_ingest import decisions
@@ -75,7 +74,14 @@ class Reports:
         key = (fact.deployment_id, fact.dedupe_key)
         deduped = key in self._dedupe
         if not deduped:
-            envelope = _envelope(fact, user_id, at_ms, request_id, traceparent)
+            envelope = envelope_of(
+                fact,
+                user_id=user_id,
+                at_ms=at_ms,
+                actor=ACTOR,
+                request_id=request_id,
+                traceparent=traceparent,
+            )
             await self._batcher.add(user_id, wire.encode(envelope))
             self._dedupe.add(key)
         return TelemetryReceipt(
@@ -121,24 +127,3 @@ class Reports:
         if isinstance(problem, Unauthenticated):
             self._rate_limits.count_failure(address, deployment_id)
         self._rejections.note(problem, request_id, traceparent, attributed, at_ms)
-
-
-def _envelope(
-    fact: TelemetryAccepted,
-    user_id: str,
-    at_ms: int,
-    request_id: str,
-    traceparent: str | None,
-) -> Envelope:
-    event_id = new_id(ids.EVENT, at_ms)
-    return Envelope(
-        event_id=event_id,
-        aggregate_id=event_id,
-        version=1,
-        user_id=user_id,
-        occurred_at_ms=at_ms,
-        actor=ACTOR,
-        request_id=request_id,
-        traceparent=traceparent,
-        data=data_of(fact),
-    )

@@ -29,6 +29,30 @@ DRAIN_S = 2.0
 _lost = Counter("webhost_unstored_facts_lost_total", "Facts that found no room in memory", ["type"])
 
 
+def envelope_of(
+    fact: Event,
+    *,
+    user_id: str,
+    at_ms: int,
+    actor: str,
+    request_id: str,
+    traceparent: str | None,
+) -> Envelope:
+    """Return a new fact that is its own aggregate."""
+    event_id = new_id(ids.EVENT, at_ms)
+    return Envelope(
+        event_id=event_id,
+        aggregate_id=event_id,
+        version=1,
+        user_id=user_id,
+        occurred_at_ms=at_ms,
+        actor=actor,
+        data=data_of(fact),
+        request_id=request_id,
+        traceparent=traceparent,
+    )
+
+
 class UnstoredFacts:
     """States facts that are kept in no table."""
 
@@ -48,18 +72,15 @@ class UnstoredFacts:
         traceparent: str | None,
     ) -> None:
         """State this fact about the user, soon."""
-        event_id = new_id(ids.EVENT, at_ms)
-        envelope = Envelope(
-            event_id=event_id,
-            aggregate_id=event_id,
-            version=1,
+        envelope = envelope_of(
+            fact,
             user_id=user_id,
-            occurred_at_ms=at_ms,
+            at_ms=at_ms,
             actor=actor,
-            data=data_of(fact),
             request_id=request_id,
             traceparent=traceparent,
         )
+        event_id = envelope.event_id
         subject = fact.published_on(user_id, event_id)
         headers = {subjects.TYPE_HEADER: fact.type_name()}
         try:

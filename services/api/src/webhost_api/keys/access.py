@@ -68,7 +68,7 @@ class Keys:
         async with self._database.transaction() as connection:
             require_verified(connection)
             key = await store.load(connection, presented.key_id)
-        if key is None or key.good_until_ms(presented) <= now_ms():
+        if key is None or api_keys.good_until_ms(key, presented) <= now_ms():
             self._good.pop(presented, None)
             raise bad_token()
         self._good[presented] = None

@@ -5,8 +5,7 @@ It is stored as a document, so a new field needs a default.
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
-from webhost_contracts import api_keys
-from webhost_contracts.api_keys import KeyLimits, Presented
+from webhost_contracts.api_keys import KeyLimits
 from webhost_contracts.events import Envelope, Event, KeyCreated, KeyRevoked, KeyRotated
 
 
@@ -31,17 +30,6 @@ class ApiKey(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at_ms: int = 0
     rotated_at_ms: int | None = None
     revoked_at_ms: int | None = None
-
-    def good_until_ms(self, presented: Presented) -> float:
-        """Return until when the secret that was presented is good: 0 for never, or infinity."""
-        return api_keys.good_until_ms(
-            presented,
-            secret_hash=self.secret_hash,
-            previous_hash=self.previous_hash,
-            previous_expires_at_ms=self.previous_expires_at_ms,
-            expires_at_ms=self.expires_at_ms,
-            revoked_at_ms=self.revoked_at_ms,
-        )
 
     def has_expired(self, at_ms: int) -> bool:
         """Say whether the key's own time is over."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TypeVar
 
-from webhost_contracts import api_keys, subjects
-from webhost_contracts.api_keys import KeyLimits, Presented
+from webhost_contracts import subjects
+from webhost_contracts.api_keys import KeyLimits
 from webhost_contracts.events import (
     AccountDisabled,
     AccountEnabled,
@@ -115,17 +115,6 @@ class Key:
     previous_hash: str | None = None
     previous_expires_at_ms: int | None = None
     revoked_at_ms: int | None = None
-
-    def good_until_ms(self, presented: Presented) -> float:
-        """Return until when the secret that was presented is good: 0 for never, or infinity."""
-        return api_keys.good_until_ms(
-            presented,
-            secret_hash=self.secret_hash,
-            previous_hash=self.previous_hash,
-            previous_expires_at_ms=self.previous_expires_at_ms,
-            expires_at_ms=self.expires_at_ms,
-            revoked_at_ms=self.revoked_at_ms,
-        )
 
     @property
     def ended_at_ms(self) -> float:
