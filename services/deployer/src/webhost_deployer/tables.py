@@ -26,6 +26,11 @@ deployments = sa.Table(
     ),
 )
 
+STAYS = ~deployments.c.state.has_key("tearDownAtMs")
+"""Of deployments: it is not to be removed."""
+HAS_SCRIPT = ~deployments.c.state.has_key("scriptLost")
+"""Of deployments: its script was not found missing at the provider."""
+
 agent_teardowns = sa.Table(
     "agent_teardowns",
     metadata,

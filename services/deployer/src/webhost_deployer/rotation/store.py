@@ -15,7 +15,13 @@ from webhost_contracts.platform_keys import Ids
 from webhost_kit.clock import now_ms
 
 from webhost_deployer.model import Deployment, Phase, Step
-from webhost_deployer.tables import deployments, front_updates, installation_keys
+from webhost_deployer.tables import (
+    HAS_SCRIPT,
+    STAYS,
+    deployments,
+    front_updates,
+    installation_keys,
+)
 
 _STATE = deployments.c.state
 
@@ -65,7 +71,8 @@ def _lags(front_keys: Ids) -> sa.ColumnElement[bool]:
     """Say which deployments have a front of their own with other keys, and are to stay."""
     return sa.and_(
         deployments.c.phase.in_((Phase.DEPLOYING, Phase.LIVE)),
-        ~_STATE.has_key("tearDownAtMs"),
+        STAYS,
+        HAS_SCRIPT,
         _STATE["done"].contains(sa.cast([Step.UPLOAD], JSONB)),
         ~_STATE["started"].has_key("namespace"),
         _STATE["frontKeys"].is_distinct_from(sa.cast(list(front_keys), JSONB)),

@@ -21,6 +21,8 @@ from webhost_kit.eventsourcing.store import EventMetadata, events_table
 from webhost_deployer.model import FINAL, Deployment, Phase
 from webhost_deployer.secrets.model import AgentSecrets, evolve
 from webhost_deployer.tables import (
+    HAS_SCRIPT,
+    STAYS,
     agent_secrets,
     deployments,
     secret_operations,
@@ -32,8 +34,6 @@ OPERATIONS_KEPT_MS = 2 * 24 * 3600 * 1000
 """For longer than the api remembers the request that an operation is of."""
 
 _APPLIED = sa.func.coalesce(deployments.c.state["secretsVersion"].astext.cast(sa.Integer), 0)
-_STAYS = ~deployments.c.state.has_key("tearDownAtMs")
-_HAS_SCRIPT = ~deployments.c.state.has_key("scriptLost")
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ async def mark_lagging(
         .where(
             deployments.c.agent_id == agent_id,
             deployments.c.phase == Phase.LIVE,
-            _STAYS,
-            _HAS_SCRIPT,
+            STAYS,
+            HAS_SCRIPT,
             agent_secrets.c.version > _APPLIED,
         )
     )
@@ -237,7 +237,7 @@ async def prune(connection: AsyncConnection, agent_id: str) -> None:
     """Remove the deletions that every Worker of the agent knows of."""
     known = (
         sa.select(sa.func.coalesce(sa.func.min(_APPLIED), 2**31 - 1))
-        .where(deployments.c.agent_id == agent_id, deployments.c.phase.not_in(FINAL), _HAS_SCRIPT)
+        .where(deployments.c.agent_id == agent_id, deployments.c.phase.not_in(FINAL), HAS_SCRIPT)
         .scalar_subquery()
     )
     await connection.execute(
