@@ -287,7 +287,7 @@ async def _owned(
     *,
     lock: bool = True,
 ) -> Agent:
-    agent = await store.load(connection, agent_id, deployment_id, lock=lock)
-    if agent is None or agent.user_id != caller.user_id or agent.deleted_at_ms is not None:
+    agent = await store.load(connection, agent_id, deployment_id, owner=caller.user_id, lock=lock)
+    if agent is None or agent.deleted_at_ms is not None:
         raise agent_not_found()
     return agent

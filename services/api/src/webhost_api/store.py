@@ -22,13 +22,17 @@ async def load(
     agent_id: str,
     deployment_id: str | None = None,
     *,
+    owner: str | None = None,
     lock: bool = True,
 ) -> Agent | None:
     """Return the agent with the deployments that decisions need, by default its row locked.
 
-    These are the kept ones, the running one, and the one named here.
+    These are the kept ones, the running one, and the one named here. With an `owner`, another
+    user's agent is neither found nor locked.
     """
     query = sa.select(agents.c.state).where(agents.c.agent_id == agent_id)
+    if owner is not None:
+        query = query.where(agents.c.user_id == owner)
     state = await connection.scalar(query.with_for_update() if lock else query)
     if state is None:
         return None

@@ -84,8 +84,8 @@ async def _append(
 
 
 async def _owned(connection: AsyncConnection, caller: Caller, key_id: str) -> ApiKey:
-    key = await store.load(connection, key_id, lock=True)
-    if key is None or key.user_id != caller.user_id or key.revoked_at_ms is not None:
+    key = await store.load(connection, key_id, owner=caller.user_id, lock=True)
+    if key is None or key.revoked_at_ms is not None:
         raise key_not_found()
     return key
 

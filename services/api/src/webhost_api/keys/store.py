@@ -15,9 +15,16 @@ from webhost_api.queries import Page
 from webhost_api.tables import api_keys
 
 
-async def load(connection: AsyncConnection, key_id: str, *, lock: bool = False) -> ApiKey | None:
-    """Return a key, revoked or not; None where there is none."""
+async def load(
+    connection: AsyncConnection, key_id: str, *, owner: str | None = None, lock: bool = False
+) -> ApiKey | None:
+    """Return a key, revoked or not; None where there is none.
+
+    With an `owner`, another user's key is neither found nor locked.
+    """
     query = sa.select(api_keys.c.state).where(api_keys.c.key_id == key_id)
+    if owner is not None:
+        query = query.where(api_keys.c.user_id == owner)
     state = await connection.scalar(query.with_for_update() if lock else query)
     return None if state is None else _key_of(state)
 
