@@ -93,7 +93,7 @@ def check(work: Work, second: dict[str, Any], death: Death) -> None:
     assert traffic.answered
     assert work.reports.acknowledged
     traffic.check_usage(
-        possible_texts=(FIRST, SECOND), death=death, reports=work.reports.acknowledged
+        possible_texts=(FIRST, SECOND), deaths=[death], reports=work.reports.acknowledged
     )
     agent.check_history()
     agent.until_every_gateway(200, SECOND)
@@ -181,4 +181,4 @@ def test_a_gateway_crashes_during_a_call(sturdy_stack: Stack, point: str) -> Non
     assert len(traffic.unclear) == 1
     assert traffic.call() == FIRST
     # Recorded before it was made: it counts as made, although its answer was never received.
-    traffic.check_usage(possible_texts=(FIRST,), death=death, admitted_unanswered=1)
+    traffic.check_usage(possible_texts=(FIRST,), deaths=[death], admitted_unanswered=1)

@@ -4,7 +4,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,11 +44,12 @@ class Traffic:
     failed on the way, so they may have been admitted or not.
     """
 
-    def __init__(self, user: RetryingClient, agent_id: str) -> None:
+    def __init__(self, user: RetryingClient, agent_id: str, *, pace_s: float = _PACE_S) -> None:
         self.answered: dict[str, Answer] = {}
         self.unclear: set[str] = set()
         self._user = user
         self._agent_id = agent_id
+        self._pace_s = pace_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._call_on, daemon=True)
 
@@ -81,24 +82,24 @@ class Traffic:
         self,
         *,
         possible_texts: Collection[str],
-        death: Death | None = None,
+        deaths: Sequence[Death] = (),
         reports: dict[str, int] | None = None,
         admitted_unanswered: int | None = None,
     ) -> None:
         """Every answered call counts once, with its Worker's report; an unclear one at most once.
 
-        A report may be missing only where `death` says that the contract permits it. `reports`
-        are acknowledged telemetry events by id, with their tokens. `admitted_unanswered` says how
-        many unclear calls were admitted, where that is known. The user made no other calls.
+        A report may be missing only where one of `deaths` says that the contract permits it.
+        `reports` are acknowledged telemetry events by id, with their tokens. `admitted_unanswered`
+        says how many unclear calls were admitted, where that is known. The user made no others.
         """
-        expected = _Expected(self, possible_texts, death, reports or {}, admitted_unanswered)
+        expected = _Expected(self, possible_texts, deaths, reports or {}, admitted_unanswered)
         deadline = time.monotonic() + SETTLED_S
         while problems := expected.compare(self._user):
             assert time.monotonic() < deadline, "\n".join(problems[:5])
             time.sleep(0.2)
 
     def _call_on(self) -> None:
-        while not self._stop.wait(_PACE_S):
+        while not self._stop.wait(self._pace_s):
             if len(self.answered) + len(self.unclear) < _MOST_CALLS:
                 self.call()
 
@@ -107,7 +108,7 @@ class Traffic:
 class _Expected:
     traffic: Traffic
     possible_texts: Collection[str]
-    death: Death | None
+    deaths: Sequence[Death]
     reports: dict[str, int]
     admitted_unanswered: int | None
     problems: list[str] = field(default_factory=list[str])
@@ -143,7 +144,7 @@ class _Expected:
             self.need(tokens in possible, f"unclear, with impossible tokens: {event}")
             return
         if event["source"] != "both":
-            lost = self.death is not None and self.death.may_lose_report(answer.at_ms)
+            lost = any(death.may_lose_report(answer.at_ms) for death in self.deaths)
             self.need(lost and event["source"] == "gateway", f"half of it is missing: {event}")
         self.need(tokens == (tokens_of(answer.text) if reported else 0), f"wrong tokens: {event}")
 
