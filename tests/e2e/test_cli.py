@@ -9,6 +9,7 @@ import sys
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
@@ -35,6 +36,7 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("me",): {"user"},
     ("agents", "list"): {"agents", "nextCursor"},
     ("agents", "get"): {"agent", "invokeUrl"},
+    ("agents", "metrics"): {"series"},
     ("agents",): {"agent"},
     ("deploy",): {"deployment", "invokeUrl"},
     ("deployments", "list"): {"deployments", "nextCursor"},
@@ -46,10 +48,12 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("keys", "revoke"): {"revoked"},
     ("keys",): {"key", "token"},
     ("deployments", "logs"): {"lines", "nextCursor"},
+    ("usage", "--by"): {"series"},
     ("usage",): {"periodKey", "tier", "usage", "byRuntime", "limits"},
     ("users", "set-tier"): {"tier", "refused"},
     ("users", "disable"): {"status", "waits", "refused"},
     ("users", "enable"): {"status", "waits", "refused"},
+    ("billing", "invoice"): {"invoice"},
     ("billing", "rebuild"): {
         *("processed", "total", "done", "swapped", "differences", "refused"),
     },
@@ -175,6 +179,27 @@ def test_an_agents_life_at_the_command_line(
 
     used = developer.reads("usage")
     assert used["limits"]["requests"] == 1000
+    until(
+        lambda: developer.reads("billing", "invoice")["invoice"]["usage"]["requests"] >= 1,
+        "the calls to be counted",
+        seconds=20,
+    )
+    invoice = developer.reads("billing", "invoice")["invoice"]
+    costs = [int(line["costPicodollars"]) for line in invoice["lines"]]
+    assert sum(costs) == int(invoice["usage"]["costPicodollars"])
+    assert {line["agentName"] for line in invoice["lines"]} == {"helper"}
+    page = tmp_path / "invoice.html"
+    developer.runs("billing", "invoice", "--html", str(page))
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    assert "helper" in developer.runs("billing", "invoice").stdout
+    days = developer.reads("usage", "--by", "day")["series"]
+    hours = developer.reads("agents", "metrics", "helper", "--deployment", "1")["series"]
+    assert (len(days), len(hours)) == (30, 24)
+    assert days[-1]["requests"] >= invoice["usage"]["requests"]
+    today = datetime.now(UTC).date()
+    span = ("--from", str(today - timedelta(days=1)), "--to", f"{today}T00:00")
+    assert len(developer.runs("usage", "--by", "hour", *span).stdout.splitlines()) == 25
+    developer.runs("usage", *span, ends=2)
     developer.runs("agents", "delete", "helper", "--yes")
     developer.runs("agents", "get", agent["id"], ends=4)
     assert developer.reads("agents", "list")["agents"] == []

@@ -80,8 +80,9 @@ class World:
     def prepare(self, case: Case) -> None:
         """Write numbers as JavaScript does, and sign what must be signed.
 
-        Of positive data make what a schema cannot say: no cursor of our own, no end in the past, an
-        archive, a name that the agent declares, a user and a deployment of ours.
+        Of positive data make what a schema cannot say: no cursor of our own, no end in the past, a
+        span of few buckets, an archive, a name that the agent declares, a user and a deployment of
+        ours.
         """
         if case.meta is not None and case.meta.generation.mode.is_positive:
             (case.query or {}).pop("cursor", None)
@@ -91,6 +92,12 @@ class World:
                 case.body |= self.reported | {"timestampMs": round(time.time() * 1000)}
             if case.path.startswith("/v1/delegated/") and isinstance(case.body, dict):
                 case.body["delegation"]["externalUserId"] = SUBJECT
+            if case.path.endswith(("/metrics", "/usage/series")) and case.query:
+                case.query |= {
+                    name: str(round(time.time() * 1000) - before_ms)
+                    for name, before_ms in (("fromMs", 7_200_000), ("toMs", 3_600_000))
+                    if name in case.query
+                }
             if case.path == "/v1/uploads":
                 case.body = zipped(good_files())
             if (

@@ -198,6 +198,19 @@ def test_lists_usage_and_metrics_show_nothing_of_another_user(stack: Stack) -> N
     listed = other.http.get("/v1/agents?includeDeleted=true&limit=100").json()["agents"]
     assert [found["id"] for found in listed] == [other_agent["id"]]
     assert other.recent_calls() == []
+    series = (
+        "/v1/usage/series",
+        f"/v1/agents/{other_agent['id']}/metrics",
+        "/v1/billing/invoice",
+    )
+    for path in series:
+        said = other.http.get(path)
+        assert agent["id"] not in said.text
+        answered = said.json()
+        assert not any(point["requests"] for point in answered.get("series", ())), path
+        assert answered.get("invoice", {"lines": []})["lines"] == []
+    hours = owner.http.get(f"/v1/agents/{agent['id']}/metrics").json()["series"]
+    assert sum(hour["requests"] for hour in hours) == 1
     used = other.usage()["usage"]
     assert used["userId"] == other.me()["id"]
     names = {"requests", "llmTokens", "computeMs", "toolCalls", "errors", "costUsdEstimated"}

@@ -34,10 +34,13 @@ NEEDS = {
     "POST /v1/agents/{agentId}/deployments": "deploy",
     "POST /v1/agents/{agentId}/deployments/{deploymentId}/activate": "deploy",
     "GET /v1/agents/{agentId}/events": "read",
+    "GET /v1/agents/{agentId}/metrics": "read",
     "GET /v1/agents/{agentId}/secrets": "secrets",
     "POST /v1/agents/{agentId}/secrets": "secrets",
     "DELETE /v1/agents/{agentId}/secrets/{key}": "secrets",
     "GET /v1/audit": "read",
+    "GET /v1/billing/invoice": "read",
+    "GET /v1/billing/invoice.html": "read",
     "GET /v1/billing/usage": "read",
     "GET /v1/deployments/{deploymentId}": "read",
     "GET /v1/deployments/{deploymentId}/logs": "read",
@@ -53,6 +56,7 @@ NEEDS = {
     "GET /v1/templates": "read",
     "POST /v1/uploads": "deploy",
     "GET /v1/usage/current": "read",
+    "GET /v1/usage/series": "read",
 }
 """The scope that a key needs for each operation of users."""
 

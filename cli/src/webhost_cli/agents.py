@@ -3,13 +3,14 @@
 from typing import Annotated
 
 import typer
+from webhost_contracts.buckets import Bucket
 
-from webhost_cli import output
+from webhost_cli import output, series
 from webhost_cli.calling import curl_line, invoke_url
 from webhost_cli.client import Api, Json
 from webhost_cli.connection import with_api
 from webhost_cli.errors import CommandError, ExitCode
-from webhost_cli.lookup import agent_id, find_agent
+from webhost_cli.lookup import agent_id, deployment_id, find_agent
 from webhost_cli.options import AgentArgument, CursorOption, JsonOption, LimitOption
 
 _KEYS_HELP = "A secret's name that the agent may be given; may be repeated."
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     group.command()(with_api(disable))
     group.command()(with_api(enable))
     group.command()(with_api(delete))
+    group.command()(with_api(metrics))
     app.add_typer(group)
 
 
@@ -119,6 +121,25 @@ def delete(
     if not yes:
         typer.confirm(f"Delete {found['name']} ({found['id']})?", abort=True, err=True)
     _show(api.delete(f"/v1/agents/{found['id']}"), as_json)
+
+
+def metrics(
+    api: Api,
+    agent: AgentArgument,
+    by: Annotated[Bucket, typer.Option(help="Of what size the buckets are.")] = "hour",
+    since: series.FromOption = None,
+    until: series.ToOption = None,
+    deployment: Annotated[
+        str | None, typer.Option(help="Only this deployment: its id or version.")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option(help="Only this runtime provider.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what an agent used, over time."""
+    at = agent_id(api, agent)
+    of = None if deployment is None else deployment_id(api, at, deployment)
+    path = f"/v1/agents/{at}/metrics"
+    series.show(api, path, by, since, until, as_json, deploymentId=of, runtimeProvider=runtime)
 
 
 def _show(answer: Json, as_json: bool) -> None:

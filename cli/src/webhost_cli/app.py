@@ -40,8 +40,11 @@ COMMANDS = {
         "Call an agent and print its answer. With --stream --json: one event per line.",
     ),
     "keys": ("keys", "API keys, for programs; for operators, the platform's."),
-    "usage": ("usage", "Show what was used in a period, and the plan's limits."),
-    "billing": ("billing", "Operators: usage."),
+    "usage": (
+        "usage",
+        "Show what was used in a period, and the plan's limits. With --by: over time.",
+    ),
+    "billing": ("billing", "What usage comes to; for operators, rebuilds of it."),
     "users": ("users", "Operators: users."),
     "cloudflare": ("cloudflare", "Operators: what this installation has at Cloudflare."),
     "streams": ("streams", "Operators: projections, and republishing lost facts."),

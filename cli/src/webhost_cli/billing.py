@@ -1,7 +1,8 @@
-"""`webhost billing …`, for operators."""
+"""`webhost billing …`: the invoice is for users, the rest for operators."""
 
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -14,6 +15,8 @@ from webhost_contracts.rpc import (
 )
 
 from webhost_cli import bus, output
+from webhost_cli.connection import with_api
+from webhost_cli.invoice import invoice
 from webhost_cli.options import BusOption, JsonOption
 from webhost_cli.rebuild import rebuild as request_rebuild
 
@@ -21,15 +24,14 @@ _COUNTERS = Counters.__struct_fields__
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(name="billing", help="Operators: usage.", no_args_is_help=True)
+    group = typer.Typer(
+        name="billing",
+        help="What usage comes to; for operators, rebuilds of it.",
+        no_args_is_help=True,
+    )
+    group.command()(with_api(invoice))
     group.command()(rebuild)
-    # A group of a single command would lose its name.
-    group.callback()(_group)
     app.add_typer(group)
-
-
-def _group() -> None:
-    """Operators: usage."""
 
 
 def rebuild(
@@ -39,7 +41,7 @@ def rebuild(
     data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rebuild usage from the event stream, and show what was different."""
+    """Operators: rebuild usage from the event stream, and show what was different."""
     request = RebuildRequest(dry_run=dry_run, user_id=user, period_key=period)
     url = bus.nats_url_of(data_dir)
     with Progress(
@@ -83,9 +85,17 @@ def _show(result: RebuildProgress) -> None:
     output.say(f"{result.processed} messages replayed: {found}; {swapped}")
 
 
+def _time(difference: Difference) -> str:
+    """The period; of a row of the series, its bucket and of which deployment it is."""
+    if difference.start_ms is None:
+        return difference.period_key
+    start = datetime.fromtimestamp(difference.start_ms / 1000, UTC)
+    return f"{difference.bucket} {start:%Y-%m-%dT%H:%MZ} {difference.deployment_id}"
+
+
 def _rows(difference: Difference) -> list[tuple[object, ...]]:
     """One line per counter that differs."""
-    where = (difference.user_id, difference.period_key, difference.runtime_provider)
+    where = (difference.user_id, _time(difference), difference.runtime_provider)
     live, rebuilt = (
         {name: getattr(side, name) for name in _COUNTERS} if side else dict[str, int]()
         for side in (difference.live, difference.rebuilt)

@@ -57,6 +57,11 @@ class Api:
         known = {name: value for name, value in parameters.items() if value is not None}
         return self._send("GET", path, params=known, repeatable=True)
 
+    def text(self, path: str, **parameters: Any) -> str:
+        """GET what is no JSON; parameters that are None are left out."""
+        known = {name: value for name, value in parameters.items() if value is not None}
+        return self._response("GET", path, params=known, repeatable=True).text
+
     def post(
         self, path: str, body: Mapping[str, Any] | None = None, *, key: str | None = None
     ) -> Json:
@@ -125,6 +130,12 @@ class Api:
             raise self._no_answer(error) from error
 
     def _send(self, method: str, path: str, *, repeatable: bool = False, **rest: Any) -> Json:
+        response = self._response(method, path, repeatable=repeatable, **rest)
+        return response.json() if response.content else {}
+
+    def _response(
+        self, method: str, path: str, *, repeatable: bool = False, **rest: Any
+    ) -> httpx.Response:
         tries = _TRIES if repeatable else 1
         while True:
             tries -= 1
@@ -136,7 +147,7 @@ class Api:
                 time.sleep(1)
                 continue
             if response.status_code != 503 or not tries:
-                return _answer(response)
+                return _successful(response)
             time.sleep(_retry_after_s(response))
 
     def _no_answer(self, error: httpx.TransportError) -> CommandError:
@@ -148,10 +159,10 @@ def _with_key(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Idempotency-Key": key}
 
 
-def _answer(response: httpx.Response) -> Json:
+def _successful(response: httpx.Response) -> httpx.Response:
     if not response.is_success:
         raise ApiError.from_response(response.status_code, response.content)
-    return response.json() if response.content else {}
+    return response
 
 
 def _retry_after_s(response: httpx.Response) -> float:

@@ -3,10 +3,12 @@
 from typing import Annotated
 
 import typer
+from webhost_contracts.buckets import Bucket
 
-from webhost_cli import output
+from webhost_cli import output, series
 from webhost_cli.client import Api
 from webhost_cli.connection import with_api
+from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.options import JsonOption
 
 
@@ -19,9 +21,19 @@ def usage(
     period: Annotated[
         str | None, typer.Option(metavar="YYYY-MM", help="By default, the current period.")
     ] = None,
+    by: Annotated[Bucket | None, typer.Option(help="Show what was used in each.")] = None,
+    since: series.FromOption = None,
+    until: series.ToOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was used in a period, and the plan's limits."""
+    """Show what was used in a period, and the plan's limits. With --by: over time."""
+    if by is not None:
+        if period is not None:
+            raise CommandError("give --period, or --by with --from and --to", ExitCode.USAGE)
+        series.show(api, "/v1/usage/series", by, since, until, as_json)
+        return
+    if since is not None or until is not None:
+        raise CommandError("--from and --to go with --by", ExitCode.USAGE)
     path = "/v1/usage/current" if period is None else "/v1/billing/usage"
     answer = api.get(path, period=period)
     if as_json:

@@ -147,7 +147,7 @@ class Billing(Harness):
 
     async def folded(self) -> Sequence[str]:
         """Every row that is a fold of USAGE, byte for byte, without its generation."""
-        tables = ("invocations", "usage_events", "billing_usage")
+        tables = ("invocations", "usage_events", "billing_usage", "usage_series")
         return [
             f"{table} {row['line']}"
             for table in tables

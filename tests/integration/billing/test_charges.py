@@ -22,6 +22,7 @@ from tests.support.deadline import eventually
 PRICE = (
     "[[prices]]\neffective_from = {}\nrequest = {}\nmillion_compute_ms = {}\nmillion_tokens = 0\n"
 )
+DAY_MS = 24 * 3_600_000
 LONG_AGO = "2020-01-01T00:00:00Z"
 PRICES = PRICE.format(LONG_AGO, 1, 20_000)
 
@@ -67,7 +68,7 @@ async def test_a_price_that_was_appended_changes_no_rebuild(
     await billing.given_folded(
         call(ALICE, 1), telemetry(ALICE, 2), call(ALICE, 3), telemetry(ALICE, 3)
     )
-    later = AT_MS - AT_MS % 1000 + 3_600_000
+    later = AT_MS - AT_MS % DAY_MS + DAY_MS
     appended = PRICE.format(_utc(later), 9, 90_000)
     await restart(billing, prices, PRICES + appended)
     await billing.given_folded(

@@ -74,7 +74,7 @@ async def no_other_generations(billing: Billing) -> None:
     async def gone() -> bool:
         found = {
             row["generation"]
-            for table in ("invocations", "usage_events", "billing_usage")
+            for table in ("invocations", "usage_events", "billing_usage", "usage_series")
             for row in await billing.rows(f"SELECT DISTINCT generation FROM {table}")
         }
         return found == {await billing.scalar("SELECT live FROM generations")}

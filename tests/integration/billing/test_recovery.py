@@ -101,7 +101,8 @@ async def test_totals_go_on_when_usage_begins_again(billing: Billing) -> None:
     # The stream holds the third call alone: a rebuild would forget the others.
     folded = await billing.folded()
     assert "not hold 2 invocations" in str((await billing.rebuild())[-1].refused)
-    [difference] = (await billing.rebuild(dry_run=True))[-1].differences
+    differences = (await billing.rebuild(dry_run=True))[-1].differences
+    [difference] = [one for one in differences if one.bucket is None]
     assert difference.rebuilt is not None
     assert difference.rebuilt.requests == 1
     assert await billing.folded() == folded

@@ -218,6 +218,8 @@ ENTRY = (
         (ENTRY.format("2025-01-01T00:00:00", 0), "UTC"),
         (ENTRY.format("2025-01-01T00:00:00+02:00", 0), "UTC"),
         (ENTRY.format("2025-01-01T00:00:00Z", 0) * 2, "rise"),
+        (ENTRY.format("2025-01-01T00:00:00.001Z", 0), "midnight"),
+        (ENTRY.format("2025-01-01T12:00:00Z", 0), "midnight"),
         (ENTRY.format("2025-01-01T00:00:00Z", -1), "negative"),
         (ENTRY.format("2025-01-01T00:00:00Z", 0.5), "million_tokens"),
     ],

@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 HOUR_MS = 3_600_000
+_EPOCH = date(1970, 1, 1).toordinal()
 
 
 def period_key(at_ms: int) -> str:
@@ -19,6 +20,16 @@ def day_key(at_ms: int) -> str:
 def previous_period(period_key: str) -> str:
     """Return the period before this one."""
     return (date.fromisoformat(f"{period_key}-01") - timedelta(days=1)).strftime("%Y-%m")
+
+
+def span_ms(period_key: str) -> tuple[int, int]:
+    """Return when a period of the years 1 to 9998 starts, and when the next one does."""
+    first = date.fromisoformat(f"{period_key}-01")
+    return _midnight_ms(first), _midnight_ms((first + timedelta(days=31)).replace(day=1))
+
+
+def _midnight_ms(day: date) -> int:
+    return (day.toordinal() - _EPOCH) * 24 * HOUR_MS
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ When the other service is away, only that request is answered UNAVAILABLE; the r
 
 from typing import Literal
 
+from webhost_contracts.buckets import Bucket
 from webhost_contracts.events.base import Json
 from webhost_contracts.wire import Wire
 
@@ -70,6 +71,78 @@ class RecentEventsReply(Wire, frozen=True, kw_only=True):
     events: tuple[UsageEvent, ...]
 
 
+class SeriesRequest(Wire, frozen=True, kw_only=True):
+    """What a user used in each bucket that starts from `from_ms` on and before `to_ms`.
+
+    All agents, deployments and runtime providers, unless one is named.
+    """
+
+    user_id: str
+    bucket: Bucket
+    from_ms: int
+    to_ms: int
+    agent_id: str | None = None
+    deployment_id: str | None = None
+    runtime_provider: str | None = None
+
+
+class SeriesPoint(Wire, frozen=True, kw_only=True):
+    """What was used in the bucket that starts at `start_ms`."""
+
+    start_ms: int
+    counters: Counters
+
+
+class SeriesReply(Wire, frozen=True, kw_only=True):
+    """The buckets in which something was used, in order; the first ones, where it is too many."""
+
+    points: tuple[SeriesPoint, ...]
+
+
+class InvoiceRequest(Wire, frozen=True, kw_only=True):
+    """What a user's usage of a period comes to, by agent and day."""
+
+    user_id: str
+    period_key: str
+
+
+class PriceInForce(Wire, frozen=True, kw_only=True, order=True):
+    """Prices in micro-dollars (10^-6 USD), and since when they hold."""
+
+    effective_from_ms: int
+    request: int
+    million_compute_ms: int
+    million_tokens: int
+
+
+class InvoiceLine(Wire, frozen=True, kw_only=True):
+    """What one agent used on one day (`YYYY-MM-DD`, in UTC) under one runtime provider.
+
+    `price` is the place of the day's price among the reply's. Without an agent it is the sum of the
+    agents that have no lines of their own.
+    """
+
+    day: str
+    agent_id: str | None = None
+    runtime_provider: str
+    price: int
+    counters: Counters
+
+
+class InvoiceReply(Wire, frozen=True, kw_only=True):
+    """The lines by agent and day, the period's usage, which is their sum, and the prices.
+
+    `other_agents` is how many agents have no lines of their own: those that cost least, where
+    otherwise there would be too many lines.
+    """
+
+    usage: Counters
+    updated_at_ms: int
+    lines: tuple[InvoiceLine, ...]
+    prices: tuple[PriceInForce, ...]
+    other_agents: int = 0
+
+
 class SetTierRequest(Wire, frozen=True, kw_only=True):
     """An operator puts a user on a tier, as `webhost users set-tier` asks for it."""
 
@@ -120,13 +193,20 @@ class RebuildRequest(Wire, frozen=True, kw_only=True):
 
 
 class Difference(Wire, frozen=True, kw_only=True):
-    """One row of usage that is not what the stream says."""
+    """One row of usage that is not what the stream says.
+
+    With a `bucket` it is one of the series: of this deployment, in the bucket from `start_ms` on.
+    """
 
     user_id: str
     period_key: str
     runtime_provider: str
     live: Counters | None
     rebuilt: Counters | None
+    bucket: Bucket | None = None
+    start_ms: int | None = None
+    agent_id: str | None = None
+    deployment_id: str | None = None
 
 
 class RebuildProgress(Wire, frozen=True, kw_only=True):

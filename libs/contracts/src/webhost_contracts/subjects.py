@@ -6,6 +6,7 @@ is a header, never a part of its subject.
 """
 
 import hashlib
+from functools import lru_cache
 
 EVENTS = "EVENTS"
 USAGE = "USAGE"
@@ -47,6 +48,8 @@ DEAD_REASON_HEADER = "Webhost-Dead-Reason"
 
 RPC_USAGE = "rpc.billing.usage"
 RPC_RECENT_EVENTS = "rpc.billing.recent-events"
+RPC_USAGE_SERIES = "rpc.billing.usage-series"
+RPC_INVOICE = "rpc.billing.invoice"
 RPC_REBUILD = "rpc.billing.rebuild"
 RPC_SET_TIER = "rpc.billing.set-tier"
 RPC_SET_ACCOUNT_STATUS = "rpc.billing.set-account-status"
@@ -80,6 +83,7 @@ def usage_partition(partition: int) -> str:
     return f"usage.{partition}.*"
 
 
+@lru_cache(maxsize=16_384)
 def partition_of(user_id: str) -> int:
     """Return the partition of a user's usage, from 0 to PARTITIONS - 1; it never changes."""
     return hashlib.blake2b(user_id.encode(), digest_size=2).digest()[0] % PARTITIONS

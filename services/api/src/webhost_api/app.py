@@ -43,7 +43,17 @@ from webhost_api.rate_limits import RateLimits, Rates
 from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
 from webhost_api.retention import Retention
-from webhost_api.routes import agents, deployments, history, keys, me, secrets, usage
+from webhost_api.routes import (
+    agents,
+    deployments,
+    history,
+    invoice,
+    keys,
+    me,
+    secrets,
+    series,
+    usage,
+)
 from webhost_api.routes import uploads as uploads_routes
 from webhost_api.secrets import Secrets
 from webhost_api.settings import Settings
@@ -88,6 +98,8 @@ def build() -> FastAPI:
         uploads_routes.router,
         secrets.router,
         usage.router,
+        series.router,
+        invoice.router,
         history.router,
     ):
         app.include_router(router, dependencies=[Depends(bearer)])

@@ -57,6 +57,7 @@ _BY_NAME: Json = {
     "reason": "The new version answers too slowly.",
     "message": "Field required",
     "costUsdEstimated": 0.0004,
+    "agentName": "support",
     "provider": {"model": "gpt-5"},
     "errorClass": "runtime",
 }

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,6 +82,16 @@ async def agent(
     if state is None:
         raise agent_not_found()
     return agent_of(state)
+
+
+async def agent_names(
+    connection: AsyncConnection, user_id: str, agent_ids: Collection[str]
+) -> dict[str, str]:
+    """Return by id the names of these agents, where they are the user's; also of deleted ones."""
+    query = sa.select(agents.c.agent_id, agents.c.name).where(
+        agents.c.user_id == user_id, agents.c.agent_id.in_(agent_ids)
+    )
+    return {row.agent_id: row.name for row in await connection.execute(query)}
 
 
 async def list_agents(

@@ -15,6 +15,8 @@ from webhost_billing import recovery
 from webhost_billing.handlers import Handlers
 from webhost_billing.projection import UsageProjection
 from webhost_billing.rebuild import Rebuilder
+from webhost_billing.series_handlers import SeriesHandlers
+from webhost_billing.series_retention import SeriesRetention
 from webhost_billing.settings import Settings
 from webhost_billing.subscribers import RebuildRequests, register
 
@@ -32,15 +34,16 @@ async def compose(service: Service, settings: Settings) -> None:
             service.name, database, bus, recovery.OWN_SUBJECTS, recovery.TYPES, recovery.recover
         ),
     )
-    projection = service.add(
-        "projection", UsageProjection(database, bus, streams, settings.rules())
-    )
+    rules = settings.rules()
+    projection = service.add("projection", UsageProjection(database, bus, streams, rules))
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
     rebuilder = Rebuilder(database, bus, projection.swapped)
     service.work("cleanup", rebuilder.clean_up)
+    service.add("series-retention", SeriesRetention(database))
     projectors = list(projection.projectors.values())
     service.add("maintenance", Maintenance(service.name, bus, database, projectors, own_facts))
     rebuilds = service.add("rebuilds", RebuildRequests(bus, rebuilder))
     requests = service.add("requests", RequestServer(nats_url, service.name))
-    register(requests, Handlers(database, load_tiers(settings.webhost_tiers_file)), rebuilds)
+    handlers = Handlers(database, load_tiers(settings.webhost_tiers_file))
+    register(requests, handlers, rebuilds, SeriesHandlers(database, rules.prices))
     await requests.start()

@@ -8,14 +8,17 @@ from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.database.engine import Database
 
 from webhost_billing.handlers import Handlers
+from webhost_billing.series_handlers import SeriesHandlers
 from webhost_billing.subscribers import RebuildRequests, register
 
 
 def document() -> str:
     """Return the document as JSON with a stable order of keys."""
     requests = RequestServer("nats://localhost", "billing")
-    handlers = Handlers(Database("postgresql://localhost"), ())
-    register(requests, handlers, RebuildRequests(cast(Any, None), cast(Any, None)))
+    database = Database("postgresql://localhost")
+    handlers = Handlers(database, ())
+    series = SeriesHandlers(database, cast(Any, None))
+    register(requests, handlers, RebuildRequests(cast(Any, None), cast(Any, None)), series)
     return describe(requests.broker, "webhost billing")
 
 

@@ -22,7 +22,7 @@ import itertools
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from importlib import resources
 from pathlib import Path
 
@@ -33,11 +33,13 @@ from webhost_contracts.rpc import Counters
 from webhost_billing.model import Invocation
 
 SLACK_MS = 1_000
+MIDNIGHT = time()
+"""Prices change then alone, so that a day has one price."""
 PICO_PER_MICRO = 1_000_000
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Prices in micro-dollars (10^-6 USD), in force from this moment on."""
+    """Prices in micro-dollars (10^-6 USD), in force from this midnight (UTC) on."""
 
     effective_from: datetime
     request: int
@@ -175,8 +177,10 @@ def _problem(prices: Sequence[Price]) -> str | None:
     times = [price.effective_from for price in prices]
     if not times:
         return "it has no prices"
-    if any(time.utcoffset() != timedelta() for time in times):
+    if any(each.utcoffset() != timedelta() for each in times):
         return "effective_from must be a time in UTC, such as 2026-01-01T00:00:00Z"
+    if any(each.time() != MIDNIGHT for each in times):
+        return "effective_from must be a midnight in UTC, such as 2026-01-01T00:00:00Z"
     if any(later <= earlier for earlier, later in itertools.pairwise(times)):
         return "effective_from must rise from entry to entry"
     if any(min(p.request, p.million_compute_ms, p.million_tokens) < 0 for p in prices):

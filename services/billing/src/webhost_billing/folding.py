@@ -4,13 +4,17 @@ The result of a stream does not depend on where its batches end: every change to
 sum of what each fact changed, even if a later fact of the same batch reverses it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from webhost_contracts.rpc import Counters
 
 from webhost_billing.charging import Charge, Rules, UsageRow, add, charge, subtract
 from webhost_billing.model import Invocation, UsageReport, merge
+from webhost_billing.series import SeriesRow, day_of, hour_of, minute_of, usage_of
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Charged:
 
 @dataclass
 class RowChange:
-    """What is added to one row of usage. `invocations` is how many are charged to it."""
+    """What is added to one row. `invocations` is how many are charged to it."""
 
     counters: Counters = Counters()  # noqa: RUF009 - it is frozen
     invocations: int = 0
@@ -32,11 +36,14 @@ class RowChange:
 
 @dataclass
 class Changes:
-    """What a batch changes: invocations as they are now, and additions to rows of usage."""
+    """What a batch changes: invocations as they are now, and additions to rows of usage and of the
+    series.
+    """
 
     charged: dict[bytes, Charged] = field(default_factory=dict[bytes, Charged])
     providers: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     rows: dict[UsageRow, RowChange] = field(default_factory=dict[UsageRow, RowChange])
+    series: dict[SeriesRow, RowChange] = field(default_factory=dict[SeriesRow, RowChange])
     invocations: int = 0
     """How many the gateway reported for the first time."""
     complete: int = 0
@@ -48,29 +55,51 @@ def fold(
 ) -> Changes:
     """Return what these reports, in the stream's order, change."""
     changes = Changes()
+    minutes: dict[SeriesRow, RowChange] = {}
     for report in usage_reports:
         before = changes.charged.get(report.key) or known.get(report.key)
         merged = merge(before.invocation if before else None, report.invocation)
         if before is not None:
             if merged is before.invocation:
                 continue
-            row = _row(changes, before.charge.row, report.occurred_at_ms)
+            row = _row(minutes, before.invocation, report.occurred_at_ms)
             row.counters = subtract(row.counters, before.charge.counters)
             row.invocations -= 1
         after = changes.charged[report.key] = Charged(merged, charge(merged, rules))
-        row = _row(changes, after.charge.row, report.occurred_at_ms)
+        row = _row(minutes, merged, report.occurred_at_ms)
         row.counters = add(row.counters, after.charge.counters)
         row.invocations += 1
         changes.invocations += report.invocation.gateway is not None
         changes.complete += merged.source == "both"
         if report.provider is not None:
             changes.providers[report.key] = report.provider
+    hours = _summed(minutes, hour_of)
+    days = _summed(hours, day_of)
+    changes.rows = _summed(days, usage_of)
+    changes.series = minutes | hours | days
     return changes
 
 
-def _row(changes: Changes, row: UsageRow, at_ms: int) -> RowChange:
-    change = changes.rows.get(row)
+def _row(minutes: dict[SeriesRow, RowChange], invocation: Invocation, at_ms: int) -> RowChange:
+    minute = minute_of(invocation)
+    change = minutes.get(minute)
     if change is None:
-        change = changes.rows[row] = RowChange()
+        change = minutes[minute] = RowChange()
     change.updated_at_ms = max(change.updated_at_ms, at_ms)
     return change
+
+
+def _summed(
+    changes: Mapping[SeriesRow, RowChange], into: Callable[[SeriesRow], S]
+) -> dict[S, RowChange]:
+    sums: dict[S, RowChange] = {}
+    for row, change in changes.items():
+        key = into(row)
+        total = sums.get(key)
+        if total is None:
+            sums[key] = RowChange(change.counters, change.invocations, change.updated_at_ms)
+            continue
+        total.counters = add(total.counters, change.counters)
+        total.invocations += change.invocations
+        total.updated_at_ms = max(total.updated_at_ms, change.updated_at_ms)
+    return sums

@@ -2,7 +2,10 @@
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts.buckets import readable_from
+from webhost_contracts.periods import period_key
 from webhost_contracts.rpc import Counters, Difference
+from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 
 from webhost_billing import statements
@@ -10,6 +13,7 @@ from webhost_billing.queries import LIVE, counters_of
 from webhost_billing.tables import generations
 
 CHUNK = 10_000
+MOST_SERIES = 1_000
 
 
 async def begin(connection: AsyncConnection) -> int:
@@ -34,9 +38,11 @@ async def block_folds(connection: AsyncConnection) -> int:
 
 
 async def differences(connection: AsyncConnection, live: int, new: int) -> list[Difference]:
-    """Return the rows of usage that are not the same in both, in order."""
+    """Return the rows of usage that are not the same in both, in order; then the first MOST_SERIES
+    of the series, as far back as they can be read.
+    """
     found = await connection.execute(statements.DIFFERENCES, {"live": live, "new": new})
-    return [
+    usage = [
         Difference(
             user_id=row.user_id,
             period_key=row.period_key,
@@ -46,6 +52,7 @@ async def differences(connection: AsyncConnection, live: int, new: int) -> list[
         )
         for row in found
     ]
+    return usage + await _series_differences(connection, live, new)
 
 
 async def not_rebuilt(connection: AsyncConnection, live: int, new: int) -> int:
@@ -78,6 +85,34 @@ async def purge(database: Database, generation: int) -> None:
                     statement, {"generation": generation, "most": CHUNK}
                 )
                 removed = result.rowcount
+
+
+async def _series_differences(connection: AsyncConnection, live: int, new: int) -> list[Difference]:
+    now = now_ms()
+    found = await connection.execute(
+        statements.SERIES_DIFFERENCES,
+        {
+            "live": live,
+            "new": new,
+            "minutes": readable_from("minute", now),
+            "hours": readable_from("hour", now),
+            "most": MOST_SERIES,
+        },
+    )
+    return [
+        Difference(
+            user_id=row.user_id,
+            period_key=period_key(row.start_ms),
+            runtime_provider=row.runtime_provider,
+            live=_side(row, "live_"),
+            rebuilt=_side(row, "new_"),
+            bucket=row.bucket,
+            start_ms=row.start_ms,
+            agent_id=row.agent_id,
+            deployment_id=row.deployment_id,
+        )
+        for row in found
+    ]
 
 
 async def _live(connection: AsyncConnection) -> int:

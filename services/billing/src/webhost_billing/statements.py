@@ -7,9 +7,15 @@ declared in `tables`; lists of them are generated from there.
 
 import sqlalchemy as sa
 
-from webhost_billing.tables import COUNTERS, billing_usage, invocations, usage_events
+from webhost_billing.tables import (
+    COUNTERS,
+    billing_usage,
+    invocations,
+    usage_events,
+    usage_series,
+)
 
-FOLDED = (billing_usage, usage_events, invocations)
+FOLDED = (billing_usage, usage_series, usage_events, invocations)
 """The tables that hold generations."""
 
 
@@ -49,6 +55,22 @@ ADD_USAGE = sa.text(
         {_SUMMED}, updated_at_ms = greatest(old.updated_at_ms, excluded.updated_at_ms)
     """
 )
+_SERIES_KEY = [column.name for column in usage_series.primary_key if column.name != "generation"]
+ADD_SERIES = sa.text(
+    f"""
+    INSERT INTO usage_series AS old {_ROWS.format("usage_series")}
+    ON CONFLICT (generation, {", ".join(_SERIES_KEY)}) DO UPDATE SET {_SUMMED}
+    """
+)
+REMOVE_OLD_SERIES = sa.text(
+    """
+    DELETE FROM usage_series WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM usage_series
+        WHERE bucket <> 'day' AND bucket = :bucket AND start_ms < :before LIMIT :most
+        FOR UPDATE SKIP LOCKED))
+    """
+)
+"""Days are never removed: the index that finds the others does not hold them."""
 
 _IS_DUE = """
     ON CONFLICT (partition, user_id, period_key) DO UPDATE SET
@@ -115,6 +137,20 @@ DIFFERENCES = sa.text(
     FROM live FULL JOIN new USING (partition, user_id, period_key, runtime_provider)
     WHERE to_jsonb(live) - 'generation' IS DISTINCT FROM to_jsonb(new) - 'generation'
     ORDER BY user_id, period_key, runtime_provider
+    """  # noqa: S608
+)
+_SERIES_VALUES = ("invocations", *COUNTERS)
+_READABLE = "start_ms >= CASE bucket WHEN 'minute' THEN :minutes WHEN 'hour' THEN :hours ELSE 0 END"
+SERIES_DIFFERENCES = sa.text(
+    f"""
+    WITH live AS (SELECT * FROM usage_series WHERE generation = :live AND {_READABLE}),
+        new AS (SELECT * FROM usage_series WHERE generation = :new AND {_READABLE})
+    SELECT {", ".join(_SERIES_KEY)}, {_SIDES}
+    FROM live FULL JOIN new USING ({", ".join(_SERIES_KEY)})
+    WHERE ({", ".join(f"live.{name}" for name in _SERIES_VALUES)})
+        IS DISTINCT FROM ({", ".join(f"new.{name}" for name in _SERIES_VALUES)})
+    ORDER BY user_id, start_ms, bucket, agent_id, deployment_id, runtime_provider
+    LIMIT :most
     """  # noqa: S608
 )
 NOT_REBUILT = sa.text(

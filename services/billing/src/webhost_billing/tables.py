@@ -1,7 +1,8 @@
 """billing's own tables, from which the first migration makes them.
 
-`invocations`, `usage_events` and `billing_usage` are a fold of USAGE and can be thrown away. They
-hold several generations: `generations` names the live one, a rebuild creates another.
+`invocations`, `usage_events`, `billing_usage` and `usage_series` are a fold of USAGE and can be
+thrown away. They hold several generations: `generations` names the live one, a rebuild creates
+another.
 """
 
 from typing import Any
@@ -99,6 +100,25 @@ billing_usage = sa.Table(
     *_counters(sa.Numeric),
     sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
     **_fillfactor(50),
+)
+
+# What was charged for the calls that were admitted in a minute, hour or day: of these, the sums of
+# `billing_usage`. The key is in the order in which one user's rows of some time are read.
+usage_series = sa.Table(
+    "usage_series",
+    metadata,
+    sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("partition", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("bucket", sa.Text, primary_key=True),
+    sa.Column("start_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("agent_id", sa.Text, primary_key=True),
+    sa.Column("deployment_id", sa.Text, primary_key=True),
+    sa.Column("runtime_provider", sa.Text, primary_key=True),
+    sa.Column("invocations", sa.BigInteger, nullable=False),
+    *_counters(sa.Numeric),
+    sa.Index("usage_series_old", "bucket", "start_ms", postgresql_where=sa.text("bucket <> 'day'")),
+    **_fillfactor(70),
 )
 
 # Totals that changed, by generation and sequence of the fold, and are not published yet.

@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
+from webhost_contracts.buckets import BUCKETS, kept_from
 from webhost_contracts.rpc import Counters
+from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.facts import Fact
 
 from webhost_billing import statements
@@ -44,6 +46,7 @@ async def fold_into(
             (statements.PUT_INVOCATIONS, _invocation_rows(generation, changes)),
             (statements.PUT_EVENTS, _event_rows(generation, changes)),
             (statements.ADD_USAGE, _usage_rows(generation, changes)),
+            (statements.ADD_SERIES, _series_rows(generation, changes)),
         ):
             encoded = msgspec.json.encode(list(rows)).decode()
             await connection.execute(statement, {"rows": encoded})
@@ -148,6 +151,28 @@ def _usage_rows(generation: int, changes: Changes) -> Iterable[dict[str, Any]]:
             "updated_at_ms": change.updated_at_ms,
             **_counter_columns(change.counters),
         }
+
+
+def _series_rows(generation: int, changes: Changes) -> Iterable[dict[str, Any]]:
+    """Yield the rows of the series, without those that are past their retention: a rebuild of a
+    year would write them to be removed.
+    """
+    now = now_ms()
+    kept = {bucket: kept_from(bucket, now) for bucket in BUCKETS}
+    for row, change in changes.series.items():
+        if row.start_ms >= kept[row.bucket]:
+            yield {
+                "generation": generation,
+                "partition": subjects.partition_of(row.user_id),
+                "user_id": row.user_id,
+                "bucket": row.bucket,
+                "start_ms": row.start_ms,
+                "agent_id": row.agent_id,
+                "deployment_id": row.deployment_id,
+                "runtime_provider": row.runtime_provider,
+                "invocations": change.invocations,
+                **_counter_columns(change.counters),
+            }
 
 
 def _counter_columns(counters: Counters) -> dict[str, str]:

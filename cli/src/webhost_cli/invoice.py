@@ -1,0 +1,63 @@
+"""`webhost billing invoice`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from webhost_cli import output
+from webhost_cli.client import Api, Json
+from webhost_cli.options import JsonOption
+
+_PICO = 10**12
+
+
+def invoice(
+    api: Api,
+    period: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM", help="By default, the current period.")
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Write it to this file, as a page to print."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a period's usage comes to, by agent and day; an estimate."""
+    if html is not None:
+        html.write_text(api.text("/v1/billing/invoice.html", period=period), "utf-8")
+    elif as_json:
+        output.print_json(api.get("/v1/billing/invoice", period=period))
+    else:
+        _show(api.get("/v1/billing/invoice", period=period)["invoice"])
+
+
+def _show(found: Json) -> None:
+    numbers = ("requests", "tokens", "compute ms", "cost, estimated")
+    others = f"{found['otherAgents']} others"
+    rows = [
+        (
+            line.get("agentName") or line.get("agentId") or others,
+            line["day"],
+            line["runtimeProvider"],
+            *_quantities(line),
+        )
+        for line in found["lines"]
+    ]
+    output.print_table(
+        (found["periodKey"], "day (UTC)", "runtime", *numbers),
+        [*rows, ("total", None, None, *_quantities(found["usage"]))],
+        numbers=numbers,
+        folds=found["periodKey"],
+    )
+
+
+def _quantities(costs: Json) -> tuple[str, ...]:
+    return (
+        *(f"{costs[name]:,}" for name in ("requests", "llmTokens", "computeMs")),
+        _dollars(int(costs["costPicodollars"])),
+    )
+
+
+def _dollars(picodollars: int) -> str:
+    return f"${picodollars // _PICO:,}.{picodollars % _PICO:012d}"
