@@ -21,6 +21,17 @@ def previous_period(period_key: str) -> str:
     return (date.fromisoformat(f"{period_key}-01") - timedelta(days=1)).strftime("%Y-%m")
 
 
+def next_period(period_key: str) -> str:
+    """Return the period behind this one."""
+    return (date.fromisoformat(f"{period_key}-01") + timedelta(days=31)).strftime("%Y-%m")
+
+
+def start_ms(period_key: str) -> int:
+    """Return the first instant of this period (Unix milliseconds)."""
+    start = datetime.fromisoformat(f"{period_key}-01T00:00:00+00:00")
+    return int(start.timestamp()) * 1000
+
+
 @lru_cache(maxsize=4096)
 def _period_of_hour(hour: int) -> str:
     return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m")
