@@ -13,10 +13,13 @@ from webhost_kit.process.service import Service
 
 from webhost_billing import recovery
 from webhost_billing.handlers import Handlers
+from webhost_billing.idle import IdlePartitions
 from webhost_billing.projection import UsageProjection
 from webhost_billing.rebuild import Rebuilder
+from webhost_billing.retention import Retention
 from webhost_billing.settings import Settings
 from webhost_billing.subscribers import RebuildRequests, register
+from webhost_billing.verifying import Inspection
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -36,11 +39,18 @@ async def compose(service: Service, settings: Settings) -> None:
         "projection", UsageProjection(database, bus, streams, settings.rules())
     )
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
-    rebuilder = Rebuilder(database, bus, projection.swapped)
+    tiers = load_tiers(settings.webhost_tiers_file)
+    retention = Retention(database, tiers)
+    service.work("retention", retention.run)
+    rebuilder = Rebuilder(
+        database, bus, settings.rules(), projection.swapped, retention.sweep_events
+    )
     service.work("cleanup", rebuilder.clean_up)
+    service.work("idle", IdlePartitions(database, bus, settings.rules()).run)
     projectors = list(projection.projectors.values())
     service.add("maintenance", Maintenance(service.name, bus, database, projectors, own_facts))
     rebuilds = service.add("rebuilds", RebuildRequests(bus, rebuilder))
     requests = service.add("requests", RequestServer(nats_url, service.name))
-    register(requests, Handlers(database, load_tiers(settings.webhost_tiers_file)), rebuilds)
+    inspection = Inspection(database, bus, projection.projectors)
+    register(requests, Handlers(database, tiers), rebuilds, inspection)
     await requests.start()

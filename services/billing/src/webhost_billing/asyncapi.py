@@ -9,13 +9,15 @@ from webhost_kit.database.engine import Database
 
 from webhost_billing.handlers import Handlers
 from webhost_billing.subscribers import RebuildRequests, register
+from webhost_billing.verifying import Inspection
 
 
 def document() -> str:
     """Return the document as JSON with a stable order of keys."""
     requests = RequestServer("nats://localhost", "billing")
-    handlers = Handlers(Database("postgresql://localhost"), ())
-    register(requests, handlers, RebuildRequests(cast(Any, None), cast(Any, None)))
+    database, nothing = Database("postgresql://localhost"), cast(Any, None)
+    rebuilds, inspection = RebuildRequests(nothing, nothing), Inspection(database, nothing, {})
+    register(requests, Handlers(database, ()), rebuilds, inspection)
     return describe(requests.broker, "webhost billing")
 
 

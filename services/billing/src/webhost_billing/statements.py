@@ -81,7 +81,7 @@ CURRENT_ARE_DUE = sa.text(
 )
 READ_DUE = sa.text(
     """
-    SELECT d.user_id, d.period_key, g.live,
+    SELECT d.user_id, d.period_key, g.live, g.corrections,
         coalesce((SELECT epoch FROM checkpoints WHERE name = :checkpoint), 0) AS epoch,
         coalesce((SELECT sequence FROM checkpoints WHERE name = :checkpoint), 0) AS sequence,
         coalesce(sum(u.llm_tokens), 0) AS tokens, coalesce(sum(u.compute_ms), 0) AS compute_ms,
@@ -92,7 +92,7 @@ READ_DUE = sa.text(
     JOIN generations g ON g.scope = 'all'
     LEFT JOIN billing_usage u ON (u.generation, u.partition, u.user_id, u.period_key)
         = (g.live, :partition, d.user_id, d.period_key)
-    GROUP BY d.user_id, d.period_key, g.live
+    GROUP BY d.user_id, d.period_key, g.live, g.corrections
     """
 )
 NO_LONGER_DUE = sa.text(
@@ -104,32 +104,12 @@ NO_LONGER_DUE = sa.text(
     """
 )
 
-_SIDES = ", ".join(
-    f"{side}.{name} AS {side}_{name}" for side in ("live", "new") for name in COUNTERS
-)
-DIFFERENCES = sa.text(
-    f"""
-    WITH live AS (SELECT * FROM billing_usage WHERE generation = :live),
-        new AS (SELECT * FROM billing_usage WHERE generation = :new)
-    SELECT user_id, period_key, runtime_provider, {_SIDES}
-    FROM live FULL JOIN new USING (partition, user_id, period_key, runtime_provider)
-    WHERE to_jsonb(live) - 'generation' IS DISTINCT FROM to_jsonb(new) - 'generation'
-    ORDER BY user_id, period_key, runtime_provider
-    """  # noqa: S608
-)
-NOT_REBUILT = sa.text(
-    """
-    SELECT count(*) FROM invocations live
-    WHERE live.generation = :live AND NOT EXISTS (
-        SELECT FROM invocations new WHERE (new.generation, new.key) = (:new, live.key)
-    )
-    """
-)
 DEAD_GENERATIONS = sa.text(
     f"""
     SELECT DISTINCT generation
     FROM ({" UNION ".join(f"SELECT generation FROM {table.name}" for table in FOLDED)}) found
     WHERE generation <> (SELECT live FROM generations WHERE scope = 'all')
+        AND generation NOT IN (SELECT generation FROM rebuilds)
     """  # noqa: S608
 )
 REMOVE = {

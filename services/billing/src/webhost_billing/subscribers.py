@@ -16,6 +16,7 @@ from webhost_kit.tasks import cancel
 
 from webhost_billing.handlers import Handlers
 from webhost_billing.rebuild import Rebuilder
+from webhost_billing.verifying import Inspection
 
 log = structlog.get_logger(__name__)
 
@@ -52,10 +53,17 @@ class RebuildRequests:
             await send(RebuildProgress(processed=0, total=0, refused=reason))
 
 
-def register(requests: RequestServer, handlers: Handlers, rebuilds: RebuildRequests) -> None:
+def register(
+    requests: RequestServer,
+    handlers: Handlers,
+    rebuilds: RebuildRequests,
+    inspection: Inspection,
+) -> None:
     """Connect requests and handlers."""
     requests.serve(subjects.RPC_USAGE, handlers.usage)
     requests.serve(subjects.RPC_RECENT_EVENTS, handlers.recent_events)
     requests.serve(subjects.RPC_SET_TIER, handlers.set_tier)
     requests.serve(subjects.RPC_SET_ACCOUNT_STATUS, handlers.set_account_status)
+    requests.serve(subjects.RPC_VERIFY, inspection.verify)
+    requests.serve(subjects.RPC_LATE_REPORTS, inspection.late_reports)
     requests.serve_raw(subjects.RPC_REBUILD, rebuilds.start)
