@@ -1,5 +1,9 @@
 """A period is sealed once, at a position; what comes behind it does not count, whoever folds."""
 
+import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -129,7 +133,9 @@ async def until_there_is_a_seal(billing: Sealing) -> None:
 
 @pytest.mark.accept("8.seals")
 @pytest.mark.accept("8.verify")
+@pytest.mark.accept("8.retention")
 async def test_a_period_is_sealed_at_a_position(billing: Sealing) -> None:
+    await put_on(billing, {ALICE: "gold", BOB: "enterprise"})
     await until_there_is_a_seal(billing)
     assert (await billing.usage(ALICE, PAST)).usage == counters(2, 1)
     [(envelope, seal)] = await billing.sealed()
@@ -150,7 +156,7 @@ async def test_a_period_is_sealed_at_a_position(billing: Sealing) -> None:
 
     # What is known of single calls goes; what they came to stays, and nothing counts again.
     rows = await billing.usage_rows()
-    await billing.retention()
+    await raw_events_are_kept_for_the_tiers_days(billing)
     left = await billing.rows("SELECT DISTINCT charged_period FROM invocations")
     assert [row["charged_period"] for row in left] == [OPEN]
     await billing.given_folded(*past(ALICE, 1), *past(BOB, 1), opened(BOB, 10))
@@ -165,6 +171,14 @@ async def what_does_not_hold_together_is_named(billing: Sealing) -> None:
     sealed, summed = await billing.problems()
     assert sealed == f"{ALICE} {PAST} cloudflare: sealed with llm_tokens 10, usage has 17"
     assert summed == f"{ALICE} {OPEN} cloudflare: usage has llm_tokens 7, its invocations come to 0"
+    exit_code, said = await webhost(billing, "billing", "verify", "--json")
+    assert exit_code == 1
+    assert json.loads(said)["problems"] == [sealed, summed]
+    exit_code, said = await webhost(billing, "billing", "late", "--user", BOB)
+    assert exit_code == 0
+    assert [line.split()[5] for line in said.splitlines()[1:]] != []
+    assert ALICE not in said
+
     name = f"billing.usage.{subjects.partition_of(ALICE)}"
     await billing.service.kill()
     await billing.execute(
@@ -180,6 +194,37 @@ async def what_does_not_hold_together_is_named(billing: Sealing) -> None:
         f"{user}.{PAST} was stated to be sealed, and is not" for user in (ALICE, BOB)
     }
     assert "is closed through" in misplaced
+
+
+async def put_on(billing: Sealing, tiers: dict[str, str]) -> None:
+    for user, tier in tiers.items():
+        await billing.execute(
+            f"INSERT INTO accounts (user_id, version, tier) VALUES ('{user}', 1, '{tier}')"
+        )
+
+
+async def raw_events_are_kept_for_the_tiers_days(billing: Sealing) -> None:
+    """An enterprise's for 90 days; of an unknown tier for 7, as of a free one."""
+    await billing.execute(
+        "UPDATE usage_events SET at_ms = :at_ms WHERE at_ms < :now",
+        at_ms=now_ms() - 8 * 24 * 3_600_000,
+        now=now_ms(),
+    )
+    await billing.retention()
+    left = await billing.rows("SELECT user_id, count(*) FROM usage_events GROUP BY 1")
+    assert {row["user_id"]: row["count"] for row in left} == {ALICE: 1, BOB: 2}
+
+
+async def webhost(billing: Sealing, *arguments: str) -> tuple[int | None, str]:
+    """Run a command on this test's bus; return its exit code and what it printed."""
+    environment = {**os.environ, "NATS_URL": billing.nats_url}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "webhost_cli", *arguments),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await process.communicate()
+    return process.returncode, printed.decode()
 
 
 @pytest.mark.accept("8.seals")
@@ -236,6 +281,21 @@ async def test_after_a_restore_the_position_decides_and_not_the_clock(billing: S
     await billing.given_folded(*past(ALICE, 4), opened(ALICE, 11))
     assert (await billing.usage(ALICE, PAST)).usage == counters(2, 1)
     assert await billing.problems() == ()
+    await a_replay_of_the_stream_counts_nothing_again(billing)
+
+
+async def a_replay_of_the_stream_counts_nothing_again(billing: Sealing) -> None:
+    """Neither what was counted before the seal, nor is it late now; its dedupe rows are gone."""
+    before = await billing.usage_rows(), await billing.late()
+    await billing.service.kill()
+    await billing.execute(f"DELETE FROM invocations WHERE charged_period = '{PAST}'")
+    await billing.execute(
+        "UPDATE checkpoints SET sequence = 0, stream_created_at = '', message_id = NULL,"
+        " epoch = epoch + 1 WHERE name LIKE 'billing.usage.%'"
+    )
+    await billing.service.start()
+    await billing.caught_up()
+    assert (await billing.usage_rows(), await billing.late()) == before
 
 
 @pytest.mark.accept("8.rebuild.sealed")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nats.js.api import StreamInfo
+from nats.js.errors import NotFoundError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids, subjects
 from webhost_contracts.periods import next_period, start_ms
@@ -141,7 +142,10 @@ async def _first_whole(bus: Bus, info: StreamInfo) -> str:
         return NEVER
     if info.state.messages == 0:
         raise Refused("the stream is empty: what was on it cannot be rebuilt")
-    first = await bus.js.get_msg(subjects.USAGE, info.state.first_seq)
+    try:
+        first = await bus.js.get_msg(subjects.USAGE, info.state.first_seq)
+    except NotFoundError as error:
+        raise Refused("the stream has just lost its oldest messages; try again") from error
     if first.time is None:
         raise Refused("the stream does not say when it begins")
     return sealing.first_whole_period(int(first.time.timestamp() * 1000))
