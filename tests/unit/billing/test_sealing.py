@@ -76,11 +76,11 @@ def test_several_seals_may_be_due_at_one_message() -> None:
 
 @pytest.mark.accept("8.seals")
 def test_an_idle_partition_is_closed_by_the_time_of_the_others() -> None:
-    assert due_when_idle(AUGUST, SEPTEMBER_IS_SEALED_MS - 1, 7, DELAY_MS) is None
-    seal = due_when_idle(AUGUST, SEPTEMBER_IS_SEALED_MS, 7, DELAY_MS)
-    assert seal == Seal(P, "2026-09", 7)
-    stated = StreamPlace(P, "2026-08", (Seal(P, "2026-09", 10),))
-    assert due_when_idle(stated, SEPTEMBER_IS_SEALED_MS, 7, DELAY_MS) is None
+    assert due_when_idle(AUGUST, BEFORE, 2, DELAY_MS) is None
+    assert due_when_idle(AUGUST, SEAL, 7, DELAY_MS) == Seal(P, "2026-09", 7)
+    stated = StreamPlace(P, "2026-08", (Seal(P, "2026-09", 9),))
+    assert due_when_idle(stated, BEFORE, 7, DELAY_MS) is None
+    assert due_when_idle(stated, SEAL, 7, DELAY_MS) == Seal(P, "2026-09", 9)
 
 
 @pytest.mark.accept("8.seals")

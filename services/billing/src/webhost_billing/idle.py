@@ -8,7 +8,8 @@ On replay: a period that is closed stays where it was closed.
 """
 
 from contextlib import suppress
-from datetime import datetime
+from dataclasses import dataclass
+from functools import partial
 
 from nats.js.errors import NotFoundError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,6 +26,12 @@ from webhost_billing.charging import Rules
 from webhost_billing.projection import checkpoint_name
 
 EVERY_S = 60.0
+
+
+@dataclass(frozen=True)
+class _Newest:
+    sequence: int
+    recorded_at_ms: int
 
 
 class IdlePartitions:
@@ -44,19 +51,20 @@ class IdlePartitions:
         info = await self._bus.js.stream_info(subjects.USAGE)
         if info.state.messages == 0:
             return
-        newest = await self._bus.js.get_msg(subjects.USAGE, info.state.last_seq)
-        if newest.time is None:
+        found = await self._bus.js.get_msg(subjects.USAGE, info.state.last_seq)
+        if found.time is None:
             return
+        newest = _Newest(info.state.last_seq, int(found.time.timestamp() * 1000))
         for partition in range(subjects.PARTITIONS):
-            async with self._database.transaction() as connection:
-                await self._close(connection, partition, str(info.created), newest.time)
+            await self._database.retry_conflicts(
+                partial(self._close, partition, str(info.created), newest)
+            )
 
     async def _close(
-        self, connection: AsyncConnection, partition: int, created_at: str, newest: datetime
+        self, partition: int, created_at: str, newest: _Newest, connection: AsyncConnection
     ) -> None:
-        newest_ms = int(newest.timestamp() * 1000)
         place = await seals.load_place(connection, partition, created_at)
-        if sealing.due_when_idle(place, newest_ms, 0, self._delay_ms) is None:
+        if sealing.due_when_idle(place, newest, 0, self._delay_ms) is None:
             return
         checkpoint = await self._locked(connection, partition)
         if checkpoint is None or checkpoint.stream_created_at not in ("", created_at):
@@ -65,7 +73,7 @@ class IdlePartitions:
             return
         live = await generations.hold(connection)
         place = await seals.load_place(connection, partition, created_at)
-        seal = sealing.due_when_idle(place, newest_ms, checkpoint.sequence, self._delay_ms)
+        seal = sealing.due_when_idle(place, newest, checkpoint.sequence, self._delay_ms)
         if seal is not None:
             await seals.apply(connection, live, seal, place.through, created_at)
 

@@ -166,7 +166,10 @@ class UsageProjection:
                 late = await self._fold_part(
                     connection, live, partition, part.facts, through, behind
                 )
-                await seals.record_late(connection, partition, late, part.facts, created_at)
+                was_parked = len(facts) == 1 and facts[0].sequence < behind.sequence
+                await seals.record_late(
+                    connection, partition, late, part.facts, created_at, was_parked=was_parked
+                )
 
         async def reset(connection: AsyncConnection) -> None:
             # The rows stay. What is due of them is put with the sequences that begin again.

@@ -122,12 +122,16 @@ def divide(
 
 
 def due_when_idle(
-    place: StreamPlace, stream_time_ms: int, checkpoint: int, delay_ms: int
+    place: StreamPlace, newest: Message, checkpoint: int, delay_ms: int
 ) -> Seal | None:
-    """Return the seal of a partition that was read up to the checkpoint and has nothing newer.
+    """Return the seal of a partition that was read up to the checkpoint and has nothing behind it.
 
-    `stream_time_ms` is that of a message of any partition, read before the checkpoint was.
+    `newest` was the stream's newest message, of any partition, before the checkpoint was read.
     """
+    for stated in place.stated:
+        if stated.sequence <= newest.sequence:
+            return stated
+    stream_time_ms = newest.recorded_at_ms
     through = _through(place.stated, stream_time_ms, delay_ms)
     return Seal(place.partition, through, checkpoint) if through > place.through else None
 

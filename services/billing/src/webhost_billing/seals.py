@@ -101,8 +101,12 @@ async def record_late(
     late: Sequence[UsageReport],
     facts: Iterable[Fact],
     stream_created_at: str,
+    *,
+    was_parked: bool,
 ) -> None:
-    """Write down what came too late. What counted before the seal, and is only replayed, is not."""
+    """Write down what came too late. What counted before the seal, and is only replayed, is not;
+    what was parked before it did not count.
+    """
     if not late:
         return
     places = await _read(connection, partition)
@@ -115,7 +119,8 @@ async def record_late(
     rows = [
         _late_row(report, recorded[report.sequence, report.index], stream_created_at)
         for report in late
-        if sealed.close(
+        if was_parked
+        or sealed.close(
             report.invocation.user_id, period_key(report.invocation.at_ms), report.sequence
         )
     ]
