@@ -354,5 +354,6 @@ async def damage(billing: Sealing, user: str, period: str = PAST) -> None:
     changed = await billing.execute(
         "UPDATE billing_usage SET llm_tokens = llm_tokens + 7"
         f" WHERE user_id = '{user}' AND period_key = '{period}'"
+        " AND generation = (SELECT live FROM generations)"
     )
     assert changed == 1

@@ -76,7 +76,9 @@ class Run:
             )
         await purge_dead()
         if self._folded:
-            await self._send(RebuildProgress(processed=self._folded, total=0, resumed=self._folded))
+            await self._send(
+                RebuildProgress(processed=self._folded, total=self._folded, resumed=self._folded)
+            )
         comparison = Comparison(connection, self._scope, found, live, new)
         async with start_pool(new, self._scope.partitions) as pool:
             await self._catch_up(pool)
