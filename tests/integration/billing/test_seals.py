@@ -78,7 +78,7 @@ class Sealing(Billing):
         async def stated() -> bool:
             return {each.user_id for each, _ in await self.sealed()} >= {*users}
 
-        await eventually(stated, f"the seals of {users}")
+        await eventually(stated, f"the seals of {users}", seconds=30)
 
     async def late(self) -> list[tuple[str, str | None]]:
         reply = await rpc.call(
@@ -316,7 +316,7 @@ async def test_a_rebuild_reaches_back_to_the_seals(billing: Sealing) -> None:
     async def replayed() -> bool:
         return sorted(await billing.late()) == late
 
-    await eventually(replayed, "what was parked to be late")
+    await eventually(replayed, "what was parked to be late", seconds=30)
     await damage(billing, ALICE)
     last = (await billing.rebuild())[-1]
     assert (last.swapped, len(last.differences), last.sealed) == (True, 1, ())
