@@ -14,7 +14,7 @@ from webhost_contracts.rpc import (
     RebuildRequest,
 )
 
-from webhost_cli import bus, output
+from webhost_cli import billing_checks, bus, output
 from webhost_cli.connection import with_api
 from webhost_cli.invoice import invoice
 from webhost_cli.options import BusOption, JsonOption
@@ -31,6 +31,8 @@ def register(app: typer.Typer) -> None:
     )
     group.command()(with_api(invoice))
     group.command()(rebuild)
+    group.command()(billing_checks.verify)
+    group.command()(billing_checks.late)
     app.add_typer(group)
 
 
@@ -73,12 +75,22 @@ async def _rebuild(
 
 
 def _show(result: RebuildProgress) -> None:
-    if result.differences:
-        output.print_table(
-            ("user", "period", "runtime", "counter", "live", "rebuilt"),
-            [row for difference in result.differences for row in _rows(difference)],
-            numbers=("live", "rebuilt"),
-        )
+    if result.resumed:
+        output.say(f"went on from an interrupted rebuild of {result.resumed} messages")
+    for rows, sides in (
+        (result.sealed, ("sealed", "stream")),
+        (result.differences, ("live", "rebuilt")),
+    ):
+        if rows:
+            output.print_table(
+                ("user", "period", "runtime", "counter", *sides),
+                [row for difference in rows for row in _rows(difference)],
+                numbers=sides,
+            )
+    if result.sealed:
+        output.say(f"sealed rows that the stream does not come to: {len(result.sealed)}; they stay")
+    if result.left_out:
+        output.say(f"{result.left_out} more rows that differ are not listed")
     count = len(result.differences)
     found = f"rows that differ: {count}" if count else "no difference"
     swapped = "the rebuilt usage is in force" if result.swapped else "nothing was changed"

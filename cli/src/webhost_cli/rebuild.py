@@ -18,7 +18,7 @@ SILENCE_S = 60.0
 async def rebuild(
     client: Client, request: RebuildRequest, show: Callable[[RebuildProgress], None]
 ) -> RebuildProgress:
-    """Return the last line, with the differences of all lines in it; `show` gets every line.
+    """Return the last line, with what is in all lines in it; `show` gets every line.
 
     Raises CommandError when billing refuses, or goes silent.
     """
@@ -39,6 +39,11 @@ async def rebuild(
         if line.refused is not None:
             raise CommandError(f"refused: {line.refused}")
         show(line)
-        before = () if seen is None else seen.differences
-        seen = msgspec.structs.replace(line, differences=before + line.differences)
+        before = RebuildProgress(processed=0, total=0) if seen is None else seen
+        seen = msgspec.structs.replace(
+            line,
+            differences=before.differences + line.differences,
+            sealed=before.sealed + line.sealed,
+            resumed=before.resumed + line.resumed,
+        )
     return seen

@@ -10,6 +10,7 @@ import pytest
 from webhost_billing import statements
 from webhost_billing.projection import checkpoint_name
 from webhost_contracts import ids, subjects
+from webhost_contracts.periods import previous_period, start_ms
 from webhost_contracts.rpc import Difference
 
 from tests.integration.billing.conftest import ALICE, AT_MS, BOB, PERIOD, Billing, call, telemetry
@@ -174,9 +175,8 @@ async def no_more_rebuilding(billing: Billing) -> None:
 
 
 @pytest.mark.parametrize("point", ["rebuild.progress", "rebuild.swapping"])
-async def test_a_rebuild_that_dies_leaves_nothing(
-    billing: Billing, tmp_path: Path, point: str
-) -> None:
+@pytest.mark.accept("8.rebuild.resumed")
+async def test_a_rebuild_that_dies_is_resumed(billing: Billing, tmp_path: Path, point: str) -> None:
     await some_usage(billing)
     before = await billing.folded()
     (tmp_path / "crash").write_text(point)
@@ -188,24 +188,50 @@ async def test_a_rebuild_that_dies_leaves_nothing(
     assert await billing.folded() == before
     await no_more_rebuilding(billing)
     await billing.service.start()
-    await no_other_generations(billing)
     assert await billing.folded() == before
-    assert (await billing.rebuild())[-1].done
+    await billing.given_folded(call(ALICE, 50))
+    before = await billing.folded()
+    first, *_, last = await billing.rebuild()
+    total = (await billing.bus.js.stream_info(subjects.USAGE)).state.messages
+    assert 0 < first.resumed < total
+    assert (last.swapped, last.differences, last.processed) == (True, (), total)
+    assert await billing.folded() == before
+    await no_other_generations(billing)
 
 
-async def test_a_process_of_a_rebuild_that_dies_leaves_nothing(
+@pytest.mark.long
+async def test_a_rebuild_that_nobody_takes_up_again_is_removed(
     billing: Billing, tmp_path: Path
 ) -> None:
+    await some_usage(billing)
+    for another in ({"user_id": BOB}, {"dry_run": True}):
+        (tmp_path / "crash").write_text("rebuild.folded")
+        assert "died" in str((await billing.rebuild())[-1].refused)
+        if "dry_run" in another:
+            week_ms = 7 * 24 * 3600 * 1000
+            await billing.execute(f"UPDATE rebuilds SET begun_at_ms = begun_at_ms - {week_ms}")
+            await billing.service.kill()
+            await billing.service.start()
+            await no_other_generations(billing)
+        first, *_, last = await billing.rebuild(**another)
+        assert (first.resumed, last.done) == (0, True)
+        await no_other_generations(billing)
+
+
+@pytest.mark.accept("8.rebuild.resumed")
+async def test_a_rebuild_whose_process_dies_is_resumed(billing: Billing, tmp_path: Path) -> None:
     await some_usage(billing)
     before = await billing.folded()
     (tmp_path / "crash").write_text("rebuild.folded")
     last = (await billing.rebuild())[-1]
-    assert (last.done, last.refused) == (False, "a process of the rebuild died")
+    assert "process of the rebuild died; the same rebuild again goes on" in str(last.refused)
     assert await billing.folded() == before
     await no_more_rebuilding(billing)
-    await no_other_generations(billing)
-    assert (await billing.rebuild())[-1].swapped
+    first, *_, last = await billing.rebuild()
+    assert first.resumed > 0
+    assert (last.swapped, last.differences) == (True, ())
     assert await billing.folded() == before
+    await no_other_generations(billing)
 
 
 @pytest.mark.accept("A11")
@@ -239,10 +265,88 @@ async def test_a_partition_may_stand_beyond_its_last_message(billing: Billing) -
 async def test_what_cannot_be_rebuilt_is_refused(billing: Billing) -> None:
     await some_usage(billing)
     before = await billing.folded()
-    for request in ({"user_id": ALICE}, {"period_key": PERIOD}):
-        assert "not supported" in str((await billing.rebuild(**request))[-1].refused)
+    for request in ({"user_id": "alice"}, {"period_key": "2026-13"}):
+        assert " is not a " in str((await billing.rebuild(**request))[-1].refused)
     await billing.bus.js.delete_msg(subjects.USAGE, 5)
     assert "lacks 1" in str((await billing.rebuild())[-1].refused)
     await billing.bus.js.purge_stream(subjects.USAGE, seq=10)
-    assert "begins at 10" in str((await billing.rebuild())[-1].refused)
+    refused = str((await billing.rebuild())[-1].refused)
+    assert f"begins at 10: it lacks the beginning of {PERIOD}, which is not sealed" in refused
     assert await billing.folded() == before
+    # Who used nothing lacks nothing.
+    user = ids.user_id("test", "nobody")
+    assert (await billing.rebuild(user_id=user))[-1].swapped
+    assert await billing.folded() == before
+
+
+async def until_corrected(billing: Billing, corrections: int) -> None:
+    """No message came since: the gateways have to take these totals all the same."""
+
+    async def put() -> bool:
+        found = await billing.totals(ALICE)
+        return found is not None and (found.correction, found.tokens) == (corrections, 150)
+
+    await eventually(put, f"the totals of correction {corrections}")
+
+
+async def damaged(billing: Billing) -> None:
+    changed = await billing.execute(
+        "UPDATE billing_usage SET llm_tokens = llm_tokens + 7 WHERE invocations > 0"
+    )
+    assert changed == 3
+
+
+@pytest.mark.accept("8.rebuild.scopes")
+async def test_one_user_or_one_period_is_rebuilt_alone(billing: Billing) -> None:
+    await some_usage(billing)
+    last_month = previous_period(PERIOD)
+    # The raw events of last month are still kept.
+    await billing.execute(
+        f"INSERT INTO accounts (user_id, version, tier) VALUES ('{ALICE}', 1, 'enterprise')"
+    )
+    await billing.given_folded(
+        call(ALICE, 70, admitted_at_ms=start_ms(PERIOD) - 1),
+        telemetry(ALICE, 70, timestamp_ms=start_ms(PERIOD) - 1),
+    )
+    rows = {(ALICE, PERIOD): 150, (ALICE, last_month): 10, (BOB, PERIOD): 30}
+    whole = await billing.folded()
+    await until_totals(billing, ALICE, 150, 15 * 40 + 5 * 100)
+    scopes = (
+        {"user_id": ALICE},
+        {"period_key": PERIOD},
+        {"user_id": ALICE, "period_key": last_month},
+    )
+    for corrections, scope in enumerate(scopes, start=1):
+        await damaged(billing)
+        if corrections == 1:
+            damaged_rows = await billing.folded()
+            dry = (await billing.rebuild(dry_run=True, **scope))[-1]
+            assert len(dry.differences) == 2
+            assert await billing.folded() == damaged_rows
+        last = (await billing.rebuild(**scope))[-1]
+        wanted = {
+            (user, period): tokens
+            for (user, period), tokens in rows.items()
+            if scope.get("user_id", user) == user and scope.get("period_key", period) == period
+        }
+        assert {
+            (one.user_id, one.period_key): one.rebuilt and one.rebuilt.llm_tokens
+            for one in last.differences
+        } == wanted
+        for (user, period), tokens in rows.items():
+            here = (await billing.usage(user, period)).usage.llm_tokens
+            assert here == tokens + (0 if (user, period) in wanted else 7)
+        if (ALICE, PERIOD) in wanted:
+            await until_corrected(billing, corrections)
+        await no_other_generations(billing)
+        await billing.execute(
+            "UPDATE billing_usage SET llm_tokens = llm_tokens - 7 WHERE invocations > 0"
+            " AND NOT (user_id, period_key) = ANY("
+            "SELECT * FROM unnest(CAST(:users AS text[]), CAST(:periods AS text[])))",
+            users=[user for user, _ in wanted],
+            periods=[period for _, period in wanted],
+        )
+        assert await billing.folded() == whole
+    assert await billing.scalar("SELECT live FROM generations") == 1
+    await billing.given_folded(call(ALICE, 71), telemetry(ALICE, 71), telemetry(ALICE, 3))
+    assert (await billing.usage(ALICE)).usage == counters(21, 16)

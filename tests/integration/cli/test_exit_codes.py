@@ -59,6 +59,8 @@ SOMEWHERE = {"WEBHOST_URL": "http://127.0.0.1:1", "WEBHOST_TOKEN": "t"}
         (("me", "--url", "http://127.0.0.1:1"), {"WEBHOST_TOKEN": "t"}, 7, "no answer from"),
         (("login", "--url", "https://x.example"), {}, 2, "--issuer"),
         (("billing", "rebuild"), {"NATS_URL": "nats://127.0.0.1:1"}, 7, "the bus"),
+        (("billing", "verify"), {"NATS_URL": "nats://127.0.0.1:1"}, 7, "the bus"),
+        (("billing", "late"), {"NATS_URL": "nats://127.0.0.1:1"}, 7, "the bus"),
         (("cloudflare", "reconcile"), {"NATS_URL": "nats://127.0.0.1:1"}, 7, "the bus"),
         (("deadletters", "list"), {}, 1, "no stack is running in"),
         (("deadletters", "replay"), {}, 2, "--all"),

@@ -18,7 +18,7 @@ from webhost_kit.errors import Unavailable
 
 from tests.support.audited import AUDITED
 
-NOT_SHOWN = {"user.registered.v1"}
+NOT_SHOWN = {"user.registered.v1", "period.sealed.v1"}
 """The facts of EVENTS that are nobody's news."""
 
 

@@ -18,11 +18,14 @@ from webhost_contracts.commands import COMMAND_TYPES, Command
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import EVENT_TYPES, Envelope, Event
 from webhost_contracts.events.base import UsageFact, by_name
+from webhost_contracts.events.period import SealedUsage
 
-PARTS = (Artifact, KeyLimits, DeploymentError)
+PARTS = (Artifact, KeyLimits, DeploymentError, SealedUsage)
 """What stands inside of several facts."""
 
-_MODULES = tuple(f"webhost_contracts.{name}." for name in ("api_keys", "artifacts", "errors"))
+_MODULES = tuple(
+    f"webhost_contracts.{name}." for name in ("api_keys", "artifacts", "errors", "events.period")
+)
 _IN_PYTHON = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")
 
 

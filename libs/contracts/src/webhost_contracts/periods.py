@@ -22,14 +22,19 @@ def previous_period(period_key: str) -> str:
     return (date.fromisoformat(f"{period_key}-01") - timedelta(days=1)).strftime("%Y-%m")
 
 
+def next_period(period_key: str) -> str:
+    """Return the period behind this one."""
+    return (date.fromisoformat(f"{period_key}-01") + timedelta(days=31)).strftime("%Y-%m")
+
+
+def start_ms(period_key: str) -> int:
+    """Return the first instant of this period (Unix milliseconds)."""
+    return (date.fromisoformat(f"{period_key}-01").toordinal() - _EPOCH) * 24 * HOUR_MS
+
+
 def span_ms(period_key: str) -> tuple[int, int]:
     """Return when a period of the years 1 to 9998 starts, and when the next one does."""
-    first = date.fromisoformat(f"{period_key}-01")
-    return _midnight_ms(first), _midnight_ms((first + timedelta(days=31)).replace(day=1))
-
-
-def _midnight_ms(day: date) -> int:
-    return (day.toordinal() - _EPOCH) * 24 * HOUR_MS
+    return start_ms(period_key), start_ms(next_period(period_key))
 
 
 @lru_cache(maxsize=4096)

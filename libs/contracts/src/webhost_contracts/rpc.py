@@ -212,7 +212,10 @@ class Difference(Wire, frozen=True, kw_only=True):
 class RebuildProgress(Wire, frozen=True, kw_only=True):
     """One line of a rebuild's answer; the last one has `done` or `refused`.
 
-    `processed` and `total` count messages of the stream, over all processes that fold it.
+    `processed` and `total` count messages of the stream, over all processes that fold it; with
+    `resumed`, so many of them were folded by a rebuild that was interrupted. `sealed` are rows that
+    were sealed with other numbers (`live`) than the stream comes to (`rebuilt`): the seals stand.
+    `left_out` more rows are not named.
     """
 
     processed: int
@@ -221,6 +224,58 @@ class RebuildProgress(Wire, frozen=True, kw_only=True):
     swapped: bool = False
     differences: tuple[Difference, ...] = ()
     refused: str | None = None
+    resumed: int = 0
+    sealed: tuple[Difference, ...] = ()
+    left_out: int = 0
+
+
+class VerifyRequest(Wire, frozen=True, kw_only=True):
+    """An operator asks whether usage, seals and checkpoints hold together."""
+
+
+class VerifyReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """What does not hold together, in sentences; nothing where all is well.
+
+    `left_out` more problems are not named. The rest says how much was compared: sealed periods,
+    rows of usage, and single invocations of open periods.
+    """
+
+    problems: tuple[str, ...] = ()
+    left_out: int = 0
+    sealed: int = 0
+    rows: int = 0
+    invocations: int = 0
+
+
+class LateReportsRequest(Wire, frozen=True, kw_only=True):
+    """Which reports came behind their period's seal, and so do not count, newest first."""
+
+    user_id: str | None = None
+    limit: int = 100
+
+
+class LateReport(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """A report that came too late, as it was on the stream. `id` is the invocation's, or the
+    event's in a Worker's report.
+    """
+
+    user_id: str
+    agent_id: str
+    deployment_id: str
+    period_key: str
+    timestamp_ms: int
+    recorded_at_ms: int
+    source: str
+    requests: int
+    llm_tokens: int
+    compute_ms: int
+    id: str | None = None
+
+
+class LateReportsReply(Wire, frozen=True, kw_only=True):
+    """The reports, newest first."""
+
+    reports: tuple[LateReport, ...]
 
 
 class SecretsRequest(Wire, frozen=True, kw_only=True):

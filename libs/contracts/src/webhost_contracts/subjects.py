@@ -30,6 +30,7 @@ OWNERS = {
     "teardown": "deployer",
     "secret": "deployer",
     "account": "billing",
+    "period": "billing",
     "delegation": GATEWAY,
     "invocation": GATEWAY,
     "telemetry": TELEMETRY_INGEST,
@@ -53,6 +54,8 @@ RPC_INVOICE = "rpc.billing.invoice"
 RPC_REBUILD = "rpc.billing.rebuild"
 RPC_SET_TIER = "rpc.billing.set-tier"
 RPC_SET_ACCOUNT_STATUS = "rpc.billing.set-account-status"
+RPC_VERIFY = "rpc.billing.verify"
+RPC_LATE_REPORTS = "rpc.billing.late-reports"
 RPC_SECRETS = "rpc.deployer.secrets"
 RPC_SET_SECRETS = "rpc.deployer.set-secrets"
 RPC_DELETE_SECRETS = "rpc.deployer.delete-secrets"

@@ -1,10 +1,11 @@
 """A user's totals of one period, as billing keeps them in the totals bucket for the gateways.
 
-Absolute numbers, never differences. `generation`, `epoch` and `sequence` say which fold they are
-from: the sequence is that of the user's partition of USAGE, the epoch counts how often an operator
-let the partition begin again. Of one fold, a reader never replaces totals by older ones. Another
-fold's replace what came before them, whichever numbers they have: billing's database may have been
-restored to a time before its latest rebuild.
+Absolute numbers, never differences. `generation`, `epoch`, `correction` and `sequence` say which
+fold they are from: the sequence is that of the user's partition of USAGE, the epoch counts how
+often an operator let the partition begin again, the correction how often a part of the generation
+was rebuilt. Of one fold, a reader never replaces totals by older ones. Another fold's replace what
+came before them, whichever numbers they have: billing's database may have been restored to a time
+before its latest rebuild.
 """
 
 from webhost_contracts.wire import Wire
@@ -22,6 +23,7 @@ class Totals(Wire, frozen=True, kw_only=True):
     epoch: int = 0
     sequence: int
     requests: int = 0
+    correction: int = 0
 
     def replaces(self, earlier: "Totals | None") -> bool:
         """Say whether these totals hold from now on, instead of those that came before them."""
@@ -30,5 +32,5 @@ class Totals(Wire, frozen=True, kw_only=True):
         return self.sequence > earlier.sequence
 
     @property
-    def _fold(self) -> tuple[int, int]:
-        return self.generation, self.epoch
+    def _fold(self) -> tuple[int, int, int]:
+        return self.generation, self.epoch, self.correction

@@ -13,12 +13,15 @@ from webhost_kit.process.service import Service
 
 from webhost_billing import recovery
 from webhost_billing.handlers import Handlers
+from webhost_billing.idle import IdlePartitions
 from webhost_billing.projection import UsageProjection
 from webhost_billing.rebuild import Rebuilder
+from webhost_billing.retention import Retention
 from webhost_billing.series_handlers import SeriesHandlers
 from webhost_billing.series_retention import SeriesRetention
 from webhost_billing.settings import Settings
 from webhost_billing.subscribers import RebuildRequests, register
+from webhost_billing.verifying import Inspection
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -37,13 +40,19 @@ async def compose(service: Service, settings: Settings) -> None:
     rules = settings.rules()
     projection = service.add("projection", UsageProjection(database, bus, streams, rules))
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
-    rebuilder = Rebuilder(database, bus, projection.swapped)
+    tiers = load_tiers(settings.webhost_tiers_file)
+    retention = Retention(database, tiers)
+    service.work("retention", retention.run)
+    rebuilder = Rebuilder(database, bus, rules, projection.swapped, retention.sweep_events)
     service.work("cleanup", rebuilder.clean_up)
     service.add("series-retention", SeriesRetention(database))
+    service.work("idle", IdlePartitions(database, bus, rules).run)
     projectors = list(projection.projectors.values())
     service.add("maintenance", Maintenance(service.name, bus, database, projectors, own_facts))
     rebuilds = service.add("rebuilds", RebuildRequests(bus, rebuilder))
     requests = service.add("requests", RequestServer(nats_url, service.name))
-    handlers = Handlers(database, load_tiers(settings.webhost_tiers_file))
-    register(requests, handlers, rebuilds, SeriesHandlers(database, rules.prices))
+    handlers = Handlers(database, tiers)
+    series = SeriesHandlers(database, rules.prices)
+    inspection = Inspection(database, bus, projection.projectors)
+    register(requests, handlers, rebuilds, series, inspection)
     await requests.start()

@@ -10,15 +10,16 @@ from webhost_kit.database.engine import Database
 from webhost_billing.handlers import Handlers
 from webhost_billing.series_handlers import SeriesHandlers
 from webhost_billing.subscribers import RebuildRequests, register
+from webhost_billing.verifying import Inspection
 
 
 def document() -> str:
     """Return the document as JSON with a stable order of keys."""
     requests = RequestServer("nats://localhost", "billing")
-    database = Database("postgresql://localhost")
-    handlers = Handlers(database, ())
-    series = SeriesHandlers(database, cast(Any, None))
-    register(requests, handlers, RebuildRequests(cast(Any, None), cast(Any, None)), series)
+    database, nothing = Database("postgresql://localhost"), cast(Any, None)
+    handlers, rebuilds = Handlers(database, ()), RebuildRequests(nothing, nothing)
+    series, inspection = SeriesHandlers(database, nothing), Inspection(database, nothing, {})
+    register(requests, handlers, rebuilds, series, inspection)
     return describe(requests.broker, "webhost billing")
 
 

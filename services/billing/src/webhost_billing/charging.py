@@ -31,6 +31,7 @@ from webhost_contracts.periods import period_key
 from webhost_contracts.rpc import Counters
 
 from webhost_billing.model import Invocation
+from webhost_billing.sealing import SEAL_DELAY_MS
 
 SLACK_MS = 1_000
 MIDNIGHT = time()
@@ -59,12 +60,12 @@ class PriceBook:
     """Prices by the time from which they hold. A price that was in force never changes."""
 
     def __init__(self, prices: Sequence[Price]) -> None:
-        self._prices = tuple(prices)
+        self.entries = tuple(prices)
         self._from_ms = [int(price.effective_from.timestamp() * 1000) for price in prices]
 
     def at(self, at_ms: int) -> Price:
         """Return the price in force at this time; before the first one, the first one."""
-        return self._prices[max(bisect.bisect_right(self._from_ms, at_ms) - 1, 0)]
+        return self.entries[max(bisect.bisect_right(self._from_ms, at_ms) - 1, 0)]
 
     def picodollars(self, at_ms: int, requests: int, compute_ms: int, tokens: int) -> int:
         """Return the exact cost in picodollars (10^-12 USD)."""
@@ -84,6 +85,8 @@ class Rules:
     prices: PriceBook
     longest_call_ms: int
     """How long a call can last at most: LONGEST_CALL_S, which gateway, api and billing share."""
+    seal_delay_ms: int = SEAL_DELAY_MS
+    """How long after its end a period is sealed, by the stream's time."""
 
 
 class UsageRow(msgspec.Struct, frozen=True, order=True):

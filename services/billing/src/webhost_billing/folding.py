@@ -1,17 +1,20 @@
 """Pure: what a batch of facts changes, given what was known before it.
 
 The result of a stream does not depend on where its batches end: every change to a row is the
-sum of what each fact changed, even if a later fact of the same batch reverses it.
+sum of what each fact changed, even if a later fact of the same batch reverses it. What is closed
+(see `sealing`) is by position, so that it does not depend on them either.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from webhost_contracts.periods import period_key
 from webhost_contracts.rpc import Counters
 
 from webhost_billing.charging import Charge, Rules, UsageRow, add, charge, subtract
 from webhost_billing.model import Invocation, UsageReport, merge
+from webhost_billing.sealing import NO_SEALS, Seals
 from webhost_billing.series import SeriesRow, day_of, hour_of, minute_of, usage_of
 
 S = TypeVar("S")
@@ -48,16 +51,27 @@ class Changes:
     """How many the gateway reported for the first time."""
     complete: int = 0
     """How many are now known from both sides, and were not before."""
+    late: list[UsageReport] = field(default_factory=list[UsageReport])
+    """Reports of closed periods, which count nowhere."""
 
 
 def fold(
-    known: Mapping[bytes, Charged], usage_reports: Iterable[UsageReport], rules: Rules
+    known: Mapping[bytes, Charged],
+    usage_reports: Iterable[UsageReport],
+    rules: Rules,
+    seals: Seals = NO_SEALS,
 ) -> Changes:
     """Return what these reports, in the stream's order, change."""
     changes = Changes()
     minutes: dict[SeriesRow, RowChange] = {}
     for report in usage_reports:
+        user_id = report.invocation.user_id
+        if seals.close(user_id, period_key(report.invocation.at_ms), report.sequence):
+            changes.late.append(report)
+            continue
         before = changes.charged.get(report.key) or known.get(report.key)
+        if before and seals.close(user_id, before.charge.row.period_key, report.sequence):
+            before = None
         merged = merge(before.invocation if before else None, report.invocation)
         if before is not None:
             if merged is before.invocation:

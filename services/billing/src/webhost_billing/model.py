@@ -68,7 +68,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
 class UsageReport(msgspec.Struct, frozen=True):
     """What one side reported of an invocation: one fact of the stream, under the invocation's key.
 
-    `invocation` holds the one side only.
+    `invocation` holds the one side only. `sequence` and `index` are its place on the stream.
     """
 
     key: bytes
@@ -76,14 +76,18 @@ class UsageReport(msgspec.Struct, frozen=True):
     occurred_at_ms: int
     provider: bytes | None = None
     """The Worker's own details as JSON, for display only."""
+    sequence: int = 0
+    index: int = 0
 
 
-def usage_report_of(envelope: Envelope, fact: Event) -> UsageReport:
+def usage_report_of(
+    envelope: Envelope, fact: Event, sequence: int = 0, index: int = 0
+) -> UsageReport:
     """Return what this fact reports. Raises TypeError for a fact that is not about usage."""
     if isinstance(fact, InvocationFinished):
-        return _from_gateway(envelope, fact)
+        return _from_gateway(envelope, fact, sequence, index)
     if isinstance(fact, TelemetryAccepted):
-        return _from_worker(envelope, fact)
+        return _from_worker(envelope, fact, sequence, index)
     raise TypeError(f"{fact.type_name()} is not about usage")
 
 
@@ -108,7 +112,9 @@ def invocation_key(user_id: str, deployment_id: str, dedupe: str) -> bytes:
     return hashlib.blake2b(key, digest_size=KEY_BYTES).digest()
 
 
-def _from_gateway(envelope: Envelope, fact: InvocationFinished) -> UsageReport:
+def _from_gateway(
+    envelope: Envelope, fact: InvocationFinished, sequence: int, index: int
+) -> UsageReport:
     # The Worker's front reports under the invocation's id.
     dedupe = dedupe_key(envelope.aggregate_id, None, "")
     invocation = Invocation(
@@ -128,10 +134,14 @@ def _from_gateway(envelope: Envelope, fact: InvocationFinished) -> UsageReport:
         invocation_key(envelope.user_id, fact.deployment_id, dedupe),
         invocation,
         envelope.occurred_at_ms,
+        sequence=sequence,
+        index=index,
     )
 
 
-def _from_worker(envelope: Envelope, fact: TelemetryAccepted) -> UsageReport:
+def _from_worker(
+    envelope: Envelope, fact: TelemetryAccepted, sequence: int, index: int
+) -> UsageReport:
     kind, _, identifier = fact.dedupe_key.partition(":")
     invocation = Invocation(
         user_id=envelope.user_id,
@@ -156,6 +166,8 @@ def _from_worker(envelope: Envelope, fact: TelemetryAccepted) -> UsageReport:
         invocation,
         envelope.occurred_at_ms,
         None if provider is None else wire.encode(provider),
+        sequence,
+        index,
     )
 
 

@@ -39,14 +39,16 @@ class Pool:
 
 
 @asynccontextmanager
-async def start_pool(generation: int, most: int = subjects.PARTITIONS) -> AsyncGenerator[Pool]:
-    """Start the processes; stop them when the block ends."""
-    size = min(os.cpu_count() or 1, most)
+async def start_pool(
+    generation: int, partitions: Sequence[int] = range(subjects.PARTITIONS)
+) -> AsyncGenerator[Pool]:
+    """Start the processes for these partitions; stop them when the block ends."""
+    size = min(os.cpu_count() or 1, len(partitions))
     processes: list[_Process] = []
     try:
         for number in range(size):
-            partitions = range(number, subjects.PARTITIONS, size)
-            processes.append(await _start(generation, partitions))
+            process = await _start(generation, partitions[number::size])
+            processes.append(process)
         yield Pool(processes)
     finally:
         await asyncio.gather(*(process.end() for process in processes))

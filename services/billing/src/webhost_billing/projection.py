@@ -1,7 +1,8 @@
 """Usage: USAGE folded into the live generation, partition by partition, while billing runs.
 
 Consumes: `invocation.finished` and `telemetry.accepted` of USAGE, in packets.
-Emits: users' totals (see `totals`), which are noted as due in the transaction of the fold.
+Emits: users' totals (see `totals`), which are noted as due in the transaction of the fold; the
+seals of periods (see `seals`), at the first message whose time they are due at.
 Guarantees: a partition's rows and its checkpoint are one transaction, so each fact counts once;
 the running processes share the partitions (see `webhost_kit.database.partitions`). The live
 generation is held for each batch, so a rebuild swaps between two batches and never inside one.
@@ -26,11 +27,12 @@ from webhost_kit.database.partitions import PartitionShare
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
+from webhost_kit.eventsourcing.store import require_verified
 from webhost_kit.tasks import run_together
 
-from webhost_billing import generations, statements
+from webhost_billing import generations, sealing, seals, statements
 from webhost_billing.charging import Rules
-from webhost_billing.model import TYPES
+from webhost_billing.model import TYPES, UsageReport
 from webhost_billing.tables import totals_due
 from webhost_billing.totals import TotalsPublisher
 from webhost_billing.usage import fold_into, usage_reports
@@ -60,6 +62,7 @@ class UsageProjection:
         self._database = database
         self._bus = bus
         self._rules = rules
+        self._compared: str | None = None
         self._share = PartitionShare(database.dsn, SHARE, subjects.PARTITIONS, check=bus.check)
         self._totals = {
             partition: TotalsPublisher(
@@ -108,25 +111,65 @@ class UsageProjection:
                 log.warning("fold interrupted", projection=projector.name, error=repr(error))
             await asyncio.sleep(RETRY_S)
 
+    def _require_compared(self, connection: AsyncConnection) -> None:
+        """Raise Unavailable until billing's own facts were compared with EVENTS once.
+
+        A database that was restored may lack seals that decide what counts. Later on EVENTS may be
+        away or halted: what this database was sealed with is known.
+        """
+        incarnation = connection.info.get("incarnation")
+        if incarnation != self._compared:
+            require_verified(connection)
+            self._compared = incarnation
+
+    async def _fold_part(
+        self,
+        connection: AsyncConnection,
+        live: int,
+        partition: int,
+        facts: Sequence[Fact],
+        through: str,
+        behind: Checkpoint,
+    ) -> Sequence[UsageReport]:
+        """Fold a partition's facts between two seals; return what came too late."""
+        closed = seals.closed(partition, through)
+        changes = await fold_into(connection, live, usage_reports(facts), self._rules, closed)
+        _invocations.inc(changes.invocations)
+        _complete.inc(changes.complete)
+        due = sorted({(row.user_id, row.period_key) for row in changes.rows})
+        await connection.execute(
+            statements.CHANGED_ARE_DUE,
+            {
+                "partition": partition,
+                "users": [user for user, _ in due],
+                "periods": [period for _, period in due],
+                "generation": live,
+                "sequence": behind.sequence,
+            },
+        )
+        return changes.late
+
     def _projector(self, partition: int) -> Projector:
         async def fold(
             connection: AsyncConnection, facts: Sequence[Fact], behind: Checkpoint
         ) -> None:
+            self._require_compared(connection)
             live = await generations.hold(connection)
-            changes = await fold_into(connection, live, usage_reports(facts), self._rules)
-            _invocations.inc(changes.invocations)
-            _complete.inc(changes.complete)
-            due = sorted({(row.user_id, row.period_key) for row in changes.rows})
-            await connection.execute(
-                statements.CHANGED_ARE_DUE,
-                {
-                    "partition": partition,
-                    "users": [user for user, _ in due],
-                    "periods": [period for _, period in due],
-                    "generation": live,
-                    "sequence": behind.sequence,
-                },
-            )
+            created_at = behind.stream_created_at
+            place = await seals.load_place(connection, partition, created_at)
+            through = place.through
+            _, parts = sealing.divide(place, facts, self._rules.seal_delay_ms)
+            for part in parts:
+                if part.seal is not None:
+                    await seals.apply(connection, live, part.seal, through, created_at)
+                    through = max(through, part.seal.through)
+                late = await self._fold_part(
+                    connection, live, partition, part.facts, through, behind
+                )
+                was_parked = len(facts) == 1 and facts[0].sequence < behind.sequence
+                await seals.record_late(
+                    connection, partition, late, part.facts, created_at, was_parked=was_parked
+                )
 
         async def reset(connection: AsyncConnection) -> None:
             # The rows stay. What is due of them is put with the sequences that begin again.

@@ -3,87 +3,65 @@
 Consumes: USAGE from its first message, in several processes (see `process_pool`), while live
 folding goes on.
 Emits: nothing on the streams; it states no facts. Progress goes to the operator who asked.
-Guarantees: no usage that was counted is lost: where the stream does not hold all of it any more,
-the rebuild is refused. The swap is one transaction, in which both generations stand at the same
-sequence of every partition; until then nothing is changed. One rebuild runs at a time. Memory does
-not grow with the stream.
-On replay (it died, or one of its processes did): its rows are of a generation that is not live;
-the next rebuild or start removes them.
+Guarantees: no usage that was counted is lost, and nothing that was sealed is changed: a sealed
+period that the stream does not hold whole any more is carried over, an open one is refused, and
+where the stream comes to something else than a seal, the seal stands. Until the swap (see
+`rebuild_run`) nothing is changed. One rebuild runs at a time. Memory does not grow with the stream.
+On replay (it died, or one of its processes did): the next rebuild of the same scope, by the same
+rules, goes on from there; another one, or a start a week later, removes what it left.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from time import monotonic
 
 import sqlalchemy as sa
 import structlog
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts import subjects
-from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import Difference, RebuildProgress, RebuildRequest
+from webhost_contracts.rpc import RebuildProgress, RebuildRequest
 from webhost_kit.bus.connection import Bus
-from webhost_kit.clock import now_ms
 from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
-from webhost_kit.database.leadership import EXPIRES_S, HEARTBEAT_S
+from webhost_kit.database.leadership import EXPIRES_S
 from webhost_kit.errors import Unavailable
-from webhost_kit.eventsourcing.checkpoints import read_checkpoint
-from webhost_kit.process.crashpoints import crash_point
 
-from webhost_billing import generations
-from webhost_billing.process_pool import Pool, PoolFailed, start_pool
-from webhost_billing.projection import checkpoint_name
-from webhost_billing.refolding import Targets
+from webhost_billing import generations, rebuild_progress
+from webhost_billing.charging import Rules
+from webhost_billing.process_pool import PoolFailed
+from webhost_billing.rebuild_run import Rebuilt, Run, SendProgress
+from webhost_billing.rebuild_scope import Refused, Scope, scope_of
 
 log = structlog.get_logger(__name__)
 
-DIFFERENCES_PER_LINE = 500
-CATCH_UP_S = 1.0
-"""Folds are held back only when catching up with them last took no longer than this."""
-
-SendProgress = Callable[[RebuildProgress], Awaitable[None]]
-
-
-class Refused(Exception):
-    """The rebuild cannot be done; the message says why."""
-
-
-@dataclass(frozen=True)
-class _Rebuilt:
-    """How many messages were folded, what differed, which generation is to be removed."""
-
-    messages: int
-    differences: Sequence[Difference]
-    dead: int
+ROWS_PER_LINE = 500
 
 
 class Rebuilder:
     """Rebuilds usage when an operator asks for it."""
 
     def __init__(
-        self, database: Database, bus: Bus, swapped: Callable[[], Awaitable[None]]
+        self,
+        database: Database,
+        bus: Bus,
+        rules: Rules,
+        swapped: Callable[[], Awaitable[None]],
+        sweep: Callable[[], Awaitable[object]],
     ) -> None:
         self._database = database
         self._bus = bus
+        self._rules = rules
         self._swapped = swapped
+        self._sweep = sweep
         self._clean = asyncio.Event()
 
     async def rebuild(self, request: RebuildRequest, send: SendProgress) -> None:
         """Rebuild and send each step; the last line has `done`, or `refused` with the reason."""
         try:
-            if request.user_id is not None or request.period_key is not None:
-                raise Refused("a rebuild of one user or period is not supported yet; rebuild all")
+            scope = scope_of(request)
             await self._clean.wait()
             async with self._alone() as connection:
-                await self._purge_dead()
-                try:
-                    rebuilt = await _Rebuild(connection, self._bus, send).run(request.dry_run)
-                except (Refused, PoolFailed):
-                    await self._purge_dead()
-                    raise
+                rebuilt = await self._run(connection, scope, send, dry_run=request.dry_run)
         except (Refused, PoolFailed) as refusal:
             await send(RebuildProgress(processed=0, total=0, refused=str(refusal)))
             return
@@ -92,6 +70,20 @@ class Rebuilder:
         await _send_end(send, rebuilt, swapped=not request.dry_run)
         await self._purge(rebuilt.dead)
 
+    async def _run(
+        self, connection: AsyncConnection, scope: Scope, send: SendProgress, *, dry_run: bool
+    ) -> Rebuilt:
+        run = Run(connection, self._bus, self._rules, scope, send)
+        try:
+            return await run.run(dry_run, self._sweep, self._purge_dead)
+        except PoolFailed as failure:
+            raise PoolFailed(f"{failure}; the same rebuild again goes on from there") from failure
+        except Refused:
+            async with self._database.transaction() as other:
+                await rebuild_progress.give_up_all(other)
+            await self._purge_dead()
+            raise
+
     async def clean_up(self) -> None:
         """Remove what a rebuild that died has left, unless another process rebuilds now.
 
@@ -99,6 +91,8 @@ class Rebuilder:
         """
         try:
             async with self._alone():
+                async with self._database.transaction() as connection:
+                    await rebuild_progress.give_up_old(connection)
                 await self._purge_dead()
         except Exception as error:
             if not (isinstance(error, Refused | Unavailable) or is_away(error)):
@@ -136,107 +130,21 @@ class Rebuilder:
             log.warning("generation not removed; the next cleanup will", generation=generation)
 
 
-class _Rebuild:
-    """One rebuild, on the connection that holds the lock: without the lock there is no swap."""
-
-    def __init__(self, connection: AsyncConnection, bus: Bus, send: SendProgress) -> None:
-        self._connection = connection
-        self._bus = bus
-        self._send = send
-        self._folded = 0
-        self._total = 0
-
-    async def run(self, dry_run: bool) -> _Rebuilt:
-        connection = self._connection
-        async with connection.begin():
-            await self._require_whole_stream()
-            new = await generations.begin(connection)
-        async with start_pool(new) as pool:
-            took = CATCH_UP_S + 1
-            while took > CATCH_UP_S:
-                async with connection.begin():
-                    targets = await _live_targets(connection)
-                began = monotonic()
-                await self._fold_up_to(pool, targets)
-                took = monotonic() - began
-            async with connection.begin():
-                live = await generations.block_folds(connection)
-                await self._fold_up_to(pool, await _live_targets(connection))
-                differences = await generations.differences(connection, live, new)
-                if not dry_run:
-                    await _require_all_rebuilt(connection, live, new)
-                    await generations.swap(connection, live, new, period_key(now_ms()))
-                    crash_point("rebuild.swapping")
-        log.info("rebuilt", dry_run=dry_run, messages=self._folded, differences=len(differences))
-        return _Rebuilt(self._folded, differences, dead=new if dry_run else live)
-
-    async def _fold_up_to(self, pool: Pool, targets: Targets) -> None:
-        """Let the processes fold, while this connection shows the server that it lives."""
-        self._total = max([self._total, *targets.values()])
-        folding = asyncio.ensure_future(pool.fold_up_to(targets, self._on_folded))
-        try:
-            while not (await asyncio.wait([folding], timeout=HEARTBEAT_S))[0]:
-                await self._heartbeat()
-            await folding
-        finally:
-            folding.cancel()
-
-    async def _on_folded(self, messages: int) -> None:
-        self._folded += messages
-        crash_point("rebuild.progress")
-        await self._send(RebuildProgress(processed=self._folded, total=self._total))
-
-    async def _heartbeat(self) -> None:
-        if self._connection.in_transaction():
-            await self._connection.execute(_HEARTBEAT)
-        else:
-            async with self._connection.begin():
-                await self._connection.execute(_HEARTBEAT)
-
-    async def _require_whole_stream(self) -> None:
-        """Raise Refused where the stream lacks messages, or is not the one that was folded."""
-        stream = await self._bus.js.stream_info(subjects.USAGE)
-        for partition in range(subjects.PARTITIONS):
-            checkpoint = await read_checkpoint(self._connection, checkpoint_name(partition))
-            created_at = checkpoint.stream_created_at if checkpoint else ""
-            if created_at not in ("", str(stream.created)):
-                raise Refused("the stream is not the one that usage was folded from")
-        state = stream.state
-        if state.first_seq > 1:
-            raise Refused(
-                f"the stream begins at {state.first_seq}: what was before it cannot be rebuilt"
-            )
-        if state.messages != state.last_seq:
-            raise Refused(f"the stream lacks {state.last_seq - state.messages} of its messages")
-
-
-async def _require_all_rebuilt(connection: AsyncConnection, live: int, new: int) -> None:
-    """Raise Refused where calls were counted that the stream holds no more: it was lost since."""
-    lost = await generations.not_rebuilt(connection, live, new)
-    if lost:
-        raise Refused(f"the stream does not hold {lost} invocations any more that were counted")
-
-
-async def _live_targets(connection: AsyncConnection) -> Targets:
-    """Return by partition up to where the live generation has been folded."""
-    checkpoints = {
-        partition: await read_checkpoint(connection, checkpoint_name(partition))
-        for partition in range(subjects.PARTITIONS)
-    }
-    return {p: checkpoint.sequence for p, checkpoint in checkpoints.items() if checkpoint}
-
-
-async def _send_end(send: SendProgress, rebuilt: _Rebuilt, *, swapped: bool) -> None:
+async def _send_end(send: SendProgress, rebuilt: Rebuilt, *, swapped: bool) -> None:
     """Send the differences, no more in one message than the bus takes, and the end."""
-    found = rebuilt.differences
+    found, sealed = list(rebuilt.differences.rows), list(rebuilt.sealed.rows)
+    left_out = rebuilt.differences.count + rebuilt.sealed.count - len(found) - len(sealed)
     line = RebuildProgress(processed=rebuilt.messages, total=rebuilt.messages)
-    while len(found) > DIFFERENCES_PER_LINE:
-        await send(replace(line, differences=tuple(found[:DIFFERENCES_PER_LINE])))
-        found = found[DIFFERENCES_PER_LINE:]
-    await send(replace(line, differences=tuple(found), done=True, swapped=swapped))
+    while len(found) > ROWS_PER_LINE:
+        await send(replace(line, differences=tuple(found[:ROWS_PER_LINE])))
+        del found[:ROWS_PER_LINE]
+    while len(found) + len(sealed) > ROWS_PER_LINE:
+        await send(replace(line, sealed=tuple(sealed[:ROWS_PER_LINE])))
+        del sealed[:ROWS_PER_LINE]
+    end = replace(line, differences=tuple(found), sealed=tuple(sealed), left_out=left_out)
+    await send(replace(end, done=True, swapped=swapped))
 
 
 _KEY = (sa.func.hashtext("billing rebuild"), sa.func.hashtext(sa.func.current_schema()))
 _LOCK = sa.select(sa.func.pg_try_advisory_lock(*_KEY))
 _UNLOCK = sa.select(sa.func.pg_advisory_unlock(*_KEY))
-_HEARTBEAT = sa.select(1)

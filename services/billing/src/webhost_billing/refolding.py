@@ -3,11 +3,11 @@
 Run by `rebuild` as `python -m webhost_billing.refolding GENERATION PARTITION…`, in the service's
 own environment.
 
-Consumes: its partitions of USAGE from their first message; on standard input one line of Targets
-after the other. Emits: lines of Progress on standard output.
+Consumes: its partitions of USAGE from where the generation stands; on standard input one line of
+Targets after the other. Emits: lines of Progress on standard output.
 Guarantees: what a line says is committed; memory does not grow with the stream. When standard
 input ends, because the rebuild ended or its process died, it ends at once.
-On replay: never; each rebuild makes a new generation.
+On replay (it was killed): it goes on behind what is committed.
 """
 
 import asyncio
@@ -28,8 +28,11 @@ from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.process.observability import configure_logging
 from webhost_kit.process.settings import load
 
+from webhost_billing import rebuild_progress, seals
 from webhost_billing.charging import Rules
 from webhost_billing.model import TYPES
+from webhost_billing.rebuild_scope import Scope
+from webhost_billing.sealing import NO_SEALS
 from webhost_billing.settings import Settings
 from webhost_billing.usage import fold_into, usage_reports
 
@@ -54,13 +57,21 @@ class Refolding:
     """Where each partition stands, and how to take it further."""
 
     def __init__(
-        self, bus: Bus, database: Database, rules: Rules, generation: int, partitions: Sequence[int]
+        self,
+        bus: Bus,
+        database: Database,
+        rules: Rules,
+        generation: int,
+        scope: Scope,
+        at: dict[int, int],
     ) -> None:
         self._bus = bus
         self._database = database
         self._rules = rules
         self._generation = generation
-        self._at = dict.fromkeys(partitions, 0)
+        self._scope = scope
+        self._at = at
+        self._seals = NO_SEALS
 
     async def fold_up_to(self, targets: Targets) -> None:
         """Fold every partition up to its target.
@@ -72,8 +83,14 @@ class Refolding:
         if end > 0:
             names = [subjects.usage_partition(partition) for partition in behind]
             reader = StreamReader(self._bus, subjects.USAGE, names, batch_size=BATCH)
-            created = str((await self._bus.js.stream_info(subjects.USAGE)).created)
-            start = Checkpoint(created, min(self._at[p] for p in behind), None)
+            info = await self._bus.js.stream_info(subjects.USAGE)
+            # What was closed up to the targets was committed with them.
+            async with self._database.transaction() as connection:
+                self._seals = await seals.applied(connection, str(info.created))
+            first = min(self._at[p] for p in behind)
+            # What expired since the rebuild began is not needed: `rebuild_scope` saw to that.
+            first = first if info.state.first_seq <= first + 1 else 0
+            start = Checkpoint(str(info.created), first, None)
             async with aclosing(reader.batches(start)) as batches:
                 at = 0
                 while at < end:
@@ -107,17 +124,19 @@ class Refolding:
         return [
             message
             for message in messages
-            if self._at[partition := int(message.subject.split(".")[1])]
-            < message.sequence
-            <= behind[partition]
+            if self._at[partition := _partition_of(message)] < message.sequence <= behind[partition]
         ]
 
     async def _fold(self, messages: Sequence[Recorded]) -> None:
         if not messages:
             return
-        reports = usage_reports(facts(messages, TYPES))
+        found = facts(messages, TYPES)
+        if (user_id := self._scope.user_id) is not None:
+            found = [fact for fact in found if fact.envelope.user_id == user_id]
+        reports = usage_reports(found)
         async with self._database.transaction() as connection:
-            await fold_into(connection, self._generation, reports, self._rules)
+            await fold_into(connection, self._generation, reports, self._rules, self._seals)
+            await rebuild_progress.save(connection, self._generation, _folded(messages))
         crash_point("rebuild.folded")
         _say(Progress(messages=len(messages)))
 
@@ -128,7 +147,9 @@ async def main(generation: int, partitions: Sequence[int]) -> None:
     configure_logging(NAME, log_format=settings.log_format, level=settings.log_level)
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     bus = await connect(settings.nats_url.get_secret_value(), NAME)
-    refolding = Refolding(bus, database, settings.rules(), generation, partitions)
+    async with database.transaction() as connection:
+        scope, at = await rebuild_progress.read(connection, generation, partitions)
+    refolding = Refolding(bus, database, settings.rules(), generation, scope, at)
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
@@ -150,6 +171,19 @@ async def _reach(refolding: Refolding, targets: Targets) -> None:
         raise
     else:
         _say(Progress(reached=True))
+
+
+def _folded(messages: Sequence[Recorded]) -> dict[int, tuple[int, int]]:
+    """Return by partition the last sequence, and how many messages there are."""
+    found: dict[int, tuple[int, int]] = {}
+    for message in messages:
+        partition = _partition_of(message)
+        found[partition] = (message.sequence, found.get(partition, (0, 0))[1] + 1)
+    return found
+
+
+def _partition_of(message: Recorded) -> int:
+    return int(message.subject.split(".")[1])
 
 
 def _say(progress: Progress) -> None:

@@ -103,7 +103,7 @@ CURRENT_ARE_DUE = sa.text(
 )
 READ_DUE = sa.text(
     """
-    SELECT d.user_id, d.period_key, g.live,
+    SELECT d.user_id, d.period_key, g.live, g.corrections,
         coalesce((SELECT epoch FROM checkpoints WHERE name = :checkpoint), 0) AS epoch,
         coalesce((SELECT sequence FROM checkpoints WHERE name = :checkpoint), 0) AS sequence,
         coalesce(sum(u.llm_tokens), 0) AS tokens, coalesce(sum(u.compute_ms), 0) AS compute_ms,
@@ -114,7 +114,7 @@ READ_DUE = sa.text(
     JOIN generations g ON g.scope = 'all'
     LEFT JOIN billing_usage u ON (u.generation, u.partition, u.user_id, u.period_key)
         = (g.live, :partition, d.user_id, d.period_key)
-    GROUP BY d.user_id, d.period_key, g.live
+    GROUP BY d.user_id, d.period_key, g.live, g.corrections
     """
 )
 NO_LONGER_DUE = sa.text(
@@ -126,46 +126,12 @@ NO_LONGER_DUE = sa.text(
     """
 )
 
-_SIDES = ", ".join(
-    f"{side}.{name} AS {side}_{name}" for side in ("live", "new") for name in COUNTERS
-)
-DIFFERENCES = sa.text(
-    f"""
-    WITH live AS (SELECT * FROM billing_usage WHERE generation = :live),
-        new AS (SELECT * FROM billing_usage WHERE generation = :new)
-    SELECT user_id, period_key, runtime_provider, {_SIDES}
-    FROM live FULL JOIN new USING (partition, user_id, period_key, runtime_provider)
-    WHERE to_jsonb(live) - 'generation' IS DISTINCT FROM to_jsonb(new) - 'generation'
-    ORDER BY user_id, period_key, runtime_provider
-    """  # noqa: S608
-)
-_SERIES_VALUES = ("invocations", *COUNTERS)
-_READABLE = "start_ms >= CASE bucket WHEN 'minute' THEN :minutes WHEN 'hour' THEN :hours ELSE 0 END"
-SERIES_DIFFERENCES = sa.text(
-    f"""
-    WITH live AS (SELECT * FROM usage_series WHERE generation = :live AND {_READABLE}),
-        new AS (SELECT * FROM usage_series WHERE generation = :new AND {_READABLE})
-    SELECT {", ".join(_SERIES_KEY)}, {_SIDES}
-    FROM live FULL JOIN new USING ({", ".join(_SERIES_KEY)})
-    WHERE ({", ".join(f"live.{name}" for name in _SERIES_VALUES)})
-        IS DISTINCT FROM ({", ".join(f"new.{name}" for name in _SERIES_VALUES)})
-    ORDER BY user_id, start_ms, bucket, agent_id, deployment_id, runtime_provider
-    LIMIT :most
-    """  # noqa: S608
-)
-NOT_REBUILT = sa.text(
-    """
-    SELECT count(*) FROM invocations live
-    WHERE live.generation = :live AND NOT EXISTS (
-        SELECT FROM invocations new WHERE (new.generation, new.key) = (:new, live.key)
-    )
-    """
-)
 DEAD_GENERATIONS = sa.text(
     f"""
     SELECT DISTINCT generation
     FROM ({" UNION ".join(f"SELECT generation FROM {table.name}" for table in FOLDED)}) found
     WHERE generation <> (SELECT live FROM generations WHERE scope = 'all')
+        AND generation NOT IN (SELECT generation FROM rebuilds)
     """  # noqa: S608
 )
 REMOVE = {

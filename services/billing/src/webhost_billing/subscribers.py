@@ -17,6 +17,7 @@ from webhost_kit.tasks import cancel
 from webhost_billing.handlers import Handlers
 from webhost_billing.rebuild import Rebuilder
 from webhost_billing.series_handlers import SeriesHandlers
+from webhost_billing.verifying import Inspection
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ def register(
     handlers: Handlers,
     rebuilds: RebuildRequests,
     series: SeriesHandlers,
+    inspection: Inspection,
 ) -> None:
     """Connect requests and handlers."""
     requests.serve(subjects.RPC_USAGE, handlers.usage)
@@ -66,4 +68,6 @@ def register(
     requests.serve(subjects.RPC_INVOICE, series.invoice)
     requests.serve(subjects.RPC_SET_TIER, handlers.set_tier)
     requests.serve(subjects.RPC_SET_ACCOUNT_STATUS, handlers.set_account_status)
+    requests.serve(subjects.RPC_VERIFY, inspection.verify)
+    requests.serve(subjects.RPC_LATE_REPORTS, inspection.late_reports)
     requests.serve_raw(subjects.RPC_REBUILD, rebuilds.start)

@@ -2,7 +2,7 @@
 
 `invocations`, `usage_events`, `billing_usage` and `usage_series` are a fold of USAGE and can be
 thrown away. They hold several generations: `generations` names the live one, a rebuild creates
-another.
+another. What billing stated, `periods` and `sealed_usage`, has none, and no rebuild changes it.
 """
 
 from typing import Any
@@ -32,6 +32,10 @@ generations = sa.Table(
     sa.Column("scope", sa.Text, primary_key=True),
     sa.Column("live", sa.Integer, nullable=False),
     sa.Column("newest", sa.Integer, nullable=False),
+    # How often a rebuild of a part changed rows of the live generation.
+    sa.Column("corrections", sa.Integer, nullable=False, server_default="0"),
+    # The last closed period whose invocations were removed from the live generation.
+    sa.Column("forgotten_through", sa.Text, nullable=False, server_default=""),
 )
 
 # What is known of each invocation, and, in `charged_period` and the counters, what was charged
@@ -130,6 +134,81 @@ totals_due = sa.Table(
     sa.Column("period_key", sa.Text, primary_key=True),
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("sequence", sa.BigInteger, nullable=False),
+)
+
+# What billing stated about a user's period. Its seal, if there is one: where reports end to count.
+periods = sa.Table(
+    "periods",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("period_key", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("sealed_at_sequence", sa.BigInteger),
+)
+
+# What a user's period was sealed with.
+sealed_usage = sa.Table(
+    "sealed_usage",
+    metadata,
+    sa.Column("partition", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("period_key", sa.Text, primary_key=True),
+    sa.Column("runtime_provider", sa.Text, primary_key=True),
+    sa.Column("invocations", sa.BigInteger, nullable=False),
+    *_counters(sa.Numeric),
+    sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
+)
+
+# Where the periods up to `through` are closed in a partition. One that is not `applied` was stated
+# before this database was restored to an earlier time: the fold has yet to come there.
+partition_seals = sa.Table(
+    "partition_seals",
+    metadata,
+    sa.Column("partition", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("through", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("stream_created_at", sa.Text, nullable=False),
+    sa.Column("applied", sa.Boolean, nullable=False),
+)
+
+late_reports = sa.Table(
+    "late_reports",
+    metadata,
+    sa.Column("stream_created_at", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("recorded_at_ms", sa.BigInteger, nullable=False, index=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("agent_id", sa.Text, nullable=False),
+    sa.Column("deployment_id", sa.Text, nullable=False),
+    sa.Column("period_key", sa.Text, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("id", sa.Text),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("llm_tokens", sa.BigInteger, nullable=False),
+    sa.Column("compute_ms", sa.BigInteger, nullable=False),
+)
+
+# Rebuilds that have not ended, and up to where each has folded: they go on after a kill.
+rebuilds = sa.Table(
+    "rebuilds",
+    metadata,
+    sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("user_id", sa.Text),
+    sa.Column("period_key", sa.Text),
+    sa.Column("rules", sa.Text, nullable=False),
+    sa.Column("stream_created_at", sa.Text, nullable=False),
+    sa.Column("begun_at_ms", sa.BigInteger, nullable=False),
+)
+
+rebuild_checkpoints = sa.Table(
+    "rebuild_checkpoints",
+    metadata,
+    sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("partition", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("messages", sa.BigInteger, nullable=False),
 )
 
 accounts = sa.Table(

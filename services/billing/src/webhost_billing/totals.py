@@ -108,6 +108,7 @@ class TotalsPublisher:
                         compute_ms=int(row.compute_ms),
                         requests=int(row.requests),
                         generation=row.live,
+                        correction=row.corrections,
                         epoch=row.epoch,
                         sequence=row.sequence,
                     ),

@@ -27,20 +27,25 @@ from webhost_billing.model import (
     usage_report_of,
 )
 from webhost_billing.queries import counters_of
+from webhost_billing.sealing import NO_SEALS, Seals
 from webhost_billing.tables import COUNTERS
 
 
 def usage_reports(facts: Iterable[Fact]) -> list[UsageReport]:
     """Return what these facts report."""
-    return [usage_report_of(fact.envelope, fact.event) for fact in facts]
+    return [usage_report_of(fact.envelope, fact.event, fact.sequence, fact.index) for fact in facts]
 
 
 async def fold_into(
-    connection: AsyncConnection, generation: int, reports: Sequence[UsageReport], rules: Rules
+    connection: AsyncConnection,
+    generation: int,
+    reports: Sequence[UsageReport],
+    rules: Rules,
+    seals: Seals = NO_SEALS,
 ) -> Changes:
     """Fold these reports into this generation; return what that changed."""
     known = await _known(connection, generation, {report.key for report in reports})
-    changes = fold(known, reports, rules)
+    changes = fold(known, reports, rules, seals)
     if changes.charged:
         for statement, rows in (
             (statements.PUT_INVOCATIONS, _invocation_rows(generation, changes)),

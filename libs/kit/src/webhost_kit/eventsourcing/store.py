@@ -63,6 +63,16 @@ class EventMetadata:
     at_ms: int = field(default_factory=now_ms)
 
 
+@dataclass(frozen=True)
+class Decided:
+    """A fact that is to be appended to one aggregate, behind this version of it."""
+
+    aggregate_id: str
+    user_id: str
+    after_version: int
+    event: Event
+
+
 async def append(
     connection: AsyncConnection,
     aggregate_id: str,
@@ -76,36 +86,51 @@ async def append(
     Raises VersionConflict when another decision was recorded first; the transaction is then
     aborted. Raises Unavailable while own facts may be missing here (see `own_facts`).
     """
+    return await append_each(
+        connection,
+        [
+            Decided(aggregate_id, user_id, after_version + number, event)
+            for number, event in enumerate(events)
+        ],
+        metadata,
+    )
+
+
+async def append_each(
+    connection: AsyncConnection, decided: Sequence[Decided], metadata: EventMetadata
+) -> list[Envelope]:
+    """Append facts about several aggregates, in few statements. Raises as `append` does."""
     require_verified(connection)
     envelopes = [
         Envelope(
             event_id=new_id(ids.EVENT, metadata.at_ms),
-            aggregate_id=aggregate_id,
-            version=after_version + number,
-            user_id=user_id,
+            aggregate_id=one.aggregate_id,
+            version=one.after_version + 1,
+            user_id=one.user_id,
             occurred_at_ms=metadata.at_ms,
             actor=metadata.actor,
             request_id=metadata.request_id,
             traceparent=metadata.traceparent,
             causation_id=metadata.causation_id,
-            data=data_of(event),
+            data=data_of(one.event),
         )
-        for number, event in enumerate(events, start=1)
+        for one in decided
     ]
     if not envelopes:
         return []
+    events = [one.event for one in decided]
     try:
         await insert_events(connection, envelopes, events)
     except IntegrityError as error:
         if is_unique_violation(error):
-            raise VersionConflict(aggregate_id) from error
+            raise VersionConflict(decided[0].aggregate_id) from error
         raise
     await connection.execute(
         sa.insert(outbox),
         [
             {
-                "ordering_key": aggregate_id,
-                "subject": event.published_on(user_id, aggregate_id),
+                "ordering_key": envelope.aggregate_id,
+                "subject": event.published_on(envelope.user_id, envelope.aggregate_id),
                 "message_id": envelope.event_id,
                 "headers": {subjects.TYPE_HEADER: event.type_name()},
                 "body": wire.encode(envelope),
