@@ -41,7 +41,10 @@ COMMANDS = {
     ),
     "keys": ("keys", "API keys, for programs; for operators, the platform's."),
     "usage": ("usage", "Show what was used in a period, and the plan's limits."),
-    "billing": ("billing", "Operators: usage."),
+    "billing": (
+        "billing",
+        "Tiers and what you pay for; for operators: usage and subscriptions.",
+    ),
     "users": ("users", "Operators: users."),
     "cloudflare": ("cloudflare", "Operators: what this installation has at Cloudflare."),
     "streams": ("streams", "Operators: projections, and republishing lost facts."),

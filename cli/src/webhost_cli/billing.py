@@ -1,4 +1,4 @@
-"""`webhost billing …`, for operators."""
+"""`webhost billing …`: the rebuild of usage; `plans` has the rest."""
 
 import sys
 from collections.abc import Callable
@@ -13,23 +13,24 @@ from webhost_contracts.rpc import (
     RebuildRequest,
 )
 
-from webhost_cli import bus, output
+from webhost_cli import bus, output, plans
 from webhost_cli.options import BusOption, JsonOption
 from webhost_cli.rebuild import rebuild as request_rebuild
 
 _COUNTERS = Counters.__struct_fields__
+_HELP = "Tiers and what you pay for; for operators: usage and subscriptions."
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(name="billing", help="Operators: usage.", no_args_is_help=True)
+    group = typer.Typer(name="billing", help=_HELP, no_args_is_help=True)
+    plans.add_to(group)
     group.command()(rebuild)
-    # A group of a single command would lose its name.
     group.callback()(_group)
     app.add_typer(group)
 
 
 def _group() -> None:
-    """Operators: usage."""
+    """Tiers and what you pay for; for operators: usage and subscriptions."""
 
 
 def rebuild(

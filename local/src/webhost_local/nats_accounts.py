@@ -68,6 +68,7 @@ SERVICES: dict[str, Access] = {
         reads=(subjects.EVENTS, subjects.USAGE, subjects.ARTIFACTS_STREAM),
         asks=(
             *(subjects.RPC_USAGE, subjects.RPC_RECENT_EVENTS),
+            *(subjects.RPC_CHECKOUT, subjects.RPC_WEBHOOK, subjects.RPC_SUBSCRIPTION),
             *(subjects.RPC_SECRETS, subjects.RPC_SET_SECRETS, subjects.RPC_DELETE_SECRETS),
         ),
         makes=(subjects.EVENTS, subjects.ARTIFACTS_STREAM),

@@ -14,6 +14,7 @@ from webhost_contracts.events import (
     AccountDisabled,
     AccountEnabled,
     AgentCreated,
+    CheckoutStarted,
     DelegationRefused,
     DeploymentFailed,
     DeploymentStarted,
@@ -25,9 +26,11 @@ from webhost_contracts.events import (
     ReportRejected,
     SecretDeleted,
     SecretSet,
+    SubscriptionChanged,
     TeardownFinished,
     TeardownStarted,
     TierChanged,
+    WebhookProcessed,
 )
 from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
@@ -80,6 +83,21 @@ ERROR = DeploymentError(
 )
 
 
+PURCHASE = (
+    CheckoutStarted(tier="pro", variant_id="2", checkout_id="c"),
+    WebhookProcessed(event_name="subscription_created", subscription_id="1", body_hash="0"),
+    SubscriptionChanged(
+        subscription_id="1",
+        status="active",
+        variant_id="2",
+        customer_id="3",
+        updated_at_ms=1,
+        source="webhook",
+        tier="pro",
+    ),
+)
+
+
 async def a_life(harness: Harness, user: User) -> tuple[str, str]:
     """A user's agent with a good deployment and a failed one, up to its deletion.
 
@@ -119,7 +137,8 @@ async def a_life(harness: Harness, user: User) -> tuple[str, str]:
     keys = {"agent_id": agent_id, "keys": ("MODE",)}
     await state(harness, user, ids.secrets_of(agent_id), SecretSet(**keys), SecretDeleted(**keys))
     for version, event in enumerate(
-        (AccountDisabled(source="x", reason="unpaid"), AccountEnabled(source="x")), start=2
+        (AccountDisabled(source="x", reason="unpaid"), AccountEnabled(source="x"), *PURCHASE),
+        start=2,
     ):
         changed = envelope(user.id, user.id, event, version=version)
         await facts.publish(harness.bus, subjects.event(user.id, "account", user.id), changed)

@@ -43,7 +43,16 @@ from webhost_api.rate_limits import RateLimits, Rates
 from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
 from webhost_api.retention import Retention
-from webhost_api.routes import agents, deployments, history, keys, me, secrets, usage
+from webhost_api.routes import (
+    agents,
+    billing,
+    deployments,
+    history,
+    keys,
+    me,
+    secrets,
+    usage,
+)
 from webhost_api.routes import uploads as uploads_routes
 from webhost_api.secrets import Secrets
 from webhost_api.settings import Settings
@@ -88,9 +97,11 @@ def build() -> FastAPI:
         uploads_routes.router,
         secrets.router,
         usage.router,
+        billing.router,
         history.router,
     ):
         app.include_router(router, dependencies=[Depends(bearer)])
+    app.include_router(billing.webhook_router)
     handle_problems(app)
     _describe_all_services(app, bearer)
     return app
@@ -112,7 +123,8 @@ def front(deps: Dependencies, cors_allowed_origins: tuple[str, ...]) -> App:
     """Return the application behind the middleware that each request passes."""
     app = build()
     app.state.dependencies = deps
-    return RequestId(Cors(app, cors_allowed_origins))
+    without_cors = frozenset({billing.WEBHOOK_PATH})
+    return RequestId(Cors(app, cors_allowed_origins, without_cors))
 
 
 async def compose(service: Service, settings: Settings) -> None:

@@ -16,7 +16,10 @@ from webhost_billing.handlers import Handlers
 from webhost_billing.projection import UsageProjection
 from webhost_billing.rebuild import Rebuilder
 from webhost_billing.settings import Settings
-from webhost_billing.subscribers import RebuildRequests, register
+from webhost_billing.subscribers import RebuildRequests, register, register_payments
+from webhost_billing.subscriptions.endings import Endings
+from webhost_billing.subscriptions.handlers import SubscriptionHandlers
+from webhost_billing.subscriptions.reconciliation import Reconciliation
 
 
 async def compose(service: Service, settings: Settings) -> None:
@@ -42,5 +45,16 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("maintenance", Maintenance(service.name, bus, database, projectors, own_facts))
     rebuilds = service.add("rebuilds", RebuildRequests(bus, rebuilder))
     requests = service.add("requests", RequestServer(nats_url, service.name))
-    register(requests, Handlers(database, load_tiers(settings.webhost_tiers_file)), rebuilds)
+    tiers = load_tiers(settings.webhost_tiers_file)
+    register(requests, Handlers(database, tiers), rebuilds)
+    provider = settings.provider()
+    if provider is not None:
+        service.add("payments", provider.client)
+    endings = service.add("endings", Endings(database, tiers))
+    service.work("deliveries", endings.forget)
+    register_payments(
+        requests,
+        SubscriptionHandlers(database, tiers, provider),
+        Reconciliation(database, tiers, provider),
+    )
     await requests.start()

@@ -8,7 +8,9 @@ from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.database.engine import Database
 
 from webhost_billing.handlers import Handlers
-from webhost_billing.subscribers import RebuildRequests, register
+from webhost_billing.subscribers import RebuildRequests, register, register_payments
+from webhost_billing.subscriptions.handlers import SubscriptionHandlers
+from webhost_billing.subscriptions.reconciliation import Reconciliation
 
 
 def document() -> str:
@@ -16,6 +18,10 @@ def document() -> str:
     requests = RequestServer("nats://localhost", "billing")
     handlers = Handlers(Database("postgresql://localhost"), ())
     register(requests, handlers, RebuildRequests(cast(Any, None), cast(Any, None)))
+    database = Database("postgresql://localhost")
+    register_payments(
+        requests, SubscriptionHandlers(database, (), None), Reconciliation(database, (), None)
+    )
     return describe(requests.broker, "webhost billing")
 
 

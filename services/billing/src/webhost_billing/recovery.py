@@ -7,13 +7,28 @@ On replay: the account is once more what the last of them says.
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
-from webhost_contracts.events import AccountDisabled, AccountEnabled, TierChanged
+from webhost_contracts.events import (
+    AccountDisabled,
+    AccountEnabled,
+    CheckoutStarted,
+    SubscriptionChanged,
+    TierChanged,
+    WebhookProcessed,
+)
 from webhost_contracts.events.base import by_name
 from webhost_kit.eventsourcing.facts import Fact
 
 from webhost_billing import decisions, store
+from webhost_billing.subscriptions import store as subscriptions
 
-TYPES = by_name(TierChanged, AccountDisabled, AccountEnabled)
+TYPES = by_name(
+    TierChanged,
+    AccountDisabled,
+    AccountEnabled,
+    CheckoutStarted,
+    WebhookProcessed,
+    SubscriptionChanged,
+)
 """All that billing states."""
 
 OWN_SUBJECTS = (subjects.events_of_kind(TierChanged.kind()),)
@@ -22,6 +37,9 @@ OWN_SUBJECTS = (subjects.events_of_kind(TierChanged.kind()),)
 
 async def recover(connection: AsyncConnection, fact: Fact) -> None:
     """Evolve the account by this fact, which the database lacked after a restore."""
+    if isinstance(fact.event, WebhookProcessed):
+        at_ms = fact.envelope.occurred_at_ms
+        await subscriptions.remember(connection, fact.event.body_hash, at_ms)
     account = await store.load(connection, fact.envelope.user_id)
     after = decisions.evolve(account, fact.envelope, fact.event)
     await store.save(connection, account, after)

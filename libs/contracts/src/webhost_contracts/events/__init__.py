@@ -17,7 +17,14 @@ A contract changes by adding fields with defaults, or by a new version with an u
 golden examples of every version must decode.
 """
 
-from webhost_contracts.events.account import AccountDisabled, AccountEnabled, TierChanged
+from webhost_contracts.events.account import (
+    AccountDisabled,
+    AccountEnabled,
+    CheckoutStarted,
+    SubscriptionChanged,
+    TierChanged,
+    WebhookProcessed,
+)
 from webhost_contracts.events.agent import (
     AgentCreated,
     AgentDeleted,
@@ -83,6 +90,9 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     TierChanged,
     AccountDisabled,
     AccountEnabled,
+    CheckoutStarted,
+    WebhookProcessed,
+    SubscriptionChanged,
     DelegationRefused,
     ReportRejected,
     InvocationFinished,
@@ -98,6 +108,7 @@ __all__ = [
     "AgentDisabled",
     "AgentEnabled",
     "AgentUpdated",
+    "CheckoutStarted",
     "DelegationRefused",
     "DeploymentActivated",
     "DeploymentEnded",
@@ -123,9 +134,11 @@ __all__ = [
     "ReportRejected",
     "SecretDeleted",
     "SecretSet",
+    "SubscriptionChanged",
     "TeardownFinished",
     "TeardownStarted",
     "TelemetryAccepted",
     "TierChanged",
     "UserRegistered",
+    "WebhookProcessed",
 ]
