@@ -187,11 +187,12 @@ class LemonSqueezy:
         params: Mapping[str, str] | None = None,
     ) -> T:
         """Return the answer. A read waits for the limit of calls to pass."""
-        for attempt in range(1, LIMIT_TRIES + 1):
-            status, retry_after_s, content = await self._send(method, path, body, params)
-            if status != 429 or method != "GET" or attempt == LIMIT_TRIES:
+        status, wait_s, content = await self._send(method, path, body, params)
+        for _ in range(LIMIT_TRIES if method == "GET" else 0):
+            if status != 429:
                 break
-            await asyncio.sleep(min(retry_after_s, LIMIT_WAIT_S))
+            await asyncio.sleep(min(wait_s, LIMIT_WAIT_S))
+            status, wait_s, content = await self._send(method, path, body, params)
         if status == 429 or status >= 500:
             raise ProviderAway("LemonSqueezy is unavailable; try again shortly.")
         if status == 404 and method == "GET":

@@ -166,7 +166,7 @@ class SubscriptionHandlers:
             if owner is None:
                 return "ignored"
             await subscriptions.turn(connection, owner)
-            if not await subscriptions.remember(connection, digest, now_ms()):
+            if not await subscriptions.remember(connection, digest, metadata.at_ms):
                 return "duplicate"
             account = await store.load(connection, owner)
             facts = decisions.process(account, delivery, digest, self._tiers, now_ms())

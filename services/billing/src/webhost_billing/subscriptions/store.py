@@ -76,8 +76,8 @@ async def save(
 async def remember(connection: AsyncConnection, body_hash: str, at_ms: int) -> bool:
     """Remember a delivery; say whether it is a new one."""
     statement = insert(webhook_deliveries).values(body_hash=body_hash, received_at_ms=at_ms)
-    added = await connection.execute(statement.on_conflict_do_nothing())
-    return added.rowcount == 1
+    added = statement.on_conflict_do_nothing().returning(webhook_deliveries.c.body_hash)
+    return await connection.scalar(added) is not None
 
 
 async def forget(connection: AsyncConnection, before_ms: int) -> None:
