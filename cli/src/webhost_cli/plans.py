@@ -150,6 +150,8 @@ def _show(reply: ReconcileSubscriptionsReply) -> None:
         output.say(f"variants that stand for no tier: {', '.join(reply.unknown_variants)}")
     if reply.missing:
         output.say(f"not at the provider: {', '.join(reply.missing)}")
+    if reply.unreadable:
+        output.say(f"{reply.unreadable} could not be read: billing's log says why")
     if reply.left_out:
         output.say(f"and {reply.left_out} more that are not listed")
     taken = "taken over" if reply.applied else "nothing was changed"

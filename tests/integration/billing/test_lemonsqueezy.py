@@ -175,9 +175,9 @@ async def test_reading_waits_for_the_limit_of_calls(
     client: LemonSqueezy, provider: Provider
 ) -> None:
     limited = JSONResponse({}, 429, headers={"Retry-After": "0"})
-    page = {"meta": {"page": {"lastPage": 1}}, "data": []}
+    page = {"meta": {"page": {"lastPage": 1}}, "data": [{"id": "1"}]}
     provider.answers = [lambda: limited, lambda: limited, lambda: JSONResponse(page)]
-    assert [page async for page in client.subscriptions()] == [[]]
+    assert [page async for page in client.subscriptions()] == [[b'{"id":"1"}']]
     assert dict(provider.asked[0][0].query_params) == {
         "filter[store_id]": "7",
         "page[number]": "1",

@@ -374,6 +374,11 @@ async def test_reading_back_goes_through_all_pages(store: Selling) -> None:
     assert len(reply.unassigned) == 200
     assert reply.left_out == len(before.unassigned) + 205 - 200
     assert (reply.changed, reply.missing, reply.applied) == ((), (), False)
+    # What cannot be read hides nothing else.
+    store.shop.store.subscriptions[100].status = "unheard of"
+    reply = await store.reconcile(dry_run=True)
+    assert (reply.unreadable, reply.read) == (1, before.read + 204)
+    store.shop.store.subscriptions[100].status = "active"
     rename = "UPDATE subscriptions SET subscription_id = :to WHERE user_id = :user"
     [row] = await store.rows("SELECT * FROM subscriptions WHERE user_id = :user", user=user)
     await store.execute(rename, user=user, to="1")

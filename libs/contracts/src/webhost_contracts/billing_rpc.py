@@ -122,7 +122,8 @@ class ReconcileSubscriptionsReply(Wire, frozen=True, kw_only=True):
     """How many the provider has, and what differs. `changed` was taken over where `applied`.
 
     `unknown_variants` stand for no tier in the configuration; `missing` are known here, and not to
-    the provider. Each list has at most 200, and `left_out` more are not listed.
+    the provider. Each list has at most 200, and `left_out` more are not listed. Why some are
+    `unreadable` is in billing's log.
     """
 
     read: int = 0
@@ -130,6 +131,7 @@ class ReconcileSubscriptionsReply(Wire, frozen=True, kw_only=True):
     unassigned: tuple[UnassignedSubscription, ...] = ()
     unknown_variants: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    unreadable: int = 0
     left_out: int = 0
     applied: bool = False
     refused: str | None = None

@@ -15,8 +15,6 @@ import httpx
 import msgspec
 from webhost_kit.errors import Unavailable
 
-from webhost_billing.subscriptions.resources import SubscriptionResource
-
 CALL_S = 10.0
 CONNECT_S = 4.0
 MOST_BYTES = 8 * 1024 * 1024
@@ -73,12 +71,12 @@ class _Meta(msgspec.Struct):
 
 
 class _Listing(msgspec.Struct):
-    data: list[SubscriptionResource]
+    data: list[msgspec.Raw]
     meta: _Meta = msgspec.field(default_factory=_Meta)
 
 
 class _Single(msgspec.Struct):
-    data: SubscriptionResource
+    data: msgspec.Raw
 
 
 @dataclass(frozen=True)
@@ -145,8 +143,8 @@ class LemonSqueezy:
             raise ProviderAway("LemonSqueezy gave no address of a checkout.")
         return Checkout(str(answer.data.id), url)
 
-    async def subscriptions(self) -> AsyncGenerator[list[SubscriptionResource]]:
-        """Yield all subscriptions of the store, page by page.
+    async def subscriptions(self) -> AsyncGenerator[list[bytes]]:
+        """Yield all subscriptions of the store, page by page, each as JSON.
 
         The newest are first: one that is made meanwhile moves others to a later page, so that some
         come twice, and none is left out.
@@ -163,19 +161,19 @@ class LemonSqueezy:
                     "page[size]": str(PAGE_SIZE),
                 },
             )
-            yield listing.data
+            yield [bytes(each) for each in listing.data]
             if number >= listing.meta.page.last_page:
                 return
             if number == MOST_PAGES:
                 raise ProviderRefused(f"there are more than {MOST_PAGES} pages of subscriptions")
             number += 1
 
-    async def subscription(self, subscription_id: str) -> SubscriptionResource:
-        """Return one subscription. Raises NoSuchSubscription."""
+    async def subscription(self, subscription_id: str) -> bytes:
+        """Return one subscription as JSON. Raises NoSuchSubscription."""
         if not subscription_id.isascii() or not subscription_id.isalnum():
             raise NoSuchSubscription("this is no id of a subscription")
         path = f"/v1/subscriptions/{subscription_id}"
-        return (await self._call("GET", path, _Single)).data
+        return bytes((await self._call("GET", path, _Single)).data)
 
     async def _call(
         self,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import TypeVar
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.billing_rpc import (
     AssignSubscriptionReply,
@@ -37,7 +38,9 @@ from webhost_billing.subscriptions import store as subscriptions
 from webhost_billing.subscriptions.handlers import NOT_CONFIGURED
 from webhost_billing.subscriptions.model import Subscription
 from webhost_billing.subscriptions.provider import Provider
-from webhost_billing.subscriptions.resources import SubscriptionResource, Unusable
+from webhost_billing.subscriptions.resources import SubscriptionResource, Unusable, resource_of
+
+log = structlog.get_logger(__name__)
 
 MOST_LISTED = 200
 
@@ -52,6 +55,7 @@ class _Findings:
         default_factory=dict[str, UnassignedSubscription]
     )
     variants: set[str] = field(default_factory=set[str])
+    unreadable: int = 0
     left_out: int = 0
 
     def listed(self, found: Iterable[T]) -> tuple[T, ...]:
@@ -85,7 +89,7 @@ class Reconciliation:
                 return await self._compare(self._provider, request)
             except ProviderAway as error:
                 return ReconcileSubscriptionsReply(refused=error.message)
-            except (ProviderRefused, Unusable) as error:
+            except ProviderRefused as error:
                 return ReconcileSubscriptionsReply(refused=str(error))
 
     async def assign(self, request: AssignSubscriptionRequest) -> AssignSubscriptionReply:
@@ -94,7 +98,7 @@ class Reconciliation:
         if provider is None:
             return AssignSubscriptionReply(refused=NOT_CONFIGURED)
         try:
-            resource = await provider.client.subscription(request.subscription_id)
+            resource = resource_of(await provider.client.subscription(request.subscription_id))
             found = resource.read(provider.variants)
             if resource.attributes.test_mode and not provider.test_mode:
                 raise Refused("it is of the provider's test mode")
@@ -125,8 +129,7 @@ class Reconciliation:
     ) -> ReconcileSubscriptionsReply:
         findings = _Findings()
         async for page in provider.client.subscriptions():
-            counted = [one for one in page if provider.test_mode or not one.attributes.test_mode]
-            await self._page(provider, request, counted, findings)
+            await self._page(provider, request, _readable(page, provider, findings), findings)
         async with self._database.transaction() as connection:
             missing = sorted(await subscriptions.ids_known(connection) - findings.read)
         return ReconcileSubscriptionsReply(
@@ -135,6 +138,7 @@ class Reconciliation:
             unassigned=findings.listed(findings.unassigned.values()),
             unknown_variants=findings.listed(sorted(findings.variants)),
             missing=findings.listed(missing),
+            unreadable=findings.unreadable,
             left_out=findings.left_out,
             applied=not request.dry_run and bool(findings.changed),
         )
@@ -143,10 +147,9 @@ class Reconciliation:
         self,
         provider: Provider,
         request: ReconcileSubscriptionsRequest,
-        page: Sequence[SubscriptionResource],
+        read: Sequence[tuple[SubscriptionResource, Subscription]],
         findings: _Findings,
     ) -> None:
-        read = [(resource, resource.read(provider.variants)) for resource in page]
         async with self._database.transaction() as connection:
             known = await subscriptions.known(connection, [found.id for _, found in read])
             others = await subscriptions.users_of_customers(
@@ -197,6 +200,22 @@ class Reconciliation:
             previous_tier=before.tier,
             tier=reduce(after, facts, before).tier,
         )
+
+
+def _readable(
+    page: Iterable[bytes], provider: Provider, findings: _Findings
+) -> list[tuple[SubscriptionResource, Subscription]]:
+    """Return what counts of a page, with its state; one that cannot be read hides no other."""
+    read: list[tuple[SubscriptionResource, Subscription]] = []
+    for content in page:
+        try:
+            resource = resource_of(content)
+            if provider.test_mode or not resource.attributes.test_mode:
+                read.append((resource, resource.read(provider.variants)))
+        except Unusable as error:
+            findings.unreadable += 1
+            log.error("subscription not understood", reason=str(error))
+    return read
 
 
 def _unassigned(

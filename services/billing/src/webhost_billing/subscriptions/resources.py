@@ -78,6 +78,14 @@ class SubscriptionResource(msgspec.Struct, frozen=True):
         return _at_ms_or_none(self.attributes.created_at)
 
 
+def resource_of(content: bytes) -> SubscriptionResource:
+    """Return a subscription that the API listed. Raises Unusable."""
+    try:
+        return msgspec.json.decode(content, type=SubscriptionResource)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Unusable(without_value(str(error))) from error
+
+
 class _Meta(msgspec.Struct, frozen=True):
     event_name: str
     # An empty one is [].
