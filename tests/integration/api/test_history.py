@@ -233,7 +233,9 @@ async def test_the_audit_is_what_the_facts_say(harness: Harness, user: User) -> 
         response = await user.http.get("/v1/audit", params={"action": action})
         problem(response, 400, "INVALID_REQUEST")
     of_agent = await audit(user, agentId=agent_id)
-    of_the_account = {"tier.changed", "account.disabled", "account.enabled"}
+    of_the_account = {"tier.changed", "account.disabled", "account.enabled"} | {
+        *("checkout.started", "webhook.processed", "subscription.changed"),
+    }
     assert of_agent == [entry for entry in entries if entry["action"] not in of_the_account]
     [failed] = await audit(user, action="deployment.failed")
     assert (failed["agentId"], failed["deploymentId"]) == (agent_id, bad)
