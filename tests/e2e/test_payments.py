@@ -75,6 +75,7 @@ def test_a_purchase_raises_the_limits_that_calls_are_stopped_by(stack: Stack) ->
         "the free tier's tokens to be spent",
         seconds=20,
     )
+    assert "2,000,000" in stack.webhost("billing", "tiers", "--as", subject).stdout
     page = bought(stack, subject, "starter")
     until(
         lambda: caller.post_invoke(agent_id, "More.").status_code == 200,
