@@ -25,7 +25,7 @@ from tests.support.deadline import until
 from tests.support.keys import StackKeys
 from tests.support.stack import Stack
 
-IN_FORCE_S = 5
+IN_FORCE_S = 10
 WEBHOOK = "/v1/billing/webhook"
 BAD = {400: "INVALID_REQUEST", 401: "UNAUTHENTICATED", 413: "PAYLOAD_TOO_LARGE"}
 

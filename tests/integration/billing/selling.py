@@ -96,15 +96,18 @@ class Selling(Harness):
     async def post(self, body: bytes, headers: Mapping[str, str]) -> int | None:
         """Hand a delivery over; None where there was no answer."""
         try:
-            reply = await self.deliver(body, headers["X-Signature"])
+            reply = await self.deliver(body, headers["X-Signature"], timeout_s=rpc.TIMEOUT_S)
         except Unavailable:
             return None
         return STATUS.get(reply.outcome, 200)
 
-    async def deliver(self, body: bytes, signature: str | None = None) -> WebhookReply:
+    async def deliver(
+        self, body: bytes, signature: str | None = None, *, timeout_s: float = 15
+    ) -> WebhookReply:
         signature = signatures.delivery_signature(SECRET, body) if signature is None else signature
         request = WebhookRequest(body=body, signature=signature)
-        return await rpc.call(self.bus, subjects.RPC_WEBHOOK, request, WebhookReply)
+        subject = subjects.RPC_WEBHOOK
+        return await rpc.call(self.bus, subject, request, WebhookReply, timeout_s=timeout_s)
 
     async def checkout(self, user_id: str, tier: str = "pro", **fields: Any) -> CheckoutReply:
         request = CheckoutRequest(user_id=user_id, tier=tier, actor=f"user:{user_id}", **fields)

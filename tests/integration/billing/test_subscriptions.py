@@ -202,7 +202,7 @@ async def test_a_subscription_stays_with_whom_it_was_first_seen(store: Selling) 
         stray = store.shop.buy(page, "stray@b.c", "S")
         await store.shop.webhooks.idle()
         told = [it for it in store.shop.webhooks.attempted if it.subscription_id == stray.id]
-        assert [it.answers for it in told] == [[200]] * 3
+        assert [it.answers[-1] for it in told] == [200] * 3
     assert await store.tier(other) == "free"
 
 
