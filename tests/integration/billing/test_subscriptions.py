@@ -6,21 +6,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from webhost_billing.subscriptions import signatures
 from webhost_contracts import subjects
 from webhost_contracts.billing_rpc import (
-    CheckoutReply,
-    CheckoutRequest,
-    ReconcileSubscriptionsReply,
-    ReconcileSubscriptionsRequest,
-    SubscriptionReply,
-    SubscriptionRequest,
     WebhookReply,
-    WebhookRequest,
 )
 from webhost_contracts.events import (
     CheckoutStarted,
@@ -33,10 +25,8 @@ from webhost_kit.bus import rpc
 from webhost_local.lemonsqueezy import resources
 from webhost_local.lemonsqueezy.model import ACTIONS, Subscription
 
-from tests.integration.billing.conftest import Billing
 from tests.integration.billing.selling import (
     OLDER_SECRET,
-    SECRET,
     Selling,
     a_user,
     at_once,
@@ -384,22 +374,3 @@ async def test_reading_back_goes_through_all_pages(store: Selling) -> None:
     await store.execute(rename, user=user, to="1")
     assert (await store.reconcile()).missing == ("1",)
     await store.execute(rename, user=user, to=row["subscription_id"])
-
-
-@pytest.mark.accept("8.6.unconfigured")
-async def test_without_the_provider_nothing_is_sold(billing: Billing) -> None:
-    user = a_user()
-    request: Any = CheckoutRequest(user_id=user, tier="pro", actor="user:x")
-    reply = await rpc.call(billing.bus, subjects.RPC_CHECKOUT, request, CheckoutReply)
-    assert (reply.url, reply.refused) == (None, None)
-    assert "not configured" in str(reply.unavailable)
-    request = WebhookRequest(body=b"{}", signature=signatures.delivery_signature(SECRET, b"{}"))
-    webhook = await rpc.call(billing.bus, subjects.RPC_WEBHOOK, request, WebhookReply)
-    assert webhook.outcome == "unconfigured"
-    request = SubscriptionRequest(user_id=user)
-    none = await rpc.call(billing.bus, subjects.RPC_SUBSCRIPTION, request, SubscriptionReply)
-    assert none.subscription is None
-    request = ReconcileSubscriptionsRequest(operator="olivia")
-    subject = subjects.RPC_RECONCILE_SUBSCRIPTIONS
-    refused = await rpc.call(billing.bus, subject, request, ReconcileSubscriptionsReply)
-    assert "not configured" in str(refused.refused)
