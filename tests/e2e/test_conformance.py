@@ -98,6 +98,13 @@ class World:
                     for name, before_ms in (("fromMs", 7_200_000), ("toMs", 3_600_000))
                     if name in case.query
                 }
+            if case.path == "/v1/billing/checkout" and isinstance(case.body, dict):
+                case.body = {"tier": "pro"}
+            if case.path == "/v1/billing/webhook":
+                case.body = {
+                    "meta": {"event_name": "order_created"},
+                    "data": {"type": "orders", "id": "1", "attributes": {}},
+                }
             if case.path == "/v1/uploads":
                 case.body = zipped(good_files())
             if (
@@ -116,6 +123,9 @@ class World:
             headers = {TELEMETRY_DEPLOYMENT_HEADER: self.ids["deploymentId"]}
             case.headers = {**(case.headers or {}), **headers}
             case.headers |= self.keys.report_headers(self.ids["deploymentId"], self._sent(case))
+        if case.path == "/v1/billing/webhook" and case.method == "POST":
+            case.headers = {**(case.headers or {})}
+            case.headers |= self.keys.webhook_headers(self._sent(case))
         if case.path.startswith("/v1/delegated/") and case.method == "POST":
             headers = {
                 DELEGATION_SOURCE_HEADER: DELEGATION_SOURCE,

@@ -41,6 +41,9 @@ NEEDS = {
     "GET /v1/audit": "read",
     "GET /v1/billing/invoice": "read",
     "GET /v1/billing/invoice.html": "read",
+    "POST /v1/billing/checkout": "admin",
+    "GET /v1/billing/subscription": "read",
+    "GET /v1/billing/tiers": "read",
     "GET /v1/billing/usage": "read",
     "GET /v1/deployments/{deploymentId}": "read",
     "GET /v1/deployments/{deploymentId}/logs": "read",
@@ -60,13 +63,19 @@ NEEDS = {
 }
 """The scope that a key needs for each operation of users."""
 
-SIGNED = {"POST /v1/delegated/invoke/{agentId}", "POST /v1/telemetry/report"}
+SIGNED = {
+    *("POST /v1/delegated/invoke/{agentId}", "POST /v1/telemetry/report"),
+    "POST /v1/billing/webhook",
+}
 """What no user calls, with whatever."""
 
 STREAMS = {"GET /v1/agents/{agentId}/events", "POST /v1/invoke/{agentId}/stream"}
 """What answers with server-sent events, and is tried like the rest."""
 
-OPEN = {"GET /v1/agents", "GET /v1/me", "GET /v1/templates", "POST /v1/uploads"}
+OPEN = {
+    *("GET /v1/agents", "GET /v1/me", "GET /v1/templates", "POST /v1/uploads"),
+    "GET /v1/billing/tiers",
+}
 """What a key of some agents may do that is not about one agent."""
 BY_AGENT = {"GET /v1/metrics/recent"}
 """What such a key may do only where the query names one of its agents."""

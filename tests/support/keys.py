@@ -1,5 +1,8 @@
 """The keys of a running stack: the test is the operator of this machine, and signs as anybody."""
 
+import hashlib
+import hmac
+
 from webhost_contracts import signatures
 from webhost_kit.keys import MasterKeys, parse_signers
 from webhost_local import identities
@@ -19,6 +22,7 @@ class StackKeys:
         self._master = MasterKeys.parse(known.telemetry_master_keys)
         self._gateway = parse_signers(known.invoke_private_keys, "the gateway's")[0]
         self._deployer = parse_signers(known.platform_private_keys, "the deployer's")[0]
+        self._webhook = known.lemonsqueezy_webhook_secret.encode()
 
     def report_headers(
         self, deployment_id: str, body: bytes, generation: int = KEY_GENERATION
@@ -35,6 +39,10 @@ class StackKeys:
         """The gateway's signature on a call to this deployment."""
         header = self._gateway.header(at_ms, deployment_id, body)
         return {signatures.INVOKE_SIGNATURE_HEADER: header}
+
+    def webhook_headers(self, body: bytes) -> dict[str, str]:
+        """The payment provider's signature on this delivery."""
+        return {"X-Signature": hmac.new(self._webhook, body, hashlib.sha256).hexdigest()}
 
     def platform_signature(self, at_ms: int, deployment_id: str, body: bytes) -> str:
         """The deployer's signature, as its probe carries it."""

@@ -44,7 +44,11 @@ COMMANDS = {
         "usage",
         "Show what was used in a period, and the plan's limits. With --by: over time.",
     ),
-    "billing": ("billing", "What usage comes to; for operators, rebuilds of it."),
+    "billing": (
+        "billing",
+        "Tiers, what you pay for and what usage comes to; for operators: rebuilds, seals,"
+        " subscriptions.",
+    ),
     "users": ("users", "Operators: users."),
     "cloudflare": ("cloudflare", "Operators: what this installation has at Cloudflare."),
     "streams": ("streams", "Operators: projections, and republishing lost facts."),

@@ -1,4 +1,4 @@
-"""`webhost billing …`: the invoice is for users, the rest for operators."""
+"""`webhost billing …`: the invoice is for users, the rest for operators; `plans` has the tiers."""
 
 import sys
 from collections.abc import Callable
@@ -14,21 +14,22 @@ from webhost_contracts.rpc import (
     RebuildRequest,
 )
 
-from webhost_cli import billing_checks, bus, output
+from webhost_cli import billing_checks, bus, output, plans
 from webhost_cli.connection import with_api
 from webhost_cli.invoice import invoice
 from webhost_cli.options import BusOption, JsonOption
 from webhost_cli.rebuild import rebuild as request_rebuild
 
 _COUNTERS = Counters.__struct_fields__
+_HELP = (
+    "Tiers, what you pay for and what usage comes to; for operators: rebuilds, seals,"
+    " subscriptions."
+)
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        name="billing",
-        help="What usage comes to; for operators, rebuilds of it.",
-        no_args_is_help=True,
-    )
+    group = typer.Typer(name="billing", help=_HELP, no_args_is_help=True)
+    plans.add_to(group)
     group.command()(with_api(invoice))
     group.command()(rebuild)
     group.command()(billing_checks.verify)

@@ -44,7 +44,7 @@ def set_tier(
     data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a user on another tier."""
+    """Put a user on another tier, or on a subscription's where that is higher."""
     request = SetTierRequest(user_id=user, tier=tier, operator=getpass.getuser())
     answer = bus.run(
         _asked(bus.nats_url_of(data_dir), subjects.RPC_SET_TIER, request, SetTierReply)
@@ -55,6 +55,8 @@ def set_tier(
         output.print_json(answer)
     else:
         output.say(f"{user} is on {answer.tier}")
+        if answer.tier != tier:
+            output.aside(f"what a subscription gives is higher than {tier}, and holds", style=None)
 
 
 def disable(

@@ -7,7 +7,7 @@ secrets.json   identities and keys, made at the first start (0600)
 issuer.json    the development issuer's address and signing key (0600)
 ports.json     which port each process had last
 stack.json     what runs now, for `webhost status` (0600)
-nats/ postgres/ edge/
+nats/ postgres/ edge/ lemonsqueezy/
 """
 
 import contextlib

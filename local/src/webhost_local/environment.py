@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from webhost_local.data_dir import DataDir
 from webhost_local.identities import KEY_HOLDERS, Identities, role
+from webhost_local.lemonsqueezy.model import STORE_ID, VARIANTS
 from webhost_local.ports import LOOPBACK
 from webhost_local.postgres_server import Cluster
 from webhost_local.provision import DATABASE
@@ -84,6 +85,16 @@ class Environment:
             "CORS_ALLOWED_ORIGINS": self._browser_origins,
         }
 
+    def lemonsqueezy(self) -> dict[str, str]:
+        """For what stands in for LemonSqueezy."""
+        return self.base | {
+            "STORE_LISTEN": self.listen("lemonsqueezy"),
+            "STORE_DATA_DIR": str(self.data_dir.root / "lemonsqueezy"),
+            "STORE_API_KEY": self.identities.lemonsqueezy_api_key,
+            "STORE_WEBHOOK_URL": f"{self.origin}/v1/billing/webhook",
+            "STORE_WEBHOOK_SECRET": self.identities.lemonsqueezy_webhook_secret,
+        }
+
     def service(self, kind: str, name: str) -> dict[str, str]:
         """For the replica `name` of the service `kind`."""
         keys = self.identities.settings_of(kind)
@@ -130,7 +141,17 @@ class Environment:
             case "telemetry-ingest":
                 return behind_edge | {"LISTEN": self.listen(name)}
             case "billing":
-                return {}
+                return {
+                    "LEMONSQUEEZY_API_BASE_URL": self.url("lemonsqueezy"),
+                    "LEMONSQUEEZY_API_KEY": keys.lemonsqueezy_api_key,
+                    "LEMONSQUEEZY_STORE_ID": str(STORE_ID),
+                    "LEMONSQUEEZY_VARIANTS": ",".join(
+                        f"{variant.id}:{tier}" for tier, variant in VARIANTS.items()
+                    ),
+                    "LEMONSQUEEZY_WEBHOOK_SECRETS": keys.lemonsqueezy_webhook_secret,
+                    "LEMONSQUEEZY_CHECKOUT_KEYS": f"checkout-1:{keys.lemonsqueezy_checkout_key}",
+                    "LEMONSQUEEZY_TEST_MODE": "true",
+                }
             case "deployer":
                 return (
                     _agent_egress()

@@ -69,6 +69,7 @@ SERVICES: dict[str, Access] = {
         asks=(
             *(subjects.RPC_USAGE, subjects.RPC_RECENT_EVENTS),
             *(subjects.RPC_USAGE_SERIES, subjects.RPC_INVOICE),
+            *(subjects.RPC_CHECKOUT, subjects.RPC_WEBHOOK, subjects.RPC_SUBSCRIPTION),
             *(subjects.RPC_SECRETS, subjects.RPC_SET_SECRETS, subjects.RPC_DELETE_SECRETS),
         ),
         makes=(subjects.EVENTS, subjects.ARTIFACTS_STREAM),

@@ -59,7 +59,7 @@ def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
     gateway_names = ["gateway", *(f"gateway-{n}" for n in range(2, gateways + 1))]
     served = ["api", *gateway_names, "telemetry-ingest"]
     ops = [f"{name}-ops" for name in (*served, "deployer", "billing")]
-    names = ["nats", "postgres", "edge", *served, *ops]
+    names = ["nats", "postgres", "edge", "lemonsqueezy", *served, *ops]
     ports = data_dir.choose_ports(names, taken=(port, issuer.port))
     known = identities.load_or_make(data_dir)
     identities.write_keys(data_dir, known)
@@ -87,6 +87,13 @@ def groups(environment: Environment) -> list[list[ProcessSpec]]:
                 "webhost_local.issuer",
                 environment.issuer_process(),
                 "issuer",
+            ),
+            _python(
+                environment,
+                "lemonsqueezy",
+                "webhost_local.lemonsqueezy",
+                environment.lemonsqueezy(),
+                "lemonsqueezy",
             ),
         ],
         [

@@ -14,6 +14,7 @@ from webhost_contracts.events import (
     AccountDisabled,
     AccountEnabled,
     AgentCreated,
+    CheckoutStarted,
     DelegationRefused,
     DeploymentFailed,
     DeploymentStarted,
@@ -25,9 +26,11 @@ from webhost_contracts.events import (
     ReportRejected,
     SecretDeleted,
     SecretSet,
+    SubscriptionChanged,
     TeardownFinished,
     TeardownStarted,
     TierChanged,
+    WebhookProcessed,
 )
 from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
@@ -80,6 +83,21 @@ ERROR = DeploymentError(
 )
 
 
+PURCHASE = (
+    CheckoutStarted(tier="pro", variant_id="2", checkout_id="c"),
+    WebhookProcessed(event_name="subscription_created", subscription_id="1", body_hash="0"),
+    SubscriptionChanged(
+        subscription_id="1",
+        status="active",
+        variant_id="2",
+        customer_id="3",
+        updated_at_ms=1,
+        source="webhook",
+        tier="pro",
+    ),
+)
+
+
 async def a_life(harness: Harness, user: User) -> tuple[str, str]:
     """A user's agent with a good deployment and a failed one, up to its deletion.
 
@@ -119,7 +137,8 @@ async def a_life(harness: Harness, user: User) -> tuple[str, str]:
     keys = {"agent_id": agent_id, "keys": ("MODE",)}
     await state(harness, user, ids.secrets_of(agent_id), SecretSet(**keys), SecretDeleted(**keys))
     for version, event in enumerate(
-        (AccountDisabled(source="x", reason="unpaid"), AccountEnabled(source="x")), start=2
+        (AccountDisabled(source="x", reason="unpaid"), AccountEnabled(source="x"), *PURCHASE),
+        start=2,
     ):
         changed = envelope(user.id, user.id, event, version=version)
         await facts.publish(harness.bus, subjects.event(user.id, "account", user.id), changed)
@@ -214,7 +233,9 @@ async def test_the_audit_is_what_the_facts_say(harness: Harness, user: User) -> 
         response = await user.http.get("/v1/audit", params={"action": action})
         problem(response, 400, "INVALID_REQUEST")
     of_agent = await audit(user, agentId=agent_id)
-    of_the_account = {"tier.changed", "account.disabled", "account.enabled"}
+    of_the_account = {"tier.changed", "account.disabled", "account.enabled"} | {
+        *("checkout.started", "webhook.processed", "subscription.changed"),
+    }
     assert of_agent == [entry for entry in entries if entry["action"] not in of_the_account]
     [failed] = await audit(user, action="deployment.failed")
     assert (failed["agentId"], failed["deploymentId"]) == (agent_id, bad)

@@ -13,7 +13,7 @@ from tests.support.deadline import until
 from tests.support.stack import Stack, running_stack
 
 NAMES = {
-    *("nats", "postgres", "edge", "issuer", "api", "gateway", "gateway-2"),
+    *("nats", "postgres", "edge", "issuer", "lemonsqueezy", "api", "gateway", "gateway-2"),
     *("deployer", "telemetry-ingest", "billing"),
 }
 

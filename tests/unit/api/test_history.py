@@ -45,7 +45,12 @@ FIELDS = {
     "deployment.teardown_scheduled.v1": {"notBeforeMs"},
     "secret.set.v1": {"keys"},
     "secret.deleted.v1": {"keys"},
-    "account.tier_changed.v1": {"tier", "previousTier"},
+    "account.tier_changed.v1": {"tier", "previousTier", "granted"},
+    "account.checkout_started.v1": {"tier"},
+    "account.webhook_processed.v1": {"eventName", "subscriptionId"},
+    "account.subscription_changed.v1": {
+        *("subscriptionId", "status", "tier", "renewsAtMs", "endsAtMs"),
+    },
     "account.disabled.v1": {"reason"},
     "key.created.v1": {"name", "scopes", "agentIds", "expiresAtMs", "limits"},
     "key.rotated.v1": {"previousExpiresAtMs"},

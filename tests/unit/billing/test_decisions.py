@@ -19,17 +19,17 @@ TIERS = ("free", "pro")
 
 
 def test_a_tier_is_set_once() -> None:
-    assert set_tier(Account(USER), "pro", "kim", TIERS) == [
+    assert set_tier(Account(USER), "pro", "kim", TIERS, 0) == [
         TierChanged(tier="pro", previous_tier="free", source="operator:kim")
     ]
-    assert set_tier(Account(USER, 1, "pro"), "pro", "kim", TIERS) == []
-    assert set_tier(Account(USER), "free", "kim", TIERS) == []
+    assert set_tier(Account(USER, 1, "pro", granted="pro"), "pro", "kim", TIERS, 0) == []
+    assert set_tier(Account(USER), "free", "kim", TIERS, 0) == []
 
 
 @pytest.mark.parametrize(("user_id", "tier"), [(USER, "gold"), ("kim", "pro"), ("", "pro")])
 def test_unknown_tiers_and_users_are_refused(user_id: str, tier: str) -> None:
     with pytest.raises(Refused):
-        set_tier(Account(user_id), tier, "kim", TIERS)
+        set_tier(Account(user_id), tier, "kim", TIERS, 0)
 
 
 def test_an_account_is_disabled_once_and_enabled_once() -> None:

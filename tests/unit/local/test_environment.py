@@ -10,7 +10,8 @@ from webhost_local.nats_accounts import SERVICES
 from webhost_local.postgres_server import Cluster
 
 PORTS = {"nats": 1, "edge": 2, "api": 3, "gateway": 4, "gateway-2": 5, "telemetry-ingest": 6} | {
-    f"{name}-ops": 10 + i for i, name in enumerate([*SERVICES, "gateway-2"])
+    "lemonsqueezy": 9,
+    **{f"{name}-ops": 10 + i for i, name in enumerate([*SERVICES, "gateway-2"])},
 }
 
 
@@ -41,6 +42,10 @@ def test_a_key_is_with_those_who_use_it(environment: Environment) -> None:
     assert holders(environment, keys.response_key) == {"gateway"}
     assert holders(environment, keys.platform_seed) == {"deployer"}
     assert holders(environment, keys.cloudflare_api_token) == {"deployer"}
+    assert holders(environment, keys.lemonsqueezy_api_key) == {"billing"}
+    assert holders(environment, keys.lemonsqueezy_webhook_secret) == {"billing"}
+    assert holders(environment, keys.lemonsqueezy_checkout_key) == {"billing"}
+    assert keys.lemonsqueezy_checkout_key not in environment.lemonsqueezy().values()
     assert holders(environment, "superuser") == set()
     for name in SERVICES:
         assert holders(environment, keys.nats_users[name]) == {name}

@@ -35,6 +35,7 @@ IMPORTS = {
         "billing": {
             *("rpc.billing.usage", "rpc.billing.recent-events"),
             *("rpc.billing.usage-series", "rpc.billing.invoice"),
+            *("rpc.billing.checkout", "rpc.billing.webhook", "rpc.billing.subscription"),
         },
         "deployer": {
             *("rpc.deployer.secrets", "rpc.deployer.set-secrets", "rpc.deployer.delete-secrets"),

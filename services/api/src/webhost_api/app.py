@@ -45,6 +45,7 @@ from webhost_api.resender import Resender
 from webhost_api.retention import Retention
 from webhost_api.routes import (
     agents,
+    billing,
     deployments,
     history,
     invoice,
@@ -100,9 +101,11 @@ def build() -> FastAPI:
         usage.router,
         series.router,
         invoice.router,
+        billing.router,
         history.router,
     ):
         app.include_router(router, dependencies=[Depends(bearer)])
+    app.include_router(billing.webhook_router)
     handle_problems(app)
     _describe_all_services(app, bearer)
     return app
@@ -124,7 +127,8 @@ def front(deps: Dependencies, cors_allowed_origins: tuple[str, ...]) -> App:
     """Return the application behind the middleware that each request passes."""
     app = build()
     app.state.dependencies = deps
-    return RequestId(Cors(app, cors_allowed_origins))
+    without_cors = frozenset({billing.WEBHOOK_PATH})
+    return RequestId(Cors(app, cors_allowed_origins, without_cors))
 
 
 async def compose(service: Service, settings: Settings) -> None:

@@ -18,6 +18,7 @@ from webhost_contracts.events import (
     AgentDisabled,
     AgentEnabled,
     AgentUpdated,
+    CheckoutStarted,
     DelegationRefused,
     DeploymentActivated,
     DeploymentEnded,
@@ -42,9 +43,11 @@ from webhost_contracts.events import (
     ReportRejected,
     SecretDeleted,
     SecretSet,
+    SubscriptionChanged,
     TeardownFinished,
     TeardownStarted,
     TierChanged,
+    WebhookProcessed,
 )
 from webhost_kit.process.observability import redact
 
@@ -94,7 +97,12 @@ SHOWN: dict[type[Event], Shown] = {
     SecretDeleted: Shown("secrets.deleted", ("keys",)),
     TeardownStarted: Shown(None),
     TeardownFinished: Shown("agent.torn_down"),
-    TierChanged: Shown("tier.changed", ("tier", "previousTier")),
+    TierChanged: Shown("tier.changed", ("tier", "previousTier", "granted")),
+    CheckoutStarted: Shown("checkout.started", ("tier",)),
+    WebhookProcessed: Shown("webhook.processed", ("eventName", "subscriptionId")),
+    SubscriptionChanged: Shown(
+        "subscription.changed", ("subscriptionId", "status", "tier", "renewsAtMs", "endsAtMs")
+    ),
     AccountDisabled: Shown("account.disabled", ("reason",)),
     AccountEnabled: Shown("account.enabled"),
     KeyCreated: Shown(

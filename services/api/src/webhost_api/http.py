@@ -141,6 +141,20 @@ class UploadRoute(UserRoute):
             return await _in_turn(request, handle, body)
 
 
+class SignedRoute(APIRoute):
+    """A route without a user: whoever sends signs the body, which is bounded before it is read."""
+
+    def get_route_handler(self) -> Handler:
+        """Return the handler with the check before it."""
+        handle = super().get_route_handler()
+
+        async def bounded(request: Request) -> Response:
+            body = await _bounded_body(request, MAX_BODY_BYTES)
+            return await handle(Request(request.scope, _receiving(body)))
+
+        return bounded
+
+
 class SecretsRoute(UserRoute):
     """A route whose body may carry values of secrets; a change of them costs what a deploy does."""
 

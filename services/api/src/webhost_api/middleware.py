@@ -1,6 +1,6 @@
 """The middleware, as plain ASGI: request ids, CORS, and the last resort for errors."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -57,9 +57,12 @@ class RequestId:
 
 
 class Cors(CORSMiddleware):
-    """CORS for the allowed origins; a refused preflight gets the error envelope."""
+    """CORS for the allowed origins; a refused preflight gets the error envelope. The paths of
+    `without` are not for browsers, and get none.
+    """
 
-    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, origins: Sequence[str], without: Collection[str] = ()) -> None:
+        self._without = without
         super().__init__(
             app,
             allow_origins=origins,
@@ -67,6 +70,13 @@ class Cors(CORSMiddleware):
             allow_headers=ALLOWED_HEADERS,
             expose_headers=EXPOSED_HEADERS,
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if scope["path"] in self._without:
+            await self.app(scope, receive, send)
+            return
+        await super().__call__(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """Answer a preflight."""

@@ -24,6 +24,7 @@ _BY_NAME: Json = {
     "requestId": "req_8c1f0de5a4b79c3d2e10f6a7",
     "traceId": "4bf92f3577b34da6a3ce929d0e0e4736",
     "sessionId": f"ses_{_SUFFIX}",
+    "checkoutUrl": "https://example.lemonsqueezy.com/checkout/custom/5e8b546c-c561-4a2c-a586",
     "cursor": "YWd0XzAxa2Jia2JuZzhlbWFzYTU4bjJtYWhhNThu",
     "nextCursor": None,
     "name": "support",
@@ -93,7 +94,7 @@ def example_of(schema: Json, schemas: Json, name: str = "", depth: int = 0, owne
     """Return a value that this schema describes; `name` is the property's, `owner` its schema's."""
     if "$ref" in schema:
         schema = schemas[schema["$ref"].rpartition("/")[2]]
-    if name == "id":
+    if name == "id" and "examples" not in schema:
         return f"{_ID_OF.get(owner, 'evt')}_{_SUFFIX}"
     if "example" in schema:
         return schema["example"]

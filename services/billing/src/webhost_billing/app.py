@@ -20,7 +20,10 @@ from webhost_billing.retention import Retention
 from webhost_billing.series_handlers import SeriesHandlers
 from webhost_billing.series_retention import SeriesRetention
 from webhost_billing.settings import Settings
-from webhost_billing.subscribers import RebuildRequests, register
+from webhost_billing.subscribers import RebuildRequests, register, register_payments
+from webhost_billing.subscriptions.endings import Endings
+from webhost_billing.subscriptions.handlers import SubscriptionHandlers
+from webhost_billing.subscriptions.reconciliation import Reconciliation
 from webhost_billing.verifying import Inspection
 
 
@@ -55,4 +58,14 @@ async def compose(service: Service, settings: Settings) -> None:
     series = SeriesHandlers(database, rules.prices)
     inspection = Inspection(database, bus, projection.projectors)
     register(requests, handlers, rebuilds, series, inspection)
+    provider = settings.provider()
+    if provider is not None:
+        service.add("payments", provider.client)
+    endings = service.add("endings", Endings(database, tiers))
+    service.work("deliveries", endings.forget)
+    register_payments(
+        requests,
+        SubscriptionHandlers(database, tiers, provider),
+        Reconciliation(database, tiers, provider),
+    )
     await requests.start()

@@ -9,7 +9,9 @@ from webhost_kit.database.engine import Database
 
 from webhost_billing.handlers import Handlers
 from webhost_billing.series_handlers import SeriesHandlers
-from webhost_billing.subscribers import RebuildRequests, register
+from webhost_billing.subscribers import RebuildRequests, register, register_payments
+from webhost_billing.subscriptions.handlers import SubscriptionHandlers
+from webhost_billing.subscriptions.reconciliation import Reconciliation
 from webhost_billing.verifying import Inspection
 
 
@@ -20,6 +22,9 @@ def document() -> str:
     handlers, rebuilds = Handlers(database, ()), RebuildRequests(nothing, nothing)
     series, inspection = SeriesHandlers(database, nothing), Inspection(database, nothing, {})
     register(requests, handlers, rebuilds, series, inspection)
+    register_payments(
+        requests, SubscriptionHandlers(database, (), None), Reconciliation(database, (), None)
+    )
     return describe(requests.broker, "webhost billing")
 
 

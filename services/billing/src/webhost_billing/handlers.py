@@ -21,6 +21,7 @@ from webhost_contracts.rpc import (
     UsageReply,
     UsageRequest,
 )
+from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.outbox import is_published
 from webhost_kit.eventsourcing.store import EventMetadata
@@ -54,13 +55,15 @@ class Handlers:
         """Put a user on a tier, or say why not."""
 
         def decide(account: Account) -> Sequence[Event]:
-            return decisions.set_tier(account, request.tier, request.operator, self._tiers)
+            return decisions.set_tier(
+                account, request.tier, request.operator, self._tiers, now_ms()
+            )
 
         try:
-            await self._change(request.user_id, request.operator, decide)
+            account = await self._change(request.user_id, request.operator, decide)
         except Refused as refusal:
             return SetTierReply(refused=str(refusal))
-        return SetTierReply(tier=request.tier)
+        return SetTierReply(tier=account.tier)
 
     async def set_account_status(self, request: SetAccountStatusRequest) -> SetAccountStatusReply:
         """Disable or enable an account, or say why not."""
@@ -77,12 +80,12 @@ class Handlers:
 
     async def _change(
         self, user_id: str, operator: str, decide: Callable[[Account], Sequence[Event]]
-    ) -> None:
+    ) -> Account:
         """Append what an operator's request comes to. Raises what `decide` raises."""
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: AsyncConnection) -> Account:
             account = await store.load(connection, user_id)
             metadata = EventMetadata(actor=f"operator:{operator}")
-            await ACCOUNTS.append(connection, account, decide(account), metadata)
+            return (await ACCOUNTS.append(connection, account, decide(account), metadata)).state
 
-        await self._database.retry_conflicts(work)
+        return await self._database.retry_conflicts(work)

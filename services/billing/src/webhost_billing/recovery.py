@@ -7,13 +7,30 @@ On replay: the account is once more what the last of them says.
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
-from webhost_contracts.events import AccountDisabled, AccountEnabled, PeriodSealed, TierChanged
+from webhost_contracts.events import (
+    AccountDisabled,
+    AccountEnabled,
+    CheckoutStarted,
+    PeriodSealed,
+    SubscriptionChanged,
+    TierChanged,
+    WebhookProcessed,
+)
 from webhost_contracts.events.base import by_name
 from webhost_kit.eventsourcing.facts import Fact
 
 from webhost_billing import decisions, seals, store
+from webhost_billing.subscriptions import store as subscriptions
 
-TYPES = by_name(TierChanged, AccountDisabled, AccountEnabled, PeriodSealed)
+TYPES = by_name(
+    TierChanged,
+    AccountDisabled,
+    AccountEnabled,
+    CheckoutStarted,
+    WebhookProcessed,
+    SubscriptionChanged,
+    PeriodSealed,
+)
 """All that billing states."""
 
 OWN_SUBJECTS = (
@@ -28,6 +45,9 @@ async def recover(connection: AsyncConnection, fact: Fact) -> None:
     if isinstance(fact.event, PeriodSealed):
         await seals.recover(connection, fact, fact.event)
         return
+    if isinstance(fact.event, WebhookProcessed):
+        at_ms = fact.envelope.occurred_at_ms
+        await subscriptions.remember(connection, fact.event.body_hash, at_ms)
     account = await store.load(connection, fact.envelope.user_id)
     after = decisions.evolve(account, fact.envelope, fact.event)
     await store.save(connection, account, after)

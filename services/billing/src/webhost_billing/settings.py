@@ -6,9 +6,10 @@ from pydantic import field_validator
 from webhost_kit.process.settings import LongestCall, Tiered
 
 from webhost_billing.charging import Rules, load_prices
+from webhost_billing.subscriptions.settings import Payments
 
 
-class Settings(LongestCall, Tiered):
+class Settings(LongestCall, Payments, Tiered):
     """Variables are the fields' names in upper case. Files default to the product's own."""
 
     webhost_prices_file: Path | None = None

@@ -7,6 +7,7 @@ from webhost_kit.eventsourcing.aggregates import Aggregate
 
 from webhost_billing import decisions
 from webhost_billing.decisions import Account
+from webhost_billing.subscriptions import store as subscriptions
 from webhost_billing.tables import accounts
 
 
@@ -16,12 +17,19 @@ async def load(connection: AsyncConnection, user_id: str) -> Account:
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         return Account(user_id)
-    return Account(user_id, row.version, row.tier, row.disabled)
+    known = await subscriptions.of_user(connection, user_id)
+    return Account(user_id, row.version, row.tier, row.disabled, row.granted, known)
 
 
-async def save(connection: AsyncConnection, _: Account, after: Account) -> None:
+async def save(connection: AsyncConnection, before: Account, after: Account) -> None:
     """Write what was decided about a user."""
-    values = {"version": after.version, "tier": after.tier, "disabled": after.disabled}
+    await subscriptions.save(connection, after.user_id, before.subscriptions, after.subscriptions)
+    values = {
+        "version": after.version,
+        "tier": after.tier,
+        "disabled": after.disabled,
+        "granted": after.granted,
+    }
     await connection.execute(
         insert(accounts)
         .values(user_id=after.user_id, **values)

@@ -17,9 +17,14 @@ from webhost_kit.tasks import cancel
 from webhost_billing.handlers import Handlers
 from webhost_billing.rebuild import Rebuilder
 from webhost_billing.series_handlers import SeriesHandlers
+from webhost_billing.subscriptions.handlers import SubscriptionHandlers
+from webhost_billing.subscriptions.reconciliation import Reconciliation
 from webhost_billing.verifying import Inspection
 
 log = structlog.get_logger(__name__)
+
+CHECKOUTS_AT_ONCE = 16
+WEBHOOKS_AT_ONCE = 4
 
 
 class RebuildRequests:
@@ -71,3 +76,15 @@ def register(
     requests.serve(subjects.RPC_VERIFY, inspection.verify)
     requests.serve(subjects.RPC_LATE_REPORTS, inspection.late_reports)
     requests.serve_raw(subjects.RPC_REBUILD, rebuilds.start)
+
+
+def register_payments(
+    requests: RequestServer, handlers: SubscriptionHandlers, reconciliation: Reconciliation
+) -> None:
+    """Connect what is requested about what users pay for."""
+    # Each waits for the provider's answer.
+    requests.serve(subjects.RPC_CHECKOUT, handlers.checkout, at_once=CHECKOUTS_AT_ONCE)
+    requests.serve(subjects.RPC_WEBHOOK, handlers.webhook, at_once=WEBHOOKS_AT_ONCE)
+    requests.serve(subjects.RPC_SUBSCRIPTION, handlers.subscription)
+    requests.serve(subjects.RPC_RECONCILE_SUBSCRIPTIONS, reconciliation.reconcile)
+    requests.serve(subjects.RPC_ASSIGN_SUBSCRIPTION, reconciliation.assign)

@@ -218,4 +218,36 @@ accounts = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("tier", sa.Text, nullable=False),
     sa.Column("disabled", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("granted", sa.Text, nullable=False, server_default="free"),
+)
+
+# Whose a subscription is, as first seen, and its state; without `status` that is not known yet.
+# `due_at_ms` is when it ends to give its tier by itself, and was not settled yet.
+subscriptions = sa.Table(
+    "subscriptions",
+    metadata,
+    sa.Column("subscription_id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("status", sa.Text),
+    sa.Column("tier", sa.Text),
+    sa.Column("variant_id", sa.Text, nullable=False),
+    sa.Column("customer_id", sa.Text, nullable=False),
+    sa.Column("updated_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("renews_at_ms", sa.BigInteger),
+    sa.Column("ends_at_ms", sa.BigInteger),
+    sa.Column("trial_ends_at_ms", sa.BigInteger),
+    sa.Column("pause_mode", sa.Text),
+    sa.Column("due_at_ms", sa.BigInteger),
+    sa.Index("subscriptions_by_user", "user_id"),
+    sa.Index("subscriptions_by_customer", "customer_id"),
+    sa.Index("subscriptions_due", "due_at_ms", postgresql_where=sa.text("due_at_ms IS NOT NULL")),
+)
+
+# Deliveries of the payment provider that were processed, by the SHA-256 of their bodies in hex.
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("body_hash", sa.Text, primary_key=True),
+    sa.Column("received_at_ms", sa.BigInteger, nullable=False),
+    sa.Index("webhook_deliveries_by_age", "received_at_ms"),
 )

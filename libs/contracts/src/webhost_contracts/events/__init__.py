@@ -18,7 +18,14 @@ A contract changes by adding fields with defaults, or by a new version with an u
 golden examples of every version must decode.
 """
 
-from webhost_contracts.events.account import AccountDisabled, AccountEnabled, TierChanged
+from webhost_contracts.events.account import (
+    AccountDisabled,
+    AccountEnabled,
+    CheckoutStarted,
+    SubscriptionChanged,
+    TierChanged,
+    WebhookProcessed,
+)
 from webhost_contracts.events.agent import (
     AgentCreated,
     AgentDeleted,
@@ -85,6 +92,9 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     TierChanged,
     AccountDisabled,
     AccountEnabled,
+    CheckoutStarted,
+    WebhookProcessed,
+    SubscriptionChanged,
     PeriodSealed,
     DelegationRefused,
     ReportRejected,
@@ -101,6 +111,7 @@ __all__ = [
     "AgentDisabled",
     "AgentEnabled",
     "AgentUpdated",
+    "CheckoutStarted",
     "DelegationRefused",
     "DeploymentActivated",
     "DeploymentEnded",
@@ -127,9 +138,11 @@ __all__ = [
     "ReportRejected",
     "SecretDeleted",
     "SecretSet",
+    "SubscriptionChanged",
     "TeardownFinished",
     "TeardownStarted",
     "TelemetryAccepted",
     "TierChanged",
     "UserRegistered",
+    "WebhookProcessed",
 ]

@@ -29,14 +29,16 @@ TIMEOUT_S = 2.5
 A = TypeVar("A", bound=Wire)
 
 
-async def call(bus: Bus, subject: str, request: Wire, kind: type[A]) -> A:
+async def call(
+    bus: Bus, subject: str, request: Wire, kind: type[A], *, timeout_s: float = TIMEOUT_S
+) -> A:
     """Return the other side's reply. Raises Unavailable when none comes in time."""
     try:
         reply = await bus.client.request(
             subject,
             wire.encode(request),
-            timeout=TIMEOUT_S,
-            headers=deadlines.headers(now_ms(), TIMEOUT_S),
+            timeout=timeout_s,
+            headers=deadlines.headers(now_ms(), timeout_s),
         )
         return wire.decode(reply.data, kind)
     except (NatsError, TimeoutError, OSError, msgspec.DecodeError) as error:
@@ -49,9 +51,13 @@ class RequestServer:
     def __init__(self, url: str, name: str) -> None:
         self.broker = broker(url, name, _LogFailure)
 
-    def serve(self, subject: str, handler: Callable[..., Awaitable[Wire]]) -> None:
-        """Let `handler` reply to the requests on this subject; replicas share the work."""
-        self.broker.subscriber(subject, queue=subject, title=subject)(handler)
+    def serve(
+        self, subject: str, handler: Callable[..., Awaitable[Wire]], *, at_once: int = 1
+    ) -> None:
+        """Let `handler` reply to the requests on this subject, so many at once in this process;
+        replicas share the work.
+        """
+        self.broker.subscriber(subject, queue=subject, title=subject, max_workers=at_once)(handler)
 
     def serve_raw(self, subject: str, handler: Callable[..., Awaitable[None]]) -> None:
         """Let `handler` receive the raw requests on this subject and send its own replies."""

@@ -250,6 +250,12 @@ class RotateKeyBody(_Request):
     overlap_seconds: Annotated[int, Field(ge=0, le=MAX_OVERLAP_S)] | None = None
 
 
+class CheckoutBody(_Request):
+    """Which tier is to be bought."""
+
+    tier: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+
+
 class SetSecretsBody(_Request):
     """Values by name; each name is one of the agent's `envVarKeys`."""
 

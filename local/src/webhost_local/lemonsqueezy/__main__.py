@@ -1,0 +1,71 @@
+"""`python -m webhost_local.lemonsqueezy`: runs the store until a signal comes.
+
+STORE_LISTEN, STORE_DATA_DIR, STORE_API_KEY, STORE_WEBHOOK_URL, STORE_WEBHOOK_SECRET;
+STORE_RETRY_S?: after how many seconds a delivery is tried again, with commas between them.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import sys
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from webhost_local.lemonsqueezy.app import build
+from webhost_local.lemonsqueezy.shop import Shop
+from webhost_local.lemonsqueezy.store import Store
+from webhost_local.lemonsqueezy.webhooks import RETRY_S, Webhooks, posting_to
+
+_NEEDED = ("LISTEN", "DATA_DIR", "API_KEY", "WEBHOOK_URL", "WEBHOOK_SECRET")
+
+
+def main() -> None:
+    missing = [f"STORE_{name}" for name in _NEEDED if not os.environ.get(f"STORE_{name}")]
+    if missing:
+        sys.exit(f"lemonsqueezy: missing {', '.join(missing)}")
+    host, _, port = os.environ["STORE_LISTEN"].rpartition(":")
+    if not _is_loopback(host):
+        sys.exit(
+            f"lemonsqueezy: refuses to listen on {host}: whoever reaches it gets every tier for "
+            "nothing, so it is for this machine alone"
+        )
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s")
+    for noisy in ("uvicorn", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    asyncio.run(_run(host, int(port)))
+
+
+async def _run(host: str, port: int) -> None:
+    store = Store(Path(os.environ["STORE_DATA_DIR"]) / "store.json")
+    async with httpx.AsyncClient(trust_env=False) as client:
+        webhooks = Webhooks(
+            posting_to(os.environ["STORE_WEBHOOK_URL"], client),
+            os.environ["STORE_WEBHOOK_SECRET"].encode(),
+            _retry_s(),
+        )
+        shop = Shop(store, webhooks, f"http://{host}:{port}")
+        app = build(shop, os.environ["STORE_API_KEY"])
+        config = uvicorn.Config(
+            app, host=host, port=port, log_level="warning", server_header=False, lifespan="off"
+        )
+        await uvicorn.Server(config).serve()
+        await webhooks.close()
+
+
+def _retry_s() -> tuple[float, ...]:
+    given = os.environ.get("STORE_RETRY_S")
+    return RETRY_S if not given else tuple(float(part) for part in given.split(","))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What users pay for: their subscriptions at the payment provider, and the tiers these give."""
