@@ -25,7 +25,6 @@ from webhost_contracts.rpc import (
     VerifyReply,
     VerifyRequest,
 )
-from webhost_kit.bus import rpc
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.clock import now_ms
 
@@ -81,15 +80,15 @@ class Sealing(Billing):
         await eventually(stated, f"the seals of {users}", seconds=30)
 
     async def late(self) -> list[tuple[str, str | None]]:
-        reply = await rpc.call(
-            self.bus, subjects.RPC_LATE_REPORTS, LateReportsRequest(), LateReportsReply
-        )
+        request = wire.encode(LateReportsRequest())
+        found = await self.bus.client.request(subjects.RPC_LATE_REPORTS, request, timeout=20)
+        reply = wire.decode(found.data, LateReportsReply)
         return [(report.source, report.id) for report in reply.reports]
 
     async def problems(self) -> tuple[str, ...]:
-        return (
-            await rpc.call(self.bus, subjects.RPC_VERIFY, VerifyRequest(), VerifyReply)
-        ).problems
+        request = wire.encode(VerifyRequest())
+        found = await self.bus.client.request(subjects.RPC_VERIFY, request, timeout=20)
+        return wire.decode(found.data, VerifyReply).problems
 
     async def usage_rows(self) -> list[str]:
         """Usage byte for byte, without its generation."""
