@@ -56,7 +56,10 @@ NEEDS = {
 }
 """The scope that a key needs for each operation of users."""
 
-SIGNED = {"POST /v1/delegated/invoke/{agentId}", "POST /v1/telemetry/report"}
+SIGNED = {
+    *("POST /v1/delegated/invoke/{agentId}", "POST /v1/telemetry/report"),
+    "GET /v1/operator/usage-events",
+}
 """What no user calls, with whatever."""
 
 STREAMS = {"GET /v1/agents/{agentId}/events", "POST /v1/invoke/{agentId}/stream"}

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,9 @@ from webhost_contracts.rpc import (
 )
 
 from webhost_cli import bus, output
+from webhost_cli import export as exporting
+from webhost_cli.errors import CommandError
+from webhost_cli.export import Exported, Format, Writer
 from webhost_cli.options import BusOption, JsonOption
 from webhost_cli.rebuild import rebuild as request_rebuild
 
@@ -23,6 +27,7 @@ _COUNTERS = Counters.__struct_fields__
 def register(app: typer.Typer) -> None:
     group = typer.Typer(name="billing", help="Operators: usage.", no_args_is_help=True)
     group.command()(rebuild)
+    group.command()(export)
     # A group of a single command would lose its name.
     group.callback()(_group)
     app.add_typer(group)
@@ -61,6 +66,69 @@ def rebuild(
         output.print_json(result)
     else:
         _show(result)
+
+
+def export(
+    period: Annotated[str, typer.Option(metavar="YYYY-MM", help="The period to export.")],
+    form: Annotated[
+        Format,
+        typer.Option("--format", help="One line for each entry, or a CloudEvents JSON batch."),
+    ] = Format.CSV,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to write; it appears when it is whole. Else standard output."),
+    ] = None,
+    data_dir: BusOption = None,
+) -> None:
+    """Export a period's settled usage, with corrections as entries of their own.
+
+    Ends with 1 if the entries do not come to what usage says, as after a rebuild that changed it.
+    """
+    url = bus.nats_url_of(data_dir)
+    with (
+        exporting.destination(out) as file,
+        Progress(
+            TextColumn("reading"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=output.errors(),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        ) as bar,
+    ):
+        task = bar.add_task("", total=None)
+
+        def show(read: int, total: int) -> None:
+            bar.update(task, completed=read, total=total)
+
+        exported = bus.run(_export(url, period, exporting.writer_of(form, file), show))
+    _conclude(period, exported)
+
+
+def _conclude(period: str, exported: Exported) -> None:
+    cost = exporting.dollars(exported.counters.cost_picodollars)
+    waiting = f"; not settled yet: {exported.waiting}" if exported.waiting else ""
+    output.aside(
+        f"{period}: entries: {exported.entries}, requests: {exported.counters.requests},"
+        f" cost: {cost} USD{waiting}"
+    )
+    differ = [
+        f"{name} {getattr(exported.counters, name)} instead of {getattr(exported.settled, name)}"
+        for name in _COUNTERS
+        if getattr(exported.counters, name) != getattr(exported.settled, name)
+    ]
+    if differ:
+        raise CommandError(
+            f"all of this was written, and does not come to what usage says: {', '.join(differ)}."
+            " A rebuild that changed usage states nothing in the feed; see"
+            " docs/runbooks/usage-feed.md"
+        )
+
+
+async def _export(url: str, period: str, writer: Writer, show: exporting.Show) -> Exported:
+    async with bus.connected(url) as client:
+        return await exporting.export(client, period, writer, show)
 
 
 async def _rebuild(

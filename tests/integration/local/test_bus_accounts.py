@@ -70,6 +70,8 @@ REQUESTS = {
 RPCS = {
     subjects.RPC_USAGE: {"api"},
     subjects.RPC_RECENT_EVENTS: {"api"},
+    subjects.RPC_USAGE_FEED: {"api"},
+    subjects.RPC_USAGE_EXPORT: set[str](),
     subjects.RPC_SET_TIER: set[str](),
     subjects.RPC_SET_ACCOUNT_STATUS: set[str](),
     subjects.RPC_REBUILD: set[str](),

@@ -32,7 +32,9 @@ IMPORTS = {
             *("$JS.API.STREAM.CREATE.OBJ_ARTIFACTS", "$JS.API.STREAM.PURGE.OBJ_ARTIFACTS"),
             *(*READING_ARTIFACTS, "_INBOX.api.>", "$O.ARTIFACTS.>"),
         },
-        "billing": {"rpc.billing.usage", "rpc.billing.recent-events"},
+        "billing": {
+            *("rpc.billing.usage", "rpc.billing.recent-events", "rpc.billing.usage-feed"),
+        },
         "deployer": {
             *("rpc.deployer.secrets", "rpc.deployer.set-secrets", "rpc.deployer.delete-secrets"),
         },

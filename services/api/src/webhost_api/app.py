@@ -24,6 +24,7 @@ from webhost_api import (
     idempotency,
     openapi_paths,
     openapi_responses,
+    operators,
     recovery,
     source,
     turns,
@@ -43,7 +44,7 @@ from webhost_api.rate_limits import RateLimits, Rates
 from webhost_api.reactor import Reactor
 from webhost_api.resender import Resender
 from webhost_api.retention import Retention
-from webhost_api.routes import agents, deployments, history, keys, me, secrets, usage
+from webhost_api.routes import agents, deployments, history, keys, me, operator, secrets, usage
 from webhost_api.routes import uploads as uploads_routes
 from webhost_api.secrets import Secrets
 from webhost_api.settings import Settings
@@ -91,6 +92,10 @@ def build() -> FastAPI:
         history.router,
     ):
         app.include_router(router, dependencies=[Depends(bearer)])
+    operators_token = HTTPBearer(
+        scheme_name="OperatorToken", description=operators.BEARER, auto_error=False
+    )
+    app.include_router(operator.router, dependencies=[Depends(operators_token)])
     handle_problems(app)
     _describe_all_services(app, bearer)
     return app
@@ -187,6 +192,7 @@ async def compose(service: Service, settings: Settings) -> None:
         feed=feed,
         secrets=secret_store,
         response_keys=settings.keys,
+        operators=settings.operators,
     )
     app = front(deps, settings.cors_allowed_origins)
     service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)

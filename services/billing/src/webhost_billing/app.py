@@ -42,5 +42,7 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("maintenance", Maintenance(service.name, bus, database, projectors, own_facts))
     rebuilds = service.add("rebuilds", RebuildRequests(bus, rebuilder))
     requests = service.add("requests", RequestServer(nats_url, service.name))
-    register(requests, Handlers(database, load_tiers(settings.webhost_tiers_file)), rebuilds)
+    tiers = load_tiers(settings.webhost_tiers_file)
+    handlers = Handlers(database, tiers, settings.webhost_installation_id)
+    register(requests, handlers, rebuilds)
     await requests.start()

@@ -21,6 +21,18 @@ class Charged:
     charge: Charge
 
 
+@dataclass(frozen=True)
+class Step:
+    """One report that changed an invocation: as it was known before, and since. `stream_ms` is the
+    time of the partition at the report, as far as the batch knows it.
+    """
+
+    key: bytes
+    stream_ms: int
+    before: Charged | None
+    after: Charged
+
+
 @dataclass
 class RowChange:
     """What is added to one row of usage. `invocations` is how many are charged to it."""
@@ -41,6 +53,8 @@ class Changes:
     """How many the gateway reported for the first time."""
     complete: int = 0
     """How many are now known from both sides, and were not before."""
+    steps: list[Step] = field(default_factory=list[Step])
+    """What changed, report by report, in the stream's order."""
 
 
 def fold(
@@ -61,6 +75,7 @@ def fold(
         row = _row(changes, after.charge.row, report.occurred_at_ms)
         row.counters = add(row.counters, after.charge.counters)
         row.invocations += 1
+        changes.steps.append(Step(report.key, report.stream_ms, before, after))
         changes.invocations += report.invocation.gateway is not None
         changes.complete += merged.source == "both"
         if report.provider is not None:

@@ -76,6 +76,8 @@ class UsageReport(msgspec.Struct, frozen=True):
     occurred_at_ms: int
     provider: bytes | None = None
     """The Worker's own details as JSON, for display only."""
+    stream_ms: int = 0
+    """The newest of the times that its message and those before it in its batch were stored at."""
 
 
 def usage_report_of(envelope: Envelope, fact: Event) -> UsageReport:

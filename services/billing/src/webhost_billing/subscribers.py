@@ -58,4 +58,6 @@ def register(requests: RequestServer, handlers: Handlers, rebuilds: RebuildReque
     requests.serve(subjects.RPC_RECENT_EVENTS, handlers.recent_events)
     requests.serve(subjects.RPC_SET_TIER, handlers.set_tier)
     requests.serve(subjects.RPC_SET_ACCOUNT_STATUS, handlers.set_account_status)
+    requests.serve(subjects.RPC_USAGE_FEED, handlers.usage_feed)
+    requests.serve(subjects.RPC_USAGE_EXPORT, handlers.usage_export)
     requests.serve_raw(subjects.RPC_REBUILD, rebuilds.start)
