@@ -124,18 +124,28 @@ def dollars(picodollars: int) -> str:
 
 
 class _Csv:
+    """One line for each entry, behind the names of the columns."""
+
     def __init__(self, file: TextIO) -> None:
         self._writer = csv.writer(file, lineterminator="\n")
-        self._writer.writerow(_COLUMNS)
+        self._begun = False
 
     def write(self, entry: FeedEntry, source: str) -> None:
+        self._begin()
         self._writer.writerow(_values(entry))
 
     def end(self) -> None:
-        pass
+        self._begin()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._writer.writerow(_COLUMNS)
+            self._begun = True
 
 
 class _JsonLines:
+    """One object a line, with the same names."""
+
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
