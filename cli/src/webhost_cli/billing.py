@@ -103,10 +103,11 @@ def export(
             bar.update(task, completed=read, total=total)
 
         exported = bus.run(_export(url, period, exporting.writer_of(form, file), show))
-    _conclude(period, exported)
+    conclude(period, exported)
 
 
-def _conclude(period: str, exported: Exported) -> None:
+def conclude(period: str, exported: Exported) -> None:
+    """Say what was exported. Raises CommandError where that is not what usage says."""
     cost = exporting.dollars(exported.counters.cost_picodollars)
     waiting = f"; not settled yet: {exported.waiting}" if exported.waiting else ""
     output.aside(

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from webhost_cli import billing
 from webhost_cli.errors import CommandError
-from webhost_cli.export import Format, destination, dollars, writer_of
+from webhost_cli.export import Exported, Format, destination, dollars, writer_of
+from webhost_contracts.rpc import Counters
 
 from tests.support.usage_feed import read_batch
 from tests.unit.kit.test_usage_feed import ENTRY
@@ -66,3 +68,14 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert target.read_text() == "begun"
     with pytest.raises(CommandError), destination(tmp_path / "missing" / "usage.csv"):
         pass
+
+
+@pytest.mark.accept("8.export")
+def test_what_does_not_come_to_usage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    counters = Counters(requests=2, compute_ms=70, cost_picodollars=5)
+    exported = Exported(entries=2, counters=counters, settled=counters, waiting=1)
+    billing.conclude("2026-11", exported)
+    said = capsys.readouterr().err
+    assert "2026-11: entries: 2, requests: 2, cost: 0.000000000005 USD; not settled yet: 1" in said
+    with pytest.raises(CommandError, match="compute_ms 70 instead of 71"):
+        billing.conclude("2026-11", replace(exported, settled=replace(counters, compute_ms=71)))

@@ -167,6 +167,7 @@ async def _read(
             "partitions": list(range(PARTITIONS)),
             "begins": [place.number for place in cursor],
             "ends": [place.number + count for place, count in zip(cursor, taken, strict=True)],
+            "most": MOST + 1,
         },
     )
     return found.all()

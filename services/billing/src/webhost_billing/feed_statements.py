@@ -24,7 +24,8 @@ READ_WAITING = sa.text(
 
 # `entries` come with their place among those of one moment as their number. What waited and is due
 # is stated as the live generation has it: it changed in no report of this batch. A statement sees
-# nothing of what its other parts write, so `done` is named twice.
+# nothing of what its other parts write, so `done` is named twice. LATERAL with a LIMIT keeps the
+# plan at look-ups by key, also where Postgres expects many more to be due than are.
 STATE = sa.text(
     f"""
     WITH gone AS (
@@ -46,7 +47,10 @@ STATE = sa.text(
             i.user_id, i.agent_id, i.deployment_id, i.charged_runtime, i.charged_period, i.at_ms,
             CASE WHEN i.invocation_id IS NULL THEN 'worker' ELSE 'gateway' END,
             i.invocation_id, i.key_id, {_COUNTERS}
-        FROM due JOIN invocations i ON (i.generation, i.key) = (:generation, due.key)
+        FROM due CROSS JOIN LATERAL (
+            SELECT * FROM invocations
+            WHERE (generation, key) = (:generation, due.key) LIMIT 1
+        ) i
     ), head AS (
         INSERT INTO feed_heads AS old (partition, newest, oldest, removed_ms, stream_ms)
         SELECT :partition, count(*), 1, 0, :stream_ms FROM entries
@@ -72,16 +76,18 @@ BEYOND_CHUNK = sa.text(
     """
 )
 
-# The columns are in the order of their table: `settled_ms` never falls as numbers rise.
+# `settled_ms` never falls as numbers rise.
 REMOVE_OLD = sa.text(
     """
     WITH old AS (
-        SELECT number, settled_ms FROM usage_feed WHERE partition = :partition
-        ORDER BY number LIMIT :most
+        SELECT max(number) AS newest FROM (
+            SELECT number, settled_ms FROM usage_feed WHERE partition = :partition
+            ORDER BY number LIMIT :most
+        ) oldest WHERE settled_ms < :before_ms
     ), removed AS (
-        DELETE FROM usage_feed f USING old
-        WHERE (f.partition, f.number) = (:partition, old.number) AND old.settled_ms < :before_ms
-        RETURNING f.number, f.settled_ms
+        DELETE FROM usage_feed
+        WHERE partition = :partition AND number <= (SELECT newest FROM old)
+        RETURNING number, settled_ms
     )
     UPDATE feed_heads SET oldest = r.newest + 1, removed_ms = greatest(removed_ms, r.settled_ms)
     FROM (SELECT max(number) AS newest, max(settled_ms) AS settled_ms, count(*) FROM removed) r
@@ -95,8 +101,11 @@ READ_PLACES = sa.text(
     SELECT f.* FROM unnest(
         CAST(:partitions AS smallint[]), CAST(:begins AS bigint[]), CAST(:ends AS bigint[])
     ) AS place (partition, begins, ends)
-    JOIN usage_feed f
-        ON f.partition = place.partition AND f.number BETWEEN place.begins AND place.ends
+    CROSS JOIN LATERAL (
+        SELECT * FROM usage_feed
+        WHERE partition = place.partition AND number BETWEEN place.begins AND place.ends
+        ORDER BY number LIMIT :most
+    ) f
     ORDER BY f.partition, f.number
     """
 )
