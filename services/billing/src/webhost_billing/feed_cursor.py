@@ -15,8 +15,11 @@ from hashlib import blake2b
 
 from webhost_contracts.subjects import PARTITIONS
 
+UNREAD = 0
+"""The mark of a place before which nothing was read, since it was removed before."""
+
 _VERSION = 1
-_LAYOUT = struct.Struct(f">B{'QI' * PARTITIONS}")
+_LAYOUT = struct.Struct(f">B{'qI' * PARTITIONS}")
 _CHECK_BYTES = 4
 
 
@@ -26,10 +29,10 @@ class NotACursor(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """How many entries of a partition were read, and the mark of the last; 0 before the first."""
+    """The number up to which a partition was read, and the mark of the entry there."""
 
     number: int = 0
-    mark: int = 0
+    mark: int = UNREAD
 
 
 Cursor = tuple[Place, ...]
@@ -37,8 +40,8 @@ Cursor = tuple[Place, ...]
 
 
 def mark_of(entry_id: str) -> int:
-    """Return what a cursor keeps of the last entry that was read."""
-    return int.from_bytes(blake2b(entry_id.encode(), digest_size=4).digest(), "big")
+    """Return what a cursor keeps of the last entry that was read; never UNREAD."""
+    return int.from_bytes(blake2b(entry_id.encode(), digest_size=4).digest(), "big") or 1
 
 
 def encoded(cursor: Sequence[Place], installation_id: str) -> str:

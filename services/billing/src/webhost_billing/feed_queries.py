@@ -23,7 +23,7 @@ from webhost_contracts.usage_feed import (
 from webhost_billing import feed_statements
 from webhost_billing.charging import subtract
 from webhost_billing.feed import DAY_MS, KEPT_DAYS
-from webhost_billing.feed_cursor import NotACursor, Place, decoded, encoded, mark_of, shares
+from webhost_billing.feed_cursor import UNREAD, NotACursor, Place, decoded, encoded, mark_of, shares
 from webhost_billing.queries import LIVE, counters_of
 from webhost_billing.tables import feed_heads
 
@@ -82,7 +82,7 @@ async def page(
     entries: list[FeedEntry] = []
     for row in rows:
         if row.number == cursor[row.partition].number:
-            if mark_of(row.id) != cursor[row.partition].mark:
+            if cursor[row.partition].mark not in (UNREAD, mark_of(row.id)):
                 raise Refused(OTHER_HISTORY)
             continue
         places[row.partition] = Place(row.number, mark_of(row.id))
