@@ -24,6 +24,7 @@ from webhost_contracts.signatures import (
     TELEMETRY_DEPLOYMENT_HEADER,
     delegation_signature,
 )
+from webhost_local import identities
 from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
 
@@ -85,7 +86,8 @@ class World:
         ours.
         """
         if case.meta is not None and case.meta.generation.mode.is_positive:
-            (case.query or {}).pop("cursor", None)
+            for cursor in ("cursor", "after"):
+                (case.query or {}).pop(cursor, None)
             if isinstance(case.body, dict) and case.body.get("expiresAtMs") is not None:
                 case.body["expiresAtMs"] = round(time.time() * 1000) + 3_600_000
             if case.path == "/v1/telemetry/report" and isinstance(case.body, dict):
@@ -139,7 +141,11 @@ class World:
         return _bytes_of(case.as_transport_kwargs(base_url=self.stack.origin))
 
     def token(self, case: Case) -> str:
-        """The caller's token. One that expires soon ends what would not end by itself."""
+        """The caller's token, or an operator's. One that expires soon ends what would not end by
+        itself.
+        """
+        if case.path.startswith("/v1/operator/"):
+            return identities.load(DataDir.at(self.stack.data_dir)).operator_token
         if case.path.endswith("/events"):
             issuer = IssuerIdentity.load_or_make(DataDir.at(self.stack.data_dir))
             return issuer.token(SUBJECT, expires_in_s=2)

@@ -66,6 +66,7 @@ NEEDS = {
 SIGNED = {
     *("POST /v1/delegated/invoke/{agentId}", "POST /v1/telemetry/report"),
     "POST /v1/billing/webhook",
+    "GET /v1/operator/usage-events",
 }
 """What no user calls, with whatever."""
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +16,10 @@ from webhost_contracts.rpc import (
 )
 
 from webhost_cli import billing_checks, bus, output, plans
+from webhost_cli import export as exporting
 from webhost_cli.connection import with_api
+from webhost_cli.errors import CommandError
+from webhost_cli.export import Exported, Format, Writer
 from webhost_cli.invoice import invoice
 from webhost_cli.options import BusOption, JsonOption
 from webhost_cli.rebuild import rebuild as request_rebuild
@@ -34,6 +38,7 @@ def register(app: typer.Typer) -> None:
     group.command()(rebuild)
     group.command()(billing_checks.verify)
     group.command()(billing_checks.late)
+    group.command()(export)
     app.add_typer(group)
 
 
@@ -66,6 +71,70 @@ def rebuild(
         output.print_json(result)
     else:
         _show(result)
+
+
+def export(
+    period: Annotated[str, typer.Option(metavar="YYYY-MM", help="The period to export.")],
+    form: Annotated[
+        Format,
+        typer.Option("--format", help="One line for each entry, or a CloudEvents JSON batch."),
+    ] = Format.CSV,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to write; it appears when it is whole. Else standard output."),
+    ] = None,
+    data_dir: BusOption = None,
+) -> None:
+    """Export a period's settled usage, with corrections as entries of their own.
+
+    Ends with 1 if the entries do not come to what usage says, as after a rebuild that changed it.
+    """
+    url = bus.nats_url_of(data_dir)
+    with (
+        exporting.destination(out) as file,
+        Progress(
+            TextColumn("reading"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=output.errors(),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        ) as bar,
+    ):
+        task = bar.add_task("", total=None)
+
+        def show(read: int, total: int) -> None:
+            bar.update(task, completed=read, total=total)
+
+        exported = bus.run(_export(url, period, exporting.writer_of(form, file), show))
+    conclude(period, exported)
+
+
+def conclude(period: str, exported: Exported) -> None:
+    """Say what was exported. Raises CommandError where that is not what usage says."""
+    cost = exporting.dollars(exported.counters.cost_picodollars)
+    waiting = f"; not settled yet: {exported.waiting}" if exported.waiting else ""
+    output.aside(
+        f"{period}: entries: {exported.entries}, requests: {exported.counters.requests},"
+        f" cost: {cost} USD{waiting}"
+    )
+    differ = [
+        f"{name} {getattr(exported.counters, name)} instead of {getattr(exported.settled, name)}"
+        for name in _COUNTERS
+        if getattr(exported.counters, name) != getattr(exported.settled, name)
+    ]
+    if differ:
+        raise CommandError(
+            f"all of this was written, and does not come to what usage says: {', '.join(differ)}."
+            " A rebuild that changed usage states nothing in the feed; see"
+            " docs/runbooks/usage-feed.md"
+        )
+
+
+async def _export(url: str, period: str, writer: Writer, show: exporting.Show) -> Exported:
+    async with bus.connected(url) as client:
+        return await exporting.export(client, period, writer, show)
 
 
 async def _rebuild(

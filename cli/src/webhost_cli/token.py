@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from webhost_cli import output
+from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.local_issuer import signed_for
-from webhost_cli.options import StackOption, UrlOption
+from webhost_cli.options import StackOption, UrlOption, data_dir_of
 
 DEFAULT_LIFETIME_S = 12 * 3600
 
@@ -25,11 +26,21 @@ def token(
     expires_in: Annotated[
         int, typer.Option(help="Seconds until SUBJECT's token expires.")
     ] = DEFAULT_LIFETIME_S,
+    operator: Annotated[
+        bool,
+        typer.Option("--operator", help="The local stack's operator's token, for /v1/operator."),
+    ] = False,
     url: UrlOption = None,
     data_dir: StackOption = None,
 ) -> None:
     """Print a JWT, and nothing else: of SUBJECT, or the one that other commands send."""
-    if subject is not None:
+    if operator:
+        from webhost_local import identities
+
+        if subject is not None:
+            raise CommandError("give SUBJECT or --operator, not both", ExitCode.USAGE)
+        shown = identities.load(data_dir_of(data_dir)).operator_token
+    elif subject is not None:
         shown = signed_for(subject, data_dir, email=email, name=name, expires_in_s=expires_in)
     else:
         from webhost_cli.connection import origin_of, token_of

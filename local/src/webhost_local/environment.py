@@ -125,6 +125,7 @@ class Environment:
                 own = {
                     "LISTEN": self.listen(name),
                     "RESPONSE_KEYS": keys.api_response_keys,
+                    "OPERATOR_TOKENS": keys.operator_tokens,
                 }
                 return users | behind_edge | own
             case "gateway":

@@ -3,6 +3,7 @@
 import secrets
 
 import msgspec
+from webhost_contracts import operator_tokens
 from webhost_contracts.platform_keys import (
     INVOKE_PRIVATE_KEYS,
     KINDS,
@@ -11,7 +12,7 @@ from webhost_contracts.platform_keys import (
     Kind,
 )
 
-from webhost_local.data_dir import DataDir, write_whole
+from webhost_local.data_dir import DataDir, StackError, write_whole
 from webhost_local.nats_accounts import OPERATOR, SERVICES
 from webhost_local.platform_keys import Ring, new_seed, text_of
 
@@ -38,6 +39,10 @@ def _passwords() -> dict[str, str]:
     return {name: _password() for name in (*SERVICES, OPERATOR)}
 
 
+def _operator_token() -> str:
+    return operator_tokens.token_of(secrets.token_bytes(operator_tokens.SECRET_BYTES))
+
+
 def _role_passwords() -> dict[str, str]:
     return {name: _password() for name in SERVICES}
 
@@ -53,6 +58,7 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     postgres_roles: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     postgres_owners: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     nats_users: dict[str, str] = msgspec.field(default_factory=_passwords)
+    operator_token: str = msgspec.field(default_factory=_operator_token)
     api_response_key: str = msgspec.field(default_factory=new_seed)
     telemetry_master_key: str = msgspec.field(default_factory=new_seed)
     invoke_seed: str = msgspec.field(default_factory=new_seed)
@@ -70,6 +76,10 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     @property
     def api_response_keys(self) -> str:
         return f"response-1:{self.api_response_key}"
+
+    @property
+    def operator_tokens(self) -> str:
+        return f"{OPERATOR}:{operator_tokens.hash_of(self.operator_token)}"
 
     def ring(self, kind: Kind) -> Ring:
         """The keys of this kind: those of a rotation, or the one that was made first."""
@@ -111,6 +121,13 @@ def load_or_make(data_dir: DataDir) -> Identities:
     if complete != kept:
         write_whole(file, complete.decode())
     return identities
+
+
+def load(data_dir: DataDir) -> Identities:
+    """Read the identities. Raises StackError where no stack has ever run."""
+    if not data_dir.secrets.exists():
+        raise StackError(f"no stack has run in {data_dir.root}: start one with `webhost up`")
+    return msgspec.json.decode(data_dir.secrets.read_bytes(), type=Identities)
 
 
 def write_keys(data_dir: DataDir, identities: Identities) -> None:

@@ -67,7 +67,7 @@ SERVICES: dict[str, Access] = {
         # Of USAGE the gateway's facts, of which it tells the users who watch their agents.
         reads=(subjects.EVENTS, subjects.USAGE, subjects.ARTIFACTS_STREAM),
         asks=(
-            *(subjects.RPC_USAGE, subjects.RPC_RECENT_EVENTS),
+            *(subjects.RPC_USAGE, subjects.RPC_RECENT_EVENTS, subjects.RPC_USAGE_FEED),
             *(subjects.RPC_USAGE_SERIES, subjects.RPC_INVOICE),
             *(subjects.RPC_CHECKOUT, subjects.RPC_WEBHOOK, subjects.RPC_SUBSCRIPTION),
             *(subjects.RPC_SECRETS, subjects.RPC_SET_SECRETS, subjects.RPC_DELETE_SECRETS),

@@ -16,7 +16,7 @@ from webhost_contracts.rpc import (
 from webhost_kit.bus import rpc
 from webhost_kit.bus.connection import Bus
 
-from tests.integration.billing.conftest import ALICE, BOB, PERIOD, Billing, call
+from tests.integration.billing.conftest import ALICE, BOB, PERIOD, Billing, call, telemetry
 from tests.integration.billing.test_usage import until_totals
 from tests.support.deadline import eventually
 
@@ -106,6 +106,11 @@ async def test_totals_go_on_when_usage_begins_again(billing: Billing) -> None:
     assert difference.rebuilt is not None
     assert difference.rebuilt.requests == 1
     assert await billing.folded() == folded
+
+    # The feed goes on as well: what has waited since before is settled, and nothing is twice.
+    await billing.given_folded(telemetry(ALICE, 1), telemetry(ALICE, 3), call(ALICE, 1))
+    feed = await billing.rows("SELECT number, id FROM usage_feed ORDER BY number")
+    assert [tuple(row.values()) for row in feed] == [(1, "inv_1"), (2, "inv_3")]
 
 
 @pytest.mark.accept("6.C3.streams")

@@ -73,6 +73,8 @@ RPCS = {
     subjects.RPC_RECENT_EVENTS: {"api"},
     subjects.RPC_USAGE_SERIES: {"api"},
     subjects.RPC_INVOICE: {"api"},
+    subjects.RPC_USAGE_FEED: {"api"},
+    subjects.RPC_USAGE_EXPORT: set[str](),
     subjects.RPC_SET_TIER: set[str](),
     subjects.RPC_SET_ACCOUNT_STATUS: set[str](),
     subjects.RPC_REBUILD: set[str](),

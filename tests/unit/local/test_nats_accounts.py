@@ -33,7 +33,7 @@ IMPORTS = {
             *(*READING_ARTIFACTS, "_INBOX.api.>", "$O.ARTIFACTS.>"),
         },
         "billing": {
-            *("rpc.billing.usage", "rpc.billing.recent-events"),
+            *("rpc.billing.usage", "rpc.billing.recent-events", "rpc.billing.usage-feed"),
             *("rpc.billing.usage-series", "rpc.billing.invoice"),
             *("rpc.billing.checkout", "rpc.billing.webhook", "rpc.billing.subscription"),
         },

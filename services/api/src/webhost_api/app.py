@@ -24,6 +24,7 @@ from webhost_api import (
     idempotency,
     openapi_paths,
     openapi_responses,
+    operators,
     recovery,
     source,
     turns,
@@ -51,6 +52,7 @@ from webhost_api.routes import (
     invoice,
     keys,
     me,
+    operator,
     secrets,
     series,
     usage,
@@ -106,6 +108,10 @@ def build() -> FastAPI:
     ):
         app.include_router(router, dependencies=[Depends(bearer)])
     app.include_router(billing.webhook_router)
+    operators_token = HTTPBearer(
+        scheme_name="OperatorToken", description=operators.BEARER, auto_error=False
+    )
+    app.include_router(operator.router, dependencies=[Depends(operators_token)])
     handle_problems(app)
     _describe_all_services(app, bearer)
     return app
@@ -203,6 +209,7 @@ async def compose(service: Service, settings: Settings) -> None:
         feed=feed,
         secrets=secret_store,
         response_keys=settings.keys,
+        operators=settings.operators,
     )
     app = front(deps, settings.cors_allowed_origins)
     service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import Message, Receive
 from webhost_contracts import api_keys, ids
 from webhost_contracts.api_keys import KeyScope
+from webhost_contracts.operator_tokens import OperatorTokens
 from webhost_kit.bus.connection import Bus
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import PayloadTooLarge
@@ -78,6 +79,7 @@ class Dependencies:
     feed: Feed
     secrets: Secrets
     response_keys: ResponseKeys
+    operators: OperatorTokens
 
 
 class UserRoute(APIRoute):

@@ -29,7 +29,9 @@ class Rates:
 
 
 class RateLimits:
-    """One limiter for each class of cost, two for registrations, one for unknown API keys."""
+    """One limiter for each class of cost, two for registrations, one each for unknown API keys and
+    for what is no operator's token.
+    """
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
@@ -41,6 +43,7 @@ class RateLimits:
         self._per_issuer = RateLimiter("registrations", window_s=HOUR_S)
         self._per_address = RateLimiter("registrations-per-address", window_s=HOUR_S)
         self._unknown_keys = RateLimiter("unknown-keys")
+        self._unknown_operators = RateLimiter("unknown-operators")
 
     def acquire(self, cost: Cost, user_id: str) -> None:
         """Take one of a user's requests. Raises RateLimited."""
@@ -59,3 +62,8 @@ class RateLimits:
     def acquire_unknown_key(self, address: str) -> None:
         """Take one look-up of a key that may be made up. Raises RateLimited."""
         self._unknown_keys.acquire(address, self._rates.unknown_keys_per_address, monotonic())
+
+    def acquire_unknown_operator(self, address: str) -> None:
+        """Take one request with a token that is no operator's. Raises RateLimited."""
+        limit = self._rates.unknown_keys_per_address
+        self._unknown_operators.acquire(address, limit, monotonic())

@@ -2,8 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, SecretStr, model_validator
+from pydantic import Field, PositiveInt, SecretStr, field_validator, model_validator
+from webhost_contracts.operator_tokens import OperatorTokens
 from webhost_kit.process.settings import (
+    CommaList,
     CountsAddresses,
     HoldsKeys,
     LongestCall,
@@ -23,6 +25,9 @@ class Settings(LongestCall, CountsAddresses, HoldsKeys, UserFacingSettings):
     """Keys for what is kept under idempotency keys, `<key id>:<base64url of 32 bytes>,…`: requests'
     fingerprints, and sealed answers. The first is used; one that it replaces is needed for a day.
     """
+    operator_tokens: CommaList = ()
+    """Whose tokens are good for `/v1/operator/…`: `<operator>:<SHA-256 of the token in hex>,…`, an
+    operator with several while they rotate; if not set, nobody's are."""
     keep_deployments: Annotated[int, Field(ge=1)] = 5
     """How many good deployments of an agent are kept for rollback."""
     resend_after_s: Annotated[float, Field(gt=0)] = 10
@@ -39,7 +44,8 @@ class Settings(LongestCall, CountsAddresses, HoldsKeys, UserFacingSettings):
     """The most new users per hour from one address (of IPv6: one /64 network), at each api."""
     unknown_keys_per_minute_and_address: PositiveInt = 600
     """The most API keys per minute from one address (of IPv6: one /64 network) that were not good
-    when they came before, or are new to the api, at each api."""
+    when they came before, or are new to the api, at each api; and as many of what is no operator's
+    token."""
     artifact_grace_s: Annotated[float, Field(gt=0)] = 24 * 3600
     """Seconds for which deployed code is stored at least, also when no deployment needs it."""
     event_streams_per_user: PositiveInt = 20
@@ -51,6 +57,17 @@ class Settings(LongestCall, CountsAddresses, HoldsKeys, UserFacingSettings):
     def _has_keys(self) -> "Settings":
         _ = self.sealer, self.keys
         return self
+
+    @field_validator("operator_tokens")
+    @classmethod
+    def _operators_are_named(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        OperatorTokens.parse(values)
+        return values
+
+    @property
+    def operators(self) -> OperatorTokens:
+        """Return the operators' tokens."""
+        return OperatorTokens.parse(self.operator_tokens)
 
     @property
     def sealer(self) -> Sealer:

@@ -54,7 +54,7 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("maintenance", Maintenance(service.name, bus, database, projectors, own_facts))
     rebuilds = service.add("rebuilds", RebuildRequests(bus, rebuilder))
     requests = service.add("requests", RequestServer(nats_url, service.name))
-    handlers = Handlers(database, tiers)
+    handlers = Handlers(database, tiers, settings.webhost_installation_id)
     series = SeriesHandlers(database, rules.prices)
     inspection = Inspection(database, bus, projection.projectors)
     register(requests, handlers, rebuilds, series, inspection)

@@ -19,7 +19,7 @@ def document() -> str:
     """Return the document as JSON with a stable order of keys."""
     requests = RequestServer("nats://localhost", "billing")
     database, nothing = Database("postgresql://localhost"), cast(Any, None)
-    handlers, rebuilds = Handlers(database, ()), RebuildRequests(nothing, nothing)
+    handlers, rebuilds = Handlers(database, (), ""), RebuildRequests(nothing, nothing)
     series, inspection = SeriesHandlers(database, nothing), Inspection(database, nothing, {})
     register(requests, handlers, rebuilds, series, inspection)
     register_payments(

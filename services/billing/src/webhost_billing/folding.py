@@ -28,6 +28,18 @@ class Charged:
     charge: Charge
 
 
+@dataclass(frozen=True)
+class Step:
+    """One report that changed an invocation: as it was known before, and since. `stream_ms` is the
+    time of the partition at the report, as far as the batch knows it.
+    """
+
+    key: bytes
+    stream_ms: int
+    before: Charged | None
+    after: Charged
+
+
 @dataclass
 class RowChange:
     """What is added to one row. `invocations` is how many are charged to it."""
@@ -51,6 +63,8 @@ class Changes:
     """How many the gateway reported for the first time."""
     complete: int = 0
     """How many are now known from both sides, and were not before."""
+    steps: list[Step] = field(default_factory=list[Step])
+    """What changed, report by report, in the stream's order."""
     late: list[UsageReport] = field(default_factory=list[UsageReport])
     """Reports of closed periods, which count nowhere."""
 
@@ -83,6 +97,7 @@ def fold(
         row = _row(minutes, merged, report.occurred_at_ms)
         row.counters = add(row.counters, after.charge.counters)
         row.invocations += 1
+        changes.steps.append(Step(report.key, report.stream_ms, before, after))
         changes.invocations += report.invocation.gateway is not None
         changes.complete += merged.source == "both"
         if report.provider is not None:

@@ -21,12 +21,18 @@ from webhost_contracts.rpc import (
     UsageReply,
     UsageRequest,
 )
+from webhost_contracts.usage_feed import (
+    UsageExportReply,
+    UsageExportRequest,
+    UsageFeedReply,
+    UsageFeedRequest,
+)
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.outbox import is_published
 from webhost_kit.eventsourcing.store import EventMetadata
 
-from webhost_billing import decisions, queries, store
+from webhost_billing import decisions, feed_queries, queries, store
 from webhost_billing.decisions import Account, Refused
 from webhost_billing.store import ACCOUNTS
 
@@ -37,9 +43,12 @@ PUBLISHED_S = 1.0
 class Handlers:
     """The requests' handlers."""
 
-    def __init__(self, database: Database, tiers: Collection[str]) -> None:
+    def __init__(
+        self, database: Database, tiers: Collection[str], installation_id: str = ""
+    ) -> None:
         self._database = database
         self._tiers = tiers
+        self._installation_id = installation_id
 
     async def usage(self, request: UsageRequest) -> UsageReply:
         """Answer what a user used in a period."""
@@ -50,6 +59,22 @@ class Handlers:
         """Answer which calls were counted lately."""
         async with self._database.transaction() as connection:
             return await queries.recent_events(connection, request)
+
+    async def usage_feed(self, request: UsageFeedRequest) -> UsageFeedReply:
+        """Answer a page of the feed of settled usage, or say why not."""
+        async with self._database.snapshot() as connection:
+            try:
+                return await feed_queries.page(connection, request, self._installation_id)
+            except feed_queries.Refused as refused:
+                return UsageFeedReply(refused=refused.refusal)
+
+    async def usage_export(self, request: UsageExportRequest) -> UsageExportReply:
+        """Answer what an export of a period has to come to, or say why there can be none."""
+        async with self._database.snapshot() as connection:
+            try:
+                return await feed_queries.export(connection, request, self._installation_id)
+            except feed_queries.Refused as refused:
+                return UsageExportReply(refused=refused.refusal)
 
     async def set_tier(self, request: SetTierRequest) -> SetTierReply:
         """Put a user on a tier, or say why not."""

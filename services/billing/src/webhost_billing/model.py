@@ -78,6 +78,8 @@ class UsageReport(msgspec.Struct, frozen=True):
     """The Worker's own details as JSON, for display only."""
     sequence: int = 0
     index: int = 0
+    stream_ms: int = 0
+    """The newest of the times that its message and those before it in its batch were stored at."""
 
 
 def usage_report_of(

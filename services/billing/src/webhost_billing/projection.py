@@ -2,7 +2,8 @@
 
 Consumes: `invocation.finished` and `telemetry.accepted` of USAGE, in packets.
 Emits: users' totals (see `totals`), which are noted as due in the transaction of the fold; the
-seals of periods (see `seals`), at the first message whose time they are due at.
+seals of periods (see `seals`), at the first message whose time they are due at; the feed of settled
+usage (see `feed`), which is stated in it.
 Guarantees: a partition's rows and its checkpoint are one transaction, so each fact counts once;
 the running processes share the partitions (see `webhost_kit.database.partitions`). The live
 generation is held for each batch, so a rebuild swaps between two batches and never inside one.
@@ -28,10 +29,12 @@ from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
 from webhost_kit.eventsourcing.store import require_verified
+from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.tasks import run_together
 
-from webhost_billing import generations, sealing, seals, statements
+from webhost_billing import feed, generations, sealing, seals, statements
 from webhost_billing.charging import Rules
+from webhost_billing.feed import FeedKeeper
 from webhost_billing.model import TYPES, UsageReport
 from webhost_billing.tables import totals_due
 from webhost_billing.totals import TotalsPublisher
@@ -73,6 +76,7 @@ class UsageProjection:
         self.projectors = {
             partition: self._projector(partition) for partition in range(subjects.PARTITIONS)
         }
+        self._feed = FeedKeeper(database, bus, [*map(checkpoint_name, range(subjects.PARTITIONS))])
 
     def check(self) -> str | None:
         """Say what keeps this process's partitions from being current."""
@@ -99,7 +103,7 @@ class UsageProjection:
 
     async def _work(self, partition: int) -> None:
         projector, totals = self.projectors[partition], self._totals[partition]
-        await run_together(self._project(projector), totals.run())
+        await run_together(self._project(projector), totals.run(), self._feed.run(partition))
 
     async def _project(self, projector: Projector) -> None:
         while True:
@@ -134,6 +138,8 @@ class UsageProjection:
         """Fold a partition's facts between two seals; return what came too late."""
         closed = seals.closed(partition, through)
         changes = await fold_into(connection, live, usage_reports(facts), self._rules, closed)
+        if facts:
+            await feed.state(connection, partition, live, facts, changes)
         _invocations.inc(changes.invocations)
         _complete.inc(changes.complete)
         due = sorted({(row.user_id, row.period_key) for row in changes.rows})
@@ -170,6 +176,7 @@ class UsageProjection:
                 await seals.record_late(
                     connection, partition, late, part.facts, created_at, was_parked=was_parked
                 )
+            crash_point("billing.folding")
 
         async def reset(connection: AsyncConnection) -> None:
             # The rows stay. What is due of them is put with the sequences that begin again.

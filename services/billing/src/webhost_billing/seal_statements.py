@@ -41,8 +41,9 @@ PAGES = sa.text(
 _RANGE = "ctid >= CAST(:first AS tid) AND ctid < CAST(:end AS tid)"
 FORGET = sa.text(
     f"""
-    DELETE FROM invocations
+    DELETE FROM invocations i
     WHERE {_RANGE} AND generation = :live AND charged_period <= :through
+        AND NOT EXISTS (SELECT FROM usage_unsettled u WHERE u.key = i.key)
     """  # noqa: S608
 )
 SWEEP_EVENTS = sa.text(

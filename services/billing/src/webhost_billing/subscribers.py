@@ -73,6 +73,8 @@ def register(
     requests.serve(subjects.RPC_INVOICE, series.invoice)
     requests.serve(subjects.RPC_SET_TIER, handlers.set_tier)
     requests.serve(subjects.RPC_SET_ACCOUNT_STATUS, handlers.set_account_status)
+    requests.serve(subjects.RPC_USAGE_FEED, handlers.usage_feed)
+    requests.serve(subjects.RPC_USAGE_EXPORT, handlers.usage_export)
     requests.serve(subjects.RPC_VERIFY, inspection.verify)
     requests.serve(subjects.RPC_LATE_REPORTS, inspection.late_reports)
     requests.serve_raw(subjects.RPC_REBUILD, rebuilds.start)

@@ -251,3 +251,47 @@ webhook_deliveries = sa.Table(
     sa.Column("received_at_ms", sa.BigInteger, nullable=False),
     sa.Index("webhook_deliveries_by_age", "received_at_ms"),
 )
+
+# The feed of settled usage: what was published, in the order of each partition. No rebuild touches
+# it, so it has no generation. Numbers are without gaps.
+usage_feed = sa.Table(
+    "usage_feed",
+    metadata,
+    sa.Column("partition", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("settled_ms", sa.BigInteger, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("correction_of", sa.Text),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("agent_id", sa.Text, nullable=False),
+    sa.Column("deployment_id", sa.Text, nullable=False),
+    sa.Column("runtime_provider", sa.Text, nullable=False),
+    sa.Column("period_key", sa.Text, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("invocation_id", sa.Text),
+    sa.Column("key_id", sa.Text),
+    *_counters(sa.BigInteger),
+)
+
+# Invocations known from one side, since the time of their partition at their first report.
+usage_unsettled = sa.Table(
+    "usage_unsettled",
+    metadata,
+    sa.Column("key", sa.LargeBinary, primary_key=True),
+    sa.Column("partition", sa.SmallInteger, nullable=False),
+    sa.Column("since_ms", sa.BigInteger, nullable=False),
+    sa.Index("usage_unsettled_due", "partition", "since_ms"),
+)
+
+# Of each partition: the number of its newest entry and of the oldest that is kept, the newest time
+# at which one that was removed had been settled, and the time of the partition.
+feed_heads = sa.Table(
+    "feed_heads",
+    metadata,
+    sa.Column("partition", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("newest", sa.BigInteger, nullable=False),
+    sa.Column("oldest", sa.BigInteger, nullable=False),
+    sa.Column("removed_ms", sa.BigInteger, nullable=False),
+    sa.Column("stream_ms", sa.BigInteger, nullable=False),
+)

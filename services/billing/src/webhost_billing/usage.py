@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.buckets import BUCKETS, kept_from
@@ -33,7 +34,13 @@ from webhost_billing.tables import COUNTERS
 
 def usage_reports(facts: Iterable[Fact]) -> list[UsageReport]:
     """Return what these facts report."""
-    return [usage_report_of(fact.envelope, fact.event, fact.sequence, fact.index) for fact in facts]
+    reports: list[UsageReport] = []
+    stream_ms = 0
+    for fact in facts:
+        stream_ms = max(stream_ms, fact.recorded_at_ms)
+        report = usage_report_of(fact.envelope, fact.event, fact.sequence, fact.index)
+        reports.append(replace(report, stream_ms=stream_ms))
+    return reports
 
 
 async def fold_into(

@@ -1,0 +1,81 @@
+"""Exports: exact numbers in every format, and a file that is whole or not there."""
+
+import csv
+import io
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from webhost_cli import billing
+from webhost_cli.errors import CommandError
+from webhost_cli.export import Exported, Format, destination, dollars, writer_of
+from webhost_contracts.rpc import Counters
+
+from tests.support.usage_feed import read_batch
+from tests.unit.kit.test_usage_feed import ENTRY
+
+ENTRIES = [ENTRY, replace(ENTRY, id="inv_2", invocation_id="inv_2", correction_of=None)]
+
+
+def written(form: Format, count: int) -> str:
+    file = io.StringIO()
+    writer = writer_of(form, file)
+    for entry in ENTRIES[:count]:
+        writer.write(entry, "ins_1")
+    writer.end()
+    return file.getvalue()
+
+
+@given(st.integers(-(10**40), 10**40))
+def test_dollars_are_exact(picodollars: int) -> None:
+    text = dollars(picodollars)
+    whole, places = text.split(".")
+    assert len(places) == 12
+    assert int(whole + places) == picodollars
+    assert "e" not in text.lower()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_every_format_says_the_same(count: int) -> None:
+    rows = list(csv.DictReader(io.StringIO(written(Format.CSV, count))))
+    lines = [json.loads(line) for line in written(Format.JSONL, count).splitlines()]
+    events = read_batch(written(Format.CLOUDEVENTS, count))
+    assert len(rows) == len(lines) == len(events) == count
+    for row, line, event in zip(rows, lines, events, strict=True):
+        assert row == {name: "" if value is None else str(value) for name, value in line.items()}
+        data = event.get_data()
+        assert (event.get_id(), event.get_subject()) == (line["id"], line["userId"])
+        for name in ("requests", "computeMs", "periodKey", "agentId"):
+            assert data[name] == line[name]
+        assert Decimal(line["costUsd"]) == Decimal(data["costPicodollars"]).scaleb(-12)
+        assert data.get("correctionOf") == line["correctionOf"]
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "usage.csv"
+    with destination(target) as file:
+        file.write("begun")
+        file.flush()
+        assert not target.exists()
+    assert target.read_text() == "begun"
+    with pytest.raises(ZeroDivisionError), destination(target) as file:
+        file.write(str(1 // 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["usage.csv"]
+    assert target.read_text() == "begun"
+    with pytest.raises(CommandError), destination(tmp_path / "missing" / "usage.csv"):
+        pass
+
+
+@pytest.mark.accept("8.export")
+def test_what_does_not_come_to_usage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    counters = Counters(requests=2, compute_ms=70, cost_picodollars=5)
+    exported = Exported(entries=2, counters=counters, settled=counters, waiting=1)
+    billing.conclude("2026-11", exported)
+    said = capsys.readouterr().err
+    assert "2026-11: entries: 2, requests: 2, cost: 0.000000000005 USD; not settled yet: 1" in said
+    with pytest.raises(CommandError, match="compute_ms 70 instead of 71"):
+        billing.conclude("2026-11", replace(exported, settled=replace(counters, compute_ms=71)))
