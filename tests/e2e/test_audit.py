@@ -140,6 +140,7 @@ def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> N
         "deployment.script_lost",
         "key.rotated",
         "telemetry.rejected",
+        "usage.threshold_reached",
     }
     [tier] = [entry for entry in entries if entry[1] == "tier.changed"]
     assert tier[3].startswith("operator:")

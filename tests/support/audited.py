@@ -20,6 +20,7 @@ AUDITED = {
     "account.tier_changed.v1": "tier.changed",
     "account.disabled.v1": "account.disabled",
     "account.enabled.v1": "account.enabled",
+    "period.threshold_reached.v1": "usage.threshold_reached",
     "key.created.v1": "key.created",
     "key.rotated.v1": "key.rotated",
     "key.revoked.v1": "key.revoked",

@@ -93,7 +93,7 @@ SERVICES: dict[str, Access] = {
         needs=(subjects.USAGE,),
     ),
     "billing": Access(
-        states=("evt.*.account.>", STREAMS[subjects.TOTALS_STREAM]),
+        states=("evt.*.account.>", "evt.*.period.>", STREAMS[subjects.TOTALS_STREAM]),
         # Of EVENTS its own facts, which it compares its tables with.
         reads=(subjects.EVENTS, subjects.USAGE),
         makes=(subjects.USAGE, subjects.TOTALS_STREAM),

@@ -24,6 +24,7 @@ FACTS = {
     "evt.usr_1.agent.agt_1": {"api"},
     "evt.usr_1.deployment.agt_1": {"deployer"},
     "evt.usr_1.account.usr_1": {"billing"},
+    "evt.usr_1.period.usr_1": {"billing"},
     "evt.usr_1.delegation.usr_1": {"gateway"},
     "evt.usr_1.report.usr_1": {"telemetry-ingest"},
     "evt.usr_1.unheard-of.usr_1": set[str](),

@@ -47,6 +47,7 @@ FIELDS = {
     "secret.deleted.v1": {"keys"},
     "account.tier_changed.v1": {"tier", "previousTier"},
     "account.disabled.v1": {"reason"},
+    "period.threshold_reached.v1": {"periodKey", "limitType", "percent", "limit", "tier"},
     "key.created.v1": {"name", "scopes", "agentIds", "expiresAtMs", "limits"},
     "key.rotated.v1": {"previousExpiresAtMs"},
     "delegation.refused.v1": {"source", "code", "reason"},

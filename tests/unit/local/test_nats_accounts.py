@@ -62,7 +62,7 @@ IMPORTS = {
         "USAGE": {"$JS.API.STREAM.INFO.USAGE", "usage.*.telemetry-ingest"},
     },
     "billing": {
-        "EVENTS": {"$JS.API.INFO", *reading("EVENTS"), "evt.*.account.>"},
+        "EVENTS": {"$JS.API.INFO", *reading("EVENTS"), "evt.*.account.>", "evt.*.period.>"},
         "USAGE": {"$JS.API.STREAM.CREATE.USAGE", *reading("USAGE")},
         "KV_TOTALS": {
             *("$JS.API.STREAM.INFO.KV_TOTALS", "$JS.API.STREAM.CREATE.KV_TOTALS"),

@@ -29,6 +29,7 @@ OWNERS = {
     "teardown": "deployer",
     "secret": "deployer",
     "account": "billing",
+    "period": "billing",
     "delegation": GATEWAY,
     "invocation": GATEWAY,
     "telemetry": TELEMETRY_INGEST,
@@ -48,6 +49,7 @@ DEAD_REASON_HEADER = "Webhost-Dead-Reason"
 RPC_USAGE = "rpc.billing.usage"
 RPC_RECENT_EVENTS = "rpc.billing.recent-events"
 RPC_REBUILD = "rpc.billing.rebuild"
+RPC_SILENT_AGENTS = "rpc.billing.silent-agents"
 RPC_SET_TIER = "rpc.billing.set-tier"
 RPC_SET_ACCOUNT_STATUS = "rpc.billing.set-account-status"
 RPC_SECRETS = "rpc.deployer.secrets"

@@ -1,7 +1,6 @@
 """The composition root: the one place where adapters meet handlers."""
 
 from webhost_contracts import subjects
-from webhost_contracts.entitlements import load_tiers
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.bus.stream_watch import StreamWatch
@@ -32,8 +31,9 @@ async def compose(service: Service, settings: Settings) -> None:
             service.name, database, bus, recovery.OWN_SUBJECTS, recovery.TYPES, recovery.recover
         ),
     )
+    tiers = settings.tiers()
     projection = service.add(
-        "projection", UsageProjection(database, bus, streams, settings.rules())
+        "projection", UsageProjection(database, bus, streams, settings.rules(), tiers)
     )
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
     rebuilder = Rebuilder(database, bus, projection.swapped)
@@ -42,5 +42,5 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("maintenance", Maintenance(service.name, bus, database, projectors, own_facts))
     rebuilds = service.add("rebuilds", RebuildRequests(bus, rebuilder))
     requests = service.add("requests", RequestServer(nats_url, service.name))
-    register(requests, Handlers(database, load_tiers(settings.webhost_tiers_file)), rebuilds)
+    register(requests, Handlers(database, tiers), rebuilds)
     await requests.start()

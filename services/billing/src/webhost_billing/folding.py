@@ -21,6 +21,14 @@ class Charged:
     charge: Charge
 
 
+@dataclass(frozen=True)
+class Step:
+    """One report that changed an invocation: as it was known before, and since."""
+
+    before: Charged | None
+    after: Charged
+
+
 @dataclass
 class RowChange:
     """What is added to one row of usage. `invocations` is how many are charged to it."""
@@ -37,6 +45,8 @@ class Changes:
     charged: dict[bytes, Charged] = field(default_factory=dict[bytes, Charged])
     providers: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     rows: dict[UsageRow, RowChange] = field(default_factory=dict[UsageRow, RowChange])
+    steps: list[Step] = field(default_factory=list[Step])
+    """What changed, report by report, in the stream's order."""
     invocations: int = 0
     """How many the gateway reported for the first time."""
     complete: int = 0
@@ -58,6 +68,7 @@ def fold(
             row.counters = subtract(row.counters, before.charge.counters)
             row.invocations -= 1
         after = changes.charged[report.key] = Charged(merged, charge(merged, rules))
+        changes.steps.append(Step(before, after))
         row = _row(changes, after.charge.row, report.occurred_at_ms)
         row.counters = add(row.counters, after.charge.counters)
         row.invocations += 1

@@ -18,14 +18,17 @@ from webhost_contracts.rpc import (
     SetAccountStatusRequest,
     SetTierReply,
     SetTierRequest,
+    SilentAgentsReply,
+    SilentAgentsRequest,
     UsageReply,
     UsageRequest,
 )
+from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.outbox import is_published
 from webhost_kit.eventsourcing.store import EventMetadata
 
-from webhost_billing import decisions, queries, store
+from webhost_billing import decisions, queries, silence, store
 from webhost_billing.decisions import Account, Refused
 from webhost_billing.store import ACCOUNTS
 
@@ -49,6 +52,11 @@ class Handlers:
         """Answer which calls were counted lately."""
         async with self._database.transaction() as connection:
             return await queries.recent_events(connection, request)
+
+    async def silent_agents(self, request: SilentAgentsRequest) -> SilentAgentsReply:
+        """Answer whose calls were counted without a report of their Workers."""
+        async with self._database.transaction() as connection:
+            return await silence.silent_agents(connection, request, now_ms())
 
     async def set_tier(self, request: SetTierRequest) -> SetTierReply:
         """Put a user on a tier, or say why not."""

@@ -1,27 +1,37 @@
 """Taking facts back: after a restore, from the stream into the tables.
 
 Consumes: billing's own facts that its event table lacks; the caller writes the event rows.
-Guarantees: an account is what it was when the facts were stated.
-On replay: the account is once more what the last of them says.
+Guarantees: an account, or a period, is what it was when the facts were stated.
+On replay: it is once more what the last of them says.
 """
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
-from webhost_contracts.events import AccountDisabled, AccountEnabled, TierChanged
+from webhost_contracts.events import (
+    AccountDisabled,
+    AccountEnabled,
+    PeriodThresholdReached,
+    TierChanged,
+)
 from webhost_contracts.events.base import by_name
 from webhost_kit.eventsourcing.facts import Fact
 
-from webhost_billing import decisions, store
+from webhost_billing import decisions, store, threshold_facts
 
-TYPES = by_name(TierChanged, AccountDisabled, AccountEnabled)
+TYPES = by_name(TierChanged, AccountDisabled, AccountEnabled, PeriodThresholdReached)
 """All that billing states."""
 
-OWN_SUBJECTS = (subjects.events_of_kind(TierChanged.kind()),)
+OWN_SUBJECTS = tuple(
+    subjects.events_of_kind(kind.kind()) for kind in (TierChanged, PeriodThresholdReached)
+)
 """Where it states that."""
 
 
 async def recover(connection: AsyncConnection, fact: Fact) -> None:
-    """Evolve the account by this fact, which the database lacked after a restore."""
+    """Evolve what this fact is about, which the database lacked after a restore."""
+    if isinstance(fact.event, PeriodThresholdReached):
+        await threshold_facts.recover(connection, fact, fact.event)
+        return
     account = await store.load(connection, fact.envelope.user_id)
     after = decisions.evolve(account, fact.envelope, fact.event)
     await store.save(connection, account, after)

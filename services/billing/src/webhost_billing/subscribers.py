@@ -56,6 +56,7 @@ def register(requests: RequestServer, handlers: Handlers, rebuilds: RebuildReque
     """Connect requests and handlers."""
     requests.serve(subjects.RPC_USAGE, handlers.usage)
     requests.serve(subjects.RPC_RECENT_EVENTS, handlers.recent_events)
+    requests.serve(subjects.RPC_SILENT_AGENTS, handlers.silent_agents)
     requests.serve(subjects.RPC_SET_TIER, handlers.set_tier)
     requests.serve(subjects.RPC_SET_ACCOUNT_STATUS, handlers.set_account_status)
     requests.serve_raw(subjects.RPC_REBUILD, rebuilds.start)

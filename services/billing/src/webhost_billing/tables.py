@@ -82,6 +82,8 @@ usage_events = sa.Table(
     *_counters(sa.BigInteger),
     sa.Column("provider", sa.LargeBinary),
     sa.Index("usage_events_recent", "generation", "user_id", "at_ms"),
+    # Rows come nearly in the order of time, so this costs a fold nothing.
+    sa.Index("usage_events_by_time", "at_ms", postgresql_using="brin"),
     **_fillfactor(70),
 )
 
@@ -110,6 +112,17 @@ totals_due = sa.Table(
     sa.Column("period_key", sa.Text, primary_key=True),
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("sequence", sa.BigInteger, nullable=False),
+)
+
+# What was decided about a user's period. It has no generation: a rebuild decides nothing.
+# `reached` are the thresholds that were stated, each `<limit type>/<limit>/<percent>`.
+periods = sa.Table(
+    "periods",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("period_key", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("reached", sa.ARRAY(sa.Text), nullable=False, server_default="{}"),
 )
 
 accounts = sa.Table(

@@ -9,6 +9,7 @@
 | teardown   | deployer         | EVENTS |
 | secret     | deployer         | EVENTS |
 | account    | billing          | EVENTS |
+| period     | billing          | EVENTS |
 | delegation | gateway          | EVENTS |
 | invocation | gateway          | USAGE  |
 | telemetry  | telemetry-ingest | USAGE  |
@@ -46,6 +47,7 @@ from webhost_contracts.events.deployment import (
 )
 from webhost_contracts.events.invocation import InvocationFinished
 from webhost_contracts.events.key import KeyCreated, KeyRevoked, KeyRotated
+from webhost_contracts.events.period import PeriodThresholdReached
 from webhost_contracts.events.secret import SecretDeleted, SecretSet
 from webhost_contracts.events.teardown import TeardownFinished, TeardownStarted
 from webhost_contracts.events.telemetry import ReportRejected, TelemetryAccepted
@@ -83,6 +85,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     TierChanged,
     AccountDisabled,
     AccountEnabled,
+    PeriodThresholdReached,
     DelegationRefused,
     ReportRejected,
     InvocationFinished,
@@ -120,6 +123,7 @@ __all__ = [
     "KeyCreated",
     "KeyRevoked",
     "KeyRotated",
+    "PeriodThresholdReached",
     "ReportRejected",
     "SecretDeleted",
     "SecretSet",

@@ -36,6 +36,11 @@ SILENCE_S = 3.5
 EXPIRES_S = 30.0
 INACTIVE_S = 60.0
 RETRY_S = 0.5
+BATCH_BYTES = 2 * 1024 * 1024
+"""A batch has no more bytes than this, or a single message: a packet of facts may be large, and
+what folds a batch holds up everything else in its process, and its transaction."""
+REQUEST_BYTES = 2 * BATCH_BYTES
+"""The same for one request to the server, so that little is buffered here."""
 IDLE_ADVANCE_S = 60.0
 """A reader that gets nothing moves past what its filter skips, so that it does not seem behind."""
 
@@ -253,6 +258,7 @@ class _Pull:
         self._request = msgspec.json.encode(
             {
                 "batch": batch_size,
+                "max_bytes": max(REQUEST_BYTES, bus.client.max_payload),
                 "expires": int(EXPIRES_S * 1e9),
                 "idle_heartbeat": int(HEARTBEAT_S * 1e9),
             }
@@ -280,7 +286,13 @@ class _Pull:
                 await self._wake.wait()
         if self._failure is not None:
             raise NatsError(self._failure)
-        taken = [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
+        taken: list[Msg] = []
+        size = 0
+        while self._arrived and len(taken) < most:
+            size += len(self._arrived[0].data)
+            if taken and size > BATCH_BYTES:
+                break
+            taken.append(self._arrived.popleft())
         # Only now: requested on arrival, messages would pile up in front of a slower fold.
         if self._left == 0 and len(self._arrived) < self._batch_size:
             await self._ask()
@@ -305,11 +317,17 @@ class _Pull:
         if status is None:
             self._arrived.append(message)
             self._left -= 1
-        elif status in ("404", "408"):
+        elif status in ("404", "408") or _is_full(message):
             self._left = 0
         elif status != "100":
             self._failure = f"consumer: {status} {(message.headers or {}).get('Description', '')}"
         self._wake.set()
+
+
+def _is_full(message: Msg) -> bool:
+    """Say whether the server ended a request because it has no room for the next message."""
+    headers = message.headers or {}
+    return headers.get("Status") == "409" and "MaxBytes" in headers.get("Description", "")
 
 
 def _name_of(message_id: str | None, body: bytes) -> str:
