@@ -4,9 +4,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.rpc import SilentAgent, SilentAgentsReply, SilentAgentsRequest
 
-from webhost_billing.queries import LIVE
-from webhost_billing.tables import usage_events
-
 HOUR_MS = 3_600_000
 MOST_HOURS = 7 * 24
 MOST_AGENTS = 1_000
@@ -18,34 +15,48 @@ async def silent_agents(
     connection: AsyncConnection, request: SilentAgentsRequest, now_ms: int
 ) -> SilentAgentsReply:
     """Return the agents whose calls lack a report most often; see the request."""
-    table = usage_events.c
     hours = min(max(request.hours, 1), MOST_HOURS)
-    silent = sa.func.count().filter(table.source == "gateway").label("silent")
-    calls = sa.func.count().label("calls")
-    of_agents = (
-        sa.select(table.user_id, table.agent_id, calls, silent)
-        .where(
-            table.generation == LIVE,
-            table.at_ms >= now_ms - hours * HOUR_MS,
-            table.at_ms < now_ms - ON_THE_WAY_MS,
-            table.source != "worker",
-        )
-        .group_by(table.user_id, table.agent_id)
-        .cte("of_agents")
-        .c
-    )
-    share = sa.cast(of_agents.silent, sa.Numeric) / of_agents.calls
+    within = {"since": now_ms - hours * HOUR_MS, "until": now_ms - ON_THE_WAY_MS}
+    total = (await connection.execute(_TOTAL, within)).one()
+    most = min(max(request.limit, 0), MOST_AGENTS)
     listed = await connection.execute(
-        sa.select(of_agents)
-        .where(of_agents.silent > 0, of_agents.calls >= request.at_least)
-        .order_by(share.desc(), of_agents.silent.desc(), of_agents.agent_id)
-        .limit(min(max(request.limit, 0), MOST_AGENTS))
+        _HIGHEST_SHARES, within | {"at_least": request.at_least, "most": most}
     )
-    agents = tuple(
-        SilentAgent(user_id=r[0], agent_id=r[1], invocations=r[2], silent=r[3]) for r in listed
+    return SilentAgentsReply(
+        invocations=int(total.calls),
+        silent=int(total.silent),
+        agents=tuple(
+            SilentAgent(
+                user_id=row.user_id,
+                agent_id=row.agent_id,
+                invocations=row.calls,
+                silent=row.silent,
+            )
+            for row in listed
+        ),
     )
-    sums = sa.select(
-        *(sa.func.coalesce(sa.func.sum(n), 0) for n in (of_agents.calls, of_agents.silent))
+
+
+_OF_AGENTS = """
+    WITH of_agents AS (
+        SELECT user_id, agent_id, count(*) AS calls,
+            count(*) FILTER (WHERE source = 'gateway') AS silent
+        FROM usage_events
+        WHERE generation = (SELECT live FROM generations WHERE scope = 'all')
+            AND at_ms >= :since AND at_ms < :until AND source <> 'worker'
+        GROUP BY user_id, agent_id
     )
-    total = (await connection.execute(sums)).one()
-    return SilentAgentsReply(invocations=int(total[0]), silent=int(total[1]), agents=agents)
+"""
+_TOTAL = sa.text(
+    f"""
+    {_OF_AGENTS}
+    SELECT coalesce(sum(calls), 0) AS calls, coalesce(sum(silent), 0) AS silent FROM of_agents
+    """  # noqa: S608 - constants, here and below
+)
+_HIGHEST_SHARES = sa.text(
+    f"""
+    {_OF_AGENTS}
+    SELECT * FROM of_agents WHERE silent > 0 AND calls >= :at_least
+    ORDER BY CAST(silent AS numeric) / calls DESC, silent DESC, agent_id LIMIT :most
+    """  # noqa: S608
+)
