@@ -179,3 +179,17 @@ def counted_requests(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
     monkeypatch.setattr(reader._Pull, "_ask", counted)
     return requests
+
+
+@pytest.mark.accept("8.neighbours")
+async def test_what_has_arrived_is_handed_over_in_parts(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message larger than a batch may be comes alone."""
+    monkeypatch.setattr(reader, "BATCH_BYTES", 10)
+    pull = reader._Pull(harness.bus, subjects.EVENTS, "none", 500)
+    pull._left = 1
+    sizes = [4, 4, 4, 11, 10, 1, 9]
+    pull._arrived.extend(Msg(harness.bus.client, "evt", "", b"x" * size) for size in sizes)
+    batches = [[len(m.data) for m in await pull.next(500)] for _ in range(5)]
+    assert batches == [[4, 4], [4], [11], [10], [1, 9]]
