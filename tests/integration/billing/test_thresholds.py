@@ -1,18 +1,19 @@
 """Parts of a limit that were reached are stated: once, with the usage that reached them."""
 
+import secrets
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 import pytest
-from webhost_contracts import subjects, wire
+from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import PeriodThresholdReached
 from webhost_contracts.rpc import SetTierReply, SetTierRequest
 from webhost_kit.bus import rpc
 
-from tests.integration.billing.conftest import ALICE, BOB, PERIOD, Billing, call, telemetry
+from tests.integration.billing.conftest import PERIOD, Billing, call, telemetry
 from tests.support import facts
 from tests.support.deadline import eventually
 from tests.support.harness import running
+from tests.support.infra import Nats, Postgres
 
 TIERS = """
 [free]
@@ -31,14 +32,26 @@ logDays = 1
 """
 
 
-@pytest.fixture
-async def billing(database_url: str, nats_account: str, tmp_path: Path) -> AsyncIterator[Billing]:
-    tiers = tmp_path / "tiers.toml"
+@pytest.fixture(scope="module")
+async def billing(
+    postgres_server: Postgres, nats_server: Nats, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Billing]:
+    """One for all tests here: each has users of its own."""
+    directory = tmp_path_factory.mktemp("billing")
+    tiers = directory / "tiers.toml"
     tiers.write_text(TIERS)
-    async with running(Billing, database_url, nats_account, directory=tmp_path) as harness:
+    dsn, url = postgres_server.create_database(), nats_server.new_account()
+    async with running(Billing, dsn, url, directory=directory) as harness:
         harness.service.env["WEBHOST_TIERS_FILE"] = str(tiers)
         await harness.service.start()
         yield harness
+
+
+@pytest.fixture
+def users() -> tuple[str, str]:
+    """Two users that no other test has used."""
+    first, second = (ids.user_id("test", secrets.token_hex(8)) for _ in range(2))
+    return first, second
 
 
 Stated = list[tuple[int, str, int, int, str]]
@@ -64,47 +77,53 @@ async def until_stated(billing: Billing, user_id: str, expected: Stated) -> None
     assert await stated(billing, user_id) == expected
 
 
-async def put(billing: Billing, tier: str) -> None:
-    request = SetTierRequest(user_id=ALICE, tier=tier, operator="kim")
+async def put(billing: Billing, user_id: str, tier: str) -> None:
+    request = SetTierRequest(user_id=user_id, tier=tier, operator="kim")
     reply = await rpc.call(billing.bus, subjects.RPC_SET_TIER, request, SetTierReply)
     assert reply == SetTierReply(tier=tier)
 
 
 @pytest.mark.accept("8.thresholds")
-async def test_what_is_reached_is_stated_once_whatever_comes_again(billing: Billing) -> None:
-    await billing.given_folded(telemetry(ALICE, 1, llm_tokens=499), call(BOB, 1))
-    await billing.given_folded(telemetry(ALICE, 2, llm_tokens=1))
+async def test_what_is_reached_is_stated_once_whatever_comes_again(
+    billing: Billing, users: tuple[str, str]
+) -> None:
+    alice, bob = users
+    await billing.given_folded(telemetry(alice, 1, llm_tokens=499), call(bob, 1))
+    await billing.given_folded(telemetry(alice, 2, llm_tokens=1))
     expected: Stated = [(1, "tokens", 1000, 50, "free")]
-    await until_stated(billing, ALICE, expected)
+    await until_stated(billing, alice, expected)
 
     # Both at once, and the first of the next tier's at the same amount.
-    await billing.given_folded(telemetry(ALICE, 3, llm_tokens=1_500))
+    await billing.given_folded(telemetry(alice, 3, llm_tokens=1_500))
     expected += [(2, "tokens", 1000, 80, "free"), (3, "tokens", 1000, 100, "free")]
-    await until_stated(billing, ALICE, expected)
-    await put(billing, "pro")
-    await billing.given_folded(telemetry(ALICE, 3, llm_tokens=9_999), call(ALICE, 3))
+    await until_stated(billing, alice, expected)
+    await put(billing, alice, "pro")
+    await billing.given_folded(telemetry(alice, 3, llm_tokens=9_999), call(alice, 3))
     expected += [(4, "tokens", 4000, 50, "pro")]
-    await until_stated(billing, ALICE, expected)
+    await until_stated(billing, alice, expected)
 
     # Down again: what was stated of that limit is stated no more.
-    await put(billing, "free")
-    await billing.given_folded(telemetry(ALICE, 4), call(ALICE, 1), call(ALICE, 2))
+    await put(billing, alice, "free")
+    await billing.given_folded(telemetry(alice, 4), call(alice, 1), call(alice, 2))
     assert (await billing.rebuild())[-1].swapped
     await billing.service.kill()
     await billing.service.start()
-    await billing.given_folded(telemetry(ALICE, 5), telemetry(BOB, 1, llm_tokens=500))
-    await until_stated(billing, BOB, [(1, "tokens", 1000, 50, "free")])
-    assert await stated(billing, ALICE) == expected
+    await billing.given_folded(telemetry(alice, 5), telemetry(bob, 1, llm_tokens=500))
+    await until_stated(billing, bob, [(1, "tokens", 1000, 50, "free")])
+    assert await stated(billing, alice) == expected
 
 
 @pytest.mark.accept("8.thresholds")
-async def test_a_batch_that_ends_anywhere_states_the_same(billing: Billing) -> None:
+async def test_a_batch_that_ends_anywhere_states_the_same(
+    billing: Billing, users: tuple[str, str]
+) -> None:
     """A call's wall time reaches the limit, and its Worker's report takes that back."""
-    both = [call(ALICE, 1, wall_ms=8_000), telemetry(ALICE, 1, compute_ms=2_000)]
+    alice, bob = users
+    both = [call(alice, 1, wall_ms=8_000), telemetry(alice, 1, compute_ms=2_000)]
     await billing.given_usage(*both)
-    for one in (call(BOB, 1, wall_ms=8_000), telemetry(BOB, 1, compute_ms=2_000)):
+    for one in (call(bob, 1, wall_ms=8_000), telemetry(bob, 1, compute_ms=2_000)):
         await billing.given_folded(one)
-    for user in (ALICE, BOB):
+    for user in (alice, bob):
         assert (await billing.usage(user)).usage.compute_ms == 2_000
         expected: Stated = [
             (1, "computeMs", 10_000, 50, "free"),
@@ -115,19 +134,22 @@ async def test_a_batch_that_ends_anywhere_states_the_same(billing: Billing) -> N
 
 @pytest.mark.accept("8.thresholds")
 @pytest.mark.accept("A1")
-async def test_what_was_stated_before_a_restore_is_not_stated_again(billing: Billing) -> None:
-    await billing.given_folded(telemetry(ALICE, 1, llm_tokens=800))
+async def test_what_was_stated_before_a_restore_is_not_stated_again(
+    billing: Billing, users: tuple[str, str]
+) -> None:
+    alice, _ = users
+    await billing.given_folded(telemetry(alice, 1, llm_tokens=800))
     expected: Stated = [(1, "tokens", 1000, 50, "free"), (2, "tokens", 1000, 80, "free")]
-    await until_stated(billing, ALICE, expected)
+    await until_stated(billing, alice, expected)
     await billing.service.kill()
     # As if restored to before all of it: neither its facts nor what was folded are there.
     for table in ("events", "periods", "outbox", "checkpoints", *_FOLDED):
         await billing.execute(f"DELETE FROM {table}")
     await billing.service.start()
-    await billing.given_folded(telemetry(ALICE, 2, llm_tokens=200))
+    await billing.given_folded(telemetry(alice, 2, llm_tokens=200))
     expected += [(3, "tokens", 1000, 100, "free")]
-    await until_stated(billing, ALICE, expected)
-    assert (await billing.usage(ALICE)).usage.llm_tokens == 1_000
+    await until_stated(billing, alice, expected)
+    assert (await billing.usage(alice)).usage.llm_tokens == 1_000
 
 
 _FOLDED: Sequence[str] = ("invocations", "usage_events", "billing_usage", "totals_due")

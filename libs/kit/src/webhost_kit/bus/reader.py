@@ -36,10 +36,10 @@ SILENCE_S = 3.5
 EXPIRES_S = 30.0
 INACTIVE_S = 60.0
 RETRY_S = 0.5
-BATCH_BYTES = 2 * 1024 * 1024
+BATCH_BYTES = 1024 * 1024
 """A batch has no more bytes than this, or a single message: a packet of facts may be large, and
 what folds a batch holds up everything else in its process, and its transaction."""
-REQUEST_BYTES = 2 * BATCH_BYTES
+REQUEST_BYTES = 4 * BATCH_BYTES
 """The same for one request to the server, so that little is buffered here."""
 IDLE_ADVANCE_S = 60.0
 """A reader that gets nothing moves past what its filter skips, so that it does not seem behind."""
