@@ -19,7 +19,11 @@ from webhost_kit.bus.publishing import publish
 from webhost_kit.clock import now_ms
 
 from tests.integration.billing.conftest import AT_MS, Billing, call, telemetry
-from tests.integration.billing.test_usage import PICO_PER_MS, PICO_PER_REQUEST
+from tests.integration.billing.test_usage import (
+    PICO_PER_MS,
+    PICO_PER_REQUEST,
+    until_totals,
+)
 from tests.support.deadline import eventually
 from tests.support.harness import running
 from tests.support.infra import Nats, Postgres
@@ -105,6 +109,9 @@ async def test_reports_of_calls_that_never_were_count_for_their_tenant_alone(
     said = (await billing.usage(tenant)).usage
     assert (said.requests, said.llm_tokens) == (20 * MOST + 1, 20 * MOST + 10)
     assert said.compute_ms == 20 * MOST + 40
+    # What a gateway raises a quota to knows of calls, not of what is said of them.
+    totals = await until_totals(billing, tenant, said.llm_tokens, said.compute_ms)
+    assert totals.requests == 21
 
 
 async def silent_agents(billing: Billing, **request: int) -> SilentAgentsReply:

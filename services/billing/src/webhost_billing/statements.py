@@ -85,7 +85,7 @@ READ_DUE = sa.text(
         coalesce((SELECT epoch FROM checkpoints WHERE name = :checkpoint), 0) AS epoch,
         coalesce((SELECT sequence FROM checkpoints WHERE name = :checkpoint), 0) AS sequence,
         coalesce(sum(u.llm_tokens), 0) AS tokens, coalesce(sum(u.compute_ms), 0) AS compute_ms,
-        coalesce(sum(u.requests), 0) AS requests
+        coalesce(least(sum(u.requests), sum(u.invocations)), 0) AS requests
     FROM (
         SELECT user_id, period_key FROM totals_due WHERE partition = :partition LIMIT :most
     ) d
