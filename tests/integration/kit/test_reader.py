@@ -193,3 +193,22 @@ async def test_what_has_arrived_is_handed_over_in_parts(
     pull._arrived.extend(Msg(harness.bus.client, "evt", "", b"x" * size) for size in sizes)
     batches = [[len(m.data) for m in await pull.next(500)] for _ in range(5)]
     assert batches == [[4, 4], [4], [11], [10], [1, 9]]
+
+
+async def test_a_request_that_had_all_it_asked_for_is_followed_by_the_next(
+    harness: Harness,
+) -> None:
+    """The server says so of each: that is no failure, and ends no later request."""
+    for number in range(53):
+        await harness.bus.js.publish("evt.usr_1.agent.agt_1", b"%d" % number)
+    found: list[bytes] = []
+    started = 0
+    few = StreamReader(harness.bus, subjects.EVENTS, [">"], batch_size=5)
+    async with asyncio.timeout(20), aclosing(few.batches(None)) as batches:
+        async for batch in batches:
+            started += not batch.messages
+            found += [message.body for message in batch.messages]
+            if len(found) == 53:
+                break
+    assert found == [b"%d" % number for number in range(53)]
+    assert started == 1

@@ -265,6 +265,7 @@ class _Pull:
         )
         self._batch_size = batch_size
         self._left = 0
+        self._asked = 0
         self._subscription: Subscription | None = None
         self._arrived: deque[Msg] = deque()
         self._wake = asyncio.Event()
@@ -300,14 +301,20 @@ class _Pull:
 
     async def _ask(self) -> None:
         self._left = self._batch_size
+        self._asked += 1
+        number = self._asked
+
+        async def on_message(message: Msg) -> None:
+            self._on_message(message, number)
+
         inbox = self._client.new_inbox()
         before = self._subscription
-        self._subscription = await self._client.subscribe(inbox, cb=self._on_message)
+        self._subscription = await self._client.subscribe(inbox, cb=on_message)
         await self._client.publish(self._subject, self._request, reply=inbox)
         if before is not None:
             await before.unsubscribe()
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Msg, request: int) -> None:
         heard_at = monotonic()
         if heard_at - self.heard_at > SILENCE_S:
             # This process itself may have stood still: how much is waiting has to be seen anew.
@@ -317,17 +324,23 @@ class _Pull:
         if status is None:
             self._arrived.append(message)
             self._left -= 1
-        elif status in ("404", "408") or _is_full(message):
-            self._left = 0
+        elif status in ("404", "408") or _is_done(message):
+            # The end of an earlier request, which was over anyhow, may come behind the next one.
+            if request == self._asked:
+                self._left = 0
         elif status != "100":
             self._failure = f"consumer: {status} {(message.headers or {}).get('Description', '')}"
         self._wake.set()
 
 
-def _is_full(message: Msg) -> bool:
-    """Say whether the server ended a request because it has no room for the next message."""
+def _is_done(message: Msg) -> bool:
+    """Say whether a request is over, because it has no room for the next message or had them all.
+
+    The server says the second only of requests with a bound in bytes.
+    """
     headers = message.headers or {}
-    return headers.get("Status") == "409" and "MaxBytes" in headers.get("Description", "")
+    said = headers.get("Description", "")
+    return headers.get("Status") == "409" and ("MaxBytes" in said or said == "Batch Completed")
 
 
 def _name_of(message_id: str | None, body: bytes) -> str:
