@@ -141,6 +141,7 @@ def test_the_audit_of_a_life_with_failures_is_what_was_stated(stack: Stack) -> N
         "key.rotated",
         "telemetry.rejected",
         *("checkout.started", "webhook.processed", "subscription.changed"),
+        "usage.threshold_reached",
     }
     [tier] = [entry for entry in entries if entry[1] == "tier.changed"]
     assert tier[3].startswith("operator:")

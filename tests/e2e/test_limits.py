@@ -1,11 +1,16 @@
 """The free tier's limits are a hard stop: no call beyond them reaches the runtime."""
 
+import os
+import signal
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from tests.support.caller import Caller
@@ -33,6 +38,15 @@ export default {
   },
 };
 """
+
+ZEROS = """
+export default {
+  async invoke() {
+    return { output: { text: "Nothing." }, usage: { tokens: 0, toolCalls: 0, computeMs: 0 } };
+  },
+};
+"""
+LEFT = 3
 
 
 @pytest.fixture
@@ -148,3 +162,51 @@ def test_a_spent_token_budget_stops_calls_once_it_was_counted(caller: Caller) ->
     refused = limit_of(caller.post_invoke(agent_id, "More."))
     assert (refused["limitType"], refused["limit"]) == ("tokens", limit)
     assert refused["current"] >= limit
+
+
+@contextmanager
+def frozen(stack: Stack, name: str) -> Iterator[None]:
+    """A process that takes connections and answers nothing, until the block ends."""
+    pid = stack.pids()[name]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        stack.until_ready()
+
+
+@pytest.mark.accept("8.no-telemetry")
+def test_calls_that_cannot_be_reported_are_counted_and_limited(
+    sturdy_stack: Stack, caller: Caller
+) -> None:
+    """The Worker's way to the ingest edge is blocked, and its module would say that it did nothing.
+
+    The first call is reported; then the user has three calls left.
+    """
+    agent_id = deployed(caller, ZEROS)
+    caller.invoke(agent_id, "While it can be reported.")
+
+    def sources() -> list[str]:
+        return [event["source"] for event in caller.recent_calls()]
+
+    until(lambda: sources() == ["both"], "the first call's reports", seconds=20)
+    used = caller.usage()
+    assert (used["usage"]["requests"], used["usage"]["llmTokens"]) == (1, 0)
+    limit = used["limits"]["requests"]
+    with psycopg.connect(sturdy_stack.status()["postgresDsn"]) as connection:
+        left = "UPDATE gateway.quotas SET requests = %s WHERE user_id = %s"
+        assert connection.execute(left, (limit - LEFT, caller.me()["id"])).rowcount == 1
+
+    with frozen(sturdy_stack, "telemetry-ingest"):
+        for _ in range(LEFT):
+            assert caller.post_invoke(agent_id, "Unreported.").status_code == 200
+        for _ in range(LEFT):
+            refused = limit_of(caller.post_invoke(agent_id, "One more."))
+            assert (refused["limitType"], refused["limit"]) == ("requests", limit)
+        until(
+            lambda: sources() == ["gateway"] * LEFT + ["both"],
+            "the calls to be counted by the gateways' reports",
+            seconds=20,
+        )
+        assert caller.usage()["usage"]["requests"] == 1 + LEFT

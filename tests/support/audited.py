@@ -23,6 +23,7 @@ AUDITED = {
     "account.checkout_started.v1": "checkout.started",
     "account.webhook_processed.v1": "webhook.processed",
     "account.subscription_changed.v1": "subscription.changed",
+    "period.threshold_reached.v1": "usage.threshold_reached",
     "key.created.v1": "key.created",
     "key.rotated.v1": "key.rotated",
     "key.revoked.v1": "key.revoked",

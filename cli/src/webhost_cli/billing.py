@@ -23,6 +23,7 @@ from webhost_cli.export import Exported, Format, Writer
 from webhost_cli.invoice import invoice
 from webhost_cli.options import BusOption, JsonOption
 from webhost_cli.rebuild import rebuild as request_rebuild
+from webhost_cli.silent import silent
 
 _COUNTERS = Counters.__struct_fields__
 _HELP = (
@@ -38,6 +39,7 @@ def register(app: typer.Typer) -> None:
     group.command()(rebuild)
     group.command()(billing_checks.verify)
     group.command()(billing_checks.late)
+    group.command()(silent)
     group.command()(export)
     app.add_typer(group)
 

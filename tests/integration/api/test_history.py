@@ -23,6 +23,7 @@ from webhost_contracts.events import (
     DeploymentSucceeded,
     DeploymentTornDown,
     Envelope,
+    PeriodThresholdReached,
     ReportRejected,
     SecretDeleted,
     SecretSet,
@@ -142,6 +143,10 @@ async def a_life(harness: Harness, user: User) -> tuple[str, str]:
     ):
         changed = envelope(user.id, user.id, event, version=version)
         await facts.publish(harness.bus, subjects.event(user.id, "account", user.id), changed)
+    reached = PeriodThresholdReached(
+        period_key="2026-11", limit_type="tokens", percent=80, limit=250_000, tier="free"
+    )
+    await state(harness, user, ids.period_of(user.id, "2026-11"), reached)
     refusal = DelegationRefused(source="desk", code="NOT_FOUND", agent_id=agent_id)
     rejection = ReportRejected(
         agent_id=agent_id, deployment_id=bad, code="INVALID_REQUEST", reason="Too old."
@@ -176,7 +181,7 @@ async def own_facts(harness: Harness, user: User) -> list[Envelope]:
     mine = [wire.decode(bytes(row["envelope"]), Envelope) for row in rows]
     of_others = [
         one
-        for kind in ("deployment", "account", "secret", "delegation", "report")
+        for kind in ("deployment", "account", "period", "secret", "delegation", "report")
         for one in await facts.stored(harness.bus, subjects.EVENTS, f"evt.{user.id}.{kind}.*")
     ]
     return list({one.event_id: one for one in [*mine, *of_others]}.values())
@@ -233,7 +238,16 @@ async def test_the_audit_is_what_the_facts_say(harness: Harness, user: User) -> 
         response = await user.http.get("/v1/audit", params={"action": action})
         problem(response, 400, "INVALID_REQUEST")
     of_agent = await audit(user, agentId=agent_id)
-    of_the_account = {"tier.changed", "account.disabled", "account.enabled"} | {
+    [threshold] = await audit(user, action="usage.threshold_reached")
+    assert threshold["details"] == {
+        "periodKey": "2026-11",
+        "limitType": "tokens",
+        "percent": 80,
+        "limit": 250_000,
+        "tier": "free",
+    }
+    of_the_account = {
+        *("tier.changed", "account.disabled", "account.enabled", "usage.threshold_reached"),
         *("checkout.started", "webhook.processed", "subscription.changed"),
     }
     assert of_agent == [entry for entry in entries if entry["action"] not in of_the_account]

@@ -98,11 +98,11 @@ class Billing(Harness):
         for subject, together in itertools.groupby(facts, key=lambda fact: fact[0]):
             await send_packet(self.bus, subject, [envelope for _, envelope in together])
 
-    async def caught_up(self) -> None:
+    async def caught_up(self, *, seconds: float = 20) -> None:
         for partition in range(subjects.PARTITIONS):
-            await self._folded(partition)
+            await self._folded(partition, seconds)
 
-    async def _folded(self, partition: int) -> None:
+    async def _folded(self, partition: int, seconds: float) -> None:
         try:
             last = await self.bus.js.get_last_msg(
                 subjects.USAGE, subjects.usage_partition(partition)
@@ -113,7 +113,7 @@ class Billing(Harness):
         async def folded() -> bool:
             return await self.checkpoint(partition) >= (last.seq or 0)
 
-        await eventually(folded, f"partition {partition} to be folded", seconds=20)
+        await eventually(folded, f"partition {partition} to be folded", seconds=seconds)
 
     async def checkpoint(self, partition: int) -> int:
         query = "SELECT sequence FROM checkpoints WHERE name = :name"

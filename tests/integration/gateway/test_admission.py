@@ -44,6 +44,7 @@ async def knows_tier(harness: Harness, gateway: Gateway, agent: Agent, tier: str
     await harness.until_answers(gateway, marker)
 
 
+@pytest.mark.accept("8.hard-limit")
 async def test_exactly_the_plans_requests_reach_the_worker(own_harness: Harness) -> None:
     """200 callers at two gateways, a plan of 20: 20 calls, 180 refusals, 20 facts."""
     harness = own_harness

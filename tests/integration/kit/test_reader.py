@@ -1,12 +1,14 @@
 """Checkpoints: a stream other than the one that they were taken on is noticed."""
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
 from webhost_contracts import subjects
+from webhost_kit.bus import reader
 from webhost_kit.bus.reader import Checkpoint, StreamReader
 from webhost_kit.errors import StreamDiverged
 
@@ -133,3 +135,80 @@ async def test_a_delivery_that_is_lost_is_read_all_the_same(
             if expected[-1] in read:
                 break
     assert (lost, read) == ([expected[2]], expected)
+
+
+@pytest.mark.accept("8.neighbours")
+@pytest.mark.accept("A9")
+async def test_large_messages_come_in_small_batches(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a batch nor what is fetched ahead of it grows with what the messages hold."""
+    size, number = 100_000, 60
+    monkeypatch.setattr(reader, "BATCH_BYTES", 3 * size)
+    monkeypatch.setattr(reader, "REQUEST_BYTES", 10 * size)
+    requests = counted_requests(monkeypatch)
+    bodies = [b"%d " % n + b"x" * (size - 10) for n in range(number)]
+    for body in bodies:
+        await harness.bus.js.publish("evt.usr_1.agent.agt_1", body)
+    found: list[bytes] = []
+    started = 0
+    async with (
+        asyncio.timeout(20),
+        aclosing(StreamReader(harness.bus, subjects.EVENTS, [">"]).batches(None)) as batches,
+    ):
+        async for batch in batches:
+            started += not batch.messages
+            assert len(batch.messages) <= 3
+            found += [message.body for message in batch.messages]
+            if len(found) == number:
+                break
+    assert found == bodies
+    # One consumer served all of it: that a request is full is no failure.
+    assert started == 1
+    assert len(requests) >= number * size // reader.REQUEST_BYTES
+
+
+def counted_requests(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """What grows by one with each request for messages."""
+    requests: list[None] = []
+    ask = reader._Pull._ask
+
+    async def counted(pull: reader._Pull) -> None:
+        requests.append(None)
+        await ask(pull)
+
+    monkeypatch.setattr(reader._Pull, "_ask", counted)
+    return requests
+
+
+@pytest.mark.accept("8.neighbours")
+async def test_what_has_arrived_is_handed_over_in_parts(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message larger than a batch may be comes alone."""
+    monkeypatch.setattr(reader, "BATCH_BYTES", 10)
+    pull = reader._Pull(harness.bus, subjects.EVENTS, "none", 500)
+    pull._left = 1
+    sizes = [4, 4, 4, 11, 10, 1, 9]
+    pull._arrived.extend(Msg(harness.bus.client, "evt", "", b"x" * size) for size in sizes)
+    batches = [[len(m.data) for m in await pull.next(500)] for _ in range(5)]
+    assert batches == [[4, 4], [4], [11], [10], [1, 9]]
+
+
+async def test_a_request_that_had_all_it_asked_for_is_followed_by_the_next(
+    harness: Harness,
+) -> None:
+    """The server says so of each: that is no failure, and ends no later request."""
+    for number in range(53):
+        await harness.bus.js.publish("evt.usr_1.agent.agt_1", b"%d" % number)
+    found: list[bytes] = []
+    started = 0
+    few = StreamReader(harness.bus, subjects.EVENTS, [">"], batch_size=5)
+    async with asyncio.timeout(20), aclosing(few.batches(None)) as batches:
+        async for batch in batches:
+            started += not batch.messages
+            found += [message.body for message in batch.messages]
+            if len(found) == 53:
+                break
+    assert found == [b"%d" % number for number in range(53)]
+    assert started == 1

@@ -52,6 +52,7 @@ FIELDS = {
         *("subscriptionId", "status", "tier", "renewsAtMs", "endsAtMs"),
     },
     "account.disabled.v1": {"reason"},
+    "period.threshold_reached.v1": {"periodKey", "limitType", "percent", "limit", "tier"},
     "key.created.v1": {"name", "scopes", "agentIds", "expiresAtMs", "limits"},
     "key.rotated.v1": {"previousExpiresAtMs"},
     "delegation.refused.v1": {"source", "code", "reason"},

@@ -167,6 +167,63 @@ def test_both_together(gateway, worker) -> None:
     assert both.source == "both"
 
 
+@pytest.mark.accept("8.tenants-word")
+@given(by_gateway, by_worker, st.integers(0, 100))
+def test_a_worker_says_no_less_than_a_part_of_the_wall_time(gateway, worker, percent) -> None:
+    """The part is rounded up: nothing is charged only where there is no wall time, or no part."""
+    rules = with_least(percent)
+    compute_ms = charge(merged([worker, gateway]), rules).counters.compute_ms
+    assert charge(merged([gateway, worker]), rules).counters.compute_ms == compute_ms
+    wall_ms, reported = gateway.gateway.wall_ms, worker.worker.compute_ms
+    if wall_ms is None:
+        assert compute_ms == min(reported, LONGEST_CALL_MS + SLACK_MS)
+        return
+    assert compute_ms * 100 >= wall_ms * percent
+    assert compute_ms <= wall_ms + SLACK_MS
+    if reported * 100 >= wall_ms * percent:
+        assert compute_ms == min(reported, wall_ms + SLACK_MS)
+    else:
+        assert (compute_ms - 1) * 100 < wall_ms * percent
+
+
+@pytest.mark.accept("8.tenants-word")
+@pytest.mark.parametrize(
+    ("wall_ms", "reported", "charged"),
+    [
+        (100, 0, 25),
+        (101, 0, 26),
+        (1, 0, 1),
+        (0, 0, 0),
+        (100, 24, 25),
+        (100, 25, 25),
+        (100, 99, 99),
+        (100, 10**9, 1_100),
+        (None, 0, 0),
+        (None, 10**9, LONGEST_CALL_MS + SLACK_MS),
+    ],
+)
+def test_what_a_quarter_comes_to(wall_ms: int | None, reported: int, charged: int) -> None:
+    gateway = GatewaySide(invocation_id="inv_1", errors=0, wall_ms=wall_ms)
+    worker = WorkerSide(
+        event_id="inv_1", requests=0, llm_tokens=0, compute_ms=reported, tool_calls=0, errors=0
+    )
+    both = Invocation(
+        user_id="a",
+        agent_id="a",
+        deployment_id="dep_1",
+        runtime_provider="cloudflare",
+        at_ms=AT_MIDNIGHT,
+        gateway=gateway,
+        worker=worker,
+    )
+    counters = charge(both, with_least(25)).counters
+    assert (counters.requests, counters.compute_ms) == (1, charged)
+
+
+def with_least(percent: int) -> Rules:
+    return Rules(BOOK, LONGEST_CALL_MS, percent)
+
+
 AT_MIDNIGHT = 1_764_547_200_000  # 2025-12-01T00:00:00Z
 
 

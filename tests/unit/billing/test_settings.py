@@ -14,6 +14,25 @@ GOOD = {
 }
 
 
+@pytest.mark.parametrize("percent", ["-1", "101", "a quarter"])
+def test_a_part_is_from_nothing_to_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], percent: str
+) -> None:
+    for name, value in (GOOD | {"MIN_COMPUTE_PERCENT": percent}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        load(Settings, "webhost-billing")
+    assert "MIN_COMPUTE_PERCENT" in capsys.readouterr().err
+
+
+def test_the_part_is_a_quarter_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    assert load(Settings, "webhost-billing").rules().min_compute_percent == 25
+    monkeypatch.setenv("MIN_COMPUTE_PERCENT", "0")
+    assert load(Settings, "webhost-billing").rules().min_compute_percent == 0
+
+
 @pytest.mark.accept("10")
 def test_a_bad_price_file_is_named_with_its_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -49,6 +49,11 @@ def secrets_of(agent_id: str) -> str:
     return f"{SECRETS}_{suffix(agent_id)}"
 
 
+def period_of(user_id: str, period_key: str) -> str:
+    """Return the id of the aggregate that is this user's usage in this period."""
+    return f"{user_id}.{period_key}"
+
+
 def suffix(identifier: str) -> str:
     """Return what follows the prefix: 26 characters of `[0-9a-z]`."""
     return identifier.rpartition("_")[2]

@@ -143,6 +143,37 @@ class InvoiceReply(Wire, frozen=True, kw_only=True):
     other_agents: int = 0
 
 
+class SilentAgentsRequest(Wire, frozen=True, kw_only=True):
+    """Whose calls were counted without a report of their Workers in the last hours.
+
+    Agents with fewer than `at_least` calls are left out. At most a week, and 1,000 agents.
+    """
+
+    hours: int = 24
+    at_least: int = 10
+    limit: int = 50
+
+
+class SilentAgent(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """How many calls of an agent the gateway reported, and for how many of them nobody else did."""
+
+    user_id: str
+    agent_id: str
+    invocations: int
+    silent: int
+
+
+class SilentAgentsReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """The same of all agents together, and the agents with the highest shares first.
+
+    Calls of the last minute are left out: their reports may still be on the way.
+    """
+
+    invocations: int
+    silent: int
+    agents: tuple[SilentAgent, ...] = ()
+
+
 class SetTierRequest(Wire, frozen=True, kw_only=True):
     """An operator puts a user on a tier, as `webhost users set-tier` asks for it."""
 

@@ -14,7 +14,8 @@ from webhost_contracts.wire import Wire
 class Totals(Wire, frozen=True, kw_only=True):
     """What a user has used in one period. Tokens and compute count against the budgets here.
 
-    A gateway whose database was restored raises its own count to `requests`.
+    A gateway whose database was restored raises its own count to `requests`, which are at most one
+    for each call or report: a Worker may report any number of them.
     """
 
     tokens: int

@@ -40,6 +40,7 @@ from webhost_contracts.events import (
     KeyCreated,
     KeyRevoked,
     KeyRotated,
+    PeriodThresholdReached,
     ReportRejected,
     SecretDeleted,
     SecretSet,
@@ -105,6 +106,9 @@ SHOWN: dict[type[Event], Shown] = {
     ),
     AccountDisabled: Shown("account.disabled", ("reason",)),
     AccountEnabled: Shown("account.enabled"),
+    PeriodThresholdReached: Shown(
+        "usage.threshold_reached", ("periodKey", "limitType", "percent", "limit", "tier")
+    ),
     KeyCreated: Shown(
         "key.created", ("name", "scopes", "agentIds", "expiresAtMs", "limits"), "keyId"
     ),

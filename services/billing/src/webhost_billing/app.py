@@ -1,7 +1,6 @@
 """The composition root: the one place where adapters meet handlers."""
 
 from webhost_contracts import subjects
-from webhost_contracts.entitlements import load_tiers
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.bus.stream_watch import StreamWatch
@@ -40,10 +39,9 @@ async def compose(service: Service, settings: Settings) -> None:
             service.name, database, bus, recovery.OWN_SUBJECTS, recovery.TYPES, recovery.recover
         ),
     )
-    rules = settings.rules()
-    projection = service.add("projection", UsageProjection(database, bus, streams, rules))
+    rules, tiers = settings.rules(), settings.tiers()
+    projection = service.add("projection", UsageProjection(database, bus, streams, rules, tiers))
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
-    tiers = load_tiers(settings.webhost_tiers_file)
     retention = Retention(database, tiers)
     service.work("retention", retention.run)
     rebuilder = Rebuilder(database, bus, rules, projection.swapped, retention.sweep_events)

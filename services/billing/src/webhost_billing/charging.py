@@ -4,17 +4,22 @@
 |----------------|------------------|--------------------|--------------------------------------|
 | gateway only   | 1, the gateway's | 0                  | wall time, 0 where it is unknown     |
 | Worker only    | the Worker's     | the Worker's       | the Worker's                         |
-| both           | 1, the gateway's | the Worker's       | the Worker's, at most wall + 1 s     |
+| both           | 1, the gateway's | the Worker's       | the Worker's, at most wall + 1 s, at |
+|                |                  |                    | least MIN_COMPUTE_PERCENT of wall    |
 
 Where the gateway died during the call, wall time is unknown: the Worker's compute then counts up
 to the longest call allowed, plus that second.
+
+No runtime measures a call's compute for us so far. What a Worker reports is the time by its front's
+clock, which stands still while code computes, so it may be next to nothing: hence the least part of
+the wall time, which the gateway measures. An honest report is nearly all of it.
 
 A charge is stored with its invocation. When the other side reports, the stored charge is reversed
 and the whole invocation is charged once, by the rules in force then. So a change of rules never
 makes a total wrong; calls that were complete before it keep their charge. A rebuild charges every
 call by the rules in force when it runs. The price book is append-only and prices apply by the time
 of the call, so new prices do not change the result of a rebuild; a different longest call does, for
-calls whose gateway died, and the rebuild shows it.
+calls whose gateway died, and so does a different least part of the wall time. The rebuild shows it.
 """
 
 import bisect
@@ -85,6 +90,8 @@ class Rules:
     prices: PriceBook
     longest_call_ms: int
     """How long a call can last at most: LONGEST_CALL_S, which gateway, api and billing share."""
+    min_compute_percent: int = 0
+    """The least compute of a call that both report, in percent of its wall time, rounded up."""
     seal_delay_ms: int = SEAL_DELAY_MS
     """How long after its end a period is sealed, by the stream's time."""
 
@@ -161,8 +168,10 @@ def _compute_ms(invocation: Invocation, rules: Rules) -> int:
         return worker.compute_ms if worker else 0
     if worker is None:
         return gateway.wall_ms or 0
-    wall_ms = rules.longest_call_ms if gateway.wall_ms is None else gateway.wall_ms
-    return min(worker.compute_ms, wall_ms + SLACK_MS)
+    if gateway.wall_ms is None:
+        return min(worker.compute_ms, rules.longest_call_ms + SLACK_MS)
+    least = -(-gateway.wall_ms * rules.min_compute_percent // 100)
+    return min(max(worker.compute_ms, least), gateway.wall_ms + SLACK_MS)
 
 
 def _combine(left: Counters, right: Counters, sign: int) -> Counters:

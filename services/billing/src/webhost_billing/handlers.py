@@ -18,6 +18,8 @@ from webhost_contracts.rpc import (
     SetAccountStatusRequest,
     SetTierReply,
     SetTierRequest,
+    SilentAgentsReply,
+    SilentAgentsRequest,
     UsageReply,
     UsageRequest,
 )
@@ -32,7 +34,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.outbox import is_published
 from webhost_kit.eventsourcing.store import EventMetadata
 
-from webhost_billing import decisions, feed_queries, queries, store
+from webhost_billing import decisions, feed_queries, queries, silence, store
 from webhost_billing.decisions import Account, Refused
 from webhost_billing.store import ACCOUNTS
 
@@ -75,6 +77,11 @@ class Handlers:
                 return await feed_queries.export(connection, request, self._installation_id)
             except feed_queries.Refused as refused:
                 return UsageExportReply(refused=refused.refusal)
+
+    async def silent_agents(self, request: SilentAgentsRequest) -> SilentAgentsReply:
+        """Answer whose calls were counted without a report of their Workers."""
+        async with self._database.transaction() as connection:
+            return await silence.silent_agents(connection, request, now_ms())
 
     async def set_tier(self, request: SetTierRequest) -> SetTierReply:
         """Put a user on a tier, or say why not."""

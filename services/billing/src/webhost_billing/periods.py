@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from webhost_contracts.events import Envelope, Event, PeriodSealed
+from webhost_contracts import ids
+from webhost_contracts.events import Envelope, Event, PeriodSealed, PeriodThresholdReached
 from webhost_contracts.events.period import SealedUsage
 
 from webhost_billing.sealing import Seal
+from webhost_billing.thresholds import Threshold
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,12 @@ class Period:
     period_key: str
     version: int = 0
     seal: PeriodSealed | None = None
+    reached: frozenset[Threshold] = frozenset()
 
     @property
     def id(self) -> str:
         """Return the id that its facts have."""
-        return f"{self.user_id}.{self.period_key}"
+        return ids.period_of(self.user_id, self.period_key)
 
 
 def evolve(period: Period, envelope: Envelope, event: Event) -> Period:
@@ -29,6 +32,9 @@ def evolve(period: Period, envelope: Envelope, event: Event) -> Period:
     match event:
         case PeriodSealed():
             return replace(period, version=envelope.version, seal=event)
+        case PeriodThresholdReached():
+            threshold = Threshold(event.limit_type, event.limit, event.percent)
+            return replace(period, version=envelope.version, reached=period.reached | {threshold})
         case _:
             raise TypeError(f"not a fact about a period: {event.type_name()}")
 

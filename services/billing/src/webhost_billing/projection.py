@@ -1,9 +1,9 @@
 """Usage: USAGE folded into the live generation, partition by partition, while billing runs.
 
 Consumes: `invocation.finished` and `telemetry.accepted` of USAGE, in packets.
-Emits: users' totals (see `totals`), which are noted as due in the transaction of the fold; the
+Emits, in the transaction of the fold: users' totals (see `totals`), which are noted as due; the
 seals of periods (see `seals`), at the first message whose time they are due at; the feed of settled
-usage (see `feed`), which is stated in it.
+usage (see `feed`); what was reached of users' limits (see `threshold_facts`).
 Guarantees: a partition's rows and its checkpoint are one transaction, so each fact counts once;
 the running processes share the partitions (see `webhost_kit.database.partitions`). The live
 generation is held for each batch, so a rebuild swaps between two batches and never inside one.
@@ -12,13 +12,14 @@ changes nothing; totals get a new epoch, since their sequences start again.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 import structlog
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
+from webhost_contracts.entitlements import Entitlements
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.bus.stream_watch import StreamWatch
@@ -32,7 +33,7 @@ from webhost_kit.eventsourcing.store import require_verified
 from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.tasks import run_together
 
-from webhost_billing import feed, generations, sealing, seals, statements
+from webhost_billing import feed, generations, sealing, seals, statements, threshold_facts
 from webhost_billing.charging import Rules
 from webhost_billing.feed import FeedKeeper
 from webhost_billing.model import TYPES, UsageReport
@@ -61,11 +62,19 @@ def checkpoint_name(partition: int) -> str:
 class UsageProjection:
     """Keeps this process's share of the partitions current, and their totals."""
 
-    def __init__(self, database: Database, bus: Bus, streams: StreamWatch, rules: Rules) -> None:
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        streams: StreamWatch,
+        rules: Rules,
+        tiers: Mapping[str, Entitlements],
+    ) -> None:
         self._database = database
         self._bus = bus
         self._rules = rules
         self._compared: str | None = None
+        self._tiers = tiers
         self._share = PartitionShare(database.dsn, SHARE, subjects.PARTITIONS, check=bus.check)
         self._totals = {
             partition: TotalsPublisher(
@@ -140,6 +149,7 @@ class UsageProjection:
         changes = await fold_into(connection, live, usage_reports(facts), self._rules, closed)
         if facts:
             await feed.state(connection, partition, live, facts, changes)
+            await threshold_facts.state(connection, live, partition, changes.steps, self._tiers)
         _invocations.inc(changes.invocations)
         _complete.inc(changes.complete)
         due = sorted({(row.user_id, row.period_key) for row in changes.rows})

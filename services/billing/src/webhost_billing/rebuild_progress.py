@@ -116,5 +116,10 @@ async def save(
 
 def _fingerprint(rules: Rules) -> str:
     """Return what two rebuilds share whose rows may stand side by side."""
-    told = (FOLD_VERSION, rules.longest_call_ms, rules.prices.entries)
+    told = (
+        FOLD_VERSION,
+        rules.longest_call_ms,
+        rules.min_compute_percent,
+        rules.prices.entries,
+    )
     return hashlib.sha256(repr(told).encode()).hexdigest()

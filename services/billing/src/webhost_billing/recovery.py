@@ -1,8 +1,8 @@
 """Taking facts back: after a restore, from the stream into the tables.
 
 Consumes: billing's own facts that its event table lacks; the caller writes the event rows.
-Guarantees: an account is what it was when the facts were stated; a period is closed where it was.
-On replay: the account is once more what the last of them says.
+Guarantees: an account, or a period, is what it was when the facts were stated.
+On replay: it is once more what the last of them says.
 """
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,6 +12,7 @@ from webhost_contracts.events import (
     AccountEnabled,
     CheckoutStarted,
     PeriodSealed,
+    PeriodThresholdReached,
     SubscriptionChanged,
     TierChanged,
     WebhookProcessed,
@@ -19,7 +20,7 @@ from webhost_contracts.events import (
 from webhost_contracts.events.base import by_name
 from webhost_kit.eventsourcing.facts import Fact
 
-from webhost_billing import decisions, seals, store
+from webhost_billing import decisions, seals, store, threshold_facts
 from webhost_billing.subscriptions import store as subscriptions
 
 TYPES = by_name(
@@ -30,20 +31,21 @@ TYPES = by_name(
     WebhookProcessed,
     SubscriptionChanged,
     PeriodSealed,
+    PeriodThresholdReached,
 )
 """All that billing states."""
 
-OWN_SUBJECTS = (
-    subjects.events_of_kind(TierChanged.kind()),
-    subjects.events_of_kind(PeriodSealed.kind()),
-)
+OWN_SUBJECTS = tuple(subjects.events_of_kind(kind.kind()) for kind in (TierChanged, PeriodSealed))
 """Where it states that."""
 
 
 async def recover(connection: AsyncConnection, fact: Fact) -> None:
-    """Evolve the account or period by this fact, which the database lacked after a restore."""
+    """Evolve what this fact is about, which the database lacked after a restore."""
     if isinstance(fact.event, PeriodSealed):
         await seals.recover(connection, fact, fact.event)
+        return
+    if isinstance(fact.event, PeriodThresholdReached):
+        await threshold_facts.recover(connection, fact, fact.event)
         return
     if isinstance(fact.event, WebhookProcessed):
         at_ms = fact.envelope.occurred_at_ms

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from webhost_kit.process.settings import LongestCall, Tiered
 
 from webhost_billing.charging import Rules, load_prices
@@ -15,6 +15,10 @@ class Settings(LongestCall, Payments, Tiered):
     webhost_prices_file: Path | None = None
     """The price book, a TOML file; if not set, the product's own prices apply."""
 
+    min_compute_percent: int = Field(default=25, ge=0, le=100)
+    """The least compute that is charged for a call, in percent of the gateway's wall time, however
+    little its Worker reports: on Cloudflare a Worker's clock stands still while code computes."""
+
     @field_validator("webhost_prices_file")
     @classmethod
     def _prices_are_usable(cls, path: Path | None) -> Path | None:
@@ -23,4 +27,8 @@ class Settings(LongestCall, Payments, Tiered):
 
     def rules(self) -> Rules:
         """Return the rules by which invocations are charged."""
-        return Rules(load_prices(self.webhost_prices_file), int(self.longest_call_s * 1000))
+        return Rules(
+            load_prices(self.webhost_prices_file),
+            int(self.longest_call_s * 1000),
+            self.min_compute_percent,
+        )

@@ -107,7 +107,7 @@ READ_DUE = sa.text(
         coalesce((SELECT epoch FROM checkpoints WHERE name = :checkpoint), 0) AS epoch,
         coalesce((SELECT sequence FROM checkpoints WHERE name = :checkpoint), 0) AS sequence,
         coalesce(sum(u.llm_tokens), 0) AS tokens, coalesce(sum(u.compute_ms), 0) AS compute_ms,
-        coalesce(sum(u.requests), 0) AS requests
+        coalesce(least(sum(u.requests), sum(u.invocations)), 0) AS requests
     FROM (
         SELECT user_id, period_key FROM totals_due WHERE partition = :partition LIMIT :most
     ) d
@@ -123,6 +123,21 @@ NO_LONGER_DUE = sa.text(
     USING unnest(CAST(:users AS text[]), CAST(:periods AS text[])) AS put (user_id, period_key)
     WHERE (t.partition, t.user_id, t.period_key) = (:partition, put.user_id, put.period_key)
         AND (t.generation, t.sequence) <= (:generation, :sequence)
+    """
+)
+
+READ_PERIODS = sa.text(
+    """
+    SELECT d.user_id, d.period_key, a.tier,
+        coalesce(p.version, 0) AS version, coalesce(p.reached, '{}') AS reached,
+        coalesce(sum(u.requests), 0) AS requests, coalesce(sum(u.llm_tokens), 0) AS tokens,
+        coalesce(sum(u.compute_ms), 0) AS compute_ms
+    FROM unnest(CAST(:users AS text[]), CAST(:periods AS text[])) AS d (user_id, period_key)
+    LEFT JOIN accounts a ON a.user_id = d.user_id
+    LEFT JOIN periods p ON (p.user_id, p.period_key) = (d.user_id, d.period_key)
+    LEFT JOIN billing_usage u ON (u.generation, u.partition, u.user_id, u.period_key)
+        = (:generation, :partition, d.user_id, d.period_key)
+    GROUP BY d.user_id, d.period_key, a.tier, p.version, p.reached
     """
 )
 

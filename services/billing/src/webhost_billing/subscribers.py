@@ -71,6 +71,7 @@ def register(
     requests.serve(subjects.RPC_RECENT_EVENTS, handlers.recent_events)
     requests.serve(subjects.RPC_USAGE_SERIES, series.series)
     requests.serve(subjects.RPC_INVOICE, series.invoice)
+    requests.serve(subjects.RPC_SILENT_AGENTS, handlers.silent_agents)
     requests.serve(subjects.RPC_SET_TIER, handlers.set_tier)
     requests.serve(subjects.RPC_SET_ACCOUNT_STATUS, handlers.set_account_status)
     requests.serve(subjects.RPC_USAGE_FEED, handlers.usage_feed)

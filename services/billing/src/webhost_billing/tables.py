@@ -87,6 +87,8 @@ usage_events = sa.Table(
     *_counters(sa.BigInteger),
     sa.Column("provider", sa.LargeBinary),
     sa.Index("usage_events_recent", "generation", "user_id", "at_ms"),
+    # Rows come nearly in the order of time, so this costs a fold nothing.
+    sa.Index("usage_events_by_time", "at_ms", postgresql_using="brin"),
     **_fillfactor(70),
 )
 
@@ -136,13 +138,16 @@ totals_due = sa.Table(
     sa.Column("sequence", sa.BigInteger, nullable=False),
 )
 
-# What billing stated about a user's period. Its seal, if there is one: where reports end to count.
+# What billing stated about a user's period. It has no generation: a rebuild decides nothing.
+# `reached` are the thresholds that were stated, each `<limit type>/<limit>/<percent>`; then, if it
+# is sealed, where its reports end to count.
 periods = sa.Table(
     "periods",
     metadata,
     sa.Column("user_id", sa.Text, primary_key=True),
     sa.Column("period_key", sa.Text, primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("reached", sa.ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("sealed_at_sequence", sa.BigInteger),
 )
 

@@ -2,7 +2,8 @@
 
 Consumes: `POST /v1/telemetry/report`. Emits: 202 with the receipt, or the error envelope.
 Guarantees: headers, and how often their sender's address has failed, are checked before the body is
-read; see `webhost_kit.http.asgi` for the bounds.
+read; see `webhost_kit.http.asgi` for the bounds. Where a credential is there more than once none
+counts: a proxy before us may go by another of them than we.
 No CORS headers: no browser posts here.
 On replay: see `reports`.
 """
@@ -52,10 +53,11 @@ class ReportApp:
             await request.refuse_unexpected(error)
 
     async def _accept(self, request: Request, address: str) -> None:
+        deployment_id, signature = request.only(_DEPLOYMENT), request.only(_SIGNATURE)
         given = self._reports.credentials(
             address,
-            request.text_header(_DEPLOYMENT),
-            request.headers.get(_SIGNATURE),
+            None if deployment_id is None else deployment_id.decode("latin-1"),
+            signature,
             request.request_id,
         )
         body = await request.body(MAX_BODY_BYTES)

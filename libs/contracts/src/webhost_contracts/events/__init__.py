@@ -54,7 +54,7 @@ from webhost_contracts.events.deployment import (
 )
 from webhost_contracts.events.invocation import InvocationFinished
 from webhost_contracts.events.key import KeyCreated, KeyRevoked, KeyRotated
-from webhost_contracts.events.period import PeriodSealed
+from webhost_contracts.events.period import PeriodSealed, PeriodThresholdReached
 from webhost_contracts.events.secret import SecretDeleted, SecretSet
 from webhost_contracts.events.teardown import TeardownFinished, TeardownStarted
 from webhost_contracts.events.telemetry import ReportRejected, TelemetryAccepted
@@ -96,6 +96,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     WebhookProcessed,
     SubscriptionChanged,
     PeriodSealed,
+    PeriodThresholdReached,
     DelegationRefused,
     ReportRejected,
     InvocationFinished,
@@ -135,6 +136,7 @@ __all__ = [
     "KeyRevoked",
     "KeyRotated",
     "PeriodSealed",
+    "PeriodThresholdReached",
     "ReportRejected",
     "SecretDeleted",
     "SecretSet",

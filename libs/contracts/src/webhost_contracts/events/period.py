@@ -1,4 +1,9 @@
-"""What billing states about a user's usage of one period (a month in UTC)."""
+"""What billing states about a user's usage of one period (a month in UTC).
+
+The aggregate's id is `<userId>.<YYYY-MM>`; `ids.period_of` makes it.
+"""
+
+from typing import Literal
 
 from webhost_contracts import subjects
 from webhost_contracts.events.base import Event
@@ -19,11 +24,27 @@ class SealedUsage(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class PeriodEvent(Event, frozen=True, kw_only=True):
-    """A fact about the aggregate `<userId>.<periodKey>`."""
+    """What all of them share."""
+
+    period_key: str
 
     def published_on(self, user_id: str, aggregate_id: str) -> str:
         """Return the one subject of all periods of this user's."""
         return subjects.event(user_id, self.kind(), user_id)
+
+
+class PeriodThresholdReached(
+    PeriodEvent, frozen=True, kw_only=True, tag="period.threshold_reached.v1"
+):
+    """The user has used this part of what the tier allows in the period.
+
+    Stated once for each limit's value: what is allowed later may state it again.
+    """
+
+    limit_type: Literal["requests", "tokens", "computeMs"]
+    percent: int
+    limit: int
+    tier: str
 
 
 class PeriodSealed(PeriodEvent, frozen=True, kw_only=True, tag="period.sealed.v1"):
@@ -33,7 +54,6 @@ class PeriodSealed(PeriodEvent, frozen=True, kw_only=True, tag="period.sealed.v1
     that was created at `stream_created_at`. Whatever comes behind it is too late.
     """
 
-    period_key: str
     by_runtime: dict[str, SealedUsage]
     invocations: int
     partition: int

@@ -36,6 +36,11 @@ SILENCE_S = 3.5
 EXPIRES_S = 30.0
 INACTIVE_S = 60.0
 RETRY_S = 0.5
+BATCH_BYTES = 1024 * 1024
+"""A batch has no more bytes than this, or a single message: a packet of facts may be large, and
+what folds a batch holds up everything else in its process, and its transaction."""
+REQUEST_BYTES = 4 * BATCH_BYTES
+"""The same for one request to the server, so that little is buffered here."""
 IDLE_ADVANCE_S = 60.0
 """A reader that gets nothing moves past what its filter skips, so that it does not seem behind."""
 
@@ -253,12 +258,14 @@ class _Pull:
         self._request = msgspec.json.encode(
             {
                 "batch": batch_size,
+                "max_bytes": max(REQUEST_BYTES, bus.client.max_payload),
                 "expires": int(EXPIRES_S * 1e9),
                 "idle_heartbeat": int(HEARTBEAT_S * 1e9),
             }
         )
         self._batch_size = batch_size
         self._left = 0
+        self._asked = 0
         self._subscription: Subscription | None = None
         self._arrived: deque[Msg] = deque()
         self._wake = asyncio.Event()
@@ -280,7 +287,13 @@ class _Pull:
                 await self._wake.wait()
         if self._failure is not None:
             raise NatsError(self._failure)
-        taken = [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
+        taken: list[Msg] = []
+        size = 0
+        while self._arrived and len(taken) < most:
+            size += len(self._arrived[0].data)
+            if taken and size > BATCH_BYTES:
+                break
+            taken.append(self._arrived.popleft())
         # Only now: requested on arrival, messages would pile up in front of a slower fold.
         if self._left == 0 and len(self._arrived) < self._batch_size:
             await self._ask()
@@ -288,14 +301,20 @@ class _Pull:
 
     async def _ask(self) -> None:
         self._left = self._batch_size
+        self._asked += 1
+        number = self._asked
+
+        async def on_message(message: Msg) -> None:
+            self._on_message(message, number)
+
         inbox = self._client.new_inbox()
         before = self._subscription
-        self._subscription = await self._client.subscribe(inbox, cb=self._on_message)
+        self._subscription = await self._client.subscribe(inbox, cb=on_message)
         await self._client.publish(self._subject, self._request, reply=inbox)
         if before is not None:
             await before.unsubscribe()
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Msg, request: int) -> None:
         heard_at = monotonic()
         if heard_at - self.heard_at > SILENCE_S:
             # This process itself may have stood still: how much is waiting has to be seen anew.
@@ -305,11 +324,23 @@ class _Pull:
         if status is None:
             self._arrived.append(message)
             self._left -= 1
-        elif status in ("404", "408"):
-            self._left = 0
+        elif status in ("404", "408") or _is_done(message):
+            # The end of an earlier request, which was over anyhow, may come behind the next one.
+            if request == self._asked:
+                self._left = 0
         elif status != "100":
             self._failure = f"consumer: {status} {(message.headers or {}).get('Description', '')}"
         self._wake.set()
+
+
+def _is_done(message: Msg) -> bool:
+    """Say whether a request is over, because it has no room for the next message or had them all.
+
+    The server says the second only of requests with a bound in bytes.
+    """
+    headers = message.headers or {}
+    said = headers.get("Description", "")
+    return headers.get("Status") == "409" and ("MaxBytes" in said or said == "Batch Completed")
 
 
 def _name_of(message_id: str | None, body: bytes) -> str:

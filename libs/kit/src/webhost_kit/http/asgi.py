@@ -32,15 +32,21 @@ class Request:
     `headers` are by lower-case name, the last of several; `always` is added to every answer.
     """
 
-    __slots__ = ("_receive", "_send", "always", "headers", "request_id", "started")
+    __slots__ = ("_receive", "_send", "_sent", "always", "headers", "request_id", "started")
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._sent: Headers = scope["headers"]
+        self.headers: dict[bytes, bytes] = dict(self._sent)
         self.request_id = problems.request_id_from(self.text_header(b"x-request-id"))
         self.always: Headers = [(b"x-request-id", self.request_id.encode())]
         self.started = False
+
+    def only(self, name: bytes) -> bytes | None:
+        """Return a header's value, None also where there are several of it."""
+        values = [value for sent, value in self._sent if sent == name]
+        return values[0] if len(values) == 1 else None
 
     def text_header(self, name: bytes) -> str | None:
         """Return a header's value as text."""

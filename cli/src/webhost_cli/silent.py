@@ -1,0 +1,54 @@
+"""`webhost billing silent`: whose Workers do not report."""
+
+from typing import Annotated
+
+import typer
+from webhost_contracts import subjects
+from webhost_contracts.rpc import SilentAgentsReply, SilentAgentsRequest
+
+from webhost_cli import bus, output
+from webhost_cli.options import BusOption, JsonOption
+
+_TIMEOUT_S = 20.0
+
+
+def silent(
+    hours: Annotated[int, typer.Option(min=1, max=168, help="Look so far back.")] = 24,
+    at_least: Annotated[
+        int, typer.Option(min=1, help="Leave out agents with fewer calls than this.")
+    ] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The most agents.")] = 50,
+    data_dir: BusOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the agents whose calls were counted without their Workers' reports.
+
+    The highest shares come first. Calls of the last minute are left out.
+    """
+    request = SilentAgentsRequest(hours=hours, at_least=at_least, limit=limit)
+    found = bus.run(_silent(bus.nats_url_of(data_dir), request))
+    if as_json:
+        output.print_json(found)
+        return
+    if found.agents:
+        output.print_table(
+            ("user", "agent", "calls", "silent", "share"),
+            [
+                (a.user_id, a.agent_id, a.invocations, a.silent, _share(a.silent, a.invocations))
+                for a in found.agents
+            ],
+            numbers=("calls", "silent", "share"),
+        )
+    share = _share(found.silent, found.invocations)
+    output.say(f"{found.silent} of {found.invocations} calls were not reported ({share})")
+
+
+async def _silent(url: str, request: SilentAgentsRequest) -> SilentAgentsReply:
+    async with bus.connected(url) as client:
+        return await bus.ask(
+            client, subjects.RPC_SILENT_AGENTS, request, SilentAgentsReply, timeout_s=_TIMEOUT_S
+        )
+
+
+def _share(silent: int, calls: int) -> str:
+    return f"{100 * silent / max(calls, 1):.1f} %"
