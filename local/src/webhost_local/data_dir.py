@@ -25,7 +25,7 @@ from typing import TextIO
 from webhost_local.ports import free_port, is_free, reserve
 
 DEFAULT = Path(".webhost")
-FORMAT = "2"
+FORMAT = "3"
 """Raised where tables, streams or files change and there is nothing that would migrate them."""
 
 

@@ -6,7 +6,7 @@ import pytest
 from webhost_local.data_dir import FORMAT, DataDir, StackError
 
 
-@pytest.mark.parametrize("found", [None, "1", "3"])
+@pytest.mark.parametrize("found", [None, "1", f"{int(FORMAT) + 1}"])
 def test_a_directory_of_another_version_is_refused(tmp_path: Path, found: str | None) -> None:
     directory = DataDir.at(tmp_path)
     directory.secrets.write_text("{}")
