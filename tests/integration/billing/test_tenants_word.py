@@ -125,6 +125,7 @@ async def test_agents_whose_calls_are_not_reported_are_listed(
 ) -> None:
     """The highest share first. Reports without a call, old calls and those of now are left out."""
     mute, shy, fine, rare = (user(name) for name in ("mute", "shy", "fine", "rare"))
+    days_ago_ms = now_ms() - 100 * HOUR_MS
     hour_ago = {"admitted_at_ms": AT_MS - HOUR_MS}
     told = {"timestamp_ms": AT_MS - HOUR_MS}
     usage = [
@@ -134,7 +135,7 @@ async def test_agents_whose_calls_are_not_reported_are_listed(
         *(call(fine, n, agent_id="agt_fine", **hour_ago) for n in range(20)),
         *(telemetry(fine, n, agent_id="agt_fine", **told) for n in range(25)),
         *(call(rare, n, agent_id="agt_rare", **hour_ago) for n in range(3)),
-        *(call(rare, 10 + n, agent_id="agt_old", admitted_at_ms=1) for n in range(30)),
+        *(call(rare, 10 + n, agent_id="agt_old", admitted_at_ms=days_ago_ms) for n in range(30)),
         *(call(rare, 50 + n, agent_id="agt_now", admitted_at_ms=now_ms()) for n in range(30)),
     ]
     async with running(Billing, database_url, nats_account, directory=tmp_path) as billing:

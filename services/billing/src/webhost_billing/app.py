@@ -17,7 +17,6 @@ from webhost_billing.projection import UsageProjection
 from webhost_billing.rebuild import Rebuilder
 from webhost_billing.retention import Retention
 from webhost_billing.series_handlers import SeriesHandlers
-from webhost_billing.series_retention import SeriesRetention
 from webhost_billing.settings import Settings
 from webhost_billing.subscribers import RebuildRequests, register, register_payments
 from webhost_billing.subscriptions.endings import Endings
@@ -44,9 +43,8 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
     retention = Retention(database, tiers)
     service.work("retention", retention.run)
-    rebuilder = Rebuilder(database, bus, rules, projection.swapped, retention.sweep_events)
+    rebuilder = Rebuilder(database, bus, rules, projection.swapped, retention.sweep_generations)
     service.work("cleanup", rebuilder.clean_up)
-    service.add("series-retention", SeriesRetention(database))
     service.work("idle", IdlePartitions(database, bus, rules).run)
     projectors = list(projection.projectors.values())
     service.add("maintenance", Maintenance(service.name, bus, database, projectors, own_facts))

@@ -3,8 +3,9 @@
 Consumes: billing's own rows. Emits: nothing.
 Guarantees: raw events are kept for the `telemetryDays` of the tier that their user has when this
 runs, an unknown tier counting as `free`; what is known of single invocations until every partition
-has closed their period; late reports for LATE_DAYS, and at most MOST_LATE of them. Usage, series
-and seals stay. Each pass reads a table once, in short transactions.
+has closed their period; minutes and hours of series for a day longer than they can be read; late
+reports for LATE_DAYS, and at most MOST_LATE of them. Usage, days and seals stay. All is removed in
+short transactions.
 On replay (a kill in the middle): what is left goes in the next pass.
 """
 
@@ -14,17 +15,19 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 from webhost_contracts import subjects
+from webhost_contracts.buckets import KEPT_DAYS, kept_from
 from webhost_contracts.entitlements import DEFAULT_TIER, Entitlements
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.periodic import every
 
-from webhost_billing import seal_statements
+from webhost_billing import seal_statements, statements
 from webhost_billing.tables import generations
 
 log = structlog.get_logger(__name__)
 
 EVERY_S = 3_600.0
+CHUNK = 10_000
 PAGES = 500
 """How much of a table, in pages of 8 KiB, one transaction goes through."""
 DAY_MS = 24 * 3_600_000
@@ -46,7 +49,7 @@ class Retention:
     async def once(self) -> None:
         """Remove what is past its retention now. Raises Unavailable."""
         await self.forget_invocations()
-        await self.sweep_events()
+        await self.sweep_generations()
         await self._sweep_late_reports()
 
     async def forget_invocations(self) -> int:
@@ -65,8 +68,12 @@ class Retention:
         log.info("invocations forgotten", through=row.through, rows=removed)
         return removed
 
-    async def sweep_events(self) -> int:
-        """Remove raw events past their users' days, in every generation; return how many."""
+    async def sweep_generations(self) -> None:
+        """Remove what is past its retention in every generation. Raises Unavailable."""
+        await self._sweep_events()
+        await self._sweep_series()
+
+    async def _sweep_events(self) -> None:
         days = {name: tier.telemetry_days for name, tier in self._tiers.items()}
         removed = await self._walk(
             seal_statements.SWEEP_EVENTS,
@@ -78,7 +85,18 @@ class Retention:
         )
         if removed:
             log.info("usage events removed", rows=removed)
-        return removed
+
+    async def _sweep_series(self) -> None:
+        now = now_ms()
+        for bucket in KEPT_DAYS:
+            removed = CHUNK
+            while removed == CHUNK:
+                async with self._database.transaction() as connection:
+                    result = await connection.execute(
+                        statements.REMOVE_OLD_SERIES,
+                        {"bucket": bucket, "before": kept_from(bucket, now), "most": CHUNK},
+                    )
+                    removed = result.rowcount
 
     async def _sweep_late_reports(self) -> None:
         async with self._database.transaction() as connection:
