@@ -55,7 +55,8 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("users", "enable"): {"status", "waits", "refused"},
     ("billing", "invoice"): {"invoice"},
     ("billing", "rebuild"): {
-        *("processed", "total", "done", "swapped", "differences", "refused"),
+        *("processed", "total", "resumed", "done", "swapped", "refused"),
+        *("differences", "sealed", "leftOut"),
     },
     ("cloudflare", "reconcile"): {
         *("scripts", "routes", "missing", "leftOut", "removed", "refused"),
