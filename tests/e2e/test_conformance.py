@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from requests import Request, Session
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import negative_data_rejection
@@ -270,6 +270,8 @@ def _check(
         deadline=None,
         database=None,
         derandomize=True,
+        # Not shrunk: under the limits of a user's rates that would take hours.
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     def conforms(case: Case) -> None:
