@@ -254,5 +254,6 @@ async def test_a_key_is_revoked_though_its_front_cannot_be_reached(harness: Harn
     harness.env["CLOUDFLARE_API_BASE_URL"] = there
     await restarted(harness, deployer)
     assert (await revoke(harness, deployment)).front_has_next
+    await harness.until_stated(deployment, lambda event: isinstance(event, DeploymentFrontUpdated))
     kinds = [type(it) for it in harness.stated(deployment)]
     assert kinds[-2:] == [DeploymentTelemetryKeyRevoked, DeploymentFrontUpdated]
