@@ -126,7 +126,10 @@ Provider = Annotated[
     _written(enum=["cloudflare"]),
 ]
 SecretValue = Annotated[
-    SecretStr, Field(min_length=1, max_length=MAX_SECRET_BYTES), AfterValidator(_storable)
+    SecretStr,
+    Field(min_length=1, max_length=MAX_SECRET_BYTES),
+    AfterValidator(_storable),
+    _WITHOUT_NUL,
 ]
 ModuleName = Annotated[
     str,
