@@ -58,6 +58,7 @@ async def delete_usage(bus: Bus) -> None:
 
 
 @pytest.mark.accept("A7")
+@pytest.mark.long
 def test_a_deploy_whose_command_was_lost_is_carried_out(own_stack: Stack) -> None:
     caller = own_stack.caller()
     agent = caller.create_agent()

@@ -152,6 +152,7 @@ async def test_what_the_deployer_never_started_but_ended_is_not_sent_again(
 
 
 @pytest.mark.accept("A7")
+@pytest.mark.long
 async def test_who_cannot_send_lets_another_api_send(own_harness: Harness) -> None:
     harness = own_harness
     await harness.service.kill()

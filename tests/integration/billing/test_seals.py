@@ -61,7 +61,7 @@ class Sealing(Billing):
         await self.restart(now_ms() + 1 - start_ms(PERIOD))
 
     async def idle(self) -> None:
-        rules = Rules(load_prices(), 60_000, self.delay_ms)
+        rules = Rules(load_prices(), 60_000, seal_delay_ms=self.delay_ms)
         await IdlePartitions(self.database, self.bus, rules).once()
 
     async def retention(self) -> None:
@@ -167,12 +167,13 @@ async def test_a_period_is_sealed_at_a_position(billing: Sealing) -> None:
 async def what_does_not_hold_together_is_named(billing: Sealing) -> None:
     await damage(billing, ALICE)
     await damage(billing, ALICE, OPEN)
-    sealed, summed = await billing.problems()
+    sealed, summed, days = await billing.problems()
     assert sealed == f"{ALICE} {PAST} cloudflare: sealed with llm_tokens 10, usage has 17"
     assert summed == f"{ALICE} {OPEN} cloudflare: usage has llm_tokens 7, its invocations come to 0"
+    assert days == f"{ALICE} {OPEN} cloudflare: usage has llm_tokens 7, its days come to 0"
     exit_code, said = await webhost(billing, "billing", "verify", "--json")
     assert exit_code == 1
-    assert json.loads(said)["problems"] == [sealed, summed]
+    assert json.loads(said)["problems"] == [sealed, summed, days]
     exit_code, said = await webhost(billing, "billing", "late", "--user", BOB)
     assert exit_code == 0
     assert [line.split()[5] for line in said.splitlines()[1:]] != []
@@ -185,7 +186,11 @@ async def what_does_not_hold_together_is_named(billing: Sealing) -> None:
     )
     await billing.execute("DELETE FROM periods")
     projection = UsageProjection(
-        billing.database, billing.bus, StreamWatch(billing.bus, ()), Rules(load_prices(), 60_000)
+        billing.database,
+        billing.bus,
+        StreamWatch(billing.bus, ()),
+        Rules(load_prices(), 60_000),
+        load_tiers(),
     )
     inspection = Inspection(billing.database, billing.bus, projection.projectors)
     *_, first, second, misplaced = (await inspection.verify(VerifyRequest())).problems
@@ -251,6 +256,7 @@ async def test_a_kill_at_the_seal_states_it_once(billing: Sealing, point: str) -
 TABLES = (
     *("invocations", "usage_events", "billing_usage", "totals_due", "checkpoints", "generations"),
     *("events", "outbox", "periods", "sealed_usage", "partition_seals", "late_reports"),
+    *("usage_series", "usage_feed", "usage_unsettled", "feed_heads"),
 )
 
 

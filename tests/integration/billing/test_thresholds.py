@@ -134,6 +134,7 @@ async def test_a_batch_that_ends_anywhere_states_the_same(
 
 @pytest.mark.accept("8.thresholds")
 @pytest.mark.accept("A1")
+@pytest.mark.long
 async def test_what_was_stated_before_a_restore_is_not_stated_again(
     billing: Billing, users: tuple[str, str]
 ) -> None:

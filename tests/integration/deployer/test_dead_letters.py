@@ -61,6 +61,7 @@ async def no_dead_letters(harness: Harness) -> bool:
     return (await harness.bus.js.stream_info(subjects.DEAD_LETTERS)).state.messages == 0
 
 
+@pytest.mark.long
 async def test_a_deployment_whose_command_can_not_be_handled_fails(harness: Harness) -> None:
     process = await harness.start()
     await process.until_ready()

@@ -128,6 +128,7 @@ async def test_fronts_get_new_public_keys_and_lose_old_ones(harness: Harness) ->
 
 
 @pytest.mark.accept("7.rotation.resealed")
+@pytest.mark.long
 async def test_secrets_are_sealed_again_and_the_old_key_can_go(harness: Harness) -> None:
     deployer = await harness.start()
     await deployer.until_ready()

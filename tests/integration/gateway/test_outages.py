@@ -132,6 +132,7 @@ async def all_succeed(harness: Harness, *held: tuple[Agent, Held]) -> None:
 
 
 @pytest.mark.accept("A4")
+@pytest.mark.long
 async def test_an_outage_longer_than_the_lease_reaps_nobody(
     frail: Harness, postgres: Postgres
 ) -> None:
@@ -159,6 +160,7 @@ async def test_an_outage_longer_than_the_lease_reaps_nobody(
 
 
 @pytest.mark.accept("A4")
+@pytest.mark.long
 async def test_a_gateway_that_stood_still_reaps_nobody_at_once(frail: Harness) -> None:
     """Two stand still for longer than a lease; the first to go on leaves the other its time."""
     harness = frail

@@ -88,16 +88,13 @@ async def test_what_comes_late_is_not_begun(harness: Harness, nats_account: str)
 
 
 @pytest.mark.accept("7.3.late")
-async def test_what_is_carried_out_too_late_is_undone(
-    harness: Harness, nats_account: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_carried_out_too_late_is_undone(harness: Harness, nats_account: str) -> None:
     async def frozen(_: AsyncConnection) -> None:
         time.sleep(0.8)  # noqa: ASYNC251
 
-    monkeypatch.setattr(rpc, "TIMEOUT_S", 1.0)
     async with serving(harness, nats_account, frozen):
         with pytest.raises(Unavailable):
-            await rpc.call(harness.bus, subjects.RPC_SET_TIER, REQUEST, SetTierReply)
+            await rpc.call(harness.bus, subjects.RPC_SET_TIER, REQUEST, SetTierReply, timeout_s=1.0)
     assert await names(harness) == 0
 
 

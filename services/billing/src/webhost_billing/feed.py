@@ -67,6 +67,26 @@ async def state(
     await _state(connection, partition, generation, settled)
 
 
+async def state_sealed(
+    connection: AsyncConnection, partition: int, generation: int, through: str
+) -> None:
+    """State what waits of the periods that are closed now: from here on it is not known."""
+    found = await connection.execute(
+        feed_statements.READ_WAITING, {"partition": partition, "keys": []}
+    )
+    stream_ms = int(found.one().stream_ms)
+    await connection.execute(
+        feed_statements.SEALED_ARE_DUE,
+        {
+            "partition": partition,
+            "generation": generation,
+            "stream_ms": stream_ms,
+            "through": through,
+        },
+    )
+    await _state(connection, partition, generation, Settled(stream_ms))
+
+
 async def _state(
     connection: AsyncConnection, partition: int, generation: int, settled: Settled
 ) -> None:

@@ -38,6 +38,7 @@ STATE = sa.text(
     ), waits AS (
         INSERT INTO usage_unsettled
         SELECT * FROM json_populate_recordset(NULL::usage_unsettled, CAST(:waiting AS json))
+        ON CONFLICT DO NOTHING
     ), entries AS (
         SELECT number AS place, {_STATED}
         FROM json_populate_recordset(NULL::usage_feed, CAST(:entries AS json))
@@ -64,6 +65,16 @@ STATE = sa.text(
             + row_number() OVER (ORDER BY settled_ms, place, id COLLATE "C"),
         {_STATED}
     FROM entries, head
+    """  # noqa: S608
+)
+
+# What waits and is charged to a period that is closed now is due now.
+SEALED_ARE_DUE = sa.text(
+    f"""
+    UPDATE usage_unsettled w SET since_ms = least(w.since_ms, :stream_ms - {WAIT_MS})
+    FROM invocations i
+    WHERE w.partition = :partition AND (i.generation, i.key) = (:generation, w.key)
+        AND i.charged_period <= :through
     """  # noqa: S608
 )
 

@@ -21,7 +21,7 @@ from webhost_kit.errors import CheckpointMoved
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint, require_checkpoint
 from webhost_kit.periodic import every
 
-from webhost_billing import generations, sealing, seals
+from webhost_billing import feed, generations, sealing, seals
 from webhost_billing.charging import Rules
 from webhost_billing.projection import checkpoint_name
 
@@ -76,6 +76,7 @@ class IdlePartitions:
         seal = sealing.due_when_idle(place, newest, checkpoint.sequence, self._delay_ms)
         if seal is not None:
             await seals.apply(connection, live, seal, place.through, created_at)
+            await feed.state_sealed(connection, partition, live, seal.through)
 
     async def _locked(self, connection: AsyncConnection, partition: int) -> Checkpoint | None:
         """Return the partition's checkpoint, which the fold cannot move until this ends."""
