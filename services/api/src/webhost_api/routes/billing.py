@@ -126,7 +126,11 @@ async def subscription(deps: Deps, caller: CurrentCaller) -> Response:
     )
 
 
-@router.post("/v1/billing/checkout", response_model=CheckoutResponse)
+@router.post(
+    "/v1/billing/checkout",
+    response_model=CheckoutResponse,
+    responses=refusals(ErrorCode.CONFLICT),
+)
 async def checkout(
     deps: Deps, caller: CurrentCaller, key: RequestKey, body: CheckoutBody
 ) -> Response:
