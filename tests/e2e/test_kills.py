@@ -88,7 +88,7 @@ def check(work: Work, second: dict[str, Any], death: Death) -> None:
     """The second version is deployed and answers, the edge is tidy, every call accounted for."""
     agent, traffic = work.agent, work.traffic
     agent.check_second_is_in_force(second)
-    until(lambda: traffic.call() == SECOND, "the second to answer", seconds=IN_FORCE_S)
+    traffic.until_answered(SECOND, seconds=IN_FORCE_S)
     agent.until_tidy()
     assert traffic.answered
     assert work.reports.acknowledged

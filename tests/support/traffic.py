@@ -78,6 +78,13 @@ class Traffic:
             self.unclear.add(trace_id)
         return None
 
+    def until_answered(self, text: str, *, seconds: float) -> None:
+        """Call, at its pace, until the agent answers this."""
+        deadline = time.monotonic() + seconds
+        while self.call() != text:
+            assert time.monotonic() < deadline, f"waited {seconds} s for the answer {text!r}"
+            time.sleep(2 * self._pace_s)
+
     def check_usage(
         self,
         *,
