@@ -55,7 +55,6 @@ class Comparison:
     ) -> None:
         self._connection = connection
         self._scope = scope
-        self._live = live
         self._parameters = {
             **scope.parameters(),
             **held.parameters(),

@@ -20,7 +20,6 @@ from typing import Any
 import msgspec
 import structlog
 from nats.errors import Error as NatsError
-from nats.js.errors import NotFoundError
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
@@ -144,7 +143,7 @@ class FeedKeeper:
         """Settle a chunk of what is due by the stream's server; say whether there may be more."""
         at_ms = await _time_of_stream(self._bus)
         created_at = str((await self._bus.js.stream_info(subjects.USAGE)).created)
-        last = await self._last_sequence(partition)
+        last = await self._bus.last_sequence(subjects.USAGE, subjects.usage_partition(partition))
         async with self._database.transaction() as connection:
             name = self._checkpoints[partition]
             checkpoint = await read_checkpoint(connection, name, lock=True)
@@ -163,15 +162,6 @@ class FeedKeeper:
             upto_ms = due_ms if beyond_ms is None else min(beyond_ms, due_ms)
             await _state(connection, partition, live, Settled(upto_ms + WAIT_MS))
         return upto_ms < due_ms
-
-    async def _last_sequence(self, partition: int) -> int:
-        try:
-            message = await self._bus.js.get_last_msg(
-                subjects.USAGE, subjects.usage_partition(partition)
-            )
-        except NotFoundError:
-            return 0
-        return message.seq or 0
 
     async def _remove_old(self, partition: int) -> None:
         before_ms = now_ms() - KEPT_DAYS * DAY_MS

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from nats.js.errors import NotFoundError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus
@@ -21,7 +20,7 @@ from webhost_kit.errors import CheckpointMoved
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint, require_checkpoint
 from webhost_kit.periodic import every
 
-from webhost_billing import feed, generations, sealing, seals
+from webhost_billing import generations, sealing, seals
 from webhost_billing.charging import Rules
 from webhost_billing.projection import checkpoint_name
 
@@ -69,14 +68,14 @@ class IdlePartitions:
         checkpoint = await self._locked(connection, partition)
         if checkpoint is None or checkpoint.stream_created_at not in ("", created_at):
             return
-        if await self._last_sequence(partition) > checkpoint.sequence:
+        name = subjects.usage_partition(partition)
+        if await self._bus.last_sequence(subjects.USAGE, name) > checkpoint.sequence:
             return
         live = await generations.hold(connection)
         place = await seals.load_place(connection, partition, created_at)
         seal = sealing.due_when_idle(place, newest, checkpoint.sequence, self._delay_ms)
         if seal is not None:
             await seals.apply(connection, live, seal, place.through, created_at)
-            await feed.state_sealed(connection, partition, live, seal.through)
 
     async def _locked(self, connection: AsyncConnection, partition: int) -> Checkpoint | None:
         """Return the partition's checkpoint, which the fold cannot move until this ends."""
@@ -87,10 +86,3 @@ class IdlePartitions:
                 await require_checkpoint(connection, name, None)
             found = await read_checkpoint(connection, name, lock=True)
         return found
-
-    async def _last_sequence(self, partition: int) -> int:
-        try:
-            filtered = subjects.usage_partition(partition)
-            return (await self._bus.js.get_last_msg(subjects.USAGE, filtered)).seq or 0
-        except NotFoundError:
-            return 0

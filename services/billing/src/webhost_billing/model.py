@@ -83,13 +83,13 @@ class UsageReport(msgspec.Struct, frozen=True):
 
 
 def usage_report_of(
-    envelope: Envelope, fact: Event, sequence: int = 0, index: int = 0
+    envelope: Envelope, fact: Event, sequence: int = 0, index: int = 0, stream_ms: int = 0
 ) -> UsageReport:
     """Return what this fact reports. Raises TypeError for a fact that is not about usage."""
     if isinstance(fact, InvocationFinished):
-        return _from_gateway(envelope, fact, sequence, index)
+        return _from_gateway(envelope, fact, sequence, index, stream_ms)
     if isinstance(fact, TelemetryAccepted):
-        return _from_worker(envelope, fact, sequence, index)
+        return _from_worker(envelope, fact, sequence, index, stream_ms)
     raise TypeError(f"{fact.type_name()} is not about usage")
 
 
@@ -115,7 +115,7 @@ def invocation_key(user_id: str, deployment_id: str, dedupe: str) -> bytes:
 
 
 def _from_gateway(
-    envelope: Envelope, fact: InvocationFinished, sequence: int, index: int
+    envelope: Envelope, fact: InvocationFinished, sequence: int, index: int, stream_ms: int
 ) -> UsageReport:
     # The Worker's front reports under the invocation's id.
     dedupe = dedupe_key(envelope.aggregate_id, None, "")
@@ -138,11 +138,12 @@ def _from_gateway(
         envelope.occurred_at_ms,
         sequence=sequence,
         index=index,
+        stream_ms=stream_ms,
     )
 
 
 def _from_worker(
-    envelope: Envelope, fact: TelemetryAccepted, sequence: int, index: int
+    envelope: Envelope, fact: TelemetryAccepted, sequence: int, index: int, stream_ms: int
 ) -> UsageReport:
     kind, _, identifier = fact.dedupe_key.partition(":")
     invocation = Invocation(
@@ -170,6 +171,7 @@ def _from_worker(
         None if provider is None else wire.encode(provider),
         sequence,
         index,
+        stream_ms,
     )
 
 

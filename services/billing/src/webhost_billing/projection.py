@@ -179,7 +179,6 @@ class UsageProjection:
                 if part.seal is not None:
                     await seals.apply(connection, live, part.seal, through, created_at)
                     through = max(through, part.seal.through)
-                    await feed.state_sealed(connection, partition, live, through)
                 late = await self._fold_part(
                     connection, live, partition, part.facts, through, behind
                 )

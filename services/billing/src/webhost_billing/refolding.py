@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 
 import msgspec
-from nats.js.errors import NotFoundError
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.bus.reader import Checkpoint, Recorded, StreamReader
@@ -107,14 +106,10 @@ class Refolding:
         """Return the sequence at which the last message that is needed has been seen."""
         end = 0
         for partition, target in behind.items():
-            try:
-                last = await self._bus.js.get_last_msg(
-                    subjects.USAGE, subjects.usage_partition(partition)
-                )
-            except NotFoundError:
-                continue
-            if last.seq is not None and last.seq > self._at[partition]:
-                end = max(end, min(last.seq, target))
+            name = subjects.usage_partition(partition)
+            last = await self._bus.last_sequence(subjects.USAGE, name)
+            if last > self._at[partition]:
+                end = max(end, min(last, target))
         return end
 
     def _wanted(

@@ -24,7 +24,7 @@ from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.store import Decided, EventMetadata, append_each
 from webhost_kit.process.crashpoints import crash_point
 
-from webhost_billing import periods, seal_statements
+from webhost_billing import feed, periods, seal_statements
 from webhost_billing.model import UsageReport
 from webhost_billing.periods import Period
 from webhost_billing.sealing import ALWAYS, NEVER, Seal, Seals, StreamPlace
@@ -57,14 +57,16 @@ def closed(partition: int, through: str) -> Seals:
     return Seals([Seal(partition, through, ALWAYS)])
 
 
-async def applied(connection: AsyncConnection, stream_created_at: str) -> Seals:
-    """Return all seals for whoever folds this stream from its beginning.
+async def applied(
+    connection: AsyncConnection, stream_created_at: str, partition: int | None = None
+) -> Seals:
+    """Return the seals, all or a partition's, for whoever folds this stream from its beginning.
 
     A period that was closed on another stream is closed from the beginning of this one.
     """
     return Seals(
         Seal(row.partition, row.through, _sequence(row, stream_created_at))
-        for row in await _read(connection)
+        for row in await _read(connection, partition)
         if row.applied
     )
 
@@ -72,7 +74,9 @@ async def applied(connection: AsyncConnection, stream_created_at: str) -> Seals:
 async def apply(
     connection: AsyncConnection, generation: int, seal: Seal, before: str, stream_created_at: str
 ) -> None:
-    """Close a partition's periods behind `before` up to the seal, and state their totals."""
+    """Close a partition's periods behind `before` up to the seal, and state their totals, and in
+    the feed what waits there of them.
+    """
     crash_point("billing.sealing")
     stated = 0
     at = ("", "")
@@ -80,6 +84,7 @@ async def apply(
         stated += await _state(connection, found, seal, stream_created_at)
         at = (found[-1].user_id, found[-1].period_key)
     await _record(connection, seal, stream_created_at, is_applied=True)
+    await feed.state_sealed(connection, seal.partition, generation, seal.through)
     crash_point("billing.sealed")
     if stated:
         log.info("periods sealed", partition=seal.partition, through=seal.through, users=stated)
@@ -109,12 +114,7 @@ async def record_late(
     """
     if not late:
         return
-    places = await _read(connection, partition)
-    sealed = Seals(
-        Seal(row.partition, row.through, _sequence(row, stream_created_at))
-        for row in places
-        if row.applied
-    )
+    sealed = await applied(connection, stream_created_at, partition)
     recorded = {(fact.sequence, fact.index): fact.recorded_at_ms for fact in facts}
     rows = [
         _late_row(report, recorded[report.sequence, report.index], stream_created_at)

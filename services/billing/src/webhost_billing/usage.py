@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.buckets import BUCKETS, kept_from
@@ -38,8 +37,9 @@ def usage_reports(facts: Iterable[Fact]) -> list[UsageReport]:
     stream_ms = 0
     for fact in facts:
         stream_ms = max(stream_ms, fact.recorded_at_ms)
-        report = usage_report_of(fact.envelope, fact.event, fact.sequence, fact.index)
-        reports.append(replace(report, stream_ms=stream_ms))
+        reports.append(
+            usage_report_of(fact.envelope, fact.event, fact.sequence, fact.index, stream_ms)
+        )
     return reports
 
 

@@ -7,6 +7,7 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 
 from webhost_kit.bus import streams
 
@@ -30,6 +31,16 @@ class Bus:
     def reconnects(self) -> int:
         """How often the connection was re-established: the server may be another one since then."""
         return self.client.stats["reconnects"]
+
+    async def last_sequence(self, stream: str, subject: str) -> int:
+        """Return the sequence of the newest message on a subject or a pattern; 0 if there is none.
+
+        Raises NatsError, TimeoutError or OSError.
+        """
+        try:
+            return (await self.js.get_last_msg(stream, subject)).seq or 0
+        except NotFoundError:
+            return 0
 
     async def close(self) -> None:
         """Flush what is under way and close, within a bounded time."""

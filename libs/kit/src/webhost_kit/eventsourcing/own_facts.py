@@ -21,7 +21,6 @@ from time import monotonic
 import sqlalchemy as sa
 import structlog
 from nats.errors import Error as NatsError
-from nats.js.errors import NotFoundError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.events.base import Event
@@ -143,7 +142,9 @@ class OwnFacts:
 
         Raises StreamDiverged where the stream is not the one that was folded, and StreamMissing.
         """
-        last = max([await self._last_sequence(pattern) for pattern in self._filters])
+        last = max(
+            [await self._bus.last_sequence(subjects.EVENTS, pattern) for pattern in self._filters]
+        )
         while await self._checkpoint(incarnation) < last:  # noqa: ASYNC110 - moved elsewhere
             await asyncio.sleep(POLL_INTERVAL_S)
 
@@ -161,12 +162,6 @@ class OwnFacts:
     async def _incarnation(self) -> str:
         async with self._database.transaction() as connection:
             return _incarnation_of(connection)
-
-    async def _last_sequence(self, pattern: str) -> int:
-        try:
-            return (await self._bus.js.get_last_msg(subjects.EVENTS, pattern)).seq or 0
-        except NotFoundError:
-            return 0
 
     async def _fold(
         self, connection: AsyncConnection, facts: Sequence[Fact], _behind: Checkpoint
