@@ -137,6 +137,11 @@ async def test_a_period_is_sealed_at_a_position(billing: Sealing) -> None:
     await put_on(billing, {ALICE: "gold", BOB: "enterprise"})
     await until_there_is_a_seal(billing)
     assert (await billing.usage(ALICE, PAST)).usage == counters(2, 1)
+    # The second call waited for its Worker's report: with the seal it is settled as it is.
+    stated = await billing.rows(
+        f"SELECT id FROM usage_feed WHERE user_id = '{ALICE}' ORDER BY number"
+    )
+    assert [row["id"] for row in stated] == ["inv_1", "inv_2"]
     [(envelope, seal)] = await billing.sealed()
     assert (envelope.aggregate_id, envelope.version) == (f"{ALICE}.{PAST}", 1)
     assert (seal.invocations, seal.by_runtime.keys()) == (2, {"cloudflare"})
