@@ -67,6 +67,7 @@ async def remove_scripts(harness: Harness, deployment: str) -> None:
 async def until_told(harness: Harness, url: str, deployment: str, told: str) -> None:
     async def holds() -> bool:
         answer = await harness.invoke(url, deployment, "What is it?")
+        assert "output" in answer.json(), (answer.status_code, answer.text)
         return answer.json()["output"] == {"text": told}
 
     await eventually(holds, f"the Worker to say {told}", seconds=APPLIED_S)

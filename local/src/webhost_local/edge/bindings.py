@@ -42,7 +42,10 @@ class BindingsSocket:
             asyncio.get_running_loop().remove_reader(self.socket.fileno())
 
     def renew(self) -> None:
-        """Listen anew: a process that listens on the old socket is called by nobody any more."""
+        """Listen anew: a process that listens on the old socket is called by nobody any more.
+
+        Who waits there is answered by that process, or not at all where there is none.
+        """
         self.close()
         self.socket = self._listen()
         self.watch()
@@ -62,7 +65,9 @@ class BindingsSocket:
         self._called()
 
     def _listen(self) -> socket.socket:
-        self._path.unlink(missing_ok=True)
-        listening = listen(self._path)
-        self._owner.give(self._path)
+        new = self._path.with_suffix(".new")
+        listening = listen(new)
+        self._owner.give(new)
+        # In one step: a caller finds the one before or this one.
+        new.rename(self._path)
         return listening

@@ -71,9 +71,15 @@ class Process:
     """A running workerd. Make one with `start`."""
 
     def __init__(
-        self, name: str, child: asyncio.subprocess.Process, http_socket: Path, ping_socket: Path
+        self,
+        name: str,
+        child: asyncio.subprocess.Process,
+        http_socket: Path,
+        ping_socket: Path,
+        bindings: socket.socket,
     ) -> None:
         self.name = name
+        self.bindings = bindings
         self._said = OutputLimit(name)
         self.in_flight = 0
         self.idle = asyncio.Event()
@@ -252,7 +258,7 @@ async def start(
                 preexec_fn=before_start,
                 env={"TZ": "UTC"},
             )
-        process = Process(name, child, http_path, ping_path)
+        process = Process(name, child, http_path, ping_path, bindings)
         try:
             await process.ready(control)
         except asyncio.CancelledError:

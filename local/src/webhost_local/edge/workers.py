@@ -121,7 +121,8 @@ class Workers:
                 had_objects = bool(worker.script.namespaces)
                 worker.script = script
                 old = worker.detach()
-                if script.namespace is not None:
+                listening = {p.bindings for p in (old, *self._retiring) if p is not None}
+                if script.namespace is not None and worker.bindings.socket in listening:
                     # The old process goes on listening, until it ends, where nobody calls.
                     worker.bindings.renew()
                 await self._end(old, objects=had_objects or bool(script.namespaces))
