@@ -136,6 +136,10 @@ def obstacle(
     on_workers = kind.name in ("invoke", "platform")
     if on_workers and lagging:
         return Obstacle(f"{lagging} of the platform's Workers have yet to be given these keys")
+    since_ms = max(reply.since_ms for group in replies.values() for reply in group)
+    is_settling = now_ms - since_ms < settle_ms
+    if at.phase is Phase.KNOWN and on_workers and is_settling:
+        return Obstacle(f"Workers without {at.new} may still answer")
     if at.phase is not Phase.USED:
         return None
     if kind.name == "telemetry":
@@ -153,7 +157,6 @@ def obstacle(
         others = max(sum(n for key, n in count.items() if key != at.new) for count in sealed)
         if others:
             return Obstacle(f"{others} secrets have yet to be sealed for {at.new}")
-    since_ms = max(reply.since_ms for group in replies.values() for reply in group)
-    if now_ms - since_ms < settle_ms:
+    if is_settling:
         return Obstacle(f"what was signed or sealed with {at.old} may still be under way")
     return None

@@ -113,7 +113,9 @@ def test_the_old_key_is_not_dropped_while_its_last_use_may_be_under_way(kind: Ki
     assert waits is not None
     assert waits.passes
     known = replies(kind, Phase.KNOWN)
-    assert obstacle(kind, stands(kind, known), known, NOW_MS - 1) is None
+    waits = obstacle(kind, stands(kind, known), known, NOW_MS - 1)
+    # Workers that were uploaded without the new key may still answer.
+    assert (waits is not None) == (kind.name in ("invoke", "platform"))
 
 
 @pytest.mark.accept("7.rotation.early")

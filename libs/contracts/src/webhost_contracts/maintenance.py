@@ -32,10 +32,11 @@ class Nothing(Wire, frozen=True, kw_only=True):
 class KeysReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """Which of the platform's keys one process holds: ids by setting, in order; never a key.
 
-    `since_ms` is since when. `lagging` counts the Workers that do not have the deployer's keys yet,
-    `sealed` the stored secrets by the key that opens them, `deployments` those whose reports may
-    still arrive, by the version of their master key, and `deployment_ids` are some of them, kept
-    ones first. Each is None from whoever does not know.
+    `since_ms` is since when; at the deployer, not before the last Worker lagged. `lagging` counts
+    the Workers that do not have the deployer's keys yet, `sealed` the stored secrets by the key
+    that opens them, `deployments` those whose reports may still arrive, by the version of their
+    master key, and `deployment_ids` are some of them, kept ones first. Each is None from whoever
+    does not know.
     """
 
     process: str

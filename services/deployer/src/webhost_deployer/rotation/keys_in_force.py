@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from webhost_contracts.maintenance import KeysReply
 from webhost_contracts.platform_keys import Ids
 from webhost_contracts.rpc import RevokeTelemetryKeyReply, RevokeTelemetryKeyRequest
+from webhost_kit.clock import now_ms
 from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
@@ -47,6 +48,7 @@ class KeysInForce:
         self._opener = opener
         self._namespace = namespace
         self._wake = wake
+        self._lagged_ms = 0
         self._front_keys = own_scripts.public_key_ids
         self._keys: Ids = (*self._front_keys, f"secrets/{opener.newest}")
 
@@ -90,7 +92,10 @@ class KeysInForce:
                 await store.set_refreshed(connection, self._keys, refreshed=True)
 
     async def complete(self, reply: KeysReply) -> KeysReply:
-        """Say what lacks the keys, and what is sealed for which. Raises Unavailable."""
+        """Say what lacks the keys, or when it last did, and what is sealed for which.
+
+        Raises Unavailable.
+        """
         async with self._database.transaction() as connection:
             lagging = await store.count_lagging(connection, self._front_keys)
             refreshed = await store.claimed(connection, self._keys)
@@ -98,7 +103,14 @@ class KeysInForce:
             lagging = await self._outdated_scripts()
         elif not refreshed:
             lagging += 1
-        return replace(reply, lagging=lagging, sealed=await count_by_key(self._database))
+        if lagging:
+            self._lagged_ms = now_ms()
+        return replace(
+            reply,
+            lagging=lagging,
+            since_ms=max(reply.since_ms, self._lagged_ms),
+            sealed=await count_by_key(self._database),
+        )
 
     async def _outdated_scripts(self) -> int:
         try:
