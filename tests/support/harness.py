@@ -15,6 +15,7 @@ from sqlalchemy import text
 from webhost_contracts.events.base import Event
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.database.engine import Database
+from webhost_kit.tasks import cancel
 
 from tests.support import facts
 from tests.support.deadline import eventually
@@ -103,6 +104,4 @@ async def in_background(*work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
             if task.done():
                 task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*tasks)
