@@ -21,12 +21,13 @@ from webhost_contracts.events import Envelope, InvocationFinished, TelemetryAcce
 from webhost_contracts.events.packets import PACKET as PACKET_TYPE
 from webhost_contracts.events.packets import pack
 from webhost_contracts.events.telemetry import dedupe_key
-from webhost_contracts.rpc import RebuildRequest
+from webhost_contracts.usage_rpc import RebuildRequest
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.bus.publishing import Message
 from webhost_kit.bus.reader import StreamReader
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
+from webhost_kit.tasks import cancel
 
 from bench import seeding
 from bench.harness import Aim, Figure, NotMeasured, interleave
@@ -37,6 +38,9 @@ from bench.servers import Infrastructure, resident_mb, service
 
 CALLS = 200_000
 CALLS_IN_SHORT = 10_000
+CALLS_IN_FULL = 500_000
+ARRIVING_PER_S = 200
+"""Facts that arrive while usage is rebuilt."""
 USERS = 100
 AGENTS = 500
 PACKET = {subjects.GATEWAY: 8, subjects.TELEMETRY_INGEST: 4}
@@ -49,7 +53,7 @@ FLAT = 1.2
 NOTES = [
     "fold, rebuild: every call is on the stream twice, as the gateway's fact and as the Worker's"
     " report, in packets of 8 and 4; rates are of facts; the raw rate is that of the kit's"
-    " StreamReader, undecoded.",
+    f" StreamReader, undecoded. {ARRIVING_PER_S} facts more arrive each second of a rebuild.",
     "billing's memory: that of all of its processes together while it rebuilds, looked at every"
     " 50 ms; the limit is a rebuild of a quarter of the stream.",
 ]
@@ -75,12 +79,14 @@ class Folded:
     rebuild: float = 0.0
     peak_mb: float = 0.0
     """While the rebuild ran."""
+    held_back_ms: float = 0.0
+    """How long the fold waited for the rebuilt rows to take the place of the live ones."""
 
 
 def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
-    """Return the rates of fold and rebuild, and the rebuild's memory."""
+    """Return the rates of fold and rebuild, the rebuild's memory, and what it holds up."""
     nats_url = infrastructure.nats_url("fold")
-    calls = CALLS_IN_SHORT if options.short else CALLS
+    calls = CALLS_IN_SHORT if options.short else CALLS_IN_FULL if options.full else CALLS
     numbers = itertools.count()
 
     def billing(seeded: Seeded) -> Folded:
@@ -130,6 +136,16 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
             # A trial is over before the buffers are full.
             aim=None if options.short else Aim("at most", FLAT),
         ),
+        Figure(
+            name="billing: fold held back by a rebuild",
+            unit="ms",
+            path=f"of {seeded.facts:,} facts, at its swap",
+            limit_path=f"of {quarter.facts:,} facts",
+            measured=[run.held_back_ms for run in runs["billing"]],
+            limit=[run.held_back_ms for run in of_quarter],
+            reading="measured",
+            aim=Aim("at most", 1_000),
+        ),
     ]
 
 
@@ -140,7 +156,7 @@ def _billing(infrastructure: Infrastructure, database: str, seeded: Seeded) -> F
     with service("webhost_billing", directory, nats_url, dsn, {}, until="/livez") as pid:
         result = Folded(_watch_fold(dsn, seeded))
         began = time.perf_counter()
-        result.peak_mb = _run(_watched_rebuild(nats_url, pid))
+        result.peak_mb, result.held_back_ms = _run(_watched_rebuild(nats_url, pid))
         result.rebuild = seeded.facts / (time.perf_counter() - began)
     return result
 
@@ -166,23 +182,38 @@ def _watch_fold(dsn: str, seeded: Seeded) -> float:
     raise NotMeasured(f"billing did not fold {seeded.facts:,} facts in {FOLDED_S:g} s")
 
 
-async def _watched_rebuild(nats_url: str, pid: int) -> float:
-    """Rebuild; return the most memory that all of billing's processes had."""
+async def _watched_rebuild(nats_url: str, pid: int) -> tuple[float, float]:
+    """Rebuild while facts arrive; return the most memory that all of billing's processes had, and
+    for how many ms the fold was held back.
+    """
     peak = 0.0
     rebuilding = asyncio.ensure_future(_rebuild(nats_url))
+    arriving = asyncio.ensure_future(_arrive(nats_url))
     while not rebuilding.done():
         peak = max(peak, await asyncio.to_thread(resident_mb, pid, family=True))
         await asyncio.sleep(LOOK_EVERY_S)
-    await rebuilding
-    return peak
+    await cancel(arriving)
+    return peak, await rebuilding
 
 
-async def _rebuild(nats_url: str) -> None:
+async def _rebuild(nats_url: str) -> float:
     bus = await connect(nats_url, "bench")
     result = await ask_to_rebuild(bus.client, RebuildRequest(), lambda _: None)
     await bus.close()
     if result.refused is not None or result.differences:
         raise NotMeasured(f"rebuild: {result.refused or result.differences[:3]}")
+    return float(result.held_back_ms)
+
+
+async def _arrive(nats_url: str) -> None:
+    """Publish facts, so many each second, until cancelled."""
+    bus = await connect(nats_url, "bench")
+    try:
+        while True:
+            await seeding.publish(bus, subjects.USAGE, _packets(ARRIVING_PER_S // 2))
+            await asyncio.sleep(1)
+    finally:
+        await bus.close()
 
 
 async def _read(nats_url: str, seeded: Seeded) -> float:
@@ -192,7 +223,7 @@ async def _read(nats_url: str, seeded: Seeded) -> float:
     began = time.perf_counter()
     async with aclosing(reader.batches(None)) as batches:
         async for batch in batches:
-            if batch.checkpoint.sequence == seeded.messages:
+            if batch.checkpoint.sequence >= seeded.messages:
                 break
     seconds = time.perf_counter() - began
     await bus.close()

@@ -26,6 +26,8 @@ from bench.servers import Infrastructure, resident_mb, service
 DEPLOYMENTS = 10
 USER = "usr_bench"
 CONNECTIONS = (32, 256)
+LATENCY_MS = 4.0
+"""What half of the reports may take at most, at the fewest connections."""
 WARM_UP_S = 1
 MOST_PER_SECOND = 20_000
 """Reports made for every second of a run; no run may need more."""
@@ -40,7 +42,7 @@ NOTES = [
 
 
 def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
-    """Return throughput at many connections, and memory."""
+    """Return throughput and latency at few and many connections, and memory."""
     directory = infrastructure.directory
     nats_url = infrastructure.nats_url("ingest")
     agents = [seeding.new_agent(USER) for _ in range(DEPLOYMENTS)]
@@ -72,7 +74,7 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
 
         for module in ports:
             run(module, CONNECTIONS[0], WARM_UP_S)
-        figures = [_throughput(run, connections, options) for connections in CONNECTIONS]
+        figures = [f for connections in CONNECTIONS for f in _figures(run, connections, options)]
         loaded_mb = resident_mb(pids[PUBLISHED])
     return [
         *figures,
@@ -89,7 +91,9 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
     ]
 
 
-def _throughput(run: Callable[[str, int, int], Load], connections: int, options: Options) -> Figure:
+def _figures(
+    run: Callable[[str, int, int], Load], connections: int, options: Options
+) -> Iterator[Figure]:
     runs = interleave(
         options.runs,
         {
@@ -98,14 +102,26 @@ def _throughput(run: Callable[[str, int, int], Load], connections: int, options:
         },
         lambda line: progress(f"ingest, connections {connections}, {line}"),
     )
-    return Figure(
+    path = "wrk > telemetry-ingest (HMAC, checks) > NATS USAGE, on disk"
+    limit_path = "wrk > telemetry-ingest without the publish"
+    yield Figure(
         name=f"ingest: throughput at {connections} connections",
         unit="/s",
-        path="wrk > telemetry-ingest (HMAC, checks) > NATS USAGE, on disk",
-        limit_path="wrk > telemetry-ingest without the publish",
+        path=path,
+        limit_path=limit_path,
         measured=[measured.per_second for measured in runs[PUBLISHED]],
         limit=[measured.per_second for measured in runs[UNPUBLISHED]],
         aim=Aim("at least", 0.6),
+    )
+    yield Figure(
+        name=f"ingest: p50 at {connections} connections",
+        unit="ms",
+        path=path,
+        limit_path=limit_path,
+        measured=[measured.p50_ms for measured in runs[PUBLISHED]],
+        limit=[measured.p50_ms for measured in runs[UNPUBLISHED]],
+        reading="measured",
+        aim=Aim("at most", LATENCY_MS) if connections == CONNECTIONS[0] else None,
     )
 
 

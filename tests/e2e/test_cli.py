@@ -56,7 +56,7 @@ DOCUMENTED: dict[tuple[str, ...], set[str]] = {
     ("billing", "invoice"): {"invoice"},
     ("billing", "rebuild"): {
         *("processed", "total", "resumed", "done", "swapped", "refused"),
-        *("differences", "sealed", "leftOut"),
+        *("differences", "sealed", "leftOut", "heldBackMs"),
     },
     ("cloudflare", "reconcile"): {
         *("scripts", "routes", "missing", "leftOut", "removed", "refused"),

@@ -28,6 +28,7 @@ def execute(stack: Stack, statement: str) -> None:
         connection.execute(statement.encode())
 
 
+@pytest.mark.long
 @pytest.mark.accept("A6")
 def test_a_parked_event_is_listed_shown_and_replayed(own_stack: Stack) -> None:
     caller = own_stack.caller()

@@ -17,11 +17,7 @@ import httpx
 import nats
 import pytest
 from webhost_contracts import subjects, wire
-from webhost_contracts.rpc import (
-    AccountStatus,
-    SetAccountStatusReply,
-    SetAccountStatusRequest,
-)
+from webhost_contracts.rpc import AccountStatus, SetAccountStatusReply, SetAccountStatusRequest
 
 from tests.e2e.world import FIRST, SECOND, answering
 from tests.support.caller import Caller

@@ -33,8 +33,8 @@ OTHERS = ("edge", "nats", "postgres")
 
 RESULT_S = 90
 IN_FORCE_S = 10
-LATEST_KILL_S = 0.8
-"""About as long as a deployment takes."""
+LATEST_KILL_S = 0.5
+"""About half as long as a deployment takes: a kill that comes too late is repeated."""
 ATTEMPTS = 5
 
 Record = Callable[[str, object], None]

@@ -68,6 +68,7 @@ def limit_of(answer: httpx.Response, *, retryable: bool = False) -> dict[str, An
     return error["details"]
 
 
+@pytest.mark.long
 @pytest.mark.accept("7.requests")
 @pytest.mark.accept("limits")
 def test_the_call_after_the_last_one_never_reaches_the_runtime(

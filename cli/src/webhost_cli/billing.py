@@ -8,12 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from webhost_contracts.rpc import (
-    Counters,
-    Difference,
-    RebuildProgress,
-    RebuildRequest,
-)
+from webhost_contracts.usage_rpc import Counters, Difference, RebuildProgress, RebuildRequest
 
 from webhost_cli import billing_checks, bus, output, plans
 from webhost_cli import export as exporting
@@ -167,6 +162,7 @@ def _show(result: RebuildProgress) -> None:
     found = f"rows that differ: {count}" if count else "no difference"
     swapped = "the rebuilt usage is in force" if result.swapped else "nothing was changed"
     output.say(f"{result.processed} messages replayed: {found}; {swapped}")
+    output.say(f"live usage waited for {result.held_back_ms} ms")
 
 
 def _time(difference: Difference) -> str:

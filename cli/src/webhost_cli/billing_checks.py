@@ -4,7 +4,7 @@ from typing import Annotated, TypeVar
 
 import typer
 from webhost_contracts import subjects
-from webhost_contracts.rpc import (
+from webhost_contracts.usage_rpc import (
     LateReportsReply,
     LateReportsRequest,
     VerifyReply,

@@ -13,7 +13,6 @@ from typing import Protocol, TextIO
 import msgspec
 from nats.aio.client import Client
 from webhost_contracts import subjects
-from webhost_contracts.rpc import Counters
 from webhost_contracts.usage_feed import (
     MOST,
     FeedEntry,
@@ -25,6 +24,7 @@ from webhost_contracts.usage_feed import (
     cloud_event,
     time_text,
 )
+from webhost_contracts.usage_rpc import Counters
 
 from webhost_cli import bus
 from webhost_cli.errors import CommandError

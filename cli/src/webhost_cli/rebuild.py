@@ -7,7 +7,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
 from webhost_contracts import subjects, wire
-from webhost_contracts.rpc import RebuildProgress, RebuildRequest
+from webhost_contracts.usage_rpc import RebuildProgress, RebuildRequest
 
 from webhost_cli.errors import CommandError, ExitCode
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 from webhost_contracts import subjects
-from webhost_contracts.rpc import SilentAgentsReply, SilentAgentsRequest
+from webhost_contracts.usage_rpc import SilentAgentsReply, SilentAgentsRequest
 
 from webhost_cli import bus, output
 from webhost_cli.options import BusOption, JsonOption

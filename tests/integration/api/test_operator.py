@@ -5,7 +5,6 @@ import secrets
 import pytest
 from webhost_contracts import subjects, wire
 from webhost_contracts.operator_tokens import hash_of, token_of
-from webhost_contracts.rpc import Counters
 from webhost_contracts.usage_feed import (
     BATCH_TYPE,
     FeedEntry,
@@ -13,6 +12,7 @@ from webhost_contracts.usage_feed import (
     UsageFeedReply,
     UsageFeedRequest,
 )
+from webhost_contracts.usage_rpc import Counters
 
 from tests.integration.api.harness import Harness, User, ok, problem
 from tests.integration.api.test_rate_limits import limited

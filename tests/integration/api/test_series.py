@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 from webhost_contracts import subjects, wire
 from webhost_contracts.buckets import SIZE_MS, start_of
-from webhost_contracts.rpc import (
+from webhost_contracts.usage_rpc import (
     InvoiceLine,
     InvoiceReply,
     InvoiceRequest,

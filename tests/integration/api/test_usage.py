@@ -5,7 +5,7 @@ from collections.abc import Callable
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from webhost_contracts import subjects, wire
-from webhost_contracts.rpc import (
+from webhost_contracts.usage_rpc import (
     Counters,
     RecentEventsReply,
     RecentEventsRequest,

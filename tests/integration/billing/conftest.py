@@ -14,13 +14,8 @@ from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import Envelope, InvocationFinished, TelemetryAccepted
 from webhost_contracts.events.packets import PACKET, pack
 from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import (
-    RebuildProgress,
-    RebuildRequest,
-    UsageReply,
-    UsageRequest,
-)
 from webhost_contracts.totals import Totals
+from webhost_contracts.usage_rpc import RebuildProgress, RebuildRequest, UsageReply, UsageRequest
 from webhost_kit.bus import rpc
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms

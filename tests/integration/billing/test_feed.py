@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from webhost_billing.settling import WAIT_MS
+from webhost_billing.feed.decisions import WAIT_MS
 from webhost_contracts import subjects
-from webhost_contracts.rpc import Counters
 from webhost_contracts.usage_feed import (
     MOST,
     FeedEntry,
@@ -19,6 +18,7 @@ from webhost_contracts.usage_feed import (
     UsageFeedRequest,
     cloud_event,
 )
+from webhost_contracts.usage_rpc import Counters
 from webhost_kit.bus import rpc
 
 from tests.integration.billing.conftest import ALICE, AT_MS, BOB, PERIOD, Billing, call, telemetry

@@ -16,8 +16,8 @@ from starlette.responses import (
     StreamingResponse,
 )
 from starlette.routing import Route
-from webhost_billing import lemonsqueezy
-from webhost_billing.lemonsqueezy import (
+from webhost_billing.subscriptions import lemonsqueezy
+from webhost_billing.subscriptions.lemonsqueezy import (
     JSON_API,
     LemonSqueezy,
     NoSuchSubscription,

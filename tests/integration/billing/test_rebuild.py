@@ -11,7 +11,7 @@ from webhost_billing import statements
 from webhost_billing.projection import checkpoint_name
 from webhost_contracts import ids, subjects
 from webhost_contracts.periods import previous_period, start_ms
-from webhost_contracts.rpc import Difference
+from webhost_contracts.usage_rpc import Difference
 
 from tests.integration.billing.conftest import ALICE, AT_MS, BOB, PERIOD, Billing, call, telemetry
 from tests.integration.billing.test_usage import counters, until_totals
@@ -162,7 +162,7 @@ def rebuilding(billing: Billing) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command, environment = ((process / name).read_text() for name in ("cmdline", "environ"))
-            if "webhost_billing.refolding" in command and billing.dsn in environment:
+            if "webhost_billing.rebuild.refolding" in command and billing.dsn in environment:
                 found.append(int(process.name))
     return found
 

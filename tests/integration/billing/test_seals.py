@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 from webhost_billing.charging import Rules, load_prices
-from webhost_billing.idle import IdlePartitions
 from webhost_billing.projection import UsageProjection
 from webhost_billing.retention import Retention
+from webhost_billing.seals.idle import IdlePartitions
 from webhost_billing.verifying import Inspection
 from webhost_contracts import subjects, wire
 from webhost_contracts.entitlements import load_tiers
 from webhost_contracts.events import Envelope, PeriodSealed
 from webhost_contracts.events.base import by_name
 from webhost_contracts.periods import next_period, previous_period, start_ms
-from webhost_contracts.rpc import (
+from webhost_contracts.usage_rpc import (
     LateReportsReply,
     LateReportsRequest,
     VerifyReply,

@@ -7,11 +7,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from webhost_billing.series_queries import MOST_LINES
+from webhost_billing.series.queries import MOST_LINES
 from webhost_contracts import subjects
 from webhost_contracts.buckets import BUCKETS, SIZE_MS, Bucket, start_of
 from webhost_contracts.periods import day_key, period_key, span_ms
-from webhost_contracts.rpc import (
+from webhost_contracts.usage_rpc import (
     Counters,
     InvoiceReply,
     InvoiceRequest,

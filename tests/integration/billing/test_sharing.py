@@ -126,6 +126,7 @@ async def test_totals_follow_a_rebuild_in_another_process(
     await no_other_generations(billing)
 
 
+@pytest.mark.long
 @pytest.mark.accept("A3")
 async def test_a_process_cut_off_from_the_bus_alone_is_replaced(
     billing: Billing, nats_account: str

@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 from webhost_contracts import ids, subjects, wire
-from webhost_contracts.rpc import Counters, SilentAgent, SilentAgentsReply, SilentAgentsRequest
+from webhost_contracts.usage_rpc import (
+    Counters,
+    SilentAgent,
+    SilentAgentsReply,
+    SilentAgentsRequest,
+)
 from webhost_kit.bus import rpc
 from webhost_kit.bus.packets import in_packets
 from webhost_kit.bus.publishing import publish

@@ -6,14 +6,9 @@ import random
 import pytest
 from webhost_contracts import subjects, wire
 from webhost_contracts.events import Envelope, TierChanged
-from webhost_contracts.rpc import (
-    Counters,
-    RecentEventsReply,
-    RecentEventsRequest,
-    SetTierReply,
-    SetTierRequest,
-)
+from webhost_contracts.rpc import SetTierReply, SetTierRequest
 from webhost_contracts.totals import Totals
+from webhost_contracts.usage_rpc import Counters, RecentEventsReply, RecentEventsRequest
 from webhost_kit.bus import rpc
 
 from tests.integration.billing.conftest import ALICE, AT_MS, BOB, PERIOD, Billing, call, telemetry

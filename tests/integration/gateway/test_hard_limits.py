@@ -25,13 +25,8 @@ from webhost_contracts.events import (
 )
 from webhost_contracts.events.packets import PACKET, pack
 from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import (
-    Counters,
-    SetTierReply,
-    SetTierRequest,
-    UsageReply,
-    UsageRequest,
-)
+from webhost_contracts.rpc import SetTierReply, SetTierRequest
+from webhost_contracts.usage_rpc import Counters, UsageReply, UsageRequest
 from webhost_kit.bus import rpc
 from webhost_kit.clock import now_ms
 

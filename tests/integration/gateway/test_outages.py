@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from webhost_contracts import subjects
-from webhost_contracts.rpc import UsageReply, UsageRequest
+from webhost_contracts.usage_rpc import UsageReply, UsageRequest
 from webhost_kit.bus import rpc
 from webhost_kit.errors import Unavailable
 

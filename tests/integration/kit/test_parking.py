@@ -32,10 +32,15 @@ class Digestion:
     """A fold of names that cannot digest some."""
 
     poison: str
+    conflicts: int = 0
+    """How often another transaction is still in its way."""
 
     async def fold(
         self, connection: AsyncConnection, facts: Sequence[Fact], behind: Checkpoint
     ) -> None:
+        if self.conflicts:
+            self.conflicts -= 1
+            await connection.execute(text("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$"))
         await fold_names(connection, facts, behind)
         for fact in facts:
             assert isinstance(fact.event, AgentCreated | AgentUpdated)
@@ -84,6 +89,22 @@ def stated(version: int, type_name: str, name: str) -> bytes:
             data=msgspec.Raw(wire.encode({"type": type_name, "name": name})),
         )
     )
+
+
+@pytest.mark.accept("A6")
+async def test_a_deadlock_leaves_nothing_parked(harness: Harness) -> None:
+    async with in_background(Relay(harness.dsn, harness.bus).run()):
+        await create(harness, "agt_1", "poison")
+        await relayed(harness)
+    async with in_background(projector(harness, Digestion("poison")).run()):
+
+        async def set_aside() -> bool:
+            return len(await waiting(harness)) == 1
+
+        await eventually(set_aside, "the fact to be parked")
+    async with in_background(projector(harness, Digestion("none", conflicts=2)).run()):
+        await folded(harness, 1)
+    assert await waiting(harness) == []
 
 
 @pytest.mark.accept("A6")

@@ -3,7 +3,7 @@
 import pytest
 from webhost_contracts import subjects
 from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import UsageReply, UsageRequest
+from webhost_contracts.usage_rpc import UsageReply, UsageRequest
 from webhost_kit.bus import rpc
 from webhost_kit.clock import now_ms
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webhost_api.invoice_page import HEADERS, dollars, page
 from webhost_api.schemas.invoice import InvoiceSchema, invoice_schema
-from webhost_contracts.rpc import Counters, InvoiceLine, InvoiceReply, PriceInForce
+from webhost_contracts.usage_rpc import Counters, InvoiceLine, InvoiceReply, PriceInForce
 
 AGENT = "agt_01kbbkbng8emasa58n2maha58n"
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"

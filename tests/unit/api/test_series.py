@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webhost_api.series import DEFAULT_BUCKETS, Span
 from webhost_contracts.buckets import BUCKETS, MOST, SIZE_MS, Bucket, kept_from, readable_from
-from webhost_contracts.rpc import Counters, SeriesPoint
+from webhost_contracts.usage_rpc import Counters, SeriesPoint
 from webhost_kit.errors import InvalidRequest
 
 

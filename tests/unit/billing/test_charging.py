@@ -22,7 +22,7 @@ from webhost_billing.charging import (
     subtract,
 )
 from webhost_billing.model import GatewaySide, Invocation, WorkerSide, merge
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 COUNT = st.integers(0, 10**9)
 AT = st.integers(1_700_000_000_000, 1_800_000_000_000)

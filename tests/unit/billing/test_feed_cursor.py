@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from webhost_billing.feed_cursor import NotACursor, Place, decoded, encoded, mark_of, shares
+from webhost_billing.feed.cursor import NotACursor, Place, decoded, encoded, mark_of, shares
 from webhost_contracts.subjects import PARTITIONS
 
 places = st.lists(

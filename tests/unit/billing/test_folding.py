@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from webhost_billing.charging import Rules, UsageRow, add, charge, load_prices
 from webhost_billing.folding import Charged, RowChange, fold
 from webhost_billing.model import Invocation, UsageReport
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 from tests.unit.billing.test_charging import BOOK, RULES, by_gateway, by_worker
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from webhost_billing.charging import Price, PriceBook, Rules, add
 from webhost_billing.folding import fold
-from webhost_billing.invoice import AgentDay, lines_of
 from webhost_billing.model import UsageReport
+from webhost_billing.series.invoice import AgentDay, lines_of
 from webhost_contracts.periods import day_key, period_key
-from webhost_contracts.rpc import Counters, InvoiceLine, PriceInForce
+from webhost_contracts.usage_rpc import Counters, InvoiceLine, PriceInForce
 
 from tests.unit.billing.test_charging import by_gateway, by_worker
 from tests.unit.billing.test_series import CALLED

@@ -8,14 +8,14 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from webhost_billing import sealing
 from webhost_billing.charging import Price, PriceBook, Rules, UsageRow, add
 from webhost_billing.folding import Charged, RowChange, fold
 from webhost_billing.model import usage_report_of
-from webhost_billing.sealing import ALWAYS, SEAL_DELAY_MS, Seal, Seals, StreamPlace
+from webhost_billing.seals import decisions as sealing
+from webhost_billing.seals.decisions import ALWAYS, SEAL_DELAY_MS, Seal, Seals, StreamPlace
 from webhost_contracts import subjects
 from webhost_contracts.events import InvocationFinished, TelemetryAccepted
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 from webhost_kit.eventsourcing.facts import Fact
 
 from tests.support.facts import envelope

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from webhost_billing.sealing import (
+from webhost_billing.seals.decisions import (
     ALWAYS,
     Part,
     Seal,

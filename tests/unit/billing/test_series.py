@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from webhost_billing.charging import UsageRow, add
 from webhost_billing.folding import Charged, RowChange, fold
 from webhost_billing.model import GatewaySide, Invocation, UsageReport, WorkerSide
-from webhost_billing.series import SeriesRow
+from webhost_billing.series.model import SeriesRow
 from webhost_contracts.buckets import BUCKETS, SIZE_MS
 from webhost_contracts.periods import period_key, span_ms
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 from tests.unit.billing.test_charging import RULES, by_gateway, by_worker
 

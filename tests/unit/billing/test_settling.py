@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from webhost_billing.charging import UsageRow, add
+from webhost_billing.feed.decisions import WAIT_MS, Entry, entry_id, settle
 from webhost_billing.folding import Charged, Step, fold
 from webhost_billing.model import GatewaySide, Invocation, UsageReport, WorkerSide
-from webhost_billing.settling import WAIT_MS, Entry, entry_id, settle
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 from tests.unit.billing.test_charging import RULES, by_gateway, by_worker
 

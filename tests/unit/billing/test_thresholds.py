@@ -7,16 +7,16 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from webhost_billing import thresholds
 from webhost_billing.charging import add
 from webhost_billing.folding import Charged, fold
 from webhost_billing.model import UsageReport
-from webhost_billing.periods import Period, evolve
-from webhost_billing.thresholds import Threshold, Used
+from webhost_billing.periods.model import Period, evolve
+from webhost_billing.thresholds import decisions as thresholds
+from webhost_billing.thresholds.decisions import Threshold, Used
 from webhost_contracts.entitlements import Entitlements
 from webhost_contracts.events import PeriodThresholdReached
 from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 from tests.support.facts import envelope
 from tests.unit.billing.test_charging import RULES, by_gateway, by_worker

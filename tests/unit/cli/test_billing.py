@@ -2,7 +2,7 @@
 
 import pytest
 from webhost_cli import billing
-from webhost_contracts.rpc import Counters, Difference, RebuildProgress
+from webhost_contracts.usage_rpc import Counters, Difference, RebuildProgress
 
 
 @pytest.mark.accept("8.series.rebuild")

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from webhost_cli import billing
 from webhost_cli.errors import CommandError
 from webhost_cli.export import Exported, Format, destination, dollars, writer_of
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 from tests.support.usage_feed import read_batch
 from tests.unit.kit.test_usage_feed import ENTRY

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 from webhost_cli import billing, output, waiting
-from webhost_contracts.rpc import Counters, Difference, RebuildProgress, SetTierReply
+from webhost_contracts.rpc import SetTierReply
+from webhost_contracts.usage_rpc import Counters, Difference, RebuildProgress
 from webhost_local.state import RunningProcess
 
 
@@ -31,6 +32,7 @@ def test_json_is_the_answer_as_it_is(capsys: pytest.CaptureFixture[str]) -> None
                 "resumed": 0,
                 "sealed": [],
                 "leftOut": 0,
+                "heldBackMs": 0,
             },
         ),
         (SetTierReply(tier="pro"), {"tier": "pro", "refused": None}),

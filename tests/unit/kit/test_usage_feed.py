@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 from webhost_contracts.operator_tokens import OperatorTokens, hash_of, token_of
-from webhost_contracts.rpc import Counters
 from webhost_contracts.usage_feed import EVENT_TYPE, FeedEntry, cloud_event
+from webhost_contracts.usage_rpc import Counters
 
 from tests.support.usage_feed import read_batch
 

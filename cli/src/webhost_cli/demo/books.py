@@ -3,7 +3,7 @@
 from typing import Any
 
 from webhost_contracts.errors import ErrorCode
-from webhost_contracts.rpc import RebuildProgress, RebuildRequest
+from webhost_contracts.usage_rpc import RebuildProgress, RebuildRequest
 from webhost_local.state import Status
 
 from webhost_cli import bus

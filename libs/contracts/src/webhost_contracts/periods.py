@@ -17,6 +17,7 @@ def day_key(at_ms: int) -> str:
     return _day_of_hour(at_ms // HOUR_MS)
 
 
+@lru_cache(maxsize=1024)
 def previous_period(period_key: str) -> str:
     """Return the period before this one."""
     return (date.fromisoformat(f"{period_key}-01") - timedelta(days=1)).strftime("%Y-%m")

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 from webhost_contracts.wire import Wire
 
 BATCH_TYPE = "application/cloudevents-batch+json"

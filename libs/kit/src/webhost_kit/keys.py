@@ -1,12 +1,13 @@
 """Keys: how each is written in the environment, and what is derived from them.
 
-Nothing derived is ever stored.
+Nothing derived is ever stored; telemetry keys that were used lately are remembered.
 """
 
 import base64
 import re
 from dataclasses import dataclass, field
 
+from cachetools import LRUCache
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -14,6 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from webhost_contracts.signatures import signature_header, signed_bytes
 
 KEY_BYTES = 32
+MOST_REMEMBERED = 4_096
+"""Whoever names made-up deployments evicts keys, and costs no more than deriving them again."""
 
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
@@ -23,6 +26,9 @@ class MasterKeys:
     """Versioned telemetry master keys; the highest version is the one for new deployments."""
 
     by_version: dict[int, bytes] = field(repr=False)
+    _derived: LRUCache[tuple[int, str, int], bytes] = field(
+        default_factory=lambda: LRUCache(MOST_REMEMBERED), init=False, repr=False, compare=False
+    )
 
     @classmethod
     def parse(cls, text: str) -> "MasterKeys":
@@ -44,8 +50,13 @@ class MasterKeys:
         master = self.by_version.get(version)
         if master is None:
             return None
-        info = f"webhost telemetry/1 {deployment_id} {generation}".encode()
-        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(master)
+        name = (version, deployment_id, generation)
+        derived = self._derived.get(name)
+        if derived is None:
+            info = f"webhost telemetry/1 {deployment_id} {generation}".encode()
+            hkdf = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info)
+            derived = self._derived[name] = hkdf.derive(master)
+        return derived
 
 
 @dataclass(frozen=True)

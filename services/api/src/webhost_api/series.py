@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from webhost_contracts import buckets
 from webhost_contracts.buckets import KEPT_DAYS, SIZE_MS, Bucket
-from webhost_contracts.rpc import Counters, SeriesPoint
+from webhost_contracts.usage_rpc import Counters, SeriesPoint
 from webhost_kit.errors import InvalidRequest
 
 DEFAULT_BUCKETS: Mapping[Bucket, int] = {"minute": 60, "hour": 24, "day": 30}

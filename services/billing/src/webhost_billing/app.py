@@ -12,11 +12,11 @@ from webhost_kit.process.service import Service
 
 from webhost_billing import recovery
 from webhost_billing.handlers import Handlers
-from webhost_billing.idle import IdlePartitions
 from webhost_billing.projection import UsageProjection
-from webhost_billing.rebuild import Rebuilder
+from webhost_billing.rebuild.rebuilder import Rebuilder
 from webhost_billing.retention import Retention
-from webhost_billing.series_handlers import SeriesHandlers
+from webhost_billing.seals.idle import IdlePartitions
+from webhost_billing.series.handlers import SeriesHandlers
 from webhost_billing.settings import Settings
 from webhost_billing.subscribers import RebuildRequests, register, register_payments
 from webhost_billing.subscriptions.endings import Endings

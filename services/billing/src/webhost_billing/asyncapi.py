@@ -8,7 +8,7 @@ from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.database.engine import Database
 
 from webhost_billing.handlers import Handlers
-from webhost_billing.series_handlers import SeriesHandlers
+from webhost_billing.series.handlers import SeriesHandlers
 from webhost_billing.subscribers import RebuildRequests, register, register_payments
 from webhost_billing.subscriptions.handlers import SubscriptionHandlers
 from webhost_billing.subscriptions.reconciliation import Reconciliation

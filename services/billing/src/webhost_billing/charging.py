@@ -33,10 +33,10 @@ from pathlib import Path
 
 import msgspec
 from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 from webhost_billing.model import Invocation
-from webhost_billing.sealing import SEAL_DELAY_MS
+from webhost_billing.seals.decisions import SEAL_DELAY_MS
 
 SLACK_MS = 1_000
 MIDNIGHT = time()

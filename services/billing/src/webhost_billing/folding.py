@@ -2,7 +2,7 @@
 
 The result of a stream does not depend on where its batches end: every change to a row is the
 sum of what each fact changed, even if a later fact of the same batch reverses it. What is closed
-(see `sealing`) is by position, so that it does not depend on them either.
+(see `seals`) is by position, so that it does not depend on them either.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 from webhost_billing.charging import Charge, Rules, UsageRow, add, charge, subtract
 from webhost_billing.model import Invocation, UsageReport, merge
-from webhost_billing.sealing import NO_SEALS, Seals
-from webhost_billing.series import SeriesRow, day_of, hour_of, minute_of, usage_of
+from webhost_billing.seals.decisions import NO_SEALS, Seals
+from webhost_billing.series.model import SeriesRow, day_of, hour_of, minute_of, usage_of
 
 S = TypeVar("S")
 

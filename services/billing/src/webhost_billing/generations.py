@@ -6,7 +6,7 @@ from webhost_kit.database.engine import Database
 
 from webhost_billing import statements
 from webhost_billing.queries import LIVE
-from webhost_billing.sealing import NEVER
+from webhost_billing.seals.decisions import NEVER
 from webhost_billing.tables import generations, rebuild_checkpoints
 
 CHUNK = 10_000

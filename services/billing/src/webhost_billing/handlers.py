@@ -12,16 +12,10 @@ from collections.abc import Callable, Collection, Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events import Event
 from webhost_contracts.rpc import (
-    RecentEventsReply,
-    RecentEventsRequest,
     SetAccountStatusReply,
     SetAccountStatusRequest,
     SetTierReply,
     SetTierRequest,
-    SilentAgentsReply,
-    SilentAgentsRequest,
-    UsageReply,
-    UsageRequest,
 )
 from webhost_contracts.usage_feed import (
     UsageExportReply,
@@ -29,13 +23,22 @@ from webhost_contracts.usage_feed import (
     UsageFeedReply,
     UsageFeedRequest,
 )
+from webhost_contracts.usage_rpc import (
+    RecentEventsReply,
+    RecentEventsRequest,
+    SilentAgentsReply,
+    SilentAgentsRequest,
+    UsageReply,
+    UsageRequest,
+)
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.outbox import is_published
 from webhost_kit.eventsourcing.store import EventMetadata
 
-from webhost_billing import decisions, feed_queries, queries, silence, store
+from webhost_billing import decisions, queries, silence, store
 from webhost_billing.decisions import Account, Refused
+from webhost_billing.feed import queries as feed_queries
 from webhost_billing.store import ACCOUNTS
 
 PUBLISHED_S = 1.0

@@ -3,7 +3,7 @@
 Consumes: `invocation.finished` and `telemetry.accepted` of USAGE, in packets.
 Emits, in the transaction of the fold: users' totals (see `totals`), which are noted as due; the
 seals of periods (see `seals`), at the first message whose time they are due at; the feed of settled
-usage (see `feed`); what was reached of users' limits (see `threshold_facts`).
+usage (see `feed`); what was reached of users' limits (see `thresholds`).
 Guarantees: a partition's rows and its checkpoint are one transaction, so each fact counts once;
 the running processes share the partitions (see `webhost_kit.database.partitions`). The live
 generation is held for each batch, so a rebuild swaps between two batches and never inside one.
@@ -33,11 +33,15 @@ from webhost_kit.eventsourcing.store import require_verified
 from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.tasks import run_together
 
-from webhost_billing import feed, generations, sealing, seals, statements, threshold_facts
+from webhost_billing import generations, statements
 from webhost_billing.charging import Rules
-from webhost_billing.feed import FeedKeeper
+from webhost_billing.feed import store as feed
+from webhost_billing.feed.keeper import FeedKeeper
 from webhost_billing.model import TYPES, UsageReport
+from webhost_billing.seals import decisions as sealing
+from webhost_billing.seals import store as seals
 from webhost_billing.tables import totals_due
+from webhost_billing.thresholds import store as threshold_facts
 from webhost_billing.totals import TotalsPublisher
 from webhost_billing.usage import fold_into, usage_reports
 

@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
-from webhost_contracts.rpc import (
+from webhost_contracts.usage_rpc import (
     Counters,
     RecentEventsReply,
     RecentEventsRequest,

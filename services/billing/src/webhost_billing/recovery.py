@@ -20,8 +20,10 @@ from webhost_contracts.events import (
 from webhost_contracts.events.base import by_name
 from webhost_kit.eventsourcing.facts import Fact
 
-from webhost_billing import decisions, seals, store, threshold_facts
+from webhost_billing import decisions, store
+from webhost_billing.seals import store as seals
 from webhost_billing.subscriptions import store as subscriptions
+from webhost_billing.thresholds import store as threshold_facts
 
 TYPES = by_name(
     TierChanged,

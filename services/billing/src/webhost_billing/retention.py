@@ -21,7 +21,8 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.periodic import every
 
-from webhost_billing import seal_statements, statements
+from webhost_billing import statements
+from webhost_billing.seals import statements as seal_statements
 from webhost_billing.tables import generations
 
 log = structlog.get_logger(__name__)

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts.rpc import SilentAgent, SilentAgentsReply, SilentAgentsRequest
+from webhost_contracts.usage_rpc import SilentAgent, SilentAgentsReply, SilentAgentsRequest
 
 HOUR_MS = 3_600_000
 MOST_HOURS = 7 * 24

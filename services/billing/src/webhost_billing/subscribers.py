@@ -9,14 +9,14 @@ import asyncio
 import structlog
 from faststream.nats.annotations import NatsMessage
 from webhost_contracts import subjects, wire
-from webhost_contracts.rpc import RebuildProgress, RebuildRequest
+from webhost_contracts.usage_rpc import RebuildProgress, RebuildRequest
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.tasks import cancel
 
 from webhost_billing.handlers import Handlers
-from webhost_billing.rebuild import Rebuilder
-from webhost_billing.series_handlers import SeriesHandlers
+from webhost_billing.rebuild.rebuilder import Rebuilder
+from webhost_billing.series.handlers import SeriesHandlers
 from webhost_billing.subscriptions.handlers import SubscriptionHandlers
 from webhost_billing.subscriptions.reconciliation import Reconciliation
 from webhost_billing.verifying import Inspection

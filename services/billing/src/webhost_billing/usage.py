@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.buckets import BUCKETS, kept_from
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.facts import Fact
 
@@ -27,7 +27,7 @@ from webhost_billing.model import (
     usage_report_of,
 )
 from webhost_billing.queries import counters_of
-from webhost_billing.sealing import NO_SEALS, Seals
+from webhost_billing.seals.decisions import NO_SEALS, Seals
 from webhost_billing.tables import COUNTERS
 
 

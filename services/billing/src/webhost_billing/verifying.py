@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
-from webhost_contracts.rpc import (
+from webhost_contracts.usage_rpc import (
     LateReport,
     LateReportsReply,
     LateReportsRequest,
@@ -23,10 +23,12 @@ from webhost_kit.errors import StreamDiverged, StreamMissing
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.projector import Projector
 
-from webhost_billing import generations, rebuild_statements, seal_statements
+from webhost_billing import generations
 from webhost_billing.projection import checkpoint_name
-from webhost_billing.rebuild_scope import Scope
-from webhost_billing.sealing import open_from_ms
+from webhost_billing.rebuild import statements as rebuild_statements
+from webhost_billing.rebuild.scope import Scope
+from webhost_billing.seals import statements as seal_statements
+from webhost_billing.seals.decisions import open_from_ms
 from webhost_billing.tables import COUNTERS, late_reports
 
 MOST_PROBLEMS = 200

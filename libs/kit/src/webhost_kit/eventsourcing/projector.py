@@ -139,11 +139,13 @@ class Projector:
     async def _project(self) -> None:
         self._problem = None
         await self._count_parked()
-        if self._parked:
-            await self.replay_parked()
+        replay = self._parked > 0
         while True:
             checkpoint = await self._checkpoint()
             try:
+                if replay:
+                    await self.replay_parked()
+                    replay = False
                 async with aclosing(self._reader.batches(checkpoint)) as batches:
                     async for batch in batches:
                         await self._apply(batch, checkpoint)
@@ -180,7 +182,10 @@ class Projector:
         log.warning("projection reset", projection=self.name)
 
     async def replay_parked(self) -> tuple[int, int]:
-        """Fold what is parked again; return how many were folded and how many are left."""
+        """Fold what is parked again; return how many were folded and how many are left.
+
+        Raises Unavailable when that says nothing about an event: it is to be done again.
+        """
         async with self._database.transaction() as connection:
             waiting = await parked.list_parked(connection, self.name)
         stuck: set[str] = set()
@@ -214,6 +219,8 @@ class Projector:
         except Unavailable:
             raise
         except Exception as error:
+            if isinstance(error, VersionConflict) or is_conflict(error):
+                raise Unavailable("Another transaction was in the way; try again.") from error
             log.warning("still not folded", projection=self.name, error=repr(error))
             return False
         if self._committed is not None:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse
 from webhost_contracts import subjects
 from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import InvoiceReply, InvoiceRequest
+from webhost_contracts.usage_rpc import InvoiceReply, InvoiceRequest
 from webhost_kit.bus import rpc
 
 from webhost_api import invoice_page, queries

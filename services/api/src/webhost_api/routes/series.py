@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from webhost_contracts import subjects
 from webhost_contracts.buckets import MOST, Bucket
-from webhost_contracts.rpc import SeriesReply, SeriesRequest
+from webhost_contracts.usage_rpc import SeriesReply, SeriesRequest
 from webhost_kit.bus import rpc
 
 from webhost_api import http, queries

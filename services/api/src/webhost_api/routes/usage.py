@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from webhost_contracts import subjects
 from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import (
+from webhost_contracts.usage_rpc import (
     Counters,
     RecentEventsReply,
     RecentEventsRequest,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
-from webhost_contracts.rpc import InvoiceLine, InvoiceReply, PriceInForce
+from webhost_contracts.usage_rpc import InvoiceLine, InvoiceReply, PriceInForce
 
 from webhost_api.schemas.base import OptionalText, Schema
 from webhost_api.schemas.usage import CountersSchema, counters_schema

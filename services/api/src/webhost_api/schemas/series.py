@@ -1,6 +1,6 @@
 """Usage by minute, hour or day."""
 
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 from webhost_api.schemas.base import Schema
 from webhost_api.schemas.usage import CountersSchema, counters_schema

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from pydantic import Field
-from webhost_contracts.rpc import Counters, UsageEvent
+from webhost_contracts.usage_rpc import Counters, UsageEvent
 
 from webhost_api.schemas.base import OptionalText, Schema, is_absent
 

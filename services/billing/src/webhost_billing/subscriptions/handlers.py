@@ -34,10 +34,10 @@ from webhost_kit.process.crashpoints import crash_point
 
 from webhost_billing import store
 from webhost_billing.decisions import Refused
-from webhost_billing.lemonsqueezy import ProviderAway, ProviderRefused
 from webhost_billing.store import ACCOUNTS
 from webhost_billing.subscriptions import decisions, model, resources, signatures
 from webhost_billing.subscriptions import store as subscriptions
+from webhost_billing.subscriptions.lemonsqueezy import ProviderAway, ProviderRefused
 from webhost_billing.subscriptions.provider import Provider
 from webhost_billing.subscriptions.resources import Delivery, Unusable
 

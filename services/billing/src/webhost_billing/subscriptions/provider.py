@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from webhost_billing.lemonsqueezy import LemonSqueezy
+from webhost_billing.subscriptions.lemonsqueezy import LemonSqueezy
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,11 @@ from webhost_kit.eventsourcing.store import EventMetadata
 
 from webhost_billing import store
 from webhost_billing.decisions import OPERATOR, Account, Refused, after
-from webhost_billing.lemonsqueezy import ProviderAway, ProviderRefused
 from webhost_billing.store import ACCOUNTS
 from webhost_billing.subscriptions import decisions, model
 from webhost_billing.subscriptions import store as subscriptions
 from webhost_billing.subscriptions.handlers import NOT_CONFIGURED
+from webhost_billing.subscriptions.lemonsqueezy import ProviderAway, ProviderRefused
 from webhost_billing.subscriptions.model import Subscription
 from webhost_billing.subscriptions.provider import Provider
 from webhost_billing.subscriptions.resources import SubscriptionResource, Unusable, resource_of

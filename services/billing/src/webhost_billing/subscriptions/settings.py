@@ -5,7 +5,7 @@ from webhost_contracts.entitlements import DEFAULT_TIER
 from webhost_kit.keys import parse_symmetric_keys
 from webhost_kit.process.settings import CommaList, Tiered
 
-from webhost_billing.lemonsqueezy import LemonSqueezy
+from webhost_billing.subscriptions.lemonsqueezy import LemonSqueezy
 from webhost_billing.subscriptions.provider import Provider
 
 MIN_SECRET_CHARS = 16

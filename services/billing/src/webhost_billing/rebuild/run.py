@@ -14,20 +14,21 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import RebuildProgress
+from webhost_contracts.usage_rpc import RebuildProgress
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.database.leadership import HEARTBEAT_S
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.process.crashpoints import crash_point
 
-from webhost_billing import generations, rebuild_progress
+from webhost_billing import generations
 from webhost_billing.charging import Rules
-from webhost_billing.comparing import Comparison, Found
-from webhost_billing.process_pool import Pool, start_pool
 from webhost_billing.projection import checkpoint_name
-from webhost_billing.rebuild_scope import Scope, held
-from webhost_billing.refolding import Targets
+from webhost_billing.rebuild import progress
+from webhost_billing.rebuild.comparing import Comparison, Found
+from webhost_billing.rebuild.process_pool import Pool, start_pool
+from webhost_billing.rebuild.refolding import Targets
+from webhost_billing.rebuild.scope import Scope, held
 
 log = structlog.get_logger(__name__)
 
@@ -40,11 +41,14 @@ Prepare = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """How many messages were folded, what differed, which generation is to be removed."""
+    """How many messages were folded, what differed, for how long live folds were held back, and
+    which generation is to be removed.
+    """
 
     messages: int
     differences: Found
     sealed: Found
+    held_back_ms: int
     dead: int
 
 
@@ -71,7 +75,7 @@ class Run:
         async with connection.begin():
             live = await generations.live(connection)
             found = await held(connection, self._bus, self._scope, live)
-            new, self._folded = await rebuild_progress.take_up(
+            new, self._folded = await progress.take_up(
                 connection, self._scope, self._rules, found.created_at
             )
         await purge_dead()
@@ -94,16 +98,17 @@ class Run:
                 if not dry_run:
                     await comparison.require_all_rebuilt()
                     await self._swap(comparison, live, new)
-                await rebuild_progress.give_up(connection, new)
+                await progress.give_up(connection, new)
+        held_back_ms = round((monotonic() - began) * 1000)
         log.info(
             "rebuilt",
             dry_run=dry_run,
             messages=self._folded,
             differences=comparison.differences.count,
-            folds_held_back_s=round(monotonic() - began, 3),
+            held_back_ms=held_back_ms,
         )
         dead = live if self._scope.is_all and not dry_run else new
-        return Rebuilt(self._folded, comparison.differences, comparison.sealed, dead)
+        return Rebuilt(self._folded, comparison.differences, comparison.sealed, held_back_ms, dead)
 
     async def _swap(self, comparison: Comparison, live: int, new: int) -> None:
         current = period_key(now_ms())

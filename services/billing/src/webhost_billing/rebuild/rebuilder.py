@@ -6,7 +6,7 @@ Emits: nothing on the streams; it states no facts. Progress goes to the operator
 Guarantees: no usage that was counted is lost, and nothing that was sealed is changed: a sealed
 period that the stream does not hold whole any more is carried over, an open one is refused, and
 where the stream comes to something else than a seal, the seal stands. Until the swap (see
-`rebuild_run`) nothing is changed. One rebuild runs at a time. Memory does not grow with the stream.
+`run`) nothing is changed. One rebuild runs at a time. Memory does not grow with the stream.
 On replay (it died, or one of its processes did): the next rebuild of the same scope, by the same
 rules, goes on from there; another one, or a start a week later, removes what it left.
 """
@@ -19,18 +19,19 @@ import sqlalchemy as sa
 import structlog
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
-from webhost_contracts.rpc import RebuildProgress, RebuildRequest
+from webhost_contracts.usage_rpc import RebuildProgress, RebuildRequest
 from webhost_kit.bus.connection import Bus
 from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
 from webhost_kit.database.leadership import EXPIRES_S
 from webhost_kit.errors import Unavailable
 
-from webhost_billing import generations, rebuild_progress
+from webhost_billing import generations
 from webhost_billing.charging import Rules
-from webhost_billing.process_pool import PoolFailed
-from webhost_billing.rebuild_run import Rebuilt, Run, SendProgress
-from webhost_billing.rebuild_scope import Refused, Scope, scope_of
+from webhost_billing.rebuild import progress
+from webhost_billing.rebuild.process_pool import PoolFailed
+from webhost_billing.rebuild.run import Rebuilt, Run, SendProgress
+from webhost_billing.rebuild.scope import Refused, Scope, scope_of
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,7 @@ class Rebuilder:
             raise PoolFailed(f"{failure}; the same rebuild again goes on from there") from failure
         except Refused:
             async with self._database.transaction() as other:
-                await rebuild_progress.give_up_all(other)
+                await progress.give_up_all(other)
             await self._purge_dead()
             raise
 
@@ -92,7 +93,7 @@ class Rebuilder:
         try:
             async with self._alone():
                 async with self._database.transaction() as connection:
-                    await rebuild_progress.give_up_old(connection)
+                    await progress.give_up_old(connection)
                 await self._purge_dead()
         except Exception as error:
             if not (isinstance(error, Refused | Unavailable) or is_away(error)):
@@ -142,7 +143,7 @@ async def _send_end(send: SendProgress, rebuilt: Rebuilt, *, swapped: bool) -> N
         await send(replace(line, sealed=tuple(sealed[:ROWS_PER_LINE])))
         del sealed[:ROWS_PER_LINE]
     end = replace(line, differences=tuple(found), sealed=tuple(sealed), left_out=left_out)
-    await send(replace(end, done=True, swapped=swapped))
+    await send(replace(end, done=True, swapped=swapped, held_back_ms=rebuilt.held_back_ms))
 
 
 _KEY = (sa.func.hashtext("billing rebuild"), sa.func.hashtext(sa.func.current_schema()))

@@ -1,7 +1,7 @@
 """Closes periods in partitions that nothing comes to any more.
 
 Consumes: the stream's newest timestamp, whichever partition it is of, and the partitions'
-checkpoints. Emits: seals, as the fold does (see `seals`).
+checkpoints. Emits: seals, as the fold does (see `store`).
 Guarantees: a partition is closed where everything before that timestamp has been folded. The fold
 of a message that comes meanwhile waits for this transaction, and finds the period closed.
 On replay: a period that is closed stays where it was closed.
@@ -20,9 +20,10 @@ from webhost_kit.errors import CheckpointMoved
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint, require_checkpoint
 from webhost_kit.periodic import every
 
-from webhost_billing import generations, sealing, seals
+from webhost_billing import generations
 from webhost_billing.charging import Rules
 from webhost_billing.projection import checkpoint_name
+from webhost_billing.seals import decisions, store
 
 EVERY_S = 60.0
 
@@ -62,8 +63,8 @@ class IdlePartitions:
     async def _close(
         self, partition: int, created_at: str, newest: _Newest, connection: AsyncConnection
     ) -> None:
-        place = await seals.load_place(connection, partition, created_at)
-        if sealing.due_when_idle(place, newest, 0, self._delay_ms) is None:
+        place = await store.load_place(connection, partition, created_at)
+        if decisions.due_when_idle(place, newest, 0, self._delay_ms) is None:
             return
         checkpoint = await self._locked(connection, partition)
         if checkpoint is None or checkpoint.stream_created_at not in ("", created_at):
@@ -72,10 +73,10 @@ class IdlePartitions:
         if await self._bus.last_sequence(subjects.USAGE, name) > checkpoint.sequence:
             return
         live = await generations.hold(connection)
-        place = await seals.load_place(connection, partition, created_at)
-        seal = sealing.due_when_idle(place, newest, checkpoint.sequence, self._delay_ms)
+        place = await store.load_place(connection, partition, created_at)
+        seal = decisions.due_when_idle(place, newest, checkpoint.sequence, self._delay_ms)
         if seal is not None:
-            await seals.apply(connection, live, seal, place.through, created_at)
+            await store.apply(connection, live, seal, place.through, created_at)
 
     async def _locked(self, connection: AsyncConnection, partition: int) -> Checkpoint | None:
         """Return the partition's checkpoint, which the fold cannot move until this ends."""

@@ -1,7 +1,7 @@
 """Seals: the periods that are closed, in the caller's transaction.
 
 Consumes: one partition's rows of the live generation, at the position where a seal is due (see
-`sealing`, which decides that). Emits: `period.sealed.v1` for each user with usage in a period.
+`decisions`, which decides that). Emits: `period.sealed.v1` for each user with usage in a period.
 Guarantees: the facts, their totals (`sealed_usage`) and the position are written in the transaction
 of the fold that comes to it, once; memory does not grow with the number of users.
 On replay: what was stated is not stated again. After a restore, what billing had stated is taken
@@ -21,15 +21,16 @@ from webhost_contracts.events import PeriodSealed
 from webhost_contracts.events.period import SealedUsage
 from webhost_contracts.periods import period_key
 from webhost_kit.eventsourcing.facts import Fact
-from webhost_kit.eventsourcing.store import Decided, EventMetadata, append_each
 from webhost_kit.process.crashpoints import crash_point
 
-from webhost_billing import feed, periods, seal_statements
+from webhost_billing.feed import store as feed
 from webhost_billing.model import UsageReport
-from webhost_billing.periods import Period
-from webhost_billing.sealing import ALWAYS, NEVER, Seal, Seals, StreamPlace
+from webhost_billing.periods import store as periods
+from webhost_billing.periods.model import Period, close, evolve
+from webhost_billing.periods.store import period_of
+from webhost_billing.seals import statements
+from webhost_billing.seals.decisions import ALWAYS, NEVER, Seal, Seals, StreamPlace
 from webhost_billing.tables import COUNTERS, late_reports, partition_seals, sealed_usage
-from webhost_billing.tables import periods as periods_table
 
 log = structlog.get_logger(__name__)
 
@@ -93,9 +94,10 @@ async def apply(
 async def recover(connection: AsyncConnection, fact: Fact, event: PeriodSealed) -> None:
     """Take back a seal, which the database lacked after a restore."""
     envelope = fact.envelope
-    period = await _load(connection, envelope.user_id, event.period_key)
-    after = periods.evolve(period, envelope, event)
-    await _save(connection, [after])
+    period = await periods.load(connection, envelope.user_id, event.period_key)
+    after = evolve(period, envelope, event)
+    await periods.save(connection, [after])
+    await _save_totals(connection, [after])
     seal = Seal(event.partition, event.period_key, event.sequence)
     await _record(connection, seal, event.stream_created_at, is_applied=False)
 
@@ -134,7 +136,7 @@ async def _usage(
 ) -> Sequence[Any]:
     """Return the rows of the next users, in order, with what was stated about each period."""
     found = await connection.execute(
-        seal_statements.TO_SEAL,
+        statements.TO_SEAL,
         {
             "generation": generation,
             "partition": seal.partition,
@@ -152,59 +154,22 @@ async def _state(
     connection: AsyncConnection, rows: Sequence[Any], at: Seal, stream_created_at: str
 ) -> int:
     """State the seals of these periods; return how many there were."""
-    decided: list[Decided] = []
-    before: list[Period] = []
-    for (user_id, key), of_period in groupby(rows, key=lambda row: (row.user_id, row.period_key)):
+    decided: list[tuple[Period, Sequence[PeriodSealed]]] = []
+    for _, of_period in groupby(rows, key=lambda row: (row.user_id, row.period_key)):
         usage = list(of_period)
-        if usage[0].sealed_at_sequence is not None:
-            continue
-        period = Period(user_id, key, usage[0].version)
-        totals = {row.runtime_provider: _totals(row) for row in usage}
-        for event in periods.seal(period, totals, at, stream_created_at):
-            before.append(period)
-            decided.append(Decided(period.id, user_id, period.version, event))
-    envelopes = await append_each(connection, decided, EventMetadata(actor="billing"))
-    after = [
-        periods.evolve(period, envelope, one.event)
-        for period, envelope, one in zip(before, envelopes, decided, strict=True)
-    ]
-    await _save(connection, after)
-    return len(after)
+        if usage[0].sealed_at_sequence is None:
+            totals = {row.runtime_provider: _totals(row) for row in usage}
+            period = period_of(usage[0])
+            decided.append((period, close(period, totals, at, stream_created_at)))
+    sealed = await periods.append(connection, decided)
+    await _save_totals(connection, sealed)
+    return len(sealed)
 
 
-async def _load(connection: AsyncConnection, user_id: str, key: str) -> Period:
-    version = await connection.scalar(
-        sa.select(periods_table.c.version).where(
-            periods_table.c.user_id == user_id, periods_table.c.period_key == key
-        )
-    )
-    return Period(user_id, key, version or 0)
-
-
-async def _save(connection: AsyncConnection, sealed: Sequence[Period]) -> None:
-    """Write periods that were sealed, and what they were sealed with."""
+async def _save_totals(connection: AsyncConnection, sealed: Sequence[Period]) -> None:
+    """Write what periods were sealed with."""
     if not sealed:
         return
-    statement = insert(periods_table)
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["user_id", "period_key"],
-            set_={
-                "version": statement.excluded.version,
-                "sealed_at_sequence": statement.excluded.sealed_at_sequence,
-            },
-        ),
-        [
-            {
-                "user_id": period.user_id,
-                "period_key": period.period_key,
-                "version": period.version,
-                "sealed_at_sequence": seal.sequence,
-            }
-            for period in sealed
-            if (seal := period.seal) is not None
-        ],
-    )
     await connection.execute(
         insert(sealed_usage).on_conflict_do_nothing(),
         [

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 from webhost_contracts import subjects
 
-from webhost_billing.refolding import Progress, Targets
+from webhost_billing.rebuild.refolding import Progress, Targets
 
 ENDED_S = 5.0
 
@@ -84,7 +84,7 @@ class _Process:
 async def _start(generation: int, partitions: Sequence[int]) -> _Process:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", "-m", "webhost_billing.refolding"),
+        *("-P", "-m", "webhost_billing.rebuild.refolding"),
         *map(str, (generation, *partitions)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

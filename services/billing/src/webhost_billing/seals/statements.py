@@ -14,7 +14,8 @@ TO_SEAL = sa.text(
             AND (user_id, period_key) > (:user, :period)
         ORDER BY user_id, period_key LIMIT :most
     )
-    SELECT u.*, coalesce(p.version, 0) AS version, p.sealed_at_sequence
+    SELECT u.*, coalesce(p.version, 0) AS version, coalesce(p.reached, '{}') AS reached,
+        p.sealed_at_sequence
     FROM next
     JOIN billing_usage u ON (u.generation, u.partition, u.user_id, u.period_key)
         = (:generation, :partition, next.user_id, next.period_key) AND u.invocations > 0

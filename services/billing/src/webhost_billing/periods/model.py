@@ -7,8 +7,8 @@ from webhost_contracts import ids
 from webhost_contracts.events import Envelope, Event, PeriodSealed, PeriodThresholdReached
 from webhost_contracts.events.period import SealedUsage
 
-from webhost_billing.sealing import Seal
-from webhost_billing.thresholds import Threshold
+from webhost_billing.seals.decisions import Seal
+from webhost_billing.thresholds.decisions import Threshold
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def evolve(period: Period, envelope: Envelope, event: Event) -> Period:
             raise TypeError(f"not a fact about a period: {event.type_name()}")
 
 
-def seal(
+def close(
     period: Period, usage: dict[str, SealedUsage], at: Seal, stream_created_at: str
 ) -> Sequence[PeriodSealed]:
     """Return the fact that closes the period; none where it was stated before."""

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from webhost_billing.settling import WAIT_MS
+from webhost_billing.feed.decisions import WAIT_MS
 from webhost_billing.tables import COUNTERS, usage_feed
 
 STATED = tuple(

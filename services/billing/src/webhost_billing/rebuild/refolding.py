@@ -1,7 +1,7 @@
 """One process of a rebuild: folds its partitions into the new generation, up to given targets.
 
-Run by `rebuild` as `python -m webhost_billing.refolding GENERATION PARTITION…`, in the service's
-own environment.
+Run by `process_pool` as `python -m webhost_billing.rebuild.refolding GENERATION PARTITION…`, in the
+service's own environment.
 
 Consumes: its partitions of USAGE from where the generation stands; on standard input one line of
 Targets after the other. Emits: lines of Progress on standard output.
@@ -27,11 +27,12 @@ from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.process.observability import configure_logging
 from webhost_kit.process.settings import load
 
-from webhost_billing import rebuild_progress, seals
 from webhost_billing.charging import Rules
 from webhost_billing.model import TYPES
-from webhost_billing.rebuild_scope import Scope
-from webhost_billing.sealing import NO_SEALS
+from webhost_billing.rebuild import progress
+from webhost_billing.rebuild.scope import Scope
+from webhost_billing.seals import store as seals
+from webhost_billing.seals.decisions import NO_SEALS
 from webhost_billing.settings import Settings
 from webhost_billing.usage import fold_into, usage_reports
 
@@ -87,7 +88,7 @@ class Refolding:
             async with self._database.transaction() as connection:
                 self._seals = await seals.applied(connection, str(info.created))
             first = min(self._at[p] for p in behind)
-            # What expired since the rebuild began is not needed: `rebuild_scope` saw to that.
+            # What expired since the rebuild began is not needed: `scope` saw to that.
             first = first if info.state.first_seq <= first + 1 else 0
             start = Checkpoint(str(info.created), first, None)
             async with aclosing(reader.batches(start)) as batches:
@@ -131,7 +132,7 @@ class Refolding:
         reports = usage_reports(found)
         async with self._database.transaction() as connection:
             await fold_into(connection, self._generation, reports, self._rules, self._seals)
-            await rebuild_progress.save(connection, self._generation, _folded(messages))
+            await progress.save(connection, self._generation, _folded(messages))
         crash_point("rebuild.folded")
         _say(Progress(messages=len(messages)))
 
@@ -143,7 +144,7 @@ async def main(generation: int, partitions: Sequence[int]) -> None:
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     bus = await connect(settings.nats_url.get_secret_value(), NAME)
     async with database.transaction() as connection:
-        scope, at = await rebuild_progress.read(connection, generation, partitions)
+        scope, at = await progress.read(connection, generation, partitions)
     refolding = Refolding(bus, database, settings.rules(), generation, scope, at)
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(

@@ -20,10 +20,10 @@ from webhost_contracts.usage_feed import (
     UsageFeedRequest,
 )
 
-from webhost_billing import feed_statements
 from webhost_billing.charging import subtract
-from webhost_billing.feed import DAY_MS, KEPT_DAYS
-from webhost_billing.feed_cursor import UNREAD, NotACursor, Place, decoded, encoded, mark_of, shares
+from webhost_billing.feed import statements
+from webhost_billing.feed.cursor import UNREAD, NotACursor, Place, decoded, encoded, mark_of, shares
+from webhost_billing.feed.store import DAY_MS, KEPT_DAYS
 from webhost_billing.queries import LIVE, counters_of
 from webhost_billing.tables import feed_heads
 
@@ -116,8 +116,8 @@ async def export(
     ends = [Place(head.newest) for head in heads]
     generation = await connection.scalar(sa.select(LIVE))
     known = {"generation": generation, "period": period}
-    used = (await connection.execute(feed_statements.USAGE_OF_PERIOD, known)).one()
-    waits = (await connection.execute(feed_statements.WAITING_OF_PERIOD, known)).one()
+    used = (await connection.execute(statements.USAGE_OF_PERIOD, known)).one()
+    waits = (await connection.execute(statements.WAITING_OF_PERIOD, known)).one()
     return UsageExportReply(
         end=encoded(ends, installation_id),
         entries=sum(head.newest + 1 - head.oldest for head in heads),
@@ -162,7 +162,7 @@ async def _read(
 ) -> Sequence[sa.Row[Any]]:
     """Return the next entries of each partition, and before them the last that was read."""
     found = await connection.execute(
-        feed_statements.READ_PLACES,
+        statements.READ_PLACES,
         {
             "partitions": list(range(PARTITIONS)),
             "begins": [place.number for place in cursor],

@@ -7,10 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import buckets, subjects
 from webhost_contracts.buckets import Bucket
 from webhost_contracts.periods import span_ms
-from webhost_contracts.rpc import SeriesPoint, SeriesReply, SeriesRequest
+from webhost_contracts.usage_rpc import SeriesPoint, SeriesReply, SeriesRequest
 
-from webhost_billing.invoice import AgentDay
 from webhost_billing.queries import LIVE, counters_of
+from webhost_billing.series.invoice import AgentDay
 from webhost_billing.tables import COUNTERS, usage_series
 
 MOST_LINES = 2_500

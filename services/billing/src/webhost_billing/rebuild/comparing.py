@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.buckets import readable_from
 from webhost_contracts.periods import period_key
-from webhost_contracts.rpc import Counters, Difference
+from webhost_contracts.usage_rpc import Counters, Difference
 from webhost_kit.clock import now_ms
 
-from webhost_billing import rebuild_statements
 from webhost_billing.queries import counters_of
-from webhost_billing.rebuild_scope import FOR_EVER_MS, Held, Refused, Scope
-from webhost_billing.sealing import NEVER, open_from_ms
+from webhost_billing.rebuild import statements
+from webhost_billing.rebuild.scope import FOR_EVER_MS, Held, Refused, Scope
+from webhost_billing.seals.decisions import NEVER, open_from_ms
 from webhost_billing.statements import FOLDED
 from webhost_billing.tables import generations
 
@@ -75,7 +75,7 @@ class Comparison:
         Raises Refused where the rebuilt rows cannot take the place of the live ones.
         """
         closed = await self._connection.scalar(
-            rebuild_statements.CLOSED_EVERYWHERE, {"partitions": subjects.PARTITIONS}
+            statements.CLOSED_EVERYWHERE, {"partitions": subjects.PARTITIONS}
         )
         self._parameters["closed"] = closed
         await self._carry_over()
@@ -85,7 +85,7 @@ class Comparison:
         self._series.add(await self._series_differences(0, self._closed_ms))
         if dry_run:
             return
-        missing = await self._execute(rebuild_statements.MISSING, most=MOST_MISSING)
+        missing = await self._execute(statements.MISSING, most=MOST_MISSING)
         self._missing = [row.key for row in missing]
         if len(self._missing) == MOST_MISSING:
             await self._require_all_rebuilt()
@@ -108,39 +108,37 @@ class Comparison:
         """Put the rows of the scope that differ into the live generation."""
         for table in FOLDED:
             keys = {"keys": self._keys[table.name]}
-            await self._execute(rebuild_statements.TAKE_OUT[table.name], **keys)
-            await self._execute(rebuild_statements.PUT_IN[table.name], **keys)
+            await self._execute(statements.TAKE_OUT[table.name], **keys)
+            await self._execute(statements.PUT_IN[table.name], **keys)
         corrections = generations.c.corrections
         await self._connection.execute(sa.update(generations).values(corrections=corrections + 1))
-        await self._execute(rebuild_statements.SCOPE_IS_DUE, current=current_period)
+        await self._execute(statements.SCOPE_IS_DUE, current=current_period)
 
     async def _carry_over(self) -> None:
-        for table in rebuild_statements.CARRIED:
-            await self._execute(rebuild_statements.DROP_CARRIED[table.name])
-            await self._execute(rebuild_statements.CARRY_OVER[table.name])
+        for table in statements.CARRIED:
+            await self._execute(statements.DROP_CARRIED[table.name])
+            await self._execute(statements.CARRY_OVER[table.name])
 
     async def _let_seals_stand(self) -> None:
         unlike = await self._execute(
-            rebuild_statements.UNLIKE_SEALS,
+            statements.UNLIKE_SEALS,
             generation=self._parameters["new"],
             most=MOST_SHOWN,
         )
         self.sealed.add(_found(unlike))
         if self.sealed.count:
-            await self._execute(rebuild_statements.DROP_UNLIKE_SEALS)
-            await self._execute(rebuild_statements.PUT_SEALS)
+            await self._execute(statements.DROP_UNLIKE_SEALS)
+            await self._execute(statements.PUT_SEALS)
 
     async def _differences(self, above: str, upto: str) -> Found:
         return _found(
-            await self._execute(
-                rebuild_statements.DIFFERENCES, above=above, upto=upto, most=MOST_SHOWN
-            )
+            await self._execute(statements.DIFFERENCES, above=above, upto=upto, most=MOST_SHOWN)
         )
 
     async def _series_differences(self, from_ms: int, until_ms: int) -> Found:
         now = now_ms()
         rows = await self._execute(
-            rebuild_statements.SERIES_DIFFERENCES,
+            statements.SERIES_DIFFERENCES,
             from_ms=from_ms,
             until_ms=until_ms,
             minutes=readable_from("minute", now),
@@ -151,7 +149,7 @@ class Comparison:
 
     async def _require_all_rebuilt(self) -> None:
         still = await self._connection.scalar(
-            rebuild_statements.STILL_MISSING,
+            statements.STILL_MISSING,
             {"keys": list(self._missing), "new": self._parameters["new"]},
         )
         if still:
@@ -161,9 +159,7 @@ class Comparison:
 
     async def _find_keys(self) -> None:
         for table in FOLDED:
-            [found] = await self._execute(
-                rebuild_statements.CHANGED_KEYS[table.name], most=MOST_KEYS
-            )
+            [found] = await self._execute(statements.CHANGED_KEYS[table.name], most=MOST_KEYS)
             if found.found == MOST_KEYS:
                 raise Refused(
                     f"{MOST_KEYS} rows of {table.name} differ, too many to be exchanged one by"
@@ -173,7 +169,7 @@ class Comparison:
         if self._scope.period_key is None:
             return
         moved = await self._connection.scalar(
-            rebuild_statements.MOVED,
+            statements.MOVED,
             {**self._parameters, "keys": self._keys["invocations"]},
         )
         if moved:

@@ -14,7 +14,7 @@ from webhost_kit.clock import now_ms
 
 from webhost_billing import generations
 from webhost_billing.charging import Rules
-from webhost_billing.rebuild_scope import Scope
+from webhost_billing.rebuild.scope import Scope
 from webhost_billing.tables import rebuild_checkpoints, rebuilds
 
 FOLD_VERSION = 1

@@ -14,13 +14,14 @@ from nats.js.errors import NotFoundError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids, subjects
 from webhost_contracts.periods import next_period, start_ms
-from webhost_contracts.rpc import RebuildRequest
+from webhost_contracts.usage_rpc import RebuildRequest
 from webhost_kit.bus.connection import Bus
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 
-from webhost_billing import rebuild_statements, sealing
 from webhost_billing.projection import checkpoint_name
-from webhost_billing.sealing import NEVER
+from webhost_billing.rebuild import statements
+from webhost_billing.seals import decisions as sealing
+from webhost_billing.seals.decisions import NEVER
 
 _PERIOD = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 FOR_EVER_MS = 2**62
@@ -99,9 +100,7 @@ async def held(connection: AsyncConnection, bus: Bus, scope: Scope, live: int) -
             f"the stream begins at {info.state.first_seq}: it lacks the beginning of {opened[0]},"
             " which is not sealed; what was before it cannot be rebuilt"
         )
-    elsewhere = await connection.scalar(
-        rebuild_statements.CLOSED_ELSEWHERE, {"created_at": created_at}
-    )
+    elsewhere = await connection.scalar(statements.CLOSED_ELSEWHERE, {"created_at": created_at})
     if elsewhere:
         whole = max(whole, next_period(str(elsewhere)))
     if was_reset and info.created is not None:
@@ -152,7 +151,5 @@ async def _first_whole(bus: Bus, info: StreamInfo) -> str:
 
 
 async def _periods(connection: AsyncConnection, scope: Scope, live: int) -> Mapping[str, bool]:
-    found = await connection.execute(
-        rebuild_statements.PERIODS, {"live": live, **scope.parameters()}
-    )
+    found = await connection.execute(statements.PERIODS, {"live": live, **scope.parameters()})
     return {row.period_key: row.closed for row in found}

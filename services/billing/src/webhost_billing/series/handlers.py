@@ -4,7 +4,7 @@ Consumes: requests of the api. Emits: nothing.
 Guarantees: an invoice's lines and the usage beside them are of one moment, so that they add up.
 """
 
-from webhost_contracts.rpc import (
+from webhost_contracts.usage_rpc import (
     InvoiceReply,
     InvoiceRequest,
     SeriesReply,
@@ -13,9 +13,10 @@ from webhost_contracts.rpc import (
 )
 from webhost_kit.database.engine import Database
 
-from webhost_billing import queries, series_queries
+from webhost_billing import queries
 from webhost_billing.charging import PriceBook
-from webhost_billing.invoice import lines_of
+from webhost_billing.series import queries as series_queries
+from webhost_billing.series.invoice import lines_of
 
 
 class SeriesHandlers:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from webhost_contracts.entitlements import Entitlements
 from webhost_contracts.events import PeriodThresholdReached
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 from webhost_billing.charging import Charge
 from webhost_billing.folding import Step

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from webhost_contracts.periods import day_key
-from webhost_contracts.rpc import Counters, InvoiceLine, PriceInForce
+from webhost_contracts.usage_rpc import Counters, InvoiceLine, PriceInForce
 
 from webhost_billing.charging import PriceBook
 

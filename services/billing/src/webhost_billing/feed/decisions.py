@@ -18,7 +18,7 @@ settled when its hour is over, before all reports from then on, whoever notices 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from webhost_contracts.rpc import Counters
+from webhost_contracts.usage_rpc import Counters
 
 from webhost_billing.charging import subtract
 from webhost_billing.folding import Charged, Step

@@ -1,0 +1,1 @@
+"""Settled usage as a feed, for operators and their programs."""

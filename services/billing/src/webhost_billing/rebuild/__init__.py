@@ -1,0 +1,1 @@
+"""Usage folded again from the stream, beside the live rows, which it then replaces."""

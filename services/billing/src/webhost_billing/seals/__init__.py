@@ -1,0 +1,1 @@
+"""Periods that are closed for good, and what came too late for them."""

@@ -1,0 +1,1 @@
+"""Which parts of their limits users have reached, stated once each."""
