@@ -1,4 +1,4 @@
-"""`webhost billing …`: the invoice is for users, the rest for operators; `plans` has the tiers."""
+"""`webhost billing …`: the invoice is for users, the rest for operators; tiers: `subscriptions`."""
 
 import sys
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from webhost_contracts.usage_rpc import Counters, Difference, RebuildProgress, RebuildRequest
 
-from webhost_cli import billing_checks, bus, output, plans
+from webhost_cli import bus, output, subscriptions, verification
 from webhost_cli import export as exporting
 from webhost_cli.connection import with_api
 from webhost_cli.errors import CommandError
@@ -29,11 +29,11 @@ _HELP = (
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(name="billing", help=_HELP, no_args_is_help=True)
-    plans.add_to(group)
+    subscriptions.add_to(group)
     group.command()(with_api(invoice))
     group.command()(rebuild)
-    group.command()(billing_checks.verify)
-    group.command()(billing_checks.late)
+    group.command()(verification.verify)
+    group.command()(verification.late)
     group.command()(silent)
     group.command()(export)
     app.add_typer(group)
@@ -161,8 +161,8 @@ def _show(result: RebuildProgress) -> None:
     count = len(result.differences)
     found = f"rows that differ: {count}" if count else "no difference"
     swapped = "the rebuilt usage is in force" if result.swapped else "nothing was changed"
-    output.say(f"{result.processed} messages replayed: {found}; {swapped}")
-    output.say(f"live usage waited for {result.held_back_ms} ms")
+    waited = f"live usage waited for {result.held_back_ms} ms"
+    output.say(f"{result.processed} messages replayed: {found}; {swapped}; {waited}")
 
 
 def _time(difference: Difference) -> str:

@@ -118,11 +118,14 @@ def test_a_difference_names_the_counters_that_differ(capsys: pytest.CaptureFixtu
         live=Counters(requests=3, llm_tokens=5),
         rebuilt=Counters(requests=2, llm_tokens=5),
     )
-    result = RebuildProgress(processed=2, total=2, done=True, differences=(difference,))
+    result = RebuildProgress(
+        processed=2, total=2, done=True, differences=(difference,), held_back_ms=7
+    )
     billing._show(result)
     _, row, summary = capsys.readouterr().out.splitlines()
     assert row.split() == ["usr_1", "2026-11", "cloudflare", "requests", "3", "2"]
-    assert summary == "2 messages replayed: rows that differ: 1; nothing was changed"
+    found = "2 messages replayed: rows that differ: 1; nothing was changed"
+    assert summary == f"{found}; live usage waited for 7 ms"
 
 
 def test_a_failed_deployment_names_step_endpoint_and_message() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import typer
 from typer.testing import CliRunner
-from webhost_cli import bus, plans
+from webhost_cli import bus, subscriptions
 from webhost_cli.errors import CommandError
 from webhost_contracts.billing_rpc import (
     AssignSubscriptionReply,
@@ -40,7 +40,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Said:
 
 def _app() -> typer.Typer:
     app = typer.Typer()
-    plans.add_to(app)
+    subscriptions.add_to(app)
     return app
 
 
