@@ -1,11 +1,11 @@
 """Pure: what a batch states in the feed of settled usage.
 
 An invocation is settled by the report that makes it known from both sides, or else once the time
-of its partition is an hour past its first report. Settled, its charge becomes an entry under the id
-of the invocation; what its other side changes later becomes a correction. That is the difference,
-under `<id>.1`; where more than counters changed (the time, the period, the API key), what was
-stated is taken back under `<id>.1`, and stated anew under `<id>.2`. A correction of nothing is
-none.
+of its partition is an hour past its first report, or once its period is sealed. Settled, its charge
+becomes an entry under the id of the invocation; what its other side changes later becomes a
+correction. That is the difference, under `<id>.1`; where more than counters changed (the time, the
+period, the API key), what was stated is taken back under `<id>.1`, and stated anew under `<id>.2`.
+A correction of nothing is none.
 
 The id of what the gateway has not reported is made of its key: a Worker names its reports as it
 likes, and must not take the id of another's invocation.

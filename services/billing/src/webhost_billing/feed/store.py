@@ -1,6 +1,7 @@
 """The feed of settled usage, stated beside the fold, in the caller's transaction.
 
-Consumes: the steps of each folded batch; what no message settles, see `keeper`.
+Consumes: the steps of each folded batch, and seals of periods; what no message settles, see
+`keeper`.
 Emits: entries in `usage_feed`, which `queries` reads.
 Guarantees: every entry once, in the transaction of the fold that it follows from; in each partition
 the same entries in the same order wherever batches end, see `decisions`. A rebuild states nothing.

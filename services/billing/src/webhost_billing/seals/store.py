@@ -1,7 +1,8 @@
 """Seals: the periods that are closed, in the caller's transaction.
 
 Consumes: one partition's rows of the live generation, at the position where a seal is due (see
-`decisions`, which decides that). Emits: `period.sealed.v1` for each user with usage in a period.
+`decisions`, which decides that). Emits: `period.sealed.v1` for each user with usage in a period,
+and entries in the feed of what waits there.
 Guarantees: the facts, their totals (`sealed_usage`) and the position are written in the transaction
 of the fold that comes to it, once; memory does not grow with the number of users.
 On replay: what was stated is not stated again. After a restore, what billing had stated is taken
