@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
+from webhost_api.rate_limits import CHECKOUTS_PER_HOUR
 from webhost_contracts import subjects, wire
 from webhost_contracts.billing_rpc import (
     CheckoutReply,
@@ -117,6 +118,18 @@ async def test_a_checkout_is_made_once_per_idempotency_key(
     [request] = billing.asked
     assert (request.user_id, request.tier, request.actor) == (user.id, "pro", f"user:{user.id}")
     assert (request.email, request.name) == ("kim@example.com", "Kim")
+
+
+async def test_a_users_checkouts_are_limited(harness: Harness, billing: Billing) -> None:
+    billing.reply = CheckoutReply(url="https://store.example/1")
+    greedy, other = harness.user(), harness.user()
+    wanted = {"tier": "pro"}
+    for _ in range(CHECKOUTS_PER_HOUR):
+        ok(await greedy.http.post("/v1/billing/checkout", json=wanted))
+    refused = await greedy.http.post("/v1/billing/checkout", json=wanted)
+    problem(refused, 429, "RATE_LIMITED")
+    assert len(billing.asked) == CHECKOUTS_PER_HOUR
+    ok(await other.http.post("/v1/billing/checkout", json=wanted))
 
 
 @pytest.mark.parametrize("body", [{}, {"tier": 1}, {"tier": ""}, {"tier": "pro", "userId": "x"}])

@@ -31,6 +31,7 @@ from tests.integration.billing.selling import (
     a_user,
     at_once,
     selling,
+    settings,
 )
 from tests.support.deadline import eventually
 from tests.support.infra import Nats, Postgres
@@ -224,6 +225,24 @@ async def test_each_active_secret_is_good_and_no_other(store: Selling) -> None:
     other = b'{"meta": {"event_name": "order_created"}, "data": {"type": "orders", "id": "1"}}'
     assert (await store.deliver(other)).outcome == "ignored"
     assert (await store.deliver(other, "0" * 64)).outcome == "unauthenticated"
+
+
+@pytest.mark.accept("8.6.order")
+async def test_what_was_bought_in_test_mode_ends_with_it(own_store: Selling) -> None:
+    store = own_store
+    read_back, told = a_user(), a_user()
+    sold = await store.bought(told, "enterprise")
+    await store.bought(read_back, "enterprise", "b@b.c")
+    await store.service.stop()
+    store.service = store.process(
+        "webhost_billing", **settings(store.url, LEMONSQUEEZY_TEST_MODE="false")
+    )
+    await store.service.start()
+    await store.act(sold, "cancel")
+    assert await store.tier(told) == "free"
+    assert await store.tier(read_back) == "enterprise"
+    await store.reconcile()
+    assert await store.tier(read_back) == "free"
 
 
 async def test_a_tier_that_is_not_sold_is_refused(store: Selling) -> None:

@@ -199,6 +199,7 @@ async def compose(service: Service, settings: Settings) -> None:
         keys=Keys(database, rate_limits),
         rate_limits=rate_limits,
         changes=turns.changes(),
+        reads=turns.reads(),
         artifacts=Artifacts(bus, database),
         tiers=tiers,
         commands=commands,

@@ -69,6 +69,7 @@ class Dependencies:
     keys: Keys
     rate_limits: RateLimits
     changes: Turns
+    reads: Turns
     artifacts: Artifacts
     tiers: Tiers
     commands: Commands
@@ -311,9 +312,9 @@ def _metadata(request: Request, actor: str) -> EventMetadata:
 
 async def _in_turn(request: Request, handle: Handler, body: bytes) -> Response:
     whole = Request(request.scope, _receiving(body))
-    if request.method in READING:
-        return await handle(whole)
-    async with deps(request).changes.turn(caller(request).user_id):
+    found = deps(request)
+    turns = found.reads if request.method in READING else found.changes
+    async with turns.turn(caller(request).user_id):
         return await handle(whole)
 
 

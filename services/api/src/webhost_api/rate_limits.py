@@ -12,6 +12,9 @@ from webhost_kit.http.rate_limiter import RateLimiter
 
 Cost = Literal["reads", "writes", "deploys"]
 HOUR_S = 3600
+CHECKOUTS_PER_HOUR = 20
+"""Of one user. Each is a call of the payment provider's, which allows all of us 300 a minute, and a
+fact that is kept for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ class RateLimits:
         self._per_address = RateLimiter("registrations-per-address", window_s=HOUR_S)
         self._unknown_keys = RateLimiter("unknown-keys")
         self._unknown_operators = RateLimiter("unknown-operators")
+        self._checkouts = RateLimiter("checkouts", window_s=HOUR_S)
 
     def acquire(self, cost: Cost, user_id: str) -> None:
         """Take one of a user's requests. Raises RateLimited."""
@@ -62,6 +66,10 @@ class RateLimits:
     def acquire_unknown_key(self, address: str) -> None:
         """Take one look-up of a key that may be made up. Raises RateLimited."""
         self._unknown_keys.acquire(address, self._rates.unknown_keys_per_address, monotonic())
+
+    def acquire_checkout(self, user_id: str) -> None:
+        """Take one of a user's checkouts. Raises RateLimited."""
+        self._checkouts.acquire(user_id, CHECKOUTS_PER_HOUR, monotonic())
 
     def acquire_unknown_operator(self, address: str) -> None:
         """Take one request with a token that is no operator's. Raises RateLimited."""

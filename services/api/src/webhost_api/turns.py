@@ -43,3 +43,8 @@ def changes() -> Turns:
     other request, and the projections, wait for.
     """
     return Turns(4, 5.0, "You have too many changes under way; try again shortly.")
+
+
+def reads() -> Turns:
+    """Return the turns of users' reads: whoever asks for much at once waits, nobody else."""
+    return Turns(4, 5.0, "You have too many requests under way; try again shortly.")

@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 CHECKOUTS_AT_ONCE = 16
 WEBHOOKS_AT_ONCE = 4
+READS_AT_ONCE = 8
+"""More than the api lets one user have under way."""
 
 
 class RebuildRequests:
@@ -67,10 +69,10 @@ def register(
     inspection: Inspection,
 ) -> None:
     """Connect requests and handlers."""
-    requests.serve(subjects.RPC_USAGE, handlers.usage)
-    requests.serve(subjects.RPC_RECENT_EVENTS, handlers.recent_events)
-    requests.serve(subjects.RPC_USAGE_SERIES, series.series)
-    requests.serve(subjects.RPC_INVOICE, series.invoice)
+    requests.serve(subjects.RPC_USAGE, handlers.usage, at_once=READS_AT_ONCE)
+    requests.serve(subjects.RPC_RECENT_EVENTS, handlers.recent_events, at_once=READS_AT_ONCE)
+    requests.serve(subjects.RPC_USAGE_SERIES, series.series, at_once=READS_AT_ONCE)
+    requests.serve(subjects.RPC_INVOICE, series.invoice, at_once=READS_AT_ONCE)
     requests.serve(subjects.RPC_SILENT_AGENTS, handlers.silent_agents)
     requests.serve(subjects.RPC_SET_TIER, handlers.set_tier)
     requests.serve(subjects.RPC_SET_ACCOUNT_STATUS, handlers.set_account_status)

@@ -140,6 +140,7 @@ async def checkout(
             return response
         await handlers.require_enabled(connection, caller.user_id)
         user = await queries.user(connection, caller.user_id)
+    deps.rate_limits.acquire_checkout(caller.user_id)
     request = CheckoutRequest(
         user_id=caller.user_id,
         tier=body.tier,

@@ -7,12 +7,13 @@ from webhost_contracts import subjects
 from webhost_contracts.buckets import MOST, Bucket
 from webhost_contracts.usage_rpc import SeriesReply, SeriesRequest
 from webhost_kit.bus import rpc
+from webhost_kit.http import problems
 
 from webhost_api import http, queries
 from webhost_api.handlers import Caller, deployment_not_found
-from webhost_api.http import AgentId, CurrentCaller, Dependencies, Deps, UserRoute, answered
+from webhost_api.http import AgentId, CurrentCaller, Dependencies, Deps, UserRoute
 from webhost_api.routes.usage import MAX_MS
-from webhost_api.schemas.series import SeriesResponse, point_schema
+from webhost_api.schemas.series import SeriesResponse, series_json
 from webhost_api.series import Span
 
 router = APIRouter(tags=["usage"], route_class=UserRoute)
@@ -91,8 +92,7 @@ async def _series(
         runtime_provider=runtime_provider,
     )
     reply = await rpc.call(deps.bus, subjects.RPC_USAGE_SERIES, request, SeriesReply)
-    points = [point_schema(*point) for point in span.filled(reply.points)]
-    return answered(SeriesResponse(series=points))
+    return Response(series_json(span.filled(reply.points)), media_type=problems.JSON_TYPE)
 
 
 def _now(caller: Caller) -> int:

@@ -143,7 +143,8 @@ class SubscriptionHandlers:
         if delivery is None:
             return _ignored("it is about no subscription")
         if delivery.test_mode and not provider.test_mode:
-            return _ignored("it is of the provider's test mode", delivery)
+            # It makes nobody a subscription, and one that is known from before gives nothing now.
+            delivery = resources.giving_nothing(delivery)
         found = delivery.subscription
         if found is not None and found.tier is None:
             log.error("webhook names an unknown variant", variant=found.variant_id)

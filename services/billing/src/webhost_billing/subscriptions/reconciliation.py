@@ -210,8 +210,8 @@ def _readable(
     for content in page:
         try:
             resource = resource_of(content)
-            if provider.test_mode or not resource.attributes.test_mode:
-                read.append((resource, resource.read(provider.variants)))
+            is_good = provider.test_mode or not resource.attributes.test_mode
+            read.append((resource, resource.read(provider.variants if is_good else {})))
         except Unusable as error:
             findings.unreadable += 1
             log.error("subscription not understood", reason=str(error))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 from webhost_contracts.events.account import SubscriptionStatus
 from webhost_kit.http.problems import without_value
 
@@ -149,6 +150,13 @@ def delivery_of(
         subscription=subscription,
         test_mode=is_test or whole.meta.test_mode,
     )
+
+
+def giving_nothing(delivery: Delivery) -> Delivery:
+    """Return a delivery that names no user, and whose subscription stands for no tier."""
+    found = delivery.subscription
+    found = None if found is None else replace(found, tier=None)
+    return replace(delivery, user_id=None, subscription=found)
 
 
 def _id(value: int | str) -> str:
