@@ -26,13 +26,16 @@ POINTS = (
     "gateway.written",
     "gateway.recorded",
     "relay.published",
+    "billing.folding",
 )
-"""Crash points that a call passes, at a gateway."""
+"""Crash points that a call passes on its way to its bill."""
 FAULTS = 100
 FAULTS_PER_ROUND = 5
 USERS = 3
 PACE_S = 0.6
-"""Between a user's calls: a round's are fewer than the list that they are looked up in can hold."""
+REPORTS_PACE_S = 2.0
+"""Between a user's calls, and reports: a round's are not more than the list in which they are
+looked up can hold, and do not end before its last fault."""
 
 
 @pytest.mark.accept("8.kills")
@@ -73,8 +76,12 @@ def _round(
     with ExitStack() as running:
         seen = [
             (
-                running.enter_context(Traffic(agent.user, agent.agent_id, pace_s=PACE_S)),
-                running.enter_context(Reports(stack, agent.first, chance)),
+                running.enter_context(
+                    Traffic(agent.user, agent.agent_id, pace_s=PACE_S, keyed=True)
+                ),
+                running.enter_context(
+                    Reports(stack, agent.first, chance, pace_s=REPORTS_PACE_S, repeats=True)
+                ),
             )
             for agent in agents
         ]

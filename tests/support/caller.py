@@ -51,9 +51,12 @@ class Caller:
         assert deployment["status"] in ("active", "inactive"), deployment
         return deployment
 
-    def post_invoke(self, agent_id: str, prompt: str, **fields: Any) -> httpx.Response:
+    def post_invoke(
+        self, agent_id: str, prompt: str, *, key: str | None = None, **fields: Any
+    ) -> httpx.Response:
         body = {"input": {"prompt": prompt}, **fields}
-        return self.http.post(f"/v1/invoke/{agent_id}", json=body)
+        headers = None if key is None else {"Idempotency-Key": key}
+        return self.http.post(f"/v1/invoke/{agent_id}", json=body, headers=headers)
 
     def invoke(self, agent_id: str, prompt: str, **fields: Any) -> dict[str, Any]:
         """Invoke, giving a gateway the time to hear of a new agent or deployment."""

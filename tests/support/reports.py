@@ -26,11 +26,24 @@ class Reports:
     """Reports as a deployment's Worker would post them, one after the other until the block ends.
 
     `acknowledged` is what was answered 202, by event id: how many tokens it states. Each report
-    is posted, unchanged, until it is: none is in doubt afterwards.
+    is posted, unchanged, until it is: none is in doubt afterwards. With `repeats`, every second
+    time it is one that was acknowledged before.
     """
 
-    def __init__(self, stack: Stack, deployment: dict[str, Any], chance: random.Random) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        deployment: dict[str, Any],
+        chance: random.Random,
+        *,
+        pace_s: float = _PACE_S,
+        repeats: bool = False,
+    ) -> None:
         self.acknowledged: dict[str, int] = {}
+        self._tokens: dict[str, int] = {}
+        self._bodies: list[tuple[str, bytes]] = []
+        self._pace_s = pace_s
+        self._repeats = repeats
         self._stack = stack
         self._keys = StackKeys(stack)
         self._deployment = deployment
@@ -51,11 +64,13 @@ class Reports:
 
     def _post_on(self) -> None:
         with httpx.Client(timeout=10) as http:
-            while not self._stop.wait(_PACE_S) and self._problem is None:
+            while not self._stop.wait(self._pace_s) and self._problem is None:
                 if len(self.acknowledged) < _MOST:
-                    self._post(http)
+                    self._post(http, *self._new())
+                if self._repeats and self._bodies:
+                    self._post(http, *self._chance.choice(self._bodies))
 
-    def _post(self, http: httpx.Client) -> None:
+    def _new(self) -> tuple[str, bytes]:
         event_id, tokens = f"own-{secrets.token_hex(8)}", self._chance.randint(1, _MOST_TOKENS)
         deployment = self._deployment
         body = msgspec.json.encode(
@@ -72,15 +87,21 @@ class Reports:
                 "errors": 0,
             }
         )
+        self._tokens[event_id] = tokens
+        return event_id, body
+
+    def _post(self, http: httpx.Client, event_id: str, body: bytes) -> None:
         url = f"{self._stack.origin}/v1/telemetry/report"
-        headers = self._keys.report_headers(deployment["id"], body)
+        headers = self._keys.report_headers(self._deployment["id"], body)
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             said = "no answer"
             with suppress(httpx.TransportError):
                 answer = http.post(url, content=body, headers=headers)
                 if answer.status_code == 202:
-                    self.acknowledged[event_id] = tokens
+                    if event_id not in self.acknowledged:
+                        self.acknowledged[event_id] = self._tokens[event_id]
+                        self._bodies.append((event_id, body))
                     return
                 said = f"{answer.status_code} {answer.text}"
                 if answer.status_code < 500:

@@ -118,7 +118,18 @@ async def test_a_reader_of_the_feed_comes_to_billings_totals(
     assert export.settled.requests == 45
 
     await an_hour_passes(billing)
-    assert (await everything(billing)).totals() == await usage(billing)
+    settled = await everything(billing)
+    assert settled.totals() == await usage(billing)
+    shown = {
+        (data["source"], data["agentId"], data.get("keyId"), "invocationId" in data)
+        for data in (event.get_data() for event in settled.events.values())
+    }
+    alone = {("gateway", "agt_a", None, True), ("gateway", "agt_a", "key_1", True)}
+    assert shown == alone | {
+        ("both", "agt_a", None, True),
+        ("both", "agt_a", "key_1", True),
+        ("worker", "agt_b", None, False),
+    }
 
     # What comes later corrects: numbers alone, or also the period that a Worker named.
     late = [telemetry(ALICE, number) for number in range(40, 50)]
@@ -223,7 +234,17 @@ async def test_a_cursor_that_cannot_be_resumed_says_why(billing: Billing) -> Non
     assert (await page(billing, end.next)).next == end.next
     # What is old is removed, at the next start at the latest.
     await billing.service.kill()
-    await billing.execute("UPDATE usage_feed SET settled_ms = 1 WHERE number <= 4")
+    day_ms = 24 * 3_600_000
+    for number, age_days in ((4, 100), (5, 99)):
+        await billing.execute(
+            "UPDATE usage_feed SET settled_ms = :at_ms WHERE number <= :number",
+            number=number,
+            at_ms=AT_MS - age_days * day_ms,
+        )
+    await billing.execute(
+        "UPDATE usage_feed SET settled_ms = :at_ms WHERE number <= 4",
+        at_ms=AT_MS - 100 * day_ms,
+    )
     await billing.service.start()
     removed = f"SELECT oldest FROM feed_heads WHERE partition = {partition}"
     await billing.until_scalar(removed, 5, "old entries to be removed")

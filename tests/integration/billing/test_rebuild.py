@@ -227,6 +227,13 @@ async def test_a_rebuild_whose_process_dies_is_resumed(billing: Billing, tmp_pat
     assert "process of the rebuild died; the same rebuild again goes on" in str(last.refused)
     assert await billing.folded() == before
     await no_more_rebuilding(billing)
+    # By other rules, or of another stream, it would begin anew.
+    for column in ("rules", "stream_created_at"):
+        await billing.execute(f"UPDATE rebuilds SET {column} = 'another'")
+        (tmp_path / "crash").write_text("rebuild.folded")
+        first, *_ = await billing.rebuild()
+        assert first.resumed == 0
+        await no_more_rebuilding(billing)
     first, *_, last = await billing.rebuild()
     assert first.resumed > 0
     assert (last.swapped, last.differences) == (True, ())
@@ -348,5 +355,33 @@ async def test_one_user_or_one_period_is_rebuilt_alone(billing: Billing) -> None
         )
         assert await billing.folded() == whole
     assert await billing.scalar("SELECT live FROM generations") == 1
+    await what_is_not_in_the_scope_stays_as_it_is(billing, last_month)
     await billing.given_folded(call(ALICE, 71), telemetry(ALICE, 71), telemetry(ALICE, 3))
     assert (await billing.usage(ALICE)).usage == counters(21, 16)
+
+
+async def what_is_not_in_the_scope_stays_as_it_is(billing: Billing, last_month: str) -> None:
+    """Whichever table it is in; and a call that was charged elsewhere is not counted twice."""
+    whole = await billing.folded()
+    out_of_scope = {
+        "usage_series": f"start_ms < {start_ms(PERIOD)} OR user_id = '{BOB}'",
+        "usage_events": f"at_ms < {start_ms(PERIOD)} OR user_id = '{BOB}'",
+        "invocations": f"charged_period = '{last_month}' OR user_id = '{BOB}'",
+    }
+    for change in ("+", "-"):
+        for table, where in out_of_scope.items():
+            await billing.execute(
+                f"UPDATE {table} SET tool_calls = tool_calls {change} 1 WHERE {where}"
+            )
+        if change == "+":
+            before = await billing.folded()
+            assert before != whole
+            assert (await billing.rebuild(user_id=ALICE, period_key=PERIOD))[-1].swapped
+            assert await billing.folded() == before
+    assert await billing.folded() == whole
+    moved = "UPDATE invocations SET charged_period = :to WHERE invocation_id = 'inv_14'"
+    await billing.execute(moved, to=last_month)
+    refused = (await billing.rebuild(period_key=PERIOD))[-1].refused
+    assert "1 calls belong to another period" in str(refused)
+    await billing.execute(moved, to=PERIOD)
+    assert await billing.folded() == whole

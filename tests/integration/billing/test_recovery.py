@@ -84,6 +84,7 @@ async def test_totals_go_on_when_usage_begins_again(billing: Billing) -> None:
         return not await billing.service.ready()
 
     await eventually(halted, "billing to halt", seconds=20)
+    assert "not the one that usage was folded from" in str((await billing.rebuild())[-1].refused)
     subject = maintenance.subject("billing", maintenance.REPLAY)
     for one in range(subjects.PARTITIONS):
         request = ProjectionRequest(projection=checkpoint_name(one))

@@ -12,6 +12,7 @@ import pytest
 from webhost_billing.charging import Rules, load_prices
 from webhost_billing.projection import UsageProjection
 from webhost_billing.retention import Retention
+from webhost_billing.seals import store as seals
 from webhost_billing.seals.idle import IdlePartitions
 from webhost_billing.verifying import Inspection
 from webhost_contracts import subjects, wire
@@ -30,6 +31,7 @@ from webhost_kit.clock import now_ms
 
 from tests.integration.billing.conftest import ALICE, BOB, PERIOD, Billing, call, telemetry
 from tests.integration.billing.test_rebuild import no_other_generations
+from tests.integration.billing.test_tenants_word import neighbour
 from tests.integration.billing.test_usage import counters
 from tests.support import facts
 from tests.support.deadline import eventually
@@ -179,6 +181,7 @@ async def what_does_not_hold_together_is_named(billing: Sealing) -> None:
     exit_code, said = await webhost(billing, "billing", "verify", "--json")
     assert exit_code == 1
     assert json.loads(said)["problems"] == [sealed, summed, days]
+    await rows_that_are_not_there_are_named(billing)
     exit_code, said = await webhost(billing, "billing", "late", "--user", BOB)
     assert exit_code == 0
     assert [line.split()[5] for line in said.splitlines()[1:]] != []
@@ -199,10 +202,46 @@ async def what_does_not_hold_together_is_named(billing: Sealing) -> None:
     )
     inspection = Inspection(billing.database, billing.bus, projection.projectors)
     *_, first, second, misplaced = (await inspection.verify(VerifyRequest())).problems
+    await billing.execute(f"UPDATE checkpoints SET message_id = 'another' WHERE name = '{name}'")
+    *_, diverged, _ = (await inspection.verify(VerifyRequest())).problems
+    assert diverged.startswith(f"partition {subjects.partition_of(ALICE)}: ")
     assert {first, second} == {
         f"{user}.{PAST} was stated to be sealed, and is not" for user in (ALICE, BOB)
     }
     assert "is closed through" in misplaced
+
+
+async def rows_that_are_not_there_are_named(billing: Sealing) -> None:
+    """Bob's usage is gone; of Alice's open period its parts, and somebody else's call is there."""
+    before = await billing.problems()
+    live = "generation = (SELECT live FROM generations)"
+    await billing.execute("CREATE TABLE kept AS SELECT * FROM billing_usage")
+    await billing.execute(f"DELETE FROM billing_usage WHERE user_id = '{BOB}' AND {live}")
+    lost = {
+        f"{BOB} {period} cloudflare: {said}"
+        for period, said in (
+            (PAST, "sealed with a row, usage has nothing"),
+            (OPEN, "usage has nothing, its invocations come to a row"),
+            (OPEN, "usage has nothing, its days come to a row"),
+        )
+    }
+    assert {*await billing.problems()} - {*before} == lost
+    await billing.execute(f"INSERT INTO billing_usage SELECT * FROM kept WHERE user_id = '{BOB}'")
+    assert await billing.problems() == before
+    foreign = f"UPDATE billing_usage SET user_id = :to WHERE user_id = :user AND {live}"
+    await billing.execute(foreign, user=BOB, to="usr_x")
+    assert {*await billing.problems()} - {*before} - lost == {
+        f"usr_x {PAST} cloudflare: sealed with nothing, usage has a row",
+        f"usr_x {OPEN} cloudflare: usage has a row, its invocations come to nothing",
+        f"usr_x {OPEN} cloudflare: usage has a row, its days come to nothing",
+    }
+    await billing.execute(foreign, user="usr_x", to=BOB)
+    for change in (1, -1):
+        await billing.execute(
+            f"UPDATE billing_usage SET invocations = invocations + {change}"
+            f" WHERE user_id = '{BOB}' AND {live}"
+        )
+        assert len(await billing.problems()) - len(before) == (3 if change == 1 else 0)
 
 
 async def put_on(billing: Sealing, tiers: dict[str, str]) -> None:
@@ -222,6 +261,20 @@ async def raw_events_are_kept_for_the_tiers_days(billing: Sealing) -> None:
     await billing.retention()
     left = await billing.rows("SELECT user_id, count(*) FROM usage_events GROUP BY 1")
     assert {row["user_id"]: row["count"] for row in left} == {ALICE: 1, BOB: 2}
+    # To the minute.
+    edge = "UPDATE usage_events SET at_ms = :at_ms WHERE user_id = :user AND at_ms < :open"
+    for user, days, minute, kept in (
+        (ALICE, 7, -1, 1),
+        (ALICE, 7, 1, 0),
+        (BOB, 90, -1, 2),
+        (BOB, 90, 1, 1),
+    ):
+        at_ms = now_ms() - days * 24 * 3_600_000 - minute * 60_000
+        open_ms = OPEN_MS + 1 if user == ALICE else OPEN_MS
+        await billing.execute(edge, user=user, at_ms=at_ms, open=open_ms)
+        await billing.retention()
+        count = "SELECT count(*) FROM usage_events WHERE user_id = :user"
+        assert await billing.scalar(count, user=user) == kept
 
 
 async def webhost(billing: Sealing, *arguments: str) -> tuple[int | None, str]:
@@ -367,3 +420,31 @@ async def damage(billing: Sealing, user: str, period: str = PAST) -> None:
         " AND generation = (SELECT live FROM generations)"
     )
     assert changed == 1
+
+
+@pytest.mark.accept("8.seals")
+async def test_an_idle_partition_is_closed_when_it_is_folded_and_with_all_of_its_users(
+    billing: Sealing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One user at a time, one of whom has reached limits; and a partition that is behind."""
+    monkeypatch.setattr(seals, "USERS_PER_STATEMENT", 1)
+    other = neighbour(ALICE, same=True)
+    much = telemetry(ALICE, 1, timestamp_ms=PAST_MS, llm_tokens=10**9)
+    await billing.given_folded(much, past(other, 1)[0])
+    await billing.service.kill()
+    await billing.given_usage(past(BOB, 1)[0])
+    billing.delay_ms = now_ms() - start_ms(PERIOD) - 1_000
+    await billing.idle()
+    closed = {row["partition"] for row in await billing.seals() if row["through"] == PAST}
+    assert closed == {*range(subjects.PARTITIONS)} - {subjects.partition_of(BOB)}
+    stated = await billing.rows(
+        "SELECT aggregate_id, version FROM events WHERE type = 'period.sealed.v1'"
+    )
+    assert {row["aggregate_id"]: row["version"] for row in stated} == {
+        f"{ALICE}.{PAST}": 4,
+        f"{other}.{PAST}": 1,
+    }
+    kept = "SELECT cardinality(reached) FROM periods WHERE user_id = :user"
+    assert await billing.scalar(kept, user=ALICE) == 3
+    # Nothing is forgotten before every partition has closed the period.
+    assert await Retention(billing.database, load_tiers()).forget_invocations() == 0

@@ -5,13 +5,19 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 from webhost_billing.subscriptions import signatures
+from webhost_billing.subscriptions.endings import REMEMBERED_MS, Endings
+from webhost_billing.subscriptions.lemonsqueezy import LemonSqueezy
+from webhost_billing.subscriptions.provider import Provider
+from webhost_billing.subscriptions.reconciliation import Reconciliation
 from webhost_contracts import subjects
 from webhost_contracts.billing_rpc import (
+    ReconcileSubscriptionsRequest,
     WebhookReply,
 )
 from webhost_contracts.events import (
@@ -23,9 +29,10 @@ from webhost_contracts.events import (
 from webhost_contracts.rpc import SetTierReply, SetTierRequest
 from webhost_kit.bus import rpc
 from webhost_local.lemonsqueezy import resources
-from webhost_local.lemonsqueezy.model import ACTIONS, Subscription
+from webhost_local.lemonsqueezy.model import ACTIONS, VARIANTS, Subscription
 
 from tests.integration.billing.selling import (
+    API_KEY,
     OLDER_SECRET,
     Selling,
     a_user,
@@ -35,6 +42,8 @@ from tests.integration.billing.selling import (
 )
 from tests.support.deadline import eventually
 from tests.support.infra import Nats, Postgres
+
+TIERS = ("free", "starter", "pro", "enterprise")
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +239,8 @@ async def test_each_active_secret_is_good_and_no_other(store: Selling) -> None:
 @pytest.mark.accept("8.6.order")
 async def test_what_was_bought_in_test_mode_ends_with_it(own_store: Selling) -> None:
     store = own_store
-    read_back, told = a_user(), a_user()
+    read_back, told, new = a_user(), a_user(), a_user()
+    page = await store.page(new, "pro")
     sold = await store.bought(told, "enterprise")
     await store.bought(read_back, "enterprise", "b@b.c")
     await store.service.stop()
@@ -243,6 +253,9 @@ async def test_what_was_bought_in_test_mode_ends_with_it(own_store: Selling) -> 
     assert await store.tier(read_back) == "enterprise"
     await store.reconcile()
     assert await store.tier(read_back) == "free"
+    [created, *_] = recorded(store, store.shop.store.buy(page, "n@b.c", "N"))
+    assert (await store.deliver(created)).outcome == "ignored"
+    assert await store.tier(new) == "free"
 
 
 async def test_a_tier_that_is_not_sold_is_refused(store: Selling) -> None:
@@ -378,6 +391,14 @@ async def test_reading_back_goes_through_all_pages(store: Selling) -> None:
     page = await store.page(user)
     for number in range(205):
         store.shop.store.buy(page, f"{number}@b.c", "N")
+    again = store.shop.store.buy(page, "a@b.c", "A")
+    over = store.shop.store.buy(page, "over@b.c", "O")
+    store.shop.store.change(over, ACTIONS["expire"][1])
+    shown = {it.id: it for it in (await store.reconcile(dry_run=True)).unassigned}
+    assert user in shown[str(again.id)].users
+    assert str(over.id) not in shown
+    for one in (again, over):
+        del store.shop.store._held.subscriptions[one.id]  # pyright: ignore[reportPrivateUsage]
     reply = await store.reconcile(dry_run=True)
     assert reply.read == before.read + 205
     assert len(reply.unassigned) == 200
@@ -393,3 +414,32 @@ async def test_reading_back_goes_through_all_pages(store: Selling) -> None:
     await store.execute(rename, user=user, to="1")
     assert (await store.reconcile()).missing == ("1",)
     await store.execute(rename, user=user, to=row["subscription_id"])
+    # What a real store would not give to anybody, and what is no tier.
+    real = Provider(
+        client=LemonSqueezy(store.url, API_KEY, "1"),
+        variants={str(variant.id): tier for tier, variant in VARIANTS.items()},
+        webhook_secrets=(b"",),
+        checkout_keys={},
+    )
+    request = ReconcileSubscriptionsRequest(operator="olivia", dry_run=True)
+    for provider in (real, replace(real, variants={}, test_mode=True)):
+        reply = await Reconciliation(store.database, TIERS, provider).reconcile(request)
+        assert reply.unassigned == ()
+    assert set(reply.unknown_variants) <= {str(it.id) for it in VARIANTS.values()}
+    assert reply.unknown_variants
+    await real.client.close()
+
+
+@pytest.mark.accept("8.6.order")
+async def test_a_delivery_is_remembered_for_ninety_days(store: Selling) -> None:
+    now = int(time.time() * 1000)
+    for name, ago_ms in (("old", REMEMBERED_MS + 60_000), ("known", REMEMBERED_MS - 60_000)):
+        await store.execute(
+            "INSERT INTO webhook_deliveries (body_hash, received_at_ms) VALUES (:name, :at_ms)",
+            name=name,
+            at_ms=now - ago_ms,
+        )
+    await Endings(store.database, TIERS)._forget()  # pyright: ignore[reportPrivateUsage]
+    left = await store.rows("SELECT body_hash FROM webhook_deliveries WHERE length(body_hash) < 9")
+    assert [row["body_hash"] for row in left] == ["known"]
+    assert REMEMBERED_MS == 90 * 24 * 3_600_000

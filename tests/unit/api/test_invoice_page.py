@@ -122,3 +122,50 @@ def test_an_empty_period_has_a_page_too() -> None:
     empty = InvoiceReply(usage=Counters(), updated_at_ms=0, lines=(), prices=())
     text = page(invoice_schema("usr_1", "2026-01", empty, {}))
     assert "Nothing was used." in text
+
+
+@pytest.mark.accept("8.invoice.page")
+def test_every_number_is_under_its_heading() -> None:
+    """Cell by cell: an agent's days with their sum, the total, and the prices that are named."""
+    counters = Counters(requests=1, compute_ms=2, llm_tokens=3, cost_picodollars=4)
+    more = Counters(requests=10, compute_ms=20, llm_tokens=30, cost_picodollars=40)
+    reply = InvoiceReply(
+        usage=Counters(requests=11, compute_ms=22, llm_tokens=33, cost_picodollars=44),
+        updated_at_ms=1,
+        lines=tuple(
+            InvoiceLine(
+                day=f"2026-11-0{number + 1}",
+                agent_id=AGENT,
+                runtime_provider="cloudflare",
+                price=number,
+                counters=used,
+            )
+            for number, used in enumerate((counters, more))
+        ),
+        prices=tuple(
+            PriceInForce(
+                effective_from_ms=1_793_491_200_000 + number * 86_400_000,
+                request=number + 1,
+                million_compute_ms=20_000,
+                million_tokens=7,
+            )
+            for number in range(2)
+        ),
+    )
+    text = page(invoice_schema("usr_1", "2026-11", reply, {AGENT: "support"}))
+    rows = [
+        [cell.strip() for cell in re.findall(r"<t[dh]>(.*?)</t[dh]>", row)]
+        for row in re.findall(r"<tr>(.*?)</tr>", text)
+    ]
+    pico = "0.00000000000"
+    assert rows == [
+        ["Day", "Runtime", "Prices since", "Requests", "Compute ms", "Tokens", "Cost, USD"],
+        ["2026-11-01", "cloudflare", "2026-11-01", "1", "2", "3", f"{pico}4"],
+        ["2026-11-02", "cloudflare", "2026-11-02", "10", "20", "30", "0.000000000040"],
+        ["Sum", "", "", "11", "22", "33", "0.000000000044"],
+        ["", "Requests", "Compute ms", "Tokens", "Cost, USD"],
+        ["Sum", "11", "22", "33", "0.000000000044"],
+        ["Since", "A request", "1,000,000 compute ms", "1,000,000 tokens"],
+        ["2026-11-01", "0.000001000000", "0.020000000000", "0.000007000000"],
+        ["2026-11-02", "0.000002000000", "0.020000000000", "0.000007000000"],
+    ]

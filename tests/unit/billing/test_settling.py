@@ -223,3 +223,30 @@ def test_a_correction_of_nothing_is_none() -> None:
         [report(b"a", 1, gateway=GATEWAY)], [report(b"a", 1 + WAIT_MS, worker=nothing)]
     )
     assert told(partition) == [("inv_a", 1, 100)]
+
+
+@pytest.mark.accept("8.feed.sums")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at_ms": 1_700_000_000_001},
+        {"agent_id": "agt_b"},
+        {"deployment_id": "dep_b"},
+        {"key_id": "key_1"},
+        {"runtime_provider": "agentcore"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_an_entry_is_grouped_by_is_taken_back_with_it(change: dict[str, object]) -> None:
+    early = report(b"\x0b", 1, worker=WORKER)
+    late = report(b"\x0b", 1 + WAIT_MS, gateway=GATEWAY, **change)
+    partition = folded([early], [late])
+    assert told(partition) == [("use_0b", 1, 40), ("use_0b.1", -1, -40), ("use_0b.2", 1, 40)]
+    assert [one.correction_of for one in partition.feed] == [None, "use_0b", "use_0b"]
+    [name] = change
+    shown = [getattr(one.charged.invocation, name) == change[name] for one in partition.feed]
+    assert shown == [False, False, True]
+
+
+def test_an_invocation_waits_for_an_hour() -> None:
+    assert WAIT_MS == 60 * MINUTE_MS

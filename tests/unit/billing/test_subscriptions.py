@@ -369,3 +369,29 @@ def test_the_state_of_a_subscription_survives_its_fact() -> None:
     assert decisions.observe(account, state, "webhook", TIERS, NOW)[-1:] == settle(
         account, TIERS, NOW
     )
+
+
+@pytest.mark.accept("8.6.order")
+def test_of_two_states_of_one_second_the_more_final_one_holds() -> None:
+    finality = ("on_trial", "active", "past_due", "paused", "unpaid", "cancelled", "expired")
+    for earlier, later in itertools.combinations(finality, 2):
+        for order in itertools.permutations((sub(earlier), sub(later))):
+            account = Account(USER)
+            for state in order:
+                account = after(account, decisions.observe(account, state, "webhook", TIERS, NOW))
+            assert account.subscriptions["9"].status == later, (earlier, later)
+
+
+def test_a_delivery_of_the_test_mode_says_so_in_either_place() -> None:
+    assert not read(body()).test_mode
+    assert read(body(test_mode=True)).test_mode
+    paid = body("subscription_payment_success", subscription_id="12", test_mode=True)
+    assert read(paid).test_mode
+    meta = json.loads(body())
+    meta["meta"]["test_mode"] = True
+    assert read(json.dumps(meta).encode()).test_mode
+
+
+def test_what_gives_most_is_shown_before_what_is_newest() -> None:
+    known = (sub("active", tier="enterprise"), sub("expired", id="10", updated_at_ms=2))
+    assert model.leading(known, TIERS, NOW) == known[0]

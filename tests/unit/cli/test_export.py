@@ -79,3 +79,52 @@ def test_what_does_not_come_to_usage_is_named(capsys: pytest.CaptureFixture[str]
     assert "2026-11: entries: 2, requests: 2, cost: 0.000000000005 USD; not settled yet: 1" in said
     with pytest.raises(CommandError, match="compute_ms 70 instead of 71"):
         billing.conclude("2026-11", replace(exported, settled=replace(counters, compute_ms=71)))
+
+
+@pytest.mark.accept("8.export")
+def test_every_column_is_what_its_name_says() -> None:
+    counters = Counters(
+        requests=1, llm_tokens=2, compute_ms=3, tool_calls=4, errors=5, cost_picodollars=6
+    )
+    entry = replace(
+        ENTRY, counters=counters, invocation_id="inv_1", key_id="key_1", runtime_provider='a,"b"'
+    )
+    file, batch = io.StringIO(), io.StringIO()
+    for form, where in ((Format.CSV, file), (Format.CLOUDEVENTS, batch)):
+        writer = writer_of(form, where)
+        writer.write(entry, "ins_1")
+        writer.end()
+    [row] = csv.DictReader(io.StringIO(file.getvalue()))
+    assert row == {
+        "id": "inv_1.1",
+        "correctionOf": "inv_1",
+        "userId": "usr_1",
+        "agentId": "agt_1",
+        "deploymentId": "dep_1",
+        "runtimeProvider": 'a,"b"',
+        "periodKey": "2026-11",
+        "time": "2026-11-29T21:30:00.007Z",
+        "requests": "1",
+        "llmTokens": "2",
+        "computeMs": "3",
+        "toolCalls": "4",
+        "errors": "5",
+        "costUsd": "0.000000000006",
+        "source": "both",
+        "invocationId": "inv_1",
+        "keyId": "key_1",
+    }
+    [event] = read_batch(batch.getvalue())
+    told = {name: str(value) for name, value in event.get_data().items()}
+    assert told.pop("costPicodollars") == "6"
+    assert told == {name: row[name] for name in told}
+    assert told.keys() == row.keys() - {"id", "userId", "time", "costUsd"}
+
+
+@pytest.mark.parametrize("name", Counters.__struct_fields__)
+def test_each_counter_has_to_come_to_usage(name: str) -> None:
+    counters = Counters(requests=2, llm_tokens=1)
+    more = replace(counters, **{name: getattr(counters, name) + 1})
+    exported = Exported(entries=2, counters=counters, settled=more, waiting=0)
+    with pytest.raises(CommandError, match=f"{name} "):
+        billing.conclude("2026-11", exported)

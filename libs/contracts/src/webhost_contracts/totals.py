@@ -30,7 +30,8 @@ class Totals(Wire, frozen=True, kw_only=True):
         """Say whether these totals hold from now on, instead of those that came before them."""
         if earlier is None or self._fold != earlier._fold:
             return True
-        return self.sequence > earlier.sequence
+        # What was parked is folded later at the same sequence.
+        return self.sequence >= earlier.sequence
 
     @property
     def _fold(self) -> tuple[int, int, int]:

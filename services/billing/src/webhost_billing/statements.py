@@ -103,26 +103,29 @@ CURRENT_ARE_DUE = sa.text(
 )
 READ_DUE = sa.text(
     """
-    SELECT d.user_id, d.period_key, g.live, g.corrections,
+    SELECT d.user_id, d.period_key, d.noted, g.live, g.corrections,
         coalesce((SELECT epoch FROM checkpoints WHERE name = :checkpoint), 0) AS epoch,
         coalesce((SELECT sequence FROM checkpoints WHERE name = :checkpoint), 0) AS sequence,
         coalesce(sum(u.llm_tokens), 0) AS tokens, coalesce(sum(u.compute_ms), 0) AS compute_ms,
         coalesce(least(sum(u.requests), sum(u.invocations)), 0) AS requests
     FROM (
-        SELECT user_id, period_key FROM totals_due WHERE partition = :partition LIMIT :most
+        SELECT user_id, period_key, CAST(xmin AS text) AS noted
+        FROM totals_due WHERE partition = :partition LIMIT :most
     ) d
     JOIN generations g ON g.scope = 'all'
     LEFT JOIN billing_usage u ON (u.generation, u.partition, u.user_id, u.period_key)
         = (g.live, :partition, d.user_id, d.period_key)
-    GROUP BY d.user_id, d.period_key, g.live, g.corrections
+    GROUP BY d.user_id, d.period_key, d.noted, g.live, g.corrections
     """
 )
+# Whoever changes a row makes another version of it, which is due in its turn.
 NO_LONGER_DUE = sa.text(
     """
     DELETE FROM totals_due t
-    USING unnest(CAST(:users AS text[]), CAST(:periods AS text[])) AS put (user_id, period_key)
+    USING unnest(CAST(:users AS text[]), CAST(:periods AS text[]), CAST(:noted AS text[]))
+        AS put (user_id, period_key, noted)
     WHERE (t.partition, t.user_id, t.period_key) = (:partition, put.user_id, put.period_key)
-        AND (t.generation, t.sequence) <= (:generation, :sequence)
+        AND CAST(t.xmin AS text) = put.noted
     """
 )
 

@@ -39,6 +39,7 @@ REBUILT_S = 5.0
 class _Due:
     user_id: str
     period_key: str
+    noted: str
     totals: Totals
 
 
@@ -103,6 +104,7 @@ class TotalsPublisher:
                 _Due(
                     row.user_id,
                     row.period_key,
+                    row.noted,
                     Totals(
                         tokens=int(row.tokens),
                         compute_ms=int(row.compute_ms),
@@ -138,7 +140,6 @@ class TotalsPublisher:
                     "partition": self._partition,
                     "users": [one.user_id for one in due],
                     "periods": [one.period_key for one in due],
-                    "generation": due[0].totals.generation,
-                    "sequence": due[0].totals.sequence,
+                    "noted": [one.noted for one in due],
                 },
             )

@@ -65,6 +65,7 @@ class Comparison:
         self._missing: Sequence[bytes] = ()
         self._keys: dict[str, str] = {}
         self._closed_ms = 0
+        self._seals = 0
         self._series = Found()
         self.differences = Found()
         self.sealed = Found()
@@ -78,6 +79,7 @@ class Comparison:
             statements.CLOSED_EVERYWHERE, {"partitions": subjects.PARTITIONS}
         )
         self._parameters["closed"] = closed
+        self._seals = await self._connection.scalar(statements.SEALS_APPLIED)
         await self._carry_over()
         await self._let_seals_stand()
         self._closed_ms = open_from_ms(str(closed))
@@ -93,7 +95,9 @@ class Comparison:
             await self._find_keys()
 
     async def finish(self) -> None:
-        """Find what differs in open periods, under the lock."""
+        """Find what differs in open periods, under the lock; what was sealed since then stands."""
+        if await self._connection.scalar(statements.SEALS_APPLIED) != self._seals:
+            await self._let_seals_stand()
         closed = self._parameters["closed"]
         self.differences.add(await self._differences(str(closed), LAST_PERIOD))
         self._series.add(await self._series_differences(self._closed_ms, FOR_EVER_MS))

@@ -71,6 +71,8 @@ CLOSED_ELSEWHERE = sa.text(
     """
 )
 
+SEALS_APPLIED = sa.text("SELECT count(*) FROM partition_seals WHERE applied")
+
 # What the stream does not hold whole any more is as it is in the live generation.
 CARRIED = tuple(table for table in FOLDED if table.name != "invocations")
 DROP_CARRIED = {
