@@ -32,6 +32,11 @@ def test_unknown_tiers_and_users_are_refused(user_id: str, tier: str) -> None:
         set_tier(Account(user_id), tier, "kim", TIERS, 0)
 
 
+def test_tiers_are_named_by_rank() -> None:
+    with pytest.raises(Refused, match="there are free, starter, pro, enterprise"):
+        set_tier(Account(USER), "gold", "kim", ("free", "starter", "pro", "enterprise"), 0)
+
+
 def test_an_account_is_disabled_once_and_enabled_once() -> None:
     disabled = AccountDisabled(source="operator:kim", reason="spam")
     enabled = AccountEnabled(source="operator:kim")

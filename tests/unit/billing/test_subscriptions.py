@@ -342,7 +342,7 @@ def test_of_ten_thousand_forged_signatures_none_is_believed() -> None:
 def test_a_tier_is_sold_as_its_first_variant() -> None:
     variants = {"11": "pro", "12": "pro", "13": "starter"}
     assert decisions.buyable(variants, "pro") == "11"
-    with pytest.raises(Refused, match="pro, starter"):
+    with pytest.raises(Refused, match="For sale: pro, starter"):
         decisions.buyable(variants, "free")
 
 

@@ -90,7 +90,7 @@ def set_tier(
     """
     require_user_id(account)
     if tier not in tiers:
-        raise Refused(f"there is no tier '{tier}'; there are {', '.join(sorted(tiers))}")
+        raise Refused(f"there is no tier '{tier}'; there are {', '.join(tiers)}")
     highest = model.tier_of(tier, account.subscriptions.values(), tiers, now_ms)
     if (tier, highest) == (account.granted, account.tier):
         return []

@@ -57,7 +57,10 @@ class RebuildRequests:
             await self._rebuilder.rebuild(request, send)
         except Exception as error:
             log.exception("rebuild failed")
-            reason = f"the rebuild failed ({type(error).__name__}); a dry run shows the state"
+            reason = (
+                f"the rebuild failed ({type(error).__name__}); the same rebuild, run again, goes on"
+                " from there"
+            )
             await send(RebuildProgress(processed=0, total=0, refused=reason))
 
 

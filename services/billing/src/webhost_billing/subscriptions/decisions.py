@@ -76,4 +76,4 @@ def buyable(variants: dict[str, str], tier: str) -> str:
         if sold == tier:
             return variant_id
     offered = ", ".join(dict.fromkeys(variants.values())) or "none"
-    raise Refused(f"There is nothing to buy for this tier. To be bought: {offered}.")
+    raise Refused(f"There is nothing to buy for this tier. For sale: {offered}.")
