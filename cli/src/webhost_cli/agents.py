@@ -126,7 +126,7 @@ def delete(
 def metrics(
     api: Api,
     agent: AgentArgument,
-    by: Annotated[Bucket, typer.Option(help="Of what size the buckets are.")] = "hour",
+    by: Annotated[Bucket, typer.Option(help="Bucket size.")] = "hour",
     since: series.FromOption = None,
     until: series.ToOption = None,
     deployment: Annotated[

@@ -14,7 +14,7 @@ COMMANDS = {
     "status": ("stack", "Show what is running, and where. Exits with 1 if nothing is."),
     "token": (
         "token",
-        "Print a JWT, and nothing else: of SUBJECT, or the one that other commands send.",
+        "Print a token, and nothing else: SUBJECT's, the operator's, or the one that is in use.",
     ),
     "demo": (
         "demo.command",

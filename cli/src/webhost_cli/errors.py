@@ -72,10 +72,10 @@ class CommandError(Exception):
 
 
 class ApiError(CommandError):
-    """The API's error envelope."""
+    """The API's error envelope. `names` are what the user calls fields that issues are about."""
 
-    def __init__(self, body: ErrorBody) -> None:
-        super().__init__(_text(body), _EXIT_CODES.get(body.code, ExitCode.FAILURE))
+    def __init__(self, body: ErrorBody, names: Mapping[str, str] | None = None) -> None:
+        super().__init__(_text(body, names or {}), _EXIT_CODES.get(body.code, ExitCode.FAILURE))
         self.body = body
 
     @property
@@ -99,11 +99,15 @@ class ApiError(CommandError):
             return CommandError(f"unexpected answer: HTTP {status}", code)
 
 
-def _text(body: ErrorBody) -> str:
-    lines = [f"{body.message} [{body.code}, request {body.request_id}]"]
+def _text(body: ErrorBody, names: Mapping[str, str]) -> str:
+    message, issues = body.message, list[str]()
     for issue in body.details.get("issues", ()):
         place = ".".join(str(part) for part in issue.get("path", ()))
-        lines.append(f"  {place or 'body'}: {issue.get('message')}")
+        issues.append(f"{names.get(place, place) or 'body'}: {issue.get('message')}")
+    if len(issues) == 1 and issues[0].endswith(f": {message}"):
+        message = issues.pop()
+    lines = [f"{message} [{body.code}, request {body.request_id}]"]
+    lines += [f"  {issue}" for issue in issues]
     known = {k: v for k, v in body.details.items() if k != "issues" and v is not None}
     lines += [f"  {name}: {value}" for name, value in known.items()]
     return "\n".join(lines)

@@ -33,7 +33,7 @@ def token(
     url: UrlOption = None,
     data_dir: StackOption = None,
 ) -> None:
-    """Print a JWT, and nothing else: of SUBJECT, or the one that other commands send."""
+    """Print a token, and nothing else: SUBJECT's, the operator's, or the one that is in use."""
     if operator:
         from webhost_local import identities
 

@@ -21,7 +21,7 @@ def usage(
     period: Annotated[
         str | None, typer.Option(metavar="YYYY-MM", help="By default, the current period.")
     ] = None,
-    by: Annotated[Bucket | None, typer.Option(help="Show what was used in each.")] = None,
+    by: Annotated[Bucket | None, typer.Option(help="Bucket size.")] = None,
     since: series.FromOption = None,
     until: series.ToOption = None,
     as_json: JsonOption = False,

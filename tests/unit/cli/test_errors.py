@@ -46,6 +46,11 @@ def test_issues_and_details_get_a_line_each() -> None:
     assert shown.splitlines()[1:] == ["  envVarKeys.0: is reserved", "  body: ?", "  limit: 3"]
 
 
+def test_an_issue_that_is_all_there_is_to_say_is_said_once() -> None:
+    error = refused("INVALID_REQUEST", issues=[{"path": ["tier"], "message": "No."}])
+    assert str(error) == "tier: No. [INVALID_REQUEST, request req_7]"
+
+
 @pytest.mark.parametrize(
     ("status", "exit_code"), [(502, ExitCode.UNAVAILABLE), (418, ExitCode.FAILURE)]
 )
