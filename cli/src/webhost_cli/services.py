@@ -64,7 +64,8 @@ async def call(
 ) -> R:
     """Ask a service. Raises CommandError when it refuses, NatsError and NoReply."""
     subject = maintenance.subject(service, verb)
-    reply = await bus.ask(client, subject, request, kind, timeout_s=timeout_s)
+    reads = verb in (maintenance.PROJECTIONS, maintenance.PARKED)
+    reply = await bus.ask(client, subject, request, kind, timeout_s=timeout_s, reads=reads)
     if reply.refused is not None:
         raise CommandError(f"{service} refused: {reply.refused}")
     return reply

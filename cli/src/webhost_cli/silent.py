@@ -13,20 +13,24 @@ _TIMEOUT_S = 20.0
 
 
 def silent(
-    hours: Annotated[int, typer.Option(min=1, max=168, help="Look so far back.")] = 24,
+    hours: Annotated[int, typer.Option(min=1, max=168, help="How many hours to look back.")] = 24,
     at_least: Annotated[
         int, typer.Option(min=1, help="Leave out agents with fewer calls than this.")
     ] = 10,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The most agents.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many to list.")] = 50,
     data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the agents whose calls were counted without their Workers' reports.
+    """Operators: list the agents whose calls were counted without their Workers' reports.
 
     The highest shares come first. Calls of the last minute are left out.
     """
     request = SilentAgentsRequest(hours=hours, at_least=at_least, limit=limit)
-    found = bus.run(_silent(bus.nats_url_of(data_dir), request))
+    found = bus.request(
+        *(data_dir, subjects.RPC_SILENT_AGENTS, request, SilentAgentsReply),
+        timeout_s=_TIMEOUT_S,
+        reads=True,
+    )
     if as_json:
         output.print_json(found)
         return
@@ -41,12 +45,10 @@ def silent(
         )
     share = _share(found.silent, found.invocations)
     output.say(f"{found.silent} of {found.invocations} calls were not reported ({share})")
-
-
-async def _silent(url: str, request: SilentAgentsRequest) -> SilentAgentsReply:
-    async with bus.connected(url) as client:
-        return await bus.ask(
-            client, subjects.RPC_SILENT_AGENTS, request, SilentAgentsReply, timeout_s=_TIMEOUT_S
+    if unlisted := found.silent - sum(agent.silent for agent in found.agents):
+        output.say(
+            f"{unlisted} of them are of agents that are not listed: with fewer than {at_least}"
+            " calls, or beyond --limit"
         )
 
 

@@ -1,7 +1,7 @@
 """`webhost billing tiers`, `checkout`, `subscription`; for operators `reconcile` and `assign`."""
 
 import getpass
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from webhost_contracts import subjects
@@ -11,7 +11,6 @@ from webhost_contracts.billing_rpc import (
     ReconcileSubscriptionsReply,
     ReconcileSubscriptionsRequest,
 )
-from webhost_contracts.wire import Wire
 
 from webhost_cli import bus, output
 from webhost_cli.client import Api
@@ -22,8 +21,7 @@ from webhost_cli.options import BusOption, JsonOption
 _RECONCILE_TIMEOUT_S = 600.0
 """The provider may be asked 300 times a minute, a hundred subscriptions each."""
 _ASSIGN_TIMEOUT_S = 60.0
-
-R = TypeVar("R", bound=Wire)
+_RENEWING = ("on_trial", "active", "past_due")
 
 
 def add_to(group: typer.Typer) -> None:
@@ -71,12 +69,13 @@ def subscription(api: Api, as_json: JsonOption = False) -> None:
         output.say("no subscription")
     else:
         given = found.get("tier") or "no tier of this installation"
+        renews = found["status"] in _RENEWING
         output.print_fields(
             (
                 ("id", found["id"]),
                 ("status", found["status"]),
                 ("tier", given if found["active"] else f"{given}, not in force"),
-                ("renews", output.when(found.get("renewsAtMs"))),
+                ("renews", output.when(found.get("renewsAtMs")) if renews else None),
                 ("ends", output.when(found.get("endsAtMs"))),
             )
         )
@@ -89,9 +88,10 @@ def reconcile(
 ) -> None:
     """Operators: read subscriptions back from LemonSqueezy, for what no delivery brought."""
     request = ReconcileSubscriptionsRequest(operator=getpass.getuser(), dry_run=dry_run)
-    url, subject = bus.nats_url_of(data_dir), subjects.RPC_RECONCILE_SUBSCRIPTIONS
-    reply = bus.run(
-        _asked(url, subject, request, ReconcileSubscriptionsReply, _RECONCILE_TIMEOUT_S)
+    reply = bus.request(
+        *(data_dir, subjects.RPC_RECONCILE_SUBSCRIPTIONS, request, ReconcileSubscriptionsReply),
+        timeout_s=_RECONCILE_TIMEOUT_S,
+        reads=dry_run,
     )
     if reply.refused is not None:
         raise CommandError(f"refused: {reply.refused}")
@@ -111,8 +111,10 @@ def assign(
     request = AssignSubscriptionRequest(
         subscription_id=subscription_id, user_id=user, operator=getpass.getuser()
     )
-    url, subject = bus.nats_url_of(data_dir), subjects.RPC_ASSIGN_SUBSCRIPTION
-    reply = bus.run(_asked(url, subject, request, AssignSubscriptionReply, _ASSIGN_TIMEOUT_S))
+    reply = bus.request(
+        *(data_dir, subjects.RPC_ASSIGN_SUBSCRIPTION, request, AssignSubscriptionReply),
+        timeout_s=_ASSIGN_TIMEOUT_S,
+    )
     if reply.refused is not None:
         raise CommandError(f"refused: {reply.refused}")
     if as_json:
@@ -140,7 +142,7 @@ def _show(reply: ReconcileSubscriptionsReply) -> None:
     if reply.unassigned:
         output.say("Nobody's, as far as is known (`webhost billing assign`):")
         output.print_table(
-            ("subscription", "tier", "status", "customer", "email", "of the same customer"),
+            ("subscription", "tier", "status", "customer", "email", "users of this customer"),
             [
                 (it.id, it.tier, it.status, it.customer_id, it.email, " ".join(it.users))
                 for it in reply.unassigned
@@ -155,9 +157,6 @@ def _show(reply: ReconcileSubscriptionsReply) -> None:
     if reply.left_out:
         output.say(f"and {reply.left_out} more that are not listed")
     taken = "taken over" if reply.applied else "nothing was changed"
-    output.say(f"{reply.read} subscriptions read, {len(reply.changed)} that differ: {taken}")
-
-
-async def _asked(url: str, subject: str, request: Wire, kind: type[R], timeout_s: float) -> R:
-    async with bus.connected(url) as client:
-        return await bus.ask(client, subject, request, kind, timeout_s=timeout_s)
+    read = f"{reply.read} subscription{'' if reply.read == 1 else 's'} read"
+    differ = f"{len(reply.changed)} {'differs' if len(reply.changed) == 1 else 'differ'}"
+    output.say(f"{read}, {differ}: {taken}")

@@ -2,7 +2,7 @@
 
 import getpass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from webhost_contracts import subjects
@@ -13,7 +13,6 @@ from webhost_contracts.rpc import (
     SetTierReply,
     SetTierRequest,
 )
-from webhost_contracts.wire import Wire
 
 from webhost_cli import bus, output
 from webhost_cli.errors import CommandError
@@ -22,7 +21,6 @@ from webhost_cli.options import BusOption, JsonOption
 _TIMEOUT_S = 5.0
 
 UserId = Annotated[str, typer.Argument(metavar="USER_ID", help="As `webhost me` shows it.")]
-R = TypeVar("R", bound=Wire)
 
 
 def register(app: typer.Typer) -> None:
@@ -46,8 +44,8 @@ def set_tier(
 ) -> None:
     """Put a user on another tier, or on a subscription's where that is higher."""
     request = SetTierRequest(user_id=user, tier=tier, operator=getpass.getuser())
-    answer = bus.run(
-        _asked(bus.nats_url_of(data_dir), subjects.RPC_SET_TIER, request, SetTierReply)
+    answer = bus.request(
+        data_dir, subjects.RPC_SET_TIER, request, SetTierReply, timeout_s=_TIMEOUT_S
     )
     if answer.refused is not None:
         raise CommandError(f"refused: {answer.refused}")
@@ -82,8 +80,10 @@ def _set_status(
     request = SetAccountStatusRequest(
         user_id=user, status=status, operator=getpass.getuser(), reason=reason
     )
-    url = bus.nats_url_of(data_dir)
-    answer = bus.run(_asked(url, subjects.RPC_SET_ACCOUNT_STATUS, request, SetAccountStatusReply))
+    answer = bus.request(
+        *(data_dir, subjects.RPC_SET_ACCOUNT_STATUS, request, SetAccountStatusReply),
+        timeout_s=_TIMEOUT_S,
+    )
     if answer.refused is not None:
         raise CommandError(f"refused: {answer.refused}")
     if as_json:
@@ -96,8 +96,3 @@ def _set_status(
             " why; see docs/runbooks/full-streams.md)",
             style="yellow",
         )
-
-
-async def _asked(url: str, subject: str, request: Wire, kind: type[R]) -> R:
-    async with bus.connected(url) as client:
-        return await bus.ask(client, subject, request, kind, timeout_s=_TIMEOUT_S)

@@ -1,6 +1,6 @@
 """`webhost billing verify` and `late`: whether usage holds together, and what does not count."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from webhost_contracts import subjects
@@ -10,7 +10,6 @@ from webhost_contracts.usage_rpc import (
     VerifyReply,
     VerifyRequest,
 )
-from webhost_contracts.wire import Wire
 
 from webhost_cli import bus, output
 from webhost_cli.errors import ExitCode
@@ -19,13 +18,17 @@ from webhost_cli.options import BusOption, JsonOption
 VERIFIED_S = 600.0
 REPLY_S = 10.0
 
-R = TypeVar("R", bound=Wire)
-
 
 def verify(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
-    """Check usage against seals, calls and the stream. Exits with 1 if anything differs."""
-    url = bus.nats_url_of(data_dir)
-    reply = bus.run(_ask(url, subjects.RPC_VERIFY, VerifyRequest(), VerifyReply, VERIFIED_S))
+    """Operators: check usage against seals, calls and the stream.
+
+    Exits with 1 if anything differs.
+    """
+    reply = bus.request(
+        *(data_dir, subjects.RPC_VERIFY, VerifyRequest(), VerifyReply),
+        timeout_s=VERIFIED_S,
+        reads=True,
+    )
     if as_json:
         output.print_json(reply)
     else:
@@ -44,15 +47,22 @@ def verify(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
 
 def late(
     user: Annotated[str | None, typer.Option(metavar="USER_ID", help="This user only.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many to list.")] = 100,
     data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the reports that came after their period was sealed, and so do not count."""
-    url, request = bus.nats_url_of(data_dir), LateReportsRequest(user_id=user, limit=limit)
-    reply = bus.run(_ask(url, subjects.RPC_LATE_REPORTS, request, LateReportsReply, REPLY_S))
+    """Operators: list the reports that came after their period was sealed, and so do not count."""
+    request = LateReportsRequest(user_id=user, limit=limit)
+    reply = bus.request(
+        *(data_dir, subjects.RPC_LATE_REPORTS, request, LateReportsReply),
+        timeout_s=REPLY_S,
+        reads=True,
+    )
     if as_json:
         output.print_json(reply)
+        return
+    if not reply.reports:
+        output.say("no report came after its period was sealed")
         return
     output.print_table(
         ("recorded", "period", "user", "deployment", "by", "id", "tokens", "compute ms"),
@@ -66,8 +76,3 @@ def late(
         numbers=("tokens", "compute ms"),
         folds="id",
     )
-
-
-async def _ask(url: str, subject: str, request: Wire, kind: type[R], timeout_s: float) -> R:
-    async with bus.connected(url) as client:
-        return await bus.ask(client, subject, request, kind, timeout_s=timeout_s)

@@ -30,6 +30,12 @@ def refusal(url: str) -> CommandError:
     return error.value
 
 
+async def test_a_wrong_password_is_no_outage(nats_account: str) -> None:
+    refused = await asyncio.to_thread(refusal, nats_account.replace(":for-tests@", ":wrong@"))
+    assert refused.exit_code == ExitCode.NOT_SIGNED_IN
+    assert refused.envelope()["error"]["retryable"] is False
+
+
 @pytest.mark.accept("7.3.late")
 async def test_it_is_said_whether_it_may_have_been_done(nats_account: str) -> None:
     absent = await asyncio.to_thread(refusal, nats_account)

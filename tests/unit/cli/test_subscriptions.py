@@ -1,12 +1,9 @@
 """What `webhost billing reconcile` and `assign` say, and how they end."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
+import httpx
 import pytest
-import typer
-from typer.testing import CliRunner
-from webhost_cli import bus, subscriptions
+from webhost_cli import subscriptions
+from webhost_cli.client import Api
 from webhost_cli.errors import CommandError
 from webhost_contracts.billing_rpc import (
     AssignSubscriptionReply,
@@ -15,33 +12,7 @@ from webhost_contracts.billing_rpc import (
     UnassignedSubscription,
 )
 
-Said = Callable[..., str]
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Said:
-    """Run `webhost billing …`, billing replying this; return what it prints."""
-
-    def run(reply: Any, *arguments: str) -> str:
-        def answered(work: Coroutine[Any, Any, Any]) -> Any:
-            work.close()
-            return reply
-
-        monkeypatch.setattr(bus, "run", answered)
-        monkeypatch.setenv("NATS_URL", "nats://127.0.0.1:1")
-        ended = CliRunner().invoke(_app(), arguments)
-        if isinstance(ended.exception, CommandError):
-            raise ended.exception
-        assert ended.exit_code == 0, ended.output
-        return ended.output
-
-    return run
-
-
-def _app() -> typer.Typer:
-    app = typer.Typer()
-    subscriptions.add_to(app)
-    return app
+from tests.unit.cli.conftest import Said
 
 
 def test_what_differs_is_shown_line_by_line(said: Said) -> None:
@@ -83,13 +54,13 @@ def test_what_differs_is_shown_line_by_line(said: Said) -> None:
         "not at the provider: 13",
         "2 could not be read: billing's log says why",
         "and 3 more that are not listed",
-        "7 subscriptions read, 1 that differ: taken over",
+        "7 subscriptions read, 1 differs: taken over",
     ]
 
 
 def test_where_nothing_differs_that_is_all(said: Said) -> None:
     reply = ReconcileSubscriptionsReply(read=1)
-    expected = "1 subscriptions read, 0 that differ: nothing was changed\n"
+    expected = "1 subscription read, 0 differ: nothing was changed\n"
     assert said(reply, "reconcile", "--dry-run") == expected
     assert '"missing": []' in said(reply, "reconcile", "--json")
 
@@ -101,3 +72,17 @@ def test_a_refusal_ends_the_command(said: Said) -> None:
         said(ReconcileSubscriptionsReply(refused="away"), "reconcile")
     told = said(AssignSubscriptionReply(tier="pro"), "assign", "11", "usr_a")
     assert told == "11 is usr_a's, who is on pro\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "renews"),
+    [("active", True), ("past_due", True), ("paused", False), ("cancelled", False)],
+)
+def test_only_what_will_renew_says_when(
+    status: str, renews: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"id": "1", "status": status, "tier": "pro", "active": True, "renewsAtMs": 1}
+    response = httpx.Response(200, json={"subscription": found})
+    with Api("http://api", "t", transport=httpx.MockTransport(lambda _: response)) as api:
+        subscriptions.subscription(api)
+    assert ("renews" in capsys.readouterr().out) is renews
