@@ -1,16 +1,13 @@
 """`webhost billing …`: the invoice is for users, the rest for operators; tiers: `subscriptions`."""
 
-import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from webhost_contracts.usage_rpc import Counters, Difference, RebuildProgress, RebuildRequest
 
-from webhost_cli import bus, output, subscriptions, verification
+from webhost_cli import bus, output, progress, subscriptions, verification
 from webhost_cli import export as exporting
 from webhost_cli.connection import with_api
 from webhost_cli.errors import CommandError
@@ -46,24 +43,19 @@ def rebuild(
     data_dir: BusOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Operators: rebuild usage from the event stream, and show what was different."""
+    """Operators: rebuild usage from the event stream, and show what was different.
+
+    Ctrl-C ends this command alone: billing goes on, and puts the result in force.
+    """
     request = RebuildRequest(dry_run=dry_run, user_id=user, period_key=period)
     url = bus.nats_url_of(data_dir)
-    with Progress(
-        TextColumn("replaying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=output.errors(),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    ) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(line: RebuildProgress) -> None:
-            bar.update(task, completed=line.processed, total=line.total)
-
-        result = bus.run(_rebuild(url, request, show))
+    try:
+        with progress.shown("replaying") as show:
+            result = bus.run(_rebuild(url, request, show))
+    except KeyboardInterrupt:
+        end = "changes nothing" if dry_run else "puts the result in force"
+        output.aside(f"no longer waiting; billing goes on with the rebuild, and {end}", style=None)
+        raise
     if as_json:
         output.print_json(result)
     else:
@@ -82,35 +74,19 @@ def export(
     ] = None,
     data_dir: BusOption = None,
 ) -> None:
-    """Export a period's settled usage, with corrections as entries of their own.
+    """Operators: export a period's settled usage, with corrections as entries of their own.
 
     Ends with 1 if the entries do not come to what usage says, as after a rebuild that changed it.
     """
     url = bus.nats_url_of(data_dir)
-    with (
-        exporting.destination(out) as file,
-        Progress(
-            TextColumn("reading"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=output.errors(),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        ) as bar,
-    ):
-        task = bar.add_task("", total=None)
-
-        def show(read: int, total: int) -> None:
-            bar.update(task, completed=read, total=total)
-
+    with exporting.destination(out) as file, progress.shown("reading") as show:
         exported = bus.run(_export(url, period, exporting.writer_of(form, file), show))
     conclude(period, exported)
 
 
 def conclude(period: str, exported: Exported) -> None:
     """Say what was exported. Raises CommandError where that is not what usage says."""
-    cost = exporting.dollars(exported.counters.cost_picodollars)
+    cost = output.dollars(exported.counters.cost_picodollars)
     waiting = f"; not settled yet: {exported.waiting}" if exported.waiting else ""
     output.aside(
         f"{period}: entries: {exported.entries}, requests: {exported.counters.requests},"
@@ -124,21 +100,20 @@ def conclude(period: str, exported: Exported) -> None:
     if differ:
         raise CommandError(
             f"all of this was written, and does not come to what usage says: {', '.join(differ)}."
-            " A rebuild that changed usage states nothing in the feed; see"
+            " A rebuild that changed usage states nothing in the feed; else rows of usage are"
+            " damaged: `webhost billing verify`, then `webhost billing rebuild --dry-run`; see"
             " docs/runbooks/usage-feed.md"
         )
 
 
-async def _export(url: str, period: str, writer: Writer, show: exporting.Show) -> Exported:
+async def _export(url: str, period: str, writer: Writer, show: progress.Show) -> Exported:
     async with bus.connected(url) as client:
         return await exporting.export(client, period, writer, show)
 
 
-async def _rebuild(
-    url: str, request: RebuildRequest, show: Callable[[RebuildProgress], None]
-) -> RebuildProgress:
+async def _rebuild(url: str, request: RebuildRequest, show: progress.Show) -> RebuildProgress:
     async with bus.connected(url) as client:
-        return await request_rebuild(client, request, show)
+        return await request_rebuild(client, request, lambda line: show(line.processed, line.total))
 
 
 def _show(result: RebuildProgress) -> None:
@@ -159,6 +134,9 @@ def _show(result: RebuildProgress) -> None:
     if result.left_out:
         output.say(f"{result.left_out} more rows that differ are not listed")
     count = len(result.differences)
+    if not (result.processed or count or result.left_out):
+        output.say("0 messages replayed: the stream has no usage to rebuild from")
+        return
     found = f"rows that differ: {count}" if count else "no difference"
     swapped = "the rebuilt usage is in force" if result.swapped else "nothing was changed"
     waited = f"live usage waited for {result.held_back_ms} ms"

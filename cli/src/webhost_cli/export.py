@@ -4,7 +4,7 @@ import csv
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -26,14 +26,11 @@ from webhost_contracts.usage_feed import (
 )
 from webhost_contracts.usage_rpc import Counters
 
-from webhost_cli import bus
-from webhost_cli.errors import CommandError
+from webhost_cli import bus, output
+from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.progress import Show
 
 TIMEOUT_S = 20.0
-PICODOLLARS = 10**12
-
-Show = Callable[[int, int], None]
-"""Shows how many entries were read, of how many."""
 
 
 class Format(StrEnum):
@@ -64,7 +61,7 @@ async def export(client: Client, period: str, writer: Writer, show: Show) -> Exp
     """Write every entry of a period. Raises CommandError where billing refuses."""
     begin = UsageExportRequest(period_key=period)
     expected = await bus.ask(
-        client, subjects.RPC_USAGE_EXPORT, begin, UsageExportReply, timeout_s=TIMEOUT_S
+        client, subjects.RPC_USAGE_EXPORT, begin, UsageExportReply, timeout_s=TIMEOUT_S, reads=True
     )
     _require(expected.refused)
     counters, entries, read, more = Counters(), 0, 0, True
@@ -72,7 +69,12 @@ async def export(client: Client, period: str, writer: Writer, show: Show) -> Exp
     while more:
         request = UsageFeedRequest(after=cursor, until=expected.end, limit=MOST, period_key=period)
         page = await bus.ask(
-            client, subjects.RPC_USAGE_FEED, request, UsageFeedReply, timeout_s=TIMEOUT_S
+            client,
+            subjects.RPC_USAGE_FEED,
+            request,
+            UsageFeedReply,
+            timeout_s=TIMEOUT_S,
+            reads=True,
         )
         _require(page.refused)
         for entry in page.entries:
@@ -90,24 +92,29 @@ async def export(client: Client, period: str, writer: Writer, show: Show) -> Exp
 
 @contextmanager
 def destination(path: Path | None) -> Generator[TextIO]:
-    """Yield what to write to: standard output, or a file that appears when it is whole."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise CommandError(f"cannot write beside {path}: {error.strerror}") from error
-    unfinished = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Yield what to write to: standard output, or a file that appears when it is whole.
+
+    A link stays one: the file that it leads to is written. Raises CommandError for what is no
+    regular file, and where nothing can be written.
+    """
+    with output.writing(output.STANDARD_OUTPUT if path is None else path):
+        if path is None:
+            yield sys.stdout
+            sys.stdout.flush()
+            return
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            raise CommandError(f"cannot write to {path}: it is no regular file", ExitCode.USAGE)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        unfinished = Path(name)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def writer_of(form: Format, file: TextIO) -> Writer:
@@ -115,12 +122,6 @@ def writer_of(form: Format, file: TextIO) -> Writer:
     return {Format.CSV: _Csv, Format.JSONL: _JsonLines, Format.CLOUDEVENTS: _CloudEvents}[form](
         file
     )
-
-
-def dollars(picodollars: int) -> str:
-    """Return an amount in USD, exactly, with twelve places."""
-    whole, rest = divmod(abs(picodollars), PICODOLLARS)
-    return f"{'-' if picodollars < 0 else ''}{whole}.{rest:012d}"
 
 
 class _Csv:
@@ -186,7 +187,7 @@ def _values(entry: FeedEntry) -> tuple[str | int | None, ...]:
         *(entry.id, entry.correction_of, entry.user_id, entry.agent_id, entry.deployment_id),
         *(entry.runtime_provider, entry.period_key, time_text(entry.at_ms)),
         *(counters.requests, counters.llm_tokens, counters.compute_ms, counters.tool_calls),
-        *(counters.errors, dollars(counters.cost_picodollars)),
+        *(counters.errors, output.dollars(counters.cost_picodollars)),
         *(entry.source, entry.invocation_id, entry.key_id),
     )
 

@@ -7,9 +7,8 @@ import typer
 
 from webhost_cli import output
 from webhost_cli.client import Api, Json
+from webhost_cli.errors import CommandError, ExitCode
 from webhost_cli.options import JsonOption
-
-_PICO = 10**12
 
 
 def invoice(
@@ -25,7 +24,11 @@ def invoice(
 ) -> None:
     """Show what a period's usage comes to, by agent and day; an estimate."""
     if html is not None:
-        html.write_text(api.text("/v1/billing/invoice.html", period=period), "utf-8")
+        if as_json:
+            raise CommandError("give --html or --json, not both", ExitCode.USAGE)
+        page = api.text("/v1/billing/invoice.html", period=period)
+        with output.writing(html):
+            html.write_text(page, "utf-8")
     elif as_json:
         output.print_json(api.get("/v1/billing/invoice", period=period))
     else:
@@ -55,9 +58,5 @@ def _show(found: Json) -> None:
 def _quantities(costs: Json) -> tuple[str, ...]:
     return (
         *(f"{costs[name]:,}" for name in ("requests", "llmTokens", "computeMs")),
-        _dollars(int(costs["costPicodollars"])),
+        f"${output.dollars(int(costs['costPicodollars']), ',')}",
     )
-
-
-def _dollars(picodollars: int) -> str:
-    return f"${picodollars // _PICO:,}.{picodollars % _PICO:012d}"

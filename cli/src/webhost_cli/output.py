@@ -5,7 +5,8 @@ All that a command shows passes here: nothing of it is obeyed by the terminal (s
 """
 
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -17,10 +18,14 @@ from rich.table import Table
 from rich.text import Text
 from webhost_local.terminal import plain, plain_json, plain_line
 
+from webhost_cli.errors import CommandError
+
+_PICODOLLARS = 10**12
 _PIPE_WIDTH = 1_000_000
 _GAP = 2
 _LEAST_FOLDED = 20
 """Where all other columns leave less, the terminal breaks the lines."""
+STANDARD_OUTPUT = "standard output"
 
 
 def console(least: int = 0) -> Console:
@@ -38,12 +43,12 @@ def errors() -> Console:
 
 def print_json(value: Any) -> None:
     """Print the value with every field of its messages, also those that are empty."""
-    typer.echo(plain_json(msgspec.json.format(msgspec.json.encode(whole(value))).decode()))
+    _echo(plain_json(msgspec.json.format(msgspec.json.encode(whole(value))).decode()))
 
 
 def say(text: str = "", *, ends_line: bool = True) -> None:
     """Print text on standard output, at once."""
-    typer.echo(plain(text), nl=ends_line)
+    _echo(plain(text), ends_line=ends_line)
 
 
 def aside(text: str, *, style: str | None = "dim") -> None:
@@ -118,7 +123,23 @@ def _print(table: Table, out: Console) -> None:
     with out.capture() as captured:
         out.print(table)
     for line in captured.get().splitlines():
-        typer.echo(line.rstrip())
+        _echo(line.rstrip())
+
+
+def _echo(text: str, *, ends_line: bool = True) -> None:
+    with writing(STANDARD_OUTPUT):
+        typer.echo(text, nl=ends_line)
+
+
+@contextmanager
+def writing(where: object) -> Generator[None]:
+    """Raise CommandError for what cannot be written there; a reader that went away stays one."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CommandError(f"cannot write to {where}: {error.strerror}") from error
 
 
 def when(at_ms: int | None) -> str | None:
@@ -126,6 +147,12 @@ def when(at_ms: int | None) -> str | None:
     if at_ms is None:
         return None
     return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def dollars(picodollars: int, thousands: str = "") -> str:
+    """An amount in USD, exactly, with twelve places; `thousands` is what separates them."""
+    whole_dollars, rest = divmod(abs(picodollars), _PICODOLLARS)
+    return f"{'-' if picodollars < 0 else ''}{whole_dollars:{thousands}}.{rest:012d}"
 
 
 def print_more(page: dict[str, Any]) -> None:

@@ -31,8 +31,10 @@ async def rebuild(
             async with asyncio.timeout(SILENCE_S):
                 reply = await replies.next_msg(timeout=SILENCE_S)
         except TimeoutError as error:
-            message = "billing has stopped responding; a dry run shows the current state"
-            raise CommandError(message, ExitCode.UNAVAILABLE) from error
+            raise CommandError(
+                "billing has stopped responding; the same rebuild, run again, goes on from there",
+                ExitCode.UNAVAILABLE,
+            ) from error
         if reply.headers and reply.headers.get("Status") == "503":
             raise NoRespondersError
         line = wire.decode(reply.data, RebuildProgress)

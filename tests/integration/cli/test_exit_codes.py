@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,23 @@ def test_with_json_an_error_is_one_json_object(
 def test_json_that_is_an_argument_is_no_option(here: dict[str, str]) -> None:
     result = webhost("agents", "get", "--", "--json", **(here | SOMEWHERE))
     assert result.stderr.startswith("webhost: no answer from")
+
+
+def test_a_full_disk_is_named(here: dict[str, str], tmp_path: Path) -> None:
+    IssuerIdentity.load_or_make(DataDir(Path(here["WEBHOST_DATA_DIR"])))
+    with (tmp_path / "out").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "webhost_cli", "token", "alice"],
+            env={**os.environ, **here},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        )
+    assert ended.stderr == "webhost: cannot write to standard output: File too large\n"
+    assert ended.returncode == 1
 
 
 def test_a_reader_that_goes_away_is_no_traceback(here: dict[str, str]) -> None:

@@ -1,8 +1,10 @@
 """Exports: exact numbers in every format, and a file that is whole or not there."""
 
 import csv
+import errno
 import io
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from webhost_cli import billing
-from webhost_cli.errors import CommandError
-from webhost_cli.export import Exported, Format, destination, dollars, writer_of
+from webhost_cli.errors import CommandError, ExitCode
+from webhost_cli.export import Exported, Format, destination, writer_of
+from webhost_cli.output import dollars
 from webhost_contracts.usage_rpc import Counters
 
 from tests.support.usage_feed import read_batch
@@ -70,6 +73,41 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
         pass
 
 
+def test_only_a_regular_file_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "to-fifo").symlink_to("fifo")
+    for name in ("fifo", "folder", "to-fifo"):
+        with pytest.raises(CommandError, match="no regular file") as refused:
+            destination(tmp_path / name).__enter__()
+        assert refused.value.exit_code == ExitCode.USAGE
+    assert (tmp_path / "fifo").is_fifo()
+
+
+def test_a_link_stays_one_and_its_file_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "usage.csv", tmp_path / "link.csv"
+    target.touch()
+    link.symlink_to(target.name)
+    with destination(link) as file:
+        file.write("all of it")
+    assert link.is_symlink()
+    assert target.read_text() == "all of it"
+
+
+@pytest.mark.parametrize("name", ["usage.csv", None])
+def test_what_cannot_be_written_is_named(name: str | None, tmp_path: Path) -> None:
+    path = None if name is None else tmp_path / name
+    with (
+        pytest.raises(
+            CommandError, match=f"cannot write to .*{name or 'standard output'}: No space"
+        ),
+        destination(path),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(BrokenPipeError), destination(path):
+        raise BrokenPipeError
+
+
 @pytest.mark.accept("8.export")
 def test_what_does_not_come_to_usage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     counters = Counters(requests=2, compute_ms=70, cost_picodollars=5)
@@ -77,7 +115,9 @@ def test_what_does_not_come_to_usage_is_named(capsys: pytest.CaptureFixture[str]
     billing.conclude("2026-11", exported)
     said = capsys.readouterr().err
     assert "2026-11: entries: 2, requests: 2, cost: 0.000000000005 USD; not settled yet: 1" in said
-    with pytest.raises(CommandError, match="compute_ms 70 instead of 71"):
+    with pytest.raises(
+        CommandError, match=r"compute_ms 70 instead of 71.*billing verify.*--dry-run"
+    ):
         billing.conclude("2026-11", replace(exported, settled=replace(counters, compute_ms=71)))
 
 
