@@ -405,7 +405,8 @@ async def given_parked(billing: Sealing, fact: tuple[str, Envelope]) -> None:
     await billing.execute(
         "INSERT INTO parked_events (projection, sequence, index, subject, aggregate_id, version,"
         " recorded_at_ms, parked_at_ms, reason, body)"
-        " VALUES (:projection, 1, 9, :subject, :id, 1, 1, 1, 'of old', :body)",
+        " VALUES (:projection, 1, 9, :subject, :id, 1, :at_ms, :at_ms, 'of old', :body)",
+        at_ms=now_ms(),
         projection=f"billing.usage.{subjects.partition_of(ALICE)}",
         subject=subject,
         id=envelope.aggregate_id,
