@@ -112,8 +112,8 @@ class Comparison:
         """Put the rows of the scope that differ into the live generation."""
         for table in FOLDED:
             keys = {"keys": self._keys[table.name]}
-            await self._execute(statements.TAKE_OUT[table.name], **keys)
-            await self._execute(statements.PUT_IN[table.name], **keys)
+            await self._execute(statements.DROP_CHANGED[table.name], **keys)
+            await self._execute(statements.PUT_CHANGED[table.name], **keys)
         corrections = generations.c.corrections
         await self._connection.execute(sa.update(generations).values(corrections=corrections + 1))
         await self._execute(statements.SCOPE_IS_DUE, current=current_period)
