@@ -234,8 +234,13 @@ async def test_a_rebuild_whose_process_dies_is_resumed(billing: Billing, tmp_pat
         first, *_ = await billing.rebuild()
         assert first.resumed == 0
         await no_more_rebuilding(billing)
+    other, *_, last = await billing.rebuild(dry_run=True, user_id=BOB)
+    assert (other.resumed, last.done) == (0, True)
+    dry, *_, last = await billing.rebuild(dry_run=True)
+    assert (last.done, last.swapped, last.differences) == (True, False, ())
+    # A dry run leaves what it found, and all that it folded itself.
     first, *_, last = await billing.rebuild()
-    assert first.resumed > 0
+    assert 0 < dry.resumed < first.resumed == last.processed
     assert (last.swapped, last.differences) == (True, ())
     assert await billing.folded() == before
     await no_other_generations(billing)

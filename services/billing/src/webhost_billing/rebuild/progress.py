@@ -20,15 +20,21 @@ from webhost_billing.tables import rebuild_checkpoints, rebuilds
 FOLD_VERSION = 1
 """Raised with every change of what a fold comes to: rows of two versions are not mixed."""
 KEPT_MS = 7 * 24 * 3_600_000
-"""A rebuild that nobody took up again in this time is removed."""
+"""A rebuild that nobody resumed in this time is removed."""
 
 
-async def take_up(
-    connection: AsyncConnection, scope: Scope, rules: Rules, stream_created_at: str
+async def resume_or_begin(
+    connection: AsyncConnection,
+    scope: Scope,
+    rules: Rules,
+    stream_created_at: str,
+    *,
+    dry_run: bool,
 ) -> tuple[int, int]:
     """Return the generation of this rebuild, and how many messages are in it already.
 
-    It goes on with one of the same scope, rules and stream. All others are given up.
+    It goes on with one of the same scope, rules and stream. Unless this is a dry run, all others
+    are given up.
     """
     fingerprint = _fingerprint(rules)
     mine = sa.and_(
@@ -37,8 +43,9 @@ async def take_up(
         rebuilds.c.rules == fingerprint,
         rebuilds.c.stream_created_at == stream_created_at,
     )
-    await connection.execute(sa.delete(rebuilds).where(~mine))
-    generation = await connection.scalar(sa.select(sa.func.max(rebuilds.c.generation)))
+    if not dry_run:
+        await connection.execute(sa.delete(rebuilds).where(~mine))
+    generation = await connection.scalar(sa.select(sa.func.max(rebuilds.c.generation)).where(mine))
     if generation is not None:
         count = sa.select(sa.func.coalesce(sa.func.sum(rebuild_checkpoints.c.messages), 0))
         found = await connection.scalar(count.where(rebuild_checkpoints.c.generation == generation))

@@ -8,7 +8,8 @@ period that the stream does not hold whole any more is carried over, an open one
 where the stream comes to something else than a seal, the seal stands. Until the swap (see
 `run`) nothing is changed. One rebuild runs at a time. Memory does not grow with the stream.
 On replay (it died, or one of its processes did): the next rebuild of the same scope, by the same
-rules, goes on from there; another one, or a start a week later, removes what it left.
+rules, goes on from there; another one, or a start a week later, removes what it left. A dry run
+goes on as well, and leaves what it found, folded further; it removes only what it began.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database
 from webhost_kit.database.leadership import EXPIRES_S
 from webhost_kit.errors import Unavailable
+from webhost_kit.tasks import cancel
 
 from webhost_billing import generations
 from webhost_billing.charging import Rules
@@ -36,6 +38,7 @@ from webhost_billing.rebuild.scope import Refused, Scope, scope_of
 log = structlog.get_logger(__name__)
 
 ROWS_PER_LINE = 500
+REPEAT_S = 5.0
 
 
 class Rebuilder:
@@ -47,39 +50,43 @@ class Rebuilder:
         bus: Bus,
         rules: Rules,
         swapped: Callable[[], Awaitable[None]],
-        sweep: Callable[[], Awaitable[object]],
+        remove_old: Callable[[], Awaitable[object]],
     ) -> None:
         self._database = database
         self._bus = bus
         self._rules = rules
         self._swapped = swapped
-        self._sweep = sweep
+        self._remove_old = remove_old
         self._clean = asyncio.Event()
 
     async def rebuild(self, request: RebuildRequest, send: SendProgress) -> None:
         """Rebuild and send each step; the last line has `done`, or `refused` with the reason."""
         try:
             scope = scope_of(request)
-            await self._clean.wait()
-            async with self._alone() as connection:
-                rebuilt = await self._run(connection, scope, send, dry_run=request.dry_run)
+            async with repeating(send) as send_step:
+                await self._clean.wait()
+                async with self._alone() as connection:
+                    rebuilt = await self._run(connection, scope, send_step, dry_run=request.dry_run)
         except (Refused, PoolFailed) as refusal:
             await send(RebuildProgress(processed=0, total=0, refused=str(refusal)))
             return
         if not request.dry_run:
             await self._swapped()
         await _send_end(send, rebuilt, swapped=not request.dry_run)
-        await self._purge(rebuilt.dead)
+        if rebuilt.dead is not None:
+            await self._purge(rebuilt.dead)
 
     async def _run(
         self, connection: AsyncConnection, scope: Scope, send: SendProgress, *, dry_run: bool
     ) -> Rebuilt:
         run = Run(connection, self._bus, self._rules, scope, send)
         try:
-            return await run.run(dry_run, self._sweep, self._purge_dead)
+            return await run.run(dry_run, self._remove_old, self._purge_dead)
         except PoolFailed as failure:
             raise PoolFailed(f"{failure}; the same rebuild again goes on from there") from failure
         except Refused:
+            if dry_run:
+                raise
             async with self._database.transaction() as other:
                 await progress.give_up_all(other)
             await self._purge_dead()
@@ -129,6 +136,30 @@ class Rebuilder:
             await generations.purge(self._database, generation)
         except Unavailable:
             log.warning("generation not removed; the next cleanup will", generation=generation)
+
+
+@asynccontextmanager
+async def repeating(send: SendProgress) -> AsyncGenerator[SendProgress]:
+    """Send each line, and the last one again while nothing new is to be said: long steps are not
+    taken for a rebuild that died.
+    """
+    last = RebuildProgress(processed=0, total=0)
+
+    async def send_step(line: RebuildProgress) -> None:
+        nonlocal last
+        last = replace(line, resumed=0)
+        await send(line)
+
+    async def repeat() -> None:
+        while True:
+            await asyncio.sleep(REPEAT_S)
+            await send(last)
+
+    task = asyncio.create_task(repeat())
+    try:
+        yield send_step
+    finally:
+        await cancel(task)
 
 
 async def _send_end(send: SendProgress, rebuilt: Rebuilt, *, swapped: bool) -> None:

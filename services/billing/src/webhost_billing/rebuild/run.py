@@ -42,14 +42,14 @@ Prepare = Callable[[], Awaitable[object]]
 @dataclass(frozen=True)
 class Rebuilt:
     """How many messages were folded, what differed, for how long live folds were held back, and
-    which generation is to be removed.
+    which generation is to be removed, if any.
     """
 
     messages: int
     differences: Found
     sealed: Found
     held_back_ms: int
-    dead: int
+    dead: int | None
 
 
 class Run:
@@ -66,8 +66,8 @@ class Run:
         self._folded = 0
         self._total = 0
 
-    async def run(self, dry_run: bool, sweep: Prepare, purge_dead: Prepare) -> Rebuilt:
-        """Rebuild; `sweep` removes raw events that are kept no longer, also from the new rows.
+    async def run(self, dry_run: bool, remove_old: Prepare, purge_dead: Prepare) -> Rebuilt:
+        """Rebuild; `remove_old` removes what is past its retention, also from the new rows.
 
         Raises Refused, and PoolFailed where a process failed: the next rebuild goes on from there.
         """
@@ -75,18 +75,19 @@ class Run:
         async with connection.begin():
             live = await generations.live(connection)
             found = await held(connection, self._bus, self._scope, live)
-            new, self._folded = await progress.take_up(
-                connection, self._scope, self._rules, found.created_at
+            new, resumed = await progress.resume_or_begin(
+                connection, self._scope, self._rules, found.created_at, dry_run=dry_run
             )
-        await purge_dead()
-        if self._folded:
-            await self._send(
-                RebuildProgress(processed=self._folded, total=self._folded, resumed=self._folded)
-            )
+        await self._meanwhile(purge_dead())
+        if resumed:
+            self._folded = resumed
+            await self._send(RebuildProgress(processed=resumed, total=resumed, resumed=resumed))
+        # What a dry run found begun, it leaves to the rebuild that goes on with it.
+        is_left = dry_run and resumed > 0
         comparison = Comparison(connection, self._scope, found, live, new)
         async with start_pool(new, self._scope.partitions) as pool:
             await self._catch_up(pool)
-            await self._meanwhile(sweep())
+            await self._meanwhile(remove_old())
             async with connection.begin():
                 await comparison.prepare(dry_run=dry_run)
             await self._catch_up(pool)
@@ -98,7 +99,8 @@ class Run:
                 if not dry_run:
                     await comparison.require_all_rebuilt()
                     await self._swap(comparison, live, new)
-                await progress.give_up(connection, new)
+                if not is_left:
+                    await progress.give_up(connection, new)
         held_back_ms = round((monotonic() - began) * 1000)
         log.info(
             "rebuilt",
@@ -107,7 +109,8 @@ class Run:
             differences=comparison.differences.count,
             held_back_ms=held_back_ms,
         )
-        dead = live if self._scope.is_all and not dry_run else new
+        unused = live if self._scope.is_all and not dry_run else new
+        dead = None if is_left else unused
         return Rebuilt(self._folded, comparison.differences, comparison.sealed, held_back_ms, dead)
 
     async def _swap(self, comparison: Comparison, live: int, new: int) -> None:
