@@ -277,7 +277,8 @@ async def test_a_partition_may_stand_beyond_its_last_message(billing: Billing) -
 async def test_what_cannot_be_rebuilt_is_refused(billing: Billing) -> None:
     await some_usage(billing)
     before = await billing.folded()
-    for request in ({"user_id": "alice"}, {"period_key": "2026-13"}):
+    unknown = ({"user_id": "alice"}, {"period_key": "0000-01"}, {"period_key": "9999-12"})
+    for request in unknown:
         assert " is not a " in str((await billing.rebuild(**request))[-1].refused)
     await billing.bus.js.delete_msg(subjects.USAGE, 5)
     assert "lacks 1" in str((await billing.rebuild())[-1].refused)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from webhost_contracts import ids
-from webhost_contracts.periods import period_key, previous_period
+from webhost_contracts.periods import is_period, period_key, previous_period, span_ms
 
 times = st.integers(0, 2**47)
 entropy = st.binary(min_size=10, max_size=10)
@@ -33,6 +33,16 @@ def test_a_user_is_who_the_issuer_says() -> None:
 def test_a_period_is_a_calendar_month_in_utc() -> None:
     assert period_key(1_764_547_199_999) == "2025-11"
     assert period_key(1_764_547_200_000) == "2025-12"
+
+
+def test_every_period_has_its_times() -> None:
+    for period in ("2000-01", "2026-12", "2099-12"):
+        assert is_period(period)
+        assert {period_key(at_ms) for at_ms in (span_ms(period)[0], span_ms(period)[1] - 1)} == {
+            period
+        }
+    for text in ("0000-01", "1999-12", "2100-01", "9999-12", "2026-13", "2026-1", "2026-01\n"):
+        assert not is_period(text)
 
 
 @pytest.mark.parametrize(("period", "before"), [("2026-11", "2026-10"), ("2026-01", "2025-12")])

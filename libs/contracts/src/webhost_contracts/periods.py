@@ -1,10 +1,17 @@
-"""The billing period: a calendar month in UTC, written `YYYY-MM`."""
+"""The billing period: a calendar month in UTC, written `YYYY-MM`, of the years 2000 to 2099."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
+PATTERN = "^20[0-9]{2}-(0[1-9]|1[0-2])$"
 HOUR_MS = 3_600_000
 _EPOCH = date(1970, 1, 1).toordinal()
+
+
+def is_period(text: str) -> bool:
+    """Say whether this names a period."""
+    return re.fullmatch(PATTERN, text) is not None
 
 
 def period_key(at_ms: int) -> str:

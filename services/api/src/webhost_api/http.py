@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import Message, Receive
-from webhost_contracts import api_keys, ids
+from webhost_contracts import api_keys, ids, periods
 from webhost_contracts.api_keys import KeyScope
 from webhost_contracts.operator_tokens import OperatorTokens
 from webhost_kit.bus.connection import Bus
@@ -201,6 +201,10 @@ Deps = Annotated[Dependencies, Depends(deps)]
 CurrentCaller = Annotated[Caller, Depends(caller)]
 Limit = Annotated[int, Query(description="1 to 100; other values are clamped.")]
 Cursor = Annotated[str | None, Query(description="The `nextCursor` of the previous page.")]
+Period = Annotated[
+    str | None,
+    Query(pattern=periods.PATTERN, description="YYYY-MM, of 2000 to 2099; absent: the one now."),
+]
 AgentId = Annotated[str, Depends(agent_id)]
 DeploymentId = Annotated[str, Depends(deployment_id)]
 KeyId = Annotated[str, Depends(key_id)]

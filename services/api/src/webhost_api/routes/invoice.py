@@ -1,8 +1,6 @@
 """The preview of an invoice, requested from billing; as JSON, and as a page to print."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 from webhost_contracts import subjects
 from webhost_contracts.periods import period_key
@@ -11,15 +9,10 @@ from webhost_kit.bus import rpc
 
 from webhost_api import invoice_page, queries
 from webhost_api.handlers import Caller
-from webhost_api.http import CurrentCaller, Dependencies, Deps, UserRoute, answered
+from webhost_api.http import CurrentCaller, Dependencies, Deps, Period, UserRoute, answered
 from webhost_api.schemas.invoice import InvoiceResponse, InvoiceSchema, invoice_schema
 
 router = APIRouter(tags=["usage"], route_class=UserRoute)
-
-Period = Annotated[
-    str | None,
-    Query(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$", description="YYYY-MM; absent: the one now."),
-]
 
 
 @router.get("/v1/billing/invoice", response_model=InvoiceResponse)

@@ -17,7 +17,7 @@ from webhost_kit.bus import rpc
 from webhost_api import handlers, http, queries
 from webhost_api.decisions import CLOUDFLARE
 from webhost_api.handlers import Caller
-from webhost_api.http import CurrentCaller, Dependencies, Deps, Limit, UserRoute, answered
+from webhost_api.http import CurrentCaller, Dependencies, Deps, Limit, Period, UserRoute, answered
 from webhost_api.keys import access
 from webhost_api.keys.access import open_to_limited
 from webhost_api.queries import DEFAULT_LIMIT, Page
@@ -42,14 +42,7 @@ async def current_usage(deps: Deps, caller: CurrentCaller) -> Response:
 
 
 @router.get("/v1/billing/usage", response_model=UsageResponse)
-async def usage_of_period(
-    deps: Deps,
-    caller: CurrentCaller,
-    period: Annotated[
-        str | None,
-        Query(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$", description="YYYY-MM; absent: the one now."),
-    ] = None,
-) -> Response:
+async def usage_of_period(deps: Deps, caller: CurrentCaller, period: Period = None) -> Response:
     """What the caller used in a period."""
     return answered(await _usage(deps, caller, period or period_key(caller.metadata.at_ms)))
 

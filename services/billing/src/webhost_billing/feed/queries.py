@@ -1,14 +1,13 @@
 """What billing answers of the feed of settled usage: pages of it, and what an export comes to."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_contracts.periods import is_period, start_ms
 from webhost_contracts.subjects import PARTITIONS
 from webhost_contracts.usage_feed import (
     MOST,
@@ -26,8 +25,6 @@ from webhost_billing.feed.cursor import UNREAD, NotACursor, Place, decoded, enco
 from webhost_billing.feed.store import DAY_MS, KEPT_DAYS
 from webhost_billing.queries import LIVE, counters_of
 from webhost_billing.tables import feed_heads
-
-_PERIOD = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 INVALID = Refusal(
     reason="invalid",
@@ -105,11 +102,12 @@ async def export(
     Raises Refused.
     """
     period = request.period_key
-    if _PERIOD.fullmatch(period) is None:
-        raise Refused(Refusal(reason="invalid", message=f"'{period}' is no period; write YYYY-MM."))
+    if not is_period(period):
+        message = f"'{period}' is no period; write YYYY-MM, of 2000 to 2099."
+        raise Refused(Refusal(reason="invalid", message=message))
     removed_ms = await connection.scalar(sa.select(sa.func.max(feed_heads.c.removed_ms))) or 0
     # A call may be settled a little before the time that its Worker named.
-    if removed_ms > _begin_ms(period) - DAY_MS:
+    if removed_ms > start_ms(period) - DAY_MS:
         message = f"The feed keeps {KEPT_DAYS} days; entries of {period} were removed from it."
         raise Refused(Refusal(reason="removed", message=message))
     heads = await _heads(connection)
@@ -188,7 +186,3 @@ def _entry(row: sa.Row[Any]) -> FeedEntry:
         key_id=row.key_id,
         correction_of=row.correction_of,
     )
-
-
-def _begin_ms(period: str) -> int:
-    return int(datetime.fromisoformat(f"{period}-01").replace(tzinfo=UTC).timestamp() * 1000)

@@ -4,7 +4,6 @@ A period is rebuilt where the stream holds all of it. One that is closed and is 
 is carried over; one that is open and not whole cannot be rebuilt.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from nats.js.api import StreamInfo
 from nats.js.errors import NotFoundError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids, subjects
-from webhost_contracts.periods import next_period, start_ms
+from webhost_contracts.periods import is_period, next_period, start_ms
 from webhost_contracts.usage_rpc import RebuildRequest
 from webhost_kit.bus.connection import Bus
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
@@ -23,7 +22,6 @@ from webhost_billing.rebuild import statements
 from webhost_billing.seals import decisions as sealing
 from webhost_billing.seals.decisions import NEVER
 
-_PERIOD = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 FOR_EVER_MS = 2**62
 
 
@@ -78,8 +76,8 @@ def scope_of(request: RebuildRequest) -> Scope:
     """Return what is to be rebuilt. Raises Refused where that names no user or period."""
     if request.user_id is not None and not ids.has_prefix(request.user_id, ids.USER):
         raise Refused(f"'{request.user_id}' is not a user id")
-    if request.period_key is not None and not _PERIOD.fullmatch(request.period_key):
-        raise Refused(f"'{request.period_key}' is not a period; write YYYY-MM")
+    if request.period_key is not None and not is_period(request.period_key):
+        raise Refused(f"'{request.period_key}' is not a period; write YYYY-MM, of 2000 to 2099")
     return Scope(request.user_id, request.period_key)
 
 
