@@ -19,7 +19,7 @@ from webhost_contracts import subjects, wire
 from webhost_contracts.entitlements import load_tiers
 from webhost_contracts.events import Envelope, PeriodSealed
 from webhost_contracts.events.base import by_name
-from webhost_contracts.periods import next_period, previous_period, start_ms
+from webhost_contracts.periods import day_key, next_period, previous_period, start_ms
 from webhost_contracts.usage_rpc import (
     LateReportsReply,
     LateReportsRequest,
@@ -174,13 +174,22 @@ async def test_a_period_is_sealed_at_a_position(billing: Sealing) -> None:
 async def what_does_not_hold_together_is_named(billing: Sealing) -> None:
     await damage(billing, ALICE)
     await damage(billing, ALICE, OPEN)
-    sealed, summed, days = await billing.problems()
+    for bucket in ("hour", "minute"):
+        changed = await billing.execute(
+            "UPDATE usage_series SET errors = errors + 1"
+            f" WHERE bucket = '{bucket}' AND user_id = '{BOB}' AND start_ms >= {start_ms(OPEN)}"
+        )
+        assert changed == 1
+    sealed, summed, days, minutes, hours = await billing.problems()
     assert sealed == f"{ALICE} {PAST} cloudflare: sealed with llm_tokens 10, usage has 17"
     assert summed == f"{ALICE} {OPEN} cloudflare: usage has llm_tokens 7, its invocations come to 0"
     assert days == f"{ALICE} {OPEN} cloudflare: usage has llm_tokens 7, its days come to 0"
+    day = f"{BOB} agt_a dep_{BOB} {day_key(OPEN_MS)} cloudflare: the day has errors 0"
+    assert hours == f"{day}, its hours come to 1"
+    assert minutes == f"{day}, its minutes come to 1"
     exit_code, said = await webhost(billing, "billing", "verify", "--json")
     assert exit_code == 1
-    assert json.loads(said)["problems"] == [sealed, summed, days]
+    assert json.loads(said)["problems"] == [sealed, summed, days, minutes, hours]
     await rows_that_are_not_there_are_named(billing)
     exit_code, said = await webhost(billing, "billing", "late", "--user", BOB)
     assert exit_code == 0

@@ -10,6 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
+from webhost_contracts.buckets import KEPT_DAYS, readable_from
+from webhost_contracts.periods import day_key
 from webhost_contracts.usage_rpc import (
     LateReport,
     LateReportsReply,
@@ -18,6 +20,7 @@ from webhost_contracts.usage_rpc import (
     VerifyRequest,
 )
 from webhost_kit.bus.connection import Bus
+from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, StreamMissing
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
@@ -46,15 +49,14 @@ class Inspection:
     async def verify(self, request: VerifyRequest) -> VerifyReply:
         """Compare seals, invocations, series and checkpoints with usage and the stream."""
         problems: list[str] = []
-        async with self._database.engine.connect() as connection:
-            await connection.execution_options(isolation_level="REPEATABLE READ")
-            async with connection.begin():
-                live = await generations.live(connection)
-                problems += await _unlike_seals(connection, live)
-                problems += await _unlike_parts(connection, live)
-                problems += await _lost_seals(connection)
-                problems += await self._misplaced(connection)
-                [counted] = await connection.execute(seal_statements.COUNTED, {"live": live})
+        async with self._database.snapshot() as connection:
+            live = await generations.live(connection)
+            problems += await _unlike_seals(connection, live)
+            problems += await _unlike_parts(connection, live)
+            problems += await _unlike_buckets(connection, live)
+            problems += await _lost_seals(connection)
+            problems += await self._misplaced(connection)
+            [counted] = await connection.execute(seal_statements.COUNTED, {"live": live})
         return VerifyReply(
             problems=tuple(problems[:MOST_PROBLEMS]),
             left_out=max(len(problems) - MOST_PROBLEMS, 0),
@@ -104,7 +106,7 @@ async def _unlike_seals(connection: AsyncConnection, live: int) -> list[str]:
         rebuild_statements.UNLIKE_SEALS,
         {**Scope().parameters(), "generation": live, "most": MOST_PROBLEMS + 1},
     )
-    return [_unlike(row, "sealed with", "live", "usage has", "new") for row in found]
+    return [_unlike(_row(row), row, "sealed with", "live", "usage has", "new") for row in found]
 
 
 async def _unlike_parts(connection: AsyncConnection, live: int) -> list[str]:
@@ -121,7 +123,23 @@ async def _unlike_parts(connection: AsyncConnection, live: int) -> list[str]:
         found = await connection.execute(
             statement, {"live": live, "most": MOST_PROBLEMS + 1, **since}
         )
-        problems += [_unlike(row, "usage has", "live", parts, "new") for row in found]
+        problems += [_unlike(_row(row), row, "usage has", "live", parts, "new") for row in found]
+    return problems
+
+
+async def _unlike_buckets(connection: AsyncConnection, live: int) -> list[str]:
+    """Say where a day is not the sum of its hours, or of its minutes, as far back as these are
+    complete.
+    """
+    problems: list[str] = []
+    now = now_ms()
+    for bucket in KEPT_DAYS:
+        since = {"bucket": bucket, "from_ms": readable_from(bucket, now)}
+        found = await connection.execute(
+            seal_statements.UNLIKE_BUCKETS, {"live": live, "most": MOST_PROBLEMS + 1, **since}
+        )
+        parts = f"its {bucket}s come to"
+        problems += [_unlike(_day(row), row, "the day has", "live", parts, "new") for row in found]
     return problems
 
 
@@ -130,8 +148,16 @@ async def _lost_seals(connection: AsyncConnection) -> list[str]:
     return [f"{row.aggregate_id} was stated to be sealed, and is not" for row in found]
 
 
-def _unlike(row: Any, first: str, left: str, second: str, right: str) -> str:
-    where = f"{row.user_id} {row.period_key} {row.runtime_provider}"
+def _row(row: Any) -> str:
+    return f"{row.user_id} {row.period_key} {row.runtime_provider}"
+
+
+def _day(row: Any) -> str:
+    day = day_key(row.start_ms)
+    return f"{row.user_id} {row.agent_id} {row.deployment_id} {day} {row.runtime_provider}"
+
+
+def _unlike(where: str, row: Any, first: str, left: str, second: str, right: str) -> str:
     sides = {side: _side(row, side) for side in (left, right)}
     if not sides[left] or not sides[right]:
         there = {side: "nothing" if not sides[side] else "a row" for side in sides}

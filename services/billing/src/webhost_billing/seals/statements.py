@@ -110,6 +110,24 @@ UNLIKE_DAYS = sa.text(
     ORDER BY user_id, period_key, runtime_provider LIMIT :most
     """  # noqa: S608
 )
+# Days that are not the sum of their hours, or of their minutes.
+UNLIKE_BUCKETS = sa.text(
+    f"""
+    WITH live AS (
+        SELECT * FROM usage_series
+        WHERE generation = :live AND bucket = 'day' AND start_ms >= :from_ms
+    ), new AS (
+        SELECT user_id, agent_id, deployment_id, runtime_provider,
+            start_ms - start_ms % 86400000 AS start_ms, sum(invocations) AS invocations, {_CHARGED}
+        FROM usage_series WHERE generation = :live AND bucket = :bucket AND start_ms >= :from_ms
+        GROUP BY 1, 2, 3, 4, 5
+    )
+    SELECT user_id, agent_id, deployment_id, runtime_provider, start_ms, {_BOTH}
+    FROM live FULL JOIN new USING (user_id, agent_id, deployment_id, runtime_provider, start_ms)
+    WHERE NOT coalesce({_SAME}, false)
+    ORDER BY user_id, start_ms, agent_id, deployment_id, runtime_provider LIMIT :most
+    """  # noqa: S608
+)
 LOST_SEALS = sa.text(
     """
     SELECT e.aggregate_id FROM events e WHERE e.type = 'period.sealed.v1' AND NOT EXISTS (
