@@ -14,7 +14,7 @@ import psycopg
 import uvloop
 from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
-from webhost_billing.projection import checkpoint_name
+from webhost_billing.partitions import checkpoint_name
 from webhost_cli.rebuild import rebuild as ask_to_rebuild
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import Envelope, InvocationFinished, TelemetryAccepted

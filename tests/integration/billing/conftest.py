@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from nats.js.errors import KeyNotFoundError, NotFoundError
-from webhost_billing.projection import checkpoint_name
+from webhost_billing.partitions import checkpoint_name
 from webhost_contracts import ids, subjects, wire
 from webhost_contracts.events import Envelope, InvocationFinished, TelemetryAccepted
 from webhost_contracts.events.packets import PACKET, pack

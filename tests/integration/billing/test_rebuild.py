@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from webhost_billing import statements
-from webhost_billing.projection import checkpoint_name
+from webhost_billing.partitions import checkpoint_name
 from webhost_contracts import ids, subjects
 from webhost_contracts.periods import previous_period, start_ms
 from webhost_contracts.usage_rpc import Difference

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from webhost_billing.projection import checkpoint_name
+from webhost_billing.partitions import checkpoint_name
 from webhost_contracts import maintenance, subjects
 from webhost_contracts.maintenance import ProjectionRequest, ReplayReply
 from webhost_contracts.rpc import (

@@ -94,6 +94,11 @@ def usage_partition(partition: int) -> str:
     return f"usage.{partition}.*"
 
 
+def packet_partition(subject: str) -> int:
+    """Return the partition to which the packets on this subject belong."""
+    return int(subject.split(".")[1])
+
+
 @lru_cache(maxsize=16_384)
 def partition_of(user_id: str) -> int:
     """Return the partition of a user's usage, from 0 to PARTITIONS - 1; it never changes."""

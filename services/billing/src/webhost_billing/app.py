@@ -43,7 +43,7 @@ async def compose(service: Service, settings: Settings) -> None:
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
     retention = Retention(database, tiers)
     service.work("retention", retention.run)
-    rebuilder = Rebuilder(database, bus, rules, projection.swapped, retention.sweep_generations)
+    rebuilder = Rebuilder(database, bus, rules, projection.swapped, retention.remove_old)
     service.work("cleanup", rebuilder.clean_up)
     service.work("idle", IdlePartitions(database, bus, rules).run)
     projectors = list(projection.projectors.values())

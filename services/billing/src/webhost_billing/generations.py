@@ -5,11 +5,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_kit.database.engine import Database
 
 from webhost_billing import statements
-from webhost_billing.queries import LIVE
 from webhost_billing.seals.decisions import NEVER
 from webhost_billing.tables import generations, rebuild_checkpoints
 
 CHUNK = 10_000
+LIVE = sa.select(generations.c.live).where(generations.c.scope == "all").scalar_subquery()
 
 
 async def begin(connection: AsyncConnection) -> int:

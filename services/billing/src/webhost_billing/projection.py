@@ -38,6 +38,7 @@ from webhost_billing.charging import Rules
 from webhost_billing.feed import store as feed
 from webhost_billing.feed.keeper import FeedKeeper
 from webhost_billing.model import TYPES, UsageReport
+from webhost_billing.partitions import checkpoint_name
 from webhost_billing.seals import decisions as sealing
 from webhost_billing.seals import store as seals
 from webhost_billing.tables import totals_due
@@ -56,11 +57,6 @@ RETRY_S = 0.5
 # What the second lacks of the first is the share of invocations without telemetry.
 _invocations = Counter("webhost_billing_invocations_total", "Invocations that the gateway reported")
 _complete = Counter("webhost_billing_complete_total", "Invocations known from both sides")
-
-
-def checkpoint_name(partition: int) -> str:
-    """Return the name of the checkpoint up to which this partition is folded."""
-    return f"billing.usage.{partition}"
 
 
 class UsageProjection:

@@ -16,10 +16,11 @@ from webhost_contracts.usage_rpc import (
 )
 
 from webhost_billing.charging import add
-from webhost_billing.tables import COUNTERS, billing_usage, generations, usage_events
+from webhost_billing.counters import counters_of
+from webhost_billing.generations import LIVE
+from webhost_billing.tables import billing_usage, usage_events
 
 MOST_EVENTS = 100
-LIVE = sa.select(generations.c.live).where(generations.c.scope == "all").scalar_subquery()
 
 
 async def usage(connection: AsyncConnection, request: UsageRequest) -> UsageReply:
@@ -62,11 +63,6 @@ async def recent_events(
     newest_first = query.order_by(table.at_ms.desc(), table.key.desc())
     found = await connection.execute(newest_first.limit(min(max(request.limit, 1), MOST_EVENTS)))
     return RecentEventsReply(events=tuple(_event(row) for row in found))
-
-
-def counters_of(row: Any, prefix: str = "") -> Counters:
-    """Return a row's counters, whose columns have this prefix."""
-    return Counters(**{name: int(getattr(row, prefix + name)) for name in COUNTERS})
 
 
 def _event(row: Any) -> UsageEvent:

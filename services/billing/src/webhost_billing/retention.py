@@ -4,7 +4,7 @@ Consumes: billing's own rows. Emits: nothing.
 Guarantees: raw events are kept for the `telemetryDays` of the tier that their user has when this
 runs, an unknown tier counting as `free`; what is known of single invocations until every partition
 has closed their period; minutes and hours of series for a day longer than they can be read; late
-reports for LATE_DAYS, and at most MOST_LATE of them. Usage, days and seals stay. All is removed in
+reports for LATE_DAYS, and at most LATE_KEPT of them. Usage, days and seals stay. All is removed in
 short transactions.
 On replay (a kill in the middle): what is left goes in the next pass.
 """
@@ -23,7 +23,7 @@ from webhost_kit.periodic import every
 
 from webhost_billing import statements
 from webhost_billing.seals import statements as seal_statements
-from webhost_billing.tables import generations
+from webhost_billing.tables import generations, invocations, usage_events
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ PAGES = 500
 """How much of a table, in pages of 8 KiB, one transaction goes through."""
 DAY_MS = 24 * 3_600_000
 LATE_DAYS = 90
-MOST_LATE = 100_000
+LATE_KEPT = 100_000
 
 
 class Retention:
@@ -50,8 +50,8 @@ class Retention:
     async def once(self) -> None:
         """Remove what is past its retention now. Raises Unavailable."""
         await self.forget_invocations()
-        await self.sweep_generations()
-        await self._sweep_late_reports()
+        await self.remove_old()
+        await self._remove_late_reports()
 
     async def forget_invocations(self) -> int:
         """Remove what is known of invocations of closed periods; return how many there were."""
@@ -62,22 +62,25 @@ class Retention:
             row = found.one_or_none()
         if row is None:
             return 0
-        removed = await self._walk(seal_statements.FORGET, live=row.live, through=row.through)
+        removed = await self._walk(
+            invocations, seal_statements.FORGET, live=row.live, through=row.through
+        )
         done = generations.update().where(generations.c.live == row.live)
         async with self._database.transaction() as connection:
             await connection.execute(done.values(forgotten_through=row.through))
         log.info("invocations forgotten", through=row.through, rows=removed)
         return removed
 
-    async def sweep_generations(self) -> None:
+    async def remove_old(self) -> None:
         """Remove what is past its retention in every generation. Raises Unavailable."""
-        await self._sweep_events()
-        await self._sweep_series()
+        await self._remove_events()
+        await self._remove_series()
 
-    async def _sweep_events(self) -> None:
+    async def _remove_events(self) -> None:
         days = {name: tier.telemetry_days for name, tier in self._tiers.items()}
         removed = await self._walk(
-            seal_statements.SWEEP_EVENTS,
+            usage_events,
+            seal_statements.REMOVE_OLD_EVENTS,
             now=now_ms(),
             least=min(days.values()),
             default=days[DEFAULT_TIER],
@@ -87,7 +90,7 @@ class Retention:
         if removed:
             log.info("usage events removed", rows=removed)
 
-    async def _sweep_series(self) -> None:
+    async def _remove_series(self) -> None:
         now = now_ms()
         for bucket in KEPT_DAYS:
             removed = CHUNK
@@ -99,18 +102,17 @@ class Retention:
                     )
                     removed = result.rowcount
 
-    async def _sweep_late_reports(self) -> None:
+    async def _remove_late_reports(self) -> None:
         async with self._database.transaction() as connection:
             await connection.execute(
-                seal_statements.SWEEP_LATE,
-                {"before": now_ms() - LATE_DAYS * DAY_MS, "most": MOST_LATE},
+                seal_statements.REMOVE_OLD_LATE_REPORTS,
+                {"before": now_ms() - LATE_DAYS * DAY_MS, "most": LATE_KEPT},
             )
 
-    async def _walk(self, statement: sa.TextClause, **parameters: Any) -> int:
+    async def _walk(self, table: sa.Table, statement: sa.TextClause, **parameters: Any) -> int:
         """Execute a statement on one range of the table's pages after the other."""
-        [table] = [name for name in ("invocations", "usage_events") if name in statement.text]
         async with self._database.transaction() as connection:
-            size = await connection.scalar(seal_statements.PAGES, {"table": table})
+            size = await connection.scalar(seal_statements.PAGES, {"table": table.name})
         removed = 0
         for first in range(0, size or 0, PAGES):
             pages = {"first": f"({first},0)", "end": f"({first + PAGES},0)"}

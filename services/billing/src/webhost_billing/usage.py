@@ -18,6 +18,7 @@ from webhost_kit.eventsourcing.facts import Fact
 
 from webhost_billing import statements
 from webhost_billing.charging import Charge, Rules, UsageRow
+from webhost_billing.counters import counters_of
 from webhost_billing.folding import Changes, Charged, fold
 from webhost_billing.model import (
     GatewaySide,
@@ -26,7 +27,6 @@ from webhost_billing.model import (
     WorkerSide,
     usage_report_of,
 )
-from webhost_billing.queries import counters_of
 from webhost_billing.seals.decisions import NO_SEALS, Seals
 from webhost_billing.tables import COUNTERS
 

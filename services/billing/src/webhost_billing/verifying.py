@@ -27,7 +27,7 @@ from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.projector import Projector
 
 from webhost_billing import generations
-from webhost_billing.projection import checkpoint_name
+from webhost_billing.partitions import checkpoint_name
 from webhost_billing.rebuild import statements as rebuild_statements
 from webhost_billing.rebuild.scope import Scope
 from webhost_billing.seals import statements as seal_statements
@@ -35,7 +35,7 @@ from webhost_billing.seals.decisions import open_from_ms
 from webhost_billing.tables import COUNTERS, late_reports
 
 MOST_PROBLEMS = 200
-MOST_LATE = 1_000
+MOST_REPORTS = 1_000
 
 
 class Inspection:
@@ -74,7 +74,7 @@ class Inspection:
         if request.user_id is not None:
             query = query.where(table.user_id == request.user_id)
         async with self._database.transaction() as connection:
-            found = await connection.execute(query.limit(min(request.limit, MOST_LATE)))
+            found = await connection.execute(query.limit(min(request.limit, MOST_REPORTS)))
             return LateReportsReply(reports=tuple(_late_report(row) for row in found))
 
     async def _misplaced(self, connection: AsyncConnection) -> list[str]:

@@ -27,7 +27,7 @@ from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_billing import generations
 from webhost_billing.feed import statements, store
 from webhost_billing.feed.decisions import WAIT_MS
-from webhost_billing.feed.store import DAY_MS, KEPT_DAYS
+from webhost_billing.feed.store import DAY_MS, FEED_DAYS
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +91,7 @@ class FeedKeeper:
         return upto_ms < due_ms
 
     async def _remove_old(self, partition: int) -> None:
-        before_ms = now_ms() - KEPT_DAYS * DAY_MS
+        before_ms = now_ms() - FEED_DAYS * DAY_MS
         removed = CHUNK
         while removed == CHUNK:
             async with self._database.transaction() as connection:

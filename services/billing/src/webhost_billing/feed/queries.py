@@ -20,10 +20,11 @@ from webhost_contracts.usage_feed import (
 )
 
 from webhost_billing.charging import subtract
+from webhost_billing.counters import counters_of
 from webhost_billing.feed import statements
 from webhost_billing.feed.cursor import UNREAD, NotACursor, Place, decoded, encoded, mark_of, shares
-from webhost_billing.feed.store import DAY_MS, KEPT_DAYS
-from webhost_billing.queries import LIVE, counters_of
+from webhost_billing.feed.store import DAY_MS, FEED_DAYS
+from webhost_billing.generations import LIVE
 from webhost_billing.tables import feed_heads
 
 INVALID = Refusal(
@@ -33,7 +34,7 @@ INVALID = Refusal(
 EXPIRED = Refusal(
     reason="expired",
     message=(
-        f"What follows this cursor is older than the {KEPT_DAYS} days that the feed keeps, and was"
+        f"What follows this cursor is older than the {FEED_DAYS} days that the feed keeps, and was"
         " removed. Begin without a cursor, and leave out the ids that you have."
     ),
 )
@@ -108,7 +109,7 @@ async def export(
     removed_ms = await connection.scalar(sa.select(sa.func.max(feed_heads.c.removed_ms))) or 0
     # A call may be settled a little before the time that its Worker named.
     if removed_ms > start_ms(period) - DAY_MS:
-        message = f"The feed keeps {KEPT_DAYS} days; entries of {period} were removed from it."
+        message = f"The feed keeps {FEED_DAYS} days; entries of {period} were removed from it."
         raise Refused(Refusal(reason="removed", message=message))
     heads = await _heads(connection)
     ends = [Place(head.newest) for head in heads]

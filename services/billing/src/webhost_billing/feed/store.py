@@ -25,7 +25,7 @@ from webhost_billing.tables import COUNTERS
 
 log = structlog.get_logger(__name__)
 
-KEPT_DAYS = 100
+FEED_DAYS = 100
 """A month is sealed 36 days after its end: all of it can be exported for a month after that."""
 DAY_MS = 24 * 3_600_000
 

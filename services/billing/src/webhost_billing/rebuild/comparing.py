@@ -16,7 +16,7 @@ from webhost_contracts.periods import period_key
 from webhost_contracts.usage_rpc import Counters, Difference
 from webhost_kit.clock import now_ms
 
-from webhost_billing.queries import counters_of
+from webhost_billing.counters import counters_of
 from webhost_billing.rebuild import statements
 from webhost_billing.rebuild.scope import FOR_EVER_MS, Held, Refused, Scope
 from webhost_billing.seals.decisions import NEVER, open_from_ms

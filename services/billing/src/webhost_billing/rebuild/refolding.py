@@ -120,7 +120,8 @@ class Refolding:
         return [
             message
             for message in messages
-            if self._at[partition := _partition_of(message)] < message.sequence <= behind[partition]
+            for partition in [subjects.packet_partition(message.subject)]
+            if self._at[partition] < message.sequence <= behind[partition]
         ]
 
     async def _fold(self, messages: Sequence[Recorded]) -> None:
@@ -173,13 +174,9 @@ def _folded(messages: Sequence[Recorded]) -> dict[int, tuple[int, int]]:
     """Return by partition the last sequence, and how many messages there are."""
     found: dict[int, tuple[int, int]] = {}
     for message in messages:
-        partition = _partition_of(message)
+        partition = subjects.packet_partition(message.subject)
         found[partition] = (message.sequence, found.get(partition, (0, 0))[1] + 1)
     return found
-
-
-def _partition_of(message: Recorded) -> int:
-    return int(message.subject.split(".")[1])
 
 
 def _say(progress: Progress) -> None:

@@ -23,7 +23,7 @@ from webhost_kit.process.crashpoints import crash_point
 
 from webhost_billing import generations
 from webhost_billing.charging import Rules
-from webhost_billing.projection import checkpoint_name
+from webhost_billing.partitions import checkpoint_name
 from webhost_billing.rebuild import progress
 from webhost_billing.rebuild.comparing import Comparison, Found
 from webhost_billing.rebuild.process_pool import Pool, start_pool

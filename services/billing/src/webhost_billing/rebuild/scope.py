@@ -17,7 +17,7 @@ from webhost_contracts.usage_rpc import RebuildRequest
 from webhost_kit.bus.connection import Bus
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 
-from webhost_billing.projection import checkpoint_name
+from webhost_billing.partitions import checkpoint_name
 from webhost_billing.rebuild import statements
 from webhost_billing.seals import decisions as sealing
 from webhost_billing.seals.decisions import NEVER

@@ -22,7 +22,7 @@ from webhost_kit.periodic import every
 
 from webhost_billing import generations
 from webhost_billing.charging import Rules
-from webhost_billing.projection import checkpoint_name
+from webhost_billing.partitions import checkpoint_name
 from webhost_billing.seals import decisions, store
 
 EVERY_S = 60.0

@@ -47,7 +47,7 @@ FORGET = sa.text(
         AND NOT EXISTS (SELECT FROM usage_unsettled u WHERE u.key = i.key)
     """  # noqa: S608
 )
-SWEEP_EVENTS = sa.text(
+REMOVE_OLD_EVENTS = sa.text(
     f"""
     DELETE FROM usage_events e WHERE {_RANGE}
         AND e.at_ms < CAST(:now AS bigint) - CAST(:least AS bigint) * 86400000
@@ -59,7 +59,7 @@ SWEEP_EVENTS = sa.text(
         ), CAST(:default AS bigint))
     """  # noqa: S608
 )
-SWEEP_LATE = sa.text(
+REMOVE_OLD_LATE_REPORTS = sa.text(
     """
     DELETE FROM late_reports WHERE recorded_at_ms < greatest(:before, (
         SELECT recorded_at_ms FROM late_reports

@@ -9,7 +9,8 @@ from webhost_contracts.buckets import Bucket
 from webhost_contracts.periods import span_ms
 from webhost_contracts.usage_rpc import SeriesPoint, SeriesReply, SeriesRequest
 
-from webhost_billing.queries import LIVE, counters_of
+from webhost_billing.counters import counters_of
+from webhost_billing.generations import LIVE
 from webhost_billing.series.invoice import AgentDay
 from webhost_billing.tables import COUNTERS, usage_series
 

@@ -161,20 +161,20 @@ class Reconciliation:
                 if found.tier is None:
                     findings.variants.add(found.variant_id)
                 user_id, was = known[found.id]
-                if (change := await self._take_over(request, user_id, was, found)) is not None:
+                if (change := await self._record(request, user_id, was, found)) is not None:
                     findings.changed[found.id] = change
             elif found.tier is not None and found.status != "expired":
                 users = sorted(others.get(found.customer_id, ()))
                 findings.unassigned[found.id] = _unassigned(resource, found, users)
 
-    async def _take_over(
+    async def _record(
         self,
         request: ReconcileSubscriptionsRequest,
         user_id: str,
         was: Subscription,
         found: Subscription,
     ) -> ChangedSubscription | None:
-        """Take over what the provider says of a subscription, unless this is a dry run."""
+        """Record what the provider says of a subscription, unless this is a dry run."""
         if not model.replaces(found, was, read_back=True):
             return None
         metadata = EventMetadata(actor=f"{OPERATOR}{request.operator}")

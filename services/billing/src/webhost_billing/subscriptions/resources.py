@@ -17,7 +17,6 @@ from webhost_kit.http.problems import without_value
 from webhost_billing.subscriptions import signatures
 from webhost_billing.subscriptions.model import Subscription
 
-SUBSCRIPTIONS = "subscriptions"
 INVOICES = "subscription-invoices"
 MOST_ID_CHARS = 100
 
