@@ -27,6 +27,6 @@ def shown(doing: str) -> Generator[Show]:
         task = bar.add_task("", total=None)
 
         def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total or None)
 
         yield show
