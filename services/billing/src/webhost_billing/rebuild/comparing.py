@@ -154,11 +154,11 @@ class Comparison:
     async def _require_all_rebuilt(self) -> None:
         still = await self._connection.scalar(
             statements.STILL_MISSING,
-            {"keys": list(self._missing), "new": self._parameters["new"]},
+            {**self._parameters, "keys": list(self._missing)},
         )
         if still:
             raise Refused(
-                f"the stream does not hold {still} invocations any more that were counted"
+                f"the stream does not hold {still} invocations any more as they were counted"
             )
 
     async def _find_keys(self) -> None:

@@ -187,30 +187,36 @@ SERIES_DIFFERENCES = sa.text(
     """  # noqa: S608
 )
 
-# Invocations that were counted, in periods that are open somewhere, and are not in the new rows.
+# Invocations that were counted, in periods that are open somewhere, of which the new rows lack one
+# side, or both.
 # LATERAL with a LIMIT keeps the plan at look-ups by key, here and below: of a new generation
 # Postgres has no statistics, takes it for empty, and would compare every row with every other.
+_AS_COUNTED = """
+    LEFT JOIN LATERAL (
+        SELECT invocation_id IS NOT NULL AS by_gateway, worker_requests IS NOT NULL AS by_worker
+        FROM invocations WHERE (generation, key) = (:new, live.key) LIMIT 1
+    ) new ON true
+"""
+_LACKS_A_SIDE = """(
+    new.by_gateway IS NULL OR live.invocation_id IS NOT NULL AND NOT new.by_gateway
+    OR live.worker_requests IS NOT NULL AND NOT new.by_worker
+)"""
 MISSING = sa.text(
     f"""
-    SELECT live.key
-    FROM invocations live LEFT JOIN LATERAL (
-        SELECT true AS is_there FROM invocations
-        WHERE (generation, key) = (:new, live.key) LIMIT 1
-    ) new ON true
+    SELECT live.key FROM invocations live {_AS_COUNTED}
     WHERE live.generation = :live AND live.charged_period > :closed
-        AND {scope("invocations", "live")} AND new.is_there IS NULL
+        AND {scope("invocations", "live")} AND {_LACKS_A_SIDE}
     LIMIT :most
     """  # noqa: S608
 )
 STILL_MISSING = sa.text(
-    """
+    f"""
     SELECT count(*)
-    FROM unnest(CAST(:keys AS bytea[])) missing (key) LEFT JOIN LATERAL (
-        SELECT true AS is_there FROM invocations
-        WHERE (generation, key) = (:new, missing.key) LIMIT 1
-    ) new ON true
-    WHERE new.is_there IS NULL
-    """
+    FROM unnest(CAST(:keys AS bytea[])) missing (key) CROSS JOIN LATERAL (
+        SELECT * FROM invocations WHERE (generation, key) = (:live, missing.key) LIMIT 1
+    ) live {_AS_COUNTED}
+    WHERE {_LACKS_A_SIDE}
+    """  # noqa: S608
 )
 
 
