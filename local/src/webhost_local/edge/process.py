@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import logging
+import os
 import re
 import resource
 import signal
@@ -151,6 +152,14 @@ class Process:
         except (OSError, IndexError):
             return 0
         return int(pages) * resource.getpagesize()
+
+    def processor_s(self) -> float:
+        """The processor time that it has used, 0 when it has ended."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def ping(self) -> dict[str, float]:
         """Wait until its event loop turns, which code that never yields keeps it from.
