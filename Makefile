@@ -53,13 +53,13 @@ up: setup ## Start the whole stack in the foreground
 
 .PHONY: test
 test: setup ## Run every test
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-long
 test-long: setup ## Run what takes too long for every change
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile -m "long and not quiet"
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "long and not quiet"
 	.venv/bin/python -m pytest -m "long and quiet"
-	CLOUDFLARE_DISPATCH_NAMESPACE=agents .venv/bin/python -m pytest --numprocesses 2 --dist loadfile tests/e2e
+	CLOUDFLARE_DISPATCH_NAMESPACE=agents .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/e2e
 
 .PHONY: check
 check: setup ## Lint, types, import rules, generated documents
