@@ -192,6 +192,8 @@ async def _watched_rebuild(nats_url: str, pid: int) -> tuple[float, float]:
     while not rebuilding.done():
         peak = max(peak, await asyncio.to_thread(resident_mb, pid, family=True))
         await asyncio.sleep(LOOK_EVERY_S)
+    if arriving.done():
+        raise NotMeasured(f"no more facts arrived: {arriving.exception()!r}")
     await cancel(arriving)
     return peak, await rebuilding
 

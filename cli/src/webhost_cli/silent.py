@@ -27,7 +27,10 @@ def silent(
     """
     request = SilentAgentsRequest(hours=hours, at_least=at_least, limit=limit)
     found = bus.request(
-        *(data_dir, subjects.RPC_SILENT_AGENTS, request, SilentAgentsReply),
+        data_dir,
+        subjects.RPC_SILENT_AGENTS,
+        request,
+        SilentAgentsReply,
         timeout_s=_TIMEOUT_S,
         reads=True,
     )

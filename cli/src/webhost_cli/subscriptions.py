@@ -89,7 +89,10 @@ def reconcile(
     """Operators: read subscriptions back from LemonSqueezy, for what no delivery brought."""
     request = ReconcileSubscriptionsRequest(operator=getpass.getuser(), dry_run=dry_run)
     reply = bus.request(
-        *(data_dir, subjects.RPC_RECONCILE_SUBSCRIPTIONS, request, ReconcileSubscriptionsReply),
+        data_dir,
+        subjects.RPC_RECONCILE_SUBSCRIPTIONS,
+        request,
+        ReconcileSubscriptionsReply,
         timeout_s=_RECONCILE_TIMEOUT_S,
         reads=dry_run,
     )
@@ -112,7 +115,10 @@ def assign(
         subscription_id=subscription_id, user_id=user, operator=getpass.getuser()
     )
     reply = bus.request(
-        *(data_dir, subjects.RPC_ASSIGN_SUBSCRIPTION, request, AssignSubscriptionReply),
+        data_dir,
+        subjects.RPC_ASSIGN_SUBSCRIPTION,
+        request,
+        AssignSubscriptionReply,
         timeout_s=_ASSIGN_TIMEOUT_S,
     )
     if reply.refused is not None:

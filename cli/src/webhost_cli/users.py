@@ -81,7 +81,10 @@ def _set_status(
         user_id=user, status=status, operator=getpass.getuser(), reason=reason
     )
     answer = bus.request(
-        *(data_dir, subjects.RPC_SET_ACCOUNT_STATUS, request, SetAccountStatusReply),
+        data_dir,
+        subjects.RPC_SET_ACCOUNT_STATUS,
+        request,
+        SetAccountStatusReply,
         timeout_s=_TIMEOUT_S,
     )
     if answer.refused is not None:

@@ -25,7 +25,10 @@ def verify(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
     Exits with 1 if anything differs.
     """
     reply = bus.request(
-        *(data_dir, subjects.RPC_VERIFY, VerifyRequest(), VerifyReply),
+        data_dir,
+        subjects.RPC_VERIFY,
+        VerifyRequest(),
+        VerifyReply,
         timeout_s=VERIFIED_S,
         reads=True,
     )
@@ -54,7 +57,10 @@ def late(
     """Operators: list the reports that came after their period was sealed, and so do not count."""
     request = LateReportsRequest(user_id=user, limit=limit)
     reply = bus.request(
-        *(data_dir, subjects.RPC_LATE_REPORTS, request, LateReportsReply),
+        data_dir,
+        subjects.RPC_LATE_REPORTS,
+        request,
+        LateReportsReply,
         timeout_s=REPLY_S,
         reads=True,
     )

@@ -73,60 +73,61 @@ _BOTH = ", ".join(
     f"{side}.{name} AS {side}_{name}" for side in ("live", "new") for name in COUNTERS
 )
 _SAME = " AND ".join(f"live.{name} = new.{name}" for name in ("invocations", *COUNTERS))
-# Usage of open periods that is not the sum of its invocations.
-UNLIKE_INVOCATIONS = sa.text(
-    f"""
-    WITH live AS (
-        SELECT * FROM billing_usage
-        WHERE generation = :live AND period_key > :closed AND invocations > 0
-    ), new AS (
-        SELECT user_id, charged_period AS period_key, charged_runtime AS runtime_provider,
-            count(*) AS invocations, {_CHARGED}
-        FROM invocations WHERE generation = :live AND charged_period > :closed
-        GROUP BY user_id, charged_period, charged_runtime
+
+
+def _unlike(live: str, new: str, key: str) -> sa.TextClause:
+    """Return the statement for the rows, by this key, whose counters differ."""
+    return sa.text(
+        f"""
+        WITH live AS ({live}), new AS ({new})
+        SELECT {key}, {_BOTH} FROM live FULL JOIN new USING ({key})
+        WHERE NOT coalesce({_SAME}, false)
+        ORDER BY {key} LIMIT :most
+        """  # noqa: S608
     )
-    SELECT user_id, period_key, runtime_provider, {_BOTH}
-    FROM live FULL JOIN new USING (user_id, period_key, runtime_provider)
-    WHERE NOT coalesce({_SAME}, false)
-    ORDER BY user_id, period_key, runtime_provider LIMIT :most
-    """  # noqa: S608
+
+
+_USAGE = """
+    SELECT * FROM billing_usage
+    WHERE generation = :live AND period_key > :closed AND invocations > 0
+"""
+_USAGE_KEY = "user_id, period_key, runtime_provider"
+# Usage of open periods that is not the sum of its invocations.
+UNLIKE_INVOCATIONS = _unlike(
+    _USAGE,
+    f"""
+    SELECT user_id, charged_period AS period_key, charged_runtime AS runtime_provider,
+        count(*) AS invocations, {_CHARGED}
+    FROM invocations WHERE generation = :live AND charged_period > :closed
+    GROUP BY user_id, charged_period, charged_runtime
+    """,  # noqa: S608
+    _USAGE_KEY,
 )
 # Usage of open periods that is not the sum of its days.
-UNLIKE_DAYS = sa.text(
+UNLIKE_DAYS = _unlike(
+    _USAGE,
     f"""
-    WITH live AS (
-        SELECT * FROM billing_usage
-        WHERE generation = :live AND period_key > :closed AND invocations > 0
-    ), new AS (
-        SELECT user_id, to_char(to_timestamp(start_ms / 1000) AT TIME ZONE 'UTC', 'YYYY-MM')
-                AS period_key,
-            runtime_provider, sum(invocations) AS invocations, {_CHARGED}
-        FROM usage_series WHERE generation = :live AND bucket = 'day' AND start_ms >= :closed_ms
-        GROUP BY 1, 2, 3 HAVING sum(invocations) > 0
-    )
-    SELECT user_id, period_key, runtime_provider, {_BOTH}
-    FROM live FULL JOIN new USING (user_id, period_key, runtime_provider)
-    WHERE NOT coalesce({_SAME}, false)
-    ORDER BY user_id, period_key, runtime_provider LIMIT :most
-    """  # noqa: S608
+    SELECT user_id, to_char(to_timestamp(start_ms / 1000) AT TIME ZONE 'UTC', 'YYYY-MM')
+            AS period_key,
+        runtime_provider, sum(invocations) AS invocations, {_CHARGED}
+    FROM usage_series WHERE generation = :live AND bucket = 'day' AND start_ms >= :closed_ms
+    GROUP BY 1, 2, 3 HAVING sum(invocations) > 0
+    """,  # noqa: S608
+    _USAGE_KEY,
 )
 # Days that are not the sum of their hours, or of their minutes.
-UNLIKE_BUCKETS = sa.text(
+UNLIKE_BUCKETS = _unlike(
+    """
+    SELECT * FROM usage_series
+    WHERE generation = :live AND bucket = 'day' AND start_ms >= :from_ms
+    """,
     f"""
-    WITH live AS (
-        SELECT * FROM usage_series
-        WHERE generation = :live AND bucket = 'day' AND start_ms >= :from_ms
-    ), new AS (
-        SELECT user_id, agent_id, deployment_id, runtime_provider,
-            start_ms - start_ms % 86400000 AS start_ms, sum(invocations) AS invocations, {_CHARGED}
-        FROM usage_series WHERE generation = :live AND bucket = :bucket AND start_ms >= :from_ms
-        GROUP BY 1, 2, 3, 4, 5
-    )
-    SELECT user_id, agent_id, deployment_id, runtime_provider, start_ms, {_BOTH}
-    FROM live FULL JOIN new USING (user_id, agent_id, deployment_id, runtime_provider, start_ms)
-    WHERE NOT coalesce({_SAME}, false)
-    ORDER BY user_id, start_ms, agent_id, deployment_id, runtime_provider LIMIT :most
-    """  # noqa: S608
+    SELECT user_id, agent_id, deployment_id, runtime_provider,
+        start_ms - start_ms % 86400000 AS start_ms, sum(invocations) AS invocations, {_CHARGED}
+    FROM usage_series WHERE generation = :live AND bucket = :bucket AND start_ms >= :from_ms
+    GROUP BY 1, 2, 3, 4, 5
+    """,  # noqa: S608
+    "user_id, start_ms, agent_id, deployment_id, runtime_provider",
 )
 LOST_SEALS = sa.text(
     """
