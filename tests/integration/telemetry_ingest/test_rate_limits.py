@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from webhost_contracts import signatures
 from webhost_contracts.events import TierChanged
-from webhost_telemetry_ingest.rate_limits import REPORTS_PER_CALL
+from webhost_telemetry_ingest.rate_limits import PERIOD_S, REPORTS_PER_CALL
 
 from tests.integration.telemetry_ingest.conftest import Deployment, Ingest, until_known
 from tests.support.deadline import eventually
@@ -29,6 +29,12 @@ logDays = 1
 
 [pro]
 requestsPerMinute = {20 * CALLS}
+telemetryDays = 1
+logDays = 1
+
+[small]
+requests = 5
+requestsPerMinute = 100
 telemetryDays = 1
 logDays = 1
 """
@@ -56,12 +62,14 @@ async def another(ingest: Ingest) -> Deployment:
     return deployment
 
 
-def limited(answer: tuple[int, Any, dict[str, str]], policy: str, limit: int) -> None:
+def limited(
+    answer: tuple[int, Any, dict[str, str]], policy: str, limit: int, window_s: int = 60
+) -> None:
     status, body, headers = answer
     assert (status, body["error"]["code"]) == (429, "RATE_LIMITED")
     assert body["error"]["retryable"] is True
     assert int(headers["retry-after"]) >= 1
-    assert headers["ratelimit-policy"] == f'"{policy}";q={limit};w=60'
+    assert headers["ratelimit-policy"] == f'"{policy}";q={limit};w={window_s}'
     assert headers["ratelimit"] == f'"{policy}";r=0;t={headers["retry-after"]}'
 
 
@@ -122,6 +130,32 @@ async def test_a_higher_tier_may_report_more(ingest: Ingest, deployment: Deploym
     await ingest.service.stop()
     await ingest.service.start()
     assert (await post_all(ingest, deployment, 5 * CALLS))[202] == 5 * CALLS
+
+
+@pytest.mark.accept("6.C1")
+async def test_a_stolen_key_cannot_fill_the_stream(ingest: Ingest, deployment: Deployment) -> None:
+    changed = TierChanged(tier="small", previous_tier="free", source="test")
+    await ingest.given(deployment.user_id, deployment.user_id, changed)
+    await ingest.until_scalar(
+        f"SELECT tier FROM accounts WHERE user_id = '{deployment.user_id}'",
+        "small",
+        "the tier's row",
+    )
+    await ingest.service.stop()
+    await ingest.service.start()
+    of_one = REPORTS_PER_CALL * 5
+    assert await post_all(ingest, deployment, 2 * of_one) == {202: of_one, 429: of_one}
+    refused = await ingest.post(deployment, deployment.report())
+    limited(refused, "reports-of-period", of_one, PERIOD_S)
+    # The user's other deployments have as much again.
+    others = [Deployment(user_id=deployment.user_id) for _ in range(2)]
+    for other in others:
+        await ingest.begun(other)
+        await until_known(ingest, other)
+    assert (await post_all(ingest, others[0], of_one - 5))[202] == of_one - 5
+    assert set(await post_all(ingest, others[1], 10)) == {202, 429}
+    refused = await ingest.post(others[1], others[1].report())
+    limited(refused, "reports-of-users-period", 2 * of_one, PERIOD_S)
 
 
 @pytest.mark.accept("6.C1")

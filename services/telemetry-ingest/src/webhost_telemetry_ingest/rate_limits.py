@@ -8,6 +8,9 @@ After it, a deployment has REPORTS_PER_CALL times the calls that its user's tier
 user twice that: one deployment's key cannot use up the others'. An honest deployment is never
 refused: what ends in a minute are at most that minute's calls, the burst before them, and those
 that ran already; tiers let far fewer run at once than a minute's.
+The same again by the period, of the calls that the tier allows in one: reports are kept for more
+than a year, so a key that was stolen must not fill the stream. This bound is remembered by each
+process as long as it runs; a tier without a limit of calls has none.
 """
 
 from collections.abc import Mapping
@@ -20,6 +23,7 @@ from webhost_telemetry_ingest.model import Deployments
 
 REPORTS_PER_CALL = 3
 """A Worker tries to deliver one at most so often."""
+PERIOD_S = 31 * 24 * 3600
 
 
 class RateLimits:
@@ -37,6 +41,8 @@ class RateLimits:
         self._failures = RateLimiter("failures")
         self._of_deployment = RateLimiter("reports")
         self._of_user = RateLimiter("reports-of-user")
+        self._of_deployments_period = RateLimiter("reports-of-period", window_s=PERIOD_S)
+        self._of_users_period = RateLimiter("reports-of-users-period", window_s=PERIOD_S)
 
     def check_failures(self, address: str, deployment_id: str | None) -> None:
         """Refuse where this address has failed too often, in this deployment's name."""
@@ -54,6 +60,10 @@ class RateLimits:
         limit = REPORTS_PER_CALL * entitlements.requests_per_minute
         self._of_deployment.acquire(deployment_id, limit, now_s)
         self._of_user.acquire(user_id, 2 * limit, now_s)
+        if entitlements.requests is not None:
+            limit = REPORTS_PER_CALL * entitlements.requests
+            self._of_deployments_period.acquire(deployment_id, limit, now_s)
+            self._of_users_period.acquire(user_id, 2 * limit, now_s)
 
     def _key(self, address: str, deployment_id: str | None) -> str:
         return f"{address} {deployment_id}" if deployment_id in self._deployments.by_id else address
