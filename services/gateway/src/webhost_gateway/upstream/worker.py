@@ -8,33 +8,27 @@ No more of an answer is held than there is room for: see `flow_control`.
 """
 
 import asyncio
-import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
-from aiohttp import AddrInfoType, hdrs
 from webhost_contracts.invoke import MAX_ANSWER_BYTES, InvokeResponse
 from webhost_contracts.signatures import INVOKE_SIGNATURE_HEADER
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import RuntimeFailed
 from webhost_kit.keys import Signer
 from webhost_kit.process.observability import redact_text
-from yarl import URL
 
 from webhost_gateway.flow_control import FREE_BYTES, FlowControl
+from webhost_gateway.upstream.connection import BrokenOff, Connection
+from webhost_gateway.upstream.pool import NotConnected, Origin, Pool
 
-CONNECT_TIMEOUT_S = 10.0
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding a Worker's JSON can raise; the last if it is nested too deeply."""
-
-READ_BYTES = 16 * 1024
-RECEIVE_BYTES = 32 * 1024
-"""What the system may receive ahead of us on a connection, and so the most of one read."""
 
 SNIPPET_CHARS = 500
 SNIPPET_BYTES = 4096
@@ -82,20 +76,24 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class _Address:
-    url: URL
+    """Where to connect to, the host that is called, and what each request to it begins with."""
+
+    origin: Origin
     host: str
+    head: bytes
 
 
 class Answer:
     """A Worker's answer of status 200, as it comes in. `held` are the bytes not passed on yet."""
 
-    def __init__(self, response: aiohttp.ClientResponse, host: str, flow: FlowControl) -> None:
-        self._response = response
+    def __init__(self, connection: Connection, host: str, flow: FlowControl) -> None:
+        self._connection = connection
         self._host = host
         self._flow = flow
         self._bytes = 0
         self.held = 0
-        self.streamed = response.content_type == "text/event-stream"
+        media_type = connection.content_type.partition(b";")[0].strip().lower()
+        self.streamed = media_type == b"text/event-stream"
 
     async def document(self) -> InvokeResponse:
         """Read and check the whole answer. Raises RuntimeFailed."""
@@ -115,11 +113,11 @@ class Answer:
         Raises RuntimeFailed when the answer breaks off or is too long.
         """
         if self.held > FREE_BYTES and not self._flow.reserved:
-            announced = self._response.content_length or MAX_ANSWER_BYTES
+            announced = self._connection.content_length or MAX_ANSWER_BYTES
             await self._flow.reserve(min(announced, MAX_ANSWER_BYTES))
         try:
-            chunk = await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
+            chunk = await self._connection.read()
+        except BrokenOff as error:
             raise failed("network_error", "The agent's answer broke off.", self._host) from error
         self._bytes += len(chunk)
         self.held += len(chunk)
@@ -158,14 +156,7 @@ class Upstream:
         self._first_byte_timeout_s = first_byte_timeout_s
         self._longest_call_s = longest_call_s
         self._address = lru_cache(maxsize=10_000)(self._address_of)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-            skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT_ENCODING),
-            read_bufsize=READ_BYTES,
-            auto_decompress=False,
-        )
+        self._pool = Pool()
 
     def sign_with(self, signer: Signer) -> None:
         """Sign calls with this key from now on."""
@@ -173,7 +164,7 @@ class Upstream:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._session.close()
+        self._pool.close()
 
     @asynccontextmanager
     async def answer(self, call: Call) -> AsyncGenerator[Answer]:
@@ -182,70 +173,57 @@ class Upstream:
         The block is bounded in time. Leaving it before the answer's end cancels the call.
         """
         address = self._address(call.invoke_url)
+        ends_at = asyncio.get_running_loop().time() + self._longest_call_s
+        connection: Connection | None = None
         try:
-            async with asyncio.timeout(self._longest_call_s), self._answer(address, call) as answer:
-                yield answer
+            async with asyncio.timeout(self._first_byte_timeout_s) as limit:
+                connection = await self._pool.take(address.origin)
+                connection.send(self._request(address, call))
+                await connection.head()
+                limit.reschedule(ends_at)
+                if connection.status != 200:
+                    beginning = await _beginning(connection)
+                    raise _reported(connection.status, beginning, address.host)
+                yield Answer(connection, address.host, call.flow)
         except TimeoutError as error:
-            kind = HeldUp if call.flow.held_up else RuntimeFailed
-            raise _timed_out(address, kind) from error
-
-    @asynccontextmanager
-    async def _answer(self, address: _Address, call: Call) -> AsyncGenerator[Answer]:
-        headers = {
-            hdrs.HOST: address.host,
-            hdrs.CONTENT_TYPE: "application/json",
-            hdrs.ACCEPT: "text/event-stream" if call.streamed else "application/json",
-            INVOKE_SIGNATURE_HEADER: self._signer.header(now_ms(), call.deployment_id, call.body),
-        }
-        if call.traceparent is not None:
-            headers["traceparent"] = call.traceparent
-        response = await self._post(address, headers, call.body)
-        try:
-            if response.status != 200:
-                raise _reported(response.status, await _beginning(response), address.host)
-            yield Answer(response, address.host, call.flow)
+            unsent = NotSent if connection is None else RuntimeFailed
+            raise _timed_out(address, HeldUp if call.flow.held_up else unsent) from error
+        except NotConnected as error:
+            message = "The agent's runtime could not be reached."
+            failure = "timeout" if error.timed_out else "network_error"
+            raise failed(failure, message, address.host, kind=NotSent) from error
+        except BrokenOff as error:
+            message = "The connection to the agent broke off."
+            raise failed("network_error", message, address.host) from error
         finally:
-            if response.content.at_eof():
-                response.release()
-            else:
-                response.close()
+            if connection is not None:
+                self._pool.give_back(connection)
 
-    async def _post(
-        self, address: _Address, headers: dict[str, str], body: bytes
-    ) -> aiohttp.ClientResponse:
-        try:
-            async with asyncio.timeout(self._first_byte_timeout_s):
-                return await self._session.post(
-                    address.url, data=body, headers=headers, allow_redirects=False
-                )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            timed_out = isinstance(error, aiohttp.ConnectionTimeoutError)
-            raise failed(
-                "timeout" if timed_out else "network_error",
-                "The agent's runtime could not be reached.",
-                address.host,
-                kind=NotSent,
-            ) from error
-        except TimeoutError as error:
-            raise _timed_out(address) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise failed(
-                "network_error", "The connection to the agent broke off.", address.host
-            ) from error
+    def _request(self, address: _Address, call: Call) -> bytes:
+        signature = self._signer.header(now_ms(), call.deployment_id, call.body)
+        accept = "text/event-stream" if call.streamed else "application/json"
+        traceparent = "" if call.traceparent is None else f"traceparent: {call.traceparent}\r\n"
+        head = (
+            f"Accept: {accept}\r\n{INVOKE_SIGNATURE_HEADER}: {signature}\r\n{traceparent}"
+            f"Content-Length: {len(call.body)}\r\n\r\n"
+        )
+        return b"".join((address.head, head.encode(), call.body))
 
     def _address_of(self, invoke_url: str) -> _Address:
-        url = URL(invoke_url)
-        host = url.host_port_subcomponent or ""
-        if self._connect_to is not None:
+        url = urlsplit(invoke_url)
+        if not (invoke_url.isascii() and invoke_url.isprintable() and " " not in invoke_url):
+            raise ValueError("an invoke address has characters that none has")
+        head = (
+            f"POST {url.path or '/'} HTTP/1.1\r\nHost: {url.netloc}\r\n"
+            "Content-Type: application/json\r\n"
+        ).encode()
+        if self._connect_to is None:
+            tls = url.scheme == "https"
+            origin = Origin(url.hostname or "", url.port or (443 if tls else 80), tls)
+        else:
             name, _, port = self._connect_to.rpartition(":")
-            url = url.with_scheme("http").with_host(name).with_port(int(port))
-        return _Address(url, host)
-
-
-def _socket(address: AddrInfoType) -> socket.socket:  # pyright: ignore[reportUnknownParameterType]
-    made = socket.socket(*address[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-    return made
+            origin = Origin(name.strip("[]"), int(port), tls=False)
+        return _Address(origin, url.netloc, head)
 
 
 def _timed_out(address: _Address, kind: type[RuntimeFailed] = RuntimeFailed) -> RuntimeFailed:
@@ -290,11 +268,11 @@ def _reported(status: int, body: bytes, host: str) -> RuntimeFailed:
     return failed("upstream_status", message, host, status=status, body=body, retryable=retryable)
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+async def _beginning(connection: Connection) -> bytes:
     body = b""
     try:
-        while len(body) < SNIPPET_BYTES and (chunk := await response.content.readany()):
+        while len(body) < SNIPPET_BYTES and (chunk := await connection.read()):
             body += chunk
-    except (aiohttp.ClientError, OSError):
+    except BrokenOff:
         pass
     return body
