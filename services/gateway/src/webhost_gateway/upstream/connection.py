@@ -194,4 +194,6 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """End the response, or one before it."""
-        self._whole = not self._interim
+        if not self._interim:
+            self._whole = True
+            self._keep = self._keep and self._parser.should_keep_alive()
