@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
         self.status, self._has_head = status, True
         framed = chunked or self.content_length is not None or status in NO_BODY
         self._to_the_end = not framed
-        self._keep = framed and self._parser.should_keep_alive()
+        self._keep = framed
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
