@@ -118,6 +118,21 @@ async def test_a_whole_response_leaves_its_connection_to_the_next_request(answer
         assert at.connections == 1
 
 
+@on_uvloop
+async def test_trailers_change_nothing_of_the_head() -> None:
+    answer = (
+        HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"5\r\nfirst\r\n0\r\nContent-Type: text/event-stream\r\n\r\n"
+    )
+    async with host(answering(answer)) as at, a_pool() as pool:
+        connection = await pool.take(origin(at))
+        connection.send(REQUEST)
+        await connection.head()
+        assert await whole(connection) == b"first"
+        assert connection.content_type == b"application/json"
+        pool.give_back(connection)
+
+
 @pytest.mark.parametrize("answer", FRAMED)
 @on_uvloop
 async def test_bytes_may_come_one_by_one(answer: bytes) -> None:

@@ -17,6 +17,7 @@ import structlog
 from psycopg.rows import TupleRow
 
 from webhost_kit.database.engine import INCARNATION, connect_arguments
+from webhost_kit.database.prepared import PreparedStatements
 from webhost_kit.database.values import strip_values
 from webhost_kit.errors import Unavailable
 
@@ -54,6 +55,7 @@ class Statements:
         self._timeout_s = timeout_s
         self._options = f"-c statement_timeout={round(timeout_s * 1000)} {_OPTIONS} {options}"
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
+        self._prepared: PreparedStatements
 
     async def execute(self, *steps: tuple[str, Mapping[str, Any]]) -> list[TupleRow]:
         """Run the steps in one transaction; return the last one's rows.
@@ -72,15 +74,19 @@ class Statements:
             clock = asyncio.get_running_loop().call_later(limit_s, _sever, connection)
             try:
                 if is_new:
-                    await _run(connection, NAME_INCARNATION, {})
+                    self._prepared = PreparedStatements(connection)
+                    await self._prepared.run(NAME_INCARNATION, {})
                 if len(steps) == 1:
-                    return await _run(connection, *steps[0])
+                    return await self._prepared.run(*steps[0])
                 async with connection.transaction():
                     for step in steps[:-1]:
-                        await _run(connection, *step)
-                    return await _run(connection, *steps[-1])
+                        await self._prepared.run(*step)
+                    return await self._prepared.run(*steps[-1])
             finally:
                 clock.cancel()
+        except asyncio.CancelledError:
+            await self.close()
+            raise
         except psycopg.errors.UniqueViolation as error:
             strip_values(error)
             raise KeyTaken("Another request was faster; try again shortly.") from error
@@ -112,13 +118,6 @@ class Statements:
 
 
 NAME_INCARNATION = f"SELECT set_config('webhost.incarnation', ({INCARNATION}), false)"
-
-
-async def _run(
-    connection: psycopg.AsyncConnection[TupleRow], query: str, parameters: Mapping[str, Any]
-) -> list[TupleRow]:
-    cursor = await connection.execute(query.encode(), parameters)
-    return await cursor.fetchall() if cursor.description else []
 
 
 def _has_ended(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
