@@ -7,7 +7,8 @@ what migrations load would stay in the supervisor's memory.
 import sys
 
 import msgspec
-from webhost_kit.database.migrations import package_of, upgrade
+from webhost_kit.database.migrations import upgrade
+from webhost_kit.database.revisions import package_of
 
 from webhost_local.identities import role
 

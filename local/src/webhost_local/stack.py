@@ -9,11 +9,13 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import msgspec
+import psycopg
 
 from webhost_local import identities, nats_accounts, nats_server, provision, state, supervisor
 from webhost_local.data_dir import DataDir, StackError
 from webhost_local.environment import Environment
 from webhost_local.issuer.identity import IssuerIdentity
+from webhost_local.migrated import is_migrated
 from webhost_local.ports import LOOPBACK, is_free
 from webhost_local.postgres_server import Cluster, run_as
 from webhost_local.process import Process, ProcessSpec
@@ -76,24 +78,18 @@ def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
 
 
 def groups(environment: Environment) -> list[list[ProcessSpec]]:
-    """The stack's processes, in the order in which they start."""
+    """The stack's processes, in the order in which they start: the services need all others."""
+    others = [
+        ("edge", environment.edge()),
+        ("issuer", environment.issuer_process()),
+        ("lemonsqueezy", environment.lemonsqueezy()),
+    ]
     return [
-        [_nats(environment), _postgres(environment)],
         [
-            _python(environment, "edge", "webhost_local.edge", environment.edge(), "edge"),
-            _python(
-                environment,
-                "issuer",
-                "webhost_local.issuer",
-                environment.issuer_process(),
-                "issuer",
-            ),
-            _python(
-                environment,
-                "lemonsqueezy",
-                "webhost_local.lemonsqueezy",
-                environment.lemonsqueezy(),
-                "lemonsqueezy",
+            *infrastructure(environment),
+            *(
+                _python(environment, name, f"webhost_local.{name}", env, name)
+                for name, env in others
             ),
         ],
         [
@@ -104,6 +100,11 @@ def groups(environment: Environment) -> list[list[ProcessSpec]]:
             ),
         ],
     ]
+
+
+def infrastructure(environment: Environment) -> list[ProcessSpec]:
+    """NATS, and Postgres with every schema."""
+    return [_nats(environment), _postgres(environment)]
 
 
 def _nats(environment: Environment) -> ProcessSpec:
@@ -161,6 +162,9 @@ def _postgres(environment: Environment) -> ProcessSpec:
 
 def _migrate(environment: Environment) -> None:
     """Bring every service's schema up to date. Raises StackError with what went wrong."""
+    with psycopg.connect(environment.cluster.dsn(provision.DATABASE)) as connection:
+        if is_migrated(connection, environment.identities.postgres_owners):
+            return
     schemas = [
         (
             environment.cluster.dsn(

@@ -20,7 +20,9 @@ def main() -> None:
             write_whole(data_dir.root / "pids", f"{environment.cluster.port}\n{pids}")
 
         supervisor.run(
-            stack.groups(environment)[:1], on_change=on_change, welcome=lambda seconds: "all ready"
+            [stack.infrastructure(environment)],
+            on_change=on_change,
+            welcome=lambda seconds: "all ready",
         )
 
 

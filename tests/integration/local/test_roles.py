@@ -16,13 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.events import AgentCreated, AgentUpdated
 from webhost_contracts.events.base import by_name
-from webhost_kit.database.migrations import package_of, upgrade, wait_for_schema
+from webhost_kit.database.migrations import upgrade, wait_for_schema
+from webhost_kit.database.revisions import package_of
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.eventsourcing.republish import republish
 from webhost_kit.eventsourcing.store import EventMetadata, append
 from webhost_local.identities import Identities, owner, role, schema
+from webhost_local.migrated import is_migrated
 from webhost_local.nats_accounts import SERVICES
 from webhost_local.provision import DATABASE, provision
 
@@ -117,6 +119,31 @@ def test_facts_are_append_only(service: str, database: Database) -> None:
             with pytest.raises(InsufficientPrivilege, match="permission denied for table events"):
                 connection.execute(statement.encode())
         assert connection.execute("SELECT count(*) FROM events").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE {schema}.alembic_version SET version_num = '0000'",
+        "DELETE FROM {schema}.alembic_version",
+        "DROP TABLE {schema}.alembic_version",
+        "COMMENT ON TABLE {schema}.alembic_version IS 'webhost_other'",
+        "GRANT UPDATE ON {schema}.alembic_version TO {role}",
+        "GRANT DELETE ON {schema}.events TO {role}",
+        "REVOKE INSERT ON {schema}.checkpoints FROM {role}",
+        "REVOKE USAGE ON ALL SEQUENCES IN SCHEMA {schema} FROM {role}",
+        "CREATE TABLE {schema}.later (value int)",
+    ],
+)
+def test_what_differs_is_migrated_again(change: str, database: Database) -> None:
+    names = {"schema": sql.Identifier(schema("api")), "role": sql.Identifier(role("api"))}
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        assert not is_migrated(connection, SERVICES)
+        database.migrate()
+        assert is_migrated(connection, SERVICES)
+        connection.execute(sql.SQL(change).format(**names))
+        assert not is_migrated(connection, SERVICES)
+        assert is_migrated(connection, [other for other in SERVICES if other != "api"])
 
 
 @pytest.mark.accept("6.D2")

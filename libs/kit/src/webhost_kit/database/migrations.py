@@ -16,6 +16,7 @@ from sqlalchemy import Connection, MetaData, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from webhost_kit.database.engine import connect_arguments, sqlalchemy_url
+from webhost_kit.database.revisions import APPEND_ONLY, newest_revision
 from webhost_kit.database.values import strip_values_of
 
 log = structlog.get_logger(__name__)
@@ -26,16 +27,9 @@ _OWNED_REVISION = (
     "SELECT version_num, obj_description('alembic_version'::regclass, 'pg_class')"
     " FROM alembic_version"
 )
-APPEND_ONLY = "events"
-"""The table of facts."""
 _LOCK = 0x7765_6268
 _AWAY = 75
 """What the child ends with when it may be tried again (EX_TEMPFAIL)."""
-
-
-def package_of(service: str) -> str:
-    """Return the package of a service, which holds its migrations."""
-    return f"webhost_{service.replace('-', '_')}"
 
 
 def role_of(dsn: str) -> str:
@@ -81,12 +75,6 @@ def wait_for_schema(dsn: str, package: str) -> None:
                 return
             log.warning("waiting for the migrations of the schema", found=found, wanted=wanted)
         time.sleep(RETRY_S)
-
-
-def newest_revision(package: str) -> str:
-    """Return the newest revision of a package's migrations: its files' names begin with theirs."""
-    files = resources.files(package).joinpath("migrations", "versions").iterdir()
-    return max(file.name.partition("_")[0] for file in files if file.name.endswith(".py"))
 
 
 def _revision(dsn: str, package: str) -> str:

@@ -11,7 +11,8 @@ from importlib.util import find_spec
 import structlog
 from pydantic import SecretStr, model_validator
 
-from webhost_kit.database.migrations import migrate, newest_revision, package_of, role_of
+from webhost_kit.database.migrations import migrate, role_of
+from webhost_kit.database.revisions import newest_revision, package_of
 from webhost_kit.process.observability import configure_logging
 from webhost_kit.process.settings import DatabaseSettings, load
 

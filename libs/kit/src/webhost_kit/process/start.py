@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import structlog
 
-from webhost_kit.database.migrations import migrate, package_of, wait_for_schema
+from webhost_kit.database.migrations import migrate, wait_for_schema
+from webhost_kit.database.revisions import package_of
 from webhost_kit.process.observability import configure_logging
 from webhost_kit.process.service import Service
 from webhost_kit.process.settings import ServiceSettings, load
