@@ -1,5 +1,9 @@
 """The entry of every service's process: settings, logs, schema, then the service."""
 
+# Before what would load more.
+import webhost_kit.process.lean  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+# isort: split
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
