@@ -10,12 +10,14 @@ A process keeps at most MAX_CONNECTIONS; those beyond are closed unread.
 """
 
 import asyncio
+from typing import cast
 
 from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from webhost_kit.errors import InvalidRequest
 from webhost_kit.http import problems
+from webhost_kit.http.gathered import GatheredWrites
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CONNECTIONS = 10_000
@@ -48,7 +50,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request, unless there are too many connections."""
-        super().connection_made(transport)  # pyright: ignore[reportArgumentType]
+        gathered = GatheredWrites(cast(asyncio.Transport, transport))
+        super().connection_made(gathered)  # pyright: ignore[reportArgumentType]
         if len(self.connections) > MAX_CONNECTIONS:
             self._end("crowded")
         else:
