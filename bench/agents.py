@@ -28,7 +28,7 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
     directory = infrastructure.directory
     many_agents = MANY_IN_FULL if options.full else MANY_IN_SHORT if options.short else MANY
     with ExitStack() as stack:
-        worker_port = stack.enter_context(upstreams.worker(directory))
+        worker_port = stack.enter_context(upstreams.worker(directory)).port
         identity = stack.enter_context(issuer(directory))
         gateways: dict[str, Gateway] = {}
         for account, agents in (("few", FEW), ("many", many_agents)):

@@ -99,9 +99,9 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
     """Return what the second script costs a whole answer, and a stream."""
     with (
         upstreams.worker(infrastructure.directory) as reports,
-        edge(infrastructure.directory, reports) as (api, origin),
+        edge(infrastructure.directory, reports.port) as (api, origin),
     ):
-        two, single = deployed(api, origin, reports)
+        two, single = deployed(api, origin, reports.port)
         figures: list[Figure] = []
         for what, stream in (("a whole answer", False), ("a stream", True)):
             measured: list[float] = []

@@ -19,6 +19,7 @@ import psycopg
 from webhost_contracts import ids, subjects
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.publishing import Message
+from webhost_kit.eventsourcing.store import new_id
 from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
 from webhost_local.ports import LOOPBACK, free_port
@@ -45,6 +46,14 @@ concurrency = 10_000
 requestsPerMinute = 1_000_000_000
 telemetryDays = 1
 logDays = 1
+"""
+
+
+WAITING = """
+SELECT coalesce(sum(jsonb_array_length(('[' || body || ']')::jsonb)), 0)::bigint FROM usage_outbox
+"""
+FACTS_SINCE = f"""
+SELECT count(*), ({WAITING}) FROM invocations WHERE id > %(first)s AND finished_at_ms IS NOT NULL
 """
 
 
@@ -77,26 +86,37 @@ class Gateway:
     dsn: str
     tokens: dict[str, str]
     """By user id."""
+    keys: dict[str, str]
+    """API keys, by user id."""
 
-    def calls(self) -> list[bytes]:
-        """Return one request to each agent, or to an even choice of many, with its user's token."""
+    def calls(self, *, with_keys: bool = False) -> list[bytes]:
+        """Return one request to each agent, or to an even choice of many, as its user's."""
         step = max(1, len(self.agents) // CALLED_AGENTS)
         return [
-            post(invoke_path(agent), CALL, self.headers(agent)) for agent in self.agents[::step]
+            post(invoke_path(agent), CALL, self.headers(agent, with_key=with_keys))
+            for agent in self.agents[::step]
         ]
 
-    def headers(self, agent: Agent) -> dict[str, str]:
-        """Return the headers of a call by the agent's user."""
-        token = self.tokens[agent.user_id]
+    def headers(self, agent: Agent, *, with_key: bool = False) -> dict[str, str]:
+        """Return the headers of a call by the agent's user, with a JWT or an API key."""
+        token = (self.keys if with_key else self.tokens)[agent.user_id]
         return {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+
+    def facts_since(self, at_ms: int) -> tuple[int, int]:
+        """Return how many calls of this instant and later have ended, and the facts of how many
+        are published. At this instant every fact was.
+        """
+        # Ids begin with their time, and are found by the table's key.
+        first = new_id(ids.INVOCATION, at_ms)
+        with psycopg.connect(self.dsn) as connection:
+            row = connection.execute(FACTS_SINCE, {"first": first}).fetchone()
+        ended, waiting = row or (0, 0)
+        return ended, ended - waiting
 
     def relay_waits(self) -> int:
         """Return how many facts are not published yet."""
         with psycopg.connect(self.dsn) as connection:
-            row = connection.execute(
-                "SELECT coalesce(sum(jsonb_array_length(('[' || body || ']')::jsonb)), 0)"
-                " FROM usage_outbox"
-            ).fetchone()
+            row = connection.execute(WAITING).fetchone()
         return int(row[0]) if row else 0
 
     def drain(self) -> None:
@@ -113,6 +133,11 @@ def invoke_path(agent: Agent) -> str:
     return f"/v1/invoke/{agent.agent_id}"
 
 
+def new_seed() -> str:
+    """Return the seed of a new key pair, as the settings take it."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
 @contextmanager
 def gateway(
     infrastructure: Infrastructure,
@@ -123,9 +148,13 @@ def gateway(
     *,
     users: int = USERS,
     replicas: int = 1,
+    seed: str | None = None,
     life: Callable[[Agent], Iterable[Message]] = seeding.life,
 ) -> Generator[Gateway]:
-    """Run a gateway that knows this many agents. Its streams are the account's, and new."""
+    """Run a gateway that knows this many agents, and an API key of every user.
+
+    Its streams are the account's, and new. It signs with the key of this seed, or of a new one.
+    """
     directory = infrastructure.directory / f"gateway-{account}"
     directory.mkdir()
     tiers = directory / "tiers.toml"
@@ -139,9 +168,12 @@ def gateway(
     known = [
         seeding.new_agent(user_id) for user_id in itertools.islice(itertools.cycle(tokens), agents)
     ]
-    asyncio.run(_seed(nats_url, (message for agent in known for message in life(agent))))
+    made = {user_id: seeding.api_key(user_id) for user_id in tokens}
+    facts = itertools.chain.from_iterable(life(agent) for agent in known)
+    asyncio.run(_seed(nats_url, itertools.chain(facts, (key for _, key in made.values()))))
+    keys = {user_id: token for user_id, (token, _) in made.items()}
     ports = [free_port() for _ in range(replicas)]
-    seed = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    seed = seed or new_seed()
     env = {
         "JWT_ISSUER": identity.url,
         "INVOKE_PRIVATE_KEYS": f"bench:{seed}",
@@ -162,7 +194,7 @@ def gateway(
             )
             for port in ports
         ]
-        yield Gateway(pids[0], ports[0], ports, known, nats_url, dsn, tokens)
+        yield Gateway(pids[0], ports[0], ports, known, nats_url, dsn, tokens, keys)
 
 
 async def _seed(nats_url: str, facts: Iterable[Message]) -> None:

@@ -10,6 +10,8 @@ from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
+RATIOS = "Ratios to a limit measured in the same run"
+
 
 @dataclass(frozen=True)
 class Aim:
@@ -38,6 +40,8 @@ class Figure:
     limit: list[float]
     reading: Literal["ratio", "difference", "measured"] = "ratio"
     aim: Aim | None = None
+    table: str = RATIOS
+    """The title of the table that it is printed in."""
 
     @property
     def ratio(self) -> float:

@@ -1,7 +1,12 @@
-"""The load generator: wrk with one thread, replaying requests that were made beforehand."""
+"""The load generators: wrk, as fast as it is answered, and `bench.paced`, at a pace of its own.
 
+Both replay requests that were made beforehand, in one thread.
+"""
+
+import resource
 import subprocess
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,10 +17,16 @@ from bench.tools import require
 
 SCRIPT = Path(__file__).with_name("replay.lua")
 GRACE_S = 30
+BUSY = 0.5
+"""Of one processor: a paced client that uses more may be what is measured."""
 
 
 class Load(msgspec.Struct, rename="camel", frozen=True):
-    """What one run of wrk saw. `refused` answers were not 2xx or 3xx."""
+    """What one run saw. `refused` answers were not 2xx or 3xx; `cpu_s` is the generator's own.
+
+    Of a paced run alone: 99 % of the requests were sent at most `behind_ms` after the instant when
+    they were due and a connection was free, and so many were answered `by_second`.
+    """
 
     requests: int
     seconds: float
@@ -23,6 +34,9 @@ class Load(msgspec.Struct, rename="camel", frozen=True):
     p99_ms: float
     refused: int
     broken: int
+    cpu_s: float = 0.0
+    behind_ms: float = 0.0
+    by_second: list[int] = []
 
     @property
     def per_second(self) -> float:
@@ -44,6 +58,15 @@ def write_requests(file: Path, requests: Iterable[bytes]) -> Path:
     return file
 
 
+def read_requests(file: Path) -> list[bytes]:
+    """Return the requests of a file that `write_requests` wrote."""
+    requests: list[bytes] = []
+    with file.open("rb") as source:
+        while length := source.readline():
+            requests.append(source.read(int(length)))
+    return requests
+
+
 def run(port: int, requests: Path, *, connections: int, seconds: int) -> Load:
     """Send the requests as fast as they are answered. Raises NotMeasured if any one fails."""
     command = [
@@ -51,14 +74,34 @@ def run(port: int, requests: Path, *, connections: int, seconds: int) -> Load:
         *("--duration", f"{seconds}s", "--timeout", "10s", "--script", str(SCRIPT)),
         *(f"http://{LOOPBACK}:{port}", "--", str(requests)),
     ]
-    finished = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=seconds + GRACE_S
-    )
-    if finished.returncode != 0:
-        raise NotMeasured(f"wrk: {finished.stderr.strip() or finished.stdout.strip()}")
-    load = msgspec.json.decode(finished.stdout.splitlines()[-1], type=Load)
+    before_s = _children_s()
+    load = _output("wrk", command, seconds)
     if load.refused or load.broken or not load.requests:
         raise NotMeasured(
             f"of {load.requests} requests {load.refused} were refused, {load.broken} broke off"
         )
+    return msgspec.structs.replace(load, cpu_s=_children_s() - before_s)
+
+
+def paced(port: int, requests: Path, *, rate: float, seconds: int) -> Load:
+    """Send so many requests a second. Raises NotMeasured if one fails, or the client is busy."""
+    arguments = map(str, (port, requests, rate, seconds))
+    load = _output("paced", [sys.executable, "-m", "bench.paced", *arguments], seconds)
+    if load.cpu_s > BUSY * load.seconds:
+        raise NotMeasured(f"the paced client took {load.cpu_s / load.seconds:.0%} of a processor")
     return load
+
+
+def _output(name: str, command: Sequence[str], seconds: int) -> Load:
+    finished = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=seconds + GRACE_S
+    )
+    if finished.returncode != 0:
+        raise NotMeasured(f"{name}: {finished.stderr.strip() or finished.stdout.strip()}")
+    return msgspec.json.decode(finished.stdout.splitlines()[-1], type=Load)
+
+
+def _children_s() -> float:
+    # Only what has been waited for counts, which is nothing else meanwhile.
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -94,7 +94,7 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
         return seeding.two_deployments(agent, other[agent.agent_id])
 
     with ExitStack() as stack:
-        worker_port = stack.enter_context(upstreams.worker(infrastructure.directory))
+        worker_port = stack.enter_context(upstreams.worker(infrastructure.directory)).port
         identity = stack.enter_context(issuer(infrastructure.directory))
         agents = 1 + count * options.runs
         gateways = stack.enter_context(

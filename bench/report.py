@@ -56,7 +56,25 @@ def as_json(
 def show(figures: list[Figure], about: dict[str, Any], notes: list[str], out: Console) -> None:
     """Print the table, the raw numbers below each figure's name."""
     described = ", ".join(f"{key} {value}" for key, value in about.items())
-    table = Table(title="Ratios to a limit measured in the same run", show_lines=True)
+    for title, some in by_table(figures).items():
+        out.print(_table(title, some))
+    out.print(f"Machine: {described}", highlight=False)
+    for note in notes:
+        out.print(f"- {note}", highlight=False)
+
+
+def by_table(figures: list[Figure]) -> dict[str, list[Figure]]:
+    """Return the figures by the title of their table, in the order in which each first comes."""
+    tables: dict[str, list[Figure]] = {}
+    for figure in figures:
+        tables.setdefault(figure.table, []).append(figure)
+    return tables
+
+
+def _table(title: str, figures: list[Figure]) -> Table:
+    if {(figure.aim, figure.limit_path) for figure in figures} == {(None, figures[0].limit_path)}:
+        return _list(title, figures)
+    table = Table(title=title, show_lines=True)
     for heading in ("figure", "measured", "limit", "ratio", "aim", ""):
         table.add_column(heading, overflow="fold")
     for figure in figures:
@@ -68,10 +86,26 @@ def show(figures: list[Figure], about: dict[str, Any], notes: list[str], out: Co
             aim(figure),
             {True: "[green]met[/green]", False: "[red]not met[/red]", None: ""}[figure.met],
         )
-    out.print(table)
-    out.print(f"Machine: {described}", highlight=False)
-    for note in notes:
-        out.print(f"- {note}", highlight=False)
+    return table
+
+
+def _list(title: str, figures: list[Figure]) -> Table:
+    """Figures of one kind, a line each."""
+    table = Table(title=title)
+    for heading in ("figure", "measured", figures[0].limit_path, "ratio"):
+        table.add_column(heading, overflow="fold")
+    for figure in figures:
+        table.add_row(
+            figure.name,
+            _line(figure.measured, figure.unit),
+            _line(figure.limit, figure.unit),
+            f"{figure.ratio:.2f}",
+        )
+    return table
+
+
+def _line(values: list[float], unit: str) -> str:
+    return _series(values, unit).replace("\n", "  ")
 
 
 def _figure(figure: Figure) -> dict[str, Any]:
@@ -88,6 +122,7 @@ def _figure(figure: Figure) -> dict[str, Any]:
         "value": figure.value,
         "aim": None if aimed is None else {"bound": aimed.bound, "value": aimed.value},
         "met": figure.met,
+        "table": figure.table,
     }
 
 
@@ -107,7 +142,11 @@ def aim(figure: Figure) -> str:
 
 
 def markdown(figures: list[Figure]) -> str:
-    """Return the table of docs/benchmarks.md."""
+    """Return the tables of docs/benchmarks.md."""
+    return "\n\n".join(_markdown(table) for table in by_table(figures).values())
+
+
+def _markdown(figures: list[Figure]) -> str:
     lines = ["| figure | measured | limit | ratio | aim | |", "|---|---|---|---|---|---|"]
     for figure in figures:
         met = {True: "met", False: "**not met**", None: ""}[figure.met]

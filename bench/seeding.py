@@ -1,10 +1,11 @@
 """Facts put onto the streams before anything is measured: agents that can be called, and usage."""
 
 import itertools
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from webhost_contracts import ids, subjects, wire
+from webhost_contracts import api_keys, ids, subjects, wire
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact
 from webhost_contracts.events import (
     AgentCreated,
@@ -15,6 +16,7 @@ from webhost_contracts.events import (
     DeploymentSucceeded,
     Envelope,
     Event,
+    KeyCreated,
 )
 from webhost_contracts.events.base import data_of
 from webhost_kit.bus import streams
@@ -63,11 +65,14 @@ def new_agent(user_id: str) -> Agent:
     return Agent(new_id(ids.AGENT, now_ms()), new_id(ids.DEPLOYMENT, now_ms()), user_id)
 
 
-def life(agent: Agent) -> list[Message]:
-    """Return what makes an agent callable, and its deployment known to telemetry-ingest."""
+def life(agent: Agent, invoke_url: str | None = None) -> list[Message]:
+    """Return what makes an agent callable, and its deployment known to telemetry-ingest.
+
+    It is called at `invoke_url`, or at an address that stands for any.
+    """
     return [
         fact(agent.agent_id, 1, agent.user_id, AgentCreated(name=agent.agent_id)),
-        *deployed(agent, agent.deployment_id),
+        *deployed(agent, agent.deployment_id, invoke_url=invoke_url),
         pointed(agent, 2, agent.deployment_id),
     ]
 
@@ -104,7 +109,9 @@ def two_deployments(agent: Agent, other: str) -> list[Message]:
     return messages
 
 
-def deployed(agent: Agent, deployment_id: str, version: int = 1) -> list[Message]:
+def deployed(
+    agent: Agent, deployment_id: str, version: int = 1, *, invoke_url: str | None = None
+) -> list[Message]:
     """Return the facts of a deployment that answers."""
     started = DeploymentStarted(
         agent_id=agent.agent_id,
@@ -121,7 +128,7 @@ def deployed(agent: Agent, deployment_id: str, version: int = 1) -> list[Message
     succeeded = DeploymentSucceeded(
         agent_id=agent.agent_id,
         worker_name=f"whs-{ids.suffix(deployment_id)}",
-        invoke_url=f"https://workers.localhost/dep/{deployment_id}/invoke",
+        invoke_url=invoke_url or f"https://workers.localhost/dep/{deployment_id}/invoke",
     )
     return [
         fact(deployment_id, 1, agent.user_id, started),
@@ -135,6 +142,13 @@ def pointed(agent: Agent, version: int, deployment_id: str) -> Message:
         deployment_id=deployment_id, pointer_revision=version - 1, cause="activate"
     )
     return fact(agent.agent_id, version, agent.user_id, activated)
+
+
+def api_key(user_id: str) -> tuple[str, Message]:
+    """Return an API key that may call, as its user gets it, and the fact that it was made."""
+    key_id, secret = new_id(ids.KEY, now_ms()), secrets.token_bytes(api_keys.SECRET_BYTES)
+    created = KeyCreated(name="bench", scopes=("invoke",), secret_hash=api_keys.hash_of(secret))
+    return api_keys.token_of(key_id, secret), fact(key_id, 1, user_id, created)
 
 
 async def publish(bus: Bus, stream: str, messages: Iterable[Message]) -> int:

@@ -82,6 +82,9 @@ class Infrastructure:
     directory: Path
     nats_port: int
     cluster: Cluster
+    nats_pid: int
+    postgres_pid: int
+    """Of the postmaster; its backends are its children."""
 
     def nats_url(self, account: str) -> str:
         """Return the address of one of ACCOUNTS."""
@@ -94,7 +97,7 @@ class Infrastructure:
         return self.cluster.dsn(name)
 
 
-ACCOUNTS = ("few", "many", "ingest", "fold")
+ACCOUNTS = ("few", "many", "users", "front", "ingest", "fold")
 
 
 @contextmanager
@@ -117,7 +120,7 @@ def infrastructure(directory: Path) -> Generator[Infrastructure]:
                 nats_server.command(config),
                 directory=directory,
                 is_ready=lambda: nats_server.is_ready(nats_port),
-            ),
+            ) as nats_pid,
             process(
                 "postgres",
                 cluster.command(),
@@ -125,9 +128,9 @@ def infrastructure(directory: Path) -> Generator[Infrastructure]:
                 is_ready=cluster.is_ready,
                 user=run_as(),
                 stop_signal=signal.SIGINT,  # does not wait for its clients
-            ),
+            ) as postgres_pid,
         ):
-            yield Infrastructure(directory, nats_port, cluster)
+            yield Infrastructure(directory, nats_port, cluster, nats_pid, postgres_pid)
     finally:
         end(processes_working_in(cluster.directory), first=signal.SIGQUIT, grace=3)
 
@@ -176,6 +179,17 @@ def answers(port: int, path: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process and its children have used, ended ones included."""
+    own = psutil.Process(pid)
+    total = 0.0
+    for one in (own, *own.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            used = one.cpu_times()
+            total += used.user + used.system + used.children_user + used.children_system
+    return total
 
 
 def resident_mb(pid: int, *, family: bool = False) -> float:

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from webhost_local.ports import LOOPBACK, free_port
@@ -49,9 +50,17 @@ http {{
 """
 
 
+@dataclass(frozen=True)
+class Upstream:
+    """A running server: where it answers, and its process."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def worker(directory: Path) -> Generator[int]:
-    """Run workerd with the trivial Worker; gives its port."""
+def worker(directory: Path) -> Generator[Upstream]:
+    """Run workerd with the trivial Worker."""
     found = sorted(ROOT.glob("node_modules/@cloudflare/workerd-*/bin/workerd"))
     if not found:
         raise NotMeasured("workerd is not installed: make setup")
@@ -60,13 +69,13 @@ def worker(directory: Path) -> Generator[int]:
     config.write_text(WORKERD.format(address=f"{LOOPBACK}:{port}"))
     (directory / "worker.mjs").write_bytes(Path(__file__).with_name("worker.mjs").read_bytes())
     command = [found[0], "serve", config]
-    with process("workerd", command, directory=directory, is_ready=lambda: _listens(port)):
-        yield port
+    with process("workerd", command, directory=directory, is_ready=lambda: listens(port)) as pid:
+        yield Upstream(port, pid)
 
 
 @contextmanager
-def nginx(directory: Path, upstream_port: int) -> Generator[int]:
-    """Run nginx, one worker process, as a reverse proxy with kept connections; gives its port."""
+def nginx(directory: Path, upstream_port: int) -> Generator[Upstream]:
+    """Run nginx, one worker process, as a reverse proxy with kept connections."""
     port = free_port()
     prefix = directory / "nginx"
     prefix.mkdir()
@@ -75,10 +84,11 @@ def nginx(directory: Path, upstream_port: int) -> Generator[int]:
         NGINX.format(address=f"{LOOPBACK}:{port}", upstream=f"{LOOPBACK}:{upstream_port}")
     )
     command = [require("nginx"), "-p", f"{prefix}{os.sep}", "-c", config]
-    with process("nginx", command, directory=directory, is_ready=lambda: _listens(port)):
-        yield port
+    with process("nginx", command, directory=directory, is_ready=lambda: listens(port)) as pid:
+        yield Upstream(port, pid)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Say whether anything accepts connections on this port."""
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
