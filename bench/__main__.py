@@ -1,4 +1,4 @@
-"""`python -m bench [NAME …] [--runs N] [--seconds S] [--full|--short] [--report]
+"""`python -m bench [NAME …] [--runs N] [--seconds S] [--full|--short] [--peers] [--report]
 [--json FILE|-] [--markdown]`
 
 Exits with 1 when something was not measured or missed its aim; with `--report` missed aims are only
@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol
 from rich.console import Console
 from webhost_kit.process.observability import configure_logging
 
-from bench import agents, fold, front, gateway, ingest, pointer
+from bench import agents, fold, front, gateway, ingest, peers, pointer, soak, variants
 from bench.harness import Figure, NotMeasured
 from bench.options import Options
 from bench.report import aim, as_json, load_average, machine, markdown, progress, show
@@ -40,6 +40,9 @@ BENCHES: dict[str, Bench] = {
     "pointer": pointer,
     "ingest": ingest,
     "fold": fold,
+    "variants": variants,
+    "soak": soak,
+    "peers": peers,
 }
 
 
@@ -53,7 +56,7 @@ def main() -> int:
     notes: list[str] = []
     failures: dict[str, str] = {}
     about = machine(Path(tempfile.gettempdir()))
-    for name in arguments.names or BENCHES:
+    for name in chosen(arguments):
         # Each has servers of its own, so that none measures what another left behind.
         with tempfile.TemporaryDirectory(prefix="webhost-bench-") as directory:
             progress(f"{name}: starting NATS and Postgres")
@@ -67,6 +70,22 @@ def main() -> int:
     about["loadAfter"] = load_average()
     deliver(arguments, figures, about, notes, failures)
     return exit_code(figures, failures, report=arguments.report)
+
+
+def chosen(arguments: argparse.Namespace) -> list[str]:
+    """Return what to measure: what is named, or all that the size is for."""
+    if arguments.names:
+        names = list(arguments.names)
+    else:
+        left_out = {"peers"}
+        if not arguments.full:
+            left_out.add("soak")
+        if arguments.short:
+            left_out.add("variants")
+        names = [name for name in BENCHES if name not in left_out]
+    if arguments.peers and "peers" not in names:
+        names.append("peers")
+    return names
 
 
 def deliver(
@@ -104,6 +123,7 @@ def _arguments() -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="the large sizes: takes minutes more")
     size.add_argument("--short", action="store_true", help="a trial of each: about a minute")
+    parser.add_argument("--peers", action="store_true", help="LiteLLM's proxy too; installs it")
     parser.add_argument("--report", action="store_true", help="end with 0 when aims are missed")
     parser.add_argument("--markdown", action="store_true", help="the table for docs/benchmarks.md")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for stdout")

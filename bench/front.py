@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from webhost_contracts.invoke import PROTOCOL
 from webhost_contracts.signatures import INVOKE_SIGNATURE_HEADER
 from webhost_contracts.wire import encode
 from webhost_deployer.cloudflare import platform_scripts, scripts
+from webhost_deployer.cloudflare.addresses import front_name
 from webhost_deployer.cloudflare.scripts import Script, WorkerEnvironment
 from webhost_deployer.cloudflare.sdk import files_of, metadata_of
 from webhost_deployer.model import Deployment
@@ -32,6 +33,7 @@ from bench import upstreams
 from bench.harness import Aim, Figure, NotMeasured
 from bench.options import Options
 from bench.report import progress
+from bench.seeding import Agent, new_agent
 from bench.servers import ROOT, Infrastructure, answers, process
 
 ACCOUNT, TOKEN, SUBDOMAIN = "0" * 32, "for-benchmarks", "bench"
@@ -163,24 +165,11 @@ def edge(directory: Path, reports: int) -> Generator[tuple[str, int]]:
 def deployed(api: str, origin: int, reports: int) -> tuple[Way, Way]:
     """Upload a deployment as the deployer does, and one whose front and agent are one script."""
     signers = parse_signers(f"i1:{base64url(os.urandom(32))}", "bench")
-    environment = WorkerEnvironment(
-        installation_id="ins_bench",
-        telemetry_report_url=f"http://{LOOPBACK}:{reports}/v1/telemetry/report",
-        invoke_public_keys=public_keys(signers),
-        platform_public_keys=public_keys(signers),
-        session_idle_days=30,
-    )
-    bundle = Bundle(modules=(Module(name="main.mjs", content=AGENT),))
-    deployments = [_deployment(), _deployment()]
-    agents = [scripts.agent_script(each, bundle, None, "ins_bench", {}) for each in deployments]
-    fronts = [scripts.front_script(each, b"k" * 32, environment) for each in deployments]
+    environment = _environment(reports, signers)
+    deployments = [_deployment(new_agent("usr_bench")) for _ in range(2)]
+    agents, fronts = _scripts(deployments, environment)
     fronts[1] = _in_one(fronts[1], agents[1])
-    with httpx.Client(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60) as client:
-        _upload(client, api, platform_scripts.sessions_script(environment), new_class=True)
-        for script in (agents[0], *fronts):
-            _upload(client, api, script)
-        for front in fronts:
-            client.post(f"{api}/{front.name}/subdomain", json={"enabled": True}).raise_for_status()
+    _upload_all(api, environment, agents[:1], fronts)
     two, single = (
         Way(
             http.client.HTTPConnection(LOOPBACK, origin, timeout=30),
@@ -193,9 +182,52 @@ def deployed(api: str, origin: int, reports: int) -> tuple[Way, Way]:
     return two, single
 
 
-def _deployment() -> Deployment:
+def deploy(api: str, reports: int, keys: str, agents: Sequence[Agent]) -> None:
+    """Upload these agents' deployments, which take calls signed with the first of the keys."""
+    environment = _environment(reports, parse_signers(keys, "bench"))
+    _upload_all(api, environment, *_scripts([_deployment(each) for each in agents], environment))
+
+
+def host_of(agent: Agent) -> str:
+    """Return the host under which the edge has the agent's deployment."""
+    return f"{front_name(agent.agent_id, agent.deployment_id)}.{SUBDOMAIN}.workers.dev"
+
+
+def _environment(reports: int, signers: tuple[Signer, ...]) -> WorkerEnvironment:
+    return WorkerEnvironment(
+        installation_id="ins_bench",
+        telemetry_report_url=f"http://{LOOPBACK}:{reports}/v1/telemetry/report",
+        invoke_public_keys=public_keys(signers),
+        platform_public_keys=public_keys(signers),
+        session_idle_days=30,
+    )
+
+
+def _scripts(
+    deployments: Sequence[Deployment], environment: WorkerEnvironment
+) -> tuple[list[Script], list[Script]]:
+    bundle = Bundle(modules=(Module(name="main.mjs", content=AGENT),))
+    return (
+        [scripts.agent_script(each, bundle, None, "ins_bench", {}) for each in deployments],
+        [scripts.front_script(each, b"k" * 32, environment) for each in deployments],
+    )
+
+
+def _upload_all(
+    api: str, environment: WorkerEnvironment, agents: Sequence[Script], fronts: Sequence[Script]
+) -> None:
+    """Upload the scripts, and the session store; let the fronts be called from outside."""
+    with httpx.Client(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60) as client:
+        _upload(client, api, platform_scripts.sessions_script(environment), new_class=True)
+        for script in (*agents, *fronts):
+            _upload(client, api, script)
+        for front in fronts:
+            client.post(f"{api}/{front.name}/subdomain", json={"enabled": True}).raise_for_status()
+
+
+def _deployment(agent: Agent) -> Deployment:
     started = DeploymentStarted(
-        agent_id=new_id(ids.AGENT, now_ms()),
+        agent_id=agent.agent_id,
         deployment_version=1,
         tier="free",
         runtime_provider="cloudflare",
@@ -206,9 +238,8 @@ def _deployment() -> Deployment:
         key_version=1,
         key_generation=1,
     )
-    deployment_id = new_id(ids.DEPLOYMENT, now_ms())
     return Deployment(
-        id=deployment_id, user_id="usr_bench", agent_id=started.agent_id, started=started
+        id=agent.deployment_id, user_id=agent.user_id, agent_id=agent.agent_id, started=started
     )
 
 

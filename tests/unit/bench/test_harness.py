@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.__main__ import deliver, exit_code
+from bench.__main__ import BENCHES, chosen, deliver, exit_code
 from bench.harness import Aim, Figure, interleave
 from bench.report import markdown
 
@@ -76,6 +76,29 @@ def test_the_table_for_the_documents() -> None:
     row = "| slow | **20** /s (10, 30, 20) | **80** /s (100, 50, 80) | 0.25 |"
     lines = markdown([figure(name="slow", aim=Aim("at least", 0.7))]).splitlines()
     assert lines[2] == f"{row} ratio 0.25, at least 0.7 | **not met** |"
+
+
+def test_figures_of_another_kind_have_a_table_of_their_own() -> None:
+    tables = markdown([figure(), figure(name="b", table="other"), figure(name="c")]).split("\n\n")
+    assert [len(table.splitlines()) for table in tables] == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("asked", "left_out"),
+    [
+        ({}, {"soak", "peers"}),
+        ({"short": True}, {"soak", "peers", "variants"}),
+        ({"full": True}, {"peers"}),
+        ({"peers": True}, {"soak"}),
+    ],
+)
+def test_what_takes_long_or_installs_something_is_asked_for(
+    asked: dict[str, bool], left_out: set[str]
+) -> None:
+    arguments = {"names": [], "full": False, "short": False, "peers": False}
+    assert set(chosen(Namespace(**(arguments | asked)))) == set(BENCHES) - left_out
+    named = arguments | {"names": ["gateway", "soak"]} | asked
+    assert chosen(Namespace(**named))[:2] == ["gateway", "soak"]
 
 
 @pytest.mark.parametrize("markdown", [False, True])
