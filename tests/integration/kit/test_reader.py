@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 from webhost_contracts import subjects
-from webhost_kit.bus import reader
+from webhost_kit.bus import pull, reader
 from webhost_kit.bus.reader import Checkpoint, StreamReader
 from webhost_kit.errors import StreamDiverged
 
@@ -42,7 +42,18 @@ async def test_another_message_at_the_same_place_is_noticed(
 
 
 @pytest.mark.accept("A13")
-async def test_after_an_interruption_it_is_usable_once_it_has_caught_up(harness: Harness) -> None:
+async def test_after_an_interruption_it_is_usable_once_it_has_caught_up(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noticed = asyncio.Event()
+    take = pull.Pull._on_message
+
+    def taking_note(self: pull.Pull, message: Msg, request: int) -> None:
+        take(self, message, request)
+        if self._failure is not None:
+            noticed.set()
+
+    monkeypatch.setattr(pull.Pull, "_on_message", taking_note)
     reader = StreamReader(harness.bus, subjects.EVENTS, [">"])
     permits = asyncio.Semaphore(1)
     sizes: list[int] = []
@@ -72,6 +83,8 @@ async def test_after_an_interruption_it_is_usable_once_it_has_caught_up(harness:
         await state(5)
         [consumer] = await harness.bus.js.consumers_info(subjects.EVENTS)
         await harness.bus.js.delete_consumer(subjects.EVENTS, consumer.name)
+        async with asyncio.timeout(10):
+            await noticed.wait()
         permits.release()
 
         async def started_anew() -> bool:
@@ -144,8 +157,8 @@ async def test_large_messages_come_in_small_batches(
 ) -> None:
     """Neither a batch nor what is fetched ahead of it grows with what the messages hold."""
     size, number = 100_000, 60
-    monkeypatch.setattr(reader, "BATCH_BYTES", 3 * size)
-    monkeypatch.setattr(reader, "REQUEST_BYTES", 10 * size)
+    monkeypatch.setattr(pull, "BATCH_BYTES", 3 * size)
+    monkeypatch.setattr(pull, "REQUEST_BYTES", 10 * size)
     requests = counted_requests(monkeypatch)
     bodies = [b"%d " % n + b"x" * (size - 10) for n in range(number)]
     for body in bodies:
@@ -165,19 +178,19 @@ async def test_large_messages_come_in_small_batches(
     assert found == bodies
     # One consumer served all of it: that a request is full is no failure.
     assert started == 1
-    assert len(requests) >= number * size // reader.REQUEST_BYTES
+    assert len(requests) >= number * size // pull.REQUEST_BYTES
 
 
 def counted_requests(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """What grows by one with each request for messages."""
     requests: list[None] = []
-    ask = reader._Pull._ask
+    ask = pull.Pull._ask
 
-    async def counted(pull: reader._Pull) -> None:
+    async def counted(pull: pull.Pull) -> None:
         requests.append(None)
         await ask(pull)
 
-    monkeypatch.setattr(reader._Pull, "_ask", counted)
+    monkeypatch.setattr(pull.Pull, "_ask", counted)
     return requests
 
 
@@ -186,12 +199,12 @@ async def test_what_has_arrived_is_handed_over_in_parts(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message larger than a batch may be comes alone."""
-    monkeypatch.setattr(reader, "BATCH_BYTES", 10)
-    pull = reader._Pull(harness.bus, subjects.EVENTS, "none", 500)
-    pull._left = 1
+    monkeypatch.setattr(pull, "BATCH_BYTES", 10)
+    taking = pull.Pull(harness.bus, subjects.EVENTS, "none", 500)
+    taking._left = 1
     sizes = [4, 4, 4, 11, 10, 1, 9]
-    pull._arrived.extend(Msg(harness.bus.client, "evt", "", b"x" * size) for size in sizes)
-    batches = [[len(m.data) for m in await pull.next(500)] for _ in range(5)]
+    taking._arrived.extend(Msg(harness.bus.client, "evt", "", b"x" * size) for size in sizes)
+    batches = [[len(m.data) for m in await taking.next(500)] for _ in range(5)]
     assert batches == [[4, 4], [4], [11], [10], [1, 9]]
 
 
@@ -212,3 +225,63 @@ async def test_a_request_that_had_all_it_asked_for_is_followed_by_the_next(
                 break
     assert found == [b"%d" % number for number in range(53)]
     assert started == 1
+
+
+async def test_of_several_subjects_only_those_are_read_and_the_place_moves_on_all_the_same(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "IDLE_ADVANCE_S", 0.2)
+    wanted = [subjects.events_of_kind("agent"), subjects.events_of_kind("key")]
+    stream = StreamReader(harness.bus, subjects.EVENTS, wanted)
+    for name in ("agent.agt_1", "period.per_1", "key.key_1", "agentic.agt_2", "period.per_2"):
+        await harness.bus.js.publish(f"evt.usr_1.{name}", name.encode())
+    async with asyncio.timeout(20), aclosing(stream.batches(None)) as batches:
+        assert (await anext(batches)).pending == 5
+        batch = await anext(batches)
+        assert [message.body for message in batch.messages] == [b"agent.agt_1", b"key.key_1"]
+        assert (batch.checkpoint.sequence, batch.pending) == (5, 0)
+        # What comes for others only makes no batch of its own, but the place moves on in time.
+        await harness.bus.js.publish("evt.usr_1.period.per_3", b"{}")
+        batch = await anext(batches)
+        assert (batch.messages, batch.checkpoint.sequence) in (((), 6), ([], 6))
+    async with asyncio.timeout(20), aclosing(stream.batches(batch.checkpoint)) as batches:
+        assert (await anext(batches)).pending == 0
+
+
+async def test_who_was_behind_for_others_messages_catches_up(harness: Harness) -> None:
+    stream = StreamReader(harness.bus, subjects.EVENTS, ["evt.*.agent.*", "evt.*.key.*"])
+    for number in range(3):
+        await harness.bus.js.publish(f"evt.usr_1.period.per_{number}", b"{}")
+    found: list[bytes] = []
+
+    async def read() -> None:
+        async for batch in stream.batches(None):
+            found.extend(message.body for message in batch.messages)
+
+    async def is_current() -> bool:
+        return stream.usable and stream.check() is None
+
+    async with in_background(read()):
+        await eventually(is_current, "the reader to have caught up")
+    assert found == []
+
+
+async def test_many_subjects_are_read_as_fast_with_several_filters(harness: Harness) -> None:
+    """Beyond some thousand subjects the server took a millisecond and more for each message."""
+    number = 6_000
+    one = [f"evt.usr_{n % 10}.agent.agt_{n}" for n in range(number)]
+    for start in range(0, number, 500):
+        await asyncio.gather(
+            *(harness.bus.js.publish(subject, b"{}") for subject in one[start : start + 500])
+        )
+    rates: dict[int, float] = {}
+    for filters in (["evt.*.agent.*"], ["evt.*.agent.*", "evt.*.key.*"]):
+        stream = StreamReader(harness.bus, subjects.EVENTS, filters)
+        began, read = asyncio.get_running_loop().time(), 0
+        async with aclosing(stream.batches(None)) as batches:
+            async for batch in batches:
+                read += len(batch.messages)
+                if read == number:
+                    break
+        rates[len(filters)] = number / (asyncio.get_running_loop().time() - began)
+    assert rates[2] > rates[1] / 4, rates
