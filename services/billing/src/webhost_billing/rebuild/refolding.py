@@ -24,6 +24,7 @@ from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, Unavailable
 from webhost_kit.eventsourcing.facts import facts
 from webhost_kit.process.crashpoints import crash_point
+from webhost_kit.process.garbage import collect_less
 from webhost_kit.process.observability import configure_logging
 from webhost_kit.process.settings import load
 
@@ -151,6 +152,7 @@ async def main(generation: int, partitions: Sequence[int]) -> None:
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
     )
+    collect_less()
     async with asyncio.TaskGroup() as group:
         while line := await lines.readline():
             group.create_task(_reach(refolding, msgspec.json.decode(line, type=Targets)))

@@ -1,0 +1,18 @@
+"""How often a process that makes objects by the thousand looks for cycles among them."""
+
+import gc
+
+NEW = 50_000
+"""A batch of facts is some 30,000 objects, which are gone with it: none is part of a cycle."""
+OLDER = 5
+
+
+def collect_less() -> None:
+    """Leave out what there is so far from now on, and look for cycles once in NEW new objects.
+
+    By default Python looks once in 700, through all that a batch holds again and again: half of the
+    time of a fold. To be called once a process is composed.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(NEW, OLDER, OLDER)
