@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
 from webhost_contracts.periods import period_key
 from webhost_contracts.usage_rpc import Counters
 
@@ -20,16 +21,14 @@ from webhost_billing.series.model import SeriesRow, day_of, hour_of, minute_of, 
 S = TypeVar("S")
 
 
-@dataclass(frozen=True)
-class Charged:
+class Charged(msgspec.Struct, frozen=True):
     """An invocation as known so far, and its charge."""
 
     invocation: Invocation
     charge: Charge
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One report that changed an invocation: as it was known before, and since. `stream_ms` is the
     time of the partition at the report, as far as the batch knows it.
     """

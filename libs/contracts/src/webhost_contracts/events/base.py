@@ -59,7 +59,7 @@ class Envelope(Wire, frozen=True, kw_only=True):
 
     def type_name(self) -> str:
         """Return the type of the fact inside, known or not."""
-        return msgspec.json.decode(self.data, type=_Typed).type
+        return _typed.decode(self.data).type
 
     def event(self, types: Mapping[str, type[Event]]) -> Event | None:
         """Return the fact inside, or None where its type is not one of `types`."""
@@ -69,6 +69,9 @@ class Envelope(Wire, frozen=True, kw_only=True):
 
 class _Typed(msgspec.Struct):
     type: str
+
+
+_typed = msgspec.json.Decoder(_Typed)
 
 
 def by_name(*types: type[Event]) -> dict[str, type[Event]]:

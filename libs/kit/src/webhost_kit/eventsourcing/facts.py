@@ -8,6 +8,7 @@ that the bus knows of a publisher is where it may publish.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import msgspec
 from webhost_contracts import subjects
@@ -22,8 +23,7 @@ _packet = msgspec.json.Decoder(list[msgspec.Raw])
 _envelope = msgspec.json.Decoder(Envelope)
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(msgspec.Struct, frozen=True):
     """A decoded event with its place and time on the stream; `index` counts within a packet."""
 
     sequence: int
@@ -123,12 +123,17 @@ def _one(
             return None
         return _unfoldable(message, index, body, f"unknown type {type_name}", envelope, type_name)
     try:
-        event = msgspec.json.decode(envelope.data, type=kind)
+        event = _decoder(kind).decode(envelope.data)
     except (msgspec.DecodeError, RecursionError) as error:
         return _unfoldable(message, index, body, f"undecodable: {error}", envelope, type_name)
     if message.subject != event.published_on(envelope.user_id, envelope.aggregate_id):
         return _refused(message, index, body, envelope, type_name)
     return Fact(message.sequence, message.recorded_at_ms, envelope, event, index, message.subject)
+
+
+@cache
+def _decoder(kind: type[Event]) -> msgspec.json.Decoder[Event]:
+    return msgspec.json.Decoder(kind)
 
 
 def _is_unhandled(type_name: str, kinds: frozenset[str]) -> bool:

@@ -18,6 +18,7 @@ settled when its hour is over, before all reports from then on, whoever notices 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 from webhost_contracts.usage_rpc import Counters
 
 from webhost_billing.charging import subtract
@@ -26,8 +27,7 @@ from webhost_billing.folding import Charged, Step
 WAIT_MS = 3_600_000
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """An entry: of what is known of an invocation, with these counters.
 
     `settled_ms` is the time of the partition at which it was settled, and `place` orders what was

@@ -110,12 +110,15 @@ def divide(
     parts: list[Part[M]] = []
     seal: Seal | None = None
     open_facts: list[M] = []
+    at: tuple[int, int] | None = None
     for fact in facts:
-        for due in _due(place, fact, delay_ms):
-            if open_facts or seal is not None:
-                parts.append(Part(seal, open_facts))
-            seal, open_facts = due, []
-            place = _behind(place, due)
+        # The facts of one packet have one place and one time.
+        if at != (at := (fact.sequence, fact.recorded_at_ms)):
+            for due in _due(place, fact, delay_ms):
+                if open_facts or seal is not None:
+                    parts.append(Part(seal, open_facts))
+                seal, open_facts = due, []
+                place = _behind(place, due)
         open_facts.append(fact)
     parts.append(Part(seal, open_facts))
     return place, parts
