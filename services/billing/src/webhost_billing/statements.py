@@ -1,11 +1,11 @@
 """All raw SQL of the fold, of rebuilds and of the totals, as named statements.
 
-They handle whole batches, or compare and remove whole generations. Rows are passed as one JSON
-text per statement, which is sent and parsed faster than one parameter per value. Columns are
-declared in `tables`; lists of them are generated from there.
+They handle whole batches, or compare and remove whole generations. Columns are declared in
+`tables`; lists of them are generated from there, and so is the order of what is passed for them.
 """
 
 import sqlalchemy as sa
+from webhost_kit.database.rows import Rows
 
 from webhost_billing.tables import (
     COUNTERS,
@@ -24,7 +24,9 @@ def _replaced(table: sa.Table, *kept: str) -> str:
     return ", ".join(f"{name} = excluded.{name}" for name in names if name not in kept)
 
 
-_ROWS = "SELECT * FROM json_populate_recordset(NULL::{0}, CAST(:rows AS json))"
+def _passed(table: sa.Table) -> Rows:
+    return Rows(*(column for column in table.columns if column.name != "generation"))
+
 
 # Folding holds this shared lock, and a swap waits for all holders. Table locks are queued; with
 # row locks a swap could be starved for as long as new folds keep coming.
@@ -34,33 +36,44 @@ HOLD_BACK_FOLDS = sa.text("LOCK TABLE generations IN EXCLUSIVE MODE")
 READ_INVOCATIONS = sa.text(
     "SELECT * FROM invocations WHERE generation = :generation AND key = ANY(:keys)"
 )
-PUT_INVOCATIONS = sa.text(
-    f"""
-    INSERT INTO invocations {_ROWS.format("invocations")}
-    ON CONFLICT (generation, key) DO UPDATE SET {_replaced(invocations)}
-    """
+INVOCATIONS = _passed(invocations)
+# Most of a row is that of `invocations`, so both tables are written from the same arrays.
+CHARGED = Rows(
+    *(column for column in invocations.columns if column.name != "generation"),
+    *(column for column in usage_events.columns if column.name not in invocations.columns),
 )
-PUT_EVENTS = sa.text(
+_EVENT = ", ".join(column.name for column in usage_events.columns if column.name != "generation")
+PUT_CHARGED = sa.text(
     f"""
-    INSERT INTO usage_events AS old {_ROWS.format("usage_events")}
+    WITH charged AS MATERIALIZED (SELECT * FROM {CHARGED.sql}), put AS (
+        INSERT INTO invocations (generation, {INVOCATIONS.names})
+        SELECT :generation, {INVOCATIONS.names} FROM charged
+        ON CONFLICT (generation, key) DO UPDATE SET {_replaced(invocations)}
+    )
+    INSERT INTO usage_events AS old (generation, {_EVENT})
+    SELECT :generation, {_EVENT} FROM charged
     ON CONFLICT (generation, key) DO UPDATE SET {_replaced(usage_events, "provider")},
         provider = coalesce(excluded.provider, old.provider)
-    """
+    """  # noqa: S608
 )
 _SUMMED = ", ".join(f"{name} = old.{name} + excluded.{name}" for name in ("invocations", *COUNTERS))
+USAGE = _passed(billing_usage)
 ADD_USAGE = sa.text(
     f"""
-    INSERT INTO billing_usage AS old {_ROWS.format("billing_usage")}
+    INSERT INTO billing_usage AS old (generation, {USAGE.names})
+    SELECT :generation, {USAGE.names} FROM {USAGE.sql}
     ON CONFLICT (generation, partition, user_id, period_key, runtime_provider) DO UPDATE SET
         {_SUMMED}, updated_at_ms = greatest(old.updated_at_ms, excluded.updated_at_ms)
-    """
+    """  # noqa: S608
 )
 _SERIES_KEY = [column.name for column in usage_series.primary_key if column.name != "generation"]
+SERIES = _passed(usage_series)
 ADD_SERIES = sa.text(
     f"""
-    INSERT INTO usage_series AS old {_ROWS.format("usage_series")}
+    INSERT INTO usage_series AS old (generation, {SERIES.names})
+    SELECT :generation, {SERIES.names} FROM {SERIES.sql}
     ON CONFLICT (generation, {", ".join(_SERIES_KEY)}) DO UPDATE SET {_SUMMED}
-    """
+    """  # noqa: S608
 )
 REMOVE_OLD_SERIES = sa.text(
     """

@@ -8,11 +8,10 @@ On replay: a side that was known already changes nothing.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
+from msgspec.structs import astuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.buckets import BUCKETS, kept_from
-from webhost_contracts.usage_rpc import Counters
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.facts import Fact
 
@@ -28,7 +27,6 @@ from webhost_billing.model import (
     usage_report_of,
 )
 from webhost_billing.seals.decisions import NO_SEALS, Seals
-from webhost_billing.tables import COUNTERS
 
 
 def usage_reports(facts: Iterable[Fact]) -> list[UsageReport]:
@@ -54,14 +52,12 @@ async def fold_into(
     known = await _known(connection, generation, {report.key for report in reports})
     changes = fold(known, reports, rules, seals)
     if changes.charged:
-        for statement, rows in (
-            (statements.PUT_INVOCATIONS, _invocation_rows(generation, changes)),
-            (statements.PUT_EVENTS, _event_rows(generation, changes)),
-            (statements.ADD_USAGE, _usage_rows(generation, changes)),
-            (statements.ADD_SERIES, _series_rows(generation, changes)),
+        for statement, parameters in (
+            (statements.PUT_CHARGED, statements.CHARGED.parameters(_charged_rows(changes))),
+            (statements.ADD_USAGE, statements.USAGE.parameters(_usage_rows(changes))),
+            (statements.ADD_SERIES, statements.SERIES.parameters(_series_rows(changes))),
         ):
-            encoded = msgspec.json.encode(list(rows)).decode()
-            await connection.execute(statement, {"rows": encoded})
+            await connection.execute(statement, {"generation": generation, **parameters})
     return changes
 
 
@@ -105,67 +101,52 @@ def _charged(row: Any) -> Charged:
     return Charged(invocation, Charge(charged_to, counters_of(row)))
 
 
-def _invocation_rows(generation: int, changes: Changes) -> Iterable[dict[str, Any]]:
+# The rows that follow are in the order of the columns in `tables`.
+
+
+def _charged_rows(changes: Changes) -> Iterable[tuple[Any, ...]]:
+    """Yield the rows of `invocations`, each with what `usage_events` has beyond that."""
     for key, charged in changes.charged.items():
-        gateway, worker = charged.invocation.gateway, charged.invocation.worker
-        row = _common(generation, key, charged)
-        row["charged_period"] = charged.charge.row.period_key
-        row["charged_runtime"] = charged.charge.row.runtime_provider
-        if gateway is not None:
-            row["gateway_errors"] = gateway.errors
-            row["wall_ms"] = gateway.wall_ms
-        if worker is not None:
-            row["worker_requests"] = worker.requests
-            row["worker_llm_tokens"] = worker.llm_tokens
-            row["worker_compute_ms"] = worker.compute_ms
-            row["worker_tool_calls"] = worker.tool_calls
-            row["worker_errors"] = worker.errors
-        yield row
+        invocation, row = charged.invocation, charged.charge.row
+        gateway, worker = invocation.gateway, invocation.worker
+        yield (
+            key,
+            invocation.user_id,
+            invocation.agent_id,
+            invocation.deployment_id,
+            invocation.runtime_provider,
+            invocation.at_ms,
+            invocation.trace_id,
+            invocation.key_id,
+            invocation.error_class,
+            *(astuple(gateway) if gateway is not None else _NO_GATEWAY),
+            *(astuple(worker) if worker is not None else _NO_WORKER),
+            row.period_key,
+            row.runtime_provider,
+            *astuple(charged.charge.counters),
+            invocation.source,
+            changes.providers.get(key),
+        )
 
 
-def _event_rows(generation: int, changes: Changes) -> Iterable[dict[str, Any]]:
-    for key, charged in changes.charged.items():
-        provider = changes.providers.get(key)
-        row = _common(generation, key, charged)
-        row["source"] = charged.invocation.source
-        row["provider"] = None if provider is None else _bytes(provider)
-        yield row
+_NO_GATEWAY = (None,) * len(GatewaySide.__struct_fields__)
+_NO_WORKER = (None,) * len(WorkerSide.__struct_fields__)
 
 
-def _common(generation: int, key: bytes, charged: Charged) -> dict[str, Any]:
-    invocation = charged.invocation
-    return {
-        "generation": generation,
-        "key": _bytes(key),
-        "user_id": invocation.user_id,
-        "agent_id": invocation.agent_id,
-        "deployment_id": invocation.deployment_id,
-        "runtime_provider": invocation.runtime_provider,
-        "at_ms": invocation.at_ms,
-        "trace_id": invocation.trace_id,
-        "key_id": invocation.key_id,
-        "error_class": invocation.error_class,
-        "invocation_id": invocation.gateway.invocation_id if invocation.gateway else None,
-        "event_id": invocation.worker.event_id if invocation.worker else None,
-        **_counter_columns(charged.charge.counters),
-    }
-
-
-def _usage_rows(generation: int, changes: Changes) -> Iterable[dict[str, Any]]:
+def _usage_rows(changes: Changes) -> Iterable[tuple[Any, ...]]:
     for row, change in changes.rows.items():
-        yield {
-            "generation": generation,
-            "partition": subjects.partition_of(row.user_id),
-            "user_id": row.user_id,
-            "period_key": row.period_key,
-            "runtime_provider": row.runtime_provider,
-            "invocations": change.invocations,
-            "updated_at_ms": change.updated_at_ms,
-            **_counter_columns(change.counters),
-        }
+        yield (
+            subjects.partition_of(row.user_id),
+            row.user_id,
+            row.period_key,
+            row.runtime_provider,
+            change.invocations,
+            *astuple(change.counters),
+            change.updated_at_ms,
+        )
 
 
-def _series_rows(generation: int, changes: Changes) -> Iterable[dict[str, Any]]:
+def _series_rows(changes: Changes) -> Iterable[tuple[Any, ...]]:
     """Yield the rows of the series, without those that are past their retention: a rebuild of a
     year would write them to be removed.
     """
@@ -173,25 +154,14 @@ def _series_rows(generation: int, changes: Changes) -> Iterable[dict[str, Any]]:
     kept = {bucket: kept_from(bucket, now) for bucket in BUCKETS}
     for row, change in changes.series.items():
         if row.start_ms >= kept[row.bucket]:
-            yield {
-                "generation": generation,
-                "partition": subjects.partition_of(row.user_id),
-                "user_id": row.user_id,
-                "bucket": row.bucket,
-                "start_ms": row.start_ms,
-                "agent_id": row.agent_id,
-                "deployment_id": row.deployment_id,
-                "runtime_provider": row.runtime_provider,
-                "invocations": change.invocations,
-                **_counter_columns(change.counters),
-            }
-
-
-def _counter_columns(counters: Counters) -> dict[str, str]:
-    """Write counters as texts: JSON numbers of this size are not exact for every reader."""
-    return {name: str(getattr(counters, name)) for name in COUNTERS}
-
-
-def _bytes(value: bytes) -> str:
-    """Write bytes as Postgres reads them."""
-    return f"\\x{value.hex()}"
+            yield (
+                subjects.partition_of(row.user_id),
+                row.user_id,
+                row.bucket,
+                row.start_ms,
+                row.agent_id,
+                row.deployment_id,
+                row.runtime_provider,
+                change.invocations,
+                *astuple(change.counters),
+            )

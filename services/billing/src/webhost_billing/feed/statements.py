@@ -1,9 +1,10 @@
 """All raw SQL of the feed of settled usage, as named statements; see `statements`."""
 
 import sqlalchemy as sa
+from webhost_kit.database.rows import Rows
 
 from webhost_billing.feed.decisions import WAIT_MS
-from webhost_billing.tables import COUNTERS, usage_feed
+from webhost_billing.tables import COUNTERS, usage_feed, usage_unsettled
 
 STATED = tuple(
     column.name for column in usage_feed.columns if column.name not in ("partition", "number")
@@ -22,6 +23,8 @@ READ_WAITING = sa.text(
     """
 )
 
+WAITING = Rows(usage_unsettled.c.key, usage_unsettled.c.since_ms)
+ENTRIES = Rows(*(column for column in usage_feed.columns if column.name != "partition"))
 # `entries` come with their place among those of one moment as their number. What waited and is due
 # is stated as the live generation has it: it changed in no report of this batch. A statement sees
 # nothing of what its other parts write, so `done` is named twice. LATERAL with a LIMIT keeps the
@@ -36,12 +39,11 @@ STATE = sa.text(
             AND NOT key = ANY(CAST(:done AS bytea[]))
         RETURNING key, since_ms
     ), waits AS (
-        INSERT INTO usage_unsettled
-        SELECT * FROM json_populate_recordset(NULL::usage_unsettled, CAST(:waiting AS json))
+        INSERT INTO usage_unsettled (partition, key, since_ms)
+        SELECT :partition, key, since_ms FROM {WAITING.sql}
         ON CONFLICT DO NOTHING
     ), entries AS (
-        SELECT number AS place, {_STATED}
-        FROM json_populate_recordset(NULL::usage_feed, CAST(:entries AS json))
+        SELECT number AS place, {_STATED} FROM {ENTRIES.sql}
         UNION ALL
         SELECT 0, due.since_ms + {WAIT_MS},
             coalesce(i.invocation_id, 'use_' || encode(i.key, 'hex')), NULL,

@@ -9,11 +9,11 @@ On replay (the stream is read again, or is another one): what is known changes n
 is stated; numbers and the partition's time go on from where they were.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import structlog
+from msgspec.structs import astuple
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_kit.eventsourcing.facts import Fact
@@ -21,7 +21,6 @@ from webhost_kit.eventsourcing.facts import Fact
 from webhost_billing.feed import statements
 from webhost_billing.feed.decisions import Entry, Settled, settle
 from webhost_billing.folding import Changes
-from webhost_billing.tables import COUNTERS
 
 log = structlog.get_logger(__name__)
 
@@ -86,36 +85,30 @@ async def _state(
             "generation": generation,
             "stream_ms": settled.stream_ms,
             "done": settled.done,
-            "waiting": _json(
-                {"key": f"\\x{key.hex()}", "partition": partition, "since_ms": since_ms}
-                for key, since_ms in settled.waiting.items()
-            ),
-            "entries": _json(map(_row, settled.entries)),
+            **statements.WAITING.parameters(settled.waiting.items()),
+            **statements.ENTRIES.parameters(map(_row, settled.entries)),
         },
     )
     _stated.inc(result.rowcount)
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: Entry) -> tuple[Any, ...]:
+    """Return an entry in the order of the columns of `usage_feed`."""
     invocation, row = entry.charged.invocation, entry.charged.charge.row
     gateway = invocation.gateway
-    return {
-        "number": entry.place,
-        "settled_ms": entry.settled_ms,
-        "id": entry.id,
-        "correction_of": entry.correction_of,
-        "user_id": invocation.user_id,
-        "agent_id": invocation.agent_id,
-        "deployment_id": invocation.deployment_id,
-        "runtime_provider": row.runtime_provider,
-        "period_key": row.period_key,
-        "at_ms": invocation.at_ms,
-        "source": invocation.source,
-        "invocation_id": None if gateway is None else gateway.invocation_id,
-        "key_id": invocation.key_id,
-        **{name: str(getattr(entry.counters, name)) for name in COUNTERS},
-    }
-
-
-def _json(rows: Iterable[dict[str, Any]]) -> str:
-    return msgspec.json.encode(list(rows)).decode()
+    return (
+        entry.place,
+        entry.settled_ms,
+        entry.id,
+        entry.correction_of,
+        invocation.user_id,
+        invocation.agent_id,
+        invocation.deployment_id,
+        row.runtime_provider,
+        row.period_key,
+        invocation.at_ms,
+        invocation.source,
+        None if gateway is None else gateway.invocation_id,
+        invocation.key_id,
+        *astuple(entry.counters),
+    )
