@@ -87,6 +87,12 @@ usage_events = sa.Table(
     *_counters(sa.BigInteger),
     sa.Column("provider", sa.LargeBinary),
     sa.Index("usage_events_recent", "generation", "user_id", "at_ms"),
+    sa.Index("usage_events_of_agent", "generation", "agent_id", "at_ms"),
+    sa.Index(
+        "usage_events_with_errors",
+        *("generation", "user_id", "at_ms"),
+        postgresql_where=sa.text("errors > 0"),
+    ),
     # Rows come nearly in the order of time, so this costs a fold nothing.
     sa.Index("usage_events_by_time", "at_ms", postgresql_using="brin"),
     **_fillfactor(70),
