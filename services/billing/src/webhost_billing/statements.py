@@ -34,7 +34,7 @@ HOLD_GENERATION = sa.text("LOCK TABLE generations IN ROW SHARE MODE")
 HOLD_BACK_FOLDS = sa.text("LOCK TABLE generations IN EXCLUSIVE MODE")
 
 READ_INVOCATIONS = sa.text(
-    "SELECT * FROM invocations WHERE generation = :generation AND key = ANY(:keys)"
+    "SELECT * FROM invocations WHERE generation = :generation AND key = ANY(CAST(:keys AS bytea[]))"
 )
 INVOCATIONS = _passed(invocations)
 # Most of a row is that of `invocations`, so both tables are written from the same arrays.

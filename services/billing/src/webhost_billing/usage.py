@@ -1,7 +1,7 @@
 """The rows of one generation of usage: a batch folded into them, in the caller's transaction.
 
 Consumes: decoded facts of USAGE. Emits: nothing.
-Guarantees: one statement per table and batch; rebuilt and live rows are made by the same code.
+Guarantees: at most one statement per table and batch; rebuilt and live rows are made by one code.
 On replay: a side that was known already changes nothing.
 """
 
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.buckets import BUCKETS, kept_from
 from webhost_kit.clock import now_ms
+from webhost_kit.database.rows import of_bytes
 from webhost_kit.eventsourcing.facts import Fact
 
 from webhost_billing import statements
@@ -65,7 +66,7 @@ async def _known(
     connection: AsyncConnection, generation: int, keys: set[bytes]
 ) -> dict[bytes, Charged]:
     found = await connection.execute(
-        statements.READ_INVOCATIONS, {"generation": generation, "keys": list(keys)}
+        statements.READ_INVOCATIONS, {"generation": generation, "keys": of_bytes(keys)}
     )
     return {row.key: _charged(row) for row in found}
 
@@ -101,7 +102,7 @@ def _charged(row: Any) -> Charged:
     return Charged(invocation, Charge(charged_to, counters_of(row)))
 
 
-# The rows that follow are in the order of the columns in `tables`.
+# The rows that follow are in the order of the columns in `tables`, and so are sides and counters.
 
 
 def _charged_rows(changes: Changes) -> Iterable[tuple[Any, ...]]:

@@ -16,6 +16,7 @@ import structlog
 from msgspec.structs import astuple
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
+from webhost_kit.database.rows import of_bytes
 from webhost_kit.eventsourcing.facts import Fact
 
 from webhost_billing.feed import statements
@@ -41,7 +42,7 @@ async def state(
     """State what a batch settles, in the transaction that folded it into the live generation."""
     keys = {step.key for step in changes.steps if step.before is not None}
     found = await connection.execute(
-        statements.READ_WAITING, {"partition": partition, "keys": list(keys)}
+        statements.READ_WAITING, {"partition": partition, "keys": of_bytes(keys)}
     )
     rows = found.all()
     waiting = {bytes(row.key): row.since_ms for row in rows if row.key is not None}
@@ -84,7 +85,7 @@ async def _state(
             "partition": partition,
             "generation": generation,
             "stream_ms": settled.stream_ms,
-            "done": settled.done,
+            "done": of_bytes(settled.done),
             **statements.WAITING.parameters(settled.waiting.items()),
             **statements.ENTRIES.parameters(map(_row, settled.entries)),
         },
