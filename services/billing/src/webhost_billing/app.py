@@ -7,7 +7,6 @@ from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
-from webhost_kit.process.garbage import collect_less
 from webhost_kit.process.maintenance import Maintenance
 from webhost_kit.process.service import Service
 
@@ -66,4 +65,3 @@ async def compose(service: Service, settings: Settings) -> None:
         Reconciliation(database, tiers, provider),
     )
     await requests.start()
-    collect_less()

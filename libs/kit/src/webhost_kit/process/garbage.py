@@ -3,7 +3,8 @@
 import gc
 
 NEW = 50_000
-"""A batch of facts is some 30,000 objects, which are gone with it: none is part of a cycle."""
+"""A batch of facts is some 30,000 objects, a call some hundreds; they are gone with it, and hardly one
+is part of a cycle."""
 OLDER = 5
 
 
@@ -11,7 +12,7 @@ def collect_less() -> None:
     """Leave out what there is so far from now on, and look for cycles once in NEW new objects.
 
     By default Python looks once in 700, through all that a batch holds again and again: half of the
-    time of a fold. To be called once a process is composed.
+    time of a fold, a tenth of a call's. To be called once a process is composed.
     """
     gc.collect()
     gc.freeze()

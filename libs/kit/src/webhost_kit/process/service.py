@@ -5,7 +5,6 @@ SIGTERM and SIGINT stop the servers, let requests that are under way finish, and
 """
 
 import asyncio
-import gc
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -18,14 +17,13 @@ from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from webhost_kit.http.connection import Connection
+from webhost_kit.process.garbage import collect_less
 from webhost_kit.process.readiness import Readiness
 from webhost_kit.tasks import cancel
 
 log = structlog.get_logger(__name__)
 
 GRACE_S = 10
-YOUNG_OBJECTS = 20_000
-"""How many new objects the garbage collector waits for before it looks for cycles among them."""
 App = Any
 """An ASGI application."""
 
@@ -114,7 +112,7 @@ class Service:
             servers = [asyncio.create_task(server.serve()) for server in self._servers]
             stop: asyncio.Task[Any] = asyncio.create_task(stopping.wait())
             log.info("started", service=self.name)
-            _calm_garbage_collector()
+            collect_less()
             try:
                 await self._until_stopped_or_failed(stop, work, servers)
             finally:
@@ -140,17 +138,6 @@ class Service:
                     raise RuntimeError("a server stopped unexpectedly; is its port in use?")
                 if task is not stop and (error := task.exception()) is not None:
                     raise RuntimeError(f"{task.get_name()} failed") from error
-
-
-def _calm_garbage_collector() -> None:
-    """Collect less often, and never look again at what is there by now: it stays.
-
-    Each call makes hundreds of objects, hardly any of them in a cycle; by default a tenth of the
-    time went into looking for some.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 class _Server(uvicorn.Server):
