@@ -3,8 +3,8 @@
 import gc
 
 NEW = 50_000
-"""A batch of facts is some 30,000 objects, a call some hundreds; they are gone with it, and hardly one
-is part of a cycle."""
+"""A batch of facts is some 30,000 objects, a call some hundreds; they are gone with it, and hardly
+one is part of a cycle."""
 OLDER = 5
 
 
