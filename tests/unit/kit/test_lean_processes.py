@@ -20,7 +20,7 @@ json.dump([name for name, module in sys.modules.items() if module is not None], 
 @pytest.mark.parametrize(
     ("package", "needed"),
     [
-        ("webhost_gateway", {"aiohttp", "httpx", "jwt"}),
+        ("webhost_gateway", {"httpx", "jwt"}),
         ("webhost_telemetry_ingest", set[str]()),
         ("webhost_api", {"fastapi", "faststream", "httpx", "jwt"}),
         ("webhost_deployer", {"cloudflare", "faststream", "httpx"}),

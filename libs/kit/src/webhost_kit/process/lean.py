@@ -5,24 +5,8 @@ runs in this interpreter may well use them.
 """
 
 import sys
-from importlib import import_module
 
-
-def _hide(name: str) -> bool:
-    """Let imports of this module fail from now on; not where it is loaded already."""
-    if name in sys.modules:
-        return False
-    sys.modules[name] = None  # pyright: ignore[reportArgumentType]
-    return True
-
-
-# httpx has a command line, structlog shows tracebacks in colour: a service does neither.
-_hide("pygments")
-_hide("rich")
-
-# For WebSockets, which the platform does not use. The gateway has a use of its own for it.
-if _hide("aiohttp"):
-    try:
-        import_module("nats.aio.transport")
-    finally:
-        del sys.modules["aiohttp"]
+# httpx has a command line, structlog shows tracebacks in colour, nats-py speaks WebSockets too: a
+# service does none of that.
+for name in ("pygments", "rich", "aiohttp"):
+    sys.modules.setdefault(name, None)  # pyright: ignore[reportArgumentType]
