@@ -80,6 +80,12 @@ async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
             await asyncio.sleep(0)
             waiting.cancel()
             await admits(here, "usr_1")
+
+            async def all_released() -> bool:
+                rows = here.rows("SELECT id FROM invocations WHERE finished_at_ms IS NOT NULL")
+                return {call.id for call in calls} <= {row[0] for row in rows}
+
+            await eventually(all_released, "what was not answered to be released")
         await until_gone(here, pid)
         assert here.quota("usr_1") == (1, 1)
         open_calls = here.rows("SELECT id FROM invocations WHERE finished_at_ms IS NULL")
