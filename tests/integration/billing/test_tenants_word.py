@@ -279,8 +279,9 @@ async def burst(billing: Billing, tenant: str, events: int, per_s: int | None) -
 
 
 LONG = (pytest.mark.long, pytest.mark.quiet, pytest.mark.timeout(900))
-TAKEN_IN_PER_S = 5_000
-"""About as many as telemetry-ingest takes in at its fastest, on two cores."""
+FOLDED_PER_S = 2_500
+"""What one partition is promised to fold: its facts are folded in order, so whoever shares it with
+a tenant that reports more waits with that tenant."""
 
 
 @pytest.mark.accept("8.neighbours")
@@ -289,7 +290,7 @@ TAKEN_IN_PER_S = 5_000
     [
         pytest.param(5_000, None, True, id="5,000 at once"),
         pytest.param(1_000_000, None, False, id="a million at once", marks=LONG),
-        pytest.param(1_000_000, TAKEN_IN_PER_S, True, id="a million in time", marks=LONG),
+        pytest.param(300_000, FOLDED_PER_S, True, id="all that is promised", marks=LONG),
     ],
 )
 async def test_a_burst_delays_nobody(
