@@ -283,9 +283,33 @@ async def test_a_head_without_end_is_cut(part: bytes) -> None:
             await asyncio.sleep(0)
 
     async with host(endless) as at, a_pool() as pool:
-        with pytest.raises(BrokenOff, match="head is too large"):
+        with pytest.raises(BrokenOff, match="too large"):
             await exchange(pool, origin(at))
         assert sent > MAX_HEAD_BYTES // 2
+
+
+@pytest.mark.parametrize(
+    "part", [b"A: " + b"b" * 1000, b"A: b\r\n" * 100], ids=["one trailer", "trailers"]
+)
+@on_uvloop
+async def test_trailers_without_end_are_cut(part: bytes) -> None:
+    async def endless(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n0\r\n")
+        while True:
+            await peer.send(part)
+            await asyncio.sleep(0)
+
+    async with host(endless) as at, a_pool() as pool:
+        with pytest.raises(BrokenOff, match="too large"):
+            await exchange(pool, origin(at))
+
+
+@on_uvloop
+async def test_what_an_interim_response_holds_is_nothing_of_the_response() -> None:
+    interim = b"HTTP/1.1 199 Not Yet\r\nContent-Length: 3\r\n\r\nnot"
+    async with host(answering(interim + OK)) as at, a_pool() as pool:
+        assert await exchange(pool, origin(at)) == (200, b"first")
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
@@ -484,7 +508,7 @@ async def test_a_host_that_refuses_or_is_not_there_is_not_connected() -> None:
         unused.bind((LOOPBACK, 0))
         port = unused.getsockname()[1]
         async with a_pool() as pool:
-            for name in (LOOPBACK, "no-such-host.invalid"):
+            for name in (LOOPBACK, "no-such-host.invalid", "a..b", "x" * 64 + ".example"):
                 for _ in range(2):
                     with pytest.raises(NotConnected) as refused:
                         await pool.take(Origin(name, port, tls=False))
@@ -572,6 +596,29 @@ async def test_a_host_without_tls_is_not_spoken_to_in_its_place() -> None:
     async with host(clear) as at, a_pool() as pool:
         with pytest.raises(NotConnected):
             await pool.take(origin(at, "localhost", tls=True))
+
+
+@pytest.mark.parametrize("framed", [True, False], ids=["length", "to the end"])
+@on_uvloop
+async def test_over_tls_nothing_that_came_is_lost_and_an_end_is_no_frame(
+    tmp_path: Path, framed: bool
+) -> None:
+    """A host that sends a large answer and closes, to a reader that is slow."""
+    size = 300_000
+    server, authority = certificate(tmp_path, "localhost")
+    trusting = ssl.create_default_context(cafile=str(authority))
+    head = HEAD + (b"Content-Length: %d\r\n\r\n" % size if framed else b"\r\n")
+    async with host(closing(head + b"x" * size), tls=server) as at, a_pool(trusting) as pool:
+        connection = await pool.take(origin(at, "localhost", tls=True))
+        connection.send(REQUEST)
+        await connection.head()
+        await asyncio.sleep(0.3)
+        if framed:
+            assert len(await whole(connection)) == size
+        else:
+            with pytest.raises(BrokenOff):
+                await whole(connection)
+        pool.give_back(connection)
 
 
 @on_uvloop

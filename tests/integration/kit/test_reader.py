@@ -285,3 +285,19 @@ async def test_many_subjects_are_read_as_fast_with_several_filters(harness: Harn
                     break
         rates[len(filters)] = number / (asyncio.get_running_loop().time() - began)
     assert rates[2] > rates[1] / 4, rates
+
+
+@pytest.mark.parametrize(
+    ("filters", "common"),
+    [
+        (["evt.*.agent.*"], "evt.*.agent.*"),
+        (["evt.*.agent.*", "evt.*.key.*"], "evt.*.>"),
+        (["a.b", "a.b.c"], "a.>"),
+        (["a.b.>", "a.b.>.c"], "a.b.>"),
+        (["a", "b"], ">"),
+    ],
+)
+def test_what_filters_have_in_common_selects_all_that_they_do(
+    filters: list[str], common: str
+) -> None:
+    assert reader._in_common(filters) == common

@@ -32,6 +32,12 @@ requestsPerMinute = {20 * CALLS}
 telemetryDays = 1
 logDays = 1
 
+[large]
+requests = 500
+requestsPerMinute = 1000
+telemetryDays = 1
+logDays = 1
+
 [small]
 requests = 5
 requestsPerMinute = 100
@@ -156,6 +162,15 @@ async def test_a_stolen_key_cannot_fill_the_stream(ingest: Ingest, deployment: D
     assert set(await post_all(ingest, others[1], 10)) == {202, 429}
     refused = await ingest.post(others[1], others[1].report())
     limited(refused, "reports-of-users-period", 2 * of_one, PERIOD_S)
+    # Whoever changes to another tier has all that it allows, at once.
+    changed = TierChanged(tier="large", previous_tier="small", source="test")
+    await ingest.given(deployment.user_id, deployment.user_id, changed, version=2)
+
+    async def accepted() -> bool:
+        return (await ingest.post(deployment, deployment.report()))[0] == 202
+
+    await eventually(accepted, "the limit of the new tier")
+    assert (await post_all(ingest, deployment, of_one))[202] == of_one
 
 
 @pytest.mark.accept("6.C1")

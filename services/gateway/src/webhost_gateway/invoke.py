@@ -132,8 +132,13 @@ class Invoker:
             await asyncio.wait({streaming, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await cancel(streaming, gone)
-        if not streaming.cancelled():
-            streaming.result()
+        try:
+            if not streaming.cancelled():
+                streaming.result()
+        finally:
+            # Its error's traceback would hold this frame, and the frame its task: a cycle, which
+            # keeps all that the call held until the garbage collector comes by.
+            del streaming
 
     async def _stream(self, request: Request, admitted: Admitted) -> None:
         invocation, call = admitted.invocation, admitted.call

@@ -62,8 +62,9 @@ class RateLimits:
         self._of_user.acquire(user_id, 2 * limit, now_s)
         if entitlements.requests is not None:
             limit = REPORTS_PER_CALL * entitlements.requests
-            self._of_deployments_period.acquire(deployment_id, limit, now_s)
-            self._of_users_period.acquire(user_id, 2 * limit, now_s)
+            # By tier: a bucket that was small would take weeks to fill up to a higher one's.
+            self._of_deployments_period.acquire(f"{deployment_id} {tier}", limit, now_s)
+            self._of_users_period.acquire(f"{user_id} {tier}", 2 * limit, now_s)
 
     def _key(self, address: str, deployment_id: str | None) -> str:
         return f"{address} {deployment_id}" if deployment_id in self._deployments.by_id else address

@@ -5,9 +5,9 @@ Guarantees: every message after the checkpoint once, in the stream's order; afte
 deliveries, a missed heartbeat or a lost consumer, a new consumer starts where this one stopped.
 A stream that is not the one the checkpoint was taken on raises StreamDiverged. One that is missing
 is waited for.
-Of several subjects the server selects what they have in common, and the reader the rest: a consumer
-with several filters costs the server more for each message, the more subjects the stream has
-(20,000: a thousand messages a second, where one filter gives twenty thousand).
+Of several subjects of EVENTS the server selects what they have in common, and the reader the rest:
+a consumer with several filters costs the server more for each message, the more subjects the stream
+has (20,000: a thousand messages a second, where one filter gives twenty thousand).
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
 from nats.js.errors import NotFoundError
-from webhost_contracts.subjects import MESSAGE_ID_HEADER, TYPE_HEADER
+from webhost_contracts.subjects import EVENTS, MESSAGE_ID_HEADER, TYPE_HEADER
 
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.pull import SILENCE_S, Pull
@@ -81,7 +81,9 @@ class StreamReader:
     ) -> None:
         self._bus = bus
         self._stream = stream
-        self._filter = _in_common(subjects)
+        # USAGE has few subjects, and nearly all of it is for others.
+        several = list(dict.fromkeys(subjects))
+        self._filters = [_in_common(several)] if stream == EVENTS else several
         self._is_wanted = _pattern(subjects).fullmatch
         self._batch_size = batch_size
         self._heard_at = 0.0
@@ -202,7 +204,7 @@ class StreamReader:
                 deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
                 opt_start_seq=checkpoint.sequence + 1,
                 ack_policy=AckPolicy.NONE,
-                filter_subject=self._filter,
+                filter_subjects=self._filters,
                 inactive_threshold=INACTIVE_S,
                 mem_storage=True,
                 num_replicas=1,
@@ -235,10 +237,11 @@ class StreamReader:
                 last = _recorded(messages[-1])
                 name = _name_of(last.message_id, last.body)
                 checkpoint = replace(checkpoint, sequence=last.sequence, message_id=name)
-                was_behind, pending = pending > 0, messages[-1].metadata.num_pending
-                # What is not for us is worth no transaction, unless we were seen waiting for it.
-                if recorded or was_behind or monotonic() - idle_since > IDLE_ADVANCE_S:
-                    idle_since = monotonic()
+                left = messages[-1].metadata.num_pending
+                # What is not for us is worth no transaction, but the end of what we waited for.
+                caught_up = left == 0 and pending > 0
+                if recorded or caught_up or monotonic() - idle_since > IDLE_ADVANCE_S:
+                    idle_since, pending = monotonic(), left
                     yield Batch(recorded, checkpoint, pending)
         finally:
             await pull.stop()
@@ -249,8 +252,9 @@ def _in_common(subjects: Sequence[str]) -> str:
     if len(subjects) == 1:
         return subjects[0]
     leading: list[str] = []
-    for tokens in zip(*(subject.split(".") for subject in subjects), strict=False):
-        if len(set(tokens)) > 1:
+    # Without their last tokens: `a.>` does not select `a`.
+    for tokens in zip(*(subject.split(".")[:-1] for subject in subjects), strict=False):
+        if len(set(tokens)) > 1 or tokens[0] == ">":
             break
         leading.append(tokens[0])
     return ".".join([*leading, ">"])

@@ -10,7 +10,7 @@ unasked ends it.
 """
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 import httptools
 
@@ -97,6 +97,8 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the connection at once."""
+        if self._problem is None:
+            self._problem = "the connection was closed here"
         self._transport.abort()
 
     async def _changed(self) -> None:
@@ -121,20 +123,23 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast(asyncio.Transport, transport)
+        self._over_tls = transport.get_extra_info("sslcontext") is not None
+        if self._over_tls:
+            # What is received and not delivered is lost when the host closes, and beyond our bound.
+            cast(Any, self._transport).set_read_buffer_limits(high=1, low=0)
 
     def data_received(self, data: bytes) -> None:
         """Take what was read."""
         if not self._asked or self._whole:
             self._fail("something came that was not asked for")
             return
-        if not self._has_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"the response is malformed: {type(error).__name__}")
-        if not self._has_head and self._head_bytes > MAX_HEAD_BYTES:
-            self._fail("the response's head is too large")
+        if not self._whole and self._head_bytes > MAX_HEAD_BYTES:
+            self._fail("the response's head, or what is between parts of its body, is too large")
         elif len(self._body) > READ_BYTES and self._reading and not self._whole:
             self._reading = False
             self._transport.pause_reading()
@@ -184,12 +189,14 @@ class Connection(asyncio.Protocol):
             return
         self.status, self._has_head = status, True
         framed = chunked or self.content_length is not None or status in NO_BODY
-        self._to_the_end = not framed
+        # Over TLS an end may be anybody's: it does not say that the response is whole.
+        self._to_the_end = not framed and not self._over_tls
         self._keep = framed
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
-        if not self._whole:
+        if self._has_head and not self._whole:
+            self._head_bytes = 0
             self._body += body
 
     def on_message_complete(self) -> None:

@@ -85,10 +85,12 @@ class Pool:
 
     def _kept_one(self, origin: Origin) -> Connection | None:
         kept = self._kept.get(origin)
+        before = asyncio.get_running_loop().time() - KEPT_S
         while kept:
-            _, connection = kept.pop()
-            if connection.usable:
+            since, connection = kept.pop()
+            if connection.usable and since > before:
                 return connection
+            connection.abort()
         return None
 
     def _clean(self) -> None:
@@ -107,7 +109,8 @@ class Pool:
                 return await self._connected(origin)
         except TimeoutError as error:
             raise NotConnected("it took too long", timed_out=True) from error
-        except OSError as error:
+        except (OSError, RuntimeError, ValueError) as error:
+            # RuntimeError is aiohappyeyeballs', ValueError says that no host can have this name.
             raise NotConnected(type(error).__name__, timed_out=False) from error
 
     async def _connected(self, origin: Origin) -> Connection:
@@ -135,6 +138,7 @@ class Pool:
             looking = asyncio.ensure_future(
                 loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
             )
+            looking.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._resolved[origin] = looking
         return await asyncio.shield(looking)
 

@@ -172,7 +172,11 @@ class Upstream:
 
         The block is bounded in time. Leaving it before the answer's end cancels the call.
         """
-        address = self._address(call.invoke_url)
+        try:
+            address = self._address(call.invoke_url)
+        except ValueError as error:
+            message = "The agent's runtime has no address that can be called."
+            raise failed("network_error", message, "", kind=NotSent) from error
         ends_at = asyncio.get_running_loop().time() + self._longest_call_s
         connection: Connection | None = None
         try:
@@ -213,9 +217,9 @@ class Upstream:
         url = urlsplit(invoke_url)
         if not (invoke_url.isascii() and invoke_url.isprintable() and " " not in invoke_url):
             raise ValueError("an invoke address has characters that none has")
+        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         head = (
-            f"POST {url.path or '/'} HTTP/1.1\r\nHost: {url.netloc}\r\n"
-            "Content-Type: application/json\r\n"
+            f"POST {target} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
         ).encode()
         if self._connect_to is None:
             tls = url.scheme == "https"
