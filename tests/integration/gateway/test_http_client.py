@@ -604,11 +604,18 @@ async def test_over_tls_nothing_that_came_is_lost_and_an_end_is_no_frame(
     tmp_path: Path, framed: bool
 ) -> None:
     """A host that sends a large answer and closes, to a reader that is slow."""
-    size = 300_000
+    size = 150_000
     server, authority = certificate(tmp_path, "localhost")
     trusting = ssl.create_default_context(cafile=str(authority))
     head = HEAD + (b"Content-Length: %d\r\n\r\n" % size if framed else b"\r\n")
-    async with host(closing(head + b"x" * size), tls=server) as at, a_pool(trusting) as pool:
+
+    async def abrupt(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(head + b"x" * size)
+        await asyncio.sleep(0.1)
+        peer.writer.transport.abort()
+
+    async with host(abrupt, tls=server) as at, a_pool(trusting) as pool:
         connection = await pool.take(origin(at, "localhost", tls=True))
         connection.send(REQUEST)
         await connection.head()

@@ -262,6 +262,7 @@ async def test_a_refused_call_claims_nothing_and_a_spent_quota_refuses_no_repeat
 async def test_a_spent_budget_refuses_no_repeat(harness: Harness, gateway: Gateway) -> None:
     agent = await ready_agent(harness, gateway)
     first = await call(harness, gateway, agent, "k")
+    await until_recorded(harness, first.invocation_id)
     spent = Totals(tokens=100, compute_ms=0, generation=1, sequence=9)
     await harness.charge(agent, spent, period_key(now_ms()))
     await harness.until_answers(gateway, agent, 402)

@@ -30,7 +30,7 @@ from webhost_gateway.ledger.recording import Recording
 from webhost_gateway.model import Closing, Invocation, Outcome, closing
 
 RETRY_S = 0.5
-LINGER_S = 0.02
+LINGER_S = 0.005
 """No answer waits for its outcome, so a short wait lets more outcomes share a statement."""
 MOMENT_S = 0.5
 DRAIN_S = 5.0
