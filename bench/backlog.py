@@ -1,10 +1,11 @@
 """How long the oldest fact that is not published yet has waited, watched while load runs."""
 
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import psycopg
+
+from bench.sampling import sampled
 
 EVERY_S = 0.1
 OLDEST_S = """
@@ -19,19 +20,11 @@ def watched(dsn: str) -> Generator[list[float]]:
 
     Each is one short statement on a connection of its own.
     """
-    ages: list[float] = []
-    ended = threading.Event()
+    with psycopg.connect(dsn, autocommit=True) as connection:
 
-    def watch() -> None:
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            while not ended.wait(EVERY_S):
-                row = connection.execute(OLDEST_S).fetchone()
-                ages.append(float(row[0]) if row else 0.0)
+        def oldest_s() -> float:
+            row = connection.execute(OLDEST_S).fetchone()
+            return float(row[0]) if row else 0.0
 
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
-        yield ages
-    finally:
-        ended.set()
-        watching.join()
+        with sampled(EVERY_S, oldest_s) as ages:
+            yield ages

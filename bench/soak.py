@@ -1,8 +1,7 @@
 """The gateway for ten minutes at half of what it can do: what grows, and what slows down."""
 
-import threading
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from statistics import mean
 
 import psycopg
@@ -12,6 +11,7 @@ from bench.gateways import gateway, issuer
 from bench.harness import Aim, Figure
 from bench.options import Options
 from bench.report import progress
+from bench.sampling import sampled
 from bench.servers import Infrastructure, resident_mb
 from bench.ways import Seen
 
@@ -46,7 +46,7 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
         rate = ways.run(way, CONNECTIONS, WARM_UP_S).load.per_second / 2
         progress(f"soak: {rate:,.0f} calls/s for {seconds} s")
         before = _sizes(subject.dsn)
-        with _memory(subject.pid) as resident:
+        with sampled(1.0, partial(resident_mb, subject.pid)) as resident:
             seen = ways.paced(way, rate, seconds)
         after = _sizes(subject.dsn)
     path = f"{rate:,.0f} calls/s at an even pace for {seconds} s > gateway > workerd"
@@ -114,22 +114,3 @@ def _stored(before: dict[str, float], after: dict[str, float], path: str) -> lis
 def _sizes(dsn: str) -> dict[str, float]:
     with psycopg.connect(dsn) as connection:
         return {name: float(size) for name, size in connection.execute(SIZES)}
-
-
-@contextmanager
-def _memory(pid: int) -> Generator[list[float]]:
-    """Look at a process's resident memory every second; gives it in MB."""
-    seen: list[float] = []
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(1.0):
-            seen.append(resident_mb(pid))
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        watching.join()

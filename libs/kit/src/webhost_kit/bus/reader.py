@@ -227,14 +227,13 @@ class StreamReader:
                         checkpoint = await self._advanced(checkpoint, consumer.name, delivered)
                         yield Batch((), checkpoint, 0)
                     continue
-                recorded: list[Recorded] = []
                 for message in messages:
                     delivered += 1
                     if message.metadata.sequence.consumer != delivered:
                         raise NatsError("a delivery is missing")
-                    if self._is_wanted(message.subject):
-                        recorded.append(_recorded(message))
-                last = _recorded(messages[-1])
+                read = [_recorded(message) for message in messages]
+                recorded = [one for one in read if self._is_wanted(one.subject)]
+                last = read[-1]
                 name = _name_of(last.message_id, last.body)
                 checkpoint = replace(checkpoint, sequence=last.sequence, message_id=name)
                 left = messages[-1].metadata.num_pending

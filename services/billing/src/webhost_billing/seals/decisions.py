@@ -110,10 +110,11 @@ def divide(
     parts: list[Part[M]] = []
     seal: Seal | None = None
     open_facts: list[M] = []
-    at: tuple[int, int] | None = None
+    packet: tuple[int, int] | None = None
     for fact in facts:
         # The facts of one packet have one place and one time.
-        if at != (at := (fact.sequence, fact.recorded_at_ms)):
+        if packet != (fact.sequence, fact.recorded_at_ms):
+            packet = fact.sequence, fact.recorded_at_ms
             for due in _due(place, fact, delay_ms):
                 if open_facts or seal is not None:
                     parts.append(Part(seal, open_facts))

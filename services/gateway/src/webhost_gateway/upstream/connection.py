@@ -97,9 +97,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the connection at once."""
-        if self._problem is None:
-            self._problem = "the connection was closed here"
-        self._transport.abort()
+        self._fail("the connection was closed here")
 
     async def _changed(self) -> None:
         self._waiter = self._loop.create_future()
@@ -115,7 +113,6 @@ class Connection(asyncio.Protocol):
     def _fail(self, problem: str) -> None:
         if self._problem is None:
             self._problem = problem
-        self._keep = False
         self._transport.abort()
 
     # What the transport calls.
