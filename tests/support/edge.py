@@ -1,13 +1,12 @@
 """A local edge for tests: a real process on free ports, and the ways to speak to it.
 
 `start_edge(data_dir, **env)` yields once it is ready and ends it cleanly, unless the test already
-did. `env` adds variables (`EDGE_UPSTREAM_API="http://127.0.0.1:1"`); `program` is what Python runs.
+did. `env` adds variables (`EDGE_UPSTREAM_API="http://127.0.0.1:1"`); `module` is what runs.
 """
 
 import asyncio
 import os
-import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any
 
 import aiohttp
 from cloudflare import AsyncCloudflare
-from webhost_local.child import tied_to_parent
+from webhost_local.forked import Forked
 from webhost_local.ports import free_port
+
+from tests.support.service import FORKS
 
 READY_SECONDS = 20.0
 STOP_SECONDS = 20.0
@@ -36,7 +37,7 @@ class Edge:
     account_id: str
     zone_id: str
     subdomain: str
-    process: asyncio.subprocess.Process
+    process: Forked
     log: Path
     sdk: AsyncCloudflare
     http: aiohttp.ClientSession
@@ -71,7 +72,7 @@ class Edge:
 
 @asynccontextmanager
 async def start_edge(
-    data_dir: Path, *, program: Sequence[str] = ("-m", "webhost_local.edge"), **env: str
+    data_dir: Path, *, module: str = "webhost_local.edge", **env: str
 ) -> AsyncGenerator[Edge]:
     origin, api = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     variables = {
@@ -87,12 +88,8 @@ async def start_edge(
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("EDGE_")}
     log = data_dir.with_name(f"{data_dir.name}.log")
     with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, *program),
-            env={**inherited, **variables},
-            stdout=output,
-            stderr=output,
-            preexec_fn=tied_to_parent(),
+        process = await FORKS.fork(
+            module, env={**inherited, **variables}, cwd=Path.cwd(), output=output.fileno()
         )
     base_url, token = f"http://{api}/client/v4", variables["EDGE_API_TOKEN"]
     timeout = aiohttp.ClientTimeout(total=HTTP_SECONDS)
@@ -125,7 +122,7 @@ async def start_edge(
                 raise
 
 
-async def _ready(url: str, process: asyncio.subprocess.Process) -> None:
+async def _ready(url: str, process: Forked) -> None:
     async with aiohttp.ClientSession() as session, asyncio.timeout(READY_SECONDS):
         while True:
             if process.returncode is not None:

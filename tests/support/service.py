@@ -2,19 +2,21 @@
 
 import asyncio
 import os
-import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import aiohttp
-from webhost_local.child import tied_to_parent
+from webhost_local.forked import Forked, ForkServer
 from webhost_local.ports import free_port
 
 from tests.support.deadline import eventually
 
 READY_S = 30
+FORKS = ForkServer(
+    {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd()), "PYTHONUNBUFFERED": "1"}, Path.cwd()
+)
+"""For all processes of this one that are Python's: their libraries are imported once."""
 
 
 def environment(dsn: str, nats_url: str, **env: str) -> dict[str, str]:
@@ -45,7 +47,7 @@ class ServiceProcess:
     env: dict[str, str]
     client: aiohttp.ClientSession
     log: Path | None = None
-    process: asyncio.subprocess.Process | None = None
+    process: Forked | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -77,13 +79,9 @@ class ServiceProcess:
 
     async def launch(self) -> None:
         """Start it, and wait for nothing. What it logs goes to `log`, where there is one."""
-        with ExitStack() as stack:
-            log = stack.enter_context(self.log.open("ab")) if self.log else None
-            self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", self.module),
-                env=self.env,
-                stderr=log,
-                preexec_fn=tied_to_parent(),
+        with self.log.open("ab") if self.log else os.fdopen(os.dup(2), "ab") as output:
+            self.process = await FORKS.fork(
+                self.module, env=self.env, cwd=Path.cwd(), output=output.fileno()
             )
 
     async def until_ready(self) -> None:

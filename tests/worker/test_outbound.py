@@ -39,12 +39,6 @@ export default { async invoke(request) {
   } catch { return "refused"; }
 } };
 """
-REFUSES_NO_ADDRESS = """
-from webhost_local.edge import config
-from webhost_local.edge.__main__ import main
-config._PUBLIC = 'allow = ["public", "private", "local"]'
-main()
-"""
 CLOSED_AGENT = new_id(ids.AGENT, now_ms())
 OPEN_AGENT = new_id(ids.AGENT, now_ms())
 
@@ -143,7 +137,7 @@ async def test_there_is_no_way_around_it_by_tcp(postgres_server: Postgres, tmp_p
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1")
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     said: dict[str, str] = {}
-    async with server, start_edge(tmp_path / "edge", program=("-c", REFUSES_NO_ADDRESS)) as edge:
+    async with server, start_edge(tmp_path / "edge", module="tests.support.open_edge") as edge:
         for layout in ("account", "namespace"):
             database, egress = postgres_server.create_database(), Egress(default=(address,))
             async with running_harness(edge, free_port(), database, layout, egress) as made:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from webhost_local.child import tied_to_parent
 from webhost_local.data_dir import StackError
+from webhost_local.forked import Forked, ForkServer
 from webhost_local.logview import LogView
 
 FIRST_DELAY_S = 0.2
@@ -29,6 +30,14 @@ _LAST_WORDS_S = 0.5
 
 def _nothing() -> None:
     return
+
+
+@dataclass(frozen=True)
+class Module:
+    """A command that is a Python module, forked by a server that has its libraries."""
+
+    name: str
+    forks: ForkServer
 
 
 class Misconfigured(StackError):
@@ -45,7 +54,7 @@ class ProcessSpec:
     """
 
     name: str
-    command: list[str]
+    command: list[str] | Module
     env: dict[str, str] = field(repr=False)
     is_ready: Callable[[], bool]
     prepare: Callable[[], None] = _nothing
@@ -80,7 +89,7 @@ class Process:
         self._on_misconfigured = on_misconfigured
         self._last_line = ""
         self._stopping = asyncio.Event()
-        self._child: asyncio.subprocess.Process | None = None
+        self._child: asyncio.subprocess.Process | Forked | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -133,19 +142,7 @@ class Process:
         reading, writing = os.pipe()
         output = asyncio.create_task(self._copy_output(reading))
         try:
-            child = await asyncio.create_subprocess_exec(
-                *self.spec.command,
-                env=self.spec.env,
-                cwd=self.spec.cwd,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=writing,
-                stderr=writing,
-                start_new_session=True,
-                user=self.spec.user,
-                group=self.spec.user,
-                extra_groups=[] if self.spec.user else None,
-                preexec_fn=tied_to_parent(self.spec.death_signal),
-            )
+            child = await self._launch(writing)
         finally:
             os.close(writing)
         self._child = child
@@ -169,6 +166,26 @@ class Process:
                 raise Misconfigured(f"{self.spec.name} cannot run as configured: {self._last_line}")
         [ready_since] = await asyncio.gather(watch, return_exceptions=True)
         return ready_since if isinstance(ready_since, float) else None
+
+    async def _launch(self, output: int) -> asyncio.subprocess.Process | Forked:
+        spec = self.spec
+        if isinstance(spec.command, Module):
+            return await spec.command.forks.fork(
+                spec.command.name, env=spec.env, cwd=spec.cwd, output=output
+            )
+        return await asyncio.create_subprocess_exec(
+            *spec.command,
+            env=spec.env,
+            cwd=spec.cwd,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            user=spec.user,
+            group=spec.user,
+            extra_groups=[] if spec.user else None,
+            preexec_fn=tied_to_parent(spec.death_signal),
+        )
 
     async def _watch_readiness(self) -> float:
         """Ask until it is ready, and do what has to be done then; return when that was."""

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -14,11 +15,12 @@ import psycopg
 from webhost_local import identities, nats_accounts, nats_server, provision, state, supervisor
 from webhost_local.data_dir import DataDir, StackError
 from webhost_local.environment import Environment
+from webhost_local.forked import ForkServer
 from webhost_local.issuer.identity import IssuerIdentity
 from webhost_local.migrated import is_migrated
 from webhost_local.ports import LOOPBACK, is_free
 from webhost_local.postgres_server import Cluster, run_as
-from webhost_local.process import Process, ProcessSpec
+from webhost_local.process import Module, Process, ProcessSpec
 from webhost_local.state import Cloudflare, RunningProcess, State, Status
 
 _PROBE_TIMEOUT_S = 2.0
@@ -37,11 +39,12 @@ def up(root: Path, *, port: int, gateways: int = 1) -> None:
         def write_state(processes: Sequence[Process], ready: bool) -> None:
             state.write(data_dir, State(ready, _status(environment, processes)))
 
-        supervisor.run(
-            groups(environment),
-            on_change=write_state,
-            welcome=lambda seconds: _welcome(environment, root, seconds),
-        )
+        with closing(ForkServer(environment.base, data_dir.root)) as forks:
+            supervisor.run(
+                groups(environment, forks),
+                on_change=write_state,
+                welcome=lambda seconds: _welcome(environment, root, seconds),
+            )
 
 
 def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
@@ -77,7 +80,7 @@ def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
     )
 
 
-def groups(environment: Environment) -> list[list[ProcessSpec]]:
+def groups(environment: Environment, forks: ForkServer) -> list[list[ProcessSpec]]:
     """The stack's processes, in the order in which they start: the services need all others."""
     others = [
         ("edge", environment.edge()),
@@ -88,14 +91,14 @@ def groups(environment: Environment) -> list[list[ProcessSpec]]:
         [
             *infrastructure(environment),
             *(
-                _python(environment, name, f"webhost_local.{name}", env, name)
+                _python(environment, forks, name, f"webhost_local.{name}", env, name)
                 for name, env in others
             ),
         ],
         [
-            *(_service(environment, "gateway", name) for name in environment.gateways),
+            *(_service(environment, forks, "gateway", name) for name in environment.gateways),
             *(
-                _service(environment, name, name)
+                _service(environment, forks, name, name)
                 for name in ("api", "deployer", "telemetry-ingest", "billing")
             ),
         ],
@@ -187,19 +190,23 @@ def _migrate(environment: Environment) -> None:
         raise StackError(f"the migrations failed: {said[-1]}")
 
 
-def _service(environment: Environment, kind: str, name: str) -> ProcessSpec:
+def _service(environment: Environment, forks: ForkServer, kind: str, name: str) -> ProcessSpec:
     module = f"webhost_{identities.schema(kind)}"
     ops = f"{name}-ops"
-    return _python(environment, name, module, environment.service(kind, name), ops)
+    return _python(environment, forks, name, module, environment.service(kind, name), ops)
 
 
 def _python(
-    environment: Environment, name: str, module: str, env: dict[str, str], probed: str
+    environment: Environment,
+    forks: ForkServer,
+    name: str,
+    module: str,
+    env: dict[str, str],
+    probed: str,
 ) -> ProcessSpec:
     return ProcessSpec(
         name=name,
-        # -P: the working directory holds data, not modules.
-        command=[sys.executable, "-P", "-m", module],
+        command=Module(module, forks),
         env=env,
         cwd=environment.data_dir.root,
         is_ready=lambda: is_ready(environment.ports[probed]),

@@ -16,4 +16,5 @@ def collect_less() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(NEW, OLDER, OLDER)

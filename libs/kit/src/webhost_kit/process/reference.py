@@ -4,11 +4,17 @@ Each PACKAGE is a service's: its `settings.Settings` say what it reads of its en
 their fields' docstrings what that means.
 """
 
+import ast
+import inspect
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
+from textwrap import dedent
 from typing import Any
+
+from pydantic_settings import BaseSettings
 
 from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings
 
@@ -40,8 +46,14 @@ class Variable:
 def variables(settings: type[ServiceSettings]) -> Iterator[Variable]:
     """Yield what a service reads. Raises ValueError for a field without a docstring."""
     schema = settings.model_json_schema()
+    meanings = {
+        name: docstring
+        for read in reversed(settings.__mro__)
+        if issubclass(read, BaseSettings) and read is not BaseSettings
+        for name, docstring in _docstrings(read)
+    }
     for name, field in schema["properties"].items():
-        if "description" not in field:
+        if name not in meanings:
             raise ValueError(f"{settings.__module__}: {name} has no docstring")
         [kind] = [one for one in field.get("anyOf", [field]) if one.get("type") != "null"]
         yield Variable(
@@ -49,8 +61,26 @@ def variables(settings: type[ServiceSettings]) -> Iterator[Variable]:
             kind=_kind(kind),
             default="required" if name in schema.get("required", ()) else _default(field),
             secret=kind.get("writeOnly", False),
-            meaning=" ".join(field["description"].split()),
+            meaning=" ".join(meanings[name].split()),
         )
+
+
+def _docstrings(settings: type[BaseSettings]) -> Iterator[tuple[str, str]]:
+    """Yield the fields that this class itself declares, each with the string below it.
+
+    Pydantic can do so too, but for every process at its start.
+    """
+    [declared] = ast.parse(dedent(inspect.getsource(settings))).body
+    assert isinstance(declared, ast.ClassDef)
+    for field, below in pairwise(declared.body):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(docstring))),
+            ):
+                yield name, docstring
+            case _:
+                pass
 
 
 def document(services: dict[str, type[ServiceSettings]]) -> str:

@@ -74,7 +74,6 @@ class DatabaseSettings(BaseSettings):
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
     )
 
     webhost_local_stack: bool = False
