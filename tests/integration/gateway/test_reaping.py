@@ -10,7 +10,7 @@ import pytest
 from psycopg.rows import TupleRow
 from webhost_contracts.entitlements import Entitlements
 from webhost_gateway.ledger.admission import WAIT_S, Admission
-from webhost_gateway.ledger.admission_sql import ADMIT
+from webhost_gateway.ledger.admission_sql import ADMIT_ONE
 from webhost_kit.clock import now_ms
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.statements import Statements
@@ -227,7 +227,7 @@ class Late(Statements):
 
     async def execute(self, *steps: tuple[str, Mapping[str, Any]]) -> list[TupleRow]:
         rows = await super().execute(*steps)
-        if steps[0][0] == ADMIT:
+        if steps[0][0] == ADMIT_ONE:
             await self.answers.wait()
         return rows
 

@@ -1,7 +1,9 @@
-"""The SQL of admission: the rows that it locks, and the statement itself, in two forms.
+"""The SQL of admission: the rows that it locks, and the statement itself, in three forms.
 
 ADMIT is for a batch in which no API key has a limit and no call an idempotency key: without the
-parts for those it takes a quarter less of the server's time. A part reads those before it.
+parts for those it takes a quarter less of the server's time. ADMIT_ONE is for such a batch of one,
+as most are while there is little to do: with no order among calls it takes a fifth less again. A
+part reads those before it.
 """
 
 MAKE_QUOTAS = """
@@ -50,13 +52,15 @@ repeated AS (
     SELECT place FROM claims WHERE taken OR turn > 1
 )"""
 
-_LOCKED = """
+_ALIVE = """
 alive AS MATERIALIZED (
     SELECT gateway_id FROM leases
     WHERE gateway_id = %(gateway_id)s AND expires_at > clock_timestamp()
         AND NOT dead AND incarnation = current_setting('webhost.incarnation')
     FOR KEY SHARE
-),
+)"""
+
+_LOCKED = """
 locked AS MATERIALIZED (
     SELECT user_id, period_key, requests, in_flight FROM quotas
     WHERE EXISTS (SELECT FROM alive)
@@ -170,14 +174,48 @@ FROM (
 UNION ALL SELECT place, NULL, 0, 0, NULL FROM repeated"""
 
 
+_ONE = """
+locked AS MATERIALIZED (
+    SELECT period_key, requests, in_flight FROM quotas
+    WHERE EXISTS (SELECT FROM alive)
+        AND user_id = %(user_id)s AND period_key >= %(oldest)s
+    ORDER BY period_key
+    FOR UPDATE
+),
+standing AS (
+    SELECT requests, (SELECT sum(in_flight) FROM locked)::bigint AS in_flight
+    FROM locked WHERE period_key = %(period_key)s
+),
+recorded AS (
+    INSERT INTO invocations (id, user_id, agent_id, deployment_id, runtime_provider, trace_id,
+        period_key, admitted_at_ms, key_id, key_period, gateway_id)
+    SELECT %(id)s, %(user_id)s, %(agent_id)s, %(deployment_id)s, %(runtime_provider)s,
+        %(trace_id)s, %(period_key)s, %(admitted_at_ms)s::bigint, %(key_id)s, %(key_period)s,
+        %(gateway_id)s
+    FROM standing
+    WHERE requests < coalesce(%(max_requests)s, requests + 1)
+        AND in_flight < coalesce(%(max_in_flight)s, in_flight + 1)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING user_id
+),
+taken AS (
+    UPDATE quotas q SET requests = q.requests + 1, in_flight = q.in_flight + 1
+    FROM recorded r
+    WHERE q.user_id = r.user_id AND q.user_id = %(user_id)s AND q.period_key = %(period_key)s
+)
+SELECT 1, n = 1, requests + n, in_flight + n, NULL
+FROM standing CROSS JOIN (SELECT count(*) AS n FROM recorded) AS counted"""
+
+
 def _with(*queries: str) -> str:
     return f"WITH {','.join(queries)}"
 
 
-ADMIT = _with(_ASKED, _LOCKED, _CANDIDATES, _RECORDED) + _VERDICTS
+ADMIT_ONE = _with(_ALIVE, _ONE)
+ADMIT = _with(_ASKED, _ALIVE, _LOCKED, _CANDIDATES, _RECORDED) + _VERDICTS
 ADMIT_WITH_KEYS = (
     _with(
-        *(_ASKED, _CLAIMS, _LOCKED, _LOCKED_KEYS, _CANDIDATES_WITH_KEYS),
+        *(_ASKED, _CLAIMS, _ALIVE, _LOCKED, _LOCKED_KEYS, _CANDIDATES_WITH_KEYS),
         *(_RECORDED, _TAKEN_OF_KEYS, _CLAIMED),
     )
     + _VERDICTS_WITH_KEYS

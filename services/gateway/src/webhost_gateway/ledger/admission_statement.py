@@ -24,6 +24,7 @@ from webhost_kit.process.crashpoints import crash_point
 from webhost_gateway import decisions
 from webhost_gateway.ledger.admission_sql import (
     ADMIT,
+    ADMIT_ONE,
     ADMIT_WITH_KEYS,
     MAKE_KEY_QUOTAS,
     MAKE_QUOTAS,
@@ -104,12 +105,15 @@ class AdmissionStatement:
             if each.max_key_requests is not None
         }
         await self._make_quotas(MAKE_KEY_QUOTAS, keys, self._known_keys)
-        parameters = {
-            "asked": msgspec.json.encode([_flat(each) for each in batch]).decode(),
+        parameters: dict[str, Any] = {
             "gateway_id": self._lease.gateway_id,
             "users": list({user_id for user_id, _ in users}),
             "oldest": previous_period(min(period for _, period in users)),
         }
+        if len(batch) == 1 and not (keys or claims):
+            rows = await self._statements.execute((ADMIT_ONE, parameters | _flat(batch[0])))
+            return {row[0]: Verdict(*row[1:]) for row in rows}
+        parameters["asked"] = msgspec.json.encode([_flat(each) for each in batch]).decode()
         if claims:
             crash_point("gateway.claiming")
         if keys or claims:
