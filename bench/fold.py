@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Coroutine, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -33,6 +34,7 @@ from bench import seeding
 from bench.harness import Aim, Figure, NotMeasured, interleave
 from bench.options import Options
 from bench.report import progress
+from bench.sampling import sampled
 from bench.seeding import Agent
 from bench.servers import Infrastructure, resident_mb, service
 
@@ -156,7 +158,11 @@ def _billing(infrastructure: Infrastructure, database: str, seeded: Seeded) -> F
     with service("webhost_billing", directory, nats_url, dsn, {}, until="/livez") as pid:
         result = Folded(_watch_fold(dsn, seeded))
         began = time.perf_counter()
-        result.peak_mb, result.held_back_ms = _run(_watched_rebuild(nats_url, pid))
+        with sampled(LOOK_EVERY_S, partial(resident_mb, pid, family=True)) as seen:
+            result.held_back_ms = _run(_rebuild_while_facts_arrive(nats_url))
+        if not seen:
+            raise NotMeasured("the rebuild was over before its memory was seen")
+        result.peak_mb = max(seen)
         result.rebuild = seeded.facts / (time.perf_counter() - began)
     return result
 
@@ -182,20 +188,14 @@ def _watch_fold(dsn: str, seeded: Seeded) -> float:
     raise NotMeasured(f"billing did not fold {seeded.facts:,} facts in {FOLDED_S:g} s")
 
 
-async def _watched_rebuild(nats_url: str, pid: int) -> tuple[float, float]:
-    """Rebuild while facts arrive; return the most memory that all of billing's processes had, and
-    for how many ms the fold was held back.
-    """
-    peak = 0.0
-    rebuilding = asyncio.ensure_future(_rebuild(nats_url))
+async def _rebuild_while_facts_arrive(nats_url: str) -> float:
+    """Rebuild; return for how many ms the fold was held back."""
     arriving = asyncio.ensure_future(_arrive(nats_url))
-    while not rebuilding.done():
-        peak = max(peak, await asyncio.to_thread(resident_mb, pid, family=True))
-        await asyncio.sleep(LOOK_EVERY_S)
+    held_back_ms = await _rebuild(nats_url)
     if arriving.done():
         raise NotMeasured(f"no more facts arrived: {arriving.exception()!r}")
     await cancel(arriving)
-    return peak, await rebuilding
+    return held_back_ms
 
 
 async def _rebuild(nats_url: str) -> float:

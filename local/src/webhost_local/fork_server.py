@@ -7,10 +7,12 @@ Consumes: requests on the socket that is its stdin (`webhost_local.forked` sends
     as JSON, with two descriptors, the new process's output and where to report.
 Emits: on the latter the new process's pid, a line, and once it has ended its exit code (that of
     `subprocess`: negative for a signal), another.
-Guarantees: a forked process is what `python -P -m <module>` would be, with the environment and
-    working directory of its request and nothing of another's: the server imports none of our
-    modules, and never has an environment but its own. It leads a session, and the kernel ends it
-    when the server dies, and the server when its parent does.
+Guarantees: a forked process is what `python -P -m <module>` would be, with the environment,
+    working directory and output of its request: the server imports none of our modules but what
+    it needs to fork, opens nothing, and has one thread. What a service leaves out by itself
+    (`webhost_kit.process.lean`) is there all the same. It leads a session. It is killed when nobody
+    reads its reports any more; the kernel ends it when the server dies, and the server when its
+    parent does. A request that cannot be carried out is answered by closing its report.
 """
 
 import gc
@@ -50,7 +52,8 @@ LIBRARIES = (
     "uvicorn.protocols.http.httptools_impl",
     "uvloop",
 )
-_MAX_REQUEST = 65536
+MAX_REQUEST = 65536
+"""Bytes of a request: what the socket carries in one piece, with room to spare."""
 
 
 class Request(msgspec.Struct):
@@ -89,27 +92,39 @@ def _serve(control: socket.socket) -> Request | None:
         ready = {descriptor for descriptor, _ in polled.poll()}
         if waking in ready:
             os.read(waking, 4096)
-            _reap(reports)
+        for pid, report in reports.items():
+            if report.fileno() in ready:  # nobody reads it any more
+                os.kill(pid, signal.SIGKILL)
+        for report in _reap(reports):
+            polled.unregister(report)
+            report.close()
         if control.fileno() not in ready:
             continue
-        message, descriptors, _, _ = socket.recv_fds(control, _MAX_REQUEST, 2)
+        message, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST, 2)
         if not message:
             return None
         request = msgspec.json.decode(message, type=Request)
-        output, report = descriptors
-        if (pid := os.fork()) == 0:
+        output, report = descriptors[0], socket.socket(fileno=descriptors[1])
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(output)
+            report.close()
+            continue
+        if pid == 0:
             tie()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for ours in (control, *reports.values()):
+            for ours in (control, report, *reports.values()):
                 ours.close()
-            for ours in (waking, woken, report):
+            for ours in (waking, woken):
                 os.close(ours)
             _become(request, output)
             return request
         os.close(output)
-        reports[pid] = socket.socket(fileno=report)
-        _tell(reports[pid], pid)
+        reports[pid] = report
+        polled.register(report, 0)
+        _tell(report, pid)
 
 
 def _nothing(*_: object) -> None:
@@ -130,13 +145,16 @@ def _become(request: Request, output: int) -> None:
     os.environ.update(request.env)
 
 
-def _reap(reports: dict[int, socket.socket]) -> None:
+def _reap(reports: dict[int, socket.socket]) -> list[socket.socket]:
+    """Report who has ended; return their reports, which are over."""
+    over: list[socket.socket] = []
     while reports:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
-            return
-        with reports.pop(pid) as report:
-            _tell(report, os.waitstatus_to_exitcode(status))
+            break
+        over.append(reports.pop(pid))
+        _tell(over[-1], os.waitstatus_to_exitcode(status))
+    return over
 
 
 def _tell(report: socket.socket, number: int) -> None:

@@ -1,6 +1,7 @@
 """Processes of Python modules, forked by a server that has their libraries (`fork_server`)."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -12,11 +13,14 @@ import msgspec
 
 from webhost_local.child import tied_to_parent
 from webhost_local.data_dir import StackError
-from webhost_local.fork_server import Request
+from webhost_local.fork_server import MAX_REQUEST, Request
 
 
 class Forked:
-    """One process; what asyncio's subprocesses have of methods is as theirs."""
+    """One process; what asyncio's subprocesses have of methods is as theirs.
+
+    It is killed when the loop that asked for it ends, as it then has no owner.
+    """
 
     def __init__(
         self, pid: int, reports: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -31,7 +35,8 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # its end is not read yet
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -65,10 +70,12 @@ class ForkServer:
     async def fork(self, module: str, *, env: dict[str, str], cwd: Path, output: int) -> Forked:
         """Start what `python -P -m <module>` would be, with `output` as its stdout and stderr.
 
-        Raises StackError when the server died meanwhile.
+        Raises StackError when the server died meanwhile, or could not fork.
         """
-        control = self._running()
         request = msgspec.json.encode(Request(module, env, str(cwd)))
+        if len(request) > MAX_REQUEST:
+            raise StackError(f"{module} cannot be started: its environment is too large")
+        control = self._running()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -77,10 +84,14 @@ class ForkServer:
         except OSError as error:
             ours.close()
             raise StackError(f"{module} cannot be started: its fork server died") from error
-        started = await reports.readline()
+        started = b""
+        try:
+            started = await reports.readline()
+        finally:
+            if not started:
+                writer.close()
         if not started:
-            writer.close()
-            raise StackError(f"{module} cannot be started: its fork server died")
+            raise StackError(f"{module} cannot be started: its fork server died, or could not fork")
         return Forked(int(started), reports, writer)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from webhost_kit.errors import StreamDiverged
 
 from tests.support.deadline import eventually
 from tests.support.harness import Harness, in_background
+from tests.support.infra import Nats
 
 
 async def checkpoint_after_first(harness: Harness, stream: str) -> Checkpoint:
@@ -301,3 +302,72 @@ def test_what_filters_have_in_common_selects_all_that_they_do(
     filters: list[str], common: str
 ) -> None:
     assert reader._in_common(filters) == common
+
+
+async def test_a_reader_listens_on_one_inbox_and_then_on_none(harness: Harness) -> None:
+    for number in range(53):
+        await harness.bus.js.publish("evt.usr_1.agent.agt_1", b"%d" % number)
+    before, most, found = listening(harness), 0, 0
+    few = StreamReader(harness.bus, subjects.EVENTS, [">"], batch_size=5)
+    async with asyncio.timeout(20), aclosing(few.batches(None)) as batches:
+        async for batch in batches:
+            found += len(batch.messages)
+            most = max(most, listening(harness) - before)
+            if found == 53:
+                break
+    assert (most, listening(harness)) == (1, before)
+
+
+async def test_an_outage_leaves_nobody_listening(harness: Harness, nats_server: Nats) -> None:
+    await harness.bus.js.publish("evt.usr_1.agent.agt_1", b"{}")
+    before = listening(harness)
+    stream = StreamReader(harness.bus, subjects.EVENTS, [">"])
+
+    async def read() -> None:
+        async for _ in stream.batches(None):
+            pass
+
+    async def usable() -> bool:
+        return stream.usable
+
+    async def away() -> bool:
+        return (stream.check() or "").startswith("away")
+
+    async with in_background(read()):
+        await eventually(usable, "the reader to catch up")
+        nats_server.kill()
+        try:
+            await eventually(away, "the reader to give its consumer up", seconds=15)
+        finally:
+            nats_server.start()
+        await eventually(usable, "the reader to catch up again", seconds=20)
+        assert listening(harness) == before + 1
+
+
+async def test_fewer_than_two_requests_messages_are_buffered(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "BATCH_BYTES", 10)
+    take, most, found = pull.Pull._on_message, 0, 0
+
+    def watching(self: pull.Pull, message: Msg, request: int) -> None:
+        nonlocal most
+        take(self, message, request)
+        most = max(most, len(self._arrived))
+
+    monkeypatch.setattr(pull.Pull, "_on_message", watching)
+    for _ in range(40):
+        await harness.bus.js.publish("evt.usr_1.agent.agt_1", b"x" * 8)
+    few = StreamReader(harness.bus, subjects.EVENTS, [">"], batch_size=5)
+    async with asyncio.timeout(20), aclosing(few.batches(None)) as batches:
+        async for batch in batches:
+            found += len(batch.messages)
+            await asyncio.sleep(0.01)  # a fold that is slower than the server
+            if found == 40:
+                break
+    assert most < 10
+
+
+def listening(harness: Harness) -> int:
+    """How many subscriptions its connection has."""
+    return len(harness.bus.client._subs)

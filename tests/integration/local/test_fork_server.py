@@ -15,17 +15,18 @@ import pytest
 from webhost_local.data_dir import StackError
 from webhost_local.forked import Forked, ForkServer
 
-from tests.support.deadline import eventually
+from tests.support.deadline import eventually, until
 
 SAYS = """
-import gc, json, os, random, sys, threading
+import gc, json, os, random, sys
 import uuid_utils
 from nacl.utils import random as sodium
 print(json.dumps({
     "name": __name__, "argv": sys.argv, "cwd": os.getcwd(), "env": dict(os.environ),
     "leads": os.getsid(0) == os.getpid(), "collects": gc.isenabled(),
     "descriptors": sorted(int(fd) for fd in os.listdir("/proc/self/fd"))[:-1],
-    "drawn": [random.random(), str(uuid_utils.uuid4()), str(uuid_utils.uuid7()), sodium(8).hex()],
+    "drawn": [random.random(), sodium(8).hex(), str(uuid_utils.uuid4()),
+              str(uuid_utils.uuid7())[-8:]],
 }))
 print("and an error", file=sys.stderr)
 sys.exit(int(os.environ["CODE"]))
@@ -99,6 +100,17 @@ async def gone(pid: int) -> None:
     await eventually(is_gone, f"{pid} to be gone", seconds=10)
 
 
+async def serves_again(forks: Forks) -> None:
+    async def forked() -> bool:
+        try:
+            await forks.said(CODE="0")
+        except StackError:  # it was asked while it died
+            return False
+        return True
+
+    await eventually(forked, "a new server", seconds=20)
+
+
 async def test_it_is_what_an_interpreter_of_its_own_would_be(forks: Forks) -> None:
     stays = await forks.fork("stays", OTHERS="secret")
     said = await forks.said(CODE="3", MINE="one")
@@ -137,6 +149,51 @@ async def test_what_waits_for_an_end_may_be_cancelled(forks: Forks) -> None:
     assert await process.wait() == -signal.SIGKILL
 
 
+async def test_who_has_ended_meanwhile_may_be_signalled(forks: Forks) -> None:
+    process = await forks.fork("stays")
+    os.kill(process.pid, signal.SIGKILL)
+    # Without a turn of the loop, which would read of its end.
+    until(lambda: not psutil.pid_exists(process.pid), "the server to reap it", seconds=10)
+    process.terminate()
+    assert await process.wait() == -signal.SIGKILL
+
+
+async def test_a_request_that_is_too_large_ends_nobody(forks: Forks) -> None:
+    stays = await forks.fork("stays")
+    with pytest.raises(StackError, match="too large"):
+        await forks.fork("says", CODE="0", LARGE="x" * 70_000)
+    await forks.said(CODE="0")
+    assert stays.returncode is None
+    assert psutil.Process(psutil.Process(stays.pid).ppid()).num_threads() == 1
+    stays.kill()
+    await stays.wait()
+
+
+async def test_who_asks_while_the_server_dies_is_told(forks: Forks) -> None:
+    stays = await forks.fork("stays")
+    server = psutil.Process(psutil.Process(stays.pid).ppid())
+    server.suspend()
+    asking = asyncio.create_task(forks.fork("stays"))
+    await asyncio.sleep(0.05)  # it is sent, and lies unread
+    server.kill()
+    async with asyncio.timeout(5):
+        with pytest.raises(StackError):
+            await asking
+        assert await stays.wait() == -signal.SIGKILL
+    await serves_again(forks)
+
+
+async def test_what_nobody_waits_for_any_more_is_killed(forks: Forks) -> None:
+    """As when a loop ends, or who asked was cancelled."""
+    pids: list[int] = []
+
+    async def ask() -> None:
+        pids.append((await forks.fork("stays")).pid)
+
+    await asyncio.to_thread(asyncio.run, ask())
+    await gone(pids[0])
+
+
 async def test_a_module_that_is_not_there_fails_like_python(forks: Forks) -> None:
     process = await forks.fork("nowhere")
     assert await process.wait() == 1
@@ -168,15 +225,7 @@ async def test_a_server_that_dies_takes_them_along_and_comes_back(forks: Forks) 
     psutil.Process(psutil.Process(process.pid).ppid()).kill()
     assert await process.wait() == -signal.SIGKILL
     await gone(process.pid)
-
-    async def forked() -> bool:
-        try:
-            await forks.said(CODE="0")
-        except StackError:  # it was asked while it died
-            return False
-        return True
-
-    await eventually(forked, "a new server", seconds=20)
+    await serves_again(forks)
 
 
 async def test_none_outlives_who_asked_for_it(forks: Forks) -> None:

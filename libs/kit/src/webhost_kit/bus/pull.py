@@ -6,6 +6,7 @@ server has nothing it sends heartbeats: who hears neither for SILENCE_S gives th
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from time import monotonic
 
 import msgspec
@@ -59,8 +60,10 @@ class Pull:
 
     async def stop(self) -> None:
         """Listen no longer."""
-        if self._subscription is not None and self._client.is_connected:
-            await self._subscription.unsubscribe()
+        # Also while the client reconnects: it would subscribe again.
+        if self._subscription is not None and not self._client.is_closed:
+            with suppress(NatsError):
+                await self._subscription.unsubscribe()
 
     async def next(self, most: int) -> list[Msg]:
         """Return what has arrived, at most this many; empty after a heartbeat. Raises NatsError."""

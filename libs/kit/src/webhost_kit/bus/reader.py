@@ -214,8 +214,8 @@ class StreamReader:
         pending = consumer.num_pending or 0
         yield Batch((), checkpoint, pending)
         pull = Pull(self._bus, self._stream, consumer.name, self._batch_size)
-        await pull.start()
         try:
+            await pull.start()
             delivered = 0
             idle_since = monotonic()
             while True:

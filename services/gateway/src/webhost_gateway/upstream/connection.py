@@ -148,6 +148,8 @@ class Connection(asyncio.Protocol):
             self._whole = True
         if self._problem is None:
             self._problem = "the connection was closed"
+        # It holds this connection: a cycle, which would keep what the body and TLS hold.
+        del self._parser
         self._wake()
 
     # What the parser calls. What follows a whole response is another one, which nobody asked for.

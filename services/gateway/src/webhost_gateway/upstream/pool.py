@@ -54,7 +54,7 @@ class Pool:
         self._resolved: TTLCache[Origin, asyncio.Task[Any]] = TTLCache(MOST_RESOLVED, RESOLVED_S)
         self._cleaning: asyncio.TimerHandle | None = None
 
-    async def take(self, origin: Origin) -> Connection:
+    async def acquire(self, origin: Origin) -> Connection:
         """Return a connection for one exchange; give it back. Raises NotConnected."""
         connection = self._kept_one(origin)
         if connection is None:
@@ -62,7 +62,7 @@ class Pool:
         self._used[connection] = origin
         return connection
 
-    def give_back(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
         """Keep the connection if it may be used again."""
         origin = self._used.pop(connection)
         if not connection.rest():

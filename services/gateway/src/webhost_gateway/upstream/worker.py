@@ -181,7 +181,7 @@ class Upstream:
         connection: Connection | None = None
         try:
             async with asyncio.timeout(self._first_byte_timeout_s) as limit:
-                connection = await self._pool.take(address.origin)
+                connection = await self._pool.acquire(address.origin)
                 connection.send(self._request(address, call))
                 await connection.head()
                 limit.reschedule(ends_at)
@@ -201,7 +201,7 @@ class Upstream:
             raise failed("network_error", message, address.host) from error
         finally:
             if connection is not None:
-                self._pool.give_back(connection)
+                self._pool.release(connection)
 
     def _request(self, address: _Address, call: Call) -> bytes:
         signature = self._signer.header(now_ms(), call.deployment_id, call.body)

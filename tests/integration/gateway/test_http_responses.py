@@ -1,93 +1,26 @@
-"""The gateway's HTTP/1.1 client, against hosts that do what a test wants, on production's loop."""
+"""The gateway's HTTP/1.1 client: what is a response, and what is none."""
 
 import asyncio
-import functools
-import socket
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvloop
-from webhost_gateway.upstream import pool as pools
-from webhost_gateway.upstream.connection import MAX_HEAD_BYTES, BrokenOff, Connection
-from webhost_gateway.upstream.pool import NotConnected, Origin, Pool
+from webhost_gateway.upstream.connection import MAX_HEAD_BYTES, BrokenOff
 
-from tests.support.http_host import LOOPBACK, Host, Peer, Script, certificate, host
-
-REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
-HEAD = b"HTTP/1.1 200 OK\r\n"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst"
-SECOND = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecond"
-DEADLINE_S = 10
-
-
-def on_uvloop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def run(*arguments: Any, **named: Any) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(DEADLINE_S):
-                await test(*arguments, **named)
-
-        uvloop.run(bounded())
-
-    return run
-
-
-@asynccontextmanager
-async def a_pool(tls: ssl.SSLContext | None = None) -> AsyncGenerator[Pool]:
-    pool = Pool(tls)
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
-def origin(at: Host, name: str = LOOPBACK, *, tls: bool = False) -> Origin:
-    return Origin(name, at.port, tls)
-
-
-async def whole(connection: Connection) -> bytes:
-    parts: list[bytes] = []
-    while part := await connection.read():
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def exchange(pool: Pool, where: Origin, request: bytes = REQUEST) -> tuple[int, bytes]:
-    connection = await pool.take(where)
-    try:
-        connection.send(request)
-        await connection.head()
-        return connection.status, await whole(connection)
-    finally:
-        pool.give_back(connection)
-
-
-def answering(*answers: bytes) -> Script:
-    """Answer the requests of a connection with these, then wait for its end."""
-
-    async def script(peer: Peer) -> None:
-        for answer in answers:
-            if not await peer.request():
-                return
-            await peer.send(answer)
-        await peer.gone()
-
-    return script
-
-
-def closing(answer: bytes) -> Script:
-    """Answer one request, and close the connection."""
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(answer)
-
-    return script
-
+from tests.integration.gateway.exchanging import (
+    HEAD,
+    OK,
+    REQUEST,
+    SECOND,
+    a_pool,
+    answering,
+    closing,
+    exchange,
+    on_uvloop,
+    origin,
+    whole,
+)
+from tests.support.http_host import Peer, certificate, host
 
 FRAMED = [
     pytest.param(OK, id="length"),
@@ -125,12 +58,12 @@ async def test_trailers_change_nothing_of_the_head() -> None:
         b"5\r\nfirst\r\n0\r\nContent-Type: text/event-stream\r\n\r\n"
     )
     async with host(answering(answer)) as at, a_pool() as pool:
-        connection = await pool.take(origin(at))
+        connection = await pool.acquire(origin(at))
         connection.send(REQUEST)
         await connection.head()
         assert await whole(connection) == b"first"
         assert connection.content_type == b"application/json"
-        pool.give_back(connection)
+        pool.release(connection)
 
 
 @pytest.mark.parametrize("answer", FRAMED)
@@ -334,48 +267,6 @@ async def test_a_response_nobody_asked_for_answers_nothing(at_once: bool) -> Non
         assert await exchange(pool, origin(at)) == (200, b"itsown")
 
 
-@pytest.mark.parametrize("half", [True, False], ids=["half", "whole"])
-@on_uvloop
-async def test_a_kept_connection_that_its_host_closed_is_not_used(half: bool) -> None:
-    closed = asyncio.Event()
-
-    async def short(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(OK)
-        if half:
-            peer.writer.write_eof()
-            closed.set()
-            await peer.gone()
-        else:
-            peer.writer.close()
-            closed.set()
-
-    async with host(short, answering(SECOND)) as at, a_pool() as pool:
-        assert await exchange(pool, origin(at)) == (200, b"first")
-        await closed.wait()
-        await asyncio.sleep(0.05)
-        assert await exchange(pool, origin(at)) == (200, b"second")
-        assert at.connections == 2
-
-
-@on_uvloop
-async def test_concurrent_exchanges_have_connections_of_their_own() -> None:
-    async def echo(peer: Peer) -> None:
-        while request := await peer.request():
-            await peer.send(OK[:-5] + request[-5:])
-
-    def asked(number: int) -> bytes:
-        return b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n%05d" % number
-
-    async with host(echo) as at, a_pool() as pool:
-        for _ in range(5):
-            answers = await asyncio.gather(
-                *(exchange(pool, origin(at), asked(number)) for number in range(100))
-            )
-            assert answers == [(200, b"%05d" % number) for number in range(100)]
-        assert at.connections == 100
-
-
 @on_uvloop
 async def test_no_more_is_read_than_is_taken() -> None:
     size, taken_by_system = 20_000_000, 8_000_000
@@ -391,7 +282,7 @@ async def test_no_more_is_read_than_is_taken() -> None:
         await peer.gone()
 
     async with host(large) as at, a_pool() as pool:
-        connection = await pool.take(origin(at))
+        connection = await pool.acquire(origin(at))
         connection.send(REQUEST)
         await connection.head()
         await asyncio.sleep(0.3)
@@ -399,7 +290,7 @@ async def test_no_more_is_read_than_is_taken() -> None:
         await asyncio.sleep(0.2)
         assert before == sent < taken_by_system
         assert len(await whole(connection)) == size
-        pool.give_back(connection)
+        pool.release(connection)
 
 
 @on_uvloop
@@ -414,7 +305,7 @@ async def test_a_wait_may_be_cancelled_and_begun_again() -> None:
         await peer.gone()
 
     async with host(halting) as at, a_pool() as pool:
-        connection = await pool.take(origin(at))
+        connection = await pool.acquire(origin(at))
         connection.send(REQUEST)
         await connection.head()
         assert await connection.read() == b"fi"
@@ -424,7 +315,7 @@ async def test_a_wait_may_be_cancelled_and_begun_again() -> None:
                     await connection.read()
         go_on.set()
         assert await whole(connection) == b"rst"
-        pool.give_back(connection)
+        pool.release(connection)
         assert connection.usable
 
 
@@ -464,140 +355,6 @@ async def test_an_answer_before_the_request_was_taken_ends_the_connection() -> N
         assert at.connections == 2
 
 
-@on_uvloop
-async def test_kept_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "KEPT_S", 0.05)
-    ended = asyncio.Event()
-
-    async def watching(peer: Peer) -> None:
-        await answering(OK)(peer)
-        ended.set()
-
-    async with host(watching) as at, a_pool() as pool:
-        await exchange(pool, origin(at))
-        await ended.wait()
-
-
-@on_uvloop
-async def test_the_end_closes_every_connection() -> None:
-    ended = 0
-
-    async def halting(peer: Peer) -> None:
-        nonlocal ended
-        await peer.request()
-        await peer.send(OK[:-1])
-        await peer.gone()
-        ended += 1
-
-    async with host(answering(OK), halting) as at, a_pool() as pool:
-        under_way = await pool.take(origin(at))
-        under_way.send(REQUEST)
-        waiting = asyncio.create_task(exchange(pool, origin(at)))
-        await asyncio.sleep(0.05)
-        pool.close()
-        with pytest.raises(BrokenOff):
-            await waiting
-
-
-# Making connections
-
-
-@on_uvloop
-async def test_a_host_that_refuses_or_is_not_there_is_not_connected() -> None:
-    with socket.socket() as unused:
-        unused.bind((LOOPBACK, 0))
-        port = unused.getsockname()[1]
-        async with a_pool() as pool:
-            for name in (LOOPBACK, "no-such-host.invalid", "a..b", "x" * 64 + ".example"):
-                for _ in range(2):
-                    with pytest.raises(NotConnected) as refused:
-                        await pool.take(Origin(name, port, tls=False))
-                    assert not refused.value.timed_out
-
-
-@on_uvloop
-async def test_a_handshake_is_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "CONNECT_TIMEOUT_S", 0.1)
-
-    async def silent(peer: Peer) -> None:
-        await peer.gone()
-
-    async with host(silent) as at, a_pool() as pool:
-        with pytest.raises(NotConnected) as late:
-            await pool.take(origin(at, tls=True))
-        assert late.value.timed_out
-
-
-@on_uvloop
-async def test_of_several_addresses_the_one_that_answers_is_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with host(answering(OK)) as at, a_pool() as pool:
-        loop = asyncio.get_running_loop()
-        looked_up = 0
-
-        async def getaddrinfo(name: str, port: int, **_: Any) -> list[Any]:
-            nonlocal looked_up
-            looked_up += 1
-            await asyncio.sleep(0.01)
-            answers = [(socket.AF_INET6, "::1"), (socket.AF_INET, LOOPBACK)]
-            return [
-                (family, socket.SOCK_STREAM, 6, "", (address, port)) for family, address in answers
-            ]
-
-        resolving = _Resolving(loop, getaddrinfo)
-        monkeypatch.setattr(pools.asyncio, "get_running_loop", lambda: resolving)
-        where = Origin("many.example", at.port, tls=False)
-        taken = await asyncio.gather(*(pool.take(where) for _ in range(10)))
-        assert looked_up == 1
-        monkeypatch.undo()
-        for connection in taken:
-            pool.give_back(connection)
-
-
-class _Resolving:
-    """A loop with another way to look up names."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, getaddrinfo: Any) -> None:
-        self._loop = loop
-        self.getaddrinfo = getaddrinfo
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
-
-
-@on_uvloop
-async def test_tls_is_for_the_name_and_by_an_authority_that_is_trusted(tmp_path: Path) -> None:
-    server, authority = certificate(tmp_path, "localhost")
-    _, another = certificate(tmp_path, "another.example")
-    named: list[str | None] = []
-    server.sni_callback = lambda _socket, name, _context: named.append(name)
-    trusting = ssl.create_default_context(cafile=str(authority))
-    async with host(answering(OK, SECOND), tls=server) as at:
-        async with a_pool(trusting) as pool:
-            where = origin(at, "localhost", tls=True)
-            assert await exchange(pool, where) == (200, b"first")
-            assert await exchange(pool, where) == (200, b"second")
-            assert (at.connections, named) == (1, ["localhost"])
-            with pytest.raises(NotConnected):  # the certificate is not for this name
-                await pool.take(origin(at, LOOPBACK, tls=True))
-        for context in (None, ssl.create_default_context(cafile=str(another))):
-            async with a_pool(context) as pool:
-                with pytest.raises(NotConnected):
-                    await pool.take(origin(at, "localhost", tls=True))
-
-
-@on_uvloop
-async def test_a_host_without_tls_is_not_spoken_to_in_its_place() -> None:
-    async def clear(peer: Peer) -> None:
-        await peer.reader.read(1)
-        await peer.send(OK)
-
-    async with host(clear) as at, a_pool() as pool:
-        with pytest.raises(NotConnected):
-            await pool.take(origin(at, "localhost", tls=True))
-
-
 @pytest.mark.parametrize("framed", [True, False], ids=["length", "to the end"])
 @on_uvloop
 async def test_over_tls_nothing_that_came_is_lost_and_an_end_is_no_frame(
@@ -616,7 +373,7 @@ async def test_over_tls_nothing_that_came_is_lost_and_an_end_is_no_frame(
         peer.writer.transport.abort()
 
     async with host(abrupt, tls=server) as at, a_pool(trusting) as pool:
-        connection = await pool.take(origin(at, "localhost", tls=True))
+        connection = await pool.acquire(origin(at, "localhost", tls=True))
         connection.send(REQUEST)
         await connection.head()
         await asyncio.sleep(0.3)
@@ -625,7 +382,7 @@ async def test_over_tls_nothing_that_came_is_lost_and_an_end_is_no_frame(
         else:
             with pytest.raises(BrokenOff):
                 await whole(connection)
-        pool.give_back(connection)
+        pool.release(connection)
 
 
 @on_uvloop
