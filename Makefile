@@ -52,7 +52,7 @@ up: setup ## Start the whole stack in the foreground
 	.venv/bin/webhost up
 
 .PHONY: test
-test: setup ## Run every test
+test: setup ## Run the tests
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-long

@@ -15,7 +15,7 @@ RATIOS = "Ratios to a limit measured in the same run"
 
 @dataclass(frozen=True)
 class Aim:
-    """What DESIGN asks for, in the unit of the figure's value."""
+    """What is asked of the figure, in the unit of the figure's value."""
 
     bound: Literal["at least", "at most"]
     value: float

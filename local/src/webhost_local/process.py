@@ -50,7 +50,8 @@ class ProcessSpec:
 
     `prepare` runs before every start, `is_ready` is asked until it says yes, `on_ready` runs
     then, before it counts as ready. `why_not` says what keeps it from being ready, if it can say.
-    `env` is the whole environment.
+    `env` is the whole environment. `user` and `death_signal` are not for a `Module`, which runs as
+    its server does and is killed with it.
     """
 
     name: str

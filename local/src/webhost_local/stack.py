@@ -275,7 +275,7 @@ def _welcome(environment: Environment, root: Path, seconds: float) -> str:
             "",
             f"  export WEBHOST_DATA_DIR={root}",
             f"  export WEBHOST_URL={environment.origin}",
-            "  export WEBHOST_TOKEN=$(webhost token alice)",
+            "  webhost login --subject alice",
             "  webhost agents create my-agent",
             "",
             f"  users sign in at {environment.issuer} (development only); Ctrl-C stops everything",

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from msgspec.structs import replace
-from webhost_gateway.ledger.admission_statement import AdmissionStatement, Request, Verdict
+from webhost_gateway.ledger.admission_statement import AdmissionRequest, AdmissionStatement, Verdict
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.statements import Statements
 
@@ -64,7 +64,7 @@ class Forms:
 
     async def decide(self, state: State) -> tuple[Verdict | None, Verdict | None]:
         alone, among, another = (
-            Request(invocation, state.max_requests, state.max_in_flight)
+            AdmissionRequest(invocation, state.max_requests, state.max_in_flight)
             for invocation in (self.alone, self.among, an_invocation(ANOTHER))
         )
         one = await self.statement.execute([alone], [])
@@ -152,7 +152,7 @@ async def test_those_that_wait_for_each_other_take_what_is_left(
 
     async def admit(statements: Statements) -> bool:
         statement = AdmissionStatement(statements, forms.here.lease)
-        verdicts = await statement.execute([Request(an_invocation(ALONE), most, None)], [])
+        verdicts = await statement.execute([AdmissionRequest(an_invocation(ALONE), most, None)], [])
         return verdicts[1].admitted is True
 
     admitted = await asyncio.gather(*map(admit, pools))

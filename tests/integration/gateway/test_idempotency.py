@@ -16,7 +16,7 @@ from webhost_contracts import ids
 from webhost_contracts.events import AgentCreated
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
-from webhost_gateway.ledger.idempotency import KEPT_MS
+from webhost_gateway.ledger.idempotency import ANSWERS_KEPT_MS
 from webhost_gateway.ledger.recording import MAX_KEPT_BYTES, Kept
 from webhost_gateway.model import Claim
 from webhost_kit.clock import now_ms
@@ -305,7 +305,7 @@ async def test_an_answer_is_kept_for_a_day_and_up_to_its_bound(
     assert (await call(harness, gateway, agent, "kept", large)).body == kept.body
     await harness.execute(
         "UPDATE idempotency SET finished_at_ms = finished_at_ms - :day WHERE invocation_id = :id",
-        day=KEPT_MS + 1000,
+        day=ANSWERS_KEPT_MS + 1000,
         id=kept.invocation_id,
     )
     for key, prompt, first in (

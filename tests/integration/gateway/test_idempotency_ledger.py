@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from webhost_contracts.entitlements import Entitlements
 from webhost_contracts.periods import day_key, period_key
 from webhost_gateway.ledger.idempotency import (
+    ANSWERS_KEPT_MS,
     CLAIMS_KEPT_MS,
     DELEGATED,
     INVOKE,
-    KEPT_MS,
     AlreadyClaimed,
 )
 from webhost_gateway.ledger.recording import Recording
@@ -186,10 +186,10 @@ async def test_old_answers_and_keys_are_removed_each_in_its_time(database_url: s
                 "INSERT INTO idempotency VALUES ('u', 'a', 'invoke', 'fresh', 'r1', '', 'fresh',"
                 " :at, :at, 'sealed')"
             ),
-            {"at": at_ms - KEPT_MS + 60_000},
+            {"at": at_ms - ANSWERS_KEPT_MS + 60_000},
         )
-    assert await remove_answers(database, at_ms - KEPT_MS) == 4
-    assert await remove_answers(database, at_ms - KEPT_MS) == 0
+    assert await remove_answers(database, at_ms - ANSWERS_KEPT_MS) == 4
+    assert await remove_answers(database, at_ms - ANSWERS_KEPT_MS) == 0
     assert await answered(database) == {("invoke", "fresh")}
     for kind, kept_ms in CLAIMS_KEPT_MS.items():
         assert await remove_claims(database, kind, at_ms - kept_ms) == 1

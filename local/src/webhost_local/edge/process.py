@@ -7,13 +7,11 @@ old one.
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import logging
 import os
 import re
 import resource
-import signal
 import socket
 import time
 from collections import deque
@@ -22,6 +20,7 @@ from pathlib import Path
 
 import aiohttp
 
+from webhost_local.child import tied_to_parent
 from webhost_local.edge.errors import WorkerFailedToStart
 from webhost_local.edge.owner import Owner
 
@@ -30,12 +29,10 @@ STOP_SECONDS = 5.0
 OUTPUT_BYTES_PER_SECOND = 64 * 1024
 LINE_BYTES = 512
 """What a line counts beside its own bytes."""
-PR_SET_PDEATHSIG = 1
 # workerd closes idle connections after 5 s: ours go first, so that none is found dead.
 KEEPALIVE_SECONDS = 3.0
 
 log = logging.getLogger("webhost.edge.worker")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class OutputLimit:
@@ -241,10 +238,11 @@ async def start(
     config_file.write_text(config)
     owner.give(config_file)
 
+    tie = tied_to_parent()
+
     def before_start() -> None:
         owner.become()
-        # After it: a change of the user takes this back.
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        tie()  # After it: a change of the user takes this back.
 
     control, writer, theirs = await control_channel()
     with contextlib.closing(writer):

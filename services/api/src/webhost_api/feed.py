@@ -1,4 +1,4 @@
-"""Agents' events, as they happen, for all clients of this process: one follower that fans out.
+"""Agents' events, as they happen, for all clients of this process: one reader that fans out.
 
 Consumes: the rows of `history`, woken when they are committed (by whichever process folded them),
 and at least every IDLE_S. Emits: server-sent events, to whoever has a stream open here.

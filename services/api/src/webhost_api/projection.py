@@ -3,7 +3,7 @@
 Consumes: on EVENTS, the kinds of the types in `history.SHOWN`, of all services.
 Guarantees: the rows and the checkpoint are one transaction. An agent's events are numbered in it,
 without gaps, in the order in which they are committed, since one process folds at a time; who
-follows the numbers misses nothing and gets nothing twice. The commit wakes the followers.
+follows the numbers misses nothing and gets nothing twice. The commit wakes the reader of `feed`.
 On replay: a row that is there gets its content anew, and keeps its number; what is missing is added
 behind the newest. A fact that is older than the shortest retention of logs is no event any more: it
 takes a number and leaves it out, so that whoever follows is told that something is missing.

@@ -1,4 +1,4 @@
-"""All raw SQL of the fold, of rebuilds and of the totals, as named statements.
+"""The raw SQL of the fold and of the totals, and what rebuilds share with them, by name.
 
 They handle whole batches, or compare and remove whole generations. Columns are declared in
 `tables`; lists of them are generated from there, and so is the order of what is passed for them.
@@ -139,21 +139,6 @@ NO_LONGER_DUE = sa.text(
         AS put (user_id, period_key, noted)
     WHERE (t.partition, t.user_id, t.period_key) = (:partition, put.user_id, put.period_key)
         AND CAST(t.xmin AS text) = put.noted
-    """
-)
-
-READ_PERIODS = sa.text(
-    """
-    SELECT d.user_id, d.period_key, a.tier,
-        coalesce(p.version, 0) AS version, coalesce(p.reached, '{}') AS reached,
-        coalesce(sum(u.requests), 0) AS requests, coalesce(sum(u.llm_tokens), 0) AS tokens,
-        coalesce(sum(u.compute_ms), 0) AS compute_ms
-    FROM unnest(CAST(:users AS text[]), CAST(:periods AS text[])) AS d (user_id, period_key)
-    LEFT JOIN accounts a ON a.user_id = d.user_id
-    LEFT JOIN periods p ON (p.user_id, p.period_key) = (d.user_id, d.period_key)
-    LEFT JOIN billing_usage u ON (u.generation, u.partition, u.user_id, u.period_key)
-        = (:generation, :partition, d.user_id, d.period_key)
-    GROUP BY d.user_id, d.period_key, a.tier, p.version, p.reached
     """
 )
 

@@ -9,7 +9,7 @@ OLDER = 5
 
 
 def collect_less() -> None:
-    """Leave out what there is so far from now on, and look for cycles once in NEW new objects.
+    """Collect from now on: leave out what there is so far, look for cycles once in NEW new objects.
 
     By default Python looks once in 700, through all that a batch holds again and again: half of the
     time of a fold, a tenth of a call's. To be called once a process is composed.

@@ -8,18 +8,33 @@ On replay (the fold begins again, or after a restore): what is stated already is
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.entitlements import Entitlements, known_tier
 from webhost_contracts.events import PeriodThresholdReached
 from webhost_kit.eventsourcing.facts import Fact
 
-from webhost_billing import statements
 from webhost_billing.folding import Step
 from webhost_billing.periods import store as periods
 from webhost_billing.periods.model import Period, evolve
 from webhost_billing.periods.store import period_of
 from webhost_billing.thresholds import decisions
 from webhost_billing.thresholds.decisions import Used
+
+READ_PERIODS = sa.text(
+    """
+    SELECT d.user_id, d.period_key, a.tier,
+        coalesce(p.version, 0) AS version, coalesce(p.reached, '{}') AS reached,
+        coalesce(sum(u.requests), 0) AS requests, coalesce(sum(u.llm_tokens), 0) AS tokens,
+        coalesce(sum(u.compute_ms), 0) AS compute_ms
+    FROM unnest(CAST(:users AS text[]), CAST(:periods AS text[])) AS d (user_id, period_key)
+    LEFT JOIN accounts a ON a.user_id = d.user_id
+    LEFT JOIN periods p ON (p.user_id, p.period_key) = (d.user_id, d.period_key)
+    LEFT JOIN billing_usage u ON (u.generation, u.partition, u.user_id, u.period_key)
+        = (:generation, :partition, d.user_id, d.period_key)
+    GROUP BY d.user_id, d.period_key, a.tier, p.version, p.reached
+    """
+)
 
 
 async def state(
@@ -34,7 +49,7 @@ async def state(
     if not courses:
         return
     found = await connection.execute(
-        statements.READ_PERIODS,
+        READ_PERIODS,
         {
             "generation": generation,
             "partition": partition,

@@ -23,7 +23,7 @@ from webhost_kit.database.statements import NotRun, Statements
 from webhost_kit.errors import Unavailable
 from webhost_kit.tasks import run_together
 
-from webhost_gateway.ledger.admission_statement import AdmissionStatement, Request
+from webhost_gateway.ledger.admission_statement import AdmissionRequest, AdmissionStatement
 from webhost_gateway.ledger.idempotency import AlreadyClaimed
 from webhost_gateway.ledger.lease import Lease
 from webhost_gateway.ledger.outcomes import Outcomes
@@ -42,7 +42,7 @@ _batch_size = Histogram(
 
 @dataclass(slots=True)
 class _Waiting:
-    request: Request
+    request: AdmissionRequest
     admitted: asyncio.Future[None]
     claim: Claim | None
     last_try: bool = False
@@ -82,7 +82,9 @@ class Admission:
         Raises LimitExceeded (`requests`, `concurrency`), Unavailable or AlreadyClaimed.
         """
         loop = asyncio.get_running_loop()
-        request = Request(invocation, limits.requests, limits.concurrency, max_key_requests)
+        request = AdmissionRequest(
+            invocation, limits.requests, limits.concurrency, max_key_requests
+        )
         waiting = _Waiting(request, loop.create_future(), claim)
         _enqueue(self._batcher, waiting)
         clock = loop.call_later(WAIT_S, _refuse_late, waiting)

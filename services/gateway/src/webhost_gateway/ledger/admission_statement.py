@@ -38,7 +38,7 @@ CLAIM_TRIES = 5
 """How often keys that another gateway claimed meanwhile let the statement be tried again."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class AdmissionRequest(msgspec.Struct, frozen=True):
     """A call that asks to be admitted, and its limits; None is no limit.
 
     `max_key_requests` are those of its API key, in the invocation's `key_period`.
@@ -60,7 +60,7 @@ class Verdict(NamedTuple):
     in_flight: int
     key_requests: int | None
 
-    def refusal(self, request: Request) -> LimitExceeded | None:
+    def refusal(self, request: AdmissionRequest) -> LimitExceeded | None:
         """Return what refuses the request, None where it was admitted."""
         if self.admitted:
             return None
@@ -90,7 +90,7 @@ class AdmissionStatement:
         self._known_keys.clear()
 
     async def execute(
-        self, batch: Sequence[Request], claims: Sequence[Claim]
+        self, batch: Sequence[AdmissionRequest], claims: Sequence[Claim]
     ) -> dict[int, Verdict]:
         """Return the verdicts by place in the batch, from 1; a place has none where the lease or
         its quota's row is missing. `claims` are those of all or of none.
@@ -154,7 +154,7 @@ class AdmissionStatement:
         known |= missing
 
 
-def _flat(request: Request) -> dict[str, Any]:
+def _flat(request: AdmissionRequest) -> dict[str, Any]:
     return msgspec.structs.asdict(request.invocation) | {
         "max_requests": request.max_requests,
         "max_in_flight": request.max_in_flight,

@@ -10,8 +10,8 @@ outcome: until then a repeat is told that the first call is running, after it a 
 the same. A call that ended without a stored answer (its gateway died, its caller left a stream) is
 never run again: its outcome is unknown. That is read from the invocation's own row, whoever closed
 it, and stays so: an answer that comes after that (its gateway was frozen) is not stored.
-Answers are kept for KEPT_MS, and not at all over MAX_KEPT_BYTES or where too many are being kept;
-claims for CLAIMS_KEPT_MS. See `retention`.
+Answers are kept for ANSWERS_KEPT_MS, and not at all over MAX_KEPT_BYTES or where too many are being
+kept; claims for CLAIMS_KEPT_MS. See `retention`.
 Hot path: raw SQL at the end of the file; the claim is in `admission_statement`.
 """
 
@@ -39,7 +39,7 @@ INVOKE = "invoke"
 DELEGATED = "delegated"
 
 HOUR_MS = 3600 * 1000
-KEPT_MS = 24 * HOUR_MS
+ANSWERS_KEPT_MS = 24 * HOUR_MS
 CLAIMS_KEPT_MS = {INVOKE: 48 * HOUR_MS, DELEGATED: 400 * 24 * HOUR_MS}
 KEEPING_BYTES = 32 * 1024 * 1024
 KEEPING_SHARE = KEEPING_BYTES // 4
@@ -161,7 +161,7 @@ class Idempotency:
         if finished_at_ms is None:
             of = claim.invocation_id
             problem = AlreadyClaimed(of) if is_running else _unknown(of)
-        elif not is_kept or finished_at_ms < now_ms() - KEPT_MS:
+        elif not is_kept or finished_at_ms < now_ms() - ANSWERS_KEPT_MS:
             problem = _already_done(claim.invocation_id)
         return Found(claim, claim.invocation_id, problem, sealed)
 

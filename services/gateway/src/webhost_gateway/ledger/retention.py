@@ -7,8 +7,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.periodic import every
 
-from webhost_gateway.ledger.idempotency import CLAIMS_KEPT_MS
-from webhost_gateway.ledger.idempotency import KEPT_MS as ANSWERS_KEPT_MS
+from webhost_gateway.ledger.idempotency import ANSWERS_KEPT_MS, CLAIMS_KEPT_MS
 from webhost_gateway.routing.model import (
     AGENT_KEPT_MS,
     DEPLOYMENT_KEPT_MS,
