@@ -93,10 +93,16 @@ async def test_a_frozen_deployer_is_replaced_within_ten_seconds(harness: Harness
     async with gated(harness) as gate:
         gate.flowing.clear()
         frozen = await harness.start()
+
+        async def takes_commands() -> bool:
+            return harness.logged("own facts compared with the stream") == 1
+
+        await eventually(takes_commands, "the first deployer to take commands", seconds=30)
+        before = gate.held_back
         deployment = await harness.deploy(new_agent())
 
         async def under_way() -> bool:
-            return gate.held_back >= 1
+            return gate.held_back > before
 
         await eventually(under_way, "a step that waits for Cloudflare", seconds=30)
         await harness.start()
