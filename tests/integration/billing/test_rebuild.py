@@ -162,7 +162,7 @@ def rebuilding(billing: Billing) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command, environment = ((process / name).read_text() for name in ("cmdline", "environ"))
-            if "webhost_billing.rebuild.refolding" in command and billing.dsn in environment:
+            if "webhost_billing.rebuild" in command and billing.dsn in environment:
                 found.append(int(process.name))
     return found
 

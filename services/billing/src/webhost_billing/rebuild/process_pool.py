@@ -84,7 +84,7 @@ class _Process:
 async def _start(generation: int, partitions: Sequence[int]) -> _Process:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", "-m", "webhost_billing.rebuild.refolding"),
+        *("-P", "-m", "webhost_billing.rebuild"),
         *map(str, (generation, *partitions)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

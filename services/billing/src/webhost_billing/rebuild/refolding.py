@@ -1,6 +1,6 @@
 """One process of a rebuild: folds its partitions into the new generation, up to given targets.
 
-Run by `process_pool` as `python -m webhost_billing.rebuild.refolding GENERATION PARTITION…`, in the
+Run by `process_pool` as `python -m webhost_billing.rebuild GENERATION PARTITION…`, in the
 service's own environment.
 
 Consumes: its partitions of USAGE from where the generation stands; on standard input one line of
@@ -184,11 +184,3 @@ def _folded(messages: Sequence[Recorded]) -> dict[int, tuple[int, int]]:
 def _say(progress: Progress) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(progress) + b"\n")
     sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    import uvloop
-
-    _, first, *rest = sys.argv
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(int(first), [int(number) for number in rest]))
