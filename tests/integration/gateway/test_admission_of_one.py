@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 from msgspec.structs import replace
 from webhost_gateway.ledger.admission_statement import AdmissionRequest, AdmissionStatement, Verdict
@@ -11,8 +12,14 @@ from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.statements import Statements
 
 from tests.integration.gateway.ledger import Ledger, an_invocation, ledger
+from tests.support.deadline import eventually
 
 ALONE, AMONG_OTHERS, ANOTHER = "usr_alone", "usr_among", "usr_another"
+
+WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 
 class State(NamedTuple):
@@ -155,7 +162,14 @@ async def test_those_that_wait_for_each_other_take_what_is_left(
         verdicts = await statement.execute([AdmissionRequest(an_invocation(ALONE), most, None)], [])
         return verdicts[1].admitted is True
 
-    admitted = await asyncio.gather(*map(admit, pools))
+    async def all_wait() -> bool:
+        return forms.here.rows(WAITING) == [(len(pools),)]
+
+    with psycopg.connect(database_url) as first:
+        first.execute("SELECT FROM quotas FOR UPDATE")
+        admitting = asyncio.gather(*map(admit, pools))
+        await eventually(all_wait, "all to wait for the row")
+    admitted = await admitting
     await asyncio.gather(*(statements.close() for statements in pools))
     assert sum(admitted) == 3
     assert forms.here.rows(

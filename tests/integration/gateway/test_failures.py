@@ -1,6 +1,9 @@
 """What a caller is told when the data plane fails, and what is stated of it."""
 
 import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -134,21 +137,60 @@ async def test_the_snippet_is_short_and_holds_no_secret(harness: Harness, gatewa
     assert snippet.startswith("key [redacted] xxx")
 
 
-@pytest.mark.accept("5.unsent", "7.7.claims")
-async def test_a_call_that_was_never_sent_is_given_back(harness: Harness, gateway: Gateway) -> None:
-    """Nobody listens at the Workers' address: no byte was written, nothing is counted."""
-    deaf = await harness.start(WORKERS_CONNECT_TO="127.0.0.1:1")
-    agent = await harness.agent()
-    body = await harness.until_answers(deaf, agent, 502)
-    assert body["error"]["details"]["failure"] == "network_error"
-    key = {"Idempotency-Key": "k"}
-    assert (await harness.invoke(deaf, agent, headers=key))[0] == 502
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port at which nobody listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield unused.getsockname()[1]
 
-    async def given_back() -> bool:
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port whose queue is full: the system drops what would connect."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        for _ in range(4):
+            waits = stack.enter_context(socket.socket())
+            waits.setblocking(False)
+            waits.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
+
+
+@pytest.mark.accept("5.unsent", "7.7.claims")
+@pytest.mark.parametrize(
+    ("port", "status", "failure"),
+    [(refusing_port, 502, "network_error"), (silent_port, 504, "timeout")],
+    ids=["refused", "dropped"],
+)
+async def test_a_call_that_was_never_sent_is_given_back(
+    harness: Harness,
+    gateway: Gateway,
+    port: Callable[[], AbstractContextManager[int]],
+    status: int,
+    failure: str,
+) -> None:
+    """No connection to the Workers' address is made: no byte was written, nothing is counted."""
+    with port() as workers:
+        await given_back(harness, gateway, workers, status, failure)
+
+
+async def given_back(
+    harness: Harness, gateway: Gateway, workers: int, status: int, failure: str
+) -> None:
+    deaf = await harness.start(
+        WORKERS_CONNECT_TO=f"127.0.0.1:{workers}", FIRST_BYTE_TIMEOUT_S="0.5"
+    )
+    agent = await harness.agent()
+    body = await harness.until_answers(deaf, agent, status)
+    assert body["error"]["details"]["failure"] == failure
+    key = {"Idempotency-Key": "k"}
+    assert (await harness.invoke(deaf, agent, headers=key))[0] == status
+
+    async def is_released() -> bool:
         rows = await harness.rows("SELECT * FROM quotas WHERE user_id = :user", user=agent.user_id)
         return [(row["requests"], row["in_flight"]) for row in rows] == [(0, 0)]
 
-    await eventually(given_back, "the quota to be released")
+    await eventually(is_released, "the quota to be released")
     query = "SELECT * FROM invocations WHERE user_id = :user AND finished_at_ms IS NULL"
     assert await harness.rows(query, user=agent.user_id) == []
     assert await harness.rows("SELECT * FROM idempotency WHERE user_id = :u", u=agent.user_id) == []

@@ -16,7 +16,9 @@ knot.itself = knot
 seen = weakref.ref(knot)
 del knot
 assert seen() is not None
-made = [[] for _ in range(NEW + 1000)]
+made = [[] for _ in range(NEW // 2)]
+assert seen() is not None
+made += [[] for _ in range(NEW)]
 assert seen() is None
 """
 
