@@ -5,6 +5,7 @@ import os
 import pwd
 import signal
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -283,6 +284,21 @@ async def test_a_script_that_never_yields_is_ended(edge: Edge) -> None:
     await edge.publish("spinning")
     assert (await edge.get("spinning", "/spin"))[0] == 502
     assert await edge.get("spinning") == (200, "answered")
+
+
+async def test_a_script_that_fills_the_memory_is_ended_while_it_is_busy(edge: Edge) -> None:
+    code = """
+    export default { fetch(request) {
+      const kept = [];
+      while (kept.length < 700) kept.push(new Uint8Array(1024 * 1024).fill(1));
+      while (kept.length > 0);
+    } };
+    """
+    await edge.upload("filling", code, limits={"cpu_ms": 30_000})
+    await edge.publish("filling")
+    began = time.monotonic()
+    assert (await edge.get("filling"))[0] == 502
+    assert time.monotonic() - began < 15
 
 
 async def test_workerd_is_nobody_where_the_edge_is_root() -> None:

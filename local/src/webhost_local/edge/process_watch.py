@@ -44,6 +44,9 @@ class ProcessWatch:
         began, used_s = time.monotonic(), process.processor_s()
         try:
             while not ping.done():
+                # It answers no ping while one call fills the memory.
+                if _is_too_large(process):
+                    return "memory"
                 # The limit of a call may become known only while its script is busy.
                 limit_s = self._cpu_ms(members) / 1000
                 if process.processor_s() - used_s >= limit_s:
@@ -54,7 +57,7 @@ class ProcessWatch:
             if not ping.done() or ping.exception() is not None:
                 return "processor time"
             self._called_with_ms |= ping.result()
-            return "memory" if process.resident_bytes() > MOST_MEMORY_BYTES else None
+            return "memory" if _is_too_large(process) else None
         finally:
             ping.cancel()
             self._pinged.discard(process)
@@ -63,3 +66,7 @@ class ProcessWatch:
         scripts = [self._scripts[key] for key in members if key in self._scripts]
         called = (self._called_with_ms.get(script.key, math.inf) for script in scripts)
         return min((*(script.version.cpu_ms for script in scripts), *called), default=0)
+
+
+def _is_too_large(process: Process) -> bool:
+    return process.resident_bytes() > MOST_MEMORY_BYTES
