@@ -273,6 +273,7 @@ def _welcome(environment: Environment, root: Path, seconds: float) -> str:
             "",
             f"  webhost is ready at {environment.origin} (after {seconds:.1f} s)",
             "",
+            f"  alias webhost={Path(sys.executable).with_name('webhost')}",
             f"  export WEBHOST_DATA_DIR={root}",
             f"  export WEBHOST_URL={environment.origin}",
             "  webhost login --subject alice",
