@@ -4,9 +4,9 @@ Consumes: what the host sends, parsed by llhttp, which is strict. Emits: request
 once.
 Guarantees: a response is what exactly one framing says it is, and ends where that says; one that is
 not, has a head of over MAX_HEAD_BYTES and one read of the socket, or breaks off is BrokenOff. At
-most READ_BYTES and one read are kept of a body that nobody takes. A connection is good for another request only
-if this response was whole, nothing came behind it, and the request was written whole; what comes
-unasked ends it.
+most READ_BYTES and one read are kept of a body that nobody takes. A connection is good for another
+request only if this response was whole, nothing came behind it, and the request was written whole;
+what comes unasked ends it.
 """
 
 import asyncio
