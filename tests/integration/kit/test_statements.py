@@ -1,11 +1,18 @@
 """The connection of the batched statements: what they take and give, and how they fail."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import select
+import socket
+import struct
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
+import uvloop
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from webhost_kit.database.statements import KeyTaken, Statements
 from webhost_kit.errors import Unavailable
 
@@ -133,3 +140,57 @@ async def test_a_connection_that_breaks_under_a_statement_is_an_error_at_once(
         with pytest.raises(Unavailable):
             await waiting
     assert await scalar(statements, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_connection_that_is_reset_behind_last_words_is_an_error_at_once(
+    database_url: str, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    with _relay(database_url) as (url, reset):
+
+        async def main() -> None:
+            statements = Statements(url, "test")
+            await statements.execute(("SELECT 1", {}))
+            waiting = asyncio.create_task(statements.execute(("SELECT FROM pg_sleep(60)", {})))
+            await asyncio.sleep(0.1)
+            reset()  # on the loop's thread: it finds the words and the reset together
+            async with asyncio.timeout(2):
+                with pytest.raises(Unavailable):
+                    await waiting
+
+        run(main())
+
+
+@contextmanager
+def _relay(database_url: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A way to the server, and what says something in its name on it and resets it.
+
+    So does a server that ends while a statement is on its way to it.
+    """
+    over = threading.Event()
+    server = conninfo_to_dict(database_url)
+    clients: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def relay() -> None:
+            client, _ = listening.accept()
+            clients.append(client)
+            with socket.create_connection((server["host"], int(server["port"]))) as upstream:
+                while not over.is_set():
+                    for one in select.select([client, upstream], [], [], 0.02)[0]:
+                        (upstream if one is client else client).sendall(one.recv(65536))
+
+        relaying = threading.Thread(target=relay)
+
+        def reset() -> None:
+            over.set()
+            relaying.join()
+            [client] = clients
+            said = b"SWARNING\0VWARNING\0C57P02\0Mgoing\0\0"
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(b"N" + struct.pack("!i", len(said) + 4) + said)
+            client.close()
+
+        relaying.start()
+        port = listening.getsockname()[1]
+        yield make_conninfo(database_url, port=port, sslmode="disable", gssencmode="disable"), reset

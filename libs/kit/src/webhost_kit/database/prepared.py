@@ -30,7 +30,6 @@ class PreparedStatements:
         self._transformer = Transformer(connection)
         self._prepared: dict[str, bytes] = {}
         self._loop = asyncio.get_running_loop()
-        self._woken: asyncio.Future[None] | None = None
 
     async def run(self, query: str, parameters: Mapping[str, Any]) -> list[TupleRow]:
         """Return the rows. Parameters are `%(name)s`, whose types the server infers.
@@ -54,39 +53,42 @@ class PreparedStatements:
         return self._transformer.load_rows(0, result.ntuples, tuple)
 
     async def _result(self) -> pq.abc.PGresult:
-        socket = self._pgconn.socket
-        self._loop.add_reader(socket, self._wake)
-        try:
-            while self._pgconn.flush():
-                self._loop.add_writer(socket, self._wake)
-                try:
-                    await self._wait()
-                finally:
-                    self._loop.remove_writer(socket)
-            found: pq.abc.PGresult | None = None
-            while True:
-                while self._pgconn.is_busy():
-                    await self._wait()
-                result = self._pgconn.get_result()
-                if result is None:
-                    break
-                found = result
-        finally:
-            self._loop.remove_reader(socket)
+        while self._pgconn.flush():
+            await self._wait(sending=True)
+        found: pq.abc.PGresult | None = None
+        while True:
+            while self._pgconn.is_busy():
+                await self._wait()
+            result = self._pgconn.get_result()
+            if result is None:
+                break
+            found = result
         if found is None:
             raise psycopg.OperationalError("the server sent no result")
         if found.status == pq.ExecStatus.FATAL_ERROR:
             raise psycopg.errors.error_from_result(found)
         return found
 
-    async def _wait(self) -> None:
-        self._woken = self._loop.create_future()
-        await self._woken
+    async def _wait(self, *, sending: bool = False) -> None:
+        socket = self._pgconn.socket
+        woken = self._loop.create_future()
+        # Each time anew: of a connection that was reset, uvloop says so once and then nothing,
+        # while libpq may first have read what the server said before.
+        self._loop.add_reader(socket, _wake, woken)
+        if sending:
+            self._loop.add_writer(socket, _wake, woken)
+        try:
+            await woken
+        finally:
+            self._loop.remove_reader(socket)
+            if sending:
+                self._loop.remove_writer(socket)
         self._pgconn.consume_input()
 
-    def _wake(self) -> None:
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 @lru_cache

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -129,5 +130,8 @@ def _has_ended(connection: psycopg.AsyncConnection[TupleRow]) -> bool:
 
 def _sever(connection: psycopg.AsyncConnection[TupleRow]) -> None:
     if not connection.closed:
-        with socket.socket(fileno=os.dup(connection.fileno())) as ours:
+        with (
+            socket.socket(fileno=os.dup(connection.fileno())) as ours,
+            suppress(OSError),  # it was reset meanwhile
+        ):
             ours.shutdown(socket.SHUT_RDWR)
