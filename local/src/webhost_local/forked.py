@@ -94,12 +94,18 @@ class ForkServer:
             raise StackError(f"{module} cannot be started: its fork server died, or could not fork")
         return Forked(int(started), reports, writer)
 
+    def resume(self) -> None:
+        """Let the server go on, if somebody stopped it: no end is reported meanwhile."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
         """End the server, and with it what it forked. It may be used again."""
         if self._control is not None:
             self._control.close()
             self._control = None
         if self._server is not None:
+            self._server.kill()  # even if it is stopped; the kernel ends what it forked
             self._server.wait()
             self._server = None
 

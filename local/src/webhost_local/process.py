@@ -112,6 +112,8 @@ class Process:
         """SIGKILL, for those who do not wait."""
         self._stopping.set()
         self._signal(signal.SIGKILL)
+        if isinstance(self.spec.command, Module):
+            self.spec.command.forks.resume()
 
     async def _keep_running(self) -> None:
         delay = FIRST_DELAY_S

@@ -250,3 +250,18 @@ async def test_closing_ends_all(forks: Forks) -> None:
     await gone(process.pid)
     assert await process.wait() == -signal.SIGKILL
     assert (await forks.said(CODE="0"))["name"] == "__main__"
+
+
+async def test_one_that_somebody_stopped_can_be_resumed_and_closed(tmp_path: Path) -> None:
+    (tmp_path / "stays.py").write_text(STAYS)
+    with closing(Forks(tmp_path)) as forks:
+        stays = await forks.fork("stays")
+        server = psutil.Process(psutil.Process(stays.pid).ppid())
+        server.suspend()
+        stays.kill()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(stays.wait(), 0.2)
+        forks.server.resume()
+        assert await asyncio.wait_for(stays.wait(), 10) == -signal.SIGKILL
+        server.suspend()
+    await gone(server.pid)
