@@ -296,17 +296,22 @@ async def test_counted_calls_are_noticed(harness: Harness, user: User) -> None:
     async with watching(user, agent_id) as watcher:
         await watcher.until("ready")
         invocations: list[str] = []
+        is_noticed = asyncio.Event()
 
-        async def noticed() -> bool:
-            """Calls are published until the first one is noticed: it follows from then on."""
-            await publish_call(harness, other.id, others)
-            await publish_call(harness, other.id, agent_id)
-            invocations.append(await publish_call(harness, user.id, agent_id))
-            await asyncio.wait_for(watcher.more(), 15)
-            return len(watcher.seen) > 1
+        async def call() -> None:
+            """Until the first one is noticed: the usage is followed from some moment on."""
+            while not is_noticed.is_set():
+                await publish_call(harness, other.id, others)
+                await publish_call(harness, other.id, agent_id)
+                invocations.append(await publish_call(harness, user.id, agent_id))
+                await asyncio.sleep(0.2)
 
-        await eventually(noticed, "a notice")
-        notice = await watcher.until("invocation.finished.v1")
+        calling = asyncio.create_task(call())
+        try:
+            notice = await watcher.until("invocation.finished.v1")
+        finally:
+            is_noticed.set()
+            await calling
     assert notice.id is None
     assert notice.data["invocationId"] in invocations
     assert notice.data["agentId"] == agent_id
