@@ -5,7 +5,8 @@ import gc
 import socket
 import ssl
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,8 @@ async def test_a_handshake_is_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -
 
 
 @on_uvloop
-async def test_of_several_addresses_the_one_that_answers_is_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_of_several_addresses_the_one_that_answers_is_used() -> None:
     async with host(answering(OK)) as at, a_pool() as pool:
-        loop = asyncio.get_running_loop()
         looked_up = 0
 
         async def getaddrinfo(name: str, port: int, **_: Any) -> list[Any]:
@@ -128,12 +126,10 @@ async def test_of_several_addresses_the_one_that_answers_is_used(
                 (family, socket.SOCK_STREAM, 6, "", (address, port)) for family, address in answers
             ]
 
-        resolving = _Resolving(loop, getaddrinfo)
-        monkeypatch.setattr(pools.asyncio, "get_running_loop", lambda: resolving)
         where = Origin("many.example", at.port, tls=False)
-        taken = await asyncio.gather(*(pool.acquire(where) for _ in range(10)))
+        with looking_up_by(getaddrinfo):
+            taken = await asyncio.gather(*(pool.acquire(where) for _ in range(10)))
         assert looked_up == 1
-        monkeypatch.undo()
         for connection in taken:
             pool.release(connection)
 
@@ -147,6 +143,15 @@ class _Resolving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
+
+
+@contextmanager
+def looking_up_by(getaddrinfo: Any) -> Iterator[None]:
+    """The pool looks up names in this way inside the block, and connects as ever."""
+    resolving = _Resolving(asyncio.get_running_loop(), getaddrinfo)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pools.asyncio, "get_running_loop", lambda: resolving)
+        yield
 
 
 @on_uvloop
@@ -208,22 +213,26 @@ async def test_a_connection_that_ended_is_kept_by_nothing(tmp_path: Path, over_t
 async def test_the_end_closes_what_is_kept_and_what_is_in_use() -> None:
     ended = asyncio.Semaphore(0)
 
-    async def watched(peer: Peer) -> None:
+    async def answered(peer: Peer) -> None:
         await answering(OK)(peer)
         ended.release()
 
-    async with host(watched) as at, a_pool() as pool:
-        under_way, kept = [await pool.acquire(origin(at)) for _ in range(2)]
-        kept.send(REQUEST)
-        await kept.head()
+    async def halting(peer: Peer) -> None:
+        await answering(OK[:-1])(peer)
+        ended.release()
+
+    async with host(answered, halting) as at, a_pool() as pool:
+        kept, under_way = [await pool.acquire(origin(at)) for _ in range(2)]
+        for connection in (kept, under_way):
+            connection.send(REQUEST)
+            await connection.head()
         assert await whole(kept) == b"first"
         pool.release(kept)
         assert kept.usable
-        under_way.send(REQUEST)
-        waiting = asyncio.create_task(under_way.head())
+        waiting = asyncio.create_task(whole(under_way))
         await asyncio.sleep(0)
         pool.close()
-        with suppress(BrokenOff):
+        with pytest.raises(BrokenOff):
             await waiting
         for _ in range(2):
             await ended.acquire()
@@ -235,7 +244,6 @@ async def test_only_a_name_that_was_found_is_remembered_and_for_a_while(
 ) -> None:
     monkeypatch.setattr(pools, "RESOLVED_S", 1.0)
     async with host(answering(OK)) as at, a_pool() as pool:
-        loop = asyncio.get_running_loop()
         looked_up = 0
 
         async def getaddrinfo(name: str, port: int, **_: Any) -> list[Any]:
@@ -245,15 +253,13 @@ async def test_only_a_name_that_was_found_is_remembered_and_for_a_while(
                 raise socket.gaierror(socket.EAI_AGAIN, "try again")
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (LOOPBACK, port))]
 
-        resolving = _Resolving(loop, getaddrinfo)
-        monkeypatch.setattr(pools.asyncio, "get_running_loop", lambda: resolving)
         where = Origin("once.example", at.port, tls=False)
-        with pytest.raises(NotConnected):
-            await pool.acquire(where)
-        for _ in range(2):
-            pool.release(await pool.acquire(where))
-        assert looked_up == 2
-        while looked_up == 2:
-            pool.release(await pool.acquire(where))
-            await asyncio.sleep(0.05)
-        monkeypatch.undo()
+        with looking_up_by(getaddrinfo):
+            with pytest.raises(NotConnected):
+                await pool.acquire(where)
+            for _ in range(2):
+                pool.release(await pool.acquire(where))
+            assert looked_up == 2
+            while looked_up == 2:
+                pool.release(await pool.acquire(where))
+                await asyncio.sleep(0.05)
