@@ -9,14 +9,14 @@ On replay (the same idempotency key): the first answer again, see `idempotency`.
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-from fastapi import Depends, Header, Path, Query, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import Message, Receive
-from webhost_contracts import api_keys, ids, periods
+from webhost_contracts import api_keys
 from webhost_contracts.api_keys import KeyScope
 from webhost_contracts.operator_tokens import OperatorTokens
 from webhost_kit.bus.connection import Bus
@@ -27,7 +27,6 @@ from webhost_kit.http import problems
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.http.bodies import Bodies
-from webhost_kit.http.idempotency import KEY_PATTERN
 from webhost_kit.response_keys import ResponseKeys
 
 from webhost_api.archives.entries import MAX_PACKED_BYTES
@@ -37,14 +36,11 @@ from webhost_api.feed import Feed
 from webhost_api.handlers import (
     Caller,
     Tiers,
-    agent_not_found,
-    deployment_not_found,
     require_enabled,
 )
 from webhost_api.idempotency import Answer, IdempotencyKey, once, recorded
 from webhost_api.keys import access
 from webhost_api.keys.access import Keys
-from webhost_api.keys.handlers import key_not_found
 from webhost_api.rate_limits import Cost, RateLimits
 from webhost_api.secrets import Secrets
 from webhost_api.turns import Turns
@@ -101,14 +97,14 @@ class UserRoute(APIRoute):
             cost = "reads" if reading else self.cost_of_writing
             caller = request.state.caller = await _authenticated(request, cost)
             scope = self.scope_of_reading if reading else self.scope_of_writing
-            database = deps(request).database
+            database = deps_of(request).database
             await access.require(database, caller, scope, self.endpoint, request.path_params)
             return await self._handled(request, handle)
 
         return checked
 
     async def _handled(self, request: Request, handle: Handler) -> Response:
-        async with _room(request, deps(request).bodies, self.max_body_bytes):
+        async with _room(request, deps_of(request).bodies, self.max_body_bytes):
             body = await _bounded_body(request, self.max_body_bytes)
         return await _in_turn(request, handle, body)
 
@@ -137,9 +133,9 @@ class UploadRoute(UserRoute):
     scope_of_writing = "deploy"
 
     async def _handled(self, request: Request, handle: Handler) -> Response:
-        async with deps(request).database.transaction() as connection:
-            await require_enabled(connection, caller(request).user_id)
-        async with _room(request, deps(request).archives, self.max_body_bytes):
+        async with deps_of(request).database.transaction() as connection:
+            await require_enabled(connection, caller_of(request).user_id)
+        async with _room(request, deps_of(request).archives, self.max_body_bytes):
             body = await _bounded_body(request, self.max_body_bytes)
             return await _in_turn(request, handle, body)
 
@@ -166,77 +162,14 @@ class SecretsRoute(UserRoute):
     scope_of_writing = "secrets"
 
 
-def deps(request: Request) -> Dependencies:
+def deps_of(request: Request) -> Dependencies:
     """Return what the routes work with."""
     return cast(Dependencies, request.app.state.dependencies)
 
 
-def caller(request: Request) -> Caller:
+def caller_of(request: Request) -> Caller:
     """Return the caller that the route authenticated."""
     return cast(Caller, request.state.caller)
-
-
-def agent_id(agent_id: Annotated[str, Path(alias="agentId")]) -> str:
-    """Return an agent's id from the path. Raises NotFound where it is not one."""
-    if not ids.has_prefix(agent_id, ids.AGENT):
-        raise agent_not_found()
-    return agent_id
-
-
-def deployment_id(deployment_id: Annotated[str, Path(alias="deploymentId")]) -> str:
-    """Return a deployment's id from the path. Raises NotFound where it is not one."""
-    if not ids.has_prefix(deployment_id, ids.DEPLOYMENT):
-        raise deployment_not_found()
-    return deployment_id
-
-
-def key_id(key_id: Annotated[str, Path(alias="keyId")]) -> str:
-    """Return an API key's id from the path. Raises NotFound where it is not one."""
-    if not ids.has_prefix(key_id, ids.KEY):
-        raise key_not_found()
-    return key_id
-
-
-Deps = Annotated[Dependencies, Depends(deps)]
-CurrentCaller = Annotated[Caller, Depends(caller)]
-Limit = Annotated[int, Query(description="1 to 100; other values are clamped.")]
-Cursor = Annotated[str | None, Query(description="The `nextCursor` of the previous page.")]
-Period = Annotated[
-    str | None,
-    Query(pattern=periods.PATTERN, description="YYYY-MM, of 2000 to 2099; absent: the one now."),
-]
-AgentId = Annotated[str, Depends(agent_id)]
-DeploymentId = Annotated[str, Depends(deployment_id)]
-KeyId = Annotated[str, Depends(key_id)]
-
-
-async def key_of(
-    request: Request,
-    deps: Deps,
-    caller: CurrentCaller,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            description="Makes a repeated request return the first response again.",
-            json_schema_extra={"pattern": KEY_PATTERN},
-        ),
-    ] = None,
-) -> IdempotencyKey | None:
-    """Return the request's idempotency key. Raises InvalidRequest."""
-    if idempotency_key is None:
-        return None
-    return IdempotencyKey.of(
-        idempotency_key,
-        user_id=caller.user_id,
-        route=f"{request.method} {request.scope['route'].path}",
-        method=request.method,
-        path=request.url.path,
-        body=await request.body(),
-        keys=deps.response_keys,
-    )
-
-
-RequestKey = Annotated[IdempotencyKey | None, Depends(key_of)]
 
 
 async def execute(
@@ -316,9 +249,9 @@ def _metadata(request: Request, actor: str) -> EventMetadata:
 
 async def _in_turn(request: Request, handle: Handler, body: bytes) -> Response:
     whole = Request(request.scope, _receiving(body))
-    found = deps(request)
+    found = deps_of(request)
     turns = found.reads if request.method in READING else found.changes
-    async with turns.turn(caller(request).user_id):
+    async with turns.turn(caller_of(request).user_id):
         return await handle(whole)
 
 

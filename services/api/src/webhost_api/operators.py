@@ -15,7 +15,7 @@ from webhost_kit.errors import BadToken
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import bearer_of
 
-from webhost_api.http import deps
+from webhost_api.http import deps_of
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +42,8 @@ class OperatorRoute(APIRoute):
 def _authenticated(request: Request) -> str:
     """Return the operator who calls. Raises BadToken or RateLimited."""
     token = bearer_of(request.headers.get("Authorization"))
-    operator = deps(request).operators.operator_of(token or "")
-    limits = deps(request).rate_limits
+    operator = deps_of(request).operators.operator_of(token or "")
+    limits = deps_of(request).rate_limits
     if operator is None:
         limits.acquire_unknown_operator(address_of(request.scope))
         raise BadToken("Send an operator's token, which no user's token or API key is.")

@@ -12,24 +12,19 @@ from webhost_api import handlers, idempotency, queries, source, templates, uploa
 from webhost_api.artifacts import pack
 from webhost_api.decisions import RequestDeployment
 from webhost_api.handlers import Caller
-from webhost_api.http import (
+from webhost_api.http import DeployRoute, PointerRoute, UserRoute, answered, execute, first_response
+from webhost_api.keys.access import open_to_limited
+from webhost_api.model import DeploymentStatus
+from webhost_api.openapi_responses import refusals
+from webhost_api.parameters import (
     AgentId,
     CurrentCaller,
     Cursor,
     DeploymentId,
-    DeployRoute,
     Deps,
     Limit,
-    PointerRoute,
     RequestKey,
-    UserRoute,
-    answered,
-    execute,
-    first_response,
 )
-from webhost_api.keys.access import open_to_limited
-from webhost_api.model import DeploymentStatus
-from webhost_api.openapi_responses import refusals
 from webhost_api.schemas.deployments import (
     ActivatedResponse,
     DeploymentResponse,
