@@ -171,30 +171,29 @@ async def test_a_call_that_was_never_sent_is_given_back(
 ) -> None:
     """No connection to the Workers' address is made: no byte was written, nothing is counted."""
     with port() as workers:
-        await given_back(harness, gateway, workers, status, failure)
+        deaf = await harness.start(
+            WORKERS_CONNECT_TO=f"127.0.0.1:{workers}", FIRST_BYTE_TIMEOUT_S="0.5"
+        )
+        agent = await harness.agent()
+        body = await harness.until_answers(deaf, agent, status)
+        assert body["error"]["details"]["failure"] == failure
+        key = {"Idempotency-Key": "k"}
+        assert (await harness.invoke(deaf, agent, headers=key))[0] == status
 
+        async def is_released() -> bool:
+            rows = await harness.rows(
+                "SELECT * FROM quotas WHERE user_id = :user", user=agent.user_id
+            )
+            return [(row["requests"], row["in_flight"]) for row in rows] == [(0, 0)]
 
-async def given_back(
-    harness: Harness, gateway: Gateway, workers: int, status: int, failure: str
-) -> None:
-    deaf = await harness.start(
-        WORKERS_CONNECT_TO=f"127.0.0.1:{workers}", FIRST_BYTE_TIMEOUT_S="0.5"
-    )
-    agent = await harness.agent()
-    body = await harness.until_answers(deaf, agent, status)
-    assert body["error"]["details"]["failure"] == failure
-    key = {"Idempotency-Key": "k"}
-    assert (await harness.invoke(deaf, agent, headers=key))[0] == status
-
-    async def is_released() -> bool:
-        rows = await harness.rows("SELECT * FROM quotas WHERE user_id = :user", user=agent.user_id)
-        return [(row["requests"], row["in_flight"]) for row in rows] == [(0, 0)]
-
-    await eventually(is_released, "the quota to be released")
-    query = "SELECT * FROM invocations WHERE user_id = :user AND finished_at_ms IS NULL"
-    assert await harness.rows(query, user=agent.user_id) == []
-    assert await harness.rows("SELECT * FROM idempotency WHERE user_id = :u", u=agent.user_id) == []
-    await harness.until_answers(gateway, agent)
-    assert (await harness.invoke(gateway, agent, headers=key))[0] == 200
-    assert len(await harness.until_facts(agent, 2)) == 2
-    await deaf.stop()
+        await eventually(is_released, "the quota to be released")
+        query = "SELECT * FROM invocations WHERE user_id = :user AND finished_at_ms IS NULL"
+        assert await harness.rows(query, user=agent.user_id) == []
+        assert (
+            await harness.rows("SELECT * FROM idempotency WHERE user_id = :u", u=agent.user_id)
+            == []
+        )
+        await harness.until_answers(gateway, agent)
+        assert (await harness.invoke(gateway, agent, headers=key))[0] == 200
+        assert len(await harness.until_facts(agent, 2)) == 2
+        await deaf.stop()

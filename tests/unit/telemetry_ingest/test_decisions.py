@@ -145,7 +145,7 @@ def test_an_unknown_deployment_may_be_news_on_its_way(version: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"requests": "absent"}, []),
+        ({"requests": "absent"}, ["requests"]),
         ({"requests": -1}, ["requests"]),
         ({"llmTokens": 10**9 + 1}, ["llmTokens"]),
         ({"computeMs": 1.5}, ["computeMs"]),

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from typing import TypeVar
 
 import msgspec
 from webhost_contracts import api_keys
@@ -28,7 +27,7 @@ from webhost_kit.errors import (
     Unauthorized,
     Unavailable,
 )
-from webhost_kit.http.problems import without_value
+from webhost_kit.http.decoding import decode
 
 from webhost_gateway.model import Invocation
 from webhost_gateway.routing.model import RouteTable
@@ -37,13 +36,8 @@ AGENTCORE = "agentcore"
 BUILT_PROVIDERS = frozenset({"cloudflare"})
 
 _TRACE_ID = re.compile(TRACE_ID_PATTERN)
-_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
-_FIELD = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _request = msgspec.json.Decoder(InvokeRequest)
 _delegated = msgspec.json.Decoder(DelegatedRequest)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +53,16 @@ class Target:
 
 def parse(body: bytes) -> InvokeRequest:
     """Return the request in this body. Raises InvalidRequest, with the field at fault."""
-    request = _decoded(_request, body)
+    request = decode(_request, body)
     _check_input(request, [])
     return request
 
 
 def parse_delegated(body: bytes) -> DelegatedRequest:
     """Return the delegated request in this body. Raises InvalidRequest, with the field at fault."""
-    request = _decoded(_delegated, body)
+    request = decode(_delegated, body)
     _check_input(request.invoke, ["invoke"])
     return request
-
-
-def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _issue(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest.at([], "The body must be a JSON object.") from error
-    except RecursionError as error:
-        raise InvalidRequest.at([], "The body is nested too deeply.") from error
 
 
 def _check_input(request: InvokeRequest, path: list[str | int]) -> None:
@@ -215,14 +198,3 @@ def over_key_limit(key_id: str, period_key: str, current: int, limit: int) -> Li
             "suggestedAction": "wait",
         },
     )
-
-
-def _issue(message: str) -> InvalidRequest:
-    path: list[str | int] = []
-    if (found := _PATH.search(message)) is not None:
-        message = without_value(message[: found.start()])
-        for name, index in _STEP.findall(found["path"]):
-            path.append(int(index) if index else name)
-    if (field := _FIELD.search(message)) is not None:
-        path.append(field["name"])
-    return InvalidRequest.at(path, message)

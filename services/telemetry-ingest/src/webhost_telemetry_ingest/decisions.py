@@ -16,7 +16,7 @@ from webhost_contracts.events import TelemetryAccepted
 from webhost_contracts.events.telemetry import dedupe_key
 from webhost_contracts.telemetry import TelemetryReport
 from webhost_kit.errors import InvalidRequest, Unauthenticated, Unauthorized, Unavailable
-from webhost_kit.http.problems import without_value
+from webhost_kit.http import decoding
 from webhost_kit.keys import MasterKeys
 
 from webhost_telemetry_ingest.model import Deployment
@@ -28,7 +28,6 @@ MAX_DEPTH = 32
 
 _DEPLOYMENT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
-_PLACE = re.compile(r"(?P<message>.*) - at `\$\.?(?P<path>.*)`", re.DOTALL)
 
 _decoder = msgspec.json.Decoder(TelemetryReport)
 
@@ -73,17 +72,7 @@ def authenticate(
 
 def decode(body: bytes) -> TelemetryReport:
     """Return the report; unknown fields are dropped. Raises InvalidRequest with the place."""
-    try:
-        report = _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        place = _PLACE.fullmatch(str(error))
-        path = place["path"].split(".") if place and place["path"] else []
-        message = without_value(place["message"] if place else str(error))
-        raise InvalidRequest.at(path, message) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest.at([], "The body is not valid JSON.") from error
-    except RecursionError as error:
-        raise InvalidRequest.at([], "The body is nested too deeply.") from error
+    report = decoding.decode(_decoder, body)
     _check_texts(report)
     _check_provider(report.provider)
     return report
