@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol
 from rich.console import Console
 from webhost_kit.process.observability import configure_logging
 
-from bench import agents, fold, front, gateway, ingest, peers, pointer, soak, variants
+from bench import agents, fold, footprint, front, gateway, ingest, peers, pointer, soak, variants
 from bench.harness import Figure, NotMeasured
 from bench.options import Options
 from bench.report import aim, as_json, load_average, machine, markdown, progress, show
@@ -43,6 +43,7 @@ BENCHES: dict[str, Bench] = {
     "variants": variants,
     "soak": soak,
     "peers": peers,
+    "footprint": footprint,
 }
 
 
@@ -77,7 +78,7 @@ def chosen(arguments: argparse.Namespace) -> list[str]:
     if arguments.names:
         names = list(arguments.names)
     else:
-        left_out = {"peers"}
+        left_out = {"peers", "footprint"}
         if not arguments.full:
             left_out.add("soak")
         if arguments.short:

@@ -95,13 +95,13 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
         return _billing(infrastructure, f"billing_{next(numbers)}", seeded)
 
     progress(f"fold: putting {2 * calls:,} facts onto the stream, a quarter of them first")
-    quarter = _run(_seed(nats_url, calls // 4, Seeded()))
+    quarter = run(seed(nats_url, calls // 4, Seeded()))
     of_quarter = [billing(quarter) for _ in range(options.runs)]
-    seeded = _run(_seed(nats_url, calls - calls // 4, quarter))
+    seeded = run(seed(nats_url, calls - calls // 4, quarter))
     runs = interleave(
         options.runs,
         {
-            "raw": lambda: Folded(_run(_read(nats_url, seeded))),
+            "raw": lambda: Folded(run(_read(nats_url, seeded))),
             "billing": lambda: billing(seeded),
         },
         lambda line: progress(f"fold, {line}"),
@@ -156,10 +156,10 @@ def _billing(infrastructure: Infrastructure, database: str, seeded: Seeded) -> F
     dsn = infrastructure.new_database(database)
     directory = infrastructure.directory
     with service("webhost_billing", directory, nats_url, dsn, {}, until="/livez") as pid:
-        result = Folded(_watch_fold(dsn, seeded))
+        result = Folded(watch_fold(dsn, seeded))
         began = time.perf_counter()
         with sampled(LOOK_EVERY_S, partial(resident_mb, pid, family=True)) as seen:
-            result.held_back_ms = _run(_rebuild_while_facts_arrive(nats_url))
+            result.held_back_ms = run(_rebuild_while_facts_arrive(nats_url))
         if not seen:
             raise NotMeasured("the rebuild was over before its memory was seen")
         result.peak_mb = max(seen)
@@ -167,7 +167,7 @@ def _billing(infrastructure: Infrastructure, database: str, seeded: Seeded) -> F
     return result
 
 
-def _watch_fold(dsn: str, seeded: Seeded) -> float:
+def watch_fold(dsn: str, seeded: Seeded) -> float:
     """Return facts per second from when the first are seen to be folded until all are."""
     began: tuple[float, int] | None = None
     deadline = time.monotonic() + FOLDED_S
@@ -212,7 +212,7 @@ async def _arrive(nats_url: str) -> None:
     bus = await connect(nats_url, "bench")
     try:
         while True:
-            await seeding.publish(bus, subjects.USAGE, _packets(ARRIVING_PER_S // 2))
+            await seeding.publish(bus, subjects.USAGE, _packets(ARRIVING_PER_S // 2, USERS, AGENTS))
             await asyncio.sleep(1)
     finally:
         await bus.close()
@@ -232,11 +232,13 @@ async def _read(nats_url: str, seeded: Seeded) -> float:
     return seeded.facts / seconds
 
 
-async def _seed(nats_url: str, calls: int, before: Seeded) -> Seeded:
+async def seed(
+    nats_url: str, calls: int, before: Seeded, *, users: int = USERS, agents: int = AGENTS
+) -> Seeded:
     """Put so many calls more onto the stream; return what it holds then."""
     bus = await connect(nats_url, "bench")
     try:
-        messages = await seeding.publish(bus, subjects.USAGE, _packets(calls))
+        messages = await seeding.publish(bus, subjects.USAGE, _packets(calls, users, agents))
         last = {
             checkpoint_name(partition): message.seq or 0
             for partition in range(subjects.PARTITIONS)
@@ -253,12 +255,12 @@ async def _last(bus: Bus, partition: int) -> RawStreamMsg | None:
     return None
 
 
-def _packets(calls: int) -> Iterator[Message]:
+def _packets(calls: int, users: int, agents: int) -> Iterator[Message]:
     """Yield both reports of each call, about in the order in which they would come."""
-    users = [ids.user_id("bench", f"user {number}") for number in range(USERS)]
-    agents = [seeding.new_agent(user) for user in itertools.islice(itertools.cycle(users), AGENTS)]
+    owners = [ids.user_id("bench", f"user {number}") for number in range(users)]
+    known = [seeding.new_agent(user) for user in itertools.islice(itertools.cycle(owners), agents)]
     waiting: dict[tuple[int, str], list[bytes]] = defaultdict(list)
-    for agent in itertools.islice(itertools.cycle(agents), calls):
+    for agent in itertools.islice(itertools.cycle(known), calls):
         partition = subjects.partition_of(agent.user_id)
         for producer, envelope in _call(agent):
             key = (partition, producer)
@@ -304,7 +306,7 @@ def _call(agent: Agent) -> Iterator[tuple[str, Envelope]]:
     yield subjects.TELEMETRY_INGEST, seeding.envelope(event_id, 1, agent.user_id, reported)
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def run(work: Coroutine[Any, Any, T]) -> T:
     """Run on the event loop that the services run on."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)

@@ -86,10 +86,10 @@ def test_figures_of_another_kind_have_a_table_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("asked", "left_out"),
     [
-        ({}, {"soak", "peers"}),
-        ({"short": True}, {"soak", "peers", "variants"}),
-        ({"full": True}, {"peers"}),
-        ({"peers": True}, {"soak"}),
+        ({}, {"soak", "peers", "footprint"}),
+        ({"short": True}, {"soak", "peers", "footprint", "variants"}),
+        ({"full": True}, {"peers", "footprint"}),
+        ({"peers": True}, {"soak", "footprint"}),
     ],
 )
 def test_what_takes_long_or_installs_something_is_asked_for(
