@@ -39,15 +39,6 @@ class Bytes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     series_row: float
 
 
-class PerAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an agent takes for as long as it is there, in bytes."""
-
-    gateway_memory: float
-    nats_memory: float
-    events: float
-    rows: float
-
-
 class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the benchmark saw on its one machine; the simulation has to come to it."""
 
@@ -72,7 +63,6 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     billing_postgres: Part
     waits: Waits
     bytes: Bytes
-    per_agent: PerAgent
     totals_per_second: float
     seen: Seen
 

@@ -29,10 +29,10 @@ def around(rng: random.Random, mean: float, cv: float) -> Draw:
 
 def alone(place: simpy.Resource, steps: Steps) -> Steps:
     """Take these steps once nobody else has the place."""
-    turn: simpy.Event
-    with place.request() as turn:
-        yield turn
-        yield from steps
+    turn = place.request()
+    yield turn
+    yield from steps
+    place.release(turn)
 
 
 class Cores:

@@ -15,6 +15,8 @@ from bench.scale.plan import Plan
 
 WARM_UP_S = 2.0
 WORKER_CV = 0.5
+PEAK = 1.3
+"""So many times what ever waited before is no more than chance."""
 Kind = Literal["gateway", "billing", "Postgres"]
 
 
@@ -159,11 +161,13 @@ def percentiles(latencies: Sequence[float]) -> tuple[float, float]:
 
 
 def _back_s(fold: Sequence[tuple[float, int]], outage: Outage | None) -> float | None:
-    """Return how long after the outage no more waited than ever before it."""
+    """Return how long after the outage, behind the peak that it caused, as few waited as before."""
     if outage is None:
         return None
-    usual = max((n for at_s, n in fold if WARM_UP_S <= at_s < outage.at_s), default=0)
-    over = [at_s for at_s, n in fold if at_s >= outage.at_s and n > usual]
-    if not over:
+    usual = max((n for at_s, n in fold if WARM_UP_S <= at_s < outage.at_s), default=0) * PEAK
+    since = [(at_s, n) for at_s, n in fold if at_s >= outage.at_s]
+    peak_s, most = max(since, key=lambda seen: seen[1])
+    if most <= usual:
         return 0.0
-    return None if over[-1] == fold[-1][0] else over[-1] - outage.at_s
+    back = (at_s for at_s, n in since if at_s > peak_s and n <= usual)
+    return next((at_s - outage.at_s for at_s in back), None)
