@@ -26,7 +26,7 @@ from bench.scale.run import WARM_UP_S, Kind, Outage, Result, open_load
 WIDTH = 150
 RATES = "100,1000,5000,10000"
 OUTAGE_AFTER_S = 2.0
-OUTAGE_S = 25.0
+OUTAGE_S = 40.0
 """Long enough for a lease to end twice, and for a fold to catch up."""
 
 

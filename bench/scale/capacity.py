@@ -15,6 +15,8 @@ from bench.scale.plan import Plan
 FILE = Path(__file__).with_name("parameters.toml")
 SHARED_STATEMENT = 9.0
 """Calls that share a statement in the crowd in which processor times were measured."""
+SHARED_IN_CELL = 4.0
+"""Where several gateways share the calls, statements are smaller: Postgres has room for that."""
 USAGE_DECLARED = 16 * GIB
 DAY_S = 86_400
 MONTH_DAYS = 30.4
@@ -158,6 +160,8 @@ def sized(costs: Measured, chosen: Parameters, rate: float) -> Plan:
     """Return the processes of a cell that has so many calls a second, one gateway to spare."""
     used = processor_us(costs)
 
+    used["Postgres, admission"] = _in_crowd(costs.gateway_postgres, SHARED_IN_CELL)
+
     def count(*names: str) -> int:
         return max(1, math.ceil(rate * sum(used[n] for n in names) / MILLION / chosen.utilisation))
 
@@ -201,5 +205,5 @@ def per_million(costs: Measured, chosen: Parameters, rate: float) -> dict[str, f
     }
 
 
-def _in_crowd(part: Part) -> float:
-    return part.item_us + part.batch_us / SHARED_STATEMENT
+def _in_crowd(part: Part, shared: float = SHARED_STATEMENT) -> float:
+    return part.item_us + part.batch_us / shared
