@@ -40,11 +40,12 @@ def main() -> None:
         agents=arguments.agents or chosen.agents,
         users=arguments.users or chosen.users,
     )
-    report = {
+    report: dict[str, Any] = {
         "rates": [
             _rate(costs, chosen, float(rate), arguments) for rate in arguments.rates.split(",")
         ]
     }
+    report["scriptDollarsPerMonth"] = capacity.script_dollars(chosen)
     if arguments.outages:
         report["outages"] = outages(costs, chosen, arguments)
     if arguments.json == "-":
@@ -134,6 +135,7 @@ def _show(report: dict[str, Any], out: Console) -> None:
     for name in rates[0]["perMillion"]:
         costs.add_row(name, *(f"{each['perMillion'][name]:,.2f}" for each in rates))
     out.print(costs)
+    out.print(f"The agents' scripts cost {report['scriptDollarsPerMonth']:,.0f} dollars a month.")
     if "outages" in report:
         out.print(_of_outages(report["outages"]))
 

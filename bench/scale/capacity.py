@@ -205,5 +205,11 @@ def per_million(costs: Measured, chosen: Parameters, rate: float) -> dict[str, f
     }
 
 
+def script_dollars(chosen: Parameters) -> float:
+    """Return what the agents' scripts cost a month in a dispatch namespace, called or not."""
+    beyond = chosen.agents * chosen.deployments_kept - chosen.prices.scripts_included
+    return max(0, beyond) * chosen.prices.script_month
+
+
 def _in_crowd(part: Part, shared: float = SHARED_STATEMENT) -> float:
     return part.item_us + part.batch_us / shared

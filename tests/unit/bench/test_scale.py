@@ -202,6 +202,13 @@ def replace_users(users: int) -> capacity.Parameters:
     return msgspec.structs.replace(CHOSEN, users=users)
 
 
+def test_scripts_have_a_price_beyond_those_that_are_included() -> None:
+    few = msgspec.structs.replace(CHOSEN, agents=10)
+
+    assert capacity.script_dollars(few) == 0
+    assert capacity.script_dollars(CHOSEN) == pytest.approx(599_000 * CHOSEN.prices.script_month)
+
+
 def test_cells_are_enough_for_their_rate() -> None:
     cells = capacity.cells_for(COSTS, CHOSEN, 10_000)
     found = capacity.walls(COSTS, CHOSEN, 10_000)
