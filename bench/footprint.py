@@ -33,9 +33,6 @@ CONNECTIONS = (1, 32, 64)
 WARM_UP_S = 2
 COUNTED_S = 1.5
 """By then a backend has reported its commits."""
-TURNS = 40
-TURN_S = 0.3
-CALLS_OF_A_TURN = 64
 SMALLEST = 20
 """Bytes a call: what is less is an empty table, or one that does not grow with calls."""
 TABLE = "What a call leaves behind"
@@ -79,7 +76,7 @@ def measure(infrastructure: Infrastructure, options: Options) -> list[Figure]:
         figures += _one_user(infrastructure, few, one, worker.pid, options)
         figures += _agents(infrastructure, few, lambda: started("many", many, many // 10), many)
     spread = (many // 10, many)
-    return [*figures, *_facts(infrastructure, calls, spread), *_batches(infrastructure)]
+    return [*figures, *_facts(infrastructure, calls, spread)]
 
 
 def _calls(
@@ -214,33 +211,6 @@ def _folded(
         series["usage_series, bytes a row"] = after.tables["usage_series"] / rows
     stream = {"USAGE, bytes": before.stream_bytes / calls}
     return used | stream | series | _each(before, after, calls)
-
-
-def _batches(infrastructure: Infrastructure) -> list[Figure]:
-    """Let few facts arrive often, so that each partition folds a batch of a few each time."""
-    nats_url, dsn = infrastructure.nats_url("front"), infrastructure.new_database("billing_few")
-    directory = infrastructure.directory / "billing-few"
-    directory.mkdir()
-    calls = TURNS * CALLS_OF_A_TURN
-    progress(f"footprint: folding {2 * calls:,} facts, a few at a time")
-    seeded = fold.run(fold.seed(nats_url, CALLS_OF_A_TURN, fold.Seeded()))
-    pids: dict[str, int] = {"Postgres": infrastructure.postgres_pid}
-    with service("webhost_billing", directory, nats_url, dsn, {}) as pids["billing"]:
-        time.sleep(TURN_S * TURNS / 2)
-        before = _used(pids)
-        time.sleep(TURN_S * TURNS)
-        idle = _used(pids)
-        for _ in range(TURNS):
-            seeded = fold.run(fold.seed(nats_url, CALLS_OF_A_TURN, seeded))
-            time.sleep(TURN_S)
-        busy = _used(pids)
-    each = {n: (busy[n] - idle[n] - (idle[n] - before[n])) / TURNS / len(seeded.last) for n in pids}
-    name = f"a batch of {2 * CALLS_OF_A_TURN // len(seeded.last)} facts at billing"
-    return [_figure(f"{name}: {n}, µs", value * 1e6, value * 1e6) for n, value in each.items()]
-
-
-def _used(pids: dict[str, int]) -> dict[str, float]:
-    return {name: processor_s(pid) for name, pid in pids.items()}
 
 
 def _each(before: Left, after: Left, calls: int) -> dict[str, float]:
