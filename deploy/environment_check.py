@@ -33,6 +33,7 @@ NOT_IN_A_CLUSTER = {
 }
 """Settings that no manifest may have, and why."""
 EXPECTED = {
+    "JWT_JWKS_URL": ("api", "gateway"),
     "NATS_REPLICAS": ("api", "billing", "deployer"),
     "OTEL_EXPORTER_OTLP_ENDPOINT": tuple(SERVICES),
 }
@@ -164,7 +165,8 @@ def unnamed(objects: list[Object], config: Path = CONFIG) -> Iterator[str]:
             yield f"{service}: {name} is no setting of it"
         for name, value in commented.items():
             if name in read and not _is_default(read[name], value):
-                yield f"{service}: {name} is {read[name].default} by default, not {value}"
+                default = read[name].default.strip("`")
+                yield f"{service}: {name} is {default} by default, not {value}"
 
 
 def _is_default(variable: Variable, value: str) -> bool:
