@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from secrets import token_urlsafe
 
 from webhost_local.identities import KEY_HOLDERS, Identities, owner, role
 from webhost_local.nats_accounts import SERVICES
@@ -39,9 +40,19 @@ class Places:
 
 def secrets(identities: Identities, places: Places) -> Iterator[Object]:
     """Yield every Secret that the manifests name, certificates aside."""
+    # A variable that begins like a number would be one to the server.
+    passwords = {
+        name: f"nats-{password}"
+        for name, password in (identities.nats_users | {"routes": _password()}).items()
+    }
     for service in SERVICES:
         own, owners = identities.postgres_roles[service], identities.postgres_owners[service]
-        yield _secret(f"webhost-{service}", _of_service(service, identities, places))
+        nats_url = places.nats.format(f"{service}:{passwords[service]}")
+        data = _of_service(service, identities) | {
+            "DATABASE_URL": places.dsn(service, role(service), own),
+            "NATS_URL": nats_url,
+        }
+        yield _secret(f"webhost-{service}", data)
         dsn = places.dsn(service, owner(service), owners)
         yield _secret(f"webhost-{service}-migrations", {"MIGRATIONS_DATABASE_URL": dsn})
         yield _login(f"webhost-role-{service}", role(service), own)
@@ -49,7 +60,6 @@ def secrets(identities: Identities, places: Places) -> Iterator[Object]:
     for service in KEY_HOLDERS:
         lines = [f"{name}={text}\n" for name, text in identities.settings_of(service).items()]
         yield _secret(f"webhost-{service}-keys", {"keys.env": "".join(lines)})
-    passwords = {**identities.nats_users, "routes": Identities().nats_users["api"]}
     yield _secret(
         "webhost-nats",
         {
@@ -59,22 +69,20 @@ def secrets(identities: Identities, places: Places) -> Iterator[Object]:
     )
 
 
-def _of_service(service: str, identities: Identities, places: Places) -> dict[str, str]:
-    password = identities.postgres_roles[service]
-    data = {
-        "DATABASE_URL": places.dsn(service, role(service), password),
-        "NATS_URL": places.nats.format(f"{service}:{identities.nats_users[service]}"),
-    }
+def _of_service(service: str, identities: Identities) -> dict[str, str]:
     match service:
         case "api":
-            data["RESPONSE_KEYS"] = identities.api_response_keys
+            return {"RESPONSE_KEYS": identities.api_response_keys}
         case "gateway":
-            data["RESPONSE_KEYS"] = identities.response_keys
+            return {"RESPONSE_KEYS": identities.response_keys}
         case "deployer" if "CLOUDFLARE_API_TOKEN" in os.environ:
-            data["CLOUDFLARE_API_TOKEN"] = os.environ["CLOUDFLARE_API_TOKEN"]
+            return {"CLOUDFLARE_API_TOKEN": os.environ["CLOUDFLARE_API_TOKEN"]}
         case _:
-            pass
-    return data
+            return {}
+
+
+def _password() -> str:
+    return token_urlsafe(24)
 
 
 def _secret(name: str, data: Mapping[str, str], kind: str = "Opaque") -> Object:
