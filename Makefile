@@ -62,11 +62,12 @@ test-long: setup ## Run what takes too long for every change
 	CLOUDFLARE_DISPATCH_NAMESPACE=agents .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/e2e
 
 .PHONY: check
-check: setup ## Lint, types, import rules, generated documents
+check: setup ## Lint, types, import rules, manifests, generated documents
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	npx --no-install pyright
 	.venv/bin/lint-imports
+	.venv/bin/python -m deploy check
 	$(MAKE) --no-print-directory docs-check
 
 # What is generated from code, and what writes each to standard output.
@@ -80,6 +81,7 @@ write-asyncapi/billing.json := webhost_billing.asyncapi
 .PHONY: docs
 docs: setup ## Regenerate the generated documents
 	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) > docs/$(document) &&) true
+	.venv/bin/python -m deploy write
 
 .PHONY: docs-check
 docs-check: setup

@@ -207,11 +207,14 @@ def _placeholders(names: Iterable[str]) -> dict[str, str]:
     return {name: f"$PASSWORD_OF_{name.upper().replace('-', '_')}" for name in names}
 
 
-if __name__ == "__main__":
-    declared = {
-        name: account.declaration()
-        for name, account in accounts(_placeholders((*SERVICES, OPERATOR))).items()
-    }
+def configuration() -> str:
+    """Return the accounts as a server's configuration has them."""
+    passwords = _placeholders((*SERVICES, OPERATOR))
+    declared = {name: account.declaration() for name, account in accounts(passwords).items()}
     text = json.dumps({"accounts": declared}, indent=2)
     # In quotes the server would take a variable for the password itself.
-    sys.stdout.write(re.sub(r'"(\$PASSWORD_OF_[A-Z_]+)"', r"\1", text) + "\n")
+    return re.sub(r'"(\$PASSWORD_OF_[A-Z_]+)"', r"\1", text) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(configuration())

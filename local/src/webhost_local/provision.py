@@ -3,12 +3,19 @@
 The owner migrates; the service's role owns nothing, and connects to this database alone.
 Idempotent, and applied at every start: missing roles are created, passwords, owners and privileges
 are corrected.
+
+`python -m webhost_local.provision [SERVICE…]` prints the same without passwords, to be run by a
+superuser in the database of an installation elsewhere.
 """
+
+import sys
+from collections.abc import Iterable, Iterator
 
 import psycopg
 from psycopg import sql
 
 from webhost_local.identities import owner, role, schema
+from webhost_local.nats_accounts import SERVICES
 
 DATABASE = "webhost"
 
@@ -24,23 +31,38 @@ def provision(
         known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
         if known.fetchone() is None:
             connection.execute(_q("CREATE DATABASE {}", DATABASE))
-        for other in ("postgres", "template1"):
-            connection.execute(_q("REVOKE ALL ON DATABASE {} FROM PUBLIC", other))
     with psycopg.connect(database_dsn) as connection:
-        connection.execute(_q("REVOKE ALL ON DATABASE {} FROM PUBLIC", DATABASE))
-        connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        for statement in statements(passwords):
+            connection.execute(statement)
         for service, password in passwords.items():
-            _provision_role(connection, owner(service), schema(service), owners[service])
-            _provision_role(connection, role(service), schema(service), password)
-            _provision_schema(connection, schema(service), owner(service), role(service))
+            _set_password(connection, owner(service), owners[service])
+            _set_password(connection, role(service), password)
 
 
-def _provision_role(
-    connection: psycopg.Connection, name: str, search_path: str, password: str
-) -> None:
-    known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name])
-    if known.fetchone() is None:
-        connection.execute(_q("CREATE ROLE {}", name))
+def statements(services: Iterable[str]) -> Iterator[sql.Composed]:
+    """Yield what a superuser runs in the database, after which the roles lack passwords alone."""
+    for other in ("postgres", "template1", DATABASE):
+        yield _q("REVOKE ALL ON DATABASE {} FROM PUBLIC", other)
+    yield _q("REVOKE ALL ON SCHEMA {} FROM PUBLIC", "public")
+    for service in services:
+        name = schema(service)
+        for one in (owner(service), role(service)):
+            yield _create_role(one)
+            yield _q("GRANT CONNECT ON DATABASE {} TO {}", DATABASE, one)
+            yield _q("ALTER ROLE {} IN DATABASE {} SET search_path = {}", one, DATABASE, name)
+        yield _q("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}", name, owner(service))
+        yield _q("REASSIGN OWNED BY {} TO {}", role(service), owner(service))
+        yield _q("GRANT USAGE ON SCHEMA {} TO {}", name, role(service))
+
+
+def _create_role(name: str) -> sql.Composed:
+    return sql.SQL(
+        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN"
+        " CREATE ROLE {} LOGIN; END IF; END $$"
+    ).format(sql.Literal(name), sql.Identifier(name))
+
+
+def _set_password(connection: psycopg.Connection, name: str, password: str) -> None:
     # The verifier is computed here, so that no statement carries the password.
     verifier = connection.pgconn.encrypt_password(
         password.encode(), name.encode(), b"scram-sha-256"
@@ -50,19 +72,16 @@ def _provision_role(
             sql.Identifier(name), sql.Literal(verifier.decode())
         )
     )
-    connection.execute(_q("GRANT CONNECT ON DATABASE {} TO {}", DATABASE, name))
-    connection.execute(
-        _q("ALTER ROLE {} IN DATABASE {} SET search_path = {}", name, DATABASE, search_path)
-    )
-
-
-def _provision_schema(
-    connection: psycopg.Connection, name: str, owned_by: str, used_by: str
-) -> None:
-    connection.execute(_q("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}", name, owned_by))
-    connection.execute(_q("REASSIGN OWNED BY {} TO {}", used_by, owned_by))
-    connection.execute(_q("GRANT USAGE ON SCHEMA {} TO {}", name, used_by))
 
 
 def _q(statement: str, *names: str) -> sql.Composed:
     return sql.SQL(statement).format(*map(sql.Identifier, names))  # pyright: ignore[reportArgumentType]
+
+
+def script(services: Iterable[str] = tuple(SERVICES)) -> str:
+    """Return the statements as SQL."""
+    return "".join(f"{statement.as_string(None)};\n" for statement in statements(services))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(script(sys.argv[1:] or tuple(SERVICES)))

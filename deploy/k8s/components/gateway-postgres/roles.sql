@@ -1,0 +1,13 @@
+REVOKE ALL ON DATABASE "postgres" FROM PUBLIC;
+REVOKE ALL ON DATABASE "template1" FROM PUBLIC;
+REVOKE ALL ON DATABASE "webhost" FROM PUBLIC;
+REVOKE ALL ON SCHEMA "public" FROM PUBLIC;
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'webhost_gateway_owner') THEN CREATE ROLE "webhost_gateway_owner" LOGIN; END IF; END $$;
+GRANT CONNECT ON DATABASE "webhost" TO "webhost_gateway_owner";
+ALTER ROLE "webhost_gateway_owner" IN DATABASE "webhost" SET search_path = "gateway";
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'webhost_gateway') THEN CREATE ROLE "webhost_gateway" LOGIN; END IF; END $$;
+GRANT CONNECT ON DATABASE "webhost" TO "webhost_gateway";
+ALTER ROLE "webhost_gateway" IN DATABASE "webhost" SET search_path = "gateway";
+CREATE SCHEMA IF NOT EXISTS "gateway" AUTHORIZATION "webhost_gateway_owner";
+REASSIGN OWNED BY "webhost_gateway" TO "webhost_gateway_owner";
+GRANT USAGE ON SCHEMA "gateway" TO "webhost_gateway";

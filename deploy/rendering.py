@@ -1,0 +1,97 @@
+"""The manifests as an installation applies them: overlays, rendered by the kustomize in kubectl."""
+
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+K8S = Path(__file__).parent / "k8s"
+
+Object = dict[str, Any]
+"""One Kubernetes object, as it is written."""
+
+_PRODUCTION = "overlays/production/kustomization.yaml"
+_POSTGRES = "  - ../../components/postgres\n"
+VARIANTS: dict[str, dict[str, dict[str, str]]] = {
+    "local": {},
+    "production": {},
+    "production, the gateway's database apart": {
+        _PRODUCTION: {
+            "  # - ../../components/gateway-postgres\n": "  - ../../components/gateway-postgres\n"
+        }
+    },
+    "production, Postgres elsewhere": {
+        _PRODUCTION: {_POSTGRES: "  - ../../components/external-postgres\n"}
+    },
+}
+"""What is checked, by name: an overlay, the first word of it, with these replacements in files."""
+
+
+def render(variant: str) -> list[Object]:
+    """Return the objects of a variant. Raises RuntimeError with what kustomize says."""
+    overlay = Path("overlays", variant.partition(",")[0])
+    replacements = VARIANTS[variant]
+    if not replacements:
+        return _kustomize(K8S / overlay)
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory, "k8s")
+        shutil.copytree(K8S, copy)
+        for name, changes in replacements.items():
+            text = (copy / name).read_text()
+            for old, new in changes.items():
+                if old not in text:
+                    raise RuntimeError(f"{name} has no line {old.strip()!r}")
+                text = text.replace(old, new)
+            (copy / name).write_text(text)
+        return _kustomize(copy / overlay)
+
+
+def _kustomize(directory: Path) -> list[Object]:
+    kubectl = Path(sysconfig.get_path("scripts")) / "kubectl"
+    run = subprocess.run(  # noqa: S603
+        [kubectl, "kustomize", directory], capture_output=True, text=True, check=False
+    )
+    if run.returncode != 0 or run.stderr:
+        raise RuntimeError(f"kustomize {directory.name}: {run.stderr.strip()}")
+    return [found for found in yaml.load_all(run.stdout, yaml.CSafeLoader) if found]
+
+
+def name_of(found: Object) -> str:
+    """Return how a problem names an object."""
+    return f"{found['kind']} {found['metadata']['name']}"
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    """Return the objects of these kinds."""
+    return [found for found in objects if found["kind"] in kinds]
+
+
+def workloads(objects: list[Object]) -> list[Object]:
+    """Return what makes Pods of our own."""
+    return of_kind(objects, "Deployment", "StatefulSet", "Job")
+
+
+def pod_of(workload: Object) -> Object:
+    """Return the spec of its Pods."""
+    return workload["spec"]["template"]["spec"]
+
+
+def containers_of(workload: Object) -> list[Object]:
+    """Return all containers of its Pods."""
+    pod = pod_of(workload)
+    return [*pod.get("initContainers", ()), *pod["containers"]]
+
+
+def label(workload: Object, name: str) -> str | None:
+    """Return a label of its Pods."""
+    return workload["spec"]["template"]["metadata"]["labels"].get(f"app.kubernetes.io/{name}")
+
+
+def service_of(workload: Object) -> str | None:
+    """Return which of our services its Pods run, None where they are something else."""
+    name = str(label(workload, "name"))
+    return name.removeprefix("webhost-") if label(workload, "component") == "service" else None

@@ -1,0 +1,68 @@
+"""The SQL that CloudNativePG runs once, or an operator by hand: roles, schemas, who may do what."""
+
+from collections.abc import Generator
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.errors import InsufficientPrivilege, OperationalError
+from webhost_kit.database.migrations import upgrade, wait_for_schema
+from webhost_kit.database.revisions import package_of
+from webhost_local.identities import owner, role
+from webhost_local.provision import DATABASE
+
+from deploy.rendering import of_kind, render
+from tests.support.infra import Postgres, running_postgres
+
+PASSWORD = "for-tests"
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Generator[Postgres]:
+    """A server that has the database, as CloudNativePG has when it runs this."""
+    with running_postgres() as server:
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+        yield server
+
+
+def dsn(postgres: Postgres, name: str, database: str = DATABASE) -> str:
+    address = postgres.dsn_of(database).rpartition("@")[2]
+    return f"postgresql://{name}:{PASSWORD}@{address}"
+
+
+def test_what_the_cluster_runs_makes_a_service_start(postgres: Postgres) -> None:
+    objects = render("production")
+    [cluster] = of_kind(objects, "Cluster")
+    bootstrap = cluster["spec"]["bootstrap"]["initdb"]
+    [reference] = bootstrap["postInitApplicationSQLRefs"]["configMapRefs"]
+    [text] = [
+        it["data"][reference["key"]]
+        for it in of_kind(objects, "ConfigMap")
+        if it["metadata"]["name"] == reference["name"]
+    ]
+    roles = [it["name"] for it in cluster["spec"]["managed"]["roles"]]
+    with psycopg.connect(postgres.dsn_of(DATABASE), autocommit=True) as connection:
+        for _ in range(2):  # whoever runs it by hand may repeat it
+            for statement in (*bootstrap["postInitApplicationSQL"], text):
+                connection.execute(statement.encode())
+        for name in roles:
+            connection.execute(
+                sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(
+                    sql.Identifier(name), sql.Literal(PASSWORD)
+                )
+            )
+        monitors = connection.execute(
+            "SELECT has_database_privilege('pg_monitor', 'postgres', 'CONNECT')"
+        ).fetchone()
+    assert monitors == (True,)
+
+    upgrade(dsn(postgres, owner("gateway")), package_of("gateway"), role("gateway"))
+    wait_for_schema(dsn(postgres, role("gateway")), package_of("gateway"))
+    with (
+        psycopg.connect(dsn(postgres, role("gateway"))) as connection,
+        pytest.raises(InsufficientPrivilege),
+    ):
+        connection.execute("CREATE TABLE mine ()")
+    with pytest.raises(OperationalError, match="permission denied for database"):
+        psycopg.connect(dsn(postgres, role("gateway"), "postgres"))

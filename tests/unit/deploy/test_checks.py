@@ -1,0 +1,234 @@
+"""Each check of the manifests finds what it is there for."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from deploy import environment_check, generated, policy_check, schema_check
+from deploy.rendering import Object, pod_of
+from tests.unit.deploy.overlays import rendered
+
+Break = Callable[[dict[str, Object]], object]
+
+
+def gateway(objects: dict[str, Object]) -> Object:
+    return pod_of(objects["Deployment webhost-gateway"])
+
+
+def container(objects: dict[str, Object]) -> Object:
+    return gateway(objects)["containers"][0]
+
+
+def rename(objects: dict[str, Object], old: str, new: str) -> None:
+    [entry] = [entry for entry in container(objects)["env"] if entry["name"] == old]
+    entry["name"] = new
+
+
+def config(objects: dict[str, Object], service: str, **values: str) -> None:
+    [data] = [
+        it["data"]
+        for name, it in objects.items()
+        if name.startswith("ConfigMap") and it["metadata"]["name"].rpartition("-")[0] == service
+    ]
+    data.update(values)
+
+
+SCHEMA: dict[str, tuple[Break, str]] = {
+    "a field that a Deployment lacks": (
+        lambda it: gateway(it).update(terminationGraceSeconds=1),
+        "Deployment webhost-gateway: spec.template.spec: Additional properties are not allowed",
+    ),
+    "a field that a Cluster lacks": (
+        lambda it: it["Cluster webhost-postgres"]["spec"]["postgresql"]["synchronous"].update(
+            durability="required"
+        ),
+        "Cluster webhost-postgres: spec.postgresql.synchronous: Additional properties",
+    ),
+    "a value that a Cluster does not take": (
+        lambda it: it["Cluster webhost-postgres"]["spec"]["postgresql"]["synchronous"].update(
+            dataDurability="sometimes"
+        ),
+        "'sometimes' is not one of",
+    ),
+    "a number where a scaler wants text": (
+        lambda it: it["ScaledObject webhost-billing"]["spec"]["triggers"][0]["metadata"].update(
+            threshold=2
+        ),
+        "ScaledObject webhost-billing: spec.triggers.0.metadata.threshold: 2 is not of type",
+    ),
+    "a field of the metadata of a custom kind": (
+        lambda it: it["ScaledObject webhost-billing"]["metadata"].update(label="x"),
+        "ScaledObject webhost-billing: metadata: Additional properties",
+    ),
+    "a kind without a schema": (
+        lambda it: it["Service webhost-api"].update(kind="Servis"),
+        "Servis webhost-api: no schema for v1",
+    ),
+}
+POLICY: dict[str, tuple[Break, str]] = {
+    "no probe": (lambda it: container(it).pop("readinessProbe"), "has no readinessProbe"),
+    "latest": (
+        lambda it: container(it).update(image="webhost-gateway:latest"),
+        "image webhost-gateway:latest is not of one version",
+    ),
+    "no tag": (
+        lambda it: container(it).update(image="host:5000/webhost-gateway"),
+        "image host:5000/webhost-gateway is not of one version",
+    ),
+    "another version": (
+        lambda it: container(it).update(image="webhost-gateway:0.0.9"),
+        "image webhost-gateway:0.0.9 is not of version",
+    ),
+    "root": (lambda it: gateway(it)["securityContext"].pop("runAsNonRoot"), "may run as root"),
+    "a writable root": (
+        lambda it: container(it)["securityContext"].update(readOnlyRootFilesystem=False),
+        "may write to its root file system",
+    ),
+    "more privileges": (
+        lambda it: container(it)["securityContext"].pop("allowPrivilegeEscalation"),
+        "may gain privileges",
+    ),
+    "a capability": (
+        lambda it: container(it)["securityContext"]["capabilities"].update(add=["NET_ADMIN"]),
+        "keeps capabilities",
+    ),
+    "no seccomp": (
+        lambda it: gateway(it)["securityContext"].pop("seccompProfile"),
+        "has no seccomp profile",
+    ),
+    "no limit": (lambda it: container(it)["resources"].pop("limits"), "has no limits of memory"),
+    "a token": (
+        lambda it: gateway(it).pop("automountServiceAccountToken"),
+        "is given a token for the Kubernetes API",
+    ),
+    "an account with a token": (
+        lambda it: it["ServiceAccount webhost-gateway"].pop("automountServiceAccountToken"),
+        "has no ServiceAccount without a token",
+    ),
+    "a path of the node": (
+        lambda it: gateway(it)["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+        "is a path of the node",
+    ),
+    "no budget": (
+        lambda it: it.pop("PodDisruptionBudget webhost-gateway"),
+        "has 0 PodDisruptionBudgets",
+    ),
+    "one less during a rollout": (
+        lambda it: it["Deployment webhost-gateway"]["spec"]["strategy"]["rollingUpdate"].update(
+            maxUnavailable=1
+        ),
+        "takes processes away before new ones are ready",
+    ),
+    "no pause before the end": (
+        lambda it: container(it).pop("lifecycle"),
+        "stops while requests are still sent to it",
+    ),
+    "all on one node": (
+        lambda it: gateway(it).pop("topologySpreadConstraints"),
+        "may have all its processes on one node",
+    ),
+    "nothing denied": (
+        lambda it: it["NetworkPolicy default-deny"]["spec"].update(egress=[{}]),
+        "no NetworkPolicy that denies everything by default",
+    ),
+    "a Secret": (
+        lambda it: it.update({"x": {"kind": "Secret", "metadata": {"name": "x"}}}),
+        "Secret x: a Secret has no place in the tree",
+    ),
+    "an address with a password": (
+        lambda it: container(it)["env"].append({"name": "A", "value": "tls://api:hunter22@nats"}),
+        "holds a secret",
+    ),
+    "a password in a file": (
+        lambda it: config(it, "webhost-nats", **{"nats.conf": 'password: "correct-horse"'}),
+        "holds a secret",
+    ),
+}
+ENVIRONMENT: dict[str, tuple[Break, str]] = {
+    "a renamed variable": (
+        lambda it: rename(it, "OPS_LISTEN", "OPERATIONS_LISTEN"),
+        "OPERATIONS_LISTEN is no setting of gateway",
+    ),
+    "a required one that is missing": (
+        lambda it: rename(it, "OPS_LISTEN", "LISTEN"),
+        "OPS_LISTEN is missing",
+    ),
+    "a typing error in a file": (
+        lambda it: config(it, "webhost-api", KEEP_DEPLOYMENT="5"),
+        "KEEP_DEPLOYMENT is no setting of api",
+    ),
+    "another service's setting": (
+        lambda it: config(it, "webhost-billing", JWT_AUDIENCE="webhost"),
+        "JWT_AUDIENCE is no setting of billing",
+    ),
+    "a secret in a file": (
+        lambda it: config(it, "webhost-gateway", DELEGATION_SECRETS="back-end:abc"),
+        "DELEGATION_SECRETS is a secret, and no Secret's",
+    ),
+    "another service's Secret": (
+        lambda it: container(it)["env"][-1]["valueFrom"]["secretKeyRef"].update(name="webhost-api"),
+        "is of the Secret webhost-api",
+    ),
+    "the local stack": (
+        lambda it: config(it, "webhost-api", WEBHOST_LOCAL_STACK="true"),
+        "WEBHOST_LOCAL_STACK: takes every protection off",
+    ),
+    "a service that is not deployed": (
+        lambda it: it.pop("Deployment webhost-billing"),
+        "billing: is not deployed",
+    ),
+}
+
+
+def broken(break_it: Break) -> list[Object]:
+    objects = {
+        f"{it['kind']} {it['metadata']['name']}": it for it in deepcopy(rendered("production"))
+    }
+    break_it(objects)
+    return list(objects.values())
+
+
+@pytest.mark.parametrize(("break_it", "problem"), SCHEMA.values(), ids=SCHEMA)
+def test_the_schemas_refuse(break_it: Break, problem: str) -> None:
+    assert any(problem in it for it in schema_check.problems(broken(break_it)))
+
+
+@pytest.mark.parametrize(("break_it", "problem"), POLICY.values(), ids=POLICY)
+def test_the_policy_refuses(break_it: Break, problem: str) -> None:
+    assert any(problem in it for it in policy_check.problems(broken(break_it)))
+
+
+@pytest.mark.parametrize(("break_it", "problem"), ENVIRONMENT.values(), ids=ENVIRONMENT)
+def test_the_variables_are_the_settings(break_it: Break, problem: str) -> None:
+    assert any(problem in it for it in environment_check.problems(broken(break_it)))
+
+
+def test_a_process_has_time_for_its_longest_call() -> None:
+    objects = rendered("production")
+    assert list(policy_check.drain_problems(objects, 60)) == []
+    assert list(policy_check.drain_problems(objects, 90)) == [
+        "Deployment webhost-gateway: is ended after 90 s, and needs 105 s",
+        "Deployment webhost-origin: is ended after 90 s, and needs 105 s",
+    ]
+
+
+def test_a_setting_that_production_does_not_name_is_found(tmp_path: Path) -> None:
+    for file in environment_check.CONFIG.iterdir():
+        text = file.read_text().replace("# HEARTBEAT_S=15.0\n", "")
+        (tmp_path / file.name).write_text(
+            text.replace("READS_PER_MINUTE=6000", "READS_PER_MINUTE=7")
+        )
+    assert list(environment_check.unnamed(rendered("production"), tmp_path)) == [
+        "api: READS_PER_MINUTE is 6000 by default, not 7",
+        f"gateway: HEARTBEAT_S is named nowhere in {tmp_path.name}/",
+    ]
+
+
+def test_a_generated_file_that_is_old_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    [accounts, *_] = generated.GENERATED
+    monkeypatch.setitem(generated.GENERATED, accounts, lambda: "others")
+    assert list(generated.problems()) == [
+        "base/nats/accounts.conf: is not what code says; run `make docs`"
+    ]
