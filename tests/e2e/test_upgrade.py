@@ -1,23 +1,26 @@
 """An upgrade with a new version of an event, service by service, as its runbook says."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from webhost_contracts import maintenance
 
 from tests.support.caller import Caller
 from tests.support.deadline import until
 from tests.support.history import history_of, is_unbroken
 from tests.support.keys import StackKeys
 from tests.support.releases import Releases
-from tests.support.runbook import Runbook
+from tests.support.runbook import RUNBOOKS, Runbook
 from tests.support.stack import Stack, running_stack
 
 PAGE = "upgrade.md"
 NEW = "agent.disabled.v2"
 NOTICED_S = 20
 SETTLED_S = 30
-IN_ORDER = ("telemetry-ingest", "gateway", "billing", "deployer", "api")
+[_SERVICES] = re.findall(r"in this order: \*\*(.+?)\*\*", (RUNBOOKS / PAGE).read_text("utf-8"))
+IN_ORDER = _SERVICES.split(", ")
 
 
 @pytest.fixture
@@ -68,21 +71,23 @@ def test_an_upgrade_in_the_pages_order_parks_nothing(
     stack: Stack, upgrade: Callable[[str], None], tmp_path: Path
 ) -> None:
     caller, agent = an_agent(stack)
+    user_id = caller.me()["id"]
     with Runbook(stack, PAGE, "Upgrade", tmp_path) as runbook:
         runbook.rest(within=SETTLED_S)
+    assert sorted(IN_ORDER) == sorted(maintenance.SERVICES)
     for service in IN_ORDER:
         databases = StackKeys(stack).databases(service)
         with Runbook(stack, PAGE, "Steps", tmp_path, databases) as runbook:
             runbook.step({"SERVICE": service})
             upgrade(service)
+            if service == "api":  # which states the new version from now on
+                assert caller.post_invoke(agent, "Meanwhile?").status_code == 200
+                caller.http.post(f"/v1/agents/{agent}/disable").raise_for_status()
+                until(lambda: NEW in stated(stack, user_id), "the new version to be stated")
             runbook.rest(within=SETTLED_S)
-        assert caller.post_invoke(agent, "Meanwhile?").status_code == 200
-    caller.http.post(f"/v1/agents/{agent}/disable").raise_for_status()
     until_refused(caller, agent)
     with Runbook(stack, PAGE, "How to see that it worked", tmp_path) as runbook:
         runbook.rest()
-    user_id = caller.me()["id"]
-    assert NEW in stated(stack, user_id)
     until(lambda: is_unbroken(history_of(stack, user_id)), "an unbroken history")
 
 
@@ -97,7 +102,7 @@ def test_what_is_stated_too_early_is_parked_until_its_reader_is_upgraded(
     with Runbook(stack, PAGE, "If events are parked", tmp_path) as runbook:
         runbook.step({"TYPE": NEW}, within=SETTLED_S)
         assert caller.post_invoke(agent, "Not known yet?").status_code == 200
-        for service in IN_ORDER[:-1]:
+        for service in ("gateway", "telemetry-ingest", "billing", "deployer"):
             upgrade(service)
         runbook.rest(within=SETTLED_S)
     until_refused(caller, agent)
