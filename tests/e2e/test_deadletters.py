@@ -101,13 +101,13 @@ def test_a_dead_letter_is_listed_shown_and_replayed(own_stack: Stack, follow: Fo
     execute(own_stack, f"ALTER TABLE deployer.agent_teardowns ADD CONSTRAINT defect {defect}")
     assert caller.http.delete(f"/v1/agents/{agent_id}").is_success
     until(lambda: letters(own_stack) != [], "the command to be dead", seconds=TRIES_S)
-    [letter] = letters(own_stack)
+    letter = letters(own_stack)[0]
     assert account.scripts_of(agent_id)
     runbook = follow("Dead letters")
     runbook.step({"NUMBER": str(letter["seq"])})
     execute(own_stack, "ALTER TABLE deployer.agent_teardowns DROP CONSTRAINT defect")
     with runbook:
-        runbook.rest({"NUMBER": str(letter["seq"])})
+        runbook.rest({"NUMBER": str(letter["seq"])}, within=NOTICED_S)
     until(lambda: not account.scripts_of(agent_id), "the scripts to be gone", seconds=NOTICED_S)
     assert letters(own_stack) == []
 

@@ -200,7 +200,7 @@ class Stack:
         """Return the names of those that are other processes than `before`, once any is."""
 
         def replaced() -> set[str]:
-            return {name for name, pid in self.pids().items() if before[name] != pid}
+            return {name for name, pid in self.pids().items() if before.get(name, pid) != pid}
 
         until(lambda: bool(replaced()), "a dead process to be restarted", seconds=RESTART_S)
         return replaced()
