@@ -79,7 +79,8 @@ def _show(found: ReconcileReply) -> None:
 def placement(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
     """Show where deployments are: in the account, or in a dispatch namespace.
 
-    Agents that have none where new deployments go are listed: deploying them again moves them.
+    Agents whose newest deployment is not where new ones go are listed: deploying them again moves
+    them.
     """
     found = bus.request(
         data_dir,

@@ -29,5 +29,5 @@ async def test_deployments_are_counted_where_they_are(harness: Harness) -> None:
     )
     found = await placed(harness, "elsewhere")
     assert (found.namespace, found.places, found.left_out) == ("elsewhere", here, 0)
-    assert {one.agent_id for one in found.elsewhere} == {agent, other}
+    assert {one.agent_id for one in found.elsewhere} == {agent, other}, "each once"
     assert all(isinstance(one, PlacedAgent) and one.user_id for one in found.elsewhere)

@@ -150,8 +150,8 @@ class PlacedAgent(Wire, frozen=True, kw_only=True):
 class PlacementReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """Where deployments are, and in which `namespace` new ones are made.
 
-    `elsewhere` are agents of which no deployment that is kept is there; `left_out` more are not
-    listed.
+    `elsewhere` are agents of which the newest deployment that is kept is not there; `left_out` more
+    are not listed.
     """
 
     namespace: str | None = None

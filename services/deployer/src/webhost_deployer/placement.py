@@ -5,6 +5,7 @@ Guarantees: reads only.
 """
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from webhost_contracts.rpc import Place, PlacedAgent, PlacementReply, PlacementRequest
 from webhost_kit.database.engine import Database
 
@@ -26,7 +27,7 @@ class Placements:
         self._namespace = namespace
 
     async def reply(self, _: PlacementRequest) -> PlacementReply:
-        """Count deployments by place, and list the agents that have none in the one in use."""
+        """Count deployments by place, and list the agents whose newest is not in the one in use."""
         agent_id, user_id = deployments.c.agent_id, deployments.c.user_id
         counts = (
             select(_place, func.count(), func.count(agent_id.distinct()))
@@ -34,12 +35,17 @@ class Placements:
             .group_by(_place)
             .order_by(_place.nulls_first())
         )
-        elsewhere = (
-            select(user_id, agent_id)
+        newest = (
+            select(user_id, agent_id, _place.label("place"))
             .where(_there, deployments.c.phase == Phase.LIVE, STAYS)
-            .group_by(user_id, agent_id)
-            .having(~func.bool_or(_place.is_not_distinct_from(self._namespace)))
-            .order_by(user_id, agent_id)
+            .ext(distinct_on(agent_id))
+            .order_by(agent_id, deployments.c.deployment_id.desc())
+            .subquery()
+        )
+        elsewhere = (
+            select(newest.c.user_id, newest.c.agent_id)
+            .where(newest.c.place.is_distinct_from(self._namespace))
+            .order_by(newest.c.user_id, newest.c.agent_id)
         )
         async with self._database.transaction() as connection:
             places = [
