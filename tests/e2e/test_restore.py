@@ -183,15 +183,6 @@ async def delete_usage(bus: Bus) -> None:
     await bus.js.delete_stream(subjects.USAGE)
 
 
-async def delete_everything(bus: Bus) -> None:
-    for name in await stream_names(bus):
-        await bus.js.delete_stream(name)
-
-
-async def stream_names(bus: Bus) -> list[str]:
-    return [info.config.name or "" for info in await bus.js.streams_info()]
-
-
 @pytest.mark.long
 @pytest.mark.accept("A1")
 def test_postgres_is_restored_to_an_earlier_state(stack: Stack, user: User, follow: Follow) -> None:
@@ -274,9 +265,11 @@ def test_usage_is_lost(stack: Stack, user: User, follow: Follow) -> None:
 def test_all_of_nats_is_lost(stack: Stack, user: User, follow: Follow) -> None:
     agent = some_life(user)
     seen = user.view()
-    on_bus(stack, delete_everything)
-    until_halted(stack, follow, {"api.own-facts", "gateway.routes", "billing."})
     with follow("All of NATS was lost") as runbook:
+        assert stack.stop() == 0
+        runbook.step()
+        stack.launch()
+        until_halted(stack, follow, {"api.own-facts", "gateway.routes", "billing."})
         runbook.step(within=SETTLED_S)
         runbook.rest(within=SETTLED_S)
     user.until_sees(seen)
