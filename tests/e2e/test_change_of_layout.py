@@ -1,16 +1,21 @@
-"""An installation changes from a plain account to a dispatch namespace and back, by redeploys."""
+"""An installation changes from a plain account to a dispatch namespace and back, by redeploys, as
+its runbook says.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from tests.support.account import Account
 from tests.support.caller import IN_FORCE_S, Caller
 from tests.support.deadline import until
+from tests.support.runbook import Runbook
 from tests.support.stack import Stack, running_stack
 
 IN_USE, RETIRED = "CLOUDFLARE_DISPATCH_NAMESPACE", "CLOUDFLARE_RETIRED_DISPATCH_NAMESPACE"
+PAGE = "dispatch-namespace.md"
 GONE_S = 60
 MODULE = """
 export default { async invoke(_, { session }) {
@@ -31,21 +36,37 @@ def plain_stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
 
 @pytest.mark.long
 @pytest.mark.accept("6.2")
+@pytest.mark.timeout(300)
 def test_sessions_and_rollback_survive_a_change_of_layout(
-    plain_stack: Stack, monkeypatch: pytest.MonkeyPatch
+    plain_stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     talk = Talk.begun(plain_stack.caller("ulla"))
-    for settings in ({IN_USE: "customers"}, {RETIRED: "customers"}):
+    names = {"NAMESPACE": "customers", "AGENT": talk.agent_id}
+
+    def restarted_with(name: str) -> None:
         with plain_stack.stopped():
-            for name in (IN_USE, RETIRED):
-                monkeypatch.delenv(name, raising=False)
-            for name, value in settings.items():
-                monkeypatch.setenv(name, value)
+            for other in (IN_USE, RETIRED):
+                monkeypatch.delenv(other, raising=False)
+            monkeypatch.setenv(name, "customers")
         talk.user = plain_stack.caller("ulla")
         talk.until_answered_by(len(talk.versions))
+
+    def deployed_and_rolled_back() -> None:
         talk.deploy()
         for version in (*reversed(range(1, len(talk.versions))), len(talk.versions)):
             talk.activate(version)
+
+    with Runbook(plain_stack, PAGE, "Into the namespace", tmp_path) as runbook:
+        runbook.step(names)
+        restarted_with(IN_USE)
+        runbook.step(names)
+        deployed_and_rolled_back()
+        runbook.rest(names)
+    with Runbook(plain_stack, PAGE, "Back to a plain account", tmp_path) as runbook:
+        restarted_with(RETIRED)
+        runbook.step(names)
+        deployed_and_rolled_back()
+        runbook.rest(names)
 
     account = Account(plain_stack)
     assert len(account.scripts_of(talk.agent_id)) == 5, "two plain ones, one in the namespace"

@@ -1,22 +1,37 @@
-"""An event that a projection cannot fold, from its parking to its replay, on the whole stack."""
+"""An event that a projection cannot fold, and a command that no handler can: from there to the
+replay, by the runbook's commands.
+"""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests.support.account import Account
 from tests.support.deadline import until
+from tests.support.runbook import Runbook
 from tests.support.stack import Stack, running_stack
 
 NOTICED_S = 20
+TRIES_S = 90
+"""All tries of one command, with the pauses between them."""
 
 
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[Stack]:
     with running_stack() as running:
         yield running
+
+
+Follow = Callable[[str], Runbook]
+
+
+@pytest.fixture
+def follow(own_stack: Stack, tmp_path: Path) -> Follow:
+    return lambda section: Runbook(own_stack, "dead-letters.md", section, tmp_path)
 
 
 def parked(stack: Stack) -> list[dict[str, Any]]:
@@ -30,7 +45,7 @@ def execute(stack: Stack, statement: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.accept("A6")
-def test_a_parked_event_is_listed_shown_and_replayed(own_stack: Stack) -> None:
+def test_a_parked_event_is_listed_shown_and_replayed(own_stack: Stack, follow: Follow) -> None:
     caller = own_stack.caller()
     agent_id = caller.create_agent()["id"]
     caller.deploy(agent_id)
@@ -47,11 +62,11 @@ def test_a_parked_event_is_listed_shown_and_replayed(own_stack: Stack) -> None:
     [event] = parked(own_stack)
     assert (event["projection"], event["aggregateId"]) == ("gateway.routes", agent_id)
     assert "defect" in event["reason"]
-    name = f"gateway.routes/{event['sequence']}"
-    assert event["id"] == name
-    assert name in own_stack.webhost("deadletters", "list").stdout
-    [whole] = json.loads(own_stack.webhost("deadletters", "show", name).stdout)
-    assert json.loads(whole["body"])["data"]["type"] == "agent.disabled.v1"
+    names = {"PROJECTION": "gateway.routes", "NUMBER": str(event["sequence"])}
+    assert event["id"] == "{PROJECTION}/{NUMBER}".format(**names)
+    runbook = follow("Parked events")
+    shown = json.loads(runbook.step(names))
+    assert json.loads(shown[0]["body"])["data"]["type"] == "agent.disabled.v1"
     other = caller.create_agent("another")["id"]
     caller.deploy(other)
     caller.invoke(other, "All else flows.")
@@ -59,14 +74,13 @@ def test_a_parked_event_is_listed_shown_and_replayed(own_stack: Stack) -> None:
     # A gateway that begins anew knows what the table knows.
     own_stack.kill("gateway")
     assert caller.post_invoke(agent_id, "Not disabled yet?").status_code == 200
-    again = own_stack.webhost("deadletters", "replay", "gateway.routes", check=False)
-    assert (again.returncode, again.stdout) == (1, "gateway.routes: 0 folded, 1 still parked\n")
+    with follow("If not") as not_yet:
+        not_yet.rest(names)
 
     execute(own_stack, "ALTER TABLE gateway.routed_agents DROP CONSTRAINT defect")
-    replayed = own_stack.webhost("deadletters", "replay", "--all")
-    assert replayed.stdout == "gateway.routes: 1 folded, 0 still parked\n"
+    with runbook:
+        runbook.rest(names)
     assert parked(own_stack) == []
-    assert own_stack.webhost("deadletters", "replay", "--all").stdout == "nothing to replay\n"
     nothing_halted = own_stack.webhost("streams", "replay", "--halted").stdout
     assert nothing_halted == "nothing to replay: nothing is halted\n"
     until(
@@ -74,3 +88,29 @@ def test_a_parked_event_is_listed_shown_and_replayed(own_stack: Stack) -> None:
         "the gateway to follow",
         seconds=NOTICED_S,
     )
+
+
+@pytest.mark.long
+@pytest.mark.accept("A6")
+@pytest.mark.timeout(300)
+def test_a_dead_letter_is_listed_shown_and_replayed(own_stack: Stack, follow: Follow) -> None:
+    caller, account = own_stack.caller(), Account(own_stack)
+    agent_id = caller.create_agent()["id"]
+    caller.deploy(agent_id)
+    defect = f"CHECK (agent_id <> '{agent_id}')"
+    execute(own_stack, f"ALTER TABLE deployer.agent_teardowns ADD CONSTRAINT defect {defect}")
+    assert caller.http.delete(f"/v1/agents/{agent_id}").is_success
+    until(lambda: letters(own_stack) != [], "the command to be dead", seconds=TRIES_S)
+    letter = letters(own_stack)[0]
+    assert account.scripts_of(agent_id)
+    runbook = follow("Dead letters")
+    runbook.step({"NUMBER": str(letter["seq"])})
+    execute(own_stack, "ALTER TABLE deployer.agent_teardowns DROP CONSTRAINT defect")
+    with runbook:
+        runbook.rest({"NUMBER": str(letter["seq"])}, within=NOTICED_S)
+    until(lambda: not account.scripts_of(agent_id), "the scripts to be gone", seconds=NOTICED_S)
+    assert letters(own_stack) == []
+
+
+def letters(stack: Stack) -> list[dict[str, Any]]:
+    return json.loads(stack.webhost("deadletters", "list", "--json").stdout)["deadLetters"]

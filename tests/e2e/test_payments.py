@@ -32,18 +32,27 @@ BAD = {400: "INVALID_REQUEST", 401: "UNAUTHENTICATED", 413: "PAYLOAD_TOO_LARGE"}
 
 def bought(stack: Stack, subject: str, tier: str) -> str:
     """Buy a tier as a user of the command line does; return the page of the subscription."""
-    url = stack.webhost("billing", "checkout", tier, "--as", subject).stdout.strip()
+    page = paid(checkout(stack, subject, tier), f"{subject}@example.com")
+    assert VARIANTS[tier].name in httpx.get(page, timeout=10).text
+    return page
+
+
+def checkout(stack: Stack, subject: str, tier: str) -> str:
+    """The page on which to pay for this tier."""
+    return stack.webhost("billing", "checkout", tier, "--as", subject).stdout.strip()
+
+
+def paid(url: str, email: str) -> str:
+    """Pay on this page; return that of the subscription."""
     with httpx.Client(timeout=10) as browser:
         page = browser.get(url)
         assert page.status_code == 200
         assert "no money moves" in page.text
         [form] = re.findall(r"<form method=\"post\">.*?</form>", page.text, re.DOTALL)
         assert 'name="email"' in form
-        paid = browser.post(url, data={"email": f"{subject}@example.com", "name": "Kim"})
-        assert paid.status_code == 303, paid.text
-        shown = browser.get(httpx.URL(url).join(paid.headers["Location"]))
-        assert VARIANTS[tier].name in shown.text
-    return str(shown.url)
+        answer = browser.post(url, data={"email": email, "name": "Kim"})
+        assert answer.status_code == 303, answer.text
+    return str(httpx.URL(url).join(answer.headers["Location"]))
 
 
 def press(page: str, action: str) -> None:

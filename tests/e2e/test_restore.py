@@ -1,13 +1,11 @@
 """The whole stack after it lost its database, its streams, or the newest part of either.
 
 In each case users see what they saw before, and can continue; nothing is counted twice. The
-operator does what docs/runbooks/restore.md says.
+operator does what docs/runbooks/restore.md says, with its commands.
 """
 
 import json
-import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,13 @@ from tests.e2e.world import answering
 from tests.support.caller import Caller
 from tests.support.deadline import until
 from tests.support.history import history_of, is_unbroken
+from tests.support.keys import StackKeys
+from tests.support.runbook import Runbook
 from tests.support.stack import Stack, running_stack
 
 SETTLED_S = 30
+PAGE = "restore.md"
+HALTED = "After a restore, or a lost stream"
 EXIT_USAGE = 2
 
 
@@ -115,9 +117,21 @@ def used_quota(stack: Stack, user_id: str) -> int:
         return int(used or 0)
 
 
-def copy(directory: Path, to: Path) -> None:
-    """Whole, with owners and times, as a backup is."""
-    subprocess.run(["cp", "-a", str(directory), str(to)], check=True)
+Follow = Callable[[str], Runbook]
+
+
+@pytest.fixture
+def follow(stack: Stack, tmp_path: Path) -> Follow:
+    """What opens the page at a section, with a folder for the backup."""
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    return lambda section: Runbook(stack, PAGE, section, tmp_path, {"BACKUP": str(backup)})
+
+
+def back_up(stack: Stack, follow: Follow) -> None:
+    """Keep what both hold now."""
+    with stack.stopped(), follow("A backup to restore from") as runbook:
+        runbook.rest()
 
 
 def some_life(user: User) -> dict[str, Any]:
@@ -143,33 +157,42 @@ def more_life(user: User, agent: dict[str, Any]) -> dict[str, Any]:
     return user.view()
 
 
-def republish(stack: Stack, *options: str) -> dict[str, Any]:
-    ended = stack.webhost("streams", "republish", "--json", *options)
-    return json.loads(ended.stdout)["services"]
-
-
 def halted(stack: Stack) -> set[str]:
     shown = json.loads(stack.webhost("streams", "status", "--json", check=False).stdout)["services"]
     projections = [each for found in shown.values() for each in found or ()]
     return {each["name"] for each in projections if "halted" in (each["problem"] or "")}
 
 
+def until_halted(stack: Stack, follow: Follow, names: set[str]) -> None:
+    """Return when one that begins as each of these is halted, and the page's command says so."""
+
+    def are_halted() -> bool:
+        found = halted(stack)
+        return all(any(one.startswith(name) for one in found) for name in names)
+
+    until(are_halted, "a halt", seconds=SETTLED_S)
+    with follow(HALTED) as runbook:
+        runbook.rest()
+
+
 async def delete_events(bus: Bus) -> None:
     await bus.js.delete_stream(subjects.EVENTS)
 
 
+async def delete_usage(bus: Bus) -> None:
+    await bus.js.delete_stream(subjects.USAGE)
+
+
 @pytest.mark.long
 @pytest.mark.accept("A1")
-def test_postgres_is_restored_to_an_earlier_state(stack: Stack, user: User, tmp_path: Path) -> None:
+def test_postgres_is_restored_to_an_earlier_state(stack: Stack, user: User, follow: Follow) -> None:
     agent = some_life(user)
-    postgres, backup = stack.data_dir / "postgres", tmp_path / "backup"
-    with stack.stopped():
-        copy(postgres, backup)
+    back_up(stack, follow)
     seen = more_life(user, agent)
-    with stack.stopped():
-        shutil.rmtree(postgres)
-        copy(backup, postgres)
-
+    with follow("Postgres was restored to an earlier time") as runbook:
+        with stack.stopped():
+            runbook.step()
+        runbook.rest(within=SETTLED_S)
     user.until_sees(seen)
     assert used_quota(stack, agent["userId"]) >= user.calls
     user.check_goes_on(agent)
@@ -177,10 +200,29 @@ def test_postgres_is_restored_to_an_earlier_state(stack: Stack, user: User, tmp_
 
 @pytest.mark.long
 @pytest.mark.accept("A1")
-def test_the_control_planes_history_is_lost(stack: Stack, user: User) -> None:
+def test_the_gateways_database_is_lost(stack: Stack, user: User, follow: Follow) -> None:
+    agent = some_life(user)
+    seen = user.view()
+    with psycopg.connect(stack.status()["postgresDsn"], autocommit=True) as connection:
+        connection.execute("DROP SCHEMA gateway CASCADE")
+        connection.execute("CREATE SCHEMA gateway AUTHORIZATION webhost_gateway_owner")
+        connection.execute("GRANT USAGE ON SCHEMA gateway TO webhost_gateway")
+    with follow("The gateway's database was lost") as runbook:
+        runbook.environment |= StackKeys(stack).databases("gateway")
+        runbook.step()
+        stack.kill("gateway")
+        runbook.rest(within=SETTLED_S)
+    user.until_sees(seen)
+    user.deploy_and_call(agent, "after")
+    assert used_quota(stack, agent["userId"]) == user.calls, "none is given twice"
+    user.check_goes_on(agent)
+
+
+@pytest.mark.long
+@pytest.mark.accept("A1")
+def test_the_control_planes_history_is_lost(stack: Stack, user: User, follow: Follow) -> None:
     agent = some_life(user)
     seen = more_life(user, agent)
-    before = len(history_of(stack, agent["userId"]))
     on_bus(stack, delete_events)
     everyone = {
         "api.own-facts",
@@ -190,23 +232,46 @@ def test_the_control_planes_history_is_lost(stack: Stack, user: User) -> None:
         "gateway.routes",
         "telemetry-ingest.deployments",
     }
-    until(
-        lambda: halted(stack) >= everyone and "own-facts" in stack.complaints("api"),
-        "a halt",
-        seconds=SETTLED_S,
-    )
+    until_halted(stack, follow, everyone)
+    until(lambda: "own-facts" in stack.complaints("api"), "the api to be unready")
     refused = user.caller.http.post("/v1/agents", json={"name": "not now"})
     assert refused.status_code == 503, refused.text
 
-    missing = sum(found["missing"] for found in republish(stack, "--dry-run").values())
-    assert missing >= before
-    # What was stated before its loss was noticed may be there, without what came before it.
-    done = republish(stack, "--purge")
-    assert sum(found["published"] for found in done.values()) >= missing
-    assert sum(found["missing"] for found in republish(stack, "--dry-run").values()) == 0
-    stack.webhost("streams", "replay", "--halted")
-    stack.until_ready()
+    with follow("EVENTS was lost") as runbook:
+        runbook.step()
+        runbook.step()
+        runbook.rest(within=SETTLED_S)
+    user.until_sees(seen)
+    user.check_goes_on(agent)
 
+
+@pytest.mark.long
+@pytest.mark.accept("A1")
+def test_usage_is_lost(stack: Stack, user: User, follow: Follow) -> None:
+    agent = some_life(user)
+    seen = user.view()
+    on_bus(stack, delete_usage)
+    until_halted(stack, follow, {"billing."})
+    user.deploy_and_call(agent, "counted later")
+    with follow("USAGE was lost, or restored to an earlier time") as runbook:
+        runbook.rest(within=SETTLED_S)
+    user.until_counted()
+    assert user.view()["usage"]["usage"]["llmTokens"] > seen["usage"]["usage"]["llmTokens"]
+    user.check_goes_on(agent)
+
+
+@pytest.mark.long
+@pytest.mark.accept("A1")
+def test_all_of_nats_is_lost(stack: Stack, user: User, follow: Follow) -> None:
+    agent = some_life(user)
+    seen = user.view()
+    with follow("All of NATS was lost") as runbook:
+        assert stack.stop() == 0
+        runbook.step()
+        stack.launch()
+        until_halted(stack, follow, {"api.own-facts", "gateway.routes", "billing."})
+        runbook.step(within=SETTLED_S)
+        runbook.rest(within=SETTLED_S)
     user.until_sees(seen)
     user.check_goes_on(agent)
 
@@ -214,27 +279,22 @@ def test_the_control_planes_history_is_lost(stack: Stack, user: User) -> None:
 @pytest.mark.long
 @pytest.mark.accept("A1")
 def test_the_streams_are_restored_to_an_earlier_state(
-    stack: Stack, user: User, tmp_path: Path
+    stack: Stack, user: User, follow: Follow
 ) -> None:
     agent = some_life(user)
-    nats, backup = stack.data_dir / "nats", tmp_path / "backup"
-    with stack.stopped():
-        copy(nats, backup)
+    back_up(stack, follow)
     key = user.caller.http.post("/v1/keys", json={"name": "old", "scopes": ["invoke"]}).json()
     bearer = {"Authorization": f"Bearer {key['token']}"}
     assert user.caller.http.delete(f"/v1/keys/{key['key']['id']}").is_success
     seen = more_life(user, agent)
+    runbook = follow("The streams were restored to an earlier time")
     assert stack.stop() == 0
-    shutil.rmtree(nats)
-    copy(backup, nats)
+    runbook.step()
     stack.launch()
 
     # Billing has folded usage that the stream lacks: its tables keep it, and it is not made twice.
-    until(
-        lambda: stack.complaints("billing") != {} and "api.own-facts" in halted(stack),
-        "a halt",
-        seconds=SETTLED_S,
-    )
+    until(lambda: stack.complaints("billing") != {}, "billing to notice", seconds=SETTLED_S)
+    until_halted(stack, follow, {"api.own-facts", "gateway.routes"})
     # In the wrong order, it says so, and nobody takes what is left for all that there is.
     refused = stack.webhost("streams", "replay", "--halted", check=False)
     assert "`webhost streams republish` first" in refused.stderr
@@ -244,29 +304,25 @@ def test_the_streams_are_restored_to_an_earlier_state(
     path = f"/v1/invoke/{agent['id']}"
     called = user.caller.http.post(path, json={"input": {"prompt": "hello"}}, headers=bearer)
     assert called.status_code in (401, 503), called.text
-    assert any(found["published"] for found in republish(stack).values())
-    stack.webhost("streams", "replay", "--halted")
-    stack.until_ready()
-
+    with runbook:
+        runbook.step()
+        runbook.step()
+        runbook.rest(within=SETTLED_S)
     user.until_sees(seen)
     user.check_goes_on(agent)
 
 
 @pytest.mark.accept("A1")
-def test_both_are_restored_to_an_earlier_state(stack: Stack, user: User, tmp_path: Path) -> None:
+def test_both_are_restored_to_an_earlier_state(stack: Stack, user: User, follow: Follow) -> None:
     """What came after it never happened, but for scripts that were removed."""
     agent = some_life(user)
     seen, calls = user.view(), user.calls
-    directories = [stack.data_dir / "postgres", stack.data_dir / "nats"]
-    with stack.stopped():
-        for each in directories:
-            copy(each, tmp_path / each.name)
+    back_up(stack, follow)
     more_life(user, agent)
-    with stack.stopped():
-        for each in directories:
-            shutil.rmtree(each)
-            copy(tmp_path / each.name, each)
-
+    with follow("Postgres and NATS were both restored to one backup") as runbook:
+        with stack.stopped():
+            runbook.step()
+        runbook.rest(within=SETTLED_S)
     user.calls = calls
     user.until_sees(seen)
     assert halted(stack) == set()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -23,9 +24,11 @@ from webhost_local.data_dir import DataDir
 from tests.support.caller import Caller
 from tests.support.deadline import until
 from tests.support.keys import StackKeys
+from tests.support.runbook import Runbook
 from tests.support.stack import Stack, running_stack
 from tests.support.traffic import PROMPT, tokens_of
 
+PAGE = "rotating-keys.md"
 ROTATED_S = 120
 COUNTED_S = 30
 TELLS = """
@@ -121,25 +124,28 @@ def an_agent(stack: Stack, *keys: str) -> tuple[Caller, str, dict[str, Any]]:
 
 @pytest.mark.long
 @pytest.mark.accept("7.rotation.kinds")
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.timeout(300)
-def test_a_key_is_replaced_under_load(rotated: Stack, kind: str) -> None:
+@pytest.mark.timeout(900)
+def test_each_key_is_replaced_under_load(rotated: Stack, tmp_path: Path) -> None:
+    section = "The platform's keys, on a local stack"
+    with Runbook(rotated, PAGE, section, tmp_path) as runbook:
+        for kind in ("invoke", "platform", "secrets", "telemetry"):
+            check_replaced(rotated, kind, runbook)
+
+
+def check_replaced(rotated: Stack, kind: str, runbook: Runbook) -> None:
     caller, agent, deployment = an_agent(rotated, "KEY")
     caller.deploy(agent, moduleCode=TELLS)
     load = Load(caller, agent)
     load.call()
     before = identities.load_or_make(DataDir.at(rotated.data_dir)).ring(KINDS[kind])
     with load:
-        result = ended(rotate(rotated, kind))
+        runbook.step()
     load.check()
     ring = identities.load_or_make(DataDir.at(rotated.data_dir)).ring(KINDS[kind])
     if kind == "telemetry":
-        assert result["phase"] == "used"
-        assert "may still arrive" in result["message"]
         assert ring.old == before.old
         assert ring.new is not None
     else:
-        assert result["phase"] == "old"
         assert ring.old != before.old
         assert ring.new is None
         assert len(ring.seeds) == 1
@@ -195,7 +201,7 @@ def test_command_and_deployer_are_killed_while_a_key_is_replaced(rotated: Stack)
 
 @pytest.mark.accept("7.rotation.revoked")
 @pytest.mark.timeout(120)
-def test_an_operator_revokes_a_deployments_telemetry_key(stack: Stack) -> None:
+def test_an_operator_revokes_a_deployments_telemetry_key(stack: Stack, tmp_path: Path) -> None:
     caller, agent, deployment = an_agent(stack)
     keys = StackKeys(stack)
 
@@ -220,13 +226,8 @@ def test_an_operator_revokes_a_deployments_telemetry_key(stack: Stack) -> None:
     load = Load(caller, agent)
     load.call()
     load.check()
-    revoked = stack.webhost("keys", "revoke-telemetry", deployment["id"], "--json")
-    assert json.loads(revoked.stdout) == {
-        "generation": 1,
-        "revoked": True,
-        "refused": None,
-        "frontHasNext": True,
-    }
+    with Runbook(stack, PAGE, "One deployment's telemetry key", tmp_path) as runbook:
+        runbook.rest({"DEPLOYMENT": deployment["id"]})
     until(lambda: report(1) == 401, "the old key to be refused", seconds=10)
     assert report(2) == 202
     for _ in range(3):
@@ -239,6 +240,70 @@ def test_an_operator_revokes_a_deployments_telemetry_key(stack: Stack) -> None:
     assert "dep_unknown: there is no such deployment" in unknown.stderr
     named = stack.webhost("keys", "rotate-platform", "telemetry", "--show", "--json")
     assert json.loads(named.stdout)["deployments"], "one is kept, if not the newest of a hundred"
+
+
+@pytest.mark.long
+@pytest.mark.accept("7.rotation.revoked")
+@pytest.mark.timeout(300)
+def test_after_a_leak_the_kept_deployments_are_moved_to_the_new_master_key(
+    rotated: Stack, tmp_path: Path
+) -> None:
+    caller, agent, deployment = an_agent(rotated)
+    ended(rotate(rotated, "telemetry"))
+    with Runbook(rotated, PAGE, "What it waits for", tmp_path) as runbook:
+        runbook.rest()
+    shown = rotated.webhost("keys", "rotate-platform", "telemetry", "--show", "--json")
+    assert deployment["id"] not in json.loads(shown.stdout)["deployments"]
+    caller.invoke(agent, PROMPT)
+
+
+@pytest.mark.long
+@pytest.mark.accept("7.rotation.elsewhere")
+@pytest.mark.timeout(300)
+def test_a_key_is_replaced_by_an_operator_elsewhere(tmp_path: Path) -> None:
+    """Whose services have their settings from files that the operator changes."""
+    with running_stack() as own:
+        caller, agent, _ = an_agent(own)
+        load = Load(caller, agent)
+        load.call()
+        at_bus = {"NATS_URL": own.status()["natsUrl"]}
+        section = "The platform's keys, on an installation of your own"
+        known = identities.load_or_make(DataDir.at(own.data_dir))
+        settings = known.settings_of("deployer") | known.settings_of("gateway")
+        with load, Runbook(own, PAGE, section, tmp_path, at_bus) as runbook:
+            for _ in range(3):
+                told = runbook.step(within=ROTATED_S)
+                new = dict(line.split("=", 1) for line in read_lines(tmp_path / "new-key"))
+                for setting, service, ids in _SET.findall(told):
+                    keys = _keys_of(f"{settings[setting]},{new[setting]}")
+                    text = ",".join(keys[key_id] for key_id in ids.split(", "))
+                    write_setting(own.data_dir / "keys" / service, setting, text)
+            runbook.rest(within=ROTATED_S)
+        load.check()
+        caller.deploy(agent, moduleCode=TELLS)
+        load.call()
+        load.check()
+
+
+_SET = re.compile(r"^set (\w+) of (\w+) to the keys (.+)$", re.MULTILINE)
+
+
+def _keys_of(text: str) -> dict[str, str]:
+    """The keys of a setting, each with its id before it, by that id."""
+    return {key.partition(":")[0]: key for key in text.split(",")}
+
+
+def read_lines(file: Path) -> list[str]:
+    return file.read_text().splitlines()
+
+
+def write_setting(file: Path, setting: str, text: str) -> None:
+    """Replace a line of a service's file of keys; the file is replaced whole."""
+    others = [line for line in read_lines(file) if not line.startswith(f"{setting}=")]
+    new = file.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text("\n".join([*others, f"{setting}={text}", ""]))
+    new.rename(file)
 
 
 @pytest.mark.accept("7.rotation.elsewhere")

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from urllib.parse import urlsplit
 
 from webhost_contracts import signatures
 from webhost_kit.keys import MasterKeys, parse_signers
@@ -22,6 +23,8 @@ class StackKeys:
         self._master = MasterKeys.parse(known.telemetry_master_keys)
         self._gateway = parse_signers(known.invoke_private_keys, "the gateway's")[0]
         self._deployer = parse_signers(known.platform_private_keys, "the deployer's")[0]
+        self._owners, self._roles = known.postgres_owners, known.postgres_roles
+        self._postgres = urlsplit(stack.status()["postgresDsn"])
         self._webhook = known.lemonsqueezy_webhook_secret.encode()
 
     def report_headers(
@@ -43,6 +46,17 @@ class StackKeys:
     def webhook_headers(self, body: bytes) -> dict[str, str]:
         """The payment provider's signature on this delivery."""
         return {"X-Signature": hmac.new(self._webhook, body, hashlib.sha256).hexdigest()}
+
+    def databases(self, service: str) -> dict[str, str]:
+        """The environment in which this service's schema is migrated."""
+        owner = f"{identities.owner(service)}:{self._owners[service]}"
+        role = f"{identities.role(service)}:{self._roles[service]}"
+        place = f"{self._postgres.hostname}:{self._postgres.port}{self._postgres.path}"
+        return {
+            "MIGRATIONS_DATABASE_URL": f"postgresql://{owner}@{place}",
+            "DATABASE_URL": f"postgresql://{role}@{place}",
+            "ALLOW_PLAIN_POSTGRES": "true",
+        }
 
     def platform_signature(self, at_ms: int, deployment_id: str, body: bytes) -> str:
         """The deployer's signature, as its probe carries it."""

@@ -48,7 +48,7 @@ class Stack:
     It can be stopped and started again on its data. Its processes are found anew at every look.
     """
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, python: str = sys.executable) -> None:
         self.data_dir = directory / "data"
         self.data_dir.mkdir()
         self.crash_file = self.data_dir / "crash"
@@ -56,6 +56,7 @@ class Stack:
         self._port = free_port()
         self.origin = f"http://127.0.0.1:{self._port}"
         self._options = options
+        self._python = python
         self._log = directory / "log"
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._callers: list[Caller] = []
@@ -78,8 +79,8 @@ class Stack:
         self._state.unlink(missing_ok=True)  # what an earlier run said
         with self._log.open("ab") as output:
             supervisor = self._supervisor = subprocess.Popen(
-                [sys.executable, "-m", "webhost_cli", *command, *self._options],
-                env={**_environment(), "WEBHOST_CRASH_FILE": str(self.crash_file)},
+                [self._python, "-m", "webhost_cli", *command, *self._options],
+                env={**environment(), "WEBHOST_CRASH_FILE": str(self.crash_file)},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -135,7 +136,7 @@ class Stack:
         """
         ended = subprocess.run(
             [sys.executable, "-m", "webhost_cli", *arguments],
-            env={**_environment(), "WEBHOST_DATA_DIR": str(self.data_dir)},
+            env={**environment(), "WEBHOST_DATA_DIR": str(self.data_dir)},
             capture_output=True,
             text=True,
             input=typed,
@@ -199,7 +200,7 @@ class Stack:
         """Return the names of those that are other processes than `before`, once any is."""
 
         def replaced() -> set[str]:
-            return {name for name, pid in self.pids().items() if before[name] != pid}
+            return {name for name, pid in self.pids().items() if before.get(name, pid) != pid}
 
         until(lambda: bool(replaced()), "a dead process to be restarted", seconds=RESTART_S)
         return replaced()
@@ -280,13 +281,14 @@ class Stack:
 
 
 @contextmanager
-def running_stack(*options: str) -> Generator[Stack]:
+def running_stack(*options: str, python: str = sys.executable) -> Generator[Stack]:
     """A stack on an empty directory and free ports; `options` go to `webhost up`.
 
-    Everything is gone when the block ends. To be called from the main thread.
+    `python` is the interpreter of another installation of the services. Everything is gone when
+    the block ends. To be called from the main thread.
     """
     with tempfile.TemporaryDirectory(prefix="webhost-stack-") as directory:
-        stack = Stack(Path(directory), *options)
+        stack = Stack(Path(directory), *options, python=python)
         try:
             stack.start()
             yield stack
@@ -304,7 +306,7 @@ def stack() -> Iterator[Stack]:
         yield running
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, without what would lead a command to another stack."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("WEBHOST_", "NATS_"))}
     return own | {

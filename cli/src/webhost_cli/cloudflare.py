@@ -4,7 +4,12 @@ from typing import Annotated
 
 import typer
 from webhost_contracts import subjects
-from webhost_contracts.rpc import ReconcileReply, ReconcileRequest
+from webhost_contracts.rpc import (
+    PlacementReply,
+    PlacementRequest,
+    ReconcileReply,
+    ReconcileRequest,
+)
 
 from webhost_cli import bus, output
 from webhost_cli.errors import CommandError, ExitCode
@@ -12,6 +17,7 @@ from webhost_cli.options import BusOption, JsonOption
 
 _TIMEOUT_S = 300.0
 """A removal may wait for Cloudflare's limit on calls."""
+_REPLY_S = 10.0
 
 
 def register(app: typer.Typer) -> None:
@@ -21,13 +27,8 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
     )
     group.command()(reconcile)
-    # A group of a single command would lose its name.
-    group.callback()(_group)
+    group.command()(placement)
     app.add_typer(group)
-
-
-def _group() -> None:
-    """Operators: what this installation has at Cloudflare."""
 
 
 def reconcile(
@@ -73,3 +74,35 @@ def _show(found: ReconcileReply) -> None:
         output.say(f"and {found.left_out} more")
     if not rows:
         output.say("no drift: all that this installation has at Cloudflare is as it should be")
+
+
+def placement(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
+    """Show where deployments are: in the account, or in a dispatch namespace.
+
+    Agents whose newest deployment is not where new ones go are listed: deploying them again moves
+    them.
+    """
+    found = bus.request(
+        data_dir,
+        subjects.RPC_PLACEMENT,
+        PlacementRequest(),
+        PlacementReply,
+        timeout_s=_REPLY_S,
+        reads=True,
+    )
+    if as_json:
+        output.print_json(found)
+        return
+    columns = ("place", "deployments", "agents")
+    rows = [(_named(it.namespace), it.deployments, it.agents) for it in found.places]
+    output.print_table(columns, rows, numbers=columns[1:])
+    if found.elsewhere:
+        output.print_table(
+            ("agent to be moved", "user"), [(it.agent_id, it.user_id) for it in found.elsewhere]
+        )
+    count = len(found.elsewhere) + found.left_out
+    output.say(f"new deployments go to {_named(found.namespace)}; agents to be moved: {count}")
+
+
+def _named(namespace: str | None) -> str:
+    return "the account" if namespace is None else f"namespace {namespace}"

@@ -57,6 +57,9 @@ def list_all(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
         )
         for event in events
     ]
+    if not rows:
+        output.say("no dead letters, no parked events")
+        return
     output.print_table(
         ("id", "since", "subject", "reason"),
         [(id_, f"{at.astimezone():%Y-%m-%d %H:%M:%S}", *rest) for id_, at, *rest in rows],

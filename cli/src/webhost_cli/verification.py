@@ -12,7 +12,7 @@ from webhost_contracts.usage_rpc import (
 )
 
 from webhost_cli import bus, output
-from webhost_cli.errors import ExitCode
+from webhost_cli.errors import CommandError
 from webhost_cli.options import BusOption, JsonOption
 
 VERIFIED_S = 600.0
@@ -45,7 +45,7 @@ def verify(data_dir: BusOption = None, as_json: JsonOption = False) -> None:
             f" {found}"
         )
     if reply.problems:
-        raise typer.Exit(ExitCode.FAILURE)
+        raise CommandError("usage does not hold together; see docs/runbooks/rebuild-usage.md")
 
 
 def late(

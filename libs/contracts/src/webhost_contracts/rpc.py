@@ -126,6 +126,40 @@ class ReconcileReply(Wire, frozen=True, kw_only=True):
     refused: str | None = None
 
 
+class PlacementRequest(Wire, frozen=True, kw_only=True):
+    """An operator asks where at Cloudflare deployments are."""
+
+
+class Place(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """How many deployments, of how many agents, are in a dispatch namespace; in the account for
+    None.
+    """
+
+    namespace: str | None
+    deployments: int
+    agents: int
+
+
+class PlacedAgent(Wire, frozen=True, kw_only=True):
+    """An agent, and whose it is."""
+
+    user_id: str
+    agent_id: str
+
+
+class PlacementReply(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """Where deployments are, and in which `namespace` new ones are made.
+
+    `elsewhere` are agents of which the newest deployment that is kept is not there; `left_out` more
+    are not listed.
+    """
+
+    namespace: str | None = None
+    places: tuple[Place, ...] = ()
+    elsewhere: tuple[PlacedAgent, ...] = ()
+    left_out: int = 0
+
+
 class RevokeTelemetryKeyRequest(Wire, frozen=True, kw_only=True):
     """An operator revokes a deployment's telemetry key; the deployment gets the next one.
 

@@ -68,6 +68,7 @@ RPC_SECRETS = "rpc.deployer.secrets"
 RPC_SET_SECRETS = "rpc.deployer.set-secrets"
 RPC_DELETE_SECRETS = "rpc.deployer.delete-secrets"
 RPC_RECONCILE = "rpc.deployer.reconcile"
+RPC_PLACEMENT = "rpc.deployer.placement"
 RPC_REVOKE_TELEMETRY_KEY = "rpc.deployer.revoke-telemetry-key"
 
 

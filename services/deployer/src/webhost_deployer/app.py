@@ -33,6 +33,7 @@ from webhost_deployer.cloudflare.sdk import Sdk
 from webhost_deployer.cloudflare.worker_client import WorkerClient
 from webhost_deployer.executor import Executor
 from webhost_deployer.handlers import Handlers
+from webhost_deployer.placement import Placements
 from webhost_deployer.recovery import OWN_SUBJECTS, TYPES, recover
 from webhost_deployer.rotation.keys_in_force import KeysInForce
 from webhost_deployer.runner import Runner
@@ -136,7 +137,11 @@ async def compose(service: Service, settings: Settings) -> None:
     await commands.start()
     requests = service.add("requests", RequestServer(nats_url, service.name))
     register_requests(
-        requests, SecretHandlers(database, runner.wake), reconciliation.reply, keys.revoke
+        requests,
+        SecretHandlers(database, runner.wake),
+        reconciliation.reply,
+        Placements(database, settings.cloudflare_dispatch_namespace).reply,
+        keys.revoke,
     )
     await requests.start()
 

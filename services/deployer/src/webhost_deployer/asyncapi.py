@@ -4,6 +4,8 @@ import sys
 
 from nats.aio.client import Client
 from webhost_contracts.rpc import (
+    PlacementReply,
+    PlacementRequest,
     ReconcileReply,
     ReconcileRequest,
     RevokeTelemetryKeyReply,
@@ -28,12 +30,17 @@ def document() -> str:
     commands = CommandConsumer(URL, Bus(Client()), SERVICE)
     register(commands, Handlers(database, 1, None, lambda: None))
     requests = RequestServer(URL, SERVICE)
-    register_requests(requests, SecretHandlers(database, lambda: None), _unasked, _not_revoked)
+    secrets = SecretHandlers(database, lambda: None)
+    register_requests(requests, secrets, _unasked, _not_placed, _not_revoked)
     return describe(commands.broker, "webhost deployer", requests.broker)
 
 
 async def _unasked(_request: ReconcileRequest) -> ReconcileReply:
     return ReconcileReply()
+
+
+async def _not_placed(_request: PlacementRequest) -> PlacementReply:
+    return PlacementReply()
 
 
 async def _not_revoked(_request: RevokeTelemetryKeyRequest) -> RevokeTelemetryKeyReply:
