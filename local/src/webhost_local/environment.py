@@ -27,6 +27,8 @@ _DEPLOYERS_SETTINGS = (
     "AGENT_EGRESS",
 )
 _DASHBOARD_DEV_PORT = 5173
+DRAIN_S = 1.5
+"""For services with replicas: longer than the public origin takes to notice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +134,7 @@ class Environment:
             ),
             "OPS_LISTEN": self.listen(f"{name}-ops"),
             "LOG_FORMAT": "console" if self.coloured else "json",
+            "DRAIN_S": str(DRAIN_S if len(self.replicas[kind]) > 1 else 0),
         }
 
     def _own(self, kind: str, name: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     SecretStr,
     ValidationError,
@@ -139,6 +140,11 @@ class ServiceSettings(DatabaseSettings):
     """For development: migrate with the service's own role, which has to own the schema then."""
     ops_listen: Address
     """The address on which to serve `/livez`, `/readyz` and `/metrics`; keep it private."""
+    drain_s: NonNegativeFloat = 0.0
+    """Seconds after SIGTERM in which the service still takes requests, and keeps no connection:
+    `/readyz` fails already, and whoever balances requests needs a moment to notice. What is then
+    under way may finish: at a gateway for LONGEST_CALL_S, elsewhere for 10 s. A second SIGTERM cuts
+    it off."""
     log_format: Literal["json", "console"] = "json"
     """`json`, or `console`, which is easier to read."""
     log_level: Annotated[
