@@ -22,7 +22,7 @@ from tests.e2e.world import answering
 from tests.support.caller import Caller
 from tests.support.deadline import until
 from tests.support.history import history_of, is_unbroken
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack, kind_of, running_stack
 
 SETTLED_S = 30
 EXIT_USAGE = 2
@@ -211,22 +211,29 @@ def test_the_control_planes_history_is_lost(stack: Stack, user: User) -> None:
     user.check_goes_on(agent)
 
 
+def of_nats(stack: Stack) -> list[Path]:
+    """The directory of each NATS server."""
+    return [stack.data_dir / name for name in stack.pids() if kind_of(name) == "nats"]
+
+
 @pytest.mark.long
 @pytest.mark.accept("A1")
 def test_the_streams_are_restored_to_an_earlier_state(
     stack: Stack, user: User, tmp_path: Path
 ) -> None:
     agent = some_life(user)
-    nats, backup = stack.data_dir / "nats", tmp_path / "backup"
+    directories = of_nats(stack)
     with stack.stopped():
-        copy(nats, backup)
+        for each in directories:
+            copy(each, tmp_path / each.name)
     key = user.caller.http.post("/v1/keys", json={"name": "old", "scopes": ["invoke"]}).json()
     bearer = {"Authorization": f"Bearer {key['token']}"}
     assert user.caller.http.delete(f"/v1/keys/{key['key']['id']}").is_success
     seen = more_life(user, agent)
     assert stack.stop() == 0
-    shutil.rmtree(nats)
-    copy(backup, nats)
+    for each in directories:
+        shutil.rmtree(each)
+        copy(tmp_path / each.name, each)
     stack.launch()
 
     # Billing has folded usage that the stream lacks: its tables keep it, and it is not made twice.
@@ -257,7 +264,7 @@ def test_both_are_restored_to_an_earlier_state(stack: Stack, user: User, tmp_pat
     """What came after it never happened, but for scripts that were removed."""
     agent = some_life(user)
     seen, calls = user.view(), user.calls
-    directories = [stack.data_dir / "postgres", stack.data_dir / "nats"]
+    directories = [stack.data_dir / "postgres", *of_nats(stack)]
     with stack.stopped():
         for each in directories:
             copy(each, tmp_path / each.name)
