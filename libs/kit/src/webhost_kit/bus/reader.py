@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 INACTIVE_S = 60.0
 RETRY_S = 0.5
+ANSWERED_S = 2.0
+"""While a stream has no leader nobody answers: who waits for longer finds the next one late."""
 SECOND_LOOK_S = 1.0
 """A server of a cluster that stood still may answer once more as the leader that it was."""
 IDLE_ADVANCE_S = 60.0
@@ -171,7 +173,8 @@ class StreamReader:
 
     async def _info(self) -> StreamInfo:
         try:
-            return await self._bus.js.stream_info(self._stream)
+            async with asyncio.timeout(ANSWERED_S):
+                return await self._bus.js.stream_info(self._stream)
         except NotFoundError as error:
             raise StreamMissing(f"the stream {self._stream} is missing") from error
 
