@@ -9,5 +9,5 @@ from tests.support.stack import Stack, running_stack
 
 @pytest.fixture(scope="session")
 def sturdy_stack() -> Iterator[Stack]:
-    with running_stack("--gateways", "2") as running:
+    with running_stack("--replicas", "gateway=2") as running:
         yield running

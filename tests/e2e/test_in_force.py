@@ -17,6 +17,7 @@ import httpx
 import nats
 import pytest
 from webhost_contracts import subjects, wire
+from webhost_contracts.bus_urls import servers_of
 from webhost_contracts.rpc import AccountStatus, SetAccountStatusReply, SetAccountStatusRequest
 
 from tests.e2e.world import FIRST, SECOND, answering
@@ -290,7 +291,7 @@ def test_a_key_expires(sturdy_stack: Stack, caller: Caller, agent_id: str) -> No
 
 
 async def _asked(url: str, request: SetAccountStatusRequest) -> SetAccountStatusReply:
-    client = await nats.connect(url)
+    client = await nats.connect(servers_of(url))
     try:
         reply = await client.request(
             subjects.RPC_SET_ACCOUNT_STATUS, wire.encode(request), timeout=5

@@ -18,10 +18,10 @@ from webhost_kit.clock import now_ms
 
 from tests.e2e.world import FIRST, SECOND, TestAgent
 from tests.support.deadline import until
-from tests.support.faults import Crash, Death, Fault, Kill, RelayCrashes
+from tests.support.faults import Crash, Death, Fault, Freeze, Kill, RelayCrashes
 from tests.support.reports import Reports
 from tests.support.stack import Stack
-from tests.support.traffic import Traffic
+from tests.support.traffic import PACE_S, Traffic
 
 FORWARD = ("validate", "session_store", "upload", "route", "probe", "secrets")
 REMOVAL = ("remove_route", "remove_script")
@@ -73,12 +73,14 @@ class Work:
 
 
 @contextmanager
-def deploying(stack: Stack, chance: random.Random, fault: Fault) -> Generator[Work]:
+def deploying(
+    stack: Stack, chance: random.Random, fault: Fault, *, pace_s: float = PACE_S
+) -> Generator[Work]:
     agent = TestAgent.on(stack)
     before = fault.prepare(stack)
     with (
         ThreadPoolExecutor(1) as pool,
-        Traffic(agent.user, agent.agent_id) as traffic,
+        Traffic(agent.user, agent.agent_id, pace_s=pace_s) as traffic,
         Reports(stack, agent.first, chance) as reports,
     ):
         yield Work(agent, traffic, reports, before, now_ms(), pool.submit(agent.deploy_second))
@@ -139,7 +141,7 @@ def check_who_died(fault: Fault, death: Death) -> None:
     if isinstance(fault, Crash):
         service = fault.point.partition(".")[0]
         assert all(name.startswith(service) for name in death.names), death
-    elif isinstance(fault, Kill):
+    elif isinstance(fault, Kill | Freeze):
         assert fault.name in death.names
 
 

@@ -42,7 +42,9 @@ def rotated(request: pytest.FixtureRequest) -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param is not None:
             patch.setenv("CLOUDFLARE_DISPATCH_NAMESPACE", request.param)
-        with running_stack("--gateways", "1" if request.param is None else "2") as running:
+        with running_stack(
+            "--replicas", "gateway=1" if request.param is None else "gateway=2"
+        ) as running:
             yield running
 
 

@@ -3,13 +3,15 @@
 import os
 import signal
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import psutil
 from webhost_kit.clock import now_ms
 
+from tests.support.cluster import nodes, until_whole
 from tests.support.deadline import until
-from tests.support.stack import Stack
+from tests.support.stack import Stack, kind_of
 
 CRASH_S = 20
 # How long a report may have been unsent or in flight when its path was cut, on a loaded machine.
@@ -30,7 +32,8 @@ class Death:
         The Worker posts three times within three seconds and keeps nothing: a report is lost when
         it dies with the Worker, or when ingest or the bus is away for all of its tries.
         """
-        if not self.names & {"telemetry-ingest", "nats", "edge", "workers"}:
+        dead = {kind_of(name) for name in self.names}
+        if not dead & {"telemetry-ingest", "nats", "edge", "workers"}:
             return False
         return self.at_ms - _IN_FLIGHT_MS <= answered_ms <= self.back_ms
 
@@ -106,7 +109,32 @@ class Kill:
         return Death(frozenset({"workers"}), at_ms, now_ms())
 
 
-Fault = Crash | RelayCrashes | Kill
+@dataclass(frozen=True)
+class Freeze:
+    """A process stands still for a while, holding all its connections, and then goes on."""
+
+    name: str
+    seconds: float
+    spares_calls = False
+    point = None
+
+    def prepare(self, stack: Stack) -> dict[str, int]:
+        return stack.pids()
+
+    def strike(self, stack: Stack, before: dict[str, int], moment_s: float) -> Death:
+        threading.Event().wait(moment_s)
+        at_ms = now_ms()
+        os.kill(before[self.name], signal.SIGSTOP)
+        try:
+            threading.Event().wait(self.seconds)
+        finally:
+            os.kill(before[self.name], signal.SIGCONT)
+        stack.until_ready()
+        until_led(stack, [self.name])
+        return Death(frozenset({self.name}), at_ms, now_ms())
+
+
+Fault = Crash | RelayCrashes | Kill | Freeze
 
 
 def died(stack: Stack, before: dict[str, int], at_ms: int) -> Death:
@@ -115,4 +143,14 @@ def died(stack: Stack, before: dict[str, int], at_ms: int) -> Death:
     stack.until_ready()
     after = stack.pids()
     names = frozenset(name for name, pid in after.items() if before[name] != pid)
+    until_led(stack, names)
     return Death(names, at_ms, now_ms())
+
+
+def until_led(stack: Stack, names: Collection[str]) -> None:
+    """Return when a NATS cluster is well again, of which one of these was a server.
+
+    A service is ready while the others choose who is to lead a stream, which takes seconds.
+    """
+    if any(kind_of(name) == "nats" for name in names) and len(nodes(stack)) > 1:
+        until_whole(stack)

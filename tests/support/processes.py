@@ -95,6 +95,33 @@ def nats(directory: Path, accounts: dict[str, Account]) -> ServerProcess:
     return server
 
 
+def nats_cluster(directory: Path, accounts: dict[str, Account]) -> dict[str, ServerProcess]:
+    """Start three nats-servers that are a cluster, by their names; their stores are empty."""
+    names = ("one", "two", "three")
+    routes = {name: free_port() for name in names}
+    servers: dict[str, ServerProcess] = {}
+    for name in names:
+        port, store = free_port(), directory / name
+        config = directory / f"{name}.conf"
+        store.mkdir()
+        nats_server.write_config(
+            config,
+            port=port,
+            store_dir=store,
+            accounts=accounts,
+            cluster=nats_server.Cluster(name, routes, "of-the-routes"),
+        )
+        servers[name] = ServerProcess(
+            nats_server.command(config),
+            port=port,
+            directory=store,
+            is_ready=lambda port=port: nats_server.is_ready(port),
+        )
+    for server in servers.values():
+        server.start()
+    return servers
+
+
 def postgres(directory: Path, password: str) -> ServerProcess:
     """Start a Postgres with a new cluster in `directory`; its superuser has this password."""
     cluster = Cluster(directory / "cluster", free_port(), password, durable=False)

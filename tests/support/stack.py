@@ -3,6 +3,7 @@
 Fixture (session): `stack`, one stack that tests share: use a subject of your own in each test.
 Context manager: `running_stack()`, a stack of your own, for tests that change how it runs.
 Fault tests: `stack.kill(name)`, or `stack.crash_at(point)` for a named crash point.
+With WEBHOST_TEST_NATS_NODES=3 every stack has a cluster of three NATS servers.
 """
 
 import contextlib
@@ -38,6 +39,7 @@ START_S = 90
 RESTART_S = 60
 STOP_S = 40
 TOKEN_S = 3600
+_NODES = "--nats-nodes"
 DELEGATION_SOURCE, DELEGATION_SECRET = "orchestrator", secrets.token_bytes(32)
 """A back end that may call for users."""
 
@@ -76,6 +78,8 @@ class Stack:
     def launch(self) -> subprocess.Popen[bytes]:
         """Start it; returns when its services run, which may never be ready."""
         command = ["up", "--data-dir", str(self.data_dir), "--port", str(self._port)]
+        if (nodes := os.environ.get("WEBHOST_TEST_NATS_NODES")) and _NODES not in self._options:
+            command += [_NODES, nodes]
         self._state.unlink(missing_ok=True)  # what an earlier run said
         with self._log.open("ab") as output:
             supervisor = self._supervisor = subprocess.Popen(
@@ -238,7 +242,7 @@ class Stack:
     def gateways(self) -> list[str]:
         """The base URL of every gateway, past the balancing of the public origin."""
         processes = self.status()["processes"]
-        return [p["url"] for p in processes if p["name"].startswith("gateway")]
+        return [p["url"] for p in processes if kind_of(p["name"]) == "gateway"]
 
     def until_ready(self) -> None:
         """Return when every process answers that it is ready."""
@@ -270,7 +274,7 @@ class Stack:
                 return True
             return False
         url = httpx.URL(process.get("opsUrl") or process["url"])
-        if name == "nats":
+        if kind_of(name) == "nats":
             with contextlib.suppress(OSError):
                 socket.create_connection((url.host, url.port or 0), timeout=2).close()
                 return True
@@ -278,6 +282,12 @@ class Stack:
         with contextlib.suppress(httpx.HTTPError):
             return self._http.get(url.join("/readyz")).status_code == 200
         return False
+
+
+def kind_of(name: str) -> str:
+    """What a process is one of: `gateway` is that of `gateway-2`."""
+    kind, _, number = name.rpartition("-")
+    return kind if number.isdigit() else name
 
 
 @contextmanager

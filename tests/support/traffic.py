@@ -18,7 +18,8 @@ SETTLED_S = 30
 """Until a dead gateway's calls are found and counted: its lease has to run out first."""
 
 PROMPT = "Who is it?"
-_PACE_S = 0.1
+PACE_S = 0.1
+"""Between two calls."""
 # The list of recent calls, in which each of them is looked for, has room for a hundred.
 _MOST_CALLS = 70
 # The statuses that say that a call was not admitted. Any other failure leaves it open, but a
@@ -56,7 +57,7 @@ class Traffic:
         user: RetryingClient,
         agent_id: str,
         *,
-        pace_s: float = _PACE_S,
+        pace_s: float = PACE_S,
         keyed: bool = False,
     ) -> None:
         self.answered: dict[str, Answer] = {}

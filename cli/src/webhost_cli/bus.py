@@ -6,8 +6,9 @@ local stack of WEBHOST_DATA_DIR or of the default directory.
 
 import asyncio
 import os
+import random
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from webhost_contracts import deadlines, wire
+from webhost_contracts.bus_urls import servers_of
 from webhost_contracts.wire import Wire
 from webhost_local.data_dir import StackError
 
@@ -108,15 +110,29 @@ async def ask(
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncGenerator[Client]:
-    """A connection that fails at once if the server cannot be reached."""
+async def connected(urls: str) -> AsyncGenerator[Client]:
+    """A connection that fails at once if none of the servers can be reached."""
     refusals: list[str] = []
 
     async def on_error(error: Exception) -> None:
         refusals.append(str(error))
 
-    client = Client()
+    client = await _connected(urls, on_error)
     try:
+        yield client
+    except (NatsError, TimeoutError) as error:
+        # A denied subject only shows here; the caller itself just waits.
+        if refusals:
+            raise CommandError(f"the bus: {refusals[-1]}") from error
+        raise
+    finally:
+        await client.close()
+
+
+async def _connected(urls: str, on_error: Callable[[Exception], Awaitable[None]]) -> Client:
+    servers = servers_of(urls)
+    for number, url in enumerate(random.sample(servers, len(servers)), start=1):
+        client = Client()
         try:
             await client.connect(
                 url,
@@ -132,15 +148,12 @@ async def connected(url: str) -> AsyncGenerator[Client]:
                 reconnect_time_wait=0.1,  # pyright: ignore[reportArgumentType]
             )
         except (NatsError, OSError) as error:
-            raise _failure(error) from error
-        yield client
-    except (NatsError, TimeoutError) as error:
-        # A denied subject only shows here; the caller itself just waits.
-        if refusals:
-            raise CommandError(f"the bus: {refusals[-1]}") from error
-        raise
-    finally:
-        await client.close()
+            await client.close()
+            if number == len(servers):
+                raise _failure(error) from error
+        else:
+            return client
+    raise CommandError("NATS_URL names no server")
 
 
 def _failure(error: Exception) -> CommandError:

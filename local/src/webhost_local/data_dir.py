@@ -7,7 +7,7 @@ secrets.json   identities and keys, made at the first start (0600)
 issuer.json    the development issuer's address and signing key (0600)
 ports.json     which port each process had last
 stack.json     what runs now, for `webhost status` (0600)
-nats/ postgres/ edge/ lemonsqueezy/
+nats/ postgres/ edge/ lemonsqueezy/, and nats-2/ nats-3/ of a cluster
 """
 
 import contextlib
@@ -27,6 +27,10 @@ from webhost_local.ports import free_port, is_free, reserve
 DEFAULT = Path(".webhost")
 FORMAT = "3"
 """Raised where tables, streams or files change and there is nothing that would migrate them."""
+
+
+CLUSTER = 3
+"""NATS servers of a cluster: the fewest of which one may be away."""
 
 
 class StackError(Exception):
@@ -59,9 +63,9 @@ class DataDir:
     def state(self) -> Path:
         return self.root / "stack.json"
 
-    @property
-    def nats(self) -> Path:
-        return self.root / "nats"
+    def nats(self, server: str) -> Path:
+        """What one of the NATS servers keeps."""
+        return self.root / server
 
     @property
     def postgres(self) -> Path:
@@ -85,6 +89,25 @@ class DataDir:
                 f"{self.root} was made by another version of this program, and cannot be used by"
                 " this one: remove it to begin anew, or choose another one with --data-dir"
             )
+
+    def nats_nodes(self, asked: int | None) -> int:
+        """How many NATS servers the stack has: as many as before, or as are asked for at first.
+
+        Raises StackError where other ones are asked for: nothing moves the streams.
+        """
+        if self.nats("nats-2").exists() or self.nats("nats-3").exists():
+            kept = CLUSTER
+        elif self.nats("nats").exists():
+            kept = 1
+        else:
+            return asked or 1
+        if asked not in (None, kept):
+            raise StackError(
+                f"the streams in {self.root} are kept by {_nodes(kept)}, and cannot be moved to"
+                f" {_nodes(asked)}: start it with --nats-nodes {kept}, or choose another"
+                " directory with --data-dir"
+            )
+        return kept
 
     @contextmanager
     def locked(self) -> Generator[None]:
@@ -146,6 +169,10 @@ def write_once(path: Path, text: str) -> str:
         path.hardlink_to(unfinished)
     unfinished.unlink()
     return path.read_text()
+
+
+def _nodes(count: int) -> str:
+    return "one NATS server" if count == 1 else f"{count} NATS servers"
 
 
 def _write_beside(path: Path, text: str) -> Path:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from webhost_local.data_dir import DataDir
 from webhost_local.identities import KEY_HOLDERS, Identities, role
 from webhost_local.lemonsqueezy.model import STORE_ID, VARIANTS
+from webhost_local.nats_accounts import SERVICES
 from webhost_local.ports import LOOPBACK
 from webhost_local.postgres_server import Cluster
 from webhost_local.provision import DATABASE
+from webhost_local.replicas import SERVED, Replicas
 from webhost_local.supervisor import mark
 
 WORKERS_DOMAIN = "workers.localhost"
@@ -25,11 +27,16 @@ _DEPLOYERS_SETTINGS = (
     "AGENT_EGRESS",
 )
 _DASHBOARD_DEV_PORT = 5173
+DRAIN_S = 1.5
+"""For services with replicas: longer than the public origin takes to notice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Everything the processes' settings are made of. `ports` by process, `<name>-ops` beside."""
+    """Everything the processes' settings are made of.
+
+    `ports` by process, `<name>-ops` beside; `nats` are the names of the NATS servers.
+    """
 
     data_dir: DataDir
     identities: Identities
@@ -37,7 +44,8 @@ class Environment:
     issuer: str
     origin_port: int
     ports: dict[str, int]
-    gateways: list[str]
+    replicas: Replicas
+    nats: list[str]
     coloured: bool
 
     @property
@@ -61,7 +69,9 @@ class Environment:
         return f"http://{self.listen(name)}"
 
     def nats_url(self, user: str) -> str:
-        return f"nats://{user}:{self.identities.nats_users[user]}@{self.listen('nats')}"
+        """The URL of each NATS server, with commas between them."""
+        login = f"{user}:{self.identities.nats_users[user]}"
+        return ",".join(f"nats://{login}@{self.listen(name)}" for name in self.nats)
 
     def edge(self) -> dict[str, str]:
         return self.base | {
@@ -74,10 +84,20 @@ class Environment:
             "EDGE_WORKERS_DEV_SUBDOMAIN": WORKERS_DEV_SUBDOMAIN,
             "EDGE_PRIVATE_ADDRESSES": f"{LOOPBACK}:{self.origin_port}",
             "EDGE_OPEN_ADDRESSES": os.environ.get("AGENTS_MAY_REACH", ""),
-            "EDGE_UPSTREAM_API": self.url("api"),
-            "EDGE_UPSTREAM_GATEWAY": ",".join(map(self.url, self.gateways)),
-            "EDGE_UPSTREAM_TELEMETRY": self.url("telemetry-ingest"),
+            "EDGE_UPSTREAM_API": self._upstream("api"),
+            "EDGE_UPSTREAM_GATEWAY": self._upstream("gateway"),
+            "EDGE_UPSTREAM_TELEMETRY": self._upstream("telemetry-ingest"),
+            "EDGE_READINESS": json.dumps(
+                {
+                    self.url(name): f"{self.url(f'{name}-ops')}/readyz"
+                    for kind in SERVED
+                    for name in self.replicas[kind]
+                }
+            ),
         }
+
+    def _upstream(self, kind: str) -> str:
+        return ",".join(map(self.url, self.replicas[kind]))
 
     def issuer_process(self) -> dict[str, str]:
         return self.base | {
@@ -100,7 +120,8 @@ class Environment:
         keys = self.identities.settings_of(kind)
         if kind in KEY_HOLDERS:
             keys["KEYS_FILE"] = str(self.data_dir.keys / kind)
-        return self.base | self._every_service(kind, name) | self._own(kind, name) | keys
+        streams = {"NATS_REPLICAS": str(len(self.nats))} if SERVICES[kind].makes else {}
+        return self.base | self._every_service(kind, name) | self._own(kind, name) | keys | streams
 
     def _every_service(self, kind: str, name: str) -> dict[str, str]:
         # Named crash points belong to the stack that a test starts with this variable.
@@ -113,6 +134,7 @@ class Environment:
             ),
             "OPS_LISTEN": self.listen(f"{name}-ops"),
             "LOG_FORMAT": "console" if self.coloured else "json",
+            "DRAIN_S": str(DRAIN_S if len(self.replicas[kind]) > 1 else 0),
         }
 
     def _own(self, kind: str, name: str) -> dict[str, str]:

@@ -58,6 +58,7 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
     postgres_roles: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     postgres_owners: dict[str, str] = msgspec.field(default_factory=_role_passwords)
     nats_users: dict[str, str] = msgspec.field(default_factory=_passwords)
+    nats_routes: str = msgspec.field(default_factory=_password)
     operator_token: str = msgspec.field(default_factory=_operator_token)
     api_response_key: str = msgspec.field(default_factory=new_seed)
     telemetry_master_key: str = msgspec.field(default_factory=new_seed)

@@ -26,6 +26,8 @@ HEALTHY_AFTER_S = 2.0
 _READ_BYTES = 65536
 _ASK_EVERY_S = 0.1
 _LAST_WORDS_S = 0.5
+_ASKED_AGAIN = 2 / 3
+"""Of its grace: a service then cuts off what is under way."""
 
 
 def _nothing() -> None:
@@ -97,12 +99,16 @@ class Process:
         self._task = asyncio.create_task(self._keep_running(), name=self.spec.name)
 
     async def stop(self) -> None:
-        """End it: its stop signal, then SIGKILL after its grace. Returns when it is gone."""
+        """End it: its stop signal, twice, then SIGKILL after its grace. Returns when it is gone."""
         self._stopping.set()
         if self._task is None:
             return
         self._signal(self.spec.stop_signal)
-        done, _ = await asyncio.wait([self._task], timeout=self.spec.grace_s)
+        done, _ = await asyncio.wait([self._task], timeout=self.spec.grace_s * _ASKED_AGAIN)
+        if not done:  # it may be waiting for what is under way
+            self._signal(self.spec.stop_signal)
+            left_s = self.spec.grace_s * (1 - _ASKED_AGAIN)
+            done, _ = await asyncio.wait([self._task], timeout=left_s)
         if not done:
             self._log.line(self.spec.name, f"still there after {self.spec.grace_s:g} s, killed")
             self.kill()

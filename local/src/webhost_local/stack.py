@@ -21,20 +21,27 @@ from webhost_local.migrated import is_migrated
 from webhost_local.ports import LOOPBACK, is_free
 from webhost_local.postgres_server import Cluster, run_as
 from webhost_local.process import Module, Process, ProcessSpec
+from webhost_local.replicas import SERVED, Replicas, names_of, one_of_each
 from webhost_local.state import Cloudflare, RunningProcess, State, Status
 
 _PROBE_TIMEOUT_S = 2.0
 
 
-def up(root: Path, *, port: int, gateways: int = 1) -> None:
+def up(
+    root: Path, *, port: int, replicas: Replicas | None = None, nats_nodes: int | None = None
+) -> None:
     """Run the stack of a data directory until a signal comes; its origin is on `port`.
 
-    Raises StackError when it cannot start: another one runs there, or a port is taken.
+    It has one of each service, unless `replicas` says otherwise, and as many NATS servers as
+    before, or one. Raises StackError when it cannot start: another one runs there, or a port is
+    taken, or its streams are not kept by so many servers.
     """
     data_dir = DataDir.at(root)
     with data_dir.locked():
         supervisor.clear_leftovers(data_dir)
-        environment = prepare(data_dir, port=port, gateways=gateways)
+        environment = prepare(
+            data_dir, port=port, replicas=replicas or one_of_each(), nats_nodes=nats_nodes
+        )
 
         def write_state(processes: Sequence[Process], ready: bool) -> None:
             state.write(data_dir, State(ready, _status(environment, processes)))
@@ -47,7 +54,9 @@ def up(root: Path, *, port: int, gateways: int = 1) -> None:
             )
 
 
-def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
+def prepare(
+    data_dir: DataDir, *, port: int, replicas: Replicas, nats_nodes: int | None
+) -> Environment:
     """Read or make the stack's identities and choose its ports; the directory is locked.
 
     Raises StackError when a port that must not change is taken, or another version made it.
@@ -61,10 +70,13 @@ def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
             f"port {issuer.port} is taken: the development issuer of {data_dir.root} needs it, "
             "since its address is a part of every user's identity"
         )
-    gateway_names = ["gateway", *(f"gateway-{n}" for n in range(2, gateways + 1))]
-    served = ["api", *gateway_names, "telemetry-ingest"]
-    ops = [f"{name}-ops" for name in (*served, "deployer", "billing")]
-    names = ["nats", "postgres", "edge", "lemonsqueezy", *served, *ops]
+    nats = names_of("nats", data_dir.nats_nodes(nats_nodes))
+    for name in reversed(nats):  # so that one of them alone is known to be the only one
+        data_dir.nats(name).mkdir(mode=0o700, exist_ok=True)
+    routes = [f"{name}-routes" for name in nats] if len(nats) > 1 else []
+    served = [name for kind in SERVED for name in replicas[kind]]
+    ops = [f"{name}-ops" for several in replicas.values() for name in several]
+    names = [*nats, *routes, "postgres", "edge", "lemonsqueezy", *served, *ops]
     ports = data_dir.choose_ports(names, taken=(port, issuer.port))
     known = identities.load_or_make(data_dir)
     identities.write_keys(data_dir, known)
@@ -75,7 +87,8 @@ def prepare(data_dir: DataDir, *, port: int, gateways: int) -> Environment:
         issuer=issuer.url,
         origin_port=port,
         ports=ports | {"issuer": issuer.port},
-        gateways=gateway_names,
+        replicas=replicas,
+        nats=nats,
         coloured=sys.stdout.isatty(),
     )
 
@@ -96,24 +109,26 @@ def groups(environment: Environment, forks: ForkServer) -> list[list[ProcessSpec
             ),
         ],
         [
-            *(_service(environment, forks, "gateway", name) for name in environment.gateways),
-            *(
-                _service(environment, forks, name, name)
-                for name in ("api", "deployer", "telemetry-ingest", "billing")
-            ),
+            _service(environment, forks, kind, name)
+            for kind, several in environment.replicas.items()
+            for name in several
         ],
     ]
 
 
 def infrastructure(environment: Environment) -> list[ProcessSpec]:
     """NATS, and Postgres with every schema."""
-    return [_nats(environment), _postgres(environment)]
+    return [*(_nats(environment, name) for name in environment.nats), _postgres(environment)]
 
 
-def _nats(environment: Environment) -> ProcessSpec:
-    directory = environment.data_dir.nats
-    port = environment.ports["nats"]
+def _nats(environment: Environment, name: str) -> ProcessSpec:
+    directory = environment.data_dir.nats(name)
+    port = environment.ports[name]
     config = directory / "nats.conf"
+    cluster = None
+    if len(environment.nats) > 1:
+        routes = {other: environment.ports[f"{other}-routes"] for other in environment.nats}
+        cluster = nats_server.Cluster(name, routes, environment.identities.nats_routes)
 
     def prepare() -> None:
         nats_server.write_config(
@@ -121,10 +136,11 @@ def _nats(environment: Environment) -> ProcessSpec:
             port=port,
             store_dir=directory / "store",
             accounts=nats_accounts.accounts(environment.identities.nats_users),
+            cluster=cluster,
         )
 
     return ProcessSpec(
-        name="nats",
+        name=name,
         command=nats_server.command(config),
         env=environment.base,
         cwd=environment.data_dir.root,

@@ -1,12 +1,15 @@
 """Processes, storage and streams of the edge: what survives, what ends, what waits for nothing."""
 
 import asyncio
+import json
 import os
 import pwd
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from aiohttp import web
@@ -321,3 +324,61 @@ async def test_workerd_is_nobody_where_the_edge_is_root() -> None:
 
 def user_of(pid: int) -> int:
     return Path(f"/proc/{pid}").stat().st_uid
+
+
+async def test_requests_go_to_the_replicas_that_are_ready(tmp_path: Path) -> None:
+    served: Counter[str] = Counter()
+    ready = {"a": True, "b": True}
+
+    def application(name: str) -> web.Application:
+        async def serve(_: web.Request) -> web.Response:
+            served[name] += 1
+            return web.Response()
+
+        async def readyz(_: web.Request) -> web.Response:
+            return web.Response(status=200 if ready[name] else 503)
+
+        app = web.Application()
+        app.router.add_get("/readyz", readyz)
+        app.router.add_post("/{path:.*}", serve)
+        return app
+
+    async with AsyncExitStack() as closing:
+        urls = []
+        for name in ready:
+            runner = web.AppRunner(application(name))
+            await runner.setup()
+            closing.push_async_callback(runner.cleanup)
+            port = free_port()
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            urls.append(f"http://127.0.0.1:{port}")
+        edge = await closing.enter_async_context(
+            start_edge(
+                tmp_path / "data",
+                EDGE_UPSTREAM_GATEWAY=",".join(urls),
+                EDGE_READINESS=json.dumps({url: f"{url}/readyz" for url in urls}),
+            )
+        )
+
+        async def shares() -> set[str]:
+            served.clear()
+            for _ in range(6):
+                async with edge.http.post(f"{edge.origin}/v1/invoke/agt_1") as response:
+                    assert response.status == 200
+            return set(served)
+
+        async def until(wanted: set[str]) -> None:
+            async with asyncio.timeout(20):
+                while await shares() != wanted:  # noqa: ASYNC110 - it is asked by calling
+                    await asyncio.sleep(0.05)
+
+        assert await shares() == {"a", "b"}
+        assert served["a"] == served["b"]
+        ready["b"] = False
+        await until({"a"})
+        ready["a"] = False  # nobody is: whoever can be reached answers for itself
+        await until({"a", "b"})
+        ready["b"] = True
+        await until({"b"})
+        ready["a"] = True
+        await until({"a", "b"})

@@ -19,7 +19,7 @@ NAMES = {
 
 
 def test_the_stack_s_life() -> None:
-    with running_stack("--gateways", "2") as stack:
+    with running_stack("--replicas", "gateway=2") as stack:
         status = json.loads(stack.webhost("status", "--json").stdout)
         assert set(status) == {"origin", "processes", "natsUrl", "postgresDsn", "cloudflare"}
         assert {process["name"] for process in status["processes"]} == NAMES

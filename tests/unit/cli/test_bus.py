@@ -5,6 +5,7 @@ from pathlib import Path
 from unittest.mock import AsyncMock, Mock
 
 import pytest
+from nats.aio.client import Client
 from webhost_cli import bus
 from webhost_cli.errors import CommandError
 from webhost_contracts import subjects
@@ -30,6 +31,31 @@ def test_what_only_reads_is_just_tried_again(reads: bool, advice: str) -> None:
     )
     with pytest.raises(bus.NoReply, match=advice):
         asyncio.run(asked)
+
+
+def test_any_server_of_a_cluster_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    async def connect(_: Client, url: str, **__: object) -> None:
+        tried.append(url)
+        if url != "nats://three":
+            raise OSError("refused")
+
+    monkeypatch.setattr(Client, "connect", connect)
+    monkeypatch.setattr(Client, "close", AsyncMock())
+
+    async def use(urls: str) -> None:
+        async with bus.connected(urls):
+            pass
+
+    for _ in range(10):
+        tried.clear()
+        asyncio.run(use("nats://one,nats://two,nats://three"))
+        assert tried[-1] == "nats://three"
+    tried.clear()
+    with pytest.raises(CommandError, match="refused"):
+        asyncio.run(use("nats://one,nats://two"))
+    assert sorted(tried) == ["nats://one", "nats://two"]
 
 
 def test_without_a_local_stack_it_is_said_what_to_set(

@@ -77,6 +77,7 @@ def test_settings_print_no_secret(environment: pytest.MonkeyPatch) -> None:
     [
         ("NATS_URL", "nats://u:hidden@nats:4222", "ALLOW_PLAIN_NATS"),
         ("NATS_URL", "ws://u:hidden@nats:4222", "ALLOW_PLAIN_NATS"),
+        ("NATS_URL", "tls://u:hidden@one:4222,nats://u:hidden@two:4222", "ALLOW_PLAIN_NATS"),
         ("DATABASE_URL", "postgresql://u:hidden@db/webhost", "ALLOW_PLAIN_POSTGRES"),
         (
             "DATABASE_URL",
@@ -121,6 +122,17 @@ def test_a_verified_server_and_this_machines_socket_need_no_opt_out(
 ) -> None:
     environment.setenv("DATABASE_URL", dsn)
     assert load(ServiceSettings, "webhost-test").opt_outs() == []
+
+
+@pytest.mark.parametrize("urls", ["tls://u:p@one:4222, tls://u:p@two:4222,", ","])
+def test_a_cluster_is_named_by_each_of_its_servers(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], urls: str
+) -> None:
+    environment.setenv("NATS_URL", urls)
+    if urls == ",":
+        assert "NATS_URL names no server" in refusal(capsys)
+    else:
+        load(ServiceSettings, "webhost-test")
 
 
 @pytest.mark.accept("6.D3")

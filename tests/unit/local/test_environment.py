@@ -1,8 +1,11 @@
 """Each process of the stack gets the settings that it needs, and no other process's secrets."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
+from webhost_local import replicas
 from webhost_local.data_dir import DataDir
 from webhost_local.environment import Environment
 from webhost_local.identities import Identities
@@ -24,9 +27,15 @@ def environment() -> Environment:
         issuer="http://127.0.0.1:8",
         origin_port=8787,
         ports=PORTS,
-        gateways=["gateway", "gateway-2"],
+        replicas=replicas.parse("gateway=2"),
+        nats=["nats"],
         coloured=False,
     )
+
+
+def clustered(environment: Environment) -> Environment:
+    ports = PORTS | {"nats-2": 30, "nats-3": 31}
+    return dataclasses.replace(environment, nats=["nats", "nats-2", "nats-3"], ports=ports)
 
 
 def holders(environment: Environment, secret: str) -> set[str]:
@@ -67,3 +76,23 @@ def test_a_replica_has_its_own_address_and_its_service_s_identity(environment: E
     assert first["OPS_LISTEN"] != second["OPS_LISTEN"]
     assert first["DATABASE_URL"] == second["DATABASE_URL"]
     assert environment.edge()["EDGE_UPSTREAM_GATEWAY"] == "http://127.0.0.1:4,http://127.0.0.1:5"
+    assert json.loads(environment.edge()["EDGE_READINESS"]) == {
+        environment.url(name): environment.url(f"{name}-ops") + "/readyz"
+        for name in ("api", "gateway", "gateway-2", "telemetry-ingest")
+    }
+
+
+def test_every_service_has_all_nats_servers_and_who_makes_streams_their_number(
+    environment: Environment,
+) -> None:
+    password = environment.identities.nats_users["gateway"]
+    for cluster, ports in ((environment, (1,)), (clustered(environment), (1, 30, 31))):
+        urls = [f"nats://gateway:{password}@127.0.0.1:{port}" for port in ports]
+        assert cluster.service("gateway", "gateway")["NATS_URL"] == ",".join(urls)
+        found = {name: cluster.service(name, name).get("NATS_REPLICAS") for name in SERVICES}
+        made = str(len(ports))
+        assert found == {"api": made, "deployer": made, "billing": made} | dict.fromkeys(
+            ("gateway", "telemetry-ingest")
+        )
+    routes = environment.identities.nats_routes
+    assert holders(clustered(environment), routes) == set()

@@ -6,6 +6,7 @@ own errors use the error envelope, with an X-Request-Id. The services are told t
 in X-Forwarded-For, which replaces what a client sends.
 """
 
+import asyncio
 import json
 import logging
 import re
@@ -14,10 +15,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import aiohttp
+from webhost_kit.tasks import cancel
 
 from webhost_local.edge.errors import ScriptGone, WorkerFailedToStart
 from webhost_local.edge.model import Route
 from webhost_local.edge.proxy import Exchange, Receive, Scope, Send, UpstreamAway
+from webhost_local.edge.replicas import ReadinessWatch, Replicas
 from webhost_local.edge.settings import EdgeSettings
 from webhost_local.edge.store import Store
 from webhost_local.edge.workers import Workers
@@ -68,18 +71,6 @@ def _of_host(candidates: Iterable[tuple[str, Route]], host: str) -> Route | None
     return None
 
 
-class Replicas:
-    """The replicas of one service, in round-robin order; the others are tried if one is away."""
-
-    def __init__(self, bases: tuple[str, ...]) -> None:
-        self._bases = bases
-        self._turn = 0
-
-    def in_turn(self) -> tuple[str, ...]:
-        self._turn = (self._turn + 1) % max(len(self._bases), 1)
-        return self._bases[self._turn :] + self._bases[: self._turn]
-
-
 class Origin:
     """Raw ASGI application; call `open` in the running loop before the first request."""
 
@@ -94,6 +85,9 @@ class Origin:
             ("/v1/telemetry/", Replicas(settings.replicas(settings.upstream_telemetry))),
             ("/v1/", Replicas(settings.replicas(settings.upstream_api))),
         )
+        services = dict.fromkeys(replicas for _, replicas in self._upstreams)
+        self._watch = ReadinessWatch(services, settings.readiness)
+        self._watching: asyncio.Task[None]
         self._session: aiohttp.ClientSession
         self.routes_changed()
 
@@ -107,8 +101,10 @@ class Origin:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
         )
+        self._watching = asyncio.create_task(self._watch.run(self._session))
 
     async def close(self) -> None:
+        await cancel(self._watching)
         await self._session.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,6 +141,7 @@ class Origin:
             except UpstreamAway as away:
                 if away.sent:
                     break
+                replicas.heard(base, ready=False)
         message = "The service is unavailable. Try again shortly."
         await _refuse(exchange.scope, send, 503, "UNAVAILABLE", message, retryable=True)
 

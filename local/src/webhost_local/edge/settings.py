@@ -32,7 +32,8 @@ class EdgeSettings(BaseSettings):
     """Every variable begins with `EDGE_`.
 
     An upstream is one base URL, or several with commas between them, which are replicas of one
-    service; one that is not set answers UNAVAILABLE. Scripts reach public addresses, the
+    service; one that is not set answers UNAVAILABLE. `readiness` says where a replica tells whether
+    it is ready, as JSON, by base URL. Scripts reach public addresses, the
     `open_addresses` (`host:port`, several with commas between them), and those of the
     `private_addresses` that one of their variables names.
     """
@@ -49,6 +50,7 @@ class EdgeSettings(BaseSettings):
     upstream_api: str | None = None
     upstream_gateway: str | None = None
     upstream_telemetry: str | None = None
+    readiness: dict[str, str] = Field(default_factory=dict[str, str])
     private_addresses: Addresses = ()
     open_addresses: Addresses = ()
     workerd: FilePath | None = None

@@ -139,7 +139,8 @@ def front(deps: Dependencies, cors_allowed_origins: tuple[str, ...]) -> App:
 
 async def compose(service: Service, settings: Settings) -> None:
     """Add the api's parts to the service."""
-    bus = service.add("bus", await connect(settings.nats_url.get_secret_value(), service.name))
+    nats_url = settings.nats_url.get_secret_value()
+    bus = service.add("bus", await connect(nats_url, service.name, replicas=settings.nats_replicas))
     needs = (subjects.EVENTS, subjects.COMMANDS, subjects.ARTIFACTS_STREAM)
     service.add("streams", StreamWatch(bus, needs))
     database = service.add("database", Database(settings.database_url.get_secret_value()))

@@ -9,13 +9,14 @@ from webhost_kit.process.settings import (
     CountsAddresses,
     HoldsKeys,
     LongestCall,
+    MakesStreams,
     UserFacingSettings,
 )
 from webhost_kit.response_keys import ResponseKeys
 from webhost_kit.sealing import Sealer
 
 
-class Settings(LongestCall, CountsAddresses, HoldsKeys, UserFacingSettings):
+class Settings(LongestCall, CountsAddresses, HoldsKeys, MakesStreams, UserFacingSettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     secrets_public_key: str

@@ -28,7 +28,7 @@ from webhost_billing.verifying import Inspection
 async def compose(service: Service, settings: Settings) -> None:
     """Add billing's parts to the service."""
     nats_url = settings.nats_url.get_secret_value()
-    bus = service.add("bus", await connect(nats_url, service.name))
+    bus = service.add("bus", await connect(nats_url, service.name, replicas=settings.nats_replicas))
     needs = (subjects.EVENTS, subjects.USAGE, subjects.TOTALS_STREAM)
     streams = service.add("streams", StreamWatch(bus, needs))
     database = service.add("database", Database(settings.database_url.get_secret_value()))

@@ -88,7 +88,7 @@ def cloudflare_of(
 async def compose(service: Service, settings: Settings) -> None:
     """Add the deployer's parts to the service."""
     nats_url = settings.nats_url.get_secret_value()
-    bus = service.add("bus", await connect(nats_url, service.name))
+    bus = service.add("bus", await connect(nats_url, service.name, replicas=settings.nats_replicas))
     service.add("streams", StreamWatch(bus, NEEDS))
     database = service.add("database", Database(settings.database_url.get_secret_value()))
     provider, account = cloudflare_of(service, settings, database)

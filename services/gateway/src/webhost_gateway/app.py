@@ -37,6 +37,8 @@ from webhost_gateway.senders import SenderLimits, Senders
 from webhost_gateway.settings import Settings
 from webhost_gateway.upstream.worker import Upstream
 
+ANSWERED_S = 5.0
+"""Between the end of the longest call and that of its answer."""
 NOT_FLUSHED = "-c synchronous_commit=off"
 """If a crash undoes a deletion, a fact is merely published twice."""
 
@@ -129,7 +131,12 @@ async def compose(service: Service, settings: Settings) -> None:
         delegated=invoker.delegated,
         origins=settings.cors_allowed_origins,
     )
-    service.serve(app, settings.listen, trusted_proxies=settings.trusted_proxies)
+    service.serve(
+        app,
+        settings.listen,
+        trusted_proxies=settings.trusted_proxies,
+        grace_s=settings.longest_call_s + ANSWERED_S,
+    )
 
 
 def _text(secret: SecretStr | None) -> str:

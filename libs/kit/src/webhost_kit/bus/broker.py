@@ -10,17 +10,18 @@ from typing import Any, cast
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.nats import NatsBroker
 from faststream.nats.security import NatsSecurity
+from webhost_contracts.bus_urls import servers_of
 
 from webhost_kit.bus.connection import inbox_prefix, is_tls, log_error
 
 
-def broker(url: str, name: str, middleware: Any) -> NatsBroker:
+def broker(urls: str, name: str, middleware: Any) -> NatsBroker:
     """Return a broker that always reconnects and wraps each message in this middleware."""
     return NatsBroker(
-        url,
+        servers_of(urls),
         name=name,
         inbox_prefix=inbox_prefix(name),
-        security=NatsSecurity(tls_handshake_first=True) if is_tls(url) else None,
+        security=NatsSecurity(tls_handshake_first=True) if is_tls(urls) else None,
         error_cb=log_error,
         allow_reconnect=True,
         max_reconnect_attempts=-1,

@@ -8,6 +8,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
+from webhost_contracts.bus_urls import servers_of
 
 from webhost_kit.bus import streams
 
@@ -17,10 +18,15 @@ REQUEST_TIMEOUT_S = 5.0
 
 
 class Bus:
-    """One process's connection and its JetStream context."""
+    """One process's connection and its JetStream context.
 
-    def __init__(self, client: Client) -> None:
+    `replicas` is how many servers are to hold each stream that this service makes, where it makes
+    any.
+    """
+
+    def __init__(self, client: Client, replicas: int | None = None) -> None:
         self.client = client
+        self.replicas = replicas
         self.js: JetStreamContext = client.jetstream(timeout=REQUEST_TIMEOUT_S)
 
     def check(self) -> str | None:
@@ -51,9 +57,9 @@ class Bus:
             await self.client.close()
 
 
-def is_tls(url: str) -> bool:
-    """Say whether a connection begins with TLS, which nobody in between can then prevent."""
-    return url.startswith("tls://")
+def is_tls(urls: str) -> bool:
+    """Say whether connections begin with TLS, which nobody in between can then prevent."""
+    return all(url.startswith("tls://") for url in servers_of(urls))
 
 
 def inbox_prefix(name: str) -> bytes:
@@ -66,8 +72,8 @@ async def log_error(error: Exception) -> None:
     log.error("bus", error=str(error))
 
 
-async def connect(url: str, name: str) -> Bus:
-    """Connect and declare the streams, waiting for the server for as long as it takes."""
+async def connect(urls: str, name: str, *, replicas: int | None = None) -> Bus:
+    """Connect to one of the servers and declare the streams, waiting for as long as it takes."""
 
     async def on_disconnect() -> None:
         log.warning("bus disconnected")
@@ -76,10 +82,10 @@ async def connect(url: str, name: str) -> Bus:
         log.info("bus connected again")
 
     client = await nats.connect(
-        url,
+        servers_of(urls),
         name=name,
         inbox_prefix=inbox_prefix(name),
-        tls_handshake_first=is_tls(url),
+        tls_handshake_first=is_tls(urls),
         error_cb=log_error,
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,
@@ -90,10 +96,10 @@ async def connect(url: str, name: str) -> Bus:
         ping_interval=2,
         max_outstanding_pings=2,
     )
-    bus = Bus(client)
+    bus = Bus(client, replicas)
     while True:
         try:
-            await streams.declare(bus.js)
+            await streams.declare(bus.js, replicas)
             return bus
         except (NatsError, TimeoutError) as error:
             log.warning("streams not declared yet", error=str(error))

@@ -34,6 +34,10 @@ log = structlog.get_logger(__name__)
 
 INACTIVE_S = 60.0
 RETRY_S = 0.5
+ANSWERED_S = 2.0
+"""While a stream has no leader nobody answers: who waits for longer finds the next one late."""
+SECOND_LOOK_S = 1.0
+"""A server of a cluster that stood still may answer once more as the leader that it was."""
 IDLE_ADVANCE_S = 60.0
 """A reader that gets nothing moves past what its filter skips, so that it does not seem behind."""
 
@@ -142,10 +146,10 @@ class StreamReader:
 
     async def verified(self, checkpoint: Checkpoint | None) -> Checkpoint:
         """Return where to begin. Raises StreamDiverged where it is another one, StreamMissing."""
-        try:
-            info = await self._bus.js.stream_info(self._stream)
-        except NotFoundError as error:
-            raise StreamMissing(f"the stream {self._stream} is missing") from error
+        info = await self._info()
+        if checkpoint is not None and _is_behind(info, checkpoint) and _is_replicated(info):
+            await asyncio.sleep(SECOND_LOOK_S)
+            info = await self._info()
         created_at = str(info.created)
         if checkpoint is None or checkpoint.sequence == 0:
             return Checkpoint(created_at, 0, None, checkpoint.epoch if checkpoint else 0)
@@ -154,7 +158,7 @@ class StreamReader:
                 f"stream {self._stream} was created at {created_at}, the checkpoint was taken on "
                 f"one created at {checkpoint.stream_created_at}"
             )
-        if info.state.last_seq < checkpoint.sequence:
+        if _is_behind(info, checkpoint):
             raise StreamDiverged(
                 f"stream {self._stream} ends at {info.state.last_seq}, the checkpoint is "
                 f"{checkpoint.sequence}: its tail is lost"
@@ -166,6 +170,13 @@ class StreamReader:
             )
         await self._verify_message(info, checkpoint)
         return checkpoint
+
+    async def _info(self) -> StreamInfo:
+        try:
+            async with asyncio.timeout(ANSWERED_S):
+                return await self._bus.js.stream_info(self._stream)
+        except NotFoundError as error:
+            raise StreamMissing(f"the stream {self._stream} is missing") from error
 
     async def _verify_message(self, info: StreamInfo, checkpoint: Checkpoint) -> None:
         if checkpoint.sequence < max(info.state.first_seq, 1):
@@ -244,6 +255,14 @@ class StreamReader:
                     yield Batch(recorded, checkpoint, pending)
         finally:
             await pull.stop()
+
+
+def _is_behind(info: StreamInfo, checkpoint: Checkpoint) -> bool:
+    return info.state.last_seq < checkpoint.sequence
+
+
+def _is_replicated(info: StreamInfo) -> bool:
+    return (info.config.num_replicas or 1) > 1
 
 
 def _in_common(subjects: Sequence[str]) -> str:

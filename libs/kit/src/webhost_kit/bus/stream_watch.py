@@ -81,7 +81,7 @@ class StreamWatch:
         except NotFoundError:
             await self._miss(name)
         except (NatsError, TimeoutError, OSError) as error:
-            if name in self._needs or not isinstance(error, ServiceUnavailableError):
+            if name in self._needs or not _is_others(error):
                 log.warning("stream not seen", stream=name, error=repr(error))
         else:
             created_at = str(info.created)
@@ -112,11 +112,16 @@ class StreamWatch:
         if monotonic() - since < MISSING_S:
             return
         try:
-            await streams.make(self._bus.js, name)
-        except ServiceUnavailableError:
-            self._refusals[name] = "another service makes it"
+            await streams.make(self._bus.js, name, self._bus.replicas)
         except (NatsError, TimeoutError, OSError) as error:
-            self._refusals[name] = str(error) or type(error).__name__
-            log.error("stream cannot be made", stream=name, error=repr(error))
+            if _is_others(error):
+                self._refusals[name] = "another service makes it"
+            else:
+                self._refusals[name] = str(error) or type(error).__name__
+                log.error("stream cannot be made", stream=name, error=repr(error))
         else:
             log.warning("stream made again", stream=name)
+
+
+def _is_others(error: Exception) -> bool:
+    return isinstance(error, ServiceUnavailableError) and streams.is_others(error)

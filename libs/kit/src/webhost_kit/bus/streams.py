@@ -6,8 +6,6 @@ change the sizes on the server: whoever watches goes by what they are there.
 A service makes and sees only what its account on the bus lets it: the rest is others' to make.
 """
 
-from contextlib import suppress
-
 import structlog
 from nats.js import JetStreamContext
 from nats.js.api import (
@@ -81,41 +79,69 @@ NAMES = (*_BY_NAME, subjects.TOTALS_STREAM, subjects.ARTIFACTS_STREAM)
 """Everything that is declared; a bucket by the name of its stream."""
 
 
-async def declare(js: JetStreamContext) -> None:
-    """Make what is missing and ours to make. Differences to what is there are logged."""
+async def declare(js: JetStreamContext, replicas: int | None = None) -> None:
+    """Make what is missing and ours to make, held by so many servers.
+
+    Differences to what is there are logged. Raises NatsError while a cluster has no leader.
+    """
     for name in NAMES:
         try:
             info = await js.stream_info(name)
         except NotFoundError:
-            with suppress(ServiceUnavailableError):
-                await make(js, name)
-        except ServiceUnavailableError:
-            continue
+            await _make_if_ours(js, name, replicas)
+        except ServiceUnavailableError as error:
+            if not is_others(error):
+                raise
         else:
             if name in _BY_NAME:
-                _show_differences(_BY_NAME[name], info.config)
+                declared = _BY_NAME[name].evolve(num_replicas=replicas)
+                _show_differences(declared, info.config)
 
 
-async def make(js: JetStreamContext, name: str) -> None:
+def is_others(error: ServiceUnavailableError) -> bool:
+    """Say whether nobody answers us, since the stream is not ours to see or to make.
+
+    A server that is away says so with a code of its own.
+    """
+    return error.err_code is None
+
+
+async def _make_if_ours(js: JetStreamContext, name: str, replicas: int | None) -> None:
+    try:
+        await make(js, name, replicas)
+    except ServiceUnavailableError as error:
+        if not is_others(error):
+            raise
+
+
+async def make(js: JetStreamContext, name: str, replicas: int | None = None) -> None:
     """Make one of NAMES; where it is there as declared, that changes nothing.
 
-    Raises ServiceUnavailableError where another service makes it.
+    Raises ServiceUnavailableError where another service makes it (`is_others`).
     """
     match name:
         case subjects.TOTALS_STREAM:
             ttl = TOTALS_DAYS * 24 * 3600
             await js.create_key_value(
                 KeyValueConfig(
-                    bucket=subjects.TOTALS_BUCKET, history=1, ttl=ttl, max_bytes=TOTALS_BYTES
+                    bucket=subjects.TOTALS_BUCKET,
+                    history=1,
+                    ttl=ttl,
+                    max_bytes=TOTALS_BYTES,
+                    replicas=replicas or 1,
                 )
             )
         case subjects.ARTIFACTS_STREAM:
             await js.create_object_store(
                 subjects.ARTIFACTS_BUCKET,
-                ObjectStoreConfig(bucket=subjects.ARTIFACTS_BUCKET, max_bytes=ARTIFACTS_BYTES),
+                ObjectStoreConfig(
+                    bucket=subjects.ARTIFACTS_BUCKET,
+                    max_bytes=ARTIFACTS_BYTES,
+                    replicas=replicas or 1,
+                ),
             )
         case _:
-            await js.add_stream(_BY_NAME[name])
+            await js.add_stream(_BY_NAME[name].evolve(num_replicas=replicas or 1))
 
 
 def _show_differences(declared: StreamConfig, found: StreamConfig) -> None:

@@ -1,13 +1,16 @@
 """How every process runs: its parts, its HTTP servers, an orderly end.
 
 Crash-only: a part that fails unexpectedly ends the process, and a restart is the recovery.
-SIGTERM and SIGINT stop the servers, let requests that are under way finish, and end.
+SIGTERM and SIGINT make it unready, and after a while, in which whoever balances requests turns to
+other replicas, stop the servers; requests that are under way finish, within bounds, while all parts
+still work; then it ends. At a second signal it waits for nobody.
 """
 
 import asyncio
+import math
 import signal
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,7 +26,8 @@ from webhost_kit.tasks import cancel
 
 log = structlog.get_logger(__name__)
 
-GRACE_S = 10
+GRACE_S = 10.0
+"""How long requests that are under way may still take, where they are not known to take longer."""
 App = Any
 """An ASGI application."""
 
@@ -33,11 +37,12 @@ P = TypeVar("P")
 class Service:
     """What one process consists of."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, drain_s: float = 0.0) -> None:
         self.name = name
         self.readiness = Readiness()
+        self._drain_s = drain_s
         self._closing = AsyncExitStack()
-        self._servers: list[uvicorn.Server] = []
+        self._servers: list[_Server] = []
         self._work: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
         self._draining: list[Callable[[], None]] = []
 
@@ -65,10 +70,18 @@ class Service:
         """Run this in the background as long as the process lives."""
         self._work.append((name, run))
 
-    def serve(self, app: App, address: str, *, trusted_proxies: Sequence[str] = ()) -> None:
+    def serve(
+        self,
+        app: App,
+        address: str,
+        *,
+        trusted_proxies: Sequence[str] = (),
+        grace_s: float = GRACE_S,
+    ) -> None:
         """Answer HTTP at `host:port` with this ASGI application.
 
-        The client's address is the one that a trusted proxy states in `X-Forwarded-For`.
+        The client's address is the one that a trusted proxy states in `X-Forwarded-For`. At the
+        end a request may take `grace_s` longer.
         """
         host, _, port = address.rpartition(":")
         self._servers.append(
@@ -87,7 +100,7 @@ class Service:
                     proxy_headers=bool(trusted_proxies),
                     forwarded_allow_ips=list(trusted_proxies),
                     lifespan="off",
-                    timeout_graceful_shutdown=GRACE_S,
+                    timeout_graceful_shutdown=math.ceil(grace_s),
                     timeout_keep_alive=75,
                 )
             )
@@ -103,10 +116,10 @@ class Service:
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or until a part fails (which is raised)."""
-        stopping = asyncio.Event()
+        stopping, hurrying = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
+            loop.add_signal_handler(number, _next, stopping, hurrying)
         async with self._closing:
             work = [asyncio.create_task(run(), name=name) for name, run in self._work]
             servers = [asyncio.create_task(server.serve()) for server in self._servers]
@@ -115,14 +128,30 @@ class Service:
             collect_less()
             try:
                 await self._until_stopped_or_failed(stop, work, servers)
+                await self._turn_away(hurrying)
             finally:
+                hurry = asyncio.create_task(self._hurry(hurrying))
                 for server in self._servers:
                     server.should_exit = True
                 for drain in self._draining:
                     drain()
                 await asyncio.gather(*servers, return_exceptions=True)
-                await cancel(*work, stop)
+                await cancel(*work, stop, hurry)
                 log.info("stopped", service=self.name)
+
+    async def _turn_away(self, hurrying: asyncio.Event) -> None:
+        """Answer what still comes, and keep no connection, until nothing more should come."""
+        self.readiness.add("service", lambda: "ending")
+        for server in self._servers:
+            server.keep_no_connections()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_s):
+                await hurrying.wait()
+
+    async def _hurry(self, hurrying: asyncio.Event) -> None:
+        await hurrying.wait()
+        for server in self._servers:
+            server.cut_off()
 
     async def _until_stopped_or_failed(
         self,
@@ -140,8 +169,28 @@ class Service:
                     raise RuntimeError(f"{task.get_name()} failed") from error
 
 
+def _next(*events: asyncio.Event) -> None:
+    """Set the first one that is not set."""
+    for event in events:
+        if not event.is_set():
+            event.set()
+            return
+
+
 class _Server(uvicorn.Server):
     """Leaves the signals to the Service, which has more than one server to close."""
+
+    def keep_no_connections(self) -> None:
+        """Let each connection's next answer be its last."""
+        self.config.encoded_headers.append((b"connection", b"close"))
+        # From now on, and not only from when uvicorn next sets them.
+        self.server_state.default_headers = list(self.config.encoded_headers)
+
+    def cut_off(self) -> None:
+        """End at once; requests that are under way are cancelled."""
+        self.should_exit = self.force_exit = True
+        for task in self.server_state.tasks:
+            task.cancel()
 
     def install_signal_handlers(self) -> None:
         return

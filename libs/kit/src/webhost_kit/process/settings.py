@@ -16,6 +16,8 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
+    NonNegativeFloat,
     PositiveFloat,
     SecretStr,
     ValidationError,
@@ -30,6 +32,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from webhost_contracts.bus_urls import servers_of
 from webhost_contracts.entitlements import Entitlements, load_tiers
 
 EXIT_MISCONFIGURED = 78
@@ -129,13 +132,19 @@ class ServiceSettings(DatabaseSettings):
     webhost_installation_id: str
     """The id that tags everything that this installation creates at a provider."""
     nats_url: SecretStr
-    """The NATS URL, `tls://…`, with this service's credentials."""
+    """The NATS URL, `tls://…`, with this service's credentials; of a cluster, that of each server,
+    with commas between them."""
     allow_plain_nats: bool = False
     """Allow a NATS URL that is not `tls://…`, where the network can be trusted."""
     migrate_at_start: bool = False
     """For development: migrate with the service's own role, which has to own the schema then."""
     ops_listen: Address
     """The address on which to serve `/livez`, `/readyz` and `/metrics`; keep it private."""
+    drain_s: NonNegativeFloat = 0.0
+    """Seconds after SIGTERM in which the service still takes requests, and keeps no connection:
+    `/readyz` fails already, and whoever balances requests needs a moment to notice. What is then
+    under way may finish: at a gateway for LONGEST_CALL_S, elsewhere for 10 s. A second SIGTERM cuts
+    it off."""
     log_format: Literal["json", "console"] = "json"
     """`json`, or `console`, which is easier to read."""
     log_level: Annotated[
@@ -148,7 +157,10 @@ class ServiceSettings(DatabaseSettings):
     @model_validator(mode="after")
     def _nats_is_encrypted(self) -> "ServiceSettings":
         allowed = self.webhost_local_stack or self.allow_plain_nats
-        if not allowed and urlsplit(self.nats_url.get_secret_value()).scheme != "tls":
+        schemes = {urlsplit(url).scheme for url in servers_of(self.nats_url.get_secret_value())}
+        if not schemes:
+            raise ValueError("NATS_URL names no server")
+        if not allowed and schemes != {"tls"}:
             raise ValueError("NATS_URL must be a tls:// address; or set ALLOW_PLAIN_NATS")
         return self
 
@@ -162,6 +174,14 @@ class ServiceSettings(DatabaseSettings):
         """Refuse a public address that is not https, outside of the local stack."""
         if not self.webhost_local_stack and urlsplit(url).scheme != "https":
             raise ValueError(f"{name} must be an https address")
+
+
+class MakesStreams(ServiceSettings):
+    """Settings of a service that makes streams where they are missing."""
+
+    nats_replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    """How many servers of the NATS cluster hold each stream that this service makes: 3 where there
+    are three. A stream that is there already stays as it is."""
 
 
 class HoldsKeys(ServiceSettings):

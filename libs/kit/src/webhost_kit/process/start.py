@@ -43,7 +43,7 @@ def start(
     wait_for_schema(dsn, package)
 
     async def main() -> None:
-        service = Service(name)
+        service = Service(name, drain_s=settings.drain_s)
         await compose(service, settings)
         service.serve_operations(settings.ops_listen)
         await service.run()

@@ -144,7 +144,7 @@ async def main(generation: int, partitions: Sequence[int]) -> None:
     settings = load(Settings, "webhost-billing")
     configure_logging(NAME, log_format=settings.log_format, level=settings.log_level)
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
-    bus = await connect(settings.nats_url.get_secret_value(), NAME)
+    bus = await connect(settings.nats_url.get_secret_value(), NAME, replicas=settings.nats_replicas)
     async with database.transaction() as connection:
         scope, at = await progress.read(connection, generation, partitions)
     refolding = Refolding(bus, database, settings.rules(), generation, scope, at)

@@ -1,0 +1,190 @@
+"""Streams on three NATS servers: what the kit relies on holds while any one of them is away."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import AsyncMock
+
+import pytest
+from nats.errors import Error as NatsError
+from nats.js.api import StreamInfo
+from webhost_contracts import subjects
+from webhost_kit.bus import reader
+from webhost_kit.bus.connection import Bus, connect
+from webhost_kit.bus.publishing import Message, publish_together
+from webhost_kit.bus.reader import Checkpoint, StreamReader
+from webhost_kit.errors import StreamDiverged
+from webhost_local.nats_server import Account, NatsUser
+
+from tests.support import processes
+from tests.support.deadline import eventually
+from tests.support.harness import in_background
+from tests.support.processes import ServerProcess
+
+BATCH = 50
+MORE = 15
+"""Batches that are stored between one server's end and the next one's."""
+STORED_S = 60.0
+SUBJECT = "usage.usr_1.agt_1"
+
+
+@dataclass
+class Cluster:
+    servers: dict[str, ServerProcess]
+    bus: Bus
+
+    async def info(self) -> StreamInfo:
+        return await self.bus.js.stream_info(subjects.USAGE)
+
+    async def leader(self) -> str:
+        info = await self.info()
+        assert info.cluster is not None
+        return str(info.cluster.leader)
+
+    async def until_whole(self) -> None:
+        async def is_whole() -> bool:
+            try:
+                cluster = (await self.info()).cluster
+            except (NatsError, TimeoutError):
+                return False
+            peers = (cluster and cluster.replicas) or []
+            return len(peers) == 2 and all(peer.current and not peer.offline for peer in peers)
+
+        await eventually(is_whole, "each server to have everything", seconds=STORED_S)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, ServerProcess]]:
+    with tempfile.TemporaryDirectory(prefix="webhost-nats-") as directory:
+        accounts = {"TEST": Account([NatsUser("test", "for-tests")])}
+        running = processes.nats_cluster(Path(directory), accounts)
+        try:
+            yield running
+        finally:
+            for server in running.values():
+                server.stop()
+
+
+@pytest.fixture
+async def cluster(servers: dict[str, ServerProcess]) -> AsyncIterator[Cluster]:
+    urls = ",".join(f"nats://test:for-tests@127.0.0.1:{s.port}" for s in servers.values())
+    bus = await connect(urls, "test", replicas=3)
+    try:
+        cluster = Cluster(servers, bus)
+        await cluster.until_whole()
+        yield cluster
+    finally:
+        for name in (subjects.USAGE, subjects.EVENTS):
+            await bus.js.delete_stream(name)
+        await bus.close()
+
+
+class Publisher:
+    """Stores batches one after the other, each again until it is acknowledged."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.stored = 0
+        self.tries = 0
+        self._bus = bus
+
+    async def run(self) -> None:
+        while True:
+            batch = [Message(SUBJECT, b"%d.%d" % (self.stored, number)) for number in range(BATCH)]
+            self.tries += 1
+            try:
+                await publish_together(self._bus, batch)
+                self.stored += 1
+            except (NatsError, TimeoutError, OSError):
+                await asyncio.sleep(0.1)
+
+    async def until_more(self) -> None:
+        wanted = self.stored + MORE
+
+        async def is_reached() -> bool:
+            return self.stored >= wanted
+
+        await eventually(is_reached, f"{MORE} more batches", seconds=STORED_S)
+
+
+async def read(bus: Bus, into: list[bytes]) -> None:
+    async for batch in StreamReader(bus, subjects.USAGE, [">"]).batches(None):
+        into += [message.body for message in batch.messages]
+
+
+@pytest.mark.accept("10.cluster")
+@pytest.mark.timeout(300)
+async def test_whichever_is_away_what_was_acknowledged_is_there_and_read_once(
+    cluster: Cluster,
+) -> None:
+    """Each leads when it is killed, or stands still until another one does."""
+    created = (await cluster.info()).created
+    publisher, live = Publisher(cluster.bus), list[bytes]()
+    async with in_background(publisher.run(), read(cluster.bus, live)):
+        await publisher.until_more()
+        for number, _ in enumerate(cluster.servers):
+            led = await cluster.leader()
+            server = cluster.servers[led]
+            pid = server.pid
+            assert pid is not None
+            if number % 2:
+                os.kill(pid, signal.SIGSTOP)
+            else:
+                server.kill()
+            try:
+                await publisher.until_more()
+                assert await cluster.leader() != led
+            finally:
+                if number % 2:
+                    os.kill(pid, signal.SIGCONT)
+                else:
+                    server.start()
+            await cluster.until_whole()
+        await publisher.until_more()
+    info = await cluster.info()
+    assert info.created == created, "a stream is the same one, whoever leads it"
+    assert info.state.messages == info.state.last_seq
+
+    found: list[bytes] = []
+    async with in_background(read(cluster.bus, found)):
+
+        async def all_read() -> bool:  # what was under way in the end may be stored only now
+            return len(found) == (await cluster.info()).state.messages
+
+        await eventually(all_read, "the whole stream to be read", seconds=STORED_S)
+    assert live == found[: len(live)], "the reader skipped or repeated something"
+    counted = Counter(found)
+    assert counted.keys() >= {
+        b"%d.%d" % (batch, number) for batch in range(publisher.stored) for number in range(BATCH)
+    }
+    # A batch that was tried again may be there twice, and is whole each time.
+    by_batch: dict[bytes, set[int]] = {}
+    for body, times in counted.items():
+        by_batch.setdefault(body.partition(b".")[0], set()).add(times)
+    assert all(len(times) == 1 for times in by_batch.values())
+    print(f"{publisher.stored} batches in {publisher.tries} tries, {len(found)} messages")
+
+
+async def test_who_led_may_be_behind_once_and_not_twice(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "SECOND_LOOK_S", 0.1)
+    stale = await cluster.info()
+    await cluster.bus.js.publish(SUBJECT, b"1")
+    current = await cluster.info()
+    async with aclosing(StreamReader(cluster.bus, subjects.USAGE, [">"]).batches(None)) as batches:
+        async for batch in batches:
+            if batch.messages:
+                checkpoint: Checkpoint = batch.checkpoint
+                break
+    follower = StreamReader(cluster.bus, subjects.USAGE, [">"])
+    monkeypatch.setattr(cluster.bus.js, "stream_info", AsyncMock(side_effect=[stale, current]))
+    assert await follower.verified(checkpoint) == checkpoint
+    monkeypatch.setattr(cluster.bus.js, "stream_info", AsyncMock(side_effect=[stale, stale]))
+    with pytest.raises(StreamDiverged, match="its tail is lost"):
+        await follower.verified(checkpoint)
