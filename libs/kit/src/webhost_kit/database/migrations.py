@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from webhost_kit.database.engine import connect_arguments, sqlalchemy_url
 from webhost_kit.database.revisions import APPEND_ONLY, newest_revision
+from webhost_kit.database.row_security import ALL_USERS
 from webhost_kit.database.values import strip_values_of
 
 log = structlog.get_logger(__name__)
@@ -104,8 +105,8 @@ def _require_own_schema(schema: str | None) -> None:
         )
 
 
-def upgrade(dsn: str, package: str, role: str | None = None) -> None:
-    """Upgrade the schema; one process at a time, waiting for its turn.
+def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "head") -> None:
+    """Upgrade the schema, to its newest revision; one process at a time, waiting for its turn.
 
     `package` holds the migrations in its folder `migrations`. `role` is the service's own: it gets
     what a service needs of tables that it does not own. Where it is None, or the one that upgrades,
@@ -115,9 +116,9 @@ def upgrade(dsn: str, package: str, role: str | None = None) -> None:
     from alembic import command
     from alembic.config import Config
 
-    engine = create_engine(
-        sqlalchemy_url(dsn), connect_args=connect_arguments(), hide_parameters=True
-    )
+    # What a migration changes are all users' rows, where policies keep them apart.
+    arguments = connect_arguments(f"-c webhost.user_id={ALL_USERS}")
+    engine = create_engine(sqlalchemy_url(dsn), connect_args=arguments, hide_parameters=True)
     strip_values_of(engine)
     try:
         with (
@@ -134,7 +135,7 @@ def upgrade(dsn: str, package: str, role: str | None = None) -> None:
             config.set_main_option("script_location", str(folder))
             config.attributes["connection"] = connection
             _require_owner(connection.scalar(text(_OWNER)), package)
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
             connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{package}'"))
             if role is not None and role != connection.scalar(text("SELECT current_user")):
                 _grant(connection, role)
