@@ -29,6 +29,9 @@ def provision(
     with psycopg.connect(database_dsn) as connection:
         connection.execute(_q("REVOKE ALL ON DATABASE {} FROM PUBLIC", DATABASE))
         connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        # Otherwise everybody may make large objects, in whichever database they are in.
+        for function in ("lo_create(oid)", "lo_creat(integer)", "lo_from_bytea(oid, bytea)"):
+            connection.execute(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC".encode())
         for service, password in passwords.items():
             _provision_role(connection, owner(service), schema(service), owners[service])
             _provision_role(connection, role(service), schema(service), password)

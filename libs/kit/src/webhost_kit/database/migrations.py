@@ -1,12 +1,13 @@
 """Brings a service's schema to its program's version, before the service starts.
 
 The role that upgrades owns the schema and all that is in it. The service's own role owns nothing:
-it may read and write the tables, and append to `events`.
+it may do with them what its package's `privileges` say.
 """
 
 import multiprocessing
 import sys
 import time
+from collections.abc import Mapping
 from importlib import resources
 
 import psycopg
@@ -16,7 +17,8 @@ from sqlalchemy import Connection, MetaData, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from webhost_kit.database.engine import connect_arguments, sqlalchemy_url
-from webhost_kit.database.revisions import APPEND_ONLY, newest_revision
+from webhost_kit.database.privileges import Verbs, privileges_of
+from webhost_kit.database.revisions import newest_revision
 from webhost_kit.database.row_security import ALL_USERS
 from webhost_kit.database.values import strip_values_of
 
@@ -138,25 +140,27 @@ def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "he
             command.upgrade(config, revision)
             connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{package}'"))
             if role is not None and role != connection.scalar(text("SELECT current_user")):
-                _grant(connection, role)
+                _grant(connection, role, privileges_of(package))
             connection.commit()
     finally:
         engine.dispose()
 
 
-def _grant(connection: Connection, role: str) -> None:
-    """Let the service's role read and write its tables, but never change a fact."""
+def _grant(connection: Connection, role: str, privileges: Mapping[str, Verbs]) -> None:
+    """Let the service's role do with its tables what it needs to, and nothing else."""
     names = connection.dialect.identifier_preparer
     schema = names.quote(str(connection.scalar(text("SELECT current_schema()"))))
     to, tables = names.quote(role), inspect(connection).get_table_names()
     statements = [
         f"GRANT USAGE ON SCHEMA {schema} TO {to}",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {to}",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {to}",
+        *(
+            f"GRANT {', '.join(sorted(verbs))} ON {names.quote(table)} TO {to}"
+            for table, verbs in privileges.items()
+            if table in tables
+        ),
         f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {to}",
-        f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {to}",
     ]
-    if APPEND_ONLY in tables:
-        statements.append(f"REVOKE UPDATE, DELETE ON {APPEND_ONLY} FROM {to}")
     for statement in statements:
         connection.execute(text(statement))
 
