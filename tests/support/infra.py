@@ -84,6 +84,16 @@ class Postgres:
             )
         return self.dsn_of(name)
 
+    def role_of(self, dsn: str) -> str:
+        """Return a DSN of a role that is no superuser, who policies apply to and who migrates."""
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'service'").rowcount:
+                connection.execute(
+                    sql.SQL("CREATE ROLE service LOGIN PASSWORD {}").format(self._password)
+                )
+            connection.execute("GRANT ALL ON SCHEMA public TO service")
+        return dsn.replace("://postgres:", "://service:", 1)
+
     def drop_database(self, dsn: str) -> None:
         """Remove a database, whoever is still connected to it."""
         name = dsn.rpartition("/")[2]

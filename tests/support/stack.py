@@ -302,6 +302,9 @@ def running_stack(*options: str, python: str = sys.executable) -> Generator[Stac
         try:
             stack.start()
             yield stack
+            # What a service needs it may do: nothing was refused to any of them.
+            log = stack.log().decode(errors="replace").splitlines()
+            assert [line for line in log if "refused by the " in line] == []
         except BaseException:
             sys.stderr.write(f"\nthe stack's last words:\n{stack.log_tail()}\n")
             raise

@@ -7,12 +7,8 @@ from collections.abc import Iterable
 
 import psycopg
 from psycopg import sql
-from webhost_kit.database.revisions import (
-    APPEND_ONLY,
-    VERSION_TABLE,
-    newest_revision,
-    package_of,
-)
+from webhost_kit.database.privileges import VERBS, privileges_of
+from webhost_kit.database.revisions import VERSION_TABLE, newest_revision, package_of
 
 from webhost_local.identities import role, schema
 
@@ -22,7 +18,7 @@ _VERSION = """
 """
 _RELATIONS = """
     SELECT relname, ARRAY(
-        SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+        SELECT privilege FROM unnest(%(verbs)s::text[]) AS privilege
         WHERE has_table_privilege(%(role)s, pg_class.oid, privilege)
     )
     FROM pg_class WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('r', 'p')
@@ -37,9 +33,6 @@ _CLOSED_SEQUENCES = """
         ) ELSE false END
     LIMIT 1
 """
-_GRANTED = {VERSION_TABLE: {"SELECT"}, APPEND_ONLY: {"SELECT", "INSERT"}}
-"""Where it is not everything: see `webhost_kit.database.migrations`."""
-_EVERYTHING = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 
 
 def is_migrated(connection: psycopg.Connection, services: Iterable[str]) -> bool:
@@ -64,9 +57,9 @@ def _revision(connection: psycopg.Connection, service: str) -> tuple[str, str] |
 
 
 def _is_granted(connection: psycopg.Connection, service: str) -> bool:
-    names = {"schema": schema(service), "role": role(service)}
-    relations = connection.execute(_RELATIONS, names).fetchall()
-    return (
-        all(set(held) == _GRANTED.get(relation, _EVERYTHING) for relation, held in relations)
-        and not connection.execute(_CLOSED_SEQUENCES, names).fetchall()
-    )
+    names = {"schema": schema(service), "role": role(service), "verbs": list(VERBS)}
+    held = dict(connection.execute(_RELATIONS, names).fetchall())
+    granted = privileges_of(package_of(service))
+    return {
+        table: set(verbs) for table, verbs in held.items() if verbs
+    } == granted and not connection.execute(_CLOSED_SEQUENCES, names).fetchall()

@@ -6,6 +6,9 @@ stay in the account of whoever asked. An account of a stream has no client and n
 So a service that was taken over states, commands, asks, reads and removes what is listed here and
 nothing else. `operator`, for tools and tests, may do everything. (docs/adr/0015)
 
+Each service's user has an allow-list besides, of the same: the server refuses, says so and logs
+what is not on it, which in an account would only find nobody.
+
 `python -m webhost_local.nats_accounts` prints the accounts for a server's configuration.
 """
 
@@ -38,6 +41,16 @@ _LONGEST_PULL = "2m"
 """A request for messages is forgotten this long after the last of them, or the last heartbeat."""
 _LONGEST_SILENCE = "15m"
 """The same for an operator's request, which a rebuild answers line by line."""
+
+
+_LOOKS = tuple(
+    f"$JS.API.STREAM.{verb}.{stream}" for verb in ("INFO", "CREATE") for stream in STREAMS
+)
+"""Every service looks for all streams: of one that is not for it, it learns that nobody answers."""
+_REPLIES = "_R_.>"
+"""Where the server wants requests from other accounts answered. `allow_responses` would remember
+each message that has a reply subject, as all that a stream delivers have.
+"""
 
 
 @dataclass(frozen=True)
@@ -131,13 +144,25 @@ def accounts(passwords: Mapping[str, str]) -> dict[str, Account]:
         imports[grant.to].append(Import(grant.kind, grant.owner, grant.subject))
     return {
         name: Account(
-            users=[NatsUser(name, passwords[name])] if name in passwords else [],
+            users=[_user(name, passwords[name], imports[name])] if name in passwords else [],
             jetstream=name in STREAMS,
             exports=[Export(*export, to) for export, to in exports[name].items()],
             imports=imports[name],
         )
         for name in (*STREAMS, *SERVICES, OPERATOR)
     }
+
+
+def _user(name: str, password: str, imports: Iterable[Import]) -> NatsUser:
+    if name not in SERVICES:
+        return NatsUser(name, password)
+    sends = [each.subject for each in imports if each.kind == "service"]
+    return NatsUser(
+        name,
+        password,
+        publish=list(dict.fromkeys((*sends, *_LOOKS, _REPLIES))),
+        subscribe=[f"_INBOX.{name}.>", f"rpc.{name}.>"],
+    )
 
 
 def _of_service(name: str, access: Access) -> Iterator[Grant]:

@@ -29,10 +29,18 @@ Kind = Literal["service", "stream"]
 
 @dataclass(frozen=True)
 class NatsUser:
-    """A user, who may do everything within its account."""
+    """A user. Without a list, what it may send or hear within its account is everything."""
 
     name: str
     password: str
+    publish: Sequence[str] | None = None
+    subscribe: Sequence[str] | None = None
+
+    def declaration(self) -> dict[str, Any]:
+        lists = {"publish": self.publish, "subscribe": self.subscribe}
+        allowed = {key: {"allow": list(one)} for key, one in lists.items() if one is not None}
+        permissions = {"permissions": allowed} if allowed else {}
+        return {"user": self.name, "password": self.password, **permissions}
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Account:
 
     def declaration(self) -> dict[str, Any]:
         return {
-            "users": [{"user": user.name, "password": user.password} for user in self.users],
+            "users": [user.declaration() for user in self.users],
             "exports": [one.declaration() for one in self.exports],
             "imports": [one.declaration() for one in self.imports],
             **({"jetstream": "enabled"} if self.jetstream else {}),

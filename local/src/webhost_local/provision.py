@@ -44,6 +44,9 @@ def statements(services: Iterable[str]) -> Iterator[sql.Composed]:
     for other in ("postgres", "template1", DATABASE):
         yield _q("REVOKE ALL ON DATABASE {} FROM PUBLIC", other)
     yield _q("REVOKE ALL ON SCHEMA {} FROM PUBLIC", "public")
+    # Otherwise everybody may make large objects, in whichever database they are in.
+    for function in ("lo_create(oid)", "lo_creat(integer)", "lo_from_bytea(oid, bytea)"):
+        yield sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC").format(sql.SQL(function))
     for service in services:
         name = schema(service)
         for one in (owner(service), role(service)):

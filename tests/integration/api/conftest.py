@@ -20,7 +20,14 @@ async def running_harness(
     try:
         async with (
             running_issuer() as issuer,
-            running(Harness, dsn, nats.new_account(), issuer=issuer, directory=directory) as it,
+            running(
+                Harness,
+                dsn,
+                nats.new_account(),
+                issuer=issuer,
+                directory=directory,
+                role_dsn=postgres.role_of(dsn),
+            ) as it,
         ):
             await it.start()
             yield it

@@ -77,8 +77,12 @@ class User:
 
 @dataclass(kw_only=True)
 class Harness(harness.Harness):
-    """The api's process and everything around it. `crash_file` selects a crash point."""
+    """The api's process and everything around it. `crash_file` selects a crash point.
 
+    The process has a role that policies apply to; the tests look past them.
+    """
+
+    role_dsn: str
     issuer: TestIssuer
     directory: Path
     clients: list[httpx.AsyncClient] = field(default_factory=list)
@@ -98,7 +102,7 @@ class Harness(harness.Harness):
             "CORS_ALLOWED_ORIGINS": ORIGIN,
             **KEYS,
         }
-        self.service.env = environment(self.dsn, self.nats_url, **(own | env))
+        self.service.env = environment(self.role_dsn, self.nats_url, **(own | env))
         await self.service.start()
 
     def user(self, subject: str | None = None, **claims: Any) -> User:

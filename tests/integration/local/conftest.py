@@ -1,16 +1,23 @@
-"""A NATS server with the stack's accounts, and an operator's connection to it."""
+"""A NATS server with the stack's accounts, an operator's connection to it; the stack's database."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from webhost_kit.bus.connection import Bus, connect
 from webhost_local import nats_accounts, nats_server
 from webhost_local.identities import Identities
 from webhost_local.nats_accounts import OPERATOR, STREAMS
+from webhost_local.nats_server import Account, NatsUser
 from webhost_local.ports import free_port
+from webhost_local.provision import DATABASE
 
+from tests.support.infra import Postgres
 from tests.support.processes import ServerProcess
+from tests.support.roles import StackDatabase
 
 BusUrl = Callable[[str], str]
 
@@ -21,15 +28,25 @@ def monitoring() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-@pytest.fixture(scope="module")
-def bus_url(tmp_path_factory: pytest.TempPathFactory, monitoring: str) -> Iterator[BusUrl]:
-    directory = tmp_path_factory.mktemp("nats")
+@dataclass
+class StackBus:
+    """A server with the stack's accounts: its users' URLs, and what it logs."""
+
+    url: BusUrl
+    log: Path
+
+
+@contextmanager
+def running_bus(
+    directory: Path, monitoring: str, change: Callable[[Account], Account] = lambda one: one
+) -> Iterator[StackBus]:
     port = free_port()
     passwords = Identities().nats_users
+    accounts = {
+        name: change(account) for name, account in nats_accounts.accounts(passwords).items()
+    }
     config = directory / "nats.conf"
-    nats_server.write_config(
-        config, port=port, store_dir=directory, accounts=nats_accounts.accounts(passwords)
-    )
+    nats_server.write_config(config, port=port, store_dir=directory, accounts=accounts)
     config.write_text(json.dumps(json.loads(config.read_text()) | {"http": monitoring}))
     server = ServerProcess(
         nats_server.command(config),
@@ -38,8 +55,33 @@ def bus_url(tmp_path_factory: pytest.TempPathFactory, monitoring: str) -> Iterat
         is_ready=lambda: nats_server.is_ready(port),
     )
     server.start()
-    yield lambda user: f"nats://{user}:{passwords[user]}@127.0.0.1:{port}"
-    server.stop()
+    try:
+        yield StackBus(
+            lambda user: f"nats://{user}:{passwords[user]}@127.0.0.1:{port}",
+            directory.with_name(directory.name + ".log"),
+        )
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def stack_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackBus]:
+    """The bus as the stack has it."""
+    monitoring = f"127.0.0.1:{free_port()}"
+    with running_bus(tmp_path_factory.mktemp("nats"), monitoring) as bus:
+        yield bus
+
+
+@pytest.fixture(scope="module")
+def bus_url(tmp_path_factory: pytest.TempPathFactory, monitoring: str) -> Iterator[BusUrl]:
+    """A bus whose users have no allow-lists: the accounts hold by themselves."""
+
+    def without_lists(account: Account) -> Account:
+        users = [NatsUser(user.name, user.password) for user in account.users]
+        return replace(account, users=users)
+
+    with running_bus(tmp_path_factory.mktemp("nats"), monitoring, without_lists) as bus:
+        yield bus.url
 
 
 @pytest.fixture
@@ -50,3 +92,10 @@ async def operator(bus_url: BusUrl) -> AsyncIterator[Bus]:
         await bus.js.purge_stream(stream)
     yield bus
     await bus.close()
+
+
+@pytest.fixture
+def database(postgres_server: Postgres) -> Iterator[StackDatabase]:
+    """The stack's database with its roles and schemas, not migrated yet."""
+    yield StackDatabase(postgres_server)
+    postgres_server.drop_database(postgres_server.dsn_of(DATABASE))

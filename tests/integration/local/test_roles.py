@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -16,21 +16,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.events import AgentCreated, AgentUpdated
 from webhost_contracts.events.base import by_name
-from webhost_kit.database.migrations import upgrade, wait_for_schema
-from webhost_kit.database.revisions import package_of
+from webhost_kit.database.engine import Database
+from webhost_kit.database.migrations import wait_for_schema
+from webhost_kit.database.row_security import everybody
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.eventsourcing.republish import republish
 from webhost_kit.eventsourcing.store import EventMetadata, append
-from webhost_local.identities import Identities, owner, role, schema
+from webhost_local.identities import owner, role, schema
 from webhost_local.migrated import is_migrated
 from webhost_local.nats_accounts import SERVICES
-from webhost_local.provision import DATABASE, provision
 
 from tests.support.deadline import eventually
 from tests.support.harness import Harness, in_background, running
-from tests.support.infra import Postgres
+from tests.support.roles import StackDatabase
 from tests.support.service import ServiceProcess, environment
 
 WITH_FACTS = ("api", "deployer", "billing")
@@ -38,50 +38,9 @@ TYPES = by_name(AgentCreated, AgentUpdated)
 WHO = EventMetadata(actor="test")
 
 
-class Database:
-    """The stack's database, provisioned and migrated as the supervisor does it."""
-
-    def __init__(self, postgres: Postgres) -> None:
-        self.postgres = postgres
-        self.identities = Identities()
-        self.dsn = postgres.dsn_of(DATABASE)
-        self.provision()
-
-    def provision(self) -> None:
-        provision(
-            self.postgres.dsn,
-            self.dsn,
-            self.identities.postgres_roles,
-            self.identities.postgres_owners,
-        )
-
-    def migrate(self) -> None:
-        for service in SERVICES:
-            upgrade(self.owner_dsn(service), package_of(service), role(service))
-
-    def role_dsn(self, service: str, database: str = DATABASE) -> str:
-        return self._dsn(role(service), self.identities.postgres_roles[service], database)
-
-    def owner_dsn(self, service: str) -> str:
-        return self._dsn(owner(service), self.identities.postgres_owners[service], DATABASE)
-
-    def connect(self, service: str, database: str = DATABASE) -> psycopg.Connection:
-        return psycopg.connect(self.role_dsn(service, database), autocommit=True)
-
-    def _dsn(self, name: str, password: str, database: str) -> str:
-        address = self.dsn.rpartition("@")[2].rpartition("/")[0]
-        return f"postgresql://{name}:{password}@{address}/{database}"
-
-
-@pytest.fixture
-def database(postgres_server: Postgres) -> Iterator[Database]:
-    yield Database(postgres_server)
-    postgres_server.drop_database(postgres_server.dsn_of(DATABASE))
-
-
 @pytest.mark.accept("6.D2")
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_owns_nothing_and_can_make_nothing(service: str, database: Database) -> None:
+def test_a_service_owns_nothing_and_can_make_nothing(service: str, database: StackDatabase) -> None:
     for _ in range(2):  # the second time changes nothing
         database.provision()
         database.migrate()
@@ -104,12 +63,11 @@ def test_a_service_owns_nothing_and_can_make_nothing(service: str, database: Dat
         ):
             with pytest.raises(InsufficientPrivilege):
                 connection.execute(statement.encode())
-        connection.execute("DELETE FROM checkpoints")
 
 
 @pytest.mark.accept("6.D2")
 @pytest.mark.parametrize("service", WITH_FACTS)
-def test_facts_are_append_only(service: str, database: Database) -> None:
+def test_facts_are_append_only(service: str, database: StackDatabase) -> None:
     database.migrate()
     with database.connect(service) as connection:
         connection.execute(
@@ -132,10 +90,10 @@ def test_facts_are_append_only(service: str, database: Database) -> None:
         "GRANT DELETE ON {schema}.events TO {role}",
         "REVOKE INSERT ON {schema}.checkpoints FROM {role}",
         "REVOKE USAGE ON ALL SEQUENCES IN SCHEMA {schema} FROM {role}",
-        "CREATE TABLE {schema}.later (value int)",
+        "GRANT TRUNCATE ON {schema}.outbox TO {role}",
     ],
 )
-def test_what_differs_is_migrated_again(change: str, database: Database) -> None:
+def test_what_differs_is_migrated_again(change: str, database: StackDatabase) -> None:
     names = {"schema": sql.Identifier(schema("api")), "role": sql.Identifier(role("api"))}
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         assert not is_migrated(connection, SERVICES)
@@ -148,7 +106,7 @@ def test_what_differs_is_migrated_again(change: str, database: Database) -> None
 
 @pytest.mark.accept("6.D2")
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_role_is_alone_with_its_schema(service: str, database: Database) -> None:
+def test_a_role_is_alone_with_its_schema(service: str, database: StackDatabase) -> None:
     database.migrate()
     with database.connect(service) as connection:
         for other in set(SERVICES) - {service}:
@@ -160,7 +118,7 @@ def test_a_role_is_alone_with_its_schema(service: str, database: Database) -> No
 
 
 @pytest.mark.accept("6.D2")
-def test_what_a_service_owned_before_is_its_owners_now(database: Database) -> None:
+def test_what_a_service_owned_before_is_its_owners_now(database: StackDatabase) -> None:
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         for grant in ("ALTER SCHEMA {} OWNER TO {}", "GRANT ALL ON SCHEMA {} TO {}"):
             connection.execute(
@@ -175,7 +133,7 @@ def test_what_a_service_owned_before_is_its_owners_now(database: Database) -> No
 
 @pytest.mark.accept("6.D2")
 async def test_a_service_waits_for_its_schema_and_says_so(
-    database: Database, nats_account: str, tmp_path: Path
+    database: StackDatabase, nats_account: str, tmp_path: Path
 ) -> None:
     env = environment(
         database.role_dsn("telemetry-ingest"),
@@ -201,7 +159,7 @@ async def test_a_service_waits_for_its_schema_and_says_so(
 
 
 @pytest.mark.accept("6.D2")
-async def test_the_services_own_role_cannot_migrate(database: Database) -> None:
+async def test_the_services_own_role_cannot_migrate(database: StackDatabase) -> None:
     env = {"DATABASE_URL": database.role_dsn("gateway")}
     ended = await asyncio.to_thread(migrate, env | {"MIGRATIONS_DATABASE_URL": env["DATABASE_URL"]})
     assert ended.returncode == 1
@@ -212,7 +170,7 @@ async def test_the_services_own_role_cannot_migrate(database: Database) -> None:
 
 
 @pytest.mark.accept("6.D2")
-async def test_a_schema_of_another_service_is_refused(database: Database) -> None:
+async def test_a_schema_of_another_service_is_refused(database: StackDatabase) -> None:
     database.migrate()
     billings = database.owner_dsn("billing")
     wrong = {"DATABASE_URL": database.role_dsn("gateway"), "MIGRATIONS_DATABASE_URL": billings}
@@ -224,7 +182,7 @@ async def test_a_schema_of_another_service_is_refused(database: Database) -> Non
 
 
 @pytest.mark.accept("6.D2")
-async def test_a_schema_that_is_no_services_own_is_refused(database: Database) -> None:
+async def test_a_schema_that_is_no_services_own_is_refused(database: StackDatabase) -> None:
     # given a superuser, who may make tables in `public`, which is where its search_path leads
     env = {"DATABASE_URL": database.role_dsn("gateway"), "MIGRATIONS_DATABASE_URL": database.dsn}
     ended = await asyncio.to_thread(migrate, env)
@@ -238,7 +196,7 @@ async def test_a_schema_that_is_no_services_own_is_refused(database: Database) -
 
 
 @pytest.mark.accept("6.D2")
-async def test_a_migration_does_not_wait_for_what_will_not_change(database: Database) -> None:
+async def test_a_migration_does_not_wait_for_what_will_not_change(database: StackDatabase) -> None:
     role_dsn = database.role_dsn("gateway")
     wrong = role_dsn.replace("@", "-wrong@", 1)
     env = {"DATABASE_URL": role_dsn, "MIGRATIONS_DATABASE_URL": wrong}
@@ -260,16 +218,18 @@ def migrate(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-async def api(database: Database, nats_account: str) -> AsyncIterator[Harness]:
+async def api(database: StackDatabase, nats_account: str) -> AsyncIterator[Harness]:
     """The api's tables, as the api's own role sees them."""
     database.migrate()
     async with running(Harness, database.role_dsn("api"), nats_account) as harness:
+        await harness.database.close()
+        harness.database = Database(harness.dsn, acts_for=everybody)
         yield harness
 
 
 @pytest.mark.accept("6.D2")
 async def test_own_facts_are_recovered_and_republished_by_a_role_that_owns_nothing(
-    api: Harness, database: Database
+    api: Harness, database: StackDatabase
 ) -> None:
     # given facts on the stream that the event table has lost
     async with api.database.transaction() as connection:
@@ -277,8 +237,8 @@ async def test_own_facts_are_recovered_and_republished_by_a_role_that_owns_nothi
         await append(connection, "agt_1", "usr_1", 0, facts, WHO)
     async with in_background(Relay(api.dsn, api.bus).run()):
         await api.until_scalar("SELECT count(*) FROM outbox", 0, "the facts to be relayed")
-    with psycopg.connect(database.owner_dsn("api"), autocommit=True) as connection:
-        connection.execute("DELETE FROM events WHERE version = 2")
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("DELETE FROM api.events WHERE version = 2")
     recovered: list[int] = []
 
     async def recover(_: AsyncConnection, fact: Fact) -> None:

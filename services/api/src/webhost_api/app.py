@@ -10,7 +10,8 @@ from fastapi_offline import FastAPIOffline
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.stream_watch import StreamWatch
-from webhost_kit.database.engine import Database
+from webhost_kit.database.engine import Database, Transactions
+from webhost_kit.database.row_security import acting_for, caller, everybody
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.http.auth import TokenVerifier
@@ -143,7 +144,11 @@ async def compose(service: Service, settings: Settings) -> None:
     bus = service.add("bus", await connect(nats_url, service.name, replicas=settings.nats_replicas))
     needs = (subjects.EVENTS, subjects.COMMANDS, subjects.ARTIFACTS_STREAM)
     service.add("streams", StreamWatch(bus, needs))
-    database = service.add("database", Database(settings.database_url.get_secret_value()))
+    # Work in the background is about all users, a request about its own.
+    database = service.add(
+        "database", Database(settings.database_url.get_secret_value(), acts_for=everybody)
+    )
+    requests = Transactions(acting_for(database.engine, caller))
     verifier = service.add(
         "issuer",
         TokenVerifier(
@@ -193,15 +198,15 @@ async def compose(service: Service, settings: Settings) -> None:
         KeysWatch(service.name, bus, settings, lambda found: secret_store.seal_with(found.sealer)),
     )
     deps = Dependencies(
-        database=database,
+        database=requests,
         bus=bus,
         verifier=verifier,
-        users=Users(database, rate_limits),
+        users=Users(database, requests, rate_limits),
         keys=Keys(database, rate_limits),
         rate_limits=rate_limits,
         changes=turns.changes(),
         reads=turns.reads(),
-        artifacts=Artifacts(bus, database),
+        artifacts=Artifacts(bus, requests),
         tiers=tiers,
         commands=commands,
         bodies=Bodies(),

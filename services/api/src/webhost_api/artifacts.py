@@ -10,7 +10,7 @@ from webhost_contracts import subjects, wire
 from webhost_contracts.artifacts import MODULES_TYPE, Artifact, Bundle, checksum_of
 from webhost_kit.bus import artifacts
 from webhost_kit.bus.connection import Bus
-from webhost_kit.database.engine import Database
+from webhost_kit.database.engine import Transactions
 from webhost_kit.errors import ArtifactMissing, NotFound
 
 from webhost_api.collector import want
@@ -25,7 +25,7 @@ def pack(bundle: Bundle) -> tuple[Artifact, bytes]:
 class Artifacts:
     """Puts and reads bundles. Both raise Unavailable while the store is away."""
 
-    def __init__(self, bus: Bus, database: Database) -> None:
+    def __init__(self, bus: Bus, database: Transactions) -> None:
         self._bus = bus
         self._database = database
 

@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
-from webhost_kit.database.engine import Database
+from webhost_kit.database.engine import Database, Transactions
 from webhost_kit.eventsourcing.store import require_verified
 from webhost_kit.periodic import every
 
@@ -48,7 +48,7 @@ _CHUNKS = f"$O.{subjects.ARTIFACTS_BUCKET}.C."
 _removed = Counter("webhost_api_artifacts_removed_total", "Artifacts that no deployment needed")
 
 
-async def want(database: Database, checksum: str) -> None:
+async def want(database: Transactions, checksum: str) -> None:
     """Put on record that somebody means to deploy this artifact now. Raises Unavailable."""
     async with database.transaction() as connection:
         await connection.execute(_wanted([checksum], again=True))

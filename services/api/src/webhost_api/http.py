@@ -20,7 +20,8 @@ from webhost_contracts import api_keys
 from webhost_contracts.api_keys import KeyScope
 from webhost_contracts.operator_tokens import OperatorTokens
 from webhost_kit.bus.connection import Bus
-from webhost_kit.database.engine import Database
+from webhost_kit.database.engine import Transactions
+from webhost_kit.database.row_security import answering
 from webhost_kit.errors import PayloadTooLarge
 from webhost_kit.eventsourcing.store import EventMetadata
 from webhost_kit.http import problems
@@ -58,7 +59,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 class Dependencies:
     """What the routes work with."""
 
-    database: Database
+    database: Transactions
     bus: Bus
     verifier: TokenVerifier
     users: Users
@@ -98,8 +99,9 @@ class UserRoute(APIRoute):
             caller = request.state.caller = await _authenticated(request, cost)
             scope = self.scope_of_reading if reading else self.scope_of_writing
             database = deps_of(request).database
-            await access.require(database, caller, scope, self.endpoint, request.path_params)
-            return await self._handled(request, handle)
+            with answering(caller.user_id):
+                await access.require(database, caller, scope, self.endpoint, request.path_params)
+                return await self._handled(request, handle)
 
         return checked
 

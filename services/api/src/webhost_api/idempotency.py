@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import ids
 from webhost_kit.clock import now_ms
-from webhost_kit.database.engine import Database
+from webhost_kit.database.engine import Database, Transactions
 from webhost_kit.errors import Conflict
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.http.idempotency import check_key
@@ -112,7 +112,7 @@ class IdempotencyKey:
 
 
 async def id_for(
-    database: Database, tiers: Tiers, key: IdempotencyKey | None, prefix: str, at_ms: int
+    database: Transactions, tiers: Tiers, key: IdempotencyKey | None, prefix: str, at_ms: int
 ) -> str:
     """Return the id of the thing that a request makes; `at_ms` is the time of this try.
 
@@ -125,7 +125,7 @@ async def id_for(
 
 
 async def operation_of(
-    database: Database, tiers: Tiers, key: IdempotencyKey | None, at_ms: int
+    database: Transactions, tiers: Tiers, key: IdempotencyKey | None, at_ms: int
 ) -> str:
     """Return what names the request to another service, which does it once.
 
@@ -189,7 +189,9 @@ async def remove_old(database: Database) -> None:
             await connection.execute(sa.delete(time.table).where(time < before_ms))
 
 
-async def _claim(database: Database, tiers: Tiers, key: IdempotencyKey, at_ms: int) -> sa.Row[Any]:
+async def _claim(
+    database: Transactions, tiers: Tiers, key: IdempotencyKey, at_ms: int
+) -> sa.Row[Any]:
     """Return what is remembered of the key's first try, which may be this one, at `at_ms`; durable
     on return. A key that is claimed has room for its answer.
     """

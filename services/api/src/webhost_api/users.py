@@ -10,7 +10,8 @@ from cachetools import LRUCache
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events import UserRegistered
-from webhost_kit.database.engine import Database
+from webhost_kit.database.engine import Database, Transactions
+from webhost_kit.database.row_security import answering
 from webhost_kit.eventsourcing.store import EventMetadata, append
 from webhost_kit.http.auth import Principal
 
@@ -23,8 +24,9 @@ REMEMBERED_USERS = 100_000
 class Users:
     """Registers new users, and caches which are registered."""
 
-    def __init__(self, database: Database, rate_limits: RateLimits) -> None:
+    def __init__(self, database: Database, requests: Transactions, rate_limits: RateLimits) -> None:
         self._database = database
+        self._requests = requests
         self._rate_limits = rate_limits
         self._known: LRUCache[str, str] = LRUCache(REMEMBERED_USERS)
 
@@ -39,12 +41,13 @@ class Users:
             email=principal.email,
             name=principal.name,
         )
-        async with self._database.transaction() as connection:
-            if not await _is_registered(connection, user_id):
-                self._rate_limits.acquire_registration(principal.issuer, address)
-                if await insert_user(connection, user_id, event, metadata.at_ms):
-                    await append(connection, user_id, user_id, 0, [event], metadata)
-            incarnation = connection.info["incarnation"]
+        with answering(user_id):
+            async with self._requests.transaction() as connection:
+                if not await _is_registered(connection, user_id):
+                    self._rate_limits.acquire_registration(principal.issuer, address)
+                    if await insert_user(connection, user_id, event, metadata.at_ms):
+                        await append(connection, user_id, user_id, 0, [event], metadata)
+                incarnation = connection.info["incarnation"]
         self._known[user_id] = incarnation
 
 

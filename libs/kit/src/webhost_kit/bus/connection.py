@@ -1,6 +1,7 @@
 """The connection to NATS: it always reconnects, and logs what the server denies."""
 
 import asyncio
+import re
 
 import nats
 import structlog
@@ -8,6 +9,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
+from prometheus_client import Counter
 from webhost_contracts.bus_urls import servers_of
 
 from webhost_kit.bus import streams
@@ -15,6 +17,13 @@ from webhost_kit.bus import streams
 log = structlog.get_logger(__name__)
 
 REQUEST_TIMEOUT_S = 5.0
+
+_REFUSAL = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.I)
+_refused = Counter(
+    "webhost_bus_refusals_total",
+    "What the bus refused this service: to publish, or a subscription",
+    ["action"],
+)
 
 
 class Bus:
@@ -68,8 +77,16 @@ def inbox_prefix(name: str) -> bytes:
 
 
 async def log_error(error: Exception) -> None:
-    """Log what the server refused: the sender itself only sees a timeout."""
-    log.error("bus", error=str(error))
+    """Log what the server complains of; count what it refused, of which the sender itself only
+    sees that no answer comes.
+    """
+    said = str(error)
+    if (refusal := _REFUSAL.search(said)) is None:
+        log.error("bus", error=said)
+        return
+    action, subject = refusal.groups()
+    _refused.labels(action).inc()
+    log.error("refused by the bus", action=action, subject=subject)
 
 
 async def connect(urls: str, name: str, *, replicas: int | None = None) -> Bus:

@@ -12,7 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from webhost_kit import deadline
+from webhost_kit.database import row_security
 from webhost_kit.database.away import is_away
+from webhost_kit.database.refusals import note_refusals_of
 from webhost_kit.database.values import strip_values_of
 from webhost_kit.errors import Unavailable, VersionConflict
 
@@ -60,30 +62,11 @@ def connect_arguments(options: str = "") -> dict[str, Any]:
 WRITABLE = text("SELECT current_setting('transaction_read_only') = 'off'")
 
 
-class Database:
-    """The service's own schema, which no other service reads.
+class Transactions:
+    """Transactions on the connections of an engine."""
 
-    `incarnation` is that of the newest connection: what was remembered of another one may not be
-    in this database. `verified` is the incarnation that facts may be appended to; None, the
-    default, lets any pass. See `webhost_kit.eventsourcing.own_facts`.
-    """
-
-    def __init__(self, dsn: str, *, pool_size: int = 8) -> None:
-        self.dsn = dsn
-        self.engine: AsyncEngine = create_async_engine(
-            sqlalchemy_url(dsn),
-            pool_size=pool_size,
-            max_overflow=pool_size,
-            pool_timeout=CONNECT_TIMEOUT_S,
-            pool_pre_ping=True,
-            connect_args=connect_arguments(),
-            hide_parameters=True,
-        )
-        strip_values_of(self.engine.sync_engine)
-        self._problem: str | None = "not asked yet"
-        self.incarnation: str | None = None
-        self.verified: str | None = None
-        event.listen(self.engine.sync_engine, "connect", self._on_connect)
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
@@ -124,6 +107,41 @@ class Database:
                 await asyncio.sleep(0)
         async with self.transaction() as connection:
             return await work(connection)
+
+
+class Database(Transactions):
+    """The service's own schema, which no other service reads.
+
+    With `acts_for`, each transaction names whose rows it is about, see `row_security`.
+    `incarnation` is that of the newest connection: what was remembered of another one may not be
+    in this database. `verified` is the incarnation that facts may be appended to; None, the
+    default, lets any pass. See `webhost_kit.eventsourcing.own_facts`.
+    """
+
+    def __init__(
+        self, dsn: str, *, pool_size: int = 8, acts_for: Callable[[], str] | None = None
+    ) -> None:
+        self.dsn = dsn
+        engine = create_async_engine(
+            sqlalchemy_url(dsn),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=CONNECT_TIMEOUT_S,
+            pool_pre_ping=True,
+            connect_args=connect_arguments(),
+            hide_parameters=True,
+            isolation_level=None if acts_for is None else row_security.ISOLATION,
+        )
+        if acts_for is not None:
+            row_security.name_users(engine.sync_engine)
+            engine = row_security.acting_for(engine, acts_for)
+        super().__init__(engine)
+        note_refusals_of(engine.sync_engine)
+        strip_values_of(engine.sync_engine)
+        self._problem: str | None = "not asked yet"
+        self.incarnation: str | None = None
+        self.verified: str | None = None
+        event.listen(engine.sync_engine, "connect", self._on_connect)
 
     def check(self) -> str | None:
         """Say what is wrong with the database, as of the last probe."""

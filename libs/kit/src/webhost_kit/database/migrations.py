@@ -1,12 +1,13 @@
 """Brings a service's schema to its program's version, before the service starts.
 
 The role that upgrades owns the schema and all that is in it. The service's own role owns nothing:
-it may read and write the tables, and append to `events`.
+it may do with them what its package's `privileges` say.
 """
 
 import multiprocessing
 import sys
 import time
+from collections.abc import Mapping
 from importlib import resources
 
 import psycopg
@@ -16,7 +17,9 @@ from sqlalchemy import Connection, MetaData, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from webhost_kit.database.engine import connect_arguments, sqlalchemy_url
-from webhost_kit.database.revisions import APPEND_ONLY, newest_revision
+from webhost_kit.database.privileges import Verbs, privileges_of
+from webhost_kit.database.revisions import newest_revision
+from webhost_kit.database.row_security import ALL_USERS
 from webhost_kit.database.values import strip_values_of
 
 log = structlog.get_logger(__name__)
@@ -104,8 +107,8 @@ def _require_own_schema(schema: str | None) -> None:
         )
 
 
-def upgrade(dsn: str, package: str, role: str | None = None) -> None:
-    """Upgrade the schema; one process at a time, waiting for its turn.
+def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "head") -> None:
+    """Upgrade the schema, to its newest revision; one process at a time, waiting for its turn.
 
     `package` holds the migrations in its folder `migrations`. `role` is the service's own: it gets
     what a service needs of tables that it does not own. Where it is None, or the one that upgrades,
@@ -115,9 +118,9 @@ def upgrade(dsn: str, package: str, role: str | None = None) -> None:
     from alembic import command
     from alembic.config import Config
 
-    engine = create_engine(
-        sqlalchemy_url(dsn), connect_args=connect_arguments(), hide_parameters=True
-    )
+    # What a migration changes are all users' rows, where policies keep them apart.
+    arguments = connect_arguments(f"-c webhost.user_id={ALL_USERS}")
+    engine = create_engine(sqlalchemy_url(dsn), connect_args=arguments, hide_parameters=True)
     strip_values_of(engine)
     try:
         with (
@@ -134,28 +137,30 @@ def upgrade(dsn: str, package: str, role: str | None = None) -> None:
             config.set_main_option("script_location", str(folder))
             config.attributes["connection"] = connection
             _require_owner(connection.scalar(text(_OWNER)), package)
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
             connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{package}'"))
             if role is not None and role != connection.scalar(text("SELECT current_user")):
-                _grant(connection, role)
+                _grant(connection, role, privileges_of(package))
             connection.commit()
     finally:
         engine.dispose()
 
 
-def _grant(connection: Connection, role: str) -> None:
-    """Let the service's role read and write its tables, but never change a fact."""
+def _grant(connection: Connection, role: str, privileges: Mapping[str, Verbs]) -> None:
+    """Let the service's role do with its tables what it needs to, and nothing else."""
     names = connection.dialect.identifier_preparer
     schema = names.quote(str(connection.scalar(text("SELECT current_schema()"))))
     to, tables = names.quote(role), inspect(connection).get_table_names()
     statements = [
         f"GRANT USAGE ON SCHEMA {schema} TO {to}",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {to}",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {to}",
+        *(
+            f"GRANT {', '.join(sorted(verbs))} ON {names.quote(table)} TO {to}"
+            for table, verbs in privileges.items()
+            if table in tables
+        ),
         f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {to}",
-        f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {to}",
     ]
-    if APPEND_ONLY in tables:
-        statements.append(f"REVOKE UPDATE, DELETE ON {APPEND_ONLY} FROM {to}")
     for statement in statements:
         connection.execute(text(statement))
 

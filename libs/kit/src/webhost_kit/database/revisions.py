@@ -2,8 +2,6 @@
 
 from importlib import resources
 
-APPEND_ONLY = "events"
-"""The table of facts."""
 VERSION_TABLE = "alembic_version"
 """Alembic's; its comment says which service's revisions it counts."""
 

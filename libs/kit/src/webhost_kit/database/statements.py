@@ -19,6 +19,7 @@ from psycopg.rows import TupleRow
 
 from webhost_kit.database.engine import INCARNATION, connect_arguments
 from webhost_kit.database.prepared import PreparedStatements
+from webhost_kit.database.refusals import note_refusal
 from webhost_kit.database.values import strip_values
 from webhost_kit.errors import Unavailable
 
@@ -92,6 +93,7 @@ class Statements:
             strip_values(error)
             raise KeyTaken("Another request was faster; try again shortly.") from error
         except (psycopg.Error, OSError) as error:
+            note_refusal(error)
             strip_values(error)
             log.warning(
                 "statement not carried out",

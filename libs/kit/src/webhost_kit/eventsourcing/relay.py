@@ -29,6 +29,7 @@ from webhost_kit.bus.publishing import Message, publish
 from webhost_kit.database.engine import connect_arguments
 from webhost_kit.database.leadership import Leadership, WorkStuck
 from webhost_kit.database.notifications import subscribe
+from webhost_kit.database.refusals import note_refusal
 from webhost_kit.eventsourcing.low_water import LowWater
 from webhost_kit.process.crashpoints import crash_point
 
@@ -115,6 +116,9 @@ class Relay:
                     timeout = RETRY_S if self._refused else IDLE_S
                     async for _ in connection.notifies(timeout=timeout, stop_after=1):
                         pass
+        except psycopg.Error as error:
+            note_refusal(error)
+            raise
         finally:
             self._retry_at = 0.0
 

@@ -15,7 +15,7 @@ from cachetools import LRUCache
 from webhost_contracts import api_keys, ids
 from webhost_contracts.api_keys import KeyScope, Presented
 from webhost_kit.clock import now_ms
-from webhost_kit.database.engine import Database
+from webhost_kit.database.engine import Database, Transactions
 from webhost_kit.errors import Unauthorized
 from webhost_kit.eventsourcing.store import require_verified
 from webhost_kit.http.auth import bad_token, bearer_of, require_scope
@@ -40,8 +40,8 @@ def open_to_limited(endpoint: E) -> E:
 
 
 class Keys:
-    """Looks keys up. One that was not good the last time costs its address, before it is looked up:
-    a key can be made up by anybody. One that was good waits for nobody.
+    """Looks keys up, whosever they are. One that was not good the last time costs its address,
+    before it is looked up: a key can be made up by anybody. One that was good waits for nobody.
     """
 
     def __init__(self, database: Database, rate_limits: RateLimits) -> None:
@@ -85,7 +85,7 @@ def require_jwt(caller: Caller) -> None:
 
 
 async def require(
-    database: Database,
+    database: Transactions,
     caller: Caller,
     scope: KeyScope,
     endpoint: Callable[..., Any],
@@ -116,7 +116,7 @@ def require_whole_account(caller: Caller) -> None:
         )
 
 
-async def _agent_of(database: Database, deployment_id: str) -> str | None:
+async def _agent_of(database: Transactions, deployment_id: str) -> str | None:
     if not ids.has_prefix(deployment_id, ids.DEPLOYMENT):
         return None
     query = sa.select(deployments.c.agent_id).where(deployments.c.deployment_id == deployment_id)
