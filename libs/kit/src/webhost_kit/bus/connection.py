@@ -8,12 +8,23 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
+from prometheus_client import Counter
 
 from webhost_kit.bus import streams
 
 log = structlog.get_logger(__name__)
 
 REQUEST_TIMEOUT_S = 5.0
+
+_errors = Counter(
+    "webhost_bus_errors_total",
+    "Errors of the connection to NATS: `denied` is what this service's account does not allow",
+    ["kind"],
+)
+_denied, _other = _errors.labels("denied"), _errors.labels("other")
+_reconnects = Counter(
+    "webhost_bus_reconnects_total", "How often the connection to NATS was made again"
+)
 
 
 class Bus:
@@ -64,6 +75,7 @@ def inbox_prefix(name: str) -> bytes:
 async def log_error(error: Exception) -> None:
     """Log what the server refused: the sender itself only sees a timeout."""
     log.error("bus", error=str(error))
+    (_denied if "permissions violation" in str(error).lower() else _other).inc()
 
 
 async def connect(url: str, name: str) -> Bus:
@@ -73,6 +85,7 @@ async def connect(url: str, name: str) -> Bus:
         log.warning("bus disconnected")
 
     async def on_reconnect() -> None:
+        _reconnects.inc()
         log.info("bus connected again")
 
     client = await nats.connect(

@@ -10,11 +10,13 @@ import structlog
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from webhost_kit import deadline
 from webhost_kit.database.away import is_away
 from webhost_kit.database.values import strip_values_of
 from webhost_kit.errors import Unavailable, VersionConflict
+from webhost_kit.process.metrics import ReadGauge
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -57,6 +59,14 @@ def connect_arguments(options: str = "") -> dict[str, Any]:
     }
 
 
+_in_use = ReadGauge(
+    "webhost_database_connections_in_use", "Connections of the pool to Postgres that are in use"
+)
+_most = ReadGauge(
+    "webhost_database_connections_max",
+    "How many connections the pool may have; who finds none free waits",
+)
+
 WRITABLE = text("SELECT current_setting('transaction_read_only') = 'off'")
 
 
@@ -84,6 +94,10 @@ class Database:
         self.incarnation: str | None = None
         self.verified: str | None = None
         event.listen(self.engine.sync_engine, "connect", self._on_connect)
+        pool = self.engine.sync_engine.pool
+        if isinstance(pool, QueuePool):
+            _in_use.read(pool.checkedout)
+            _most.read(lambda: 2 * pool_size)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
