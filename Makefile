@@ -72,10 +72,11 @@ check: setup ## Lint, types, import rules, manifests, generated documents
 	$(MAKE) --no-print-directory docs-check
 
 # What is generated from code, and what writes each to standard output.
-DOCUMENTS := events.md configuration.md privileges.md openapi.json asyncapi/deployer.json asyncapi/billing.json
+DOCUMENTS := events.md configuration.md privileges.md metrics.md openapi.json asyncapi/deployer.json asyncapi/billing.json
 write-events.md := webhost_contracts.catalogue
 write-configuration.md := webhost_kit.process.reference $(notdir $(wildcard services/*/src/webhost_*))
 write-privileges.md := webhost_local.privileges
+write-metrics.md := webhost_kit.process.metrics_reference $(notdir $(wildcard services/*/src/webhost_*))
 write-openapi.json := webhost_api.openapi
 write-asyncapi/deployer.json := webhost_deployer.asyncapi
 write-asyncapi/billing.json := webhost_billing.asyncapi

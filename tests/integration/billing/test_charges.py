@@ -101,7 +101,7 @@ async def test_a_fact_in_the_wrong_packet_is_counted_and_not_charged(
     assert (await billing.usage(BOB)).usage.requests == 0
     assert (await billing.usage(ALICE)).usage.requests == 1
     assert len(await billing.rows("SELECT 1 FROM invocations")) == 1
-    refused = f'webhost_projector_refused_total{{projection="billing.usage.{here}"}}'
+    refused = 'webhost_projector_facts_refused_total{projection="billing.usage"}'
     assert await _metric(billing, refused) == 1
     before = await billing.folded()
     assert (await billing.rebuild())[-1].differences == ()
@@ -122,7 +122,9 @@ async def test_a_fact_of_an_unknown_version_is_parked_out_of_its_packet(billing:
     [parked] = await billing.rows("SELECT projection, subject, aggregate_id FROM parked_events")
     assert parked["aggregate_id"] == "inv_9"
     assert parked["subject"] == subject
-    metric = f'webhost_projector_parked{{projection="{parked["projection"]}"}}'
+    partition = subjects.partition_of(ALICE)
+    labels = f'projection="billing.usage",partition="{partition}"'
+    metric = f"webhost_projector_parked_events{{{labels}}}"
 
     async def seen_by_an_operator() -> bool:
         return await _metric(billing, metric) == 1

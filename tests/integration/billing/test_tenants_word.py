@@ -162,7 +162,7 @@ async def test_agents_whose_calls_are_not_reported_are_listed(
             assert says in await asyncio.to_thread(webhost, nats_account, *command)
         metrics = await numbers(billing)
         assert metrics["webhost_billing_invocations_total"] == 115
-        assert metrics["webhost_billing_complete_total"] == 25
+        assert metrics["webhost_billing_invocations_complete_total"] == 25
 
 
 def webhost(url: str, *arguments: str) -> str:

@@ -291,6 +291,6 @@ async def test_what_is_on_a_foreign_subject_is_refused_and_holds_nobody_back(
         assert len(rest) == projecting.MOST_REFUSED - 1
         assert await names.replay_parked() == (0, projecting.MOST_REFUSED)
         refused = REGISTRY.get_sample_value(
-            "webhost_projector_refused_total", {"projection": "names"}
+            "webhost_projector_facts_refused_total", {"projection": "names"}
         )
         assert refused == projecting.MOST_PARKED + 1

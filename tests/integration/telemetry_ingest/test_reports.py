@@ -130,7 +130,7 @@ async def test_concurrent_reports_share_publishes(ingest: Ingest, deployment: De
     [batches] = [
         float(line.split()[1])
         for line in text.splitlines()
-        if line.startswith("webhost_telemetry_batch_size_count")
+        if line.startswith("webhost_ingest_batch_reports_count")
     ]
     assert batches < 100
 

@@ -14,7 +14,7 @@ async def hold(turns: Turns, user_id: str) -> None:
 
 
 async def test_of_one_user_few_go_on_at_a_time_and_another_waits_for_none() -> None:
-    turns = Turns(2, 0.01, "Too many at once.")
+    turns = Turns("changes", 2, 0.01, "Too many at once.")
     held = [asyncio.create_task(hold(turns, "usr_a")) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="at once"):

@@ -22,6 +22,12 @@ def test_the_same_time_and_entropy_make_the_same_id(at: int, random: bytes) -> N
     assert made == ids.new_id(ids.DEPLOYMENT, at, random)
     assert ids.has_prefix(made, ids.DEPLOYMENT)
     assert not ids.has_prefix(made, ids.AGENT)
+    assert ids.made_at_ms(made) == at
+
+
+@pytest.mark.parametrize("identifier", ["", "evt_", "evt_1", "nothing", "evt_" + "u" * 26])
+def test_what_is_no_id_has_no_time(identifier: str) -> None:
+    assert ids.made_at_ms(identifier) is None
 
 
 def test_a_user_is_who_the_issuer_says() -> None:

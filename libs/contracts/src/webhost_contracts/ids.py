@@ -8,6 +8,7 @@ requests make one user.
 import hashlib
 
 from typeid import TypeID
+from typeid.errors import TypeIDException
 from uuid_utils import UUID
 
 AGENT = "agt"
@@ -36,6 +37,14 @@ def new_id(prefix: str, now_ms: int, entropy: bytes) -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return _typed(prefix, value)
+
+
+def made_at_ms(identifier: str) -> int | None:
+    """Return the time that is in an id of `new_id`, None where it is not well-formed."""
+    try:
+        return int(TypeID.from_string(identifier).uuid.int) >> 80
+    except TypeIDException:
+        return None
 
 
 def user_id(issuer: str, subject: str) -> str:

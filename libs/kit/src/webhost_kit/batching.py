@@ -10,9 +10,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from webhost_kit.process.metrics import ReadGauge
+
 T = TypeVar("T")
 
 MAX_BATCH = 500
+
+_items_waiting = ReadGauge(
+    "webhost_batcher_items_waiting",
+    "What waits in memory for the next batch: calls for their admission, outcomes for their record",
+    ["batcher"],
+)
 
 
 class Batcher(Generic[T]):
@@ -20,13 +28,14 @@ class Batcher(Generic[T]):
 
     The first item after an idle moment waits `linger_s`, at least for one turn of the event loop,
     so that items that arrive together share a batch. `max_waiting` is None where something else
-    bounds the queue.
+    bounds the queue. With a `name`, there is a metric of how many wait.
     """
 
     def __init__(
         self,
         handle: Callable[[list[T]], Awaitable[None]],
         *,
+        name: str | None = None,
         linger_s: float = 0.0,
         max_batch: int = MAX_BATCH,
         max_waiting: int | None = None,
@@ -40,6 +49,8 @@ class Batcher(Generic[T]):
         self._waiting: deque[T] = deque()
         self._wake = asyncio.Event()
         self._handling = asyncio.Lock()
+        if name is not None:
+            _items_waiting.read(lambda: len(self._waiting), name)
 
     def add(self, item: T) -> None:
         """Put an item into the next batch. Raises asyncio.QueueFull."""

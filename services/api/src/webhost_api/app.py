@@ -12,6 +12,7 @@ from webhost_kit.bus.connection import connect
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database, Transactions
 from webhost_kit.database.row_security import acting_for, caller, everybody
+from webhost_kit.eventsourcing.outbox_watch import OutboxWatch
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.http.auth import TokenVerifier
@@ -162,6 +163,7 @@ async def compose(service: Service, settings: Settings) -> None:
     )
     service.add("own-facts", own_facts)
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
+    service.add("outbox", OutboxWatch(database))
     commands = Commands(longest_call_ms=int(settings.longest_call_s * 1000))
     reactor = Reactor(keep_deployments=settings.keep_deployments, commands=commands)
     projector = service.add("reactor", reactor.projector(database, bus))

@@ -45,7 +45,10 @@ BATCH = 500
 _META = f"$O.{subjects.ARTIFACTS_BUCKET}.M."
 _CHUNKS = f"$O.{subjects.ARTIFACTS_BUCKET}.C."
 
-_removed = Counter("webhost_api_artifacts_removed_total", "Artifacts that no deployment needed")
+_removed = Counter(
+    "webhost_api_artifacts_removed_total",
+    "Deployed code that was removed: no deployment needed it any more",
+)
 
 
 async def want(database: Transactions, checksum: str) -> None:

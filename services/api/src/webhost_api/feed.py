@@ -41,7 +41,7 @@ RETRY_S = 1.0
 CHECK_EVERY_S = 0.25
 UNCHECKED_S = 60.0
 
-_open = Gauge("webhost_api_event_streams", "Streams of agents' events that are open")
+_open = Gauge("webhost_api_event_streams", "Streams of agents' events that are open here")
 
 # One row at least for each position, so that the newest number comes from the same snapshot.
 _BEHIND = sa.text(

@@ -1,6 +1,7 @@
 """The middleware, as plain ASGI: request ids, CORS, and the last resort for errors."""
 
 from collections.abc import Collection, Sequence
+from time import monotonic
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from webhost_kit.errors import InvalidRequest, Problem
 from webhost_kit.http import problems
 from webhost_kit.http.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
+from webhost_kit.http.measured import OTHER, measure
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +28,8 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 
 
 class RequestId:
-    """Gives each request an id, in its headers, in those of its response, and in the logs.
+    """Gives each request an id, in its headers, in those of its response, and in the logs, and
+    measures how long it takes.
 
     An unexpected failure has already been answered when it gets here; it is logged.
     """
@@ -39,11 +42,14 @@ class RequestId:
         if scope["type"] != "http":
             return
         headers = MutableHeaders(scope=scope)
+        began_s, status = monotonic(), 0
         request_id = problems.request_id_from(headers.get(problems.REQUEST_ID_HEADER))
         headers[problems.REQUEST_ID_HEADER] = request_id
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 MutableHeaders(scope=message)[problems.REQUEST_ID_HEADER] = request_id
             await send(message)
 
@@ -54,6 +60,9 @@ class RequestId:
                 log.info("client went away", method=scope["method"], path=scope["path"])
             except Exception:
                 log.exception("request failed", method=scope["method"], path=scope["path"])
+            finally:
+                route = getattr(scope.get("route"), "path", OTHER)
+                measure(scope["method"], route, status, monotonic() - began_s)
 
 
 class Cors(CORSMiddleware):

@@ -23,7 +23,10 @@ log = structlog.get_logger(__name__)
 
 BATCH = 1_000
 
-_removed = Counter("webhost_api_history_removed_total", "Rows of the history past their retention")
+_removed = Counter(
+    "webhost_api_history_rows_removed_total",
+    "Rows of the history and the audit that were removed, past their retention",
+)
 
 
 class Retention:

@@ -70,7 +70,7 @@ class Unpacker:
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(AT_ONCE)
-        self._of_user = Turns(1, WAIT_S, _BUSY)
+        self._of_user = Turns("unpacking", 1, WAIT_S, _BUSY)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="unpack")
 
     @asynccontextmanager

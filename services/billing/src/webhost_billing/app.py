@@ -5,6 +5,7 @@ from webhost_kit.bus.connection import connect
 from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.outbox_watch import OutboxWatch
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.process.maintenance import Maintenance
@@ -41,6 +42,7 @@ async def compose(service: Service, settings: Settings) -> None:
     rules, tiers = settings.rules(), settings.tiers()
     projection = service.add("projection", UsageProjection(database, bus, streams, rules, tiers))
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
+    service.add("outbox", OutboxWatch(database))
     retention = Retention(database, tiers)
     service.work("retention", retention.run)
     rebuilder = Rebuilder(database, bus, rules, projection.swapped, retention.remove_old)

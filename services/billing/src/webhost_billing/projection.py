@@ -55,8 +55,13 @@ PAUSE_S = 0.2
 RETRY_S = 0.5
 
 # What the second lacks of the first is the share of invocations without telemetry.
-_invocations = Counter("webhost_billing_invocations_total", "Invocations that the gateway reported")
-_complete = Counter("webhost_billing_complete_total", "Invocations known from both sides")
+_invocations = Counter(
+    "webhost_billing_invocations_total", "Calls that gateways reported, and that are counted"
+)
+_complete = Counter(
+    "webhost_billing_invocations_complete_total",
+    "Calls known from both sides, their gateway and their Worker: the others have no telemetry",
+)
 
 
 class UsageProjection:
@@ -206,4 +211,6 @@ class UsageProjection:
             batch_size=BATCH,
             pause_s=PAUSE_S,
             share=f"share {SHARE}",
+            family="billing.usage",
+            partition=partition,
         )

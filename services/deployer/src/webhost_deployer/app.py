@@ -11,6 +11,7 @@ from webhost_kit.bus.connection import connect
 from webhost_kit.bus.rpc import RequestServer
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.engine import Database
+from webhost_kit.eventsourcing.outbox_watch import OutboxWatch
 from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.keys import public_keys
@@ -101,6 +102,7 @@ async def compose(service: Service, settings: Settings) -> None:
         "own-facts", OwnFacts(service.name, database, bus, OWN_SUBJECTS, TYPES, recover)
     )
     service.add("relay", Relay(database.dsn, bus, own_facts.check))
+    service.add("outbox", OutboxWatch(database))
     service.add("maintenance", Maintenance(service.name, bus, database, [], own_facts))
     service.work(
         "done operations",

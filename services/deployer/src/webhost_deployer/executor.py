@@ -10,16 +10,24 @@ On replay (a kill between a step and its outcome): the step is done again.
 
 import random
 from collections.abc import Callable
+from time import monotonic
 
 import structlog
 from prometheus_client import Counter
-from webhost_contracts.events import DeploymentSucceeded, TeardownFinished
+from webhost_contracts import ids
+from webhost_contracts.events import (
+    DeploymentFailed,
+    DeploymentSucceeded,
+    DeploymentTornDown,
+    TeardownFinished,
+)
 from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.locks import Lock
 from webhost_kit.errors import VersionConflict
 from webhost_kit.process.crashpoints import crash_point
+from webhost_kit.process.metrics import STEP_S, HotHistogram
 
 from webhost_deployer import saga, store
 from webhost_deployer.crash_points import PURGE, Moment, fact_point, point
@@ -33,7 +41,30 @@ from webhost_deployer.steps import StepFailed, Steps
 
 log = structlog.get_logger(__name__)
 
-_steps = Counter("webhost_deployer_steps_total", "Tries of saga steps", ["step", "outcome"])
+_steps = HotHistogram(
+    "webhost_deployer_step_duration_seconds",
+    "Seconds of one try of a saga's step at the provider",
+    ["step", "outcome"],
+    buckets=STEP_S,
+)
+_ended = Counter(
+    "webhost_deployer_deployments_total",
+    "Deployments that ended: `succeeded`, `failed`, or `torn_down` later",
+    ["outcome"],
+)
+_duration = HotHistogram(
+    "webhost_deployer_deployment_duration_seconds",
+    "Seconds from a deployment's request to its end, what it waited for its turn included",
+    ["outcome"],
+    buckets=STEP_S,
+)
+_OUTCOMES: dict[type[Event], str] = {
+    DeploymentSucceeded: "succeeded",
+    DeploymentFailed: "failed",
+    DeploymentTornDown: "torn_down",
+}
+for _outcome in _OUTCOMES.values():
+    _ended.labels(_outcome)
 
 
 class Executor:
@@ -124,10 +155,11 @@ class Executor:
             await self._run(deployment, check_secrets)
             return
         log.info(event.type_name())
+        _count_end(deployment, event)
         crash_point(fact_point(type(event), Moment.RECORDED))
 
     async def _run(self, deployment: Deployment, run: saga.Run) -> None:
-        started = now_ms()
+        started, began_s = now_ms(), monotonic()
         crash_point(point(run.step, Moment.STARTING))
         try:
             secrets_version = await self._steps.perform(run.step, deployment)
@@ -152,11 +184,11 @@ class Executor:
                 code=failure.error.provider_code,
                 said=failure.error.provider_message,
             )
-            _steps.labels(run.step, "failed").inc()
+            _steps.labels(run.step, "failed").observe(monotonic() - began_s)
         else:
             event = saga.succeeded(deployment, run, started, secrets_version, front_keys)
             log.info("step done", step=run.step, attempt=run.attempt)
-            _steps.labels(run.step, "succeeded").inc()
+            _steps.labels(run.step, "succeeded").observe(monotonic() - began_s)
         crash_point(point(run.step, Moment.DONE))
         await self._record(deployment, event)
         crash_point(point(run.step, Moment.RECORDED))
@@ -173,6 +205,9 @@ class Executor:
                 await store.append(connection, deployment, events, now_ms())
         except VersionConflict:
             log.info("another decision came first; deciding again")
+            return
+        for event in events:
+            _count_end(deployment, event)
 
     async def _purge(self, teardown: AgentTeardown, failed_tries: int) -> None:
         agent_id = teardown.agent_id
@@ -196,3 +231,15 @@ class Executor:
         except VersionConflict:
             log.info("teardown already recorded", agent=agent_id)
         crash_point(point(PURGE, Moment.RECORDED))
+
+
+def _count_end(deployment: Deployment, event: Event) -> None:
+    """Count what is recorded now, if it is the deployment's end."""
+    outcome = _OUTCOMES.get(type(event))
+    if outcome is None:
+        return
+    _ended.labels(outcome).inc()
+    requested_at_ms = ids.made_at_ms(deployment.id)
+    if outcome != "torn_down" and requested_at_ms is not None:
+        seconds = (now_ms() - requested_at_ms) / 1000
+        _duration.labels(outcome).observe(max(seconds, 0.0))

@@ -28,7 +28,13 @@ log = structlog.get_logger(__name__)
 CONCURRENCY = 8
 POLL_S = 1.0
 
-_active = Gauge("webhost_deployer_active_agents", "Agents that this process works for")
+_active = Gauge(
+    "webhost_deployer_agents_in_work", f"Agents that this process works for, {CONCURRENCY} at most"
+)
+_waiting = Gauge(
+    "webhost_deployer_agents_waiting",
+    "Agents with due work that no deployer has taken up, as far as one looks",
+)
 
 
 class Runner:
@@ -68,6 +74,8 @@ class Runner:
         except Unavailable:
             return
         start, self._to_stop = self._queue.plan(due, self._users)
+        waiting = sum(not it.in_work and it.agent_id not in self._users for it in due)
+        _waiting.set(waiting - len(start))
         for it in start:
             self._users[it.agent_id] = it.user_id
             task = asyncio.create_task(self._for_agent(it), name=f"agent {it.agent_id}")

@@ -26,6 +26,7 @@ from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.http import problems
 from webhost_kit.process.crashpoints import crash_point
+from webhost_kit.process.metrics import ReadGauge
 from webhost_kit.tasks import cancel
 
 from webhost_gateway import decisions
@@ -46,6 +47,14 @@ from webhost_gateway.routing.totals import TotalsWatch
 from webhost_gateway.senders import Asked, Senders
 from webhost_gateway.upstream.stream import ClientStream
 from webhost_gateway.upstream.worker import Call, HeldUp, NotSent, Upstream
+
+_in_flight = ReadGauge(
+    "webhost_gateway_calls_in_flight", "Admitted calls that have not ended: what gateways scale by"
+)
+_held = ReadGauge(
+    "webhost_gateway_answer_bytes_held",
+    "Bytes taken of ANSWER_BYTES_IN_FLIGHT; where it is all, Workers wait with their answers",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,9 @@ class Invoker:
         self._answers = answers
         self._timeout_ms = round(timeout_s * 1000)
         self._heartbeat_s = heartbeat_s
+        self._in_flight = 0
+        _in_flight.read(lambda: self._in_flight)
+        _held.read(lambda: answers.taken)
 
     async def answer(self, request: Request) -> None:
         """POST /v1/invoke/{agentId}: the whole answer as JSON."""
@@ -228,6 +240,7 @@ class Invoker:
         """Record the call's outcome, or release it if nothing was sent."""
         started_s = monotonic()
         flow = admitted.call.flow
+        self._in_flight += 1
         try:
             yield
         except NotSent:
@@ -243,6 +256,7 @@ class Invoker:
         else:
             self._record(request, admitted, flow.wall_s(started_s), None)
         finally:
+            self._in_flight -= 1
             flow.release()
 
     def _record(

@@ -35,7 +35,11 @@ PER_MINUTE = 10
 PER_SOURCE = 300
 """Each minute, too."""
 
-_refused = Counter("webhost_gateway_delegated_refused_total", "Delegated calls refused", ["code"])
+_refused = Counter(
+    "webhost_gateway_delegated_refused_total",
+    "Delegated calls that were refused, by the error's code",
+    ["code"],
+)
 
 
 class Refusals:

@@ -7,6 +7,7 @@ from webhost_kit.http import asgi, problems
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.asgi import Headers, Receive, Send
 from webhost_kit.http.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
+from webhost_kit.http.measured import OTHER
 
 MAX_BODY_BYTES = 1024 * 1024
 INVOCATION_ID_HEADER = b"x-webhost-invocation-id"
@@ -31,6 +32,7 @@ class Request(asgi.Request):
         "authorization",
         "idempotency_key",
         "origin_allowed",
+        "route",
         "traceparent",
     )
 
@@ -40,6 +42,7 @@ class Request(asgi.Request):
         super().__init__(scope, receive, send)
         self.address = address_of(scope)
         self.agent_id = ""
+        self.route = OTHER
         self.authorization = self.text_header(b"authorization")
         self.idempotency_key = self.text_header(b"idempotency-key")
         self.traceparent = problems.traceparent_from(self.text_header(b"traceparent"))

@@ -5,16 +5,22 @@ headers, errors too, those of delegated calls aside.
 """
 
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 from webhost_kit.errors import MethodNotAllowed, NotFound, Problem
 from webhost_kit.http.asgi import ClientGone, Receive, Send
+from webhost_kit.http.measured import measure
 
 from webhost_gateway.request import Request
 
 PREFIX = "/v1/invoke/"
 STREAM_SUFFIX = "/stream"
 DELEGATED_PREFIX = "/v1/delegated/invoke/"
+
+_INVOKE = f"{PREFIX}{{agentId}}"
+_STREAM = f"{_INVOKE}{STREAM_SUFFIX}"
+_DELEGATED = f"{DELEGATED_PREFIX}{{agentId}}"
 
 Handler = Callable[[Request], Awaitable[None]]
 
@@ -34,6 +40,7 @@ class InvokeApp:
         """Answer one request."""
         if scope["type"] != "http":
             return
+        began_s = monotonic()
         is_delegated = scope["path"].startswith(DELEGATED_PREFIX)
         # No browser calls for others.
         origins = frozenset[bytes]() if is_delegated else self._origins
@@ -51,6 +58,8 @@ class InvokeApp:
             await request.refuse(problem)
         except Exception as error:
             await request.refuse_unexpected(error)
+        finally:
+            measure(scope["method"], request.route, request.status, monotonic() - began_s)
 
     async def _answer(self, request: Request, method: str, path: str) -> None:
         handler = self._invoke
@@ -60,6 +69,7 @@ class InvokeApp:
             handler = self._stream
         if not path.startswith(PREFIX) or not agent_id or "/" in agent_id:
             raise NotFound("There is no such address.")
+        request.route = _INVOKE if handler is self._invoke else _STREAM
         if method == "OPTIONS":
             await request.preflight()
         elif method != "POST":
@@ -72,6 +82,7 @@ class InvokeApp:
         agent_id = path.removeprefix(DELEGATED_PREFIX)
         if not agent_id or "/" in agent_id:
             raise NotFound("There is no such address.")
+        request.route = _DELEGATED
         if method != "POST":
             raise MethodNotAllowed("Only POST is allowed here.")
         request.agent_id = agent_id

@@ -11,6 +11,7 @@ On an unknown outcome: the request is refused, and its retry is recognised by bi
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 import structlog
 from nats.errors import Error as NatsError
@@ -21,16 +22,22 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.packets import Packet, in_packets
 from webhost_kit.bus.publishing import FEW, publish_together
 from webhost_kit.errors import Unavailable
+from webhost_kit.process.metrics import MOMENT_S, HotHistogram
 
 log = structlog.get_logger(__name__)
 
 MAX_WAITING = 5_000
 
 _sizes = Histogram(
-    "webhost_telemetry_batch_size",
-    "Reports published together",
+    "webhost_ingest_batch_reports",
+    "Reports that were published together",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
 )
+_duration = HotHistogram(
+    "webhost_ingest_publish_duration_seconds",
+    "Seconds until the stream had made a batch durable, or it failed",
+    buckets=MOMENT_S,
+).labels()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class ReportBatcher:
         self._bus = bus
         self._batcher = Batcher(
             self._publish,
+            name="reports",
             max_waiting=MAX_WAITING,
             wanted=lambda waiting: not waiting.durable.done(),
         )
@@ -65,11 +73,13 @@ class ReportBatcher:
 
     async def _publish(self, batch: list[_Waiting]) -> None:
         _sizes.observe(len(batch))
+        began_s = monotonic()
         packets = in_packets((one, one.subject, one.envelope) for one in batch)
         if len(packets) > FEW:
             await self._settle(packets)
         else:
             await asyncio.gather(*(self._settle([packet]) for packet in packets))
+        _duration.observe(monotonic() - began_s)
 
     async def _settle(self, packets: Sequence[Packet[_Waiting]]) -> None:
         problem = None

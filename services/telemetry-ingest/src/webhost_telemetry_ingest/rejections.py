@@ -21,7 +21,12 @@ log = structlog.get_logger(__name__)
 ACTOR = "worker"
 PER_MINUTE = 10
 
-_rejected = Counter("webhost_telemetry_rejected_total", "Reports refused", ["code", "attributed"])
+_rejected = Counter(
+    "webhost_ingest_reports_rejected_total",
+    "Workers' reports that were refused, by the error's code; `attributed` are those that a known "
+    "deployment signed",
+    ["code", "attributed"],
+)
 
 
 class Rejections:
@@ -40,7 +45,7 @@ class Rejections:
         now_ms: int,
     ) -> None:
         """Take note of one rejection. Attributed: signed, and known."""
-        _rejected.labels(problem.code, attributed is not None).inc()
+        _rejected.labels(problem.code, "true" if attributed else "false").inc()
         deployment_id, owner = attributed or (None, None)
         left = self._allowance.take(deployment_id, now_ms)
         if left == 0:

@@ -8,6 +8,7 @@ No CORS headers: no browser posts here.
 On replay: see `reports`.
 """
 
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -17,10 +18,16 @@ from webhost_kit.errors import MethodNotAllowed, NotFound, Problem
 from webhost_kit.http import problems
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.asgi import ClientGone, Receive, Request, Send
+from webhost_kit.http.measured import OTHER, measure
+from webhost_kit.process.metrics import HotCounter
 
 from webhost_telemetry_ingest.reports import Reports
 
 PATH = "/v1/telemetry/report"
+
+_requests = HotCounter(
+    "webhost_ingest_requests_total", "Requests that were handled: what ingest scales by"
+).labels()
 
 _DEPLOYMENT = signatures.TELEMETRY_DEPLOYMENT_HEADER.lower().encode()
 _SIGNATURE = signatures.TELEMETRY_SIGNATURE_HEADER.lower().encode()
@@ -36,9 +43,11 @@ class ReportApp:
         """Answer one request."""
         if scope["type"] != "http":
             return
+        began_s = monotonic()
         request = Request(scope, receive, send)
+        route = PATH if scope["path"] == PATH else OTHER
         try:
-            if scope["path"] != PATH:
+            if route is OTHER:
                 raise NotFound("There is no such address.")
             if scope["method"] != "POST":
                 raise MethodNotAllowed("Only POST is allowed here.")
@@ -51,6 +60,9 @@ class ReportApp:
             await request.refuse(problem)
         except Exception as error:
             await request.refuse_unexpected(error)
+        finally:
+            measure(scope["method"], route, request.status, monotonic() - began_s)
+            _requests.inc()
 
     async def _accept(self, request: Request, address: str) -> None:
         deployment_id, signature = request.only(_DEPLOYMENT), request.only(_SIGNATURE)

@@ -19,6 +19,7 @@ from faststream.exceptions import NackMessage, RejectMessage
 from faststream.nats import JStream, NatsMessage, PullSub
 from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
+from prometheus_client import Counter, Gauge
 from webhost_contracts import subjects
 from webhost_contracts.commands import Command, CommandIds
 
@@ -42,6 +43,18 @@ COUNTED = 1_000
 
 POLL_INTERVAL_S = 2.0
 
+_commands = Counter(
+    "webhost_commands_total",
+    "Tries of commands: `handled`, `waits` (a dependency is away), `failed` (tried again), or "
+    "`dead` (a dead letter)",
+    ["command", "outcome"],
+)
+_waiting = Gauge(
+    "webhost_commands_waiting",
+    "Commands that are not handled yet, by the server's count",
+    ["command"],
+)
+
 C = TypeVar("C", bound=Command)
 Handler = Callable[[C], Awaitable[None]]
 OnDead = Callable[[CommandIds], Awaitable[None]]
@@ -54,7 +67,7 @@ class CommandConsumer:
         self._bus = bus
         self._service = service
         self._on_dead: dict[str, OnDead] = {}
-        self._consumers: list[str] = []
+        self._consumers: dict[str, str] = {}
         self._failures: dict[int, int] = {}
         self._refused: str | None = None
         self.broker = broker(url, service, self._middleware)
@@ -63,7 +76,7 @@ class CommandConsumer:
         """Let `handler` handle the commands of one verb; its annotation names their type."""
         subject = subjects.commands_to(self._service, verb)
         durable = f"{self._service}-{verb}"
-        self._consumers.append(durable)
+        self._consumers[durable] = verb
         if on_dead is not None:
             self._on_dead[verb] = on_dead
         self.broker.subscriber(
@@ -96,9 +109,11 @@ class CommandConsumer:
         """Raise once a consumer is gone: its pull loop would spin, and a restart recreates it."""
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
-            for consumer in self._consumers:
+            for consumer, verb in self._consumers.items():
                 try:
-                    await self._bus.js.consumer_info(subjects.COMMANDS, consumer)
+                    info = await self._bus.js.consumer_info(subjects.COMMANDS, consumer)
+                    waiting = (info.num_pending or 0) + (info.num_ack_pending or 0)
+                    _waiting.labels(verb).set(waiting)
                 except NotFoundError as error:
                     raise RuntimeError(f"consumer {consumer} was deleted; restarting") from error
                 except Exception as error:
@@ -107,6 +122,7 @@ class CommandConsumer:
     async def handled(self, message: NatsMessage) -> None:
         """Note that the message's handler returned."""
         self._failures.pop(_sequence(message), None)
+        _commands.labels(_verb(message), "handled").inc()
 
     async def failed(self, message: NatsMessage, ids: CommandIds, error: Exception) -> NoReturn:
         """Decide what follows from a failure; raises the exception that tells FastStream."""
@@ -117,12 +133,14 @@ class CommandConsumer:
                 await self._give_up(message, ids, str(error))
             case _ if isinstance(error, Unavailable) or is_away(error):
                 log.warning("command waits", error=str(error))
+                _commands.labels(_verb(message), "waits").inc()
                 raise NackMessage(delay=AWAY_DELAY_S)
             case _:
                 tries = self._count(message)
                 log.error("command failed", tries=tries, exc_info=error)
                 if tries >= MAX_TRIES:
                     await self._give_up(message, ids, repr(error))
+                _commands.labels(_verb(message), "failed").inc()
                 raise NackMessage(delay=min(FIRST_DELAY_S * 2.0 ** (tries - 1), LONGEST_DELAY_S))
 
     def _middleware(self, msg: Any, /, *, context: Any) -> BaseMiddleware:
@@ -141,7 +159,7 @@ class CommandConsumer:
         headers: dict[str, Any] = dict(message.headers)
         headers[subjects.DEAD_REASON_HEADER] = " ".join(reason.split())[:500]
         try:
-            on_dead = self._on_dead.get(subject.split(".")[2])
+            on_dead = self._on_dead.get(_verb(message))
             if on_dead is not None:
                 await on_dead(ids)
             await self._bus.js.publish(subjects.dead_letter(subject), message.body, headers=headers)
@@ -150,7 +168,8 @@ class CommandConsumer:
             self._refused = f"a dead letter was refused: {error}"
             raise NackMessage(delay=DEAD_DELAY_S) from error
         self._refused = None
-        await self.handled(message)
+        self._failures.pop(_sequence(message), None)
+        _commands.labels(_verb(message), "dead").inc()
         raise RejectMessage
 
 
@@ -172,6 +191,10 @@ class _Handling(BaseMiddleware):
                 await self._consumer.failed(msg, ids, error)
             await self._consumer.handled(msg)
             return result
+
+
+def _verb(message: NatsMessage) -> str:
+    return message.raw_message.subject.split(".")[2]
 
 
 def _sequence(message: NatsMessage) -> int:

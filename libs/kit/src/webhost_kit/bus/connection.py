@@ -21,8 +21,14 @@ REQUEST_TIMEOUT_S = 5.0
 _REFUSAL = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.I)
 _refused = Counter(
     "webhost_bus_refusals_total",
-    "What the bus refused this service: to publish, or a subscription",
+    "What this service may not do on the bus, and tried to: to publish, or a subscription",
     ["action"],
+)
+for _action in ("publish", "subscription"):
+    _refused.labels(_action)
+_errors = Counter("webhost_bus_errors_total", "Other errors of the connection to NATS")
+_reconnects = Counter(
+    "webhost_bus_reconnects_total", "How often the connection to NATS was made again"
 )
 
 
@@ -83,9 +89,10 @@ async def log_error(error: Exception) -> None:
     said = str(error)
     if (refusal := _REFUSAL.search(said)) is None:
         log.error("bus", error=said)
+        _errors.inc()
         return
     action, subject = refusal.groups()
-    _refused.labels(action).inc()
+    _refused.labels(action.lower()).inc()
     log.error("refused by the bus", action=action, subject=subject)
 
 
@@ -96,6 +103,7 @@ async def connect(urls: str, name: str, *, replicas: int | None = None) -> Bus:
         log.warning("bus disconnected")
 
     async def on_reconnect() -> None:
+        _reconnects.inc()
         log.info("bus connected again")
 
     client = await nats.connect(

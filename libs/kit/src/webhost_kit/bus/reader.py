@@ -33,6 +33,8 @@ from webhost_kit.errors import StreamDiverged, StreamMissing
 log = structlog.get_logger(__name__)
 
 INACTIVE_S = 60.0
+COUNTING_S = 1.0
+"""How long a consumer is kept that only counts."""
 RETRY_S = 0.5
 ANSWERED_S = 2.0
 """While a stream has no leader nobody answers: who waits for longer finds the next one late."""
@@ -108,6 +110,17 @@ class StreamReader:
         if self._problem is None and monotonic() - self._heard_at > SILENCE_S:
             return "silent"
         return self._problem
+
+    @property
+    def silent_s(self) -> float:
+        """Return how long ago it heard from the stream."""
+        return monotonic() - self._heard_at
+
+    async def count_behind(self, checkpoint: Checkpoint | None) -> int:
+        """Return how many messages there are behind this place. Raises NatsError, TimeoutError."""
+        after = 0 if checkpoint is None else checkpoint.sequence
+        consumer = await self._bus.js.add_consumer(self._stream, self._config(after, COUNTING_S))
+        return consumer.num_pending or 0
 
     def interruption(self) -> str | None:
         """Say why the reader receives nothing from the stream; being behind is no interruption."""
@@ -209,18 +222,8 @@ class StreamReader:
         return replace(checkpoint, sequence=info.state.last_seq, message_id=name)
 
     async def _consume(self, checkpoint: Checkpoint) -> AsyncGenerator[Batch]:
-        consumer = await self._bus.js.add_consumer(
-            self._stream,
-            ConsumerConfig(
-                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-                opt_start_seq=checkpoint.sequence + 1,
-                ack_policy=AckPolicy.NONE,
-                filter_subjects=self._filters,
-                inactive_threshold=INACTIVE_S,
-                mem_storage=True,
-                num_replicas=1,
-            ),
-        )
+        config = self._config(checkpoint.sequence, INACTIVE_S)
+        consumer = await self._bus.js.add_consumer(self._stream, config)
         self._heard_at = monotonic()
         pending = consumer.num_pending or 0
         yield Batch((), checkpoint, pending)
@@ -255,6 +258,17 @@ class StreamReader:
                     yield Batch(recorded, checkpoint, pending)
         finally:
             await pull.stop()
+
+    def _config(self, after: int, inactive_s: float) -> ConsumerConfig:
+        return ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=after + 1,
+            ack_policy=AckPolicy.NONE,
+            filter_subjects=self._filters,
+            inactive_threshold=inactive_s,
+            mem_storage=True,
+            num_replicas=1,
+        )
 
 
 def _is_behind(info: StreamInfo, checkpoint: Checkpoint) -> bool:

@@ -7,6 +7,7 @@ On a repeat: the handler runs again, so one that changes something must be idemp
 """
 
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,10 +22,19 @@ from webhost_kit.bus.broker import broker
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Unavailable
+from webhost_kit.process.metrics import MOMENT_S, HotHistogram
 
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 2.5
+
+_duration = HotHistogram(
+    "webhost_rpc_request_duration_seconds",
+    "Seconds until another service replied to a request on the bus, or it was given up as "
+    "unavailable",
+    ["request", "outcome"],
+    buckets=MOMENT_S,
+)
 
 A = TypeVar("A", bound=Wire)
 
@@ -33,6 +43,7 @@ async def call(
     bus: Bus, subject: str, request: Wire, kind: type[A], *, timeout_s: float = TIMEOUT_S
 ) -> A:
     """Return the other side's reply. Raises Unavailable when none comes in time."""
+    began_s, outcome = monotonic(), "unavailable"
     try:
         reply = await bus.client.request(
             subject,
@@ -40,9 +51,13 @@ async def call(
             timeout=timeout_s,
             headers=deadlines.headers(now_ms(), timeout_s),
         )
-        return wire.decode(reply.data, kind)
+        answer = wire.decode(reply.data, kind)
+        outcome = "replied"
+        return answer
     except (NatsError, TimeoutError, OSError, msgspec.DecodeError) as error:
         raise Unavailable("A part of the system is unavailable; try again shortly.") from error
+    finally:
+        _duration.labels(subject, outcome).observe(monotonic() - began_s)
 
 
 class RequestServer:

@@ -31,8 +31,13 @@ ALARM = 0.8
 """Of a stream's size. At the whole of it, what is new is refused: whoever publishes it is unready.
 """
 
-_bytes = Gauge("webhost_stream_bytes", "Bytes that a stream holds", ["stream"])
-_max_bytes = Gauge("webhost_stream_max_bytes", "A stream's size; -1 is without end", ["stream"])
+_messages = Gauge("webhost_stream_messages", "Messages that a stream or bucket holds", ["stream"])
+_bytes = Gauge("webhost_stream_bytes", "Bytes that a stream or bucket holds", ["stream"])
+_max_bytes = Gauge(
+    "webhost_stream_max_bytes",
+    "The size at which a stream or bucket refuses what is new; -1 is without end",
+    ["stream"],
+)
 _filling = Gauge("webhost_stream_filling", "1 while a stream is filled to 80 %", ["stream"])
 
 
@@ -94,6 +99,7 @@ class StreamWatch:
 
     def _measure(self, name: str, info: StreamInfo) -> None:
         held, most = info.state.bytes, info.config.max_bytes or -1
+        _messages.labels(name).set(info.state.messages)
         _bytes.labels(name).set(held)
         _max_bytes.labels(name).set(most)
         fills = 0 < most * ALARM <= held

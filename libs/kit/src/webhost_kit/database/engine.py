@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from webhost_kit import deadline
 from webhost_kit.database import row_security
@@ -17,6 +18,7 @@ from webhost_kit.database.away import is_away
 from webhost_kit.database.refusals import note_refusals_of
 from webhost_kit.database.values import strip_values_of
 from webhost_kit.errors import Unavailable, VersionConflict
+from webhost_kit.process.metrics import ReadGauge
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -58,6 +60,14 @@ def connect_arguments(options: str = "") -> dict[str, Any]:
         "options": " ".join([*(f"-c {name}={value}" for name, value in server.items()), options]),
     }
 
+
+_in_use = ReadGauge(
+    "webhost_database_connections_in_use", "Connections of the pool to Postgres that are in use"
+)
+_most = ReadGauge(
+    "webhost_database_connections_max",
+    "How many connections the pool may have; who finds none free waits",
+)
 
 WRITABLE = text("SELECT current_setting('transaction_read_only') = 'off'")
 
@@ -142,6 +152,10 @@ class Database(Transactions):
         self.incarnation: str | None = None
         self.verified: str | None = None
         event.listen(engine.sync_engine, "connect", self._on_connect)
+        pool = engine.sync_engine.pool
+        if isinstance(pool, QueuePool):
+            _in_use.read(pool.checkedout)
+            _most.read(lambda: 2 * pool_size)
 
     def check(self) -> str | None:
         """Say what is wrong with the database, as of the last probe."""

@@ -26,6 +26,7 @@ from webhost_kit.errors import StreamDiverged, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint
 from webhost_kit.eventsourcing.facts import Fact, decoded
 from webhost_kit.eventsourcing.parked import parked_aggregates
+from webhost_kit.process.metrics import ReadGauge
 from webhost_kit.tasks import run_together
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,17 @@ log = structlog.get_logger(__name__)
 RETRY_S = 1.0
 RELEASE_S = 5.0
 """How often a memory that holds an aggregate back checks whether it is still parked."""
+
+_usable = ReadGauge(
+    "webhost_memory_usable",
+    "1 while what is answered from memory is current; otherwise requests are refused",
+    ["projection"],
+)
+_age = ReadGauge(
+    "webhost_memory_age_seconds",
+    "Seconds since the memory last heard from its stream, which says something every second",
+    ["projection"],
+)
 
 Load = Callable[[AsyncConnection, bool], Awaitable[None]]
 """Reads the rows of the projection's table into the memory, where they are newer; if the second
@@ -61,6 +73,8 @@ class InMemoryProjection:
         self._reader = StreamReader(bus, stream, subjects)
         self._known: Checkpoint | None = None
         self._held_back: set[str] = set()
+        _usable.read(lambda: self.usable, name)
+        _age.read(lambda: self._reader.silent_s, name)
 
     def check(self) -> str | None:
         """Say what keeps the memory from being current."""

@@ -13,6 +13,7 @@ On replay (no checkpoint, or a reset one): from the start of the stream.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from time import monotonic
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -34,6 +35,8 @@ from webhost_kit.eventsourcing.checkpoints import (
     save_checkpoint,
 )
 from webhost_kit.eventsourcing.facts import Fact, Unfoldable, decoded, fact_of
+from webhost_kit.eventsourcing.lag import Lag
+from webhost_kit.process.metrics import MOMENT_S, HotHistogram
 
 log = structlog.get_logger(__name__)
 
@@ -53,10 +56,26 @@ Committed = Callable[[], Awaitable[None]]
 Reset = Callable[[AsyncConnection], Awaitable[None]]
 """Removes the projection's rows, in the transaction that resets its checkpoint."""
 
-_folded = Counter("webhost_projector_folded_total", "Messages folded", ["projection"])
-_parked = Gauge("webhost_projector_parked", "Parked events", ["projection"])
+_folded = Counter(
+    "webhost_projector_messages_folded_total",
+    "Messages of a stream that were folded",
+    ["projection"],
+)
+_batch = HotHistogram(
+    "webhost_projector_batch_duration_seconds",
+    "Seconds that the transaction of one batch took",
+    ["projection"],
+    buckets=MOMENT_S,
+)
+_parked = Gauge(
+    "webhost_projector_parked_events",
+    "Events that a projection could not fold, and those that wait behind them",
+    ["projection", "partition"],
+)
 _refused = Counter(
-    "webhost_projector_refused_total", "Facts on a subject that is not theirs", ["projection"]
+    "webhost_projector_facts_refused_total",
+    "Facts on a subject that is not theirs: somebody states what it does not own",
+    ["projection"],
 )
 
 
@@ -66,6 +85,7 @@ class Projector:
     With `share`, the name of that share's lock sessions, `run` is not used: the holder of the
     share calls `project`. With `pause_s`, it waits that long after a batch behind which nothing
     was waiting: what arrives meanwhile is one transaction instead of one for each message.
+    With `partition`, it is that part of the projection that `family` names in metrics.
     """
 
     def __init__(
@@ -83,8 +103,12 @@ class Projector:
         batch_size: int = 500,
         pause_s: float = 0.0,
         share: str | None = None,
+        family: str | None = None,
+        partition: int | None = None,
     ) -> None:
         self.name = name
+        self._family = family or name
+        self._partition = "all" if partition is None else str(partition)
         self.stream = stream
         self._database = database
         self._types = types
@@ -101,6 +125,10 @@ class Projector:
         self._projecting = False
         self._problem: str | None = None
         self._parked = 0
+        self._lag = Lag(self._family, self._partition, self._reader)
+        self._batch_s = _batch.labels(self._family)
+        self._folded = _folded.labels(self._family)
+        self._refused = _refused.labels(self._family)
 
     def check(self) -> str | None:
         """Say what keeps the projection from being current; a waiting replica is healthy."""
@@ -132,7 +160,8 @@ class Projector:
         """Project until a dependency goes away, which raises an error that `is_away` recognises."""
         self._projecting = True
         try:
-            await self._project()
+            async with self._lag.measured():
+                await self._project()
         finally:
             self._projecting = False
 
@@ -148,8 +177,10 @@ class Projector:
                     replay = False
                 async with aclosing(self._reader.batches(checkpoint)) as batches:
                     async for batch in batches:
+                        self._lag.folding(batch, checkpoint)
                         await self._apply(batch, checkpoint)
                         checkpoint = batch.checkpoint
+                        self._lag.folded(batch)
                         if self._pause_s and batch.messages and not batch.pending:
                             await asyncio.sleep(self._pause_s)
             except StreamDiverged as error:
@@ -230,6 +261,7 @@ class Projector:
     async def _apply(self, batch: Batch, expected: Checkpoint | None) -> None:
         if batch.checkpoint == expected or (expected is None and not batch.messages):
             return
+        began_s = monotonic()
         async with self._database.engine.begin() as connection:
             await require_checkpoint(connection, self.name, expected)
             good, unfoldable = await self._sorted(connection, batch)
@@ -238,9 +270,11 @@ class Projector:
             if unfoldable:
                 await self._park(connection, unfoldable)
             await save_checkpoint(connection, self.name, batch.checkpoint)
-        if self._committed is not None and batch.messages:
-            await self._committed()
-        _folded.labels(self.name).inc(len(batch.messages))
+        if batch.messages:
+            self._batch_s.observe(monotonic() - began_s)
+            self._folded.inc(len(batch.messages))
+            if self._committed is not None:
+                await self._committed()
         if unfoldable:
             await self._count_parked()
 
@@ -296,7 +330,7 @@ class Projector:
 
     async def _park(self, connection: AsyncConnection, unfoldable: Sequence[Unfoldable]) -> None:
         refused = [one for one in unfoldable if one.refused]
-        _refused.labels(self.name).inc(len(refused))
+        self._refused.inc(len(refused))
         for one in refused:
             log.error(
                 "fact refused", projection=self.name, sequence=one.sequence, reason=one.reason
@@ -324,15 +358,17 @@ class Projector:
     async def _count_parked(self) -> None:
         async with self._database.engine.begin() as connection:
             self._parked = await parked.count_parked(connection, self.name)
-        _parked.labels(self.name).set(self._parked)
+        _parked.labels(self._family, self._partition).set(self._parked)
 
     async def _halt(self, reason: str) -> None:
         """Wait until an operator has reset the checkpoint."""
         log.error("projection halted", projection=self.name, reason=reason)
         self._problem = f"halted: {reason}"
         halted_at = await self._checkpoint()
+        self._lag.halt(halted_at)
         while await self._checkpoint() == halted_at:  # noqa: ASYNC110 - reset by another process
             await asyncio.sleep(HALTED_POLL_S)
+        self._lag.go_on()
 
     async def _checkpoint(self) -> Checkpoint | None:
         async with self._database.engine.begin() as connection:

@@ -21,7 +21,7 @@ import psycopg
 import structlog
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 from psycopg.rows import TupleRow, dict_row
 
 from webhost_kit.bus.connection import Bus
@@ -41,8 +41,9 @@ HELD_POLL_S = 0.05
 RETRY_S = 2.0
 """How long a stream that did not acknowledge is left alone, while others do."""
 
-_published = Counter("webhost_relay_published_total", "Outbox rows that a stream acknowledged")
-_waiting = Gauge("webhost_relay_waiting", "Outbox rows seen at the last poll")
+_published = Counter(
+    "webhost_outbox_rows_published_total", "Facts and commands that a stream acknowledged"
+)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,6 @@ class Relay:
             for row in found
             if row["serial"] is not None
         ]
-        _waiting.set(len(rows))
         outcome = _Outcome(is_full=len(rows) == BATCH)
         for wave in in_waves(rows):
             if (reason := self._hold()) is not None:

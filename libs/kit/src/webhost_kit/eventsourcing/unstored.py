@@ -26,7 +26,11 @@ MOST_WAITING = 1_000
 RETRY_S = 0.5
 DRAIN_S = 2.0
 
-_lost = Counter("webhost_unstored_facts_lost_total", "Facts that found no room in memory", ["type"])
+_lost = Counter(
+    "webhost_unstored_facts_lost_total",
+    "Facts for the audit that are stated from memory, and found no room there while the bus was "
+    "away",
+)
 
 
 def envelope_of(
@@ -58,7 +62,9 @@ class UnstoredFacts:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._batcher: Batcher[Message] = Batcher(self._publish, max_waiting=MOST_WAITING)
+        self._batcher: Batcher[Message] = Batcher(
+            self._publish, name="unstored_facts", max_waiting=MOST_WAITING
+        )
         self.run = self._batcher.run
 
     def add(
@@ -86,7 +92,7 @@ class UnstoredFacts:
         try:
             self._batcher.add(Message(subject, wire.encode(envelope), headers, event_id))
         except asyncio.QueueFull:
-            _lost.labels(fact.type_name()).inc()
+            _lost.inc()
 
     async def close(self) -> None:
         """Publish what waits, at shutdown, within a bounded time."""

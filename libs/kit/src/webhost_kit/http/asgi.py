@@ -29,10 +29,11 @@ class ClientGone(Exception):
 class Request:
     """One request, and the means to answer it.
 
-    `headers` are by lower-case name, the last of several; `always` is added to every answer.
+    `headers` are by lower-case name, the last of several; `always` is added to every answer;
+    `status` is that of the answer, 0 before it has begun.
     """
 
-    __slots__ = ("_receive", "_send", "_sent", "always", "headers", "request_id", "started")
+    __slots__ = ("_receive", "_send", "_sent", "always", "headers", "request_id", "status")
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -41,7 +42,12 @@ class Request:
         self.headers: dict[bytes, bytes] = dict(self._sent)
         self.request_id = problems.request_id_from(self.text_header(b"x-request-id"))
         self.always: Headers = [(b"x-request-id", self.request_id.encode())]
-        self.started = False
+        self.status = 0
+
+    @property
+    def started(self) -> bool:
+        """Say whether the answer has begun."""
+        return self.status != 0
 
     def only(self, name: bytes) -> bytes | None:
         """Return a header's value, None also where there are several of it."""
@@ -85,7 +91,7 @@ class Request:
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send status and headers."""
-        self.started = True
+        self.status = status
         await self._send(
             {
                 "type": "http.response.start",

@@ -29,7 +29,14 @@ MAX_STALL_S = 30.0
 _HEAD = "head"
 _BODY = "body"
 
-_ended = Counter("webhost_connections_ended_total", "Connections that were ended here", ["because"])
+_ended = Counter(
+    "webhost_http_connections_ended_total",
+    "Connections of clients that were ended here: they were too slow, or too many",
+    ["reason"],
+)
+# There from the start: of a series that begins with its first event, no increase is seen.
+for _reason in ("crowded", "stalled", "slow_head", "slow_body"):
+    _ended.labels(_reason)
 
 
 class Connection(HttpToolsProtocol):
@@ -166,19 +173,19 @@ class Connection(HttpToolsProtocol):
             # The head of a later request; the answer to this one is still to be sent.
             cycle.keep_alive = False
         elif part is _HEAD:
-            self._end("slow head", tell=self._kept_bytes > 0)
+            self._end("slow_head", tell=self._kept_bytes > 0)
         elif (more_s := self._body_time_left()) > 0 and answering:
             self._timed = part
             self._clock = self.loop.call_later(more_s, self._late)
         else:
-            self._end("slow body", tell=answering and not cycle.response_started)
+            self._end("slow_body", tell=answering and not cycle.response_started)
 
     def _body_time_left(self) -> float:
         allowed_s = BODY_S + self._body_bytes / BYTES_PER_S
         return self._clock_since + allowed_s - self.loop.time()
 
-    def _end(self, because: str, *, tell: bool = False) -> None:
-        _ended.labels(because).inc()
+    def _end(self, reason: str, *, tell: bool = False) -> None:
+        _ended.labels(reason).inc()
         if not tell:
             self.transport.abort()
             return

@@ -6,9 +6,9 @@ import secrets
 import msgspec
 from prometheus_client import Counter
 from webhost_contracts import api_keys
-from webhost_contracts.errors import ErrorBody, ErrorEnvelope
+from webhost_contracts.errors import ErrorBody, ErrorCode, ErrorEnvelope
 
-from webhost_kit.errors import BadToken, Problem, RateLimited
+from webhost_kit.errors import BadToken, LimitExceeded, Problem, RateLimited
 
 REQUEST_ID_HEADER = "X-Request-Id"
 JSON_TYPE = "application/json"
@@ -16,7 +16,21 @@ JSON_TYPE = "application/json"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _VALUE = re.compile(r"Invalid enum value .*", re.DOTALL)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_answered = Counter("webhost_problems_total", "Errors answered", ["code"])
+_answered = Counter(
+    "webhost_http_problems_total", "Requests answered with an error, by its code", ["code"]
+)
+for _code in ErrorCode:
+    _answered.labels(_code)
+_limited = Counter(
+    "webhost_http_rate_limited_total",
+    "Requests refused with RATE_LIMITED, by the policy that the RateLimit headers name",
+    ["policy"],
+)
+_over_limit = Counter(
+    "webhost_http_limit_exceeded_total",
+    "Requests refused with LIMIT_EXCEEDED, by the limit of the plan (`details.limitType`)",
+    ["limit"],
+)
 
 
 def request_id_from(value: str | None) -> str:
@@ -39,6 +53,10 @@ def traceparent_from(value: str | None) -> str | None:
 def envelope(problem: Problem, request_id: str) -> ErrorEnvelope:
     """Return the error envelope that the caller gets."""
     _answered.labels(problem.code).inc()
+    if isinstance(problem, RateLimited):
+        _limited.labels(problem.policy).inc()
+    elif isinstance(problem, LimitExceeded):
+        _over_limit.labels(problem.details.get("limitType", "")).inc()
     return uncounted(problem, request_id)
 
 

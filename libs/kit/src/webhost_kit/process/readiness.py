@@ -3,6 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from webhost_kit.process.metrics import ReadGauge
+
+_ready = ReadGauge(
+    "webhost_ready", "1 where this check of /readyz is passed, 0 where not", ["check"]
+)
+
 Check = Callable[[], str | None]
 """Returns None if healthy, otherwise what is wrong."""
 
@@ -17,6 +23,7 @@ class Readiness:
     def add(self, name: str, check: Check) -> None:
         """Make the service's readiness depend on this too."""
         self.checks[name] = check
+        _ready.read(lambda: check() is None, name)
 
     def report(self) -> dict[str, str]:
         """Return every dependency with `ok`, `ok: ` and a note, or what is wrong."""

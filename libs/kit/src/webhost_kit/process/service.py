@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 import uvicorn
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import REGISTRY, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from webhost_kit.http.connection import Connection
+from webhost_kit.process.event_loop import measure_delays
 from webhost_kit.process.garbage import collect_less
 from webhost_kit.process.readiness import Readiness
 from webhost_kit.tasks import cancel
@@ -28,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 GRACE_S = 10.0
 """How long requests that are under way may still take, where they are not known to take longer."""
+
+# Each counter and histogram would have one series more, which says when it was made.
+disable_created_metrics()
 App = Any
 """An ASGI application."""
 
@@ -121,6 +125,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _next, stopping, hurrying)
         async with self._closing:
+            self.work("event loop", measure_delays)
             work = [asyncio.create_task(run(), name=name) for name, run in self._work]
             servers = [asyncio.create_task(server.serve()) for server in self._servers]
             stop: asyncio.Task[Any] = asyncio.create_task(stopping.wait())

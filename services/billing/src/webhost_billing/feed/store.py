@@ -29,7 +29,9 @@ FEED_DAYS = 100
 """A month is sealed 36 days after its end: all of it can be exported for a month after that."""
 DAY_MS = 24 * 3_600_000
 
-_stated = Counter("webhost_billing_feed_entries_total", "Entries stated in the feed of usage")
+_stated = Counter(
+    "webhost_billing_feed_entries_total", "Entries that were stated in the feed of settled usage"
+)
 
 
 async def state(

@@ -37,7 +37,10 @@ log = structlog.get_logger(__name__)
 
 USERS_PER_STATEMENT = 500
 
-_late = Counter("webhost_billing_late_total", "Reports that came behind their period's seal")
+_late = Counter(
+    "webhost_billing_late_reports_total",
+    "Reports that came after their period was sealed: they count nowhere",
+)
 
 
 async def load_place(

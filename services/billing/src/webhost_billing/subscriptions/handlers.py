@@ -47,7 +47,11 @@ ACTOR = "provider:lemonsqueezy"
 CHECKOUT_GOOD_FOR = timedelta(days=1)
 NOT_CONFIGURED = "Nothing is sold at this installation: billing is not configured."
 
-_deliveries = Counter("webhost_billing_webhooks_total", "Deliveries of the webhook", ["outcome"])
+_deliveries = Counter(
+    "webhost_billing_webhooks_total",
+    "Deliveries of the payment provider's webhook, by what became of them",
+    ["outcome"],
+)
 
 
 class SubscriptionHandlers:

@@ -51,8 +51,14 @@ log = structlog.get_logger(__name__)
 LISTED = 1_000
 """How many names of each kind a reply has: it stays well below a message's maximum size."""
 
-_removed = Counter("webhost_deployer_orphans_removed_total", "Orphaned scripts and routes")
-_missing = Gauge("webhost_deployer_scripts_missing", "Live deployments whose script is gone")
+_removed = Counter(
+    "webhost_deployer_orphans_removed_total",
+    "Scripts and routes at the provider that belonged to nothing, and were removed",
+)
+_missing = Gauge(
+    "webhost_deployer_scripts_missing",
+    "Live deployments whose script is gone at the provider, as of the last reconciliation",
+)
 
 
 class TablesBehind(Exception):

@@ -7,6 +7,7 @@ later.
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -19,6 +20,7 @@ from cloudflare import (
     RateLimitError,
 )
 from webhost_contracts.artifacts import ModuleKind, kind_of
+from webhost_kit.process.metrics import STEP_S, HotHistogram
 
 from webhost_deployer.cloudflare.failures import (
     BLOCKED_S,
@@ -43,6 +45,18 @@ MODULE_TYPES: dict[ModuleKind, str] = {
 
 MOST_SECRETS = 100
 """How many secrets one call can change."""
+
+_waited = HotHistogram(
+    "webhost_deployer_cloudflare_wait_seconds",
+    "Seconds that a call to Cloudflare's API waited for the limit that all deployers share",
+    buckets=STEP_S,
+).labels()
+_requests = HotHistogram(
+    "webhost_deployer_cloudflare_request_duration_seconds",
+    "Seconds of calls to Cloudflare's API, by class of status; `none` where no answer came",
+    ["status"],
+    buckets=STEP_S,
+)
 
 R = TypeVar("R")
 
@@ -121,11 +135,16 @@ class Sdk:
     async def _answer(
         self, endpoint: str, call: Callable[[], Awaitable[Any]], after_upload: bool
     ) -> bytes:
+        began_s, status = monotonic(), "none"
         await self._limit.acquire()
+        _waited.observe(monotonic() - began_s)
+        began_s = monotonic()
         try:
             answer = await call()
+            status = "2xx"
             return answer.content if isinstance(answer, httpx.Response) else await answer.read()
         except APIStatusError as error:
+            status = f"{error.status_code // 100}xx"
             if isinstance(error, RateLimitError):
                 seconds = retry_after_s(error.response.headers.get("Retry-After"))
                 await self._limit.block(BLOCKED_S if seconds is None else seconds)
@@ -143,6 +162,8 @@ class Sdk:
             ) from error
         except (AttributeError, TypeError) as error:
             raise unreadable(endpoint) from error
+        finally:
+            _requests.labels(status).observe(monotonic() - began_s)
 
     def _decoded(self, endpoint: str, body: bytes, kind: type[D]) -> D:
         try:

@@ -31,7 +31,11 @@ from webhost_deployer.steps import Steps
 
 log = structlog.get_logger(__name__)
 
-_updates = Counter("webhost_deployer_front_updates_total", "Fronts given keys", ["outcome"])
+_updates = Counter(
+    "webhost_deployer_front_updates_total",
+    "Tries to give a Worker's front the keys that are in force",
+    ["outcome"],
+)
 
 
 class FrontUpdates:

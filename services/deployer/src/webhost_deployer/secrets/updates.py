@@ -29,7 +29,11 @@ log = structlog.get_logger(__name__)
 LOST_AFTER_TRIES = 3
 """What a provider says once may be of a place of its own that lags behind."""
 
-_updates = Counter("webhost_deployer_secret_updates_total", "Workers brought up", ["outcome"])
+_updates = Counter(
+    "webhost_deployer_secret_updates_total",
+    "Tries to give a Worker the secrets that its user has set since",
+    ["outcome"],
+)
 
 
 class SecretUpdates:

@@ -15,12 +15,14 @@ not made. If the statement is executed later after all, it admits nothing.
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from time import monotonic
 
 from prometheus_client import Histogram
 from webhost_contracts.entitlements import Entitlements
 from webhost_kit.batching import Batcher
 from webhost_kit.database.statements import NotRun, Statements
-from webhost_kit.errors import Unavailable
+from webhost_kit.errors import LimitExceeded, Unavailable
+from webhost_kit.process.metrics import MOMENT_S, HotHistogram
 from webhost_kit.tasks import run_together
 
 from webhost_gateway.ledger.admission_statement import AdmissionRequest, AdmissionStatement
@@ -34,10 +36,19 @@ WAIT_S = 1.0
 MAX_WAITING = 5_000
 
 _batch_size = Histogram(
-    "webhost_gateway_admission_batch_size",
-    "Invocations that shared one statement",
+    "webhost_gateway_admission_batch_requests",
+    "Calls that shared one statement of the admission",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
 )
+_duration = HotHistogram(
+    "webhost_gateway_admission_duration_seconds",
+    "Seconds that a call waited for its admission, by how it was decided: `admitted`, `requests`, "
+    "`concurrency` (the limits of the plan or key), `repeat` (its idempotency key is taken), "
+    "`unavailable`, or `left` (its client did)",
+    ["outcome"],
+    buckets=MOMENT_S,
+)
+_admitted = _duration.labels("admitted")
 
 
 @dataclass(slots=True)
@@ -59,8 +70,10 @@ class Admission:
         self._statement = AdmissionStatement(statements, lease)
         self._lease = lease
         self._outcomes = outcomes
-        self._batcher = Batcher(self._settle, max_waiting=MAX_WAITING, wanted=_is_wanted)
-        self._crowded = Batcher(self._try_again, max_waiting=MAX_WAITING)
+        self._batcher = Batcher(
+            self._settle, name="admission", max_waiting=MAX_WAITING, wanted=_is_wanted
+        )
+        self._crowded = Batcher(self._try_again, name="admission_at_limit", max_waiting=MAX_WAITING)
         self._crowds: Counter[str] = Counter()
         """How many requests of each user are in `_crowded`."""
 
@@ -86,12 +99,17 @@ class Admission:
             invocation, limits.requests, limits.concurrency, max_key_requests
         )
         waiting = _Waiting(request, loop.create_future(), claim)
+        began_s = monotonic()
         _enqueue(self._batcher, waiting)
         clock = loop.call_later(WAIT_S, _refuse_late, waiting)
         try:
             await waiting.admitted
+        except BaseException as error:
+            _duration.labels(_outcome_of(error)).observe(monotonic() - began_s)
+            raise
         finally:
             clock.cancel()
+        _admitted.observe(monotonic() - began_s)
 
     async def _try_again(self, batch: list[_Waiting]) -> None:
         # Calls that ended here but are not recorded yet make room once they are.
@@ -161,6 +179,18 @@ class Admission:
             self._outcomes.release(waiting.request.invocation)
         else:
             waiting.admitted.set_result(None)
+
+
+def _outcome_of(error: BaseException) -> str:
+    match error:
+        case LimitExceeded():
+            return str(error.details["limitType"])
+        case AlreadyClaimed():
+            return "repeat"
+        case asyncio.CancelledError():
+            return "left"
+        case _:
+            return "unavailable"
 
 
 def _enqueue(batcher: Batcher[_Waiting], waiting: _Waiting) -> bool:

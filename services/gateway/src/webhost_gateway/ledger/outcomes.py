@@ -17,12 +17,12 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from prometheus_client import Counter
 from webhost_kit.batching import Batcher
 from webhost_kit.clock import now_ms
 from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
 from webhost_kit.process.crashpoints import crash_point
+from webhost_kit.process.metrics import CALL_S, HotCounter, HotHistogram
 
 from webhost_gateway.ledger import idempotency
 from webhost_gateway.ledger.lease import Lease
@@ -35,7 +35,21 @@ LINGER_S = 0.005
 MOMENT_S = 0.5
 DRAIN_S = 5.0
 
-_finished = Counter("webhost_gateway_invocations_total", "Invocations recorded", ["outcome"])
+INVOCATIONS = HotCounter(
+    "webhost_gateway_invocations_total",
+    "Admitted calls that ended: `succeeded`, `failed` (the agent or its runtime), `released` (it "
+    "was not reached, and nothing is counted) or `unknown` (their gateway died)",
+    ["outcome"],
+)
+_succeeded, _failed = INVOCATIONS.labels("succeeded"), INVOCATIONS.labels("failed")
+_released = INVOCATIONS.labels("released")
+_duration = HotHistogram(
+    "webhost_gateway_worker_call_duration_seconds",
+    "Wall time of calls to Workers, without what their callers let them wait",
+    ["outcome"],
+    buckets=CALL_S,
+)
+_durations = {outcome: _duration.labels(outcome) for outcome in ("succeeded", "failed")}
 
 
 def finish(batch: list[Closing], gateway_id: str) -> tuple[str, dict[str, object]]:
@@ -67,7 +81,9 @@ class Outcomes:
         # Both are bounded by the calls that were admitted.
         self._expected: set[str] = set()
         self._answers: dict[str, Recording] = {}
-        self._batcher: Batcher[Closing | Invocation] = Batcher(self._handle, linger_s=LINGER_S)
+        self._batcher: Batcher[Closing | Invocation] = Batcher(
+            self._handle, name="outcomes", linger_s=LINGER_S
+        )
         self._flushing: asyncio.Future[None] | None = None
         self.run = self._batcher.run
 
@@ -94,7 +110,8 @@ class Outcomes:
         answer: Recording | None = None,
     ) -> None:
         """Close the invocation with this outcome, and keep its answer if it is complete, soon."""
-        _finished.labels(outcome.outcome).inc()
+        (_succeeded if outcome.outcome == "succeeded" else _failed).inc()
+        _durations[outcome.outcome].observe((outcome.wall_ms or 0) / 1000)
         if answer is not None and answer.complete:
             self._answers[invocation.id] = answer
         elif answer is not None:
@@ -105,7 +122,7 @@ class Outcomes:
 
     def release(self, invocation: Invocation) -> None:
         """Undo an admission, which may not have happened yet: the call was not made."""
-        _finished.labels("released").inc()
+        _released.inc()
         self._batcher.add(invocation)
 
     async def catch_up(self) -> None:

@@ -22,7 +22,7 @@ from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
 
 from webhost_gateway.ledger.lease import Lease
-from webhost_gateway.ledger.outcomes import Outcomes, finish
+from webhost_gateway.ledger.outcomes import INVOCATIONS, Outcomes, finish
 from webhost_gateway.ledger.usage_relay import ADOPT
 from webhost_gateway.model import Invocation, Outcome, closing
 
@@ -35,6 +35,7 @@ PAUSE_S = 0.01
 CLOSING_S = 5.0
 
 UNKNOWN = Outcome(outcome="unknown")
+_unknown = INVOCATIONS.labels("unknown")
 
 
 class Reaper:
@@ -111,6 +112,7 @@ class Reaper:
                 await self._statements.execute(finish(batch, self._lease.gateway_id))
                 self._recorded()
                 finished += len(batch)
+                _unknown.value += len(batch)
                 await asyncio.sleep(PAUSE_S)
         if finished:
             log.warning("calls finished as unknown", gateway_id=gateway_id, calls=finished)

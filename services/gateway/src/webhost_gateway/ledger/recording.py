@@ -13,7 +13,12 @@ from webhost_gateway.model import Claim
 
 MAX_KEPT_BYTES = 256 * 1024
 
-_not_kept = Counter("webhost_gateway_answers_not_kept_total", "Answers not kept", ["because"])
+_not_kept = Counter(
+    "webhost_gateway_answers_not_kept_total",
+    "Answers to calls with an idempotency key that are not kept: they are too large (`size`), or "
+    "there was no room (`memory`)",
+    ["reason"],
+)
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -68,8 +73,8 @@ class Recording:
             self._budget.release(self._claim.user_id, self._held)
             self._held = 0
 
-    def _drop(self, because: str) -> None:
-        _not_kept.labels(because).inc()
+    def _drop(self, reason: str) -> None:
+        _not_kept.labels(reason).inc()
         self._fits = False
         self._parts.clear()
         self.release()

@@ -17,13 +17,15 @@ from time import monotonic
 
 import structlog
 from nats.errors import Error as NatsError
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.packets import Packet, in_packets
 from webhost_kit.bus.publishing import FEW, Message, publish_together
+from webhost_kit.clock import now_ms
 from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
 from webhost_kit.process.crashpoints import crash_point
+from webhost_kit.process.metrics import ReadGauge
 
 from webhost_gateway.ledger.lease import Lease
 
@@ -38,8 +40,17 @@ DRAIN_S = 5.0
 FROM_START_S = 30.0
 """Interval between scans of all rows. Other scans skip deleted rows that a long snapshot keeps."""
 
-_published = Counter("webhost_usage_published_rows_total", "Usage rows the stream acknowledged")
-_waiting = Gauge("webhost_usage_waiting_rows", "Usage rows seen at the last poll")
+_published = Counter(
+    "webhost_gateway_usage_rows_published_total", "Rows of usage that the stream acknowledged"
+)
+_waiting = ReadGauge(
+    "webhost_gateway_usage_rows_waiting",
+    f"Rows of usage that the stream has not acknowledged, as of the last look, of {ROWS} at most",
+)
+_oldest = ReadGauge(
+    "webhost_gateway_usage_oldest_age_seconds",
+    "Age of the oldest usage that the stream has not acknowledged, 0 where nothing waits",
+)
 
 
 class UsageRelay:
@@ -54,6 +65,10 @@ class UsageRelay:
         self._passed = 0
         self._from_start_at = -FROM_START_S
         self._problem: str | None = "starting"
+        self._waiting = 0
+        self._oldest_ms: int | None = None
+        _waiting.read(lambda: self._waiting)
+        _oldest.read(self._age_s)
 
     def check(self) -> str | None:
         """Say what keeps the facts from being published."""
@@ -91,14 +106,15 @@ class UsageRelay:
     async def _publish_waiting(self) -> bool:
         """Publish a batch of rows; say whether there may be more to do at once."""
         try:
-            rows = await self._rows()
-            _waiting.set(len(rows))
+            rows, oldest_ms = await self._rows()
+            self._waiting, self._oldest_ms = len(rows), oldest_ms
             stored = await self._publish(in_packets(rows))
             if stored:
                 crash_point("relay.published")
                 deleted = {"gateway_id": self._gateway_id, "serials": stored}
                 await self._statements.execute((DELETE, deleted))
                 _published.inc(len(stored))
+                self._waiting -= len(stored)
         except Unavailable:
             self._problem = "database away"
             await asyncio.sleep(RETRY_S)
@@ -107,12 +123,16 @@ class UsageRelay:
             self._problem = "bus away: publish not acknowledged"
             await asyncio.sleep(RETRY_S)
             return True
-        self._problem = None
+        self._problem = self._oldest_ms = None
         if rows:
             self._passed = rows[-1][0]
         return len(rows) == ROWS
 
-    async def _rows(self) -> Sequence[tuple[int, str, bytes]]:
+    def _age_s(self) -> float:
+        return 0.0 if self._oldest_ms is None else max(now_ms() - self._oldest_ms, 0) / 1000
+
+    async def _rows(self) -> tuple[Sequence[tuple[int, str, bytes]], int | None]:
+        """Return what waits, and the time of the oldest."""
         gateway_id = self._lease.gateway_id
         if gateway_id != self._gateway_id:
             names = {"gateway_id": self._gateway_id, "own": gateway_id}
@@ -123,7 +143,8 @@ class UsageRelay:
             self._passed, self._from_start_at = 0, monotonic()
         parameters = {"gateway_id": gateway_id, "passed": self._passed, "most": ROWS}
         rows = await self._statements.execute((WAITING, parameters))
-        return [(serial, subject, body.encode()) for serial, subject, body in rows]
+        oldest_ms = rows[0][3] if rows else None
+        return [(serial, subject, body.encode()) for serial, subject, body, _ in rows], oldest_ms
 
     async def _publish(self, packets: Sequence[Packet[int]]) -> list[int]:
         """Return the serials of the rows that the stream holds, without any doubt."""
@@ -148,7 +169,7 @@ def message_of(packet: Packet[int]) -> Message:
 
 
 WAITING = """
-SELECT serial, subject, body FROM usage_outbox
+SELECT serial, subject, body, oldest_ms FROM usage_outbox
 WHERE gateway_id = %(gateway_id)s AND serial > %(passed)s
 ORDER BY serial LIMIT %(most)s
 """

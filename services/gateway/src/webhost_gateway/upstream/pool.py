@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohappyeyeballs
 from cachetools import TTLCache
+from webhost_kit.process.metrics import ReadGauge
 
 from webhost_gateway.upstream.connection import Connection
 
@@ -25,6 +26,12 @@ MOST_RESOLVED = 10_000
 NEXT_ADDRESS_S = 0.25
 RECEIVE_BYTES = 32 * 1024
 """What the system may receive ahead of us on a connection, and so the most of one read."""
+
+_connections = ReadGauge(
+    "webhost_gateway_worker_connections",
+    "Connections to Workers: `in_use`, or `kept` for the next call",
+    ["state"],
+)
 
 
 class NotConnected(Exception):
@@ -53,6 +60,8 @@ class Pool:
         self._used: dict[Connection, Origin] = {}
         self._resolved: TTLCache[Origin, asyncio.Task[Any]] = TTLCache(MOST_RESOLVED, RESOLVED_S)
         self._cleaning: asyncio.TimerHandle | None = None
+        _connections.read(lambda: len(self._used), "in_use")
+        _connections.read(lambda: sum(map(len, self._kept.values())), "kept")
 
     async def acquire(self, origin: Origin) -> Connection:
         """Return a connection for one exchange; give it back. Raises NotConnected."""

@@ -12,15 +12,18 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from time import monotonic
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
+from prometheus_client import Counter
 from webhost_contracts.invoke import MAX_ANSWER_BYTES, InvokeResponse
 from webhost_contracts.signatures import INVOKE_SIGNATURE_HEADER
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import RuntimeFailed
 from webhost_kit.keys import Signer
+from webhost_kit.process.metrics import CALL_S, HotHistogram
 from webhost_kit.process.observability import redact_text
 
 from webhost_gateway.flow_control import FREE_BYTES, FlowControl
@@ -36,6 +39,19 @@ SNIPPET_BYTES = 4096
 Failure = Literal[
     "network_error", "timeout", "upstream_status", "invalid_response", "session_expired"
 ]
+
+_first_byte = HotHistogram(
+    "webhost_gateway_worker_first_byte_seconds",
+    "Seconds until a Worker began to answer, a new connection included",
+    buckets=CALL_S,
+).labels()
+_failures = Counter(
+    "webhost_gateway_worker_failures_total",
+    "Calls that failed at their Worker, by `details.failure`",
+    ["failure"],
+)
+for _failure in get_args(Failure):
+    _failures.labels(_failure)
 
 _response = msgspec.json.Decoder(InvokeResponse)
 
@@ -178,12 +194,14 @@ class Upstream:
             message = "The agent's runtime has no address that can be called."
             raise failed("network_error", message, "", kind=NotSent) from error
         ends_at = asyncio.get_running_loop().time() + self._longest_call_s
+        began_s = monotonic()
         connection: Connection | None = None
         try:
             async with asyncio.timeout(self._first_byte_timeout_s) as limit:
                 connection = await self._pool.acquire(address.origin)
                 connection.send(self._request(address, call))
                 await connection.head()
+                _first_byte.observe(monotonic() - began_s)
                 limit.reschedule(ends_at)
                 if connection.status != 200:
                     beginning = await _beginning(connection)
@@ -245,6 +263,7 @@ def failed(
     kind: type[RuntimeFailed] = RuntimeFailed,
 ) -> RuntimeFailed:
     """Return the problem to report to the caller for a failure of the data plane."""
+    _failures.labels(failure).inc()
     details: dict[str, Any] = {"failure": failure, "invokeHost": host}
     if status is not None:
         details["upstreamStatus"] = status

@@ -1,0 +1,278 @@
+"""What every service measures, scraped from a running stack: it moves, and alerts fire."""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic, perf_counter
+
+import httpx
+import psycopg
+import pytest
+from webhost_kit.process.metrics_reference import metrics_of
+
+from tests.support.caller import Caller
+from tests.support.deadline import until
+from tests.support.promql import Scrapes, selectors
+from tests.support.stack import Stack
+from tests.unit.observability.exposed import alerts, exposed
+
+CALLS = 5
+SERVICES = {
+    "api": "webhost_api",
+    "gateway": "webhost_gateway",
+    "deployer": "webhost_deployer",
+    "telemetry-ingest": "webhost_telemetry_ingest",
+    "billing": "webhost_billing",
+}
+_OF_SOMEBODY = re.compile(r"\b(usr|agt|dep|inv|evt|key|upl|req|cmd)_[0-9a-z]{8,}")
+
+EXPRESSIONS = {alert["alert"]: alert["expr"] for alert in alerts()}
+
+INVOKED = 'route="/v1/invoke/{agentId}"'
+MOVED = {
+    f'webhost_http_request_duration_seconds_count{{{INVOKED},status="2xx"}}': CALLS,
+    f'webhost_http_request_duration_seconds_count{{{INVOKED},status="4xx"}}': 1,
+    'webhost_http_request_duration_seconds_count{route="/v1/invoke/{agentId}/stream"}': 1,
+    'webhost_http_request_duration_seconds_count{route="/v1/agents/{agentId}"}': 1,
+    'webhost_http_problems_total{code="NOT_FOUND"}': 1,
+    'webhost_http_problems_total{code="UNAUTHENTICATED"}': 2,
+    "webhost_http_limit_exceeded_total": 1,
+    'webhost_gateway_admission_duration_seconds_count{outcome="admitted"}': CALLS + 1,
+    "webhost_gateway_admission_batch_requests_sum": CALLS + 1,
+    'webhost_gateway_invocations_total{outcome="succeeded"}': CALLS + 1,
+    "webhost_gateway_worker_first_byte_seconds_count": CALLS + 1,
+    'webhost_gateway_worker_call_duration_seconds_count{outcome="succeeded"}': CALLS + 1,
+    "webhost_gateway_usage_rows_published_total": 1,
+    "webhost_ingest_requests_total": CALLS + 2,
+    "webhost_ingest_batch_reports_sum": CALLS + 1,
+    "webhost_ingest_publish_duration_seconds_count": 1,
+    'webhost_ingest_reports_rejected_total{code="UNAUTHENTICATED"}': 1,
+    "webhost_billing_invocations_total": CALLS + 1,
+    "webhost_billing_invocations_complete_total": CALLS + 1,
+    'webhost_projector_messages_folded_total{projection="billing.usage"}': 1,
+    'webhost_projector_batch_duration_seconds_count{projection="billing.usage"}': 1,
+    'webhost_deployer_deployments_total{outcome="succeeded"}': 1,
+    'webhost_deployer_deployments_total{outcome="failed"}': 1,
+    'webhost_deployer_deployment_duration_seconds_count{outcome="succeeded"}': 1,
+    'webhost_deployer_step_duration_seconds_count{step="probe",outcome="succeeded"}': 1,
+    'webhost_deployer_cloudflare_request_duration_seconds_count{status="2xx"}': 1,
+    'webhost_commands_total{command="deploy",outcome="handled"}': 2,
+    'webhost_outbox_rows_published_total{job="webhost-api"}': 1,
+    'webhost_rpc_request_duration_seconds_count{outcome="replied"}': 1,
+    "webhost_event_loop_delay_seconds_count": 1,
+}
+"""The least that `use` adds to each, over all series."""
+
+
+class Watched:
+    """A stack's services, scraped as Prometheus would."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self.scrapes = Scrapes()
+
+    def targets(self) -> Iterator[tuple[str, str, str]]:
+        """Of each process: its service, its name, and where it is scraped."""
+        for process in self._stack.status()["processes"]:
+            for service in SERVICES:
+                if re.fullmatch(rf"{service}(-\d+)?", process["name"]):
+                    yield service, process["name"], f"{process['opsUrl']}/metrics"
+
+    def look(self) -> float:
+        """Scrape all; return when that was."""
+        at_s = monotonic()
+        for service, name, url in self.targets():
+            target = {"job": f"webhost-{service}", "instance": name}
+            try:
+                self.scrapes.add(at_s, httpx.get(url, timeout=2).text, **target)
+            except httpx.HTTPError:
+                self.scrapes.fail(at_s, **target)
+        return at_s
+
+    def total(self, selector: str) -> float:
+        """The sum of all its series now."""
+        value = self.scrapes.value(f"sum({selector})", self.look())
+        assert isinstance(value, dict)
+        return sum(value.values())
+
+    def fires(self, expression: str) -> bool:
+        return self.scrapes.fires(expression, self.look())
+
+
+def use(stack: Stack, user: Caller) -> str:
+    """Do a little of everything; return the agent that answers."""
+    agent_id = user.create_agent()["id"]
+    user.deploy(agent_id)
+    failing = user.start_deploy(agent_id, moduleCode="throw new Error('not today');")
+    assert user.deploy_ended(failing["id"])["status"] == "failed"
+    for number in range(CALLS):
+        user.invoke(agent_id, f"number {number}")
+    assert dict(user.stream(agent_id, "more")).keys() >= {"done"}
+    assert user.http.get(f"/v1/agents/{agent_id}").status_code == 200
+    assert user.post_invoke("agt_00000000000000000000000000", "x").status_code == 404
+    refused = {"Authorization": "Bearer nonsense"}
+    assert user.http.get("/v1/me", headers=refused).status_code == 401
+    report = {"X-Webhost-Deployment": failing["id"]}
+    answer = user.http.post("/v1/telemetry/report", json={}, headers=report)
+    assert answer.status_code == 401
+    user.usage()
+    more = range(100)
+    statuses = (user.http.post("/v1/agents", json={"name": f"a{n}"}).status_code for n in more)
+    assert 402 in statuses
+    return agent_id
+
+
+@pytest.mark.accept("7.metrics")
+@pytest.mark.timeout(240)
+def test_what_happens_is_measured(stack: Stack) -> None:
+    watched = Watched(stack)
+    before = {selector: watched.total(selector) for selector in MOVED}
+    use(stack, stack.caller())
+
+    def missing() -> dict[str, tuple[float, float]]:
+        moved = {it: (watched.total(it) - before[it], least) for it, least in MOVED.items()}
+        return {it: (by, least) for it, (by, least) in moved.items() if by < least}
+
+    try:
+        until(lambda: not missing(), "everything to have moved", seconds=60)
+    except AssertionError:
+        raise AssertionError(missing()) from None
+    # Nothing is behind any more.
+    for expression in ("webhost_projector_lag_messages", "webhost_projector_lag_seconds"):
+        until(lambda it=expression: watched.total(it) == 0, f"{expression} to be 0", seconds=30)
+    assert watched.total("webhost_gateway_calls_in_flight") == 0
+    assert watched.total("webhost_ready") == len(
+        [key for key in watched.scrapes.keys if key[0] == "webhost_ready"]
+    )
+
+    # Another user does the same: nothing is measured of anybody by name, and no series is added.
+    series = watched.scrapes.keys
+    use(stack, stack.caller())
+    watched.look()
+    assert watched.scrapes.keys - series == set()
+    for name, labels in watched.scrapes.keys:
+        assert not any(_OF_SOMEBODY.search(value) for _, value in labels), (name, labels)
+
+    # An alert cannot see the first event of a series that begins with it.
+    names = {name for name, _ in watched.scrapes.keys}
+    for alert, expression in EXPRESSIONS.items():
+        for selector in selectors(expression):
+            assert selector.name in names, alert
+
+
+@pytest.mark.accept("7.metrics")
+def test_every_service_exposes_what_is_documented_at_once(stack: Stack) -> None:
+    for service, name, url in Watched(stack).targets():
+        scrapes = Scrapes()
+        seconds: list[float] = []
+        with httpx.Client() as http:
+            for _ in range(10):
+                began = perf_counter()
+                text = http.get(url).text
+                seconds.append(perf_counter() - began)
+        print(f"{name}: {len(text.splitlines())} lines in {min(seconds) * 1000:.1f} ms")
+        assert min(seconds) < 0.05
+        scrapes.add(0.0, text)
+        documented = metrics_of(SERVICES[service])
+        samples = {sample for metric in documented for sample in metric.samples}
+        for sample, labels in scrapes.keys - {("up", frozenset())}:
+            assert sample in samples, (name, sample)
+            assert {label for label, _ in labels} <= exposed()[sample]
+        without_labels = {it.name for it in documented if not it.labels and it.kind != "histogram"}
+        assert without_labels <= {sample for sample, _ in scrapes.keys}
+
+
+@contextmanager
+def stopped(stack: Stack, name: str) -> Iterator[None]:
+    """The process stands still for the block."""
+    pid = stack.pids()[name]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def locked(stack: Stack, table: str) -> Iterator[None]:
+    """Nobody gets at the table for the block."""
+    with psycopg.connect(stack.status()["postgresDsn"]) as connection:
+        connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+        yield
+        connection.rollback()
+
+
+def soon(alert: str, seconds: int) -> str:
+    """The alert's expression, of which its threshold is so many seconds."""
+    found, count = re.subn(r"> 60$", f"> {seconds}", EXPRESSIONS[alert])
+    assert count == 1
+    return found
+
+
+def until_true(condition: Callable[[], bool], what: str) -> None:
+    until(condition, what, seconds=45)
+
+
+@pytest.mark.accept("7.metrics")
+@pytest.mark.timeout(240)
+def test_alerts_fire_when_usage_is_not_folded(stack: Stack) -> None:
+    watched, user = Watched(stack), stack.caller()
+    agent_id = user.create_agent()["id"]
+    user.deploy(agent_id)
+    user.invoke(agent_id, "first")
+    behind = soon("ProjectionBehind", 3)
+    lag = 'webhost_projector_lag_messages{projection="billing.usage"}'
+    until_true(lambda: watched.total(lag) == 0, "usage to be folded")
+    assert not watched.fires(behind)
+    with locked(stack, "billing.invocations"):
+        for number in range(CALLS):
+            user.invoke(agent_id, f"number {number}")
+        until_true(lambda: watched.fires(behind), "the projection to be behind")
+        until_true(lambda: watched.total(lag) > 0, "messages to wait")
+        assert not watched.fires(EXPRESSIONS["UsageNotFolded"])
+    until_true(lambda: not watched.fires(behind), "the projection to be current")
+    until_true(lambda: watched.total(lag) == 0, "no message to wait")
+
+    with stopped(stack, "billing"):
+        assert watched.fires(EXPRESSIONS["ServiceDown"])
+        assert watched.fires(EXPRESSIONS["UsageNotFolded"])
+    stack.until_ready()
+    until_true(lambda: not watched.fires(EXPRESSIONS["UsageNotFolded"]), "usage to be folded")
+    assert not watched.fires(EXPRESSIONS["ServiceDown"])
+
+
+@pytest.mark.accept("7.metrics")
+@pytest.mark.timeout(240)
+def test_alerts_fire_when_the_bus_is_away(stack: Stack) -> None:
+    watched, user = Watched(stack), stack.caller()
+    user.me()
+    waits = soon("OutboxWaits", 3)
+    unready = EXPRESSIONS["ServiceNotReady"]
+    assert not watched.fires(waits)
+    with stopped(stack, "nats"):
+        user.create_agent()
+        until_true(lambda: watched.fires(waits), "the outbox to wait")
+        until_true(lambda: watched.fires(unready), "a service not to be ready")
+    stack.until_ready()
+    until_true(lambda: not watched.fires(waits), "the outbox to be empty")
+    until_true(lambda: not watched.fires(unready), "all to be ready")
+
+
+@pytest.mark.accept("7.metrics")
+@pytest.mark.timeout(240)
+def test_calls_without_telemetry_are_seen(stack: Stack) -> None:
+    watched, user = Watched(stack), stack.caller()
+    agent_id = user.create_agent()["id"]
+    user.deploy(agent_id)
+    user.invoke(agent_id, "first")
+    both = "webhost_billing_invocations_total", "webhost_billing_invocations_complete_total"
+    until_true(lambda: watched.total(both[0]) == watched.total(both[1]), "the first report")
+    of_gateways, of_both = map(watched.total, both)
+    with stopped(stack, "telemetry-ingest"):
+        for number in range(CALLS):
+            user.invoke(agent_id, f"number {number}")
+        until_true(lambda: watched.total(both[0]) == of_gateways + CALLS, "the calls to be counted")
+        assert watched.total(both[1]) == of_both
+    stack.until_ready()
