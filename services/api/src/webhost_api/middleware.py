@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from webhost_kit.errors import InvalidRequest, Problem
 from webhost_kit.http import problems
 from webhost_kit.http.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
+from webhost_kit.process import tracing
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +29,8 @@ def problem_response(problem: Problem, request_id: str) -> Response:
 class RequestId:
     """Gives each request an id, in its headers, in those of its response, and in the logs.
 
-    An unexpected failure has already been answered when it gets here; it is logged.
+    An unexpected failure has already been answered when it gets here; it is logged. Each is a span
+    of its caller's trace, or of a new one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -42,18 +44,41 @@ class RequestId:
         request_id = problems.request_id_from(headers.get(problems.REQUEST_ID_HEADER))
         headers[problems.REQUEST_ID_HEADER] = request_id
 
+        status = 0
+
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 MutableHeaders(scope=message)[problems.REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        given = problems.traceparent_from(headers.get("traceparent"))
+        with (
+            tracing.span(scope["method"], "server", traceparent=given, starts=True) as span,
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+        ):
             try:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
                 log.info("client went away", method=scope["method"], path=scope["path"])
             except Exception:
                 log.exception("request failed", method=scope["method"], path=scope["path"])
+            if span.recorded:
+                _describe(span, scope, request_id, status)
+
+
+def _describe(span: tracing.Span, scope: Scope, request_id: str, status: int) -> None:
+    """Say what was requested, by the route that answered, and how it ended."""
+    # The path itself holds ids, and may be anybody's text.
+    if (route := getattr(scope.get("route"), "path", None)) is not None:
+        span.name(f"{scope['method']} {route}")
+        span.set("http.route", route)
+    span.set("http.request.method", scope["method"])
+    span.set("http.response.status_code", status or None)
+    span.set("webhost.request.id", request_id)
+    if status >= 500:
+        span.fail(str(status))
 
 
 class Cors(CORSMiddleware):

@@ -22,11 +22,12 @@ from webhost_contracts.events.base import Event
 
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Batch, Checkpoint, StreamReader
+from webhost_kit.clock import now_ms
 from webhost_kit.database.away import is_away, is_conflict
 from webhost_kit.database.engine import Database
 from webhost_kit.database.leadership import Leadership, end_lock_sessions
 from webhost_kit.errors import CheckpointMoved, StreamDiverged, Unavailable, VersionConflict
-from webhost_kit.eventsourcing import parked
+from webhost_kit.eventsourcing import fold_spans, parked
 from webhost_kit.eventsourcing.checkpoints import (
     read_checkpoint,
     require_checkpoint,
@@ -66,6 +67,7 @@ class Projector:
     With `share`, the name of that share's lock sessions, `run` is not used: the holder of the
     share calls `project`. With `pause_s`, it waits that long after a batch behind which nothing
     was waiting: what arrives meanwhile is one transaction instead of one for each message.
+    Without `spans`, the fold makes those of its facts itself (see `fold_spans`).
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Projector:
         batch_size: int = 500,
         pause_s: float = 0.0,
         share: str | None = None,
+        spans: bool = True,
     ) -> None:
         self.name = name
         self.stream = stream
@@ -92,6 +95,7 @@ class Projector:
         self._committed = committed
         self._reset = reset
         self._pause_s = pause_s
+        self._spans = spans
         self._reader = StreamReader(bus, stream, subjects, batch_size=batch_size)
         self._leadership = Leadership(
             database.dsn, f"projection {name}", check=self._reader.interruption
@@ -230,6 +234,7 @@ class Projector:
     async def _apply(self, batch: Batch, expected: Checkpoint | None) -> None:
         if batch.checkpoint == expected or (expected is None and not batch.messages):
             return
+        started_ms = now_ms()
         async with self._database.engine.begin() as connection:
             await require_checkpoint(connection, self.name, expected)
             good, unfoldable = await self._sorted(connection, batch)
@@ -241,6 +246,8 @@ class Projector:
         if self._committed is not None and batch.messages:
             await self._committed()
         _folded.labels(self.name).inc(len(batch.messages))
+        if self._spans:
+            fold_spans.of_batch(self.name, self.stream, good, started_ms)
         if unfoldable:
             await self._count_parked()
 

@@ -30,9 +30,19 @@ class Request:
     """One request, and the means to answer it.
 
     `headers` are by lower-case name, the last of several; `always` is added to every answer.
+    `status` is that of the answer that was begun, 0 before.
     """
 
-    __slots__ = ("_receive", "_send", "_sent", "always", "headers", "request_id", "started")
+    __slots__ = (
+        "_receive",
+        "_send",
+        "_sent",
+        "always",
+        "headers",
+        "request_id",
+        "started",
+        "status",
+    )
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -42,6 +52,7 @@ class Request:
         self.request_id = problems.request_id_from(self.text_header(b"x-request-id"))
         self.always: Headers = [(b"x-request-id", self.request_id.encode())]
         self.started = False
+        self.status = 0
 
     def only(self, name: bytes) -> bytes | None:
         """Return a header's value, None also where there are several of it."""
@@ -86,6 +97,7 @@ class Request:
     async def start(self, status: int, headers: Headers) -> None:
         """Send status and headers."""
         self.started = True
+        self.status = status
         await self._send(
             {
                 "type": "http.response.start",

@@ -9,6 +9,8 @@ from typing import Any, cast
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from webhost_kit.process.tracing import log_ids
+
 REDACTED = "[redacted]"
 
 _SECRET_NAMES = re.compile(
@@ -60,6 +62,7 @@ def configure_logging(service: str, *, log_format: str, level: str) -> None:
 
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        log_ids,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

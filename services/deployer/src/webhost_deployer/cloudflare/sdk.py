@@ -19,6 +19,7 @@ from cloudflare import (
     RateLimitError,
 )
 from webhost_contracts.artifacts import ModuleKind, kind_of
+from webhost_kit.process import tracing
 
 from webhost_deployer.cloudflare.failures import (
     BLOCKED_S,
@@ -29,6 +30,7 @@ from webhost_deployer.cloudflare.failures import (
 )
 from webhost_deployer.cloudflare.rate_limiter import RateLimiter
 from webhost_deployer.cloudflare.scripts import Script, secret
+from webhost_deployer.cloudflare.spans import call_span
 from webhost_deployer.provider import ProviderError
 
 TIMEOUT_S = 30.0
@@ -121,11 +123,24 @@ class Sdk:
     async def _answer(
         self, endpoint: str, call: Callable[[], Awaitable[Any]], after_upload: bool
     ) -> bytes:
-        await self._limit.acquire()
+        with call_span(endpoint, "api.cloudflare.com") as span:
+            await self._limit.acquire()
+            span.event("allowed")
+            return await self._answered(endpoint, call, after_upload, span)
+
+    async def _answered(
+        self,
+        endpoint: str,
+        call: Callable[[], Awaitable[Any]],
+        after_upload: bool,
+        span: tracing.Span,
+    ) -> bytes:
         try:
             answer = await call()
+            span.set("http.response.status_code", answer.status_code)
             return answer.content if isinstance(answer, httpx.Response) else await answer.read()
         except APIStatusError as error:
+            span.set("http.response.status_code", error.status_code)
             if isinstance(error, RateLimitError):
                 seconds = retry_after_s(error.response.headers.get("Retry-After"))
                 await self._limit.block(BLOCKED_S if seconds is None else seconds)
