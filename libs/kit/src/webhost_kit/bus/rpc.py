@@ -27,7 +27,7 @@ from webhost_kit.process import tracing
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 2.5
-_RPC = {"rpc.system.name": "nats"}
+_RPC = {"rpc.system": "nats"}
 
 A = TypeVar("A", bound=Wire)
 

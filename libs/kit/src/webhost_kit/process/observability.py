@@ -69,6 +69,7 @@ def configure_logging(service: str, *, log_format: str, level: str) -> None:
     last: list[structlog.typing.Processor]
     if log_format == "console":
         last = [
+            _without_span,
             structlog.processors.format_exc_info,
             redactor,
             structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
@@ -89,6 +90,12 @@ def configure_logging(service: str, *, log_format: str, level: str) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_ThroughStructlog()], force=True)
+
+
+def _without_span(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave what a reader looks for: the trace."""
+    event.pop("span_id", None)
+    return event
 
 
 class _ThroughStructlog(logging.Handler):
