@@ -1,7 +1,10 @@
 """Spans: whose child each is, what goes out, what is recorded, and what is not."""
 
 import asyncio
+import json
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -141,6 +144,30 @@ def test_a_line_of_the_log_has_the_ids_of_its_span(recorded: Recorded) -> None:
     )
 
 
+_LOGS = """
+import structlog
+from webhost_kit.process import tracing
+from webhost_kit.process.observability import configure_logging
+configure_logging("api", log_format={format!r}, level="info")
+with tracing.span("request", "server", traceparent={traceparent!r}):
+    structlog.get_logger().info("done", token="a secret")
+"""
+
+
+def test_logs_have_them_also_where_nothing_is_recorded() -> None:
+    line = json.loads(_logged("json"))
+    assert (line["trace_id"], line["span_id"], line["token"]) == (TRACE, CALLER, "[redacted]")
+    readable = _logged("console")
+    assert f"trace_id={TRACE}" in readable
+    assert "span_id" not in readable
+
+
+def _logged(log_format: str) -> str:
+    program = _LOGS.format(format=log_format, traceparent=SAMPLED)
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr
+
+
 def test_the_share_of_traces_follows_from_their_ids() -> None:
     with collector() as receiving:
         export = TraceExport("x", receiving.url, "", 0.25, "ins_1")
@@ -166,13 +193,20 @@ def test_what_is_exported_is_complete_and_redacted() -> None:
         with tracing.span("outer", "server", traceparent=SAMPLED) as span:
             span.event("happened")
             span.set("text", "whs_secretsecretsecret")
+            span.set("no text", "\ud800")
+            span.set("long", "ab" * 1_000)
             span.fail("timeout")
         tracing.record("script", "internal", 1, 2, parent=span.context, service="agent")
         asyncio.run(export.close())
     outer, script = receiving.trace(TRACE)[::-1]
     assert (outer.service, outer.kind, outer.parent_id) == ("gateway", "server", CALLER)
     assert (outer.failed, outer.events) == (True, ("happened",))
-    assert outer.attributes == {"text": "[redacted]", "error.type": "timeout"}
+    assert outer.attributes == {
+        "text": "[redacted]",
+        "no text": "?",
+        "long": "ab" * 128,
+        "error.type": "timeout",
+    }
     assert (script.service, script.parent_id) == ("agent", outer.span_id)
     assert receiving.headers[0]["x-token"] == "t"
 

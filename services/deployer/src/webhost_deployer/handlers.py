@@ -86,7 +86,7 @@ class Handlers:
                 id=deployment_id,
                 user_id=user_id,
                 agent_id=agent_id,
-                cause=Cause(request_id=ids.request_id),
+                cause=Cause(request_id=ids.request_id, traceparent=tracing.traceparent()),
             )
             failed = decisions.refuse(agent_id, decisions.NOT_HANDLED)
             await store.append(connection, state, [failed], now_ms())

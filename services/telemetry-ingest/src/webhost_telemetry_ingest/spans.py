@@ -5,6 +5,8 @@ from webhost_contracts.telemetry import TelemetryReport
 from webhost_kit.process import tracing
 
 SERVICE = "agent"
+APART_MS = 3600 * 1000
+"""How far the Worker's own start of a call may be from its admission, to be believed."""
 
 
 def of_agent(report: TelemetryReport, fact: TelemetryAccepted, caller: str | None) -> None:
@@ -12,7 +14,9 @@ def of_agent(report: TelemetryReport, fact: TelemetryAccepted, caller: str | Non
     parent = tracing.parse(caller)
     if parent is None or not parent.sampled:
         return
-    started_ms = report.timestamp_ms if report.started_at_ms is None else report.started_at_ms
+    started_ms = report.timestamp_ms
+    if report.started_at_ms is not None and abs(report.started_at_ms - started_ms) <= APART_MS:
+        started_ms = report.started_at_ms
     tracing.record(
         "invoke_agent",
         "internal",

@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 MOST_WAITING = 4_096
 BATCH = 256
 EVERY_S = 1.0
+LONGEST_TEXT = 256
 TIMEOUT_S = 10.0
 """For a batch, with all tries."""
 DRAIN_S = 2.0
@@ -162,14 +163,14 @@ class _Converter:
             named = self._common | {"service.name": span.service or ""}
             resource = self._resources[span.service] = self._resource_of(named)
         attributes: dict[str, Value] = {
-            name: redact_text(value) if isinstance(value, str) else value
+            name: _text(value) if isinstance(value, str) else value
             for name, value in span.attributes.items()
         }
         if span.error is not None:
             attributes["error.type"] = span.error
         parent = span.parent_id
         return self._span(
-            name=redact_text(span.name),
+            name=_text(span.name),
             context=self._identity(span.trace_id, span.span_id, remote=False),
             parent=None if parent is None else self._identity(span.trace_id, parent, remote=True),
             resource=resource,
@@ -190,6 +191,13 @@ class _Converter:
         return self._context(
             int(trace_id, 16), int(span_id, 16), is_remote=remote, trace_flags=self._sampled
         )
+
+
+def _text(value: str) -> str:
+    """Return what is exported of a text: one that cannot be encoded would cost its whole batch."""
+    if not value.isascii():
+        value = value.encode("utf-8", "replace").decode()
+    return redact_text(value[:LONGEST_TEXT])
 
 
 def headers_of(value: str) -> dict[str, str]:

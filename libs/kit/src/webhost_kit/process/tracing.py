@@ -5,7 +5,8 @@ that `trace_export` sets where a collector is configured.
 Guarantees: without a recorder nothing is recorded, and nothing of OpenTelemetry imported; the
 context that came is passed on as it was. A trace starts with a span that `starts` it, and is
 recorded as its first service decided: the sampled flag is honoured. Nothing here waits. Attributes
-are ids, names from the code, counts and codes: never anything that a user or an agent wrote.
+are ids, names (an agent's, and those in the code), counts and codes: never what a user sends, or an
+agent answers.
 """
 
 import re
