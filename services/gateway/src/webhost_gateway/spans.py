@@ -71,10 +71,8 @@ def answered(request: Request) -> None:
     request.span.set("http.response.status_code", request.status or None)
 
 
-def of_call(host: str, deployment_id: str) -> tracing.Span:
+def of_call(host: str) -> tracing.Span:
     """Return the span of the call to a Worker, to be entered."""
     span = tracing.span("POST /invoke", "client", attributes=_OF_CALL)
-    if span.recorded:
-        span.set("server.address", host)
-        span.set("webhost.deployment.id", deployment_id)
+    span.set("server.address", host)
     return span

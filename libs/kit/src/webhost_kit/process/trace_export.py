@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -193,6 +194,7 @@ class _Converter:
         )
 
 
+@lru_cache(maxsize=4_096)  # most are the same in every span
 def _text(value: str) -> str:
     """Return what is exported of a text: one that cannot be encoded would cost its whole batch."""
     if not value.isascii():

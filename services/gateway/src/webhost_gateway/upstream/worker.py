@@ -180,7 +180,7 @@ class Upstream:
             raise failed("network_error", message, "", kind=NotSent) from error
         ends_at = asyncio.get_running_loop().time() + self._longest_call_s
         connection: Connection | None = None
-        with spans.of_call(address.host, call.deployment_id) as span:
+        with spans.of_call(address.host) as span:
             try:
                 async with asyncio.timeout(self._first_byte_timeout_s) as limit:
                     connection = await self._pool.acquire(address.origin)
