@@ -3,7 +3,8 @@
 Consumes: what `tracing` records. Emits: POST `<endpoint>/v1/traces`.
 Guarantees: who records never waits: beyond MOST_WAITING spans, and those of a batch that the
 collector did not take in time, are dropped and counted. The log says so once in LOG_EVERY_S. The
-end of the process waits for at most DRAIN_S. OpenTelemetry is imported by the thread.
+end of the process waits for at most DRAIN_S. OpenTelemetry is imported where this is made, and not
+before: what is there when the process is composed is not looked through for garbage.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from webhost_kit.process.tracing import FinishedSpan, Value
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +60,9 @@ class TraceExport:
         self._wake = threading.Event()
         self._ending = False
         self._complained_at = -LOG_EVERY_S
+        self._complaints = _Complaints()
+        self._exporter = _exporter(self._endpoint, self._headers, self._complaints)
+        self._convert = _Converter(self._resource)
         for because in ("full", "refused"):
             _dropped.labels(because)
         sys.setswitchinterval(SWITCH_S)
@@ -93,28 +98,16 @@ class TraceExport:
             log.warning("spans not exported at the end", spans=left)
 
     def _work(self) -> None:
-        complaints = _Complaints()
-        for name in ("opentelemetry", "urllib3"):
-            library = logging.getLogger(name)
-            library.addHandler(complaints)
-            library.propagate = False
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.trace.export import SpanExportResult
-
-        convert = _Converter(self._resource)
-        exporter = OTLPSpanExporter(
-            endpoint=self._endpoint, headers=self._headers, timeout=TIMEOUT_S
-        )
         while not (self._ending and not self._waiting):
             if not self._ending:
                 self._wake.wait(EVERY_S)
             self._wake.clear()
             while batch := self._next_batch():
-                if exporter.export(convert(batch)) is SpanExportResult.SUCCESS:
+                if self._exporter.export(self._convert(batch)).name == "SUCCESS":
                     _exported.inc(len(batch))
                 else:
-                    self._lost(len(batch), complaints.last)
-        exporter.shutdown()
+                    self._lost(len(batch), self._complaints.last)
+        self._exporter.shutdown()
 
     def _next_batch(self) -> list[FinishedSpan]:
         waiting = self._waiting
@@ -134,6 +127,16 @@ class _Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.last = record.getMessage()
+
+
+def _exporter(endpoint: str, headers: dict[str, str], complaints: _Complaints) -> "SpanExporter":
+    for name in ("opentelemetry", "urllib3"):
+        library = logging.getLogger(name)
+        library.addHandler(complaints)
+        library.propagate = False
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter(endpoint=endpoint, headers=headers, timeout=TIMEOUT_S)
 
 
 class _Converter:
