@@ -34,7 +34,7 @@ FEW_CONNECTIONS = 8
 WARM_UP_S = 3
 AS_GOOD = 0.9
 TRACES = "every call traced"
-TRACED = 0.75
+TRACED = 0.5
 
 NOTES = [
     "gateway variants: the front's gateway and the plain one are called at the same even pace, half"
