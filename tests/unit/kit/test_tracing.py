@@ -15,6 +15,7 @@ from webhost_kit.process import trace_export, tracing
 from webhost_kit.process.trace_export import TraceExport, headers_of
 from webhost_kit.process.tracing import FinishedSpan
 
+from tests.support.deadline import until
 from tests.support.otlp import collector
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -209,6 +210,21 @@ def test_what_is_exported_is_complete_and_redacted() -> None:
     }
     assert (script.service, script.parent_id) == ("agent", outer.span_id)
     assert receiving.headers[0]["x-token"] == "t"
+
+
+def test_a_span_that_cannot_be_exported_costs_its_batch_and_nothing_later() -> None:
+    lost = _counted("webhost_spans_dropped_total", because="refused")
+    with collector() as receiving:
+        export = TraceExport("x", receiving.url, "", 1.0, "ins_1")
+        export.add(FinishedSpan("bad", "client", TRACE, CALLER, None, start_ns=-1, end_ns=2**80))
+        until(
+            lambda: _counted("webhost_spans_dropped_total", because="refused") > lost,
+            "the batch to be dropped",
+        )
+        with tracing.span("good", "server", traceparent=SAMPLED):
+            pass
+        asyncio.run(export.close())
+        assert [span.name for span in receiving.spans] == ["good"]
 
 
 def test_a_collector_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

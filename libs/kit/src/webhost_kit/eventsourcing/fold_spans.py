@@ -13,7 +13,7 @@ from webhost_contracts import subjects
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.process import tracing
-from webhost_kit.process.tracing import Attributes, Context
+from webhost_kit.process.tracing import Context, Value
 
 MOST_SPANS = 128
 RECENT_MS = 10 * 60 * 1000
@@ -73,13 +73,12 @@ def of_fact(projection: str, fact: Fact) -> tracing.Span:
     )
 
 
-def about(projection: str, stream: str) -> dict[str, tracing.Value]:
+def about(projection: str, stream: str) -> dict[str, Value]:
     """Return the attributes of what a projection consumes."""
-    attributes: Attributes = {
+    return {
         "messaging.system": "nats",
         "messaging.operation.type": "process",
         "messaging.operation.name": "process",
         "messaging.destination.name": stream,
         "messaging.consumer.group.name": projection,
     }
-    return dict(attributes)

@@ -103,11 +103,20 @@ class TraceExport:
                 self._wake.wait(EVERY_S)
             self._wake.clear()
             while batch := self._next_batch():
-                if self._exporter.export(self._convert(batch)).name == "SUCCESS":
-                    _exported.inc(len(batch))
-                else:
-                    self._lost(len(batch), self._complaints.last)
+                self._send(batch)
         self._exporter.shutdown()
+
+    def _send(self, batch: list[FinishedSpan]) -> None:
+        try:
+            taken = self._exporter.export(self._convert(batch)).name == "SUCCESS"
+        except Exception as error:
+            # Nothing may end the thread: what comes later would be lost too.
+            self._lost(len(batch), repr(error))
+            return
+        if taken:
+            _exported.inc(len(batch))
+        else:
+            self._lost(len(batch), self._complaints.last)
 
     def _next_batch(self) -> list[FinishedSpan]:
         waiting = self._waiting
