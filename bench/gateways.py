@@ -10,7 +10,7 @@ import itertools
 import secrets
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +150,7 @@ def gateway(
     replicas: int = 1,
     seed: str | None = None,
     life: Callable[[Agent], Iterable[Message]] = seeding.life,
+    settings: Mapping[str, str] | None = None,
 ) -> Generator[Gateway]:
     """Run a gateway that knows this many agents, and an API key of every user.
 
@@ -180,6 +181,7 @@ def gateway(
         "RESPONSE_KEYS": f"bench:{seed}",
         "WORKERS_CONNECT_TO": f"{LOOPBACK}:{worker_port}",
         "WEBHOST_TIERS_FILE": str(tiers),
+        **(settings or {}),
     }
     with ExitStack() as stack:
         pids = [

@@ -97,7 +97,7 @@ class Infrastructure:
         return self.cluster.dsn(name)
 
 
-ACCOUNTS = ("few", "many", "users", "front", "ingest", "fold")
+ACCOUNTS = ("few", "many", "users", "traced", "front", "ingest", "fold")
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 // A Worker that costs next to nothing: it answers invoke/v1 with the path that was called, whole or
-// as a stream, and what a chat of OpenAI's API asks with a chat's answer.
+// as a stream, and what a chat of OpenAI's API asks with a chat's answer. It takes traces, too.
 
 const encoder = new TextEncoder();
 const usage = { tokens: 7, computeMs: 1, toolCalls: 0 };
@@ -30,6 +30,7 @@ function streamed(meta, text) {
 export default {
   async fetch(request) {
     const { pathname: text } = new URL(request.url);
+    if (text === "/v1/traces") return new Response();
     const { traceId, sessionId } = await request.json();
     if (text.endsWith("/chat/completions")) return Response.json(chat);
     const meta = { protocol: "invoke/v1", traceId, sessionId: sessionId ?? "bench" };

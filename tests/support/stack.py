@@ -189,6 +189,10 @@ class Stack:
         """Whether a service has died at the point that was asked for."""
         return not self.crash_file.exists()
 
+    def metrics(self, name: str) -> str:
+        """What a process's /metrics shows."""
+        return self._http.get(f"{self._process(name)['opsUrl']}/metrics").text
+
     def pids(self) -> dict[str, int]:
         """Every process's id now."""
         return {process["name"]: process["pid"] for process in self.status()["processes"]}

@@ -38,12 +38,13 @@ async function reportOf(kind, fields = {}) {
   const mac = createHmac("sha256", agent.secret).update(body).digest("hex");
   assert.equal(headers["x-telemetry-signature"], `v1=${mac}`);
   assert.equal(headers["x-telemetry-deployment-id"], "dep_1");
-  return { call, event: JSON.parse(body), body };
+  return { call, event: JSON.parse(body), body, headers };
 }
 
 test("a call is reported once, signed, with the call's own id and time", async () => {
   const { call, event, body } = await reportOf("text", { admittedAtMs: 1_700_000_000_000 });
-  const { computeMs, ...rest } = event;
+  const { computeMs, startedAtMs, ...rest } = event;
+  assert.ok(Math.abs(Date.now() - startedAtMs) < 60_000);
   assert.deepEqual(rest, {
     userId: "usr_1",
     agentId: "agt_1",
@@ -59,6 +60,12 @@ test("a call is reported once, signed, with the call's own id and time", async (
   });
   assert.ok(Number.isInteger(computeMs) && computeMs >= 0 && computeMs < 10_000);
   assert.doesNotMatch(body, /four words/);
+});
+
+test("the trace context of a call comes with its report, and none where there is none", async () => {
+  const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  assert.equal((await reportOf("text", { traceparent })).headers.traceparent, traceparent);
+  assert.equal((await reportOf("text")).headers.traceparent, undefined);
 });
 
 test("what the module reports is used, as integers within their bounds", async () => {

@@ -20,7 +20,12 @@ WORKERS_DEV_SUBDOMAIN = "local"
 # What is inherited from the shell that runs `webhost up`: none of its user's credentials.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 # Settings that every service takes from that shell where they are set there.
-_SETTINGS = ("LONGEST_CALL_S",)
+_SETTINGS = (
+    "LONGEST_CALL_S",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_TRACES_SAMPLER_ARG",
+)
 _DEPLOYERS_SETTINGS = (
     "CLOUDFLARE_DISPATCH_NAMESPACE",
     "CLOUDFLARE_RETIRED_DISPATCH_NAMESPACE",

@@ -89,8 +89,8 @@ async def test_rows_never_go_back(database: Database) -> None:
             await projection.fold(connection, batch, NOWHERE)
     routes = await loaded(database)
     assert routes.agents == {
-        "agt_1": Agent(3, "usr_1", deployment_id="dep_2"),
-        "agt_2": Agent(1, "usr_1"),
+        "agt_1": Agent(3, "usr_1", deployment_id="dep_2", name="a"),
+        "agt_2": Agent(1, "usr_1", name="b"),
     }
 
 

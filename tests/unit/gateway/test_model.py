@@ -12,6 +12,7 @@ from webhost_contracts.events import (
     AgentDeleted,
     AgentDisabled,
     AgentEnabled,
+    AgentUpdated,
     DeploymentActivated,
     DeploymentFailed,
     DeploymentSucceeded,
@@ -70,12 +71,13 @@ def take(routes: RouteTable, aggregate_id: str, version: int, event: Event, at_m
 def test_an_agents_life() -> None:
     routes = RouteTable()
     steps = [
-        (AgentCreated(name="a"), Agent(1, "usr_1")),
-        (activated("dep_1"), Agent(2, "usr_1", deployment_id="dep_1")),
-        (AgentDisabled(), Agent(3, "usr_1", disabled=True, deployment_id="dep_1")),
-        (AgentEnabled(), Agent(4, "usr_1", deployment_id="dep_1")),
-        (activated("dep_2"), Agent(5, "usr_1", deployment_id="dep_2")),
-        (AgentDeleted(), Agent(6, "usr_1", deployment_id="dep_2", deleted_at_ms=1)),
+        (AgentCreated(name="a"), Agent(1, "usr_1", name="a")),
+        (activated("dep_1"), Agent(2, "usr_1", deployment_id="dep_1", name="a")),
+        (AgentDisabled(), Agent(3, "usr_1", disabled=True, deployment_id="dep_1", name="a")),
+        (AgentEnabled(), Agent(4, "usr_1", deployment_id="dep_1", name="a")),
+        (AgentUpdated(name="b"), Agent(5, "usr_1", deployment_id="dep_1", name="b")),
+        (activated("dep_2"), Agent(6, "usr_1", deployment_id="dep_2", name="b")),
+        (AgentDeleted(), Agent(7, "usr_1", deployment_id="dep_2", deleted_at_ms=1, name="b")),
     ]
     for version, (event, state) in enumerate(steps, start=1):
         take(routes, "agt_1", version, event)

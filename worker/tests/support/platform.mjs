@@ -246,7 +246,7 @@ class Agent {
   }
 
   /** A call as the gateway makes it. */
-  async invoke(text, { stream = false, signal, ...fields } = {}) {
+  async invoke(text, { stream = false, signal, traceparent, ...fields } = {}) {
     const body = JSON.stringify({ ...callOf(text), ...fields });
     return await this.post(
       "/invoke",
@@ -254,6 +254,7 @@ class Agent {
       {
         "X-Webhost-Invoke-Signature": invokeKey.header(this.deploymentId, body),
         Accept: stream ? "text/event-stream" : "application/json",
+        ...(traceparent === undefined ? {} : { traceparent }),
       },
       signal,
     );

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from webhost_contracts.artifacts import Artifact
-from webhost_contracts.subjects import TYPE_HEADER
+from webhost_contracts.subjects import TRACE_HEADER, TYPE_HEADER
 from webhost_contracts.wire import Wire
 
 COMMAND_HEADER = "Webhost-Command-Id"
@@ -68,6 +68,7 @@ class Command(Wire, frozen=True, kw_only=True, tag_field="type"):
             AGENT_HEADER: self.agent_id,
             DEPLOYMENT_HEADER: getattr(self, "deployment_id", None),
             REQUEST_HEADER: self.request_id,
+            TRACE_HEADER: self.traceparent,
         }
         return {name: value for name, value in named.items() if value is not None}
 

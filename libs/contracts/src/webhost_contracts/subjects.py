@@ -46,6 +46,8 @@ ALL_DEAD_LETTERS = "dead.>"
 TYPE_HEADER = "Webhost-Type"
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
 DEAD_REASON_HEADER = "Webhost-Dead-Reason"
+TRACE_HEADER = "traceparent"
+"""The trace context (W3C) in which a message or request is sent; where it has one."""
 
 RPC_USAGE = "rpc.billing.usage"
 RPC_RECENT_EVENTS = "rpc.billing.recent-events"

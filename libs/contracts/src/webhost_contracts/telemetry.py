@@ -15,7 +15,10 @@ Identifier = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class TelemetryReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A report. Unknown fields are dropped; counters are integers from 0 to 10^9."""
+    """A report. Unknown fields are dropped; counters are integers from 0 to 10^9.
+
+    `started_at_ms` is when the Worker began with the call, by its own clock: for its trace.
+    """
 
     user_id: Identifier
     agent_id: Identifier
@@ -32,6 +35,7 @@ class TelemetryReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     error_class: Literal["auth", "limit", "runtime", "tool", "unknown"] | None = None
     cost_usd_estimated: float | str | None = None
     provider: dict[str, Any] | None = None
+    started_at_ms: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
 
 
 class TelemetryReceipt(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -32,6 +32,11 @@ class Problem(Exception):
         self.status = HTTP_STATUS[self.code] if status is None else status
         self.retry_after_s = retry_after_s
 
+    @property
+    def error_type(self) -> str:
+        """Return what it is called in traces."""
+        return self.code
+
 
 class InvalidRequest(Problem):
     """The request is not of the required shape; `details.issues` says where."""
@@ -130,6 +135,11 @@ class RuntimeFailed(Problem):
     """The data plane failed; `details.failure` says how."""
 
     code = ErrorCode.RUNTIME_ERROR
+
+    @property
+    def error_type(self) -> str:
+        """Return how the data plane failed."""
+        return str(self.details.get("failure", self.code))
 
 
 class Unavailable(Problem):

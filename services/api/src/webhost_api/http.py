@@ -245,7 +245,6 @@ def _metadata(request: Request, actor: str) -> EventMetadata:
     return EventMetadata(
         actor=actor,
         request_id=request.headers[problems.REQUEST_ID_HEADER],
-        traceparent=problems.traceparent_from(request.headers.get("traceparent")),
     )
 
 

@@ -13,6 +13,7 @@ from webhost_kit.errors import InvalidRequest, Problem
 from webhost_kit.http import problems
 from webhost_kit.http.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
 from webhost_kit.http.measured import OTHER, measure
+from webhost_kit.process import tracing
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,8 @@ class RequestId:
     """Gives each request an id, in its headers, in those of its response, and in the logs, and
     measures how long it takes.
 
-    An unexpected failure has already been answered when it gets here; it is logged.
+    An unexpected failure has already been answered when it gets here; it is logged. Each is a span
+    of its caller's trace, or of a new one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -53,7 +55,11 @@ class RequestId:
                 MutableHeaders(scope=message)[problems.REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        given = problems.traceparent_from(headers.get("traceparent"))
+        with (
+            tracing.span(scope["method"], "server", traceparent=given, starts=True) as span,
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+        ):
             try:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
@@ -63,6 +69,21 @@ class RequestId:
             finally:
                 route = getattr(scope.get("route"), "path", OTHER)
                 measure(scope["method"], route, status, monotonic() - began_s)
+            if span.recorded:
+                _describe(span, scope, request_id, status)
+
+
+def _describe(span: tracing.Span, scope: Scope, request_id: str, status: int) -> None:
+    """Say what was requested, by the route that answered, and how it ended."""
+    # The path itself holds ids, and may be anybody's text.
+    if (route := getattr(scope.get("route"), "path", None)) is not None:
+        span.name(f"{scope['method']} {route}")
+        span.set("http.route", route)
+    span.set("http.request.method", scope["method"])
+    span.set("http.response.status_code", status or None)
+    span.set("webhost.request.id", request_id)
+    if status >= 500:
+        span.fail(str(status))
 
 
 class Cors(CORSMiddleware):

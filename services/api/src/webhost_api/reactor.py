@@ -39,9 +39,11 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
 from webhost_kit.database.notifications import notify
+from webhost_kit.eventsourcing import fold_spans
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector
 from webhost_kit.eventsourcing.store import EventMetadata, require_verified
+from webhost_kit.process import tracing
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_api import decisions, handlers, model, store
@@ -52,6 +54,7 @@ from webhost_api.store import AGENTS
 from webhost_api.tables import accounts
 
 ACTOR = "service:api"
+NAME = "api.reactor"
 
 _FILTERS = tuple(map(subjects.events_of_kind, ("deployment", "account", "secret")))
 _TYPES = by_name(
@@ -80,7 +83,9 @@ class Reactor:
 
     def projector(self, database: Database, bus: Bus) -> Projector:
         """Return the projector that runs this reactor."""
-        return Projector("api.reactor", database, bus, subjects.EVENTS, _FILTERS, _TYPES, self.fold)
+        return Projector(
+            NAME, database, bus, subjects.EVENTS, _FILTERS, _TYPES, self.fold, spans=False
+        )
 
     async def fold(
         self, connection: AsyncConnection, facts: Sequence[Fact], _checkpoint: Checkpoint
@@ -89,21 +94,25 @@ class Reactor:
         # The aggregates that they refer to may have to be recovered first.
         require_verified(connection)
         for fact in facts:
-            match fact.event:
-                case TierChanged() as event:
-                    await _account_changed(connection, fact.envelope, tier=event.tier)
-                case AccountDisabled():
-                    await _account_changed(connection, fact.envelope, disabled=True)
-                case AccountEnabled():
-                    await _account_changed(connection, fact.envelope, disabled=False)
-                case TeardownStarted() as event:
-                    await _teardown_started(connection, event)
-                case SecretEvent() as event:
-                    await _secrets_changed(connection, event, fact.envelope.version)
-                case DeployerEvent() as event:
-                    await self._deployment_fact(connection, fact.envelope, event)
-                case other:
-                    raise TypeError(f"not consumed here: {other.type_name()}")
+            with fold_spans.of_fact(NAME, fact):
+                await self._fold(connection, fact)
+
+    async def _fold(self, connection: AsyncConnection, fact: Fact) -> None:
+        match fact.event:
+            case TierChanged() as event:
+                await _account_changed(connection, fact.envelope, tier=event.tier)
+            case AccountDisabled():
+                await _account_changed(connection, fact.envelope, disabled=True)
+            case AccountEnabled():
+                await _account_changed(connection, fact.envelope, disabled=False)
+            case TeardownStarted() as event:
+                await _teardown_started(connection, event)
+            case SecretEvent() as event:
+                await _secrets_changed(connection, event, fact.envelope.version)
+            case DeployerEvent() as event:
+                await self._deployment_fact(connection, fact.envelope, event)
+            case other:
+                raise TypeError(f"not consumed here: {other.type_name()}")
 
     async def _deployment_fact(
         self, connection: AsyncConnection, envelope: Envelope, event: DeployerEvent
@@ -186,6 +195,6 @@ def _because_of(envelope: Envelope) -> EventMetadata:
     return EventMetadata(
         actor=ACTOR,
         request_id=envelope.request_id,
-        traceparent=envelope.traceparent,
+        traceparent=tracing.traceparent() or envelope.traceparent,
         causation_id=envelope.event_id,
     )

@@ -26,6 +26,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.locks import Lock
 from webhost_kit.errors import VersionConflict
+from webhost_kit.process import tracing
 from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.process.metrics import STEP_S, HotHistogram
 
@@ -132,6 +133,10 @@ class Executor:
                     await store.save(connection, newest or deployment)
 
     async def _succeed(self, deployment: Deployment, check_secrets: saga.Run) -> None:
+        with tracing.span("step succeed", traceparent=deployment.cause.traceparent):
+            await self._conclude(deployment, check_secrets)
+
+    async def _conclude(self, deployment: Deployment, check_secrets: saga.Run) -> None:
         provider = self._steps.provider_of(deployment)
         event = DeploymentSucceeded(
             agent_id=deployment.agent_id,
@@ -159,6 +164,19 @@ class Executor:
         crash_point(fact_point(type(event), Moment.RECORDED))
 
     async def _run(self, deployment: Deployment, run: saga.Run) -> None:
+        with tracing.span(
+            f"step {run.step}",
+            traceparent=deployment.cause.traceparent,
+            attributes={
+                "webhost.deployment.id": deployment.id,
+                "webhost.agent.id": deployment.agent_id,
+                "webhost.step": run.step,
+                "webhost.step.attempt": run.attempt,
+            },
+        ) as span:
+            await self._try(deployment, run, span)
+
+    async def _try(self, deployment: Deployment, run: saga.Run, span: tracing.Span) -> None:
         started, began_s = now_ms(), monotonic()
         crash_point(point(run.step, Moment.STARTING))
         try:
@@ -185,10 +203,14 @@ class Executor:
                 said=failure.error.provider_message,
             )
             _steps.labels(run.step, "failed").observe(monotonic() - began_s)
+            span.set("webhost.step.outcome", "failed")
+            span.set("webhost.step.transient", failure.transient)
+            span.fail(failure.error.provider_code or "step_failed")
         else:
             event = saga.succeeded(deployment, run, started, secrets_version, front_keys)
             log.info("step done", step=run.step, attempt=run.attempt)
             _steps.labels(run.step, "succeeded").observe(monotonic() - began_s)
+            span.set("webhost.step.outcome", "succeeded")
         crash_point(point(run.step, Moment.DONE))
         await self._record(deployment, event)
         crash_point(point(run.step, Moment.RECORDED))

@@ -24,6 +24,7 @@ from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Permanent
+from webhost_kit.process import tracing
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_deployer import decisions, store
@@ -85,7 +86,7 @@ class Handlers:
                 id=deployment_id,
                 user_id=user_id,
                 agent_id=agent_id,
-                cause=Cause(request_id=ids.request_id),
+                cause=Cause(request_id=ids.request_id, traceparent=tracing.traceparent()),
             )
             failed = decisions.refuse(agent_id, decisions.NOT_HANDLED)
             await store.append(connection, state, [failed], now_ms())
@@ -147,6 +148,6 @@ async def _schedule_teardown(
 def _cause(command: Command) -> Cause:
     return Cause(
         request_id=command.request_id,
-        traceparent=command.traceparent,
+        traceparent=tracing.traceparent() or command.traceparent,
         causation_id=command.causation_id,
     )

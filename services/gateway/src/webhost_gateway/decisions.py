@@ -49,6 +49,7 @@ class Target:
     invoke_url: str
     key_version: int
     key_generation: int
+    agent_name: str = ""
 
 
 def parse(body: bytes) -> InvokeRequest:
@@ -139,6 +140,7 @@ def target_of(routes: RouteTable, user_id: str, agent_id: str) -> Target:
         deployment.invoke_url,
         deployment.key_version,
         deployment.key_generation,
+        agent.name,
     )
 
 

@@ -25,11 +25,12 @@ from webhost_kit.errors import LimitExceeded, Problem, RuntimeFailed, Unavailabl
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.store import new_id
 from webhost_kit.http import problems
+from webhost_kit.process import tracing
 from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.process.metrics import ReadGauge
 from webhost_kit.tasks import cancel
 
-from webhost_gateway import decisions
+from webhost_gateway import decisions, spans
 from webhost_gateway.flow_control import FlowControl
 from webhost_gateway.ledger.admission import Admission
 from webhost_gateway.ledger.idempotency import (
@@ -123,7 +124,9 @@ class Invoker:
         call = admitted.call
         async with self._on_record(request, admitted):
             async with self._upstream.answer(call) as answer:
-                body = _as_answered(await answer.document(), admitted.invocation.trace_id)
+                document = await answer.document()
+            spans.ended(request, document.session_id, document.usage)
+            body = _as_answered(document, admitted.invocation.trace_id)
             crash_point("gateway.answered")
             call.flow.hold_up()
             if admitted.recording is not None:
@@ -167,6 +170,7 @@ class Invoker:
                 try:
                     async with self._upstream.answer(call) as answer:
                         await client.pass_on(answer)
+                    spans.ended(request, client.session_id, client.usage)
                     crash_point("gateway.answered")
                 except RuntimeFailed as problem:
                     if request.started:
@@ -203,7 +207,9 @@ class Invoker:
             agent_id=request.agent_id,
             deployment_id=target.deployment_id,
             runtime_provider=target.runtime_provider,
-            trace_id=decisions.trace_id_of(asked.invoke) or secrets.token_hex(16),
+            trace_id=decisions.trace_id_of(asked.invoke)
+            or request.trace_id
+            or secrets.token_hex(16),
             period_key=period,
             admitted_at_ms=at_ms,
             key_id=caller.key_id,
@@ -221,6 +227,7 @@ class Invoker:
             raise
         crash_point("gateway.admitted")
         request.name_invocation(invocation.id)
+        spans.admitted(request, invocation, target.agent_name)
         body = decisions.for_worker(
             asked.invoke, invocation, target, entitlements, self._timeout_ms
         )
@@ -272,6 +279,8 @@ class Invoker:
             error_class=error_class,
             wall_ms=round(wall_s * 1000),
         )
+        if error is not None:
+            request.span.fail(tracing.error_type_of(error))
         recording = admitted.recording
         if recording is not None and isinstance(error, RuntimeFailed) and not request.started:
             _make_final(error, recording)

@@ -8,6 +8,7 @@ from webhost_kit.http.addresses import address_of
 from webhost_kit.http.asgi import Headers, Receive, Send
 from webhost_kit.http.cors import ALLOWED_HEADERS, ALLOWED_METHODS, EXPOSED_HEADERS
 from webhost_kit.http.measured import OTHER
+from webhost_kit.process import tracing
 
 MAX_BODY_BYTES = 1024 * 1024
 INVOCATION_ID_HEADER = b"x-webhost-invocation-id"
@@ -24,7 +25,11 @@ _PREFLIGHT: Headers = [
 
 
 class Request(asgi.Request):
-    """One request of a user, with the CORS headers of its answer."""
+    """One request of a user, with the CORS headers of its answer.
+
+    `traceparent` is the caller's, or that of the request's own `span`; `trace_id` is of a trace
+    that begins here.
+    """
 
     __slots__ = (
         "address",
@@ -33,6 +38,8 @@ class Request(asgi.Request):
         "idempotency_key",
         "origin_allowed",
         "route",
+        "span",
+        "trace_id",
         "traceparent",
     )
 
@@ -46,6 +53,8 @@ class Request(asgi.Request):
         self.authorization = self.text_header(b"authorization")
         self.idempotency_key = self.text_header(b"idempotency-key")
         self.traceparent = problems.traceparent_from(self.text_header(b"traceparent"))
+        self.span = tracing.NOTHING
+        self.trace_id: str | None = None
         self.origin_allowed = self.headers.get(b"origin") in origins
         if self.origin_allowed:
             self.always += [(b"access-control-allow-origin", self.headers[b"origin"]), *_CORS]

@@ -12,6 +12,7 @@ from webhost_kit.errors import MethodNotAllowed, NotFound, Problem
 from webhost_kit.http.asgi import ClientGone, Receive, Send
 from webhost_kit.http.measured import measure
 
+from webhost_gateway import spans
 from webhost_gateway.request import Request
 
 PREFIX = "/v1/invoke/"
@@ -45,21 +46,25 @@ class InvokeApp:
         # No browser calls for others.
         origins = frozenset[bytes]() if is_delegated else self._origins
         request = Request(scope, receive, send, origins)
-        try:
-            if is_delegated:
-                await self._answer_delegated(request, scope["method"], scope["path"])
-            else:
-                await self._answer(request, scope["method"], scope["path"])
-        except ClientGone:
-            return
-        except MethodNotAllowed as problem:
-            await request.refuse(problem, {"Allow": "POST" if is_delegated else "POST, OPTIONS"})
-        except Problem as problem:
-            await request.refuse(problem)
-        except Exception as error:
-            await request.refuse_unexpected(error)
-        finally:
-            measure(scope["method"], request.route, request.status, monotonic() - began_s)
+        with spans.of_request(request, scope["method"]):
+            try:
+                if is_delegated:
+                    await self._answer_delegated(request, scope["method"], scope["path"])
+                else:
+                    await self._answer(request, scope["method"], scope["path"])
+            except ClientGone:
+                return
+            except MethodNotAllowed as problem:
+                allowed = "POST" if is_delegated else "POST, OPTIONS"
+                await request.refuse(problem, {"Allow": allowed})
+            except Problem as problem:
+                spans.refused(request, problem)
+                await request.refuse(problem)
+            except Exception as error:
+                await request.refuse_unexpected(error)
+            finally:
+                measure(scope["method"], request.route, request.status, monotonic() - began_s)
+            spans.answered(request)
 
     async def _answer(self, request: Request, method: str, path: str) -> None:
         handler = self._invoke

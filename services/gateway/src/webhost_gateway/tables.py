@@ -98,6 +98,7 @@ routed_agents = sa.Table(
     sa.Column("disabled", sa.Boolean, nullable=False),
     sa.Column("deployment_id", sa.Text),
     sa.Column("deleted_at_ms", sa.BigInteger),
+    sa.Column("name", sa.Text, nullable=False, server_default=""),
 )
 
 routed_deployments = sa.Table(

@@ -8,13 +8,14 @@ On replay (the same report again): recognised here while it is cached, and alway
 
 from webhost_contracts import wire
 from webhost_contracts.events import TelemetryAccepted
-from webhost_contracts.telemetry import TelemetryReceipt
+from webhost_contracts.telemetry import TelemetryReceipt, TelemetryReport
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Problem, Unauthenticated
 from webhost_kit.eventsourcing.unstored import envelope_of
 from webhost_kit.keys import MasterKeys
+from webhost_kit.process import tracing
 
-from webhost_telemetry_ingest import decisions
+from webhost_telemetry_ingest import decisions, spans
 from webhost_telemetry_ingest.batcher import ReportBatcher
 from webhost_telemetry_ingest.decisions import Credentials
 from webhost_telemetry_ingest.dedupe import DedupeCache
@@ -65,12 +66,17 @@ class Reports:
         body: bytes,
         address: str,
         request_id: str,
-        traceparent: str | None,
+        caller: str | None,
     ) -> TelemetryReceipt:
-        """Accept a report and make it durable, or raise the Problem that says why not."""
+        """Accept a report and make it durable, or raise the Problem that says why not.
+
+        `caller` is the trace context that came with it, of the call that it reports.
+        """
         at_ms = now_ms()
         known = self._deployments.by_id.get(given.deployment_id)
-        user_id, fact = self._decide(given, body, known, address, request_id, traceparent, at_ms)
+        traceparent = tracing.traceparent()
+        report, fact = self._decide(given, body, known, address, request_id, traceparent, at_ms)
+        user_id = report.user_id
         key = (fact.deployment_id, fact.dedupe_key)
         deduped = key in self._dedupe
         if not deduped:
@@ -84,6 +90,7 @@ class Reports:
             )
             await self._batcher.add(user_id, wire.encode(envelope))
             self._dedupe.add(key)
+            spans.of_agent(report, fact, caller)
         return TelemetryReceipt(
             accepted=True, event_id=decisions.event_id_of(fact), deduped=deduped
         )
@@ -97,7 +104,7 @@ class Reports:
         request_id: str,
         traceparent: str | None,
         at_ms: int,
-    ) -> tuple[str, TelemetryAccepted]:
+    ) -> tuple[TelemetryReport, TelemetryAccepted]:
         authenticated = False
         try:
             decisions.authenticate(given, body, known, self._keys)
@@ -106,7 +113,7 @@ class Reports:
                 self._rate_limits.acquire_report(given.deployment_id, known.user_id)
             report = decisions.decode(body)
             fact = decisions.accept(report, body, given.deployment_id, known, at_ms)
-            return report.user_id, fact
+            return report, fact
         except Problem as problem:
             attributed = (given.deployment_id, known) if authenticated and known else None
             self._refused(

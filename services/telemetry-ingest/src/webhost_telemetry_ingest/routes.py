@@ -19,11 +19,14 @@ from webhost_kit.http import problems
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.asgi import ClientGone, Receive, Request, Send
 from webhost_kit.http.measured import OTHER, measure
+from webhost_kit.process import tracing
 from webhost_kit.process.metrics import HotCounter
 
 from webhost_telemetry_ingest.reports import Reports
 
 PATH = "/v1/telemetry/report"
+_NAME = f"POST {PATH}"
+_ROUTE = {"http.request.method": "POST", "http.route": PATH}
 
 _requests = HotCounter(
     "webhost_ingest_requests_total", "Requests that were handled: what ingest scales by"
@@ -46,25 +49,33 @@ class ReportApp:
         began_s = monotonic()
         request = Request(scope, receive, send)
         route = PATH if scope["path"] == PATH else OTHER
-        try:
-            if route is OTHER:
-                raise NotFound("There is no such address.")
-            if scope["method"] != "POST":
-                raise MethodNotAllowed("Only POST is allowed here.")
-            await self._accept(request, address_of(scope))
-        except ClientGone:
-            return
-        except MethodNotAllowed as problem:
-            await request.refuse(problem, {"Allow": "POST"})
-        except Problem as problem:
-            await request.refuse(problem)
-        except Exception as error:
-            await request.refuse_unexpected(error)
-        finally:
-            measure(scope["method"], route, request.status, monotonic() - began_s)
-            _requests.inc()
+        given = problems.traceparent_from(request.text_header(b"traceparent"))
+        with tracing.span(
+            _NAME, "server", traceparent=given, attributes=_ROUTE, starts=True
+        ) as span:
+            try:
+                if route is OTHER:
+                    raise NotFound("There is no such address.")
+                if scope["method"] != "POST":
+                    raise MethodNotAllowed("Only POST is allowed here.")
+                await self._accept(request, address_of(scope), given)
+            except ClientGone:
+                return
+            except MethodNotAllowed as problem:
+                await request.refuse(problem, {"Allow": "POST"})
+            except Problem as problem:
+                span.set("webhost.error.code", problem.code)
+                if problem.status >= 500:
+                    span.fail(problem.error_type)
+                await request.refuse(problem)
+            except Exception as error:
+                await request.refuse_unexpected(error)
+            finally:
+                measure(scope["method"], route, request.status, monotonic() - began_s)
+                _requests.inc()
+            span.set("http.response.status_code", request.status or None)
 
-    async def _accept(self, request: Request, address: str) -> None:
+    async def _accept(self, request: Request, address: str, caller: str | None) -> None:
         deployment_id, signature = request.only(_DEPLOYMENT), request.only(_SIGNATURE)
         given = self._reports.credentials(
             address,
@@ -73,6 +84,5 @@ class ReportApp:
             request.request_id,
         )
         body = await request.body(MAX_BODY_BYTES)
-        traceparent = problems.traceparent_from(request.text_header(b"traceparent"))
-        receipt = await self._reports.accept(given, body, address, request.request_id, traceparent)
+        receipt = await self._reports.accept(given, body, address, request.request_id, caller)
         await request.answer(202, msgspec.json.encode(receipt))

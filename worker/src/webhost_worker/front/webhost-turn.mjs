@@ -95,7 +95,8 @@ export class Turn {
     if (this.#caller !== null) Caller.end(this.#caller);
     this.#ctx.waitUntil(this.#answer?.cancel().catch(() => {}) ?? Promise.resolve());
     const usage = this.#usage();
-    this.#ctx.waitUntil(reportCall(this.#deployment, this.call, usage, errorClass));
+    const call = { ...this.call, startedAtMs: this.#startedAtMs };
+    this.#ctx.waitUntil(reportCall(this.#deployment, call, usage, errorClass));
     return usage;
   }
 

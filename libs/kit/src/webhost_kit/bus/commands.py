@@ -27,6 +27,7 @@ from webhost_kit.bus.broker import broker
 from webhost_kit.bus.connection import Bus, inbox_prefix
 from webhost_kit.database.away import is_away
 from webhost_kit.errors import Permanent, Unavailable
+from webhost_kit.process import tracing
 
 log = structlog.get_logger(__name__)
 
@@ -182,8 +183,11 @@ class _Handling(BaseMiddleware):
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
         ids = CommandIds.of(msg.headers)
-        with structlog.contextvars.bound_contextvars(
-            command=ids.command_id, request_id=ids.request_id
+        with (
+            _span_of(msg, ids),
+            structlog.contextvars.bound_contextvars(
+                command=ids.command_id, request_id=ids.request_id
+            ),
         ):
             try:
                 result = await call_next(msg)
@@ -195,6 +199,23 @@ class _Handling(BaseMiddleware):
 
 def _verb(message: NatsMessage) -> str:
     return message.raw_message.subject.split(".")[2]
+
+
+def _span_of(message: NatsMessage, ids: CommandIds) -> tracing.Span:
+    attributes = {
+        "messaging.system": "nats",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "process",
+        "messaging.destination.name": subjects.COMMANDS,
+    }
+    if ids.command_id is not None:
+        attributes["messaging.message.id"] = ids.command_id
+    return tracing.span(
+        f"process {message.headers.get(subjects.TYPE_HEADER, 'command')}",
+        "consumer",
+        traceparent=message.headers.get(subjects.TRACE_HEADER),
+        attributes=attributes,
+    )
 
 
 def _sequence(message: NatsMessage) -> int:

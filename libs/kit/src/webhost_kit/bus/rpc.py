@@ -15,6 +15,7 @@ import structlog
 from faststream import BaseMiddleware
 from nats.errors import Error as NatsError
 from webhost_contracts import deadlines, wire
+from webhost_contracts.subjects import TRACE_HEADER
 from webhost_contracts.wire import Wire
 
 from webhost_kit import deadline
@@ -22,11 +23,13 @@ from webhost_kit.bus.broker import broker
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Unavailable
+from webhost_kit.process import tracing
 from webhost_kit.process.metrics import MOMENT_S, HotHistogram
 
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 2.5
+_RPC = {"rpc.system": "nats"}
 
 _duration = HotHistogram(
     "webhost_rpc_request_duration_seconds",
@@ -44,20 +47,21 @@ async def call(
 ) -> A:
     """Return the other side's reply. Raises Unavailable when none comes in time."""
     began_s, outcome = monotonic(), "unavailable"
-    try:
-        reply = await bus.client.request(
-            subject,
-            wire.encode(request),
-            timeout=timeout_s,
-            headers=deadlines.headers(now_ms(), timeout_s),
-        )
-        answer = wire.decode(reply.data, kind)
-        outcome = "replied"
-        return answer
-    except (NatsError, TimeoutError, OSError, msgspec.DecodeError) as error:
-        raise Unavailable("A part of the system is unavailable; try again shortly.") from error
-    finally:
-        _duration.labels(subject, outcome).observe(monotonic() - began_s)
+    with tracing.span(subject, "client", attributes=_RPC):
+        headers = deadlines.headers(now_ms(), timeout_s)
+        if (traceparent := tracing.traceparent()) is not None:
+            headers[TRACE_HEADER] = traceparent
+        try:
+            reply = await bus.client.request(
+                subject, wire.encode(request), timeout=timeout_s, headers=headers
+            )
+            answer = wire.decode(reply.data, kind)
+            outcome = "replied"
+            return answer
+        except (NatsError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            raise Unavailable("A part of the system is unavailable; try again shortly.") from error
+        finally:
+            _duration.labels(subject, outcome).observe(monotonic() - began_s)
 
 
 class RequestServer:
@@ -91,8 +95,14 @@ class _LogFailure(BaseMiddleware):
     """A request that failed gets no reply; its sender continues after a timeout."""
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
+        raw = msg.raw_message
+        headers: dict[str, str] = raw.headers or {}
+        given = headers.get(TRACE_HEADER)
         try:
-            with deadline.of_request(msg.raw_message.headers):
+            with (
+                tracing.span(raw.subject, "server", traceparent=given, attributes=_RPC),
+                deadline.of_request(headers),
+            ):
                 return await call_next(msg)
         except Unavailable as error:
             log.warning("request not answered", subject=msg.raw_message.subject, error=str(error))

@@ -23,11 +23,12 @@ from webhost_contracts.events.base import Event
 
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.reader import Batch, Checkpoint, StreamReader
+from webhost_kit.clock import now_ms
 from webhost_kit.database.away import is_away, is_conflict
 from webhost_kit.database.engine import Database
 from webhost_kit.database.leadership import Leadership, end_lock_sessions
 from webhost_kit.errors import CheckpointMoved, StreamDiverged, Unavailable, VersionConflict
-from webhost_kit.eventsourcing import parked
+from webhost_kit.eventsourcing import fold_spans, parked
 from webhost_kit.eventsourcing.checkpoints import (
     read_checkpoint,
     require_checkpoint,
@@ -86,6 +87,7 @@ class Projector:
     share calls `project`. With `pause_s`, it waits that long after a batch behind which nothing
     was waiting: what arrives meanwhile is one transaction instead of one for each message.
     With `partition`, it is that part of the projection that `family` names in metrics.
+    Without `spans`, the fold makes those of its facts itself (see `fold_spans`).
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Projector:
         share: str | None = None,
         family: str | None = None,
         partition: int | None = None,
+        spans: bool = True,
     ) -> None:
         self.name = name
         self._family = family or name
@@ -116,6 +119,7 @@ class Projector:
         self._committed = committed
         self._reset = reset
         self._pause_s = pause_s
+        self._spans = spans
         self._reader = StreamReader(bus, stream, subjects, batch_size=batch_size)
         self._leadership = Leadership(
             database.dsn, f"projection {name}", check=self._reader.interruption
@@ -262,6 +266,7 @@ class Projector:
         if batch.checkpoint == expected or (expected is None and not batch.messages):
             return
         began_s = monotonic()
+        started_ms = now_ms()
         async with self._database.engine.begin() as connection:
             await require_checkpoint(connection, self.name, expected)
             good, unfoldable = await self._sorted(connection, batch)
@@ -275,6 +280,8 @@ class Projector:
             self._folded.inc(len(batch.messages))
             if self._committed is not None:
                 await self._committed()
+        if self._spans:
+            fold_spans.of_batch(self.name, self.stream, good, started_ms)
         if unfoldable:
             await self._count_parked()
 

@@ -23,6 +23,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError
 from prometheus_client import Counter
 from psycopg.rows import TupleRow, dict_row
+from webhost_contracts.subjects import TRACE_HEADER, TYPE_HEADER
 
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.publishing import Message, publish
@@ -31,6 +32,7 @@ from webhost_kit.database.leadership import Leadership, WorkStuck
 from webhost_kit.database.notifications import subscribe
 from webhost_kit.database.refusals import note_refusal
 from webhost_kit.eventsourcing.low_water import LowWater
+from webhost_kit.process import tracing
 from webhost_kit.process.crashpoints import crash_point
 
 log = structlog.get_logger(__name__)
@@ -192,12 +194,29 @@ class Relay:
         return {row.serial: why for row, why in zip(wave, results, strict=True) if why is not None}
 
     async def _failure(self, row: OutboxRow) -> str | None:
-        try:
-            await publish(self._bus, row.message())
-        except (NatsError, TimeoutError, OSError) as error:
-            log.warning("publish failed", subject=row.subject, error=repr(error))
-            return refusal_of(error)
+        with _span_of(row) as span:
+            try:
+                await publish(self._bus, row.message())
+            except (NatsError, TimeoutError, OSError) as error:
+                span.fail(type(error).__name__)
+                log.warning("publish failed", subject=row.subject, error=repr(error))
+                return refusal_of(error)
         return None
+
+
+def _span_of(row: OutboxRow) -> tracing.Span:
+    return tracing.span(
+        f"publish {row.headers.get(TYPE_HEADER, row.kind)}",
+        "producer",
+        traceparent=row.headers.get(TRACE_HEADER),
+        attributes={
+            "messaging.system": "nats",
+            "messaging.operation.type": "send",
+            "messaging.operation.name": "publish",
+            "messaging.destination.name": row.kind,
+            "messaging.message.id": row.message_id,
+        },
+    )
 
 
 def refusal_of(error: Exception) -> str:

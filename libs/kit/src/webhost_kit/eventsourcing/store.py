@@ -22,6 +22,7 @@ from webhost_kit.errors import Unavailable, VersionConflict
 from webhost_kit.eventsourcing.checkpoints import projection_tables
 from webhost_kit.eventsourcing.held_facts import held_facts_table
 from webhost_kit.eventsourcing.outbox import outbox, outbox_table
+from webhost_kit.process import tracing
 
 
 def event_tables(metadata: sa.MetaData) -> None:
@@ -58,7 +59,7 @@ class EventMetadata:
 
     actor: str
     request_id: str | None = None
-    traceparent: str | None = None
+    traceparent: str | None = field(default_factory=tracing.traceparent)
     causation_id: str | None = None
     at_ms: int = field(default_factory=now_ms)
 
@@ -132,13 +133,20 @@ async def append_each(
                 "ordering_key": envelope.aggregate_id,
                 "subject": event.published_on(envelope.user_id, envelope.aggregate_id),
                 "message_id": envelope.event_id,
-                "headers": {subjects.TYPE_HEADER: event.type_name()},
+                "headers": _headers(event, envelope),
                 "body": wire.encode(envelope),
             }
             for envelope, event in zip(envelopes, events, strict=True)
         ],
     )
     return envelopes
+
+
+def _headers(event: Event, envelope: Envelope) -> dict[str, str]:
+    headers = {subjects.TYPE_HEADER: event.type_name()}
+    if envelope.traceparent is not None:
+        headers[subjects.TRACE_HEADER] = envelope.traceparent
+    return headers
 
 
 async def insert_events(

@@ -9,6 +9,8 @@ from typing import Any, cast
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from webhost_kit.process.tracing import log_ids
+
 REDACTED = "[redacted]"
 
 _SECRET_NAMES = re.compile(
@@ -60,12 +62,14 @@ def configure_logging(service: str, *, log_format: str, level: str) -> None:
 
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        log_ids,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[structlog.typing.Processor]
     if log_format == "console":
         last = [
+            _without_span,
             structlog.processors.format_exc_info,
             redactor,
             structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
@@ -86,6 +90,12 @@ def configure_logging(service: str, *, log_format: str, level: str) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_ThroughStructlog()], force=True)
+
+
+def _without_span(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave what a reader looks for: the trace."""
+    event.pop("span_id", None)
+    return event
 
 
 class _ThroughStructlog(logging.Handler):

@@ -35,6 +35,8 @@ from pydantic_settings import (
 from webhost_contracts.bus_urls import servers_of
 from webhost_contracts.entitlements import Entitlements, load_tiers
 
+from webhost_kit.process.trace_export import headers_of
+
 EXIT_MISCONFIGURED = 78
 """The exit code of a process whose environment is wrong (EX_CONFIG)."""
 
@@ -151,6 +153,14 @@ class ServiceSettings(DatabaseSettings):
         Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)
     ] = "info"
     """`debug`, `info`, `warning` or `error`."""
+    otel_exporter_otlp_endpoint: str | None = None
+    """The collector of traces, such as `https://collector:4318`: spans are posted to its
+    `/v1/traces`, OTLP over HTTP. If not set, nothing is recorded."""
+    otel_exporter_otlp_headers: SecretStr | None = None
+    """Headers of those requests, `name=value,…` with percent-encoded values, such as a token."""
+    otel_traces_sampler_arg: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share, from 0 to 1, of the traces started here that are recorded. For those that a
+    caller started, the caller has decided (OpenTelemetry's sampler `parentbased_traceidratio`)."""
     webhost_crash_file: Path | None = None
     """For tests, in the local stack only: a file that names where the process is to crash."""
 
@@ -162,6 +172,22 @@ class ServiceSettings(DatabaseSettings):
             raise ValueError("NATS_URL names no server")
         if not allowed and schemes != {"tls"}:
             raise ValueError("NATS_URL must be a tls:// address; or set ALLOW_PLAIN_NATS")
+        return self
+
+    @model_validator(mode="after")
+    def _collector_can_be_called(self) -> "ServiceSettings":
+        endpoint, headers = self.otel_exporter_otlp_endpoint, self.otel_exporter_otlp_headers
+        if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
+            raise ValueError("OTEL_EXPORTER_OTLP_ENDPOINT must be an http or https address")
+        if headers is None:
+            return self
+        try:
+            headers_of(headers.get_secret_value())
+        except ValueError as error:
+            raise ValueError(f"OTEL_EXPORTER_OTLP_HEADERS {error}") from error
+        if endpoint is not None:
+            # They are a credential.
+            self.require_https("OTEL_EXPORTER_OTLP_ENDPOINT with headers", endpoint)
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from webhost_kit.database.revisions import package_of
 from webhost_kit.process.observability import configure_logging
 from webhost_kit.process.service import Service
 from webhost_kit.process.settings import ServiceSettings, load
+from webhost_kit.process.trace_export import TraceExport
 
 log = structlog.get_logger(__name__)
 
@@ -44,12 +45,29 @@ def start(
 
     async def main() -> None:
         service = Service(name, drain_s=settings.drain_s)
+        trace(service, settings)
         await compose(service, settings)
         service.serve_operations(settings.ops_listen)
         await service.run()
 
     with asyncio.Runner(loop_factory=_uvloop) as runner:
         runner.run(main())
+
+
+def trace(service: Service, settings: ServiceSettings) -> None:
+    """Record what the service does, where a collector is configured; first, to end last."""
+    endpoint, headers = settings.otel_exporter_otlp_endpoint, settings.otel_exporter_otlp_headers
+    if endpoint is not None:
+        service.add(
+            "traces",
+            TraceExport(
+                service.name,
+                endpoint,
+                "" if headers is None else headers.get_secret_value(),
+                settings.otel_traces_sampler_arg,
+                settings.webhost_installation_id,
+            ),
+        )
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:

@@ -24,6 +24,7 @@ from webhost_contracts.errors import ErrorCode
 from webhost_kit.bus import rpc
 from webhost_kit.errors import InvalidRequest, Unauthenticated, Unavailable
 from webhost_kit.http import problems
+from webhost_kit.process import tracing
 
 from webhost_api import handlers, queries
 from webhost_api.http import SignedRoute, UserRoute, answered, execute, first_response
@@ -174,7 +175,7 @@ async def webhook(
         body=await request.body(),
         signature=signatures[0],
         request_id=request.headers[problems.REQUEST_ID_HEADER],
-        traceparent=problems.traceparent_from(request.headers.get("traceparent")),
+        traceparent=tracing.traceparent(),
     )
     reply = await rpc.call(deps.bus, subjects.RPC_WEBHOOK, delivery, WebhookReply)
     match reply.outcome:

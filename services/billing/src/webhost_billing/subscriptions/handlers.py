@@ -30,6 +30,7 @@ from webhost_contracts.events import CheckoutStarted
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.store import EventMetadata
+from webhost_kit.process import tracing
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_billing import store
@@ -93,7 +94,9 @@ class SubscriptionHandlers:
             return CheckoutReply(unavailable=reason)
         fact = CheckoutStarted(tier=request.tier, variant_id=variant_id, checkout_id=made.id)
         metadata = EventMetadata(
-            actor=request.actor, request_id=request.request_id, traceparent=request.traceparent
+            actor=request.actor,
+            request_id=request.request_id,
+            traceparent=tracing.traceparent() or request.traceparent,
         )
 
         async def work(connection: AsyncConnection) -> None:
@@ -162,7 +165,9 @@ class SubscriptionHandlers:
         """Append what follows from a delivery, in one transaction. Raises Unavailable."""
         digest = decisions.body_hash(request.body)
         metadata = EventMetadata(
-            actor=ACTOR, request_id=request.request_id, traceparent=request.traceparent
+            actor=ACTOR,
+            request_id=request.request_id,
+            traceparent=tracing.traceparent() or request.traceparent,
         )
 
         async def work(connection: AsyncConnection) -> WebhookOutcome:

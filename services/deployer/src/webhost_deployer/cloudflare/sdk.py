@@ -20,6 +20,7 @@ from cloudflare import (
     RateLimitError,
 )
 from webhost_contracts.artifacts import ModuleKind, kind_of
+from webhost_kit.process import tracing
 from webhost_kit.process.metrics import STEP_S, HotHistogram
 
 from webhost_deployer.cloudflare.failures import (
@@ -31,6 +32,7 @@ from webhost_deployer.cloudflare.failures import (
 )
 from webhost_deployer.cloudflare.rate_limiter import RateLimiter
 from webhost_deployer.cloudflare.scripts import Script, secret
+from webhost_deployer.cloudflare.spans import call_span
 from webhost_deployer.provider import ProviderError
 
 TIMEOUT_S = 30.0
@@ -135,16 +137,29 @@ class Sdk:
     async def _answer(
         self, endpoint: str, call: Callable[[], Awaitable[Any]], after_upload: bool
     ) -> bytes:
+        with call_span(endpoint, "api.cloudflare.com") as span:
+            began_s = monotonic()
+            await self._limit.acquire()
+            _waited.observe(monotonic() - began_s)
+            span.event("allowed")
+            return await self._answered(endpoint, call, after_upload, span)
+
+    async def _answered(
+        self,
+        endpoint: str,
+        call: Callable[[], Awaitable[Any]],
+        after_upload: bool,
+        span: tracing.Span,
+    ) -> bytes:
         began_s, status = monotonic(), "none"
-        await self._limit.acquire()
-        _waited.observe(monotonic() - began_s)
-        began_s = monotonic()
         try:
             answer = await call()
             status = "2xx"
+            span.set("http.response.status_code", answer.status_code)
             return answer.content if isinstance(answer, httpx.Response) else await answer.read()
         except APIStatusError as error:
             status = f"{error.status_code // 100}xx"
+            span.set("http.response.status_code", error.status_code)
             if isinstance(error, RateLimitError):
                 seconds = retry_after_s(error.response.headers.get("Retry-After"))
                 await self._limit.block(BLOCKED_S if seconds is None else seconds)

@@ -19,6 +19,7 @@ from webhost_kit.keys import Signer
 
 from webhost_deployer.cloudflare.addresses import PROBE_PATH, PURGE_PATH
 from webhost_deployer.cloudflare.failures import retry_after_s
+from webhost_deployer.cloudflare.spans import call_span
 from webhost_deployer.model import Deployment
 from webhost_deployer.provider import ProviderError
 
@@ -96,20 +97,22 @@ class WorkerClient:
             host, _, port = self._connect_to.rpartition(":")
             address = address.copy_with(scheme="http", host=host, port=int(port))
         endpoint = f"POST {url}"
-        try:
-            async with (
-                asyncio.timeout(TIMEOUT_S),
-                self._client.stream("POST", address, content=body, headers=headers) as response,
-            ):
-                answer = await _read(endpoint, response)
-        except TimeoutError as error:
-            raise _no_answer(endpoint, f"it took over {TIMEOUT_S:.0f} s") from error
-        except httpx.HTTPError as error:
-            raise _no_answer(endpoint, type(error).__name__) from error
-        if response.status_code == HTTPStatus.OK:
-            return answer
-        wait_s = retry_after_s(response.headers.get("Retry-After")) or 0
-        raise _refused(endpoint, response.status_code, answer, wait_s)
+        with call_span(f"POST {httpx.URL(url).path}", httpx.URL(url).host) as span:
+            try:
+                async with (
+                    asyncio.timeout(TIMEOUT_S),
+                    self._client.stream("POST", address, content=body, headers=headers) as response,
+                ):
+                    answer = await _read(endpoint, response)
+            except TimeoutError as error:
+                raise _no_answer(endpoint, f"it took over {TIMEOUT_S:.0f} s") from error
+            except httpx.HTTPError as error:
+                raise _no_answer(endpoint, type(error).__name__) from error
+            span.set("http.response.status_code", response.status_code)
+            if response.status_code == HTTPStatus.OK:
+                return answer
+            wait_s = retry_after_s(response.headers.get("Retry-After")) or 0
+            raise _refused(endpoint, response.status_code, answer, wait_s)
 
 
 async def _read(endpoint: str, response: httpx.Response) -> bytes:

@@ -21,6 +21,7 @@ from webhost_contracts.rpc import (
 )
 from webhost_kit.database.engine import Database
 from webhost_kit.eventsourcing.store import EventMetadata
+from webhost_kit.process import tracing
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_deployer.crash_points import Moment, fact_point
@@ -125,5 +126,7 @@ async def _changeable(
 
 def _metadata(request: ChangeSecretsRequest) -> EventMetadata:
     return EventMetadata(
-        actor=request.actor, request_id=request.request_id, traceparent=request.traceparent
+        actor=request.actor,
+        request_id=request.request_id,
+        traceparent=tracing.traceparent() or request.traceparent,
     )

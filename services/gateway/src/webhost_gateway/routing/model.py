@@ -20,6 +20,7 @@ from webhost_contracts.events import (
     AgentDeleted,
     AgentDisabled,
     AgentEnabled,
+    AgentUpdated,
     DeploymentActivated,
     DeploymentFailed,
     DeploymentStarted,
@@ -37,6 +38,7 @@ from webhost_contracts.events.base import by_name
 
 TYPES = by_name(
     AgentCreated,
+    AgentUpdated,
     AgentDisabled,
     AgentEnabled,
     AgentDeleted,
@@ -65,13 +67,16 @@ KEY_KEPT_MS = AGENT_KEPT_MS
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """Whose it is, whether it may be called, and which deployment its pointer names."""
+    """Whose it is, whether it may be called, which deployment its pointer names, and its name,
+    for traces.
+    """
 
     version: int
     user_id: str
     disabled: bool = False
     deployment_id: str | None = None
     deleted_at_ms: int | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +199,8 @@ def _before(at_ms: int | None, limit_ms: int) -> bool:
 def _agent(agent: Agent, envelope: Envelope, event: Event) -> Agent:
     version = envelope.version
     match event:
+        case AgentCreated() | AgentUpdated():
+            return replace(agent, version=version, name=event.name)
         case AgentDisabled():
             return replace(agent, version=version, disabled=True)
         case AgentEnabled():

@@ -100,7 +100,12 @@ async def _rows(
     routes = RouteTable()
     for row in await connection.execute(_of(routed_agents, agents)):
         routes.agents[row.agent_id] = Agent(
-            row.version, row.user_id, row.disabled, row.deployment_id, row.deleted_at_ms
+            row.version,
+            row.user_id,
+            row.disabled,
+            row.deployment_id,
+            row.deleted_at_ms,
+            row.name,
         )
     for row in await connection.execute(_of(routed_deployments, deployments)):
         routes.deployments[row.deployment_id] = Deployment(

@@ -45,7 +45,8 @@ class _Delta(msgspec.Struct, frozen=True):
 class ClientStream:
     """The client's side of one stream. `meta` is the gateway's own, the session id aside.
 
-    What passes is added to the recording, if there is one, heartbeats aside.
+    What passes is added to the recording, if there is one, heartbeats aside. `usage` is what the
+    Worker told of it.
     """
 
     def __init__(
@@ -63,9 +64,14 @@ class ClientStream:
         self._heartbeat_s = heartbeat_s
         self._reader = SseReader()
         self._writer = SseWriter()
-        self._usage_sent = False
+        self.usage: Usage | None = None
         self._done = False
         self._sent_at = 0.0
+
+    @property
+    def session_id(self) -> str | None:
+        """Return the session of the call, once it is known."""
+        return self._meta.get("sessionId")
 
     async def pass_on(self, answer: Answer) -> None:
         """Send the Worker's answer up to and including `done`. Raises RuntimeFailed."""
@@ -111,8 +117,10 @@ class ClientStream:
         await self._send(events)
 
     def _emulated(self, document: InvokeResponse) -> bytes:
+        self._meta["sessionId"] = document.session_id
+        self.usage = document.usage
         events = [
-            self._writer.event("meta", self._meta | {"sessionId": document.session_id}),
+            self._writer.event("meta", self._meta),
             self._writer.event("delta", document.output),
         ]
         if document.usage != Usage():
@@ -135,10 +143,9 @@ class ClientStream:
                 return self._writer.event("meta", self._meta)
             if event.name == "delta":
                 return self._writer.event("delta", msgspec.json.decode(event.data, type=_Delta))
-            if event.name == "usage" and not self._usage_sent:
-                usage = msgspec.json.decode(event.data, type=Usage)
-                self._usage_sent = True
-                return self._writer.event("usage", usage)
+            if event.name == "usage" and self.usage is None:
+                self.usage = msgspec.json.decode(event.data, type=Usage)
+                return self._writer.event("usage", self.usage)
         except UNREADABLE as error:
             message = f"The agent's stream has a malformed {event.name} event."
             raise answer.invalid(message, event.data) from error

@@ -26,6 +26,7 @@ from webhost_kit.keys import Signer
 from webhost_kit.process.metrics import CALL_S, HotHistogram
 from webhost_kit.process.observability import redact_text
 
+from webhost_gateway import spans
 from webhost_gateway.flow_control import FREE_BYTES, FlowControl
 from webhost_gateway.upstream.connection import BrokenOff, Connection
 from webhost_gateway.upstream.pool import NotConnected, Origin, Pool
@@ -196,35 +197,39 @@ class Upstream:
         ends_at = asyncio.get_running_loop().time() + self._longest_call_s
         began_s = monotonic()
         connection: Connection | None = None
-        try:
-            async with asyncio.timeout(self._first_byte_timeout_s) as limit:
-                connection = await self._pool.acquire(address.origin)
-                connection.send(self._request(address, call))
-                await connection.head()
-                _first_byte.observe(monotonic() - began_s)
-                limit.reschedule(ends_at)
-                if connection.status != 200:
-                    beginning = await _beginning(connection)
-                    raise _reported(connection.status, beginning, address.host)
-                yield Answer(connection, address.host, call.flow)
-        except TimeoutError as error:
-            unsent = NotSent if connection is None else RuntimeFailed
-            raise _timed_out(address, HeldUp if call.flow.held_up else unsent) from error
-        except NotConnected as error:
-            message = "The agent's runtime could not be reached."
-            failure = "timeout" if error.timed_out else "network_error"
-            raise failed(failure, message, address.host, kind=NotSent) from error
-        except BrokenOff as error:
-            message = "The connection to the agent broke off."
-            raise failed("network_error", message, address.host) from error
-        finally:
-            if connection is not None:
-                self._pool.release(connection)
+        with spans.of_call(address.host) as span:
+            try:
+                async with asyncio.timeout(self._first_byte_timeout_s) as limit:
+                    connection = await self._pool.acquire(address.origin)
+                    connection.send(self._request(address, call, span.traceparent))
+                    await connection.head()
+                    _first_byte.observe(monotonic() - began_s)
+                    span.event("first_byte")
+                    span.set("http.response.status_code", connection.status)
+                    limit.reschedule(ends_at)
+                    if connection.status != 200:
+                        beginning = await _beginning(connection)
+                        raise _reported(connection.status, beginning, address.host)
+                    yield Answer(connection, address.host, call.flow)
+            except TimeoutError as error:
+                unsent = NotSent if connection is None else RuntimeFailed
+                raise _timed_out(address, HeldUp if call.flow.held_up else unsent) from error
+            except NotConnected as error:
+                message = "The agent's runtime could not be reached."
+                failure = "timeout" if error.timed_out else "network_error"
+                raise failed(failure, message, address.host, kind=NotSent) from error
+            except BrokenOff as error:
+                message = "The connection to the agent broke off."
+                raise failed("network_error", message, address.host) from error
+            finally:
+                if connection is not None:
+                    self._pool.release(connection)
 
-    def _request(self, address: _Address, call: Call) -> bytes:
+    def _request(self, address: _Address, call: Call, of_span: str | None) -> bytes:
         signature = self._signer.header(now_ms(), call.deployment_id, call.body)
         accept = "text/event-stream" if call.streamed else "application/json"
-        traceparent = "" if call.traceparent is None else f"traceparent: {call.traceparent}\r\n"
+        trace = of_span or call.traceparent
+        traceparent = "" if trace is None else f"traceparent: {trace}\r\n"
         head = (
             f"Accept: {accept}\r\n{INVOKE_SIGNATURE_HEADER}: {signature}\r\n{traceparent}"
             f"Content-Length: {len(call.body)}\r\n\r\n"

@@ -1,0 +1,259 @@
+"""Traces, as a collector gets them: one of a whole invocation, one of a whole deployment.
+
+Nothing that a user or an agent wrote is in any byte that is exported; where the collector is away
+or hangs, callers notice nothing.
+"""
+
+import secrets
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.canaries import Canaries
+from tests.support.deadline import until
+from tests.support.otlp import Collector, ReceivedSpan, collector
+from tests.support.stack import Stack, running_stack
+
+NAME = "traced agent"
+REVERSES = """
+export default { async invoke(request, context) {
+  const said = request.input.messages.at(-1).content;
+  if (said.startsWith("throw ")) throw new Error(said + context.env.SECRET);
+  console.log(said);
+  return [...said].reverse().join("") + context.env.SECRET;
+} };
+"""
+
+
+@dataclass
+class Traced:
+    stack: Stack
+    collector: Collector
+
+
+@pytest.fixture(scope="module")
+def traced() -> Iterator[Traced]:
+    with collector() as receiving, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiving.url)
+        patch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20of-the-collector")
+        with running_stack() as stack:
+            yield Traced(stack, receiving)
+
+
+def new_trace(flags: str = "01") -> tuple[str, str, dict[str, str]]:
+    """A trace id, the caller's span, and the header that says so."""
+    trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
+    return trace_id, span_id, {"traceparent": f"00-{trace_id}-{span_id}-{flags}"}
+
+
+def one(spans: list[ReceivedSpan], name: str, service: str, group: str = "") -> ReceivedSpan:
+    found = [
+        span
+        for span in spans
+        if (span.name, span.service) == (name, service)
+        and group in (span.attributes.get("messaging.consumer.group.name"), "")
+    ]
+    assert len(found) == 1, [(span.service, span.name) for span in spans]
+    return found[0]
+
+
+@pytest.mark.accept("10.traces")
+def test_one_trace_shows_a_whole_invocation(traced: Traced) -> None:
+    canaries = Canaries()
+    secret, prompt = canaries.new("secret"), canaries.new("prompt", between=" ")
+    caller = traced.stack.caller()
+    canaries.add("token", caller.token)
+    canaries.add("answer", prompt[::-1])
+    agent = caller.create_agent(NAME, envVarKeys=["SECRET"])
+    secrets_of = f"/v1/agents/{agent['id']}/secrets"
+    assert caller.http.post(secrets_of, json={"secrets": {"SECRET": secret}}).status_code == 204
+    deployment = caller.deploy(agent["id"], moduleCode=REVERSES)
+    caller.invoke(agent["id"], "until a gateway knows it")
+
+    trace_id, span_id, headers = new_trace()
+    path = f"/v1/invoke/{agent['id']}"
+    body = {"input": {"prompt": prompt}}
+    answer = caller.http.post(path, json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+    spans = traced.collector.wait_for(
+        trace_id, "process invocation.finished.v1", "process telemetry.accepted.v1"
+    )
+    invoke = one(spans, f"invoke_agent {NAME}", "gateway")
+    call = one(spans, "POST /invoke", "gateway")
+    script = one(spans, "invoke_agent", "agent")
+    report = one(spans, "POST /v1/telemetry/report", "telemetry-ingest")
+    finished = one(spans, "process invocation.finished.v1", "billing")
+    accepted = one(spans, "process telemetry.accepted.v1", "billing")
+    parents = {span.span_id: span.parent_id for span in spans}
+    assert parents == {
+        invoke.span_id: span_id,
+        call.span_id: invoke.span_id,
+        script.span_id: call.span_id,
+        report.span_id: call.span_id,
+        finished.span_id: invoke.span_id,
+        accepted.span_id: report.span_id,
+    }
+    kinds = [span.kind for span in (invoke, call, script, report, finished, accepted)]
+    assert kinds == ["server", "client", "internal", "server", "consumer", "consumer"]
+    assert not any(span.failed for span in spans)
+    assert invoke.events == ("admitted",)
+    assert call.events == ("first_byte",)
+    assert invoke.start_ns <= call.start_ns <= call.end_ns <= invoke.end_ns
+    assert script.end_ns >= script.start_ns
+    said = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.id": agent["id"],
+        "gen_ai.agent.name": NAME,
+        "gen_ai.conversation.id": answer.json()["sessionId"],
+        "webhost.invocation.id": answer.headers["x-webhost-invocation-id"],
+        "webhost.deployment.id": deployment["id"],
+        "http.response.status_code": 200,
+        "webhost.usage.tokens": answer.json()["usage"]["tokens"],
+    }
+    assert invoke.attributes.items() >= said.items()
+    assert script.attributes["gen_ai.agent.id"] == agent["id"]
+    assert script.attributes["webhost.usage.tokens"] == answer.json()["usage"]["tokens"]
+    assert finished.attributes["messaging.system"] == "nats"
+
+    # A stream, a failure and a refusal: all of them in what is scanned for canaries.
+    streamed, _, headers = new_trace()
+    with caller.http.stream("POST", f"{path}/stream", json=body, headers=headers) as response:
+        response.read()
+    failing, _, headers = new_trace()
+    thrown = {"input": {"prompt": f"throw {prompt}"}}
+    assert caller.http.post(path, json=thrown, headers=headers).status_code == 502
+    refused, _, headers = new_trace()
+    assert caller.http.post(path, json={"in": prompt}, headers=headers).status_code == 400
+    spans = traced.collector.wait_for(streamed, "process telemetry.accepted.v1")
+    stream = one(spans, f"invoke_agent {NAME}", "gateway")
+    assert stream.attributes["gen_ai.conversation.id"]
+    assert not stream.failed
+    spans = traced.collector.wait_for(failing, "process telemetry.accepted.v1")
+    for name, service in ((f"invoke_agent {NAME}", "gateway"), ("POST /invoke", "gateway")):
+        failed = one(spans, name, service)
+        assert (failed.failed, failed.attributes["error.type"]) == (True, "upstream_status")
+    assert one(spans, "invoke_agent", "agent").failed
+    [refusal] = traced.collector.wait_for(refused, "invoke_agent")
+    assert (refusal.failed, refusal.attributes["webhost.error.code"]) == (False, "INVALID_REQUEST")
+
+    exported = b"".join(traced.collector.bodies)
+    assert agent["id"].encode() in exported
+    assert canaries.hits("exported", exported) == []
+    assert traced.collector.headers[0]["authorization"] == "Bearer of-the-collector"
+
+
+@pytest.mark.accept("10.traces")
+def test_without_a_caller_a_trace_begins_at_the_gateway(traced: Traced) -> None:
+    caller = traced.stack.caller()
+    agent = caller.create_agent(NAME)
+    caller.deploy(agent["id"])
+    trace_id = caller.invoke(agent["id"], "whose trace?")["traceId"]
+    spans = traced.collector.wait_for(trace_id, "process telemetry.accepted.v1")
+    assert one(spans, f"invoke_agent {NAME}", "gateway").parent_id is None
+
+    unsampled, _, headers = new_trace("00")
+    body = {"input": {"prompt": "not for the collector"}}
+    assert caller.http.post(f"/v1/invoke/{agent['id']}", json=body, headers=headers).is_success
+    last = caller.invoke(agent["id"], "after it")["traceId"]
+    traced.collector.wait_for(last, "process telemetry.accepted.v1")
+    assert traced.collector.trace(unsampled) == []
+
+
+@pytest.mark.accept("10.traces")
+def test_one_trace_shows_a_whole_deployment(traced: Traced) -> None:
+    caller = traced.stack.caller()
+    agent = caller.create_agent(NAME)
+    trace_id, span_id, headers = new_trace()
+    started = caller.http.post(f"/v1/agents/{agent['id']}/deploy", json={}, headers=headers)
+    assert started.status_code == 202, started.text
+    caller.deploy_ended(started.json()["deployment"]["id"])
+
+    spans = traced.collector.wait_for(
+        trace_id, "process agent.deployment_activated.v1", "publish agent.deployment_activated.v1"
+    )
+    request = one(spans, "POST /v1/agents/{agentId}/deploy", "api")
+    command = one(spans, "process deployment.deploy.v1", "deployer")
+    succeeded = one(spans, "process deployment.succeeded.v1", "api", "api.reactor")
+    assert request.parent_id == span_id
+    assert request.attributes["http.response.status_code"] == 202
+    assert command.parent_id == request.span_id
+    assert one(spans, "publish deployment.deploy.v1", "api").parent_id == request.span_id
+    steps = [span for span in spans if span.name.startswith("step ")]
+    names = ["validate", "session_store", "upload", "route", "probe", "secrets", "succeed"]
+    assert [span.name for span in steps] == [f"step {name}" for name in names]
+    assert {span.parent_id for span in steps} == {command.span_id}
+    outcomes = [span.attributes.get("webhost.step.outcome") for span in steps[:-1]]
+    assert outcomes == ["succeeded"] * 6
+
+    within = {step.name: step.span_id for step in steps}
+    calls = {(c.name, c.parent_id) for c in spans if (c.kind, c.service) == ("client", "deployer")}
+    upload, route = within["step upload"], within["step route"]
+    assert ("PUT /workers/scripts/{id}", upload) in calls
+    assert ("POST /workers/routes", route) in calls
+    probe = within["step probe"]
+    assert any(parent == probe and "__webhost/probe" in name for name, parent in calls)
+
+    assert succeeded.parent_id == command.span_id
+    for name, service in (
+        ("publish agent.deployment_activated.v1", "api"),
+        ("process agent.deployment_activated.v1", "gateway"),
+    ):
+        assert one(spans, name, service).parent_id == succeeded.span_id
+    assert {span.service for span in spans} >= {"api", "deployer", "gateway"}
+
+
+@pytest.mark.accept("10.collector-away")
+def test_a_collector_that_hangs_or_is_away_is_noticed_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with collector() as receiving:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiving.url)
+        with running_stack() as stack:
+            caller = stack.caller()
+            agent = caller.create_agent(NAME)
+            caller.deploy(agent["id"])
+            caller.invoke(agent["id"], "until a gateway knows it")
+            path = f"/v1/invoke/{agent['id']}"
+            quick = _median_ms(caller.http, path)
+            receiving.hangs.set()
+            asked = receiving.requests
+            slow = _median_ms(caller.http, path)
+            until(lambda: receiving.requests > asked, "an export to hang", seconds=20)
+            gateway = psutil.Process(stack.pids()["gateway"])
+            before = gateway.memory_info().rss
+            # More spans than wait: each refusal is one.
+            with httpx.Client(base_url=stack.origin) as stranger:
+                for _ in range(5_000):
+                    stranger.post(path, json={})
+            while_hanging = _median_ms(caller.http, path)
+            grown = gateway.memory_info().rss - before
+            until(lambda: _dropped(stack) > 0, "spans to be dropped", seconds=30)
+            assert grown < 32 * 1024 * 1024
+            assert max(slow, while_hanging) < 3 * quick + 20, (quick, slow, while_hanging)
+            began = time.monotonic()
+            assert stack.stop() == 0
+            assert time.monotonic() - began < 30
+
+
+def _median_ms(http: httpx.Client, path: str) -> float:
+    taken: list[float] = []
+    for _ in range(40):
+        began = time.monotonic()
+        assert http.post(path, json={"input": {"prompt": "hello"}}).is_success
+        taken.append((time.monotonic() - began) * 1000)
+    return statistics.median(taken)
+
+
+def _dropped(stack: Stack) -> float:
+    lines = stack.metrics("gateway").splitlines()
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith("webhost_spans_dropped_total{")
+    )

@@ -1,0 +1,247 @@
+"""Spans: whose child each is, what goes out, what is recorded, and what is not."""
+
+import asyncio
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from prometheus_client import REGISTRY
+from webhost_kit.errors import RuntimeFailed, Unavailable
+from webhost_kit.process import trace_export, tracing
+from webhost_kit.process.trace_export import TraceExport, headers_of
+from webhost_kit.process.tracing import FinishedSpan
+
+from tests.support.deadline import until
+from tests.support.otlp import collector
+
+TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SAMPLED, UNSAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
+
+
+class Recorded(list[FinishedSpan]):
+    """What was recorded; of traces that start here all, or none."""
+
+    all = True
+
+    def add(self, span: FinishedSpan) -> None:
+        self.append(span)
+
+    def samples(self, trace_id: str) -> bool:
+        return self.all
+
+
+@pytest.fixture
+def recorded() -> Iterator[Recorded]:
+    spans = Recorded()
+    tracing.record_to(spans)
+    yield spans
+    tracing.record_to(None)
+
+
+def test_a_span_is_a_child_of_what_it_is_in(recorded: Recorded) -> None:
+    with tracing.span("outer", "server", traceparent=SAMPLED, attributes={"a": 1}) as outer:
+        with tracing.span("inner", "client") as inner:
+            inner.set("b", None)
+            assert tracing.traceparent() == inner.traceparent
+        assert tracing.traceparent() == outer.traceparent
+    assert tracing.traceparent() is None
+    first, second = recorded
+    assert (second.trace_id, second.parent_id, second.attributes) == (TRACE, CALLER, {"a": 1})
+    assert (first.trace_id, first.parent_id, first.attributes) == (TRACE, second.span_id, {})
+    assert second.start_ns <= first.start_ns <= first.end_ns <= second.end_ns
+
+
+def test_without_a_caller_a_trace_starts_only_where_it_may(recorded: Recorded) -> None:
+    with tracing.span("background", "client") as span:
+        assert (span.recorded, tracing.traceparent()) == (False, None)
+    with tracing.span("request", "server", starts=True):
+        assert (tracing.parse(tracing.traceparent()) or tracing.Context("", "", 0)).sampled
+    assert [span.name for span in recorded] == ["request"]
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_what_is_not_sampled_is_passed_on_and_not_recorded(
+    recorded: Recorded, *, starts: bool
+) -> None:
+    with tracing.span("request", "server", traceparent=UNSAMPLED, starts=starts):
+        assert tracing.traceparent() == UNSAMPLED
+        with tracing.span("inner", "client") as inner:
+            assert inner.traceparent == UNSAMPLED
+    recorded.all = False
+    with tracing.span("request", "server", starts=True) as request:
+        inside = tracing.parse(tracing.traceparent())
+        assert inside is not None
+        assert not inside.sampled
+        with tracing.span("inner", "client") as inner:
+            assert inner.traceparent == request.traceparent
+    assert recorded == []
+
+
+def test_without_a_recorder_a_callers_context_is_passed_on() -> None:
+    with tracing.span("request", "server", traceparent=SAMPLED, starts=True) as span:
+        assert (span.recorded, tracing.traceparent()) == (False, SAMPLED)
+        assert tracing.span("inner") is tracing.NOTHING
+    assert tracing.span("request", "server", starts=True) is tracing.NOTHING
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        "nonsense",
+        f"ff-{TRACE}-{CALLER}-01",
+        f"00-{'0' * 32}-{CALLER}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-{CALLER}-01-more",
+        SAMPLED.upper(),
+    ],
+)
+def test_what_is_no_trace_context_is_none(value: str | None) -> None:
+    assert tracing.parse(value) is None
+
+
+def test_a_failure_is_named_by_its_own_word(recorded: Recorded) -> None:
+    for error in (
+        ValueError("a secret"),
+        Unavailable("away"),
+        RuntimeFailed("late", details={"failure": "timeout"}),
+    ):
+        with pytest.raises(type(error)), tracing.span("step", traceparent=SAMPLED):
+            raise error
+    assert [span.error for span in recorded] == ["ValueError", "UNAVAILABLE", "timeout"]
+
+
+def test_what_is_over_is_recorded_with_its_times(recorded: Recorded) -> None:
+    parent = tracing.parse(SAMPLED)
+    link = tracing.record("batch", "consumer", 5, 7, parent=None)
+    assert link is not None
+    tracing.record("fact", "consumer", 5, 3, parent=parent, links=[link], service="agent")
+    batch, fact = recorded
+    assert (batch.parent_id, batch.start_ns, batch.end_ns) == (None, 5_000_000, 7_000_000)
+    assert (fact.trace_id, fact.parent_id, fact.end_ns) == (TRACE, CALLER, 5_000_000)
+    assert tracing.record("x", "client", 1, 2, parent=tracing.parse(UNSAMPLED)) is None
+    assert len(recorded) == 2
+
+
+def test_a_line_of_the_log_has_the_ids_of_its_span(recorded: Recorded) -> None:
+    lines = structlog.testing.LogCapture()
+    log = structlog.wrap_logger(None, processors=[tracing.log_ids, lines])
+    log.info("before")
+    with tracing.span("request", "server", traceparent=SAMPLED) as span:
+        log.info("inside")
+    assert "trace_id" not in lines.entries[0]
+    assert span.context is not None
+    assert (
+        lines.entries[1].items()
+        >= {
+            "trace_id": TRACE,
+            "span_id": span.context.span_id,
+        }.items()
+    )
+
+
+_LOGS = """
+import structlog
+from webhost_kit.process import tracing
+from webhost_kit.process.observability import configure_logging
+configure_logging("api", log_format={format!r}, level="info")
+with tracing.span("request", "server", traceparent={traceparent!r}):
+    structlog.get_logger().info("done", token="a secret")
+"""
+
+
+def test_logs_have_them_also_where_nothing_is_recorded() -> None:
+    line = json.loads(_logged("json"))
+    assert (line["trace_id"], line["span_id"], line["token"]) == (TRACE, CALLER, "[redacted]")
+    readable = _logged("console")
+    assert f"trace_id={TRACE}" in readable
+    assert "span_id" not in readable
+
+
+def _logged(log_format: str) -> str:
+    program = _LOGS.format(format=log_format, traceparent=SAMPLED)
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr
+
+
+def test_the_share_of_traces_follows_from_their_ids() -> None:
+    with collector() as receiving:
+        export = TraceExport("x", receiving.url, "", 0.25, "ins_1")
+        ids = [secrets.token_hex(16) for _ in range(2_000)]
+        taken = [one for one in ids if export.samples(one)]
+        assert 380 < len(taken) < 620
+        assert taken == [one for one in ids if export.samples(one)]
+        asyncio.run(export.close())
+
+
+def test_headers_are_decoded() -> None:
+    assert headers_of(" Authorization = Bearer%20x%3D1 ,a=b,") == {
+        "authorization": "Bearer x=1",
+        "a": "b",
+    }
+    with pytest.raises(ValueError, match="name=value"):
+        headers_of("a secret without a name")
+
+
+def test_what_is_exported_is_complete_and_redacted() -> None:
+    with collector() as receiving:
+        export = TraceExport("gateway", receiving.url, "x-token=t", 1.0, "ins_1")
+        with tracing.span("outer", "server", traceparent=SAMPLED) as span:
+            span.event("happened")
+            span.set("text", "whs_secretsecretsecret")
+            span.set("no text", "\ud800")
+            span.set("long", "ab" * 1_000)
+            span.fail("timeout")
+        tracing.record("script", "internal", 1, 2, parent=span.context, service="agent")
+        asyncio.run(export.close())
+    outer, script = receiving.trace(TRACE)[::-1]
+    assert (outer.service, outer.kind, outer.parent_id) == ("gateway", "server", CALLER)
+    assert (outer.failed, outer.events) == (True, ("happened",))
+    assert outer.attributes == {
+        "text": "[redacted]",
+        "no text": "?",
+        "long": "ab" * 128,
+        "error.type": "timeout",
+    }
+    assert (script.service, script.parent_id) == ("agent", outer.span_id)
+    assert receiving.headers[0]["x-token"] == "t"
+
+
+def test_a_span_that_cannot_be_exported_costs_its_batch_and_nothing_later() -> None:
+    lost = _counted("webhost_spans_dropped_total", because="refused")
+    with collector() as receiving:
+        export = TraceExport("x", receiving.url, "", 1.0, "ins_1")
+        export.add(FinishedSpan("bad", "client", TRACE, CALLER, None, start_ns=-1, end_ns=2**80))
+        until(
+            lambda: _counted("webhost_spans_dropped_total", because="refused") > lost,
+            "the batch to be dropped",
+        )
+        with tracing.span("good", "server", traceparent=SAMPLED):
+            pass
+        asyncio.run(export.close())
+        assert [span.name for span in receiving.spans] == ["good"]
+
+
+def test_a_collector_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_export, "DRAIN_S", 0.2)
+    dropped = _counted("webhost_spans_dropped_total", because="full")
+    with collector() as receiving:
+        receiving.hangs.set()
+        export = TraceExport("x", receiving.url, "", 1.0, "ins_1")
+        most = trace_export.MOST_WAITING + trace_export.BATCH
+        for _ in range(most + 1_000):
+            with tracing.span("one", "server", starts=True):
+                pass
+        assert _counted("webhost_spans_dropped_total", because="full") - dropped >= 1_000
+        assert len(export._waiting) <= trace_export.MOST_WAITING
+        asyncio.run(asyncio.wait_for(export.close(), 2))
+    assert not tracing.is_on()
+
+
+def _counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
