@@ -9,7 +9,7 @@ import os
 import sys
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.revisions import newest_revision, package_of
 
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _url(superuser: str, user: str, password: str) -> str:
-    known = psycopg.conninfo.conninfo_to_dict(superuser)
+    known = conninfo_to_dict(superuser)
     return f"postgresql://{user}:{password}@{known['host']}:{known.get('port', 5432)}/{DATABASE}"
 
 
