@@ -72,23 +72,38 @@ check: setup ## Lint, types, import rules, manifests, generated documents
 	$(MAKE) --no-print-directory docs-check
 
 # What is generated from code, and what writes each to standard output.
-DOCUMENTS := events.md configuration.md privileges.md metrics.md openapi.json asyncapi/deployer.json asyncapi/billing.json
-write-events.md := webhost_contracts.catalogue
-write-configuration.md := webhost_kit.process.reference $(notdir $(wildcard services/*/src/webhost_*))
-write-privileges.md := webhost_local.privileges
-write-metrics.md := webhost_kit.process.metrics_reference $(notdir $(wildcard services/*/src/webhost_*))
-write-openapi.json := webhost_api.openapi
-write-asyncapi/deployer.json := webhost_deployer.asyncapi
-write-asyncapi/billing.json := webhost_billing.asyncapi
+DOCUMENTS := docs/events.md docs/configuration.md docs/privileges.md docs/metrics.md docs/openapi.json \
+	docs/asyncapi/deployer.json docs/asyncapi/billing.json .env.example deploy/nats/accounts.conf
+write-docs/events.md := webhost_contracts.catalogue
+write-docs/configuration.md := webhost_kit.process.reference $(notdir $(wildcard services/*/src/webhost_*))
+write-docs/privileges.md := webhost_local.privileges
+write-docs/metrics.md := webhost_kit.process.metrics_reference $(notdir $(wildcard services/*/src/webhost_*))
+write-docs/openapi.json := webhost_api.openapi
+write-docs/asyncapi/deployer.json := webhost_deployer.asyncapi
+write-docs/asyncapi/billing.json := webhost_billing.asyncapi
+write-.env.example := webhost_local.compose --example
+write-deploy/nats/accounts.conf := webhost_local.nats_accounts
 
 .PHONY: docs
 docs: setup ## Regenerate the generated documents
-	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) > docs/$(document) &&) true
+	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) > $(document) &&) true
 	.venv/bin/python -m deploy write
 
 .PHONY: docs-check
 docs-check: setup
-	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) | diff -u docs/$(document) - &&) true
+	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) | diff -u $(document) - &&) true
+
+.PHONY: compose-env
+compose-env: setup ## Make the .env of docker-compose.yml; ENV=--production for accounts of your own
+	.venv/bin/python -m webhost_local.compose $(ENV)
+
+.PHONY: compose-test
+compose-test: setup ## Run the demo on docker-compose.yml, and kill one container of each kind
+	.venv/bin/python -m pytest -m "" tests/compose
+
+.PHONY: compose-base
+compose-base: setup ## Make stand-ins for the base images, where none can be pulled (as root)
+	deploy/standins/make
 
 .PHONY: audit
 audit: setup ## Ask the registries what is known of the locked dependencies

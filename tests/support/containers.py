@@ -1,4 +1,4 @@
-"""The servers' official images through testcontainers, for WEBHOST_TEST_INFRA=containers."""
+"""The servers' official images, as in docker-compose.yml, for WEBHOST_TEST_INFRA=containers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,9 +41,9 @@ def nats(directory: Path, accounts: dict[str, Account]) -> ServerContainer:
     )
     config.chmod(0o644)
     container = (
-        DockerContainer("nats:2.15")
+        DockerContainer("nats:2.15-alpine")
         .with_volume_mapping(str(config), "/etc/nats/nats.conf", "ro")
-        .with_command("--config /etc/nats/nats.conf")
+        .with_command("nats-server --config /etc/nats/nats.conf")
         .with_bind_ports(4222, port)
     )
     return ServerContainer(container, port=port, is_ready=lambda: nats_server.is_ready(port))

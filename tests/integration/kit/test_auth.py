@@ -110,6 +110,16 @@ async def test_a_valid_token_names_its_user(issuer: Issuer) -> None:
         assert verifier.remembered(token) == principal
 
 
+async def test_keys_can_be_fetched_where_the_issuer_does_not_say(issuer: Issuer) -> None:
+    """In a network in which the issuer's own address leads elsewhere."""
+    jwks_url, issuer.url = f"{issuer.url}/jwks", "http://127.0.0.1:1"
+    verifier = TokenVerifier(issuer.url, jwks_url=jwks_url)
+    async with in_background(verifier.run()):
+        await watched(verifier)
+        principal = await verifier.verify(issuer.token())
+        assert principal.user_id == ids.user_id("http://127.0.0.1:1", "alice")
+
+
 async def test_what_is_remembered_is_bounded(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

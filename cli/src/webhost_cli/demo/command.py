@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
-from webhost_local.state import Status
 
 from webhost_cli import oidc, output
 from webhost_cli.client import Api
@@ -55,7 +53,8 @@ def _tell(narrator: Narrator, stack: OwnStack) -> None:
             names = [process.name for process in status.processes]
             narrator.note(f"processes: {', '.join(names)}")
             narrator.holds(f"it is ready at {status.origin}", True)
-        api = _sign_in(narrator, stack.data_dir, status)
+        issuer = IssuerIdentity.load_or_make(stack.data_dir).url
+        api = sign_in(narrator, issuer, status.origin)
         calls = Calls(ending.enter_context(api), narrator)
         agent = life.live(narrator, calls)
         books.check_usage(narrator, calls, status)
@@ -65,15 +64,15 @@ def _tell(narrator: Narrator, stack: OwnStack) -> None:
             narrator.check("processes left behind", expected=[], actual=stack.left_behind())
 
 
-def _sign_in(narrator: Narrator, data_dir: DataDir, status: Status) -> Api:
+def sign_in(narrator: Narrator, issuer: str, origin: str) -> Api:
+    """Sign in at a development issuer, as a user of the demo's own."""
     # A new user for every run, so that only this run's calls are counted.
     subject = f"demo-{secrets.token_hex(4)}"
     with narrator.step("Sign in: authorization code with PKCE, at the development issuer"):
-        issuer = IssuerIdentity.load_or_make(data_dir).url
         narrator.sent(f"GET {issuer}/authorize, POST the page's form as {subject}, POST /token")
         tokens = oidc.sign_in_as(issuer, CLIENT_ID, subject)
         narrator.got(f"an access token of {len(tokens.access_token)} characters")
-        api = Api(status.origin, tokens.access_token)
+        api = Api(origin, tokens.access_token)
         narrator.sent("GET /v1/me")
         user = api.get("/v1/me")["user"]
         narrator.got("the user", user)

@@ -5,7 +5,7 @@ POST /token; GET /userinfo; GET /livez, /readyz. Errors of the token endpoint ar
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import urlencode, urlsplit
 
 import jwt
@@ -28,6 +28,7 @@ from webhost_local.issuer.grants import (
     parse_request,
 )
 from webhost_local.issuer.identity import ALGORITHM, IssuerIdentity
+from webhost_local.listening import LOOPBACK_HOSTS
 
 TOKEN_LIFETIME_S = 12 * 3600
 
@@ -172,9 +173,13 @@ class Issuer:
 
 
 def build(
-    identity: IssuerIdentity, *, redirect_uris: Collection[str], cors_origins: list[str]
+    identity: IssuerIdentity,
+    *,
+    redirect_uris: Collection[str],
+    cors_origins: list[str],
+    hosts: Sequence[str] = (),
 ) -> Starlette:
-    """The issuer as an ASGI application."""
+    """The issuer as an ASGI application, for loopback and the names of `hosts`."""
     issuer = Issuer(identity, redirect_uris)
     return Starlette(
         routes=[
@@ -189,7 +194,7 @@ def build(
         ],
         middleware=[
             # A page of another site must not reach us under its own name (DNS rebinding).
-            Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
+            Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, *hosts]),
             Middleware(
                 CORSMiddleware,
                 allow_origins=cors_origins,

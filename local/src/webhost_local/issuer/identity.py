@@ -35,11 +35,14 @@ class IssuerIdentity(msgspec.Struct, rename="camel", frozen=True):
     private_key: str
 
     @classmethod
-    def load_or_make(cls, data_dir: DataDir) -> "IssuerIdentity":
-        """Read the identity of a data directory, which is made if it does not exist."""
+    def load_or_make(cls, data_dir: DataDir, url: str | None = None) -> "IssuerIdentity":
+        """Read the identity of a data directory, which is made if it does not exist.
+
+        A new one has the address `url`, or a free port on loopback.
+        """
         if not data_dir.issuer.exists():
             data_dir.make()
-            fresh = cls(f"http://{LOOPBACK}:{free_port()}", _new_key())
+            fresh = cls(url or f"http://{LOOPBACK}:{free_port()}", _new_key())
             write_once(data_dir.issuer, msgspec.json.encode(fresh).decode())
         return cls.load(data_dir)
 

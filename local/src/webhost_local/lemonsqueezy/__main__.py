@@ -2,10 +2,11 @@
 
 STORE_LISTEN, STORE_DATA_DIR, STORE_API_KEY, STORE_WEBHOOK_URL, STORE_WEBHOOK_SECRET;
 STORE_RETRY_S?: after how many seconds a delivery is tried again, with commas between them.
+In a container, whose port is published on loopback: CONTAINER_NAMES, by which other containers call
+it, and STORE_URL, under which browsers reach it.
 """
 
 import asyncio
-import ipaddress
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ from webhost_local.lemonsqueezy.app import build
 from webhost_local.lemonsqueezy.shop import Shop
 from webhost_local.lemonsqueezy.store import Store
 from webhost_local.lemonsqueezy.webhooks import RETRY_S, Webhooks, posting_to
+from webhost_local.listening import container_names, may_listen
 
 _NEEDED = ("LISTEN", "DATA_DIR", "API_KEY", "WEBHOOK_URL", "WEBHOOK_SECRET")
 
@@ -27,7 +29,7 @@ def main() -> None:
     if missing:
         sys.exit(f"lemonsqueezy: missing {', '.join(missing)}")
     host, _, port = os.environ["STORE_LISTEN"].rpartition(":")
-    if not _is_loopback(host):
+    if not may_listen(host):
         sys.exit(
             f"lemonsqueezy: refuses to listen on {host}: whoever reaches it gets every tier for "
             "nothing, so it is for this machine alone"
@@ -46,8 +48,8 @@ async def _run(host: str, port: int) -> None:
             os.environ["STORE_WEBHOOK_SECRET"].encode(),
             _retry_s(),
         )
-        shop = Shop(store, webhooks, f"http://{host}:{port}")
-        app = build(shop, os.environ["STORE_API_KEY"])
+        shop = Shop(store, webhooks, os.environ.get("STORE_URL") or f"http://{host}:{port}")
+        app = build(shop, os.environ["STORE_API_KEY"], hosts=container_names())
         config = uvicorn.Config(
             app, host=host, port=port, log_level="warning", server_header=False, lifespan="off"
         )
@@ -58,13 +60,6 @@ async def _run(host: str, port: int) -> None:
 def _retry_s() -> tuple[float, ...]:
     given = os.environ.get("STORE_RETRY_S")
     return RETRY_S if not given else tuple(float(part) for part in given.split(","))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ GET / (all of it); POST /deliveries/{number}/again; GET /livez, /readyz.
 """
 
 import time
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,6 +18,7 @@ from webhost_local.lemonsqueezy import pages
 from webhost_local.lemonsqueezy.api import Api
 from webhost_local.lemonsqueezy.model import ACTIONS, Checkout, Refused, Subscription, possible
 from webhost_local.lemonsqueezy.shop import Shop
+from webhost_local.listening import LOOPBACK_HOSTS
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -94,12 +96,12 @@ class Pages:
         return self._shop.store.subscription(request.path_params["id"])
 
 
-def build(shop: Shop, api_key: str) -> Starlette:
-    """The store as an ASGI application."""
+def build(shop: Shop, api_key: str, *, hosts: Sequence[str] = ()) -> Starlette:
+    """The store as an ASGI application, for loopback and the names of `hosts`."""
     return Starlette(
         routes=[*Api(shop, api_key).routes(), *Pages(shop).routes()],
         # A page of another site must not reach us under its own name (DNS rebinding).
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, *hosts])],
     )
 
 

@@ -154,6 +154,7 @@ async def compose(service: Service, settings: Settings) -> None:
         "issuer",
         TokenVerifier(
             settings.issuer,
+            jwks_url=settings.jwt_jwks_url,
             audience=settings.jwt_audience,
             authorized_parties=settings.jwt_authorized_parties,
         ),

@@ -65,12 +65,18 @@ class _Remembered:
 
 
 class TokenVerifier:
-    """Verifies bearer tokens of one issuer."""
+    """Verifies bearer tokens of one issuer, whose keys are at `jwks_url` or where it says."""
 
     def __init__(
-        self, issuer: str, *, audience: str | None = None, authorized_parties: tuple[str, ...] = ()
+        self,
+        issuer: str,
+        *,
+        jwks_url: str | None = None,
+        audience: str | None = None,
+        authorized_parties: tuple[str, ...] = (),
     ) -> None:
         self._issuer = issuer
+        self._jwks_url = jwks_url
         self._audience = audience
         self._parties = authorized_parties
         self._keys: dict[str, PyJWK] = {}
@@ -174,17 +180,19 @@ class TokenVerifier:
                 asyncio.timeout(FETCH_TIMEOUT_S),
                 httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, verify=self._tls) as client,
             ):
-                discovery = await client.get(
-                    f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
-                )
-                discovery.raise_for_status()
-                response = await client.get(discovery.json()["jwks_uri"])
+                response = await client.get(self._jwks_url or await self._discovered(client))
                 response.raise_for_status()
                 self._replace_keys(_usable_keys(response.json()))
         except _NO_KEY_SET as error:
             log.warning("key set not fetched; the last good one is kept", error=repr(error))
             return False
         return True
+
+    async def _discovered(self, client: httpx.AsyncClient) -> str:
+        issuer = self._issuer.rstrip("/")
+        discovery = await client.get(f"{issuer}/.well-known/openid-configuration")
+        discovery.raise_for_status()
+        return discovery.json()["jwks_uri"]
 
     def _replace_keys(self, keys: dict[str, PyJWK]) -> None:
         """Verify with these keys from now on; forget what another key of the same id verified."""

@@ -294,6 +294,9 @@ class UserFacingSettings(Tiered):
     """The `iss` of users' tokens. Set either this or `CLERK_JWT_ISSUER_DOMAIN`."""
     clerk_jwt_issuer_domain: str | None = None
     """The Clerk domain that issues users' tokens, instead of `JWT_ISSUER`."""
+    jwt_jwks_url: str | None = None
+    """Where the issuer's keys are fetched, for a network in which its own address does not lead to
+    it; if not set, its discovery document says where they are."""
     jwt_audience: str | None = None
     """If set, the `aud` claim that tokens must have."""
     jwt_authorized_parties: CommaList = ()
@@ -308,6 +311,8 @@ class UserFacingSettings(Tiered):
         if bool(self.jwt_issuer) == bool(self.clerk_jwt_issuer_domain):
             raise ValueError("set exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN")
         self.require_https("JWT_ISSUER", self.issuer)
+        if self.jwt_jwks_url is not None:
+            self.require_https("JWT_JWKS_URL", self.jwt_jwks_url)
         return self
 
     @model_validator(mode="after")

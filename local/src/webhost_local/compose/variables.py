@@ -1,0 +1,145 @@
+"""Which variables docker-compose.yml takes from `.env`. Pure.
+
+Every setting of every service is one, by its own name, but for those that the file sets itself and
+those that have no place in it. A setting that is not the same for all that read it has the
+service's name before it. Beside these there are the file's own variables: passwords, and where it
+publishes what.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+from webhost_kit.process.reference import Variable, variables
+from webhost_kit.process.settings import ServiceSettings
+
+from webhost_local.identities import schema
+from webhost_local.nats_accounts import OPERATOR, SERVICES
+
+PER_SERVICE = ("RESPONSE_KEYS", "TELEMETRY_MASTER_KEYS")
+"""Settings of several services, each with its own value, at least while a key is rotated."""
+
+SET_BY_FILE = (
+    *("DATABASE_URL", "NATS_URL", "LISTEN", "OPS_LISTEN", "TRUSTED_PROXIES"),
+    *("ALLOW_PLAIN_POSTGRES", "ALLOW_PLAIN_NATS"),
+)
+"""Settings that follow from docker-compose.yml, where its network is one machine's own."""
+
+LEFT_OUT = {
+    "MIGRATE_AT_START": "the one-shot `database` migrates, with the owners' roles",
+    "WEBHOST_CRASH_FILE": "for tests of the local stack",
+    "KEYS_FILE": "a file: mount it, and set this, in an override file",
+    "WEBHOST_TIERS_FILE": "a file: mount it, and set this, in an override file",
+    "WEBHOST_PRICES_FILE": "a file: mount it, and set this, in an override file",
+}
+"""Settings that docker-compose.yml does not set, and why."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """A variable of the compose file's own. `value` is its default; a secret has none."""
+
+    name: str
+    meaning: str
+    value: str | None = None
+
+
+def own() -> Iterator[Own]:
+    """Yield the compose file's own variables."""
+    yield Own(
+        "COMPOSE_PROJECT_NAME", "The name of the containers, volumes and networks.", "webhost"
+    )
+    yield Own("WEBHOST_TAG", "The tag of the images that are built.", "local")
+    yield Own(
+        "ORIGIN_PORT", "The port of the public origin, on 127.0.0.1; TLS ends before it.", "8787"
+    )
+    yield Own(
+        "ORIGIN_TRUSTED_PROXY",
+        "The address or network of what ends TLS, whose `X-Forwarded-For` says who the client is.",
+        "127.0.0.1",
+    )
+    yield Own("FRONT_SUBNET", "The network between the origin and the services.", "172.31.250.0/24")
+    yield Own("ISSUER_PORT", "Profile local: the port of the development issuer.", "8788")
+    yield Own("STORE_PORT", "Profile local: the port of the payment page.", "8789")
+    yield Own("POSTGRES_PASSWORD", "The superuser's password: for the one-shot `database` alone.")
+    for service in SERVICES:
+        name = prefix(service)
+        yield Own(f"POSTGRES_PASSWORD_OF_{name}", f"The password of {service}'s role.")
+        yield Own(
+            f"POSTGRES_PASSWORD_OF_{name}_OWNER",
+            f"The password of the owner of {service}'s schema.",
+        )
+    for user in (*SERVICES, OPERATOR):
+        yield Own(f"NATS_PASSWORD_OF_{prefix(user)}", f"The password of {user} on the bus.")
+    yield Own(
+        "OPERATOR_TOKEN", "A token that OPERATOR_TOKENS names; for whoever calls the API with it."
+    )
+
+
+def prefix(service: str) -> str:
+    """How a service is written in the name of a variable."""
+    return schema(service).upper()
+
+
+def settings_of(service: str) -> type[ServiceSettings]:
+    """The settings class of a service."""
+    return import_module(f"webhost_{schema(service)}.settings").Settings
+
+
+def name_of(service: str, setting: str) -> str:
+    """The variable of `.env` that has a service's setting."""
+    return f"{prefix(service)}_{setting}" if setting in PER_SERVICE else setting
+
+
+def passed(service: str) -> Iterator[Variable]:
+    """Yield the settings of a service that come from `.env`."""
+    for variable in variables(settings_of(service)):
+        if variable.name not in SET_BY_FILE and variable.name not in LEFT_OUT:
+            yield variable
+
+
+def grouped() -> dict[tuple[str, ...], list[tuple[str, Variable]]]:
+    """The variables of `.env` that are settings, with their names there, by who reads them."""
+    readers: dict[tuple[str, Variable], list[str]] = {}
+    for service in SERVICES:
+        for variable in passed(service):
+            readers.setdefault((name_of(service, variable.name), variable), []).append(service)
+    groups: dict[tuple[str, ...], list[tuple[str, Variable]]] = {}
+    for named, services in readers.items():
+        groups.setdefault(tuple(services), []).append(named)
+    return dict(sorted(groups.items(), key=lambda item: (-len(item[0]), item[0])))
+
+
+def document(values: Mapping[str, str], *, head: str) -> str:
+    """The text of an environment file with these values; what has none is commented out."""
+    sections = [head, "# --- The compose file itself\n"]
+    sections += [_entry(one.name, one.meaning, values, one.value) for one in own()]
+    for services, named in grouped().items():
+        title = "every service" if len(services) == len(SERVICES) else ", ".join(services)
+        sections.append(f"\n# --- Settings of {title} (docs/configuration.md)\n")
+        sections += [_entry(name, _meaning(one), values, None) for name, one in named]
+    return "\n".join(sections)
+
+
+def _meaning(variable: Variable) -> str:
+    # Markdown's marks are of no use in a comment.
+    default = variable.default.replace("`", "")
+    note = {"required": " Required.", "none": ""}.get(default, f" Default: {default}.")
+    return variable.meaning + note
+
+
+def _entry(name: str, meaning: str, values: Mapping[str, str], default: str | None) -> str:
+    value = values.get(name, default)
+    assignment = f"#{name}=" if value is None else f"{name}={_quoted(value)}"
+    return "\n".join([*_wrapped(meaning), assignment, ""])
+
+
+def _quoted(value: str) -> str:
+    # In single quotes nothing is replaced.
+    return value if not set(value) & set(" #$\"'{}") else "'" + value.replace("'", "\\'") + "'"
+
+
+def _wrapped(text: str, width: int = 98) -> Iterable[str]:
+    import textwrap
+
+    return [f"# {line}" for line in textwrap.wrap(text, width, break_on_hyphens=False)]
