@@ -73,7 +73,7 @@ check: setup ## Lint, types, import rules, manifests, generated documents
 
 # What is generated from code, and what writes each to standard output.
 DOCUMENTS := docs/events.md docs/configuration.md docs/privileges.md docs/metrics.md docs/openapi.json \
-	docs/asyncapi/deployer.json docs/asyncapi/billing.json .env.example deploy/nats/accounts.conf
+	docs/asyncapi/deployer.json docs/asyncapi/billing.json .env.example
 write-docs/events.md := webhost_contracts.catalogue
 write-docs/configuration.md := webhost_kit.process.reference $(notdir $(wildcard services/*/src/webhost_*))
 write-docs/privileges.md := webhost_local.privileges
@@ -82,7 +82,6 @@ write-docs/openapi.json := webhost_api.openapi
 write-docs/asyncapi/deployer.json := webhost_deployer.asyncapi
 write-docs/asyncapi/billing.json := webhost_billing.asyncapi
 write-.env.example := webhost_local.compose --example
-write-deploy/nats/accounts.conf := webhost_local.nats_accounts
 
 .PHONY: docs
 docs: setup ## Regenerate the generated documents

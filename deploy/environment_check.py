@@ -32,12 +32,6 @@ NOT_IN_A_CLUSTER = {
     "MIGRATE_AT_START": "Jobs migrate, with another role",
 }
 """Settings that no manifest may have, and why."""
-EXPECTED = {
-    "JWT_JWKS_URL": ("api", "gateway"),
-    "NATS_REPLICAS": ("api", "billing", "deployer"),
-    "OTEL_EXPORTER_OTLP_ENDPOINT": tuple(SERVICES),
-}
-"""Settings that are on their way into these services: each goes from here when it is there."""
 
 
 @cache
@@ -124,11 +118,8 @@ def problems(objects: list[Object]) -> Iterator[str]:
 
 def _service(service: str, found: Given) -> Iterator[str]:
     read = read_by(service)
-    expected = {name for name, services in EXPECTED.items() if service in services}
-    for name in sorted(found.names - read.keys() - NOT_SETTINGS.keys() - expected):
+    for name in sorted(found.names - read.keys() - NOT_SETTINGS.keys()):
         yield f"{name} is no setting of {service}"
-    for name in sorted(expected & read.keys()):
-        yield f"{name} is a setting now: take it out of EXPECTED"
     for name in sorted(found.names & NOT_IN_A_CLUSTER.keys()):
         yield f"{name}: {NOT_IN_A_CLUSTER[name]}"
     for name in sorted(found.names & keys_of(service)):
@@ -161,7 +152,7 @@ def unnamed(objects: list[Object], config: Path = CONFIG) -> Iterator[str]:
         for name in sorted(read.keys() - named - NOT_IN_A_CLUSTER.keys()):
             yield f"{service}: {name} is named nowhere in {config.name}/"
         own = _commented(config / f"{service}.env")
-        for name in sorted(own.keys() - read.keys() - EXPECTED.keys()):
+        for name in sorted(own.keys() - read.keys()):
             yield f"{service}: {name} is no setting of it"
         for name, value in commented.items():
             if name in read and not _is_default(read[name], value):
