@@ -10,6 +10,7 @@ from time import monotonic, perf_counter
 import httpx
 import psycopg
 import pytest
+from webhost_contracts.signatures import TELEMETRY_DEPLOYMENT_HEADER
 from webhost_kit.process.metrics_reference import metrics_of
 
 from tests.support.caller import Caller
@@ -105,7 +106,7 @@ def use(stack: Stack, user: Caller) -> str:
     """Do a little of everything; return the agent that answers."""
     agent_id = user.create_agent()["id"]
     user.deploy(agent_id)
-    failing = user.start_deploy(agent_id, moduleCode="throw new Error('not today');")
+    failing = user.start_deploy(agent_id, moduleCode="this is not JavaScript(")
     assert user.deploy_ended(failing["id"])["status"] == "failed"
     for number in range(CALLS):
         user.invoke(agent_id, f"number {number}")
@@ -114,11 +115,11 @@ def use(stack: Stack, user: Caller) -> str:
     assert user.post_invoke("agt_00000000000000000000000000", "x").status_code == 404
     refused = {"Authorization": "Bearer nonsense"}
     assert user.http.get("/v1/me", headers=refused).status_code == 401
-    report = {"X-Webhost-Deployment": failing["id"]}
+    report = {TELEMETRY_DEPLOYMENT_HEADER: failing["id"]}
     answer = user.http.post("/v1/telemetry/report", json={}, headers=report)
     assert answer.status_code == 401
     user.usage()
-    more = range(100)
+    more = range(20)
     statuses = (user.http.post("/v1/agents", json={"name": f"a{n}"}).status_code for n in more)
     assert 402 in statuses
     return agent_id
