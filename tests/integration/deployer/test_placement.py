@@ -17,7 +17,7 @@ async def placed(harness: Harness, namespace: str | None) -> PlacementReply:
 @on_both_layouts
 @pytest.mark.accept("10.placement")
 async def test_deployments_are_counted_where_they_are(harness: Harness) -> None:
-    await harness.start()
+    await (await harness.start()).until_ready()
     assert await placed(harness, harness.namespace) == PlacementReply(namespace=harness.namespace)
     agent, other = new_agent(), new_agent()
     for each in (agent, agent, other):
