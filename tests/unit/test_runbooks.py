@@ -13,7 +13,10 @@ from webhost_cli.app import COMMANDS, load
 from tests.support.runbook import RUNBOOKS, Block, is_shown, missing, sections
 
 TESTS = Path(__file__).parents[1]
-OF_SETTINGS = ("full-streams.md", "silent-agents.md", "usage-feed.md")
+TO_LOOK_AT = (
+    *("falling-behind.md", "full-streams.md", "not-ready.md"),
+    *("silent-agents.md", "usage-feed.md"),
+)
 PAGES = sorted(page.name for page in RUNBOOKS.glob("*.md"))
 _WEBHOST = re.compile(r"(?<![\w/.-])webhost ((?:[^|;&)`…\n]|\\\n)+)")
 _FENCE = re.compile(r"```(\w*)\n.*?```", re.DOTALL)
@@ -93,9 +96,9 @@ def test_every_section_with_commands_is_followed_by_a_test() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_is_to_be_typed_is_run_by_a_test(page: str) -> None:
-    """It stands in `console`, but on pages of settings rather than of steps."""
+    """It stands in `console`, but on pages of what to look at rather than of steps."""
     kinds = {*_FENCE.findall((RUNBOOKS / page).read_text("utf-8"))}
-    others = {"sh", "json"} if page in OF_SETTINGS else set[str]()
+    others = {"sh", "json", "sql"} if page in TO_LOOK_AT else set[str]()
     assert kinds <= {"console"} | others
 
 

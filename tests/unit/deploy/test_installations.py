@@ -74,7 +74,7 @@ def test_every_secret_is_made_or_others(variant: str) -> None:
     named = set(_references(rendered(variant)))
     made_secrets = made(Places())
     assert {secret for secret, _ in named} <= made_secrets.keys() | OF_OTHERS.keys()
-    given = {"CLOUDFLARE_API_TOKEN", "DELEGATION_SECRETS"}
+    given = {"CLOUDFLARE_API_TOKEN", "DELEGATION_SECRETS", "OTEL_EXPORTER_OTLP_HEADERS"}
     unknown = {
         (secret, key)
         for secret, key in named

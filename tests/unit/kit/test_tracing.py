@@ -213,12 +213,12 @@ def test_what_is_exported_is_complete_and_redacted() -> None:
 
 
 def test_a_span_that_cannot_be_exported_costs_its_batch_and_nothing_later() -> None:
-    lost = _counted("webhost_spans_dropped_total", because="refused")
+    lost = _counted("webhost_spans_dropped_total", reason="refused")
     with collector() as receiving:
         export = TraceExport("x", receiving.url, "", 1.0, "ins_1")
         export.add(FinishedSpan("bad", "client", TRACE, CALLER, None, start_ns=-1, end_ns=2**80))
         until(
-            lambda: _counted("webhost_spans_dropped_total", because="refused") > lost,
+            lambda: _counted("webhost_spans_dropped_total", reason="refused") > lost,
             "the batch to be dropped",
         )
         with tracing.span("good", "server", traceparent=SAMPLED):
@@ -229,7 +229,7 @@ def test_a_span_that_cannot_be_exported_costs_its_batch_and_nothing_later() -> N
 
 def test_a_collector_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace_export, "DRAIN_S", 0.2)
-    dropped = _counted("webhost_spans_dropped_total", because="full")
+    dropped = _counted("webhost_spans_dropped_total", reason="full")
     with collector() as receiving:
         receiving.hangs.set()
         export = TraceExport("x", receiving.url, "", 1.0, "ins_1")
@@ -237,7 +237,7 @@ def test_a_collector_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatc
         for _ in range(most + 1_000):
             with tracing.span("one", "server", starts=True):
                 pass
-        assert _counted("webhost_spans_dropped_total", because="full") - dropped >= 1_000
+        assert _counted("webhost_spans_dropped_total", reason="full") - dropped >= 1_000
         assert len(export._waiting) <= trace_export.MOST_WAITING
         asyncio.run(asyncio.wait_for(export.close(), 2))
     assert not tracing.is_on()

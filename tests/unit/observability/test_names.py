@@ -8,12 +8,13 @@ OURS = sorted(metric for metric in listed() if metric.name.startswith("webhost_"
 PARTS = {
     *("api", "billing", "deployer", "gateway", "ingest"),
     *("batcher", "bus", "commands", "database", "event", "http", "memory", "outbox", "projector"),
-    *("ready", "rpc", "stream", "unstored"),
+    *("ready", "rpc", "spans", "stream", "unstored"),
 }
 UNITS = ("_seconds", "_bytes", "_requests", "_reports")
 """Of histograms; counts have what they count instead."""
 
 BOUNDED = {
+    "action": "publish or subscription",
     "attributed": "true or false",
     "batcher": "named in the code",
     "check": "of /readyz, named in the composition root",

@@ -28,6 +28,7 @@ SET_BY_FILE = (
 LEFT_OUT = {
     "MIGRATE_AT_START": "the one-shot `database` migrates, with the owners' roles",
     "WEBHOST_CRASH_FILE": "for tests of the local stack",
+    "NATS_REPLICAS": "there is one server",
     "KEYS_FILE": "a file: mount it, and set this, in an override file",
     "WEBHOST_TIERS_FILE": "a file: mount it, and set this, in an override file",
     "WEBHOST_PRICES_FILE": "a file: mount it, and set this, in an override file",

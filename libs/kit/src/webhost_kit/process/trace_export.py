@@ -42,8 +42,12 @@ LOG_EVERY_S = 60.0
 SWITCH_S = 0.0005
 """How long the thread may keep the interpreter from the event loop: without this, 5 ms."""
 
-_exported = Counter("webhost_spans_exported_total", "Spans that the collector took")
-_dropped = Counter("webhost_spans_dropped_total", "Spans that were lost", ["because"])
+_exported = Counter("webhost_spans_exported_total", "Spans that the collector of traces took")
+_dropped = Counter(
+    "webhost_spans_dropped_total",
+    "Spans that were lost: the collector refused them, or was too slow",
+    ["reason"],
+)
 
 
 class TraceExport:
