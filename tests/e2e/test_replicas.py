@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psycopg
@@ -19,6 +20,7 @@ from tests.support.deadline import until
 from tests.support.faults import Death, Kill
 from tests.support.gate import running_gate
 from tests.support.reports import Reports
+from tests.support.runbook import Runbook
 from tests.support.stack import Stack, running_stack
 from tests.support.traffic import Traffic
 
@@ -118,3 +120,9 @@ def test_usage_is_exact_while_one_of_each_dies(doubled: Stack, chance: random.Ra
     traffic.check_usage(possible_texts=(FIRST,), deaths=deaths, reports=reports.acknowledged)
     rebuilt = doubled.webhost("billing", "verify")
     assert rebuilt.returncode == 0
+
+
+def test_a_replica_is_added(doubled: Stack, tmp_path: Path) -> None:
+    for section in ("Steps", "How to see that it worked"):
+        with Runbook(doubled, "add-replica.md", section, tmp_path) as runbook:
+            runbook.rest(within=COUNTED_S)
