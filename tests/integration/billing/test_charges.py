@@ -123,7 +123,7 @@ async def test_a_fact_of_an_unknown_version_is_parked_out_of_its_packet(billing:
     assert parked["aggregate_id"] == "inv_9"
     assert parked["subject"] == subject
     partition = subjects.partition_of(ALICE)
-    labels = f'projection="billing.usage",partition="{partition}"'
+    labels = f'partition="{partition}",projection="billing.usage"'
     metric = f"webhost_projector_parked_events{{{labels}}}"
 
     async def seen_by_an_operator() -> bool:
