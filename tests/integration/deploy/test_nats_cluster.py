@@ -11,7 +11,6 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
 from nats.js.api import KeyValueConfig, StorageType, StreamConfig
 from webhost_contracts import subjects
 from webhost_kit.bus import streams
@@ -173,8 +172,13 @@ async def test_three_servers_hold_every_stream_and_one_may_go(
         async with cluster.client("api", 1, 2) as api:
             js = api.jetstream(timeout=10)
             await js.publish("evt.usr_1.user.usr_1", b"first")
-            with pytest.raises(NoRespondersError):
-                await api.request("evt.usr_1.account.usr_1", b"not the api's", timeout=5)
+            await api.publish("evt.usr_1.account.usr_1", b"not the api's")
+
+            async def is_refused() -> bool:
+                said = 'user:api" - Publish Violation - Subject "evt.usr_1.account.usr_1"'
+                return any(said in cluster.log(it) for it in (1, 2))
+
+            await eventually(is_refused, "the server to refuse what is not the api's", seconds=10)
 
             cluster.lame_duck(0)
             until(lambda: "Server Exiting" in cluster.log(0), "it to have gone", seconds=60)
