@@ -70,3 +70,16 @@ def queries() -> list[str]:
         for panel in panels()
         for target in panel["targets"]
     ]
+
+
+def scaled_by() -> list[str]:
+    """What the autoscaler asks on Kubernetes."""
+    scaling = ROOT / "deploy/k8s/components/scaling"
+    files = [yaml.safe_load(path.read_text("utf-8")) for path in sorted(scaling.glob("*.yaml"))]
+    return [
+        trigger["metadata"]["query"]
+        for file in files
+        if file["kind"] == "ScaledObject"
+        for trigger in file["spec"].get("triggers", ())
+        if trigger["type"] == "prometheus"
+    ]

@@ -1,4 +1,4 @@
-"""Rules and dashboards use what the services expose, and all of it."""
+"""Rules, dashboards and the autoscaler use what the services expose, and all of it."""
 
 import re
 from collections import Counter
@@ -18,9 +18,10 @@ from tests.unit.observability.exposed import (
     panels,
     queries,
     rules,
+    scaled_by,
 )
 
-EXPRESSIONS = [*(rule["expr"] for rule in rules()), *queries()]
+EXPRESSIONS = [*(rule["expr"] for rule in rules()), *queries(), *scaled_by()]
 RECORDED = {
     "webhost:invocations_without_telemetry:ratio30m": set[str](),
     "job:webhost_http_unavailable:ratio5m": {"job"},
