@@ -51,6 +51,15 @@ def new_trace(flags: str = "01") -> tuple[str, str, dict[str, str]]:
     return trace_id, span_id, {"traceparent": f"00-{trace_id}-{span_id}-{flags}"}
 
 
+OF_A_CALL = (
+    ("gateway", f"invoke_agent {NAME}"),
+    ("gateway", "POST /invoke"),
+    ("agent", "invoke_agent"),
+    ("telemetry-ingest", "POST /v1/telemetry/report"),
+    ("billing", "process telemetry.accepted.v1"),
+)
+
+
 def one(spans: list[ReceivedSpan], name: str, service: str, group: str = "") -> ReceivedSpan:
     found = [
         span
@@ -82,7 +91,7 @@ def test_one_trace_shows_a_whole_invocation(traced: Traced) -> None:
     assert answer.status_code == 200, answer.text
 
     spans = traced.collector.wait_for(
-        trace_id, "process invocation.finished.v1", "process telemetry.accepted.v1"
+        trace_id, *OF_A_CALL, ("billing", "process invocation.finished.v1")
     )
     invoke = one(spans, f"invoke_agent {NAME}", "gateway")
     call = one(spans, "POST /invoke", "gateway")
@@ -130,16 +139,16 @@ def test_one_trace_shows_a_whole_invocation(traced: Traced) -> None:
     assert caller.http.post(path, json=thrown, headers=headers).status_code == 502
     refused, _, headers = new_trace()
     assert caller.http.post(path, json={"in": prompt}, headers=headers).status_code == 400
-    spans = traced.collector.wait_for(streamed, "process telemetry.accepted.v1")
+    spans = traced.collector.wait_for(streamed, *OF_A_CALL)
     stream = one(spans, f"invoke_agent {NAME}", "gateway")
     assert stream.attributes["gen_ai.conversation.id"]
     assert not stream.failed
-    spans = traced.collector.wait_for(failing, "process telemetry.accepted.v1")
+    spans = traced.collector.wait_for(failing, *OF_A_CALL)
     for name, service in ((f"invoke_agent {NAME}", "gateway"), ("POST /invoke", "gateway")):
         failed = one(spans, name, service)
         assert (failed.failed, failed.attributes["error.type"]) == (True, "upstream_status")
     assert one(spans, "invoke_agent", "agent").failed
-    [refusal] = traced.collector.wait_for(refused, "invoke_agent")
+    [refusal] = traced.collector.wait_for(refused, ("gateway", "invoke_agent"))
     assert (refusal.failed, refusal.attributes["webhost.error.code"]) == (False, "INVALID_REQUEST")
 
     exported = b"".join(traced.collector.bodies)
@@ -154,14 +163,14 @@ def test_without_a_caller_a_trace_begins_at_the_gateway(traced: Traced) -> None:
     agent = caller.create_agent(NAME)
     caller.deploy(agent["id"])
     trace_id = caller.invoke(agent["id"], "whose trace?")["traceId"]
-    spans = traced.collector.wait_for(trace_id, "process telemetry.accepted.v1")
+    spans = traced.collector.wait_for(trace_id, *OF_A_CALL)
     assert one(spans, f"invoke_agent {NAME}", "gateway").parent_id is None
 
     unsampled, _, headers = new_trace("00")
     body = {"input": {"prompt": "not for the collector"}}
     assert caller.http.post(f"/v1/invoke/{agent['id']}", json=body, headers=headers).is_success
     last = caller.invoke(agent["id"], "after it")["traceId"]
-    traced.collector.wait_for(last, "process telemetry.accepted.v1")
+    traced.collector.wait_for(last, *OF_A_CALL)
     assert traced.collector.trace(unsampled) == []
 
 
@@ -175,7 +184,14 @@ def test_one_trace_shows_a_whole_deployment(traced: Traced) -> None:
     caller.deploy_ended(started.json()["deployment"]["id"])
 
     spans = traced.collector.wait_for(
-        trace_id, "process agent.deployment_activated.v1", "publish agent.deployment_activated.v1"
+        trace_id,
+        ("api", "POST /v1/agents/{agentId}/deploy"),
+        ("api", "publish deployment.deploy.v1"),
+        ("deployer", "process deployment.deploy.v1"),
+        ("deployer", "step succeed"),
+        *[("api", "process deployment.succeeded.v1")] * 2,  # the reactor and the history
+        ("api", "publish agent.deployment_activated.v1"),
+        ("gateway", "process agent.deployment_activated.v1"),
     )
     request = one(spans, "POST /v1/agents/{agentId}/deploy", "api")
     command = one(spans, "process deployment.deploy.v1", "deployer")

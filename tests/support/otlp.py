@@ -1,6 +1,7 @@
 """A collector of traces: takes OTLP over HTTP, and keeps what was exported."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,17 +49,22 @@ class Collector:
         found = [span for span in list(self.spans) if span.trace_id == trace_id]
         return sorted(found, key=lambda span: span.start_ns)
 
-    def wait_for(self, trace_id: str, *names: str, within_s: float = 30) -> list[ReceivedSpan]:
-        """Return the trace once it has spans of all these names."""
+    def wait_for(
+        self, trace_id: str, *wanted: tuple[str, str], within_s: float = 30
+    ) -> list[ReceivedSpan]:
+        """Return the trace once it has all these spans, each by its service and name.
+
+        Every process exports by itself: of two spans, that which ends later may be here first.
+        """
         ends_at = monotonic() + within_s
         while True:
             spans = self.trace(trace_id)
-            missing = set(names) - {span.name for span in spans}
+            there = Counter((span.service, span.name) for span in spans)
+            missing = Counter(wanted) - there
             if not missing:
                 return spans
             if monotonic() > ends_at:
-                there = [(span.service, span.name) for span in spans]
-                raise AssertionError(f"no span {sorted(missing)} in {there}")
+                raise AssertionError(f"no span {dict(missing)} in {dict(there)}")
             sleep(0.1)
 
 
