@@ -30,7 +30,6 @@ from webhost_local.issuer.identity import IssuerIdentity
 
 from tests.support.bundles import good_files, zipped
 from tests.support.caller import Caller
-from tests.support.deadline import until
 from tests.support.keys import StackKeys
 from tests.support.openapi import DOCUMENT, OPERATIONS, Operation
 from tests.support.stack import DELEGATION_SECRET, DELEGATION_SOURCE, Stack
@@ -204,9 +203,7 @@ def _bytes_of(sent: dict[str, Any]) -> bytes:
 
 @pytest.fixture(scope="module")
 def world(stack: Stack) -> World:
-    caller = stack.caller(SUBJECT)
-    stack.webhost("users", "set-tier", caller.me()["id"], "enterprise")
-    until(lambda: caller.me()["tier"] == "enterprise", "the tier to be in force", seconds=10)
+    caller = stack.unlimited_caller(SUBJECT)
     agent = caller.create_agent(envVarKeys=[DECLARED])
     deployment = caller.deploy(agent["id"])
     caller.invoke(agent["id"], "Hello")

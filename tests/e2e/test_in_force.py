@@ -114,11 +114,8 @@ class Watched:
 
 
 @pytest.fixture
-def caller(sturdy_stack: Stack) -> Iterator[Caller]:
-    caller = sturdy_stack.caller()
-    sturdy_stack.webhost("users", "set-tier", caller.me()["id"], "enterprise")
-    until(lambda: caller.me()["tier"] == "enterprise", "the tier to be in force")
-    return caller
+def caller(sturdy_stack: Stack) -> Caller:
+    return sturdy_stack.unlimited_caller()
 
 
 @pytest.fixture

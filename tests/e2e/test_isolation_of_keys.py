@@ -110,9 +110,7 @@ class Keyed:
 
 @pytest.fixture(scope="module")
 def keyed(stack: Stack) -> Iterator[Keyed]:
-    user = stack.caller("the owner of keys")
-    stack.webhost("users", "set-tier", user.me()["id"], "enterprise")
-    until(lambda: user.me()["tier"] == "enterprise", "the tier to be in force", seconds=10)
+    user = stack.unlimited_caller("the owner of keys")
     names = ("closed to the key", "open to the key")
     agents = [user.create_agent(name, envVarKeys=[NO_IDS["key"]]) for name in names]
     closed, own = (

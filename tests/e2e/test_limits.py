@@ -1,12 +1,8 @@
 """The free tier's limits are a hard stop: no call beyond them reaches the runtime."""
 
-import os
-import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -165,18 +161,6 @@ def test_a_spent_token_budget_stops_calls_once_it_was_counted(caller: Caller) ->
     assert refused["current"] >= limit
 
 
-@contextmanager
-def frozen(stack: Stack, name: str) -> Iterator[None]:
-    """A process that takes connections and answers nothing, until the block ends."""
-    pid = stack.pids()[name]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-        stack.until_ready()
-
-
 @pytest.mark.accept("8.no-telemetry")
 def test_calls_that_cannot_be_reported_are_counted_and_limited(
     sturdy_stack: Stack, caller: Caller
@@ -199,7 +183,7 @@ def test_calls_that_cannot_be_reported_are_counted_and_limited(
         left = "UPDATE gateway.quotas SET requests = %s WHERE user_id = %s"
         assert connection.execute(left, (limit - LEFT, caller.me()["id"])).rowcount == 1
 
-    with frozen(sturdy_stack, "telemetry-ingest"):
+    with sturdy_stack.frozen("telemetry-ingest"):
         for _ in range(LEFT):
             assert caller.post_invoke(agent_id, "Unreported.").status_code == 200
         for _ in range(LEFT):

@@ -1,8 +1,6 @@
 """What every service measures, scraped from a running stack: it moves, and alerts fire."""
 
-import os
 import re
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic, perf_counter
@@ -186,17 +184,6 @@ def test_every_service_exposes_what_is_documented_at_once(stack: Stack) -> None:
 
 
 @contextmanager
-def stopped(stack: Stack, name: str) -> Iterator[None]:
-    """The process stands still for the block."""
-    pid = stack.pids()[name]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-@contextmanager
 def locked(stack: Stack, table: str) -> Iterator[None]:
     """Nobody gets at the table for the block."""
     with psycopg.connect(stack.status()["postgresDsn"]) as connection:
@@ -236,10 +223,9 @@ def test_alerts_fire_when_usage_is_not_folded(stack: Stack) -> None:
     until_true(lambda: not watched.fires(behind), "the projection to be current")
     until_true(lambda: watched.total(lag) == 0, "no message to wait")
 
-    with stopped(stack, "billing"):
+    with stack.frozen("billing"):
         assert watched.fires(EXPRESSIONS["ServiceDown"])
         assert watched.fires(EXPRESSIONS["UsageNotFolded"])
-    stack.until_ready()
     until_true(lambda: not watched.fires(EXPRESSIONS["UsageNotFolded"]), "usage to be folded")
     assert not watched.fires(EXPRESSIONS["ServiceDown"])
 
@@ -252,11 +238,10 @@ def test_alerts_fire_when_the_bus_is_away(stack: Stack) -> None:
     waits = soon("OutboxWaits", 3)
     unready = EXPRESSIONS["ServiceNotReady"]
     assert not watched.fires(waits)
-    with stopped(stack, "nats"):
+    with stack.frozen("nats"):
         user.create_agent()
         until_true(lambda: watched.fires(waits), "the outbox to wait")
         until_true(lambda: watched.fires(unready), "a service not to be ready")
-    stack.until_ready()
     until_true(lambda: not watched.fires(waits), "the outbox to be empty")
     until_true(lambda: not watched.fires(unready), "all to be ready")
 
@@ -271,9 +256,8 @@ def test_calls_without_telemetry_are_seen(stack: Stack) -> None:
     both = "webhost_billing_invocations_total", "webhost_billing_invocations_complete_total"
     until_true(lambda: watched.total(both[0]) == watched.total(both[1]), "the first report")
     of_gateways, of_both = map(watched.total, both)
-    with stopped(stack, "telemetry-ingest"):
+    with stack.frozen("telemetry-ingest"):
         for number in range(CALLS):
             user.invoke(agent_id, f"number {number}")
         until_true(lambda: watched.total(both[0]) == of_gateways + CALLS, "the calls to be counted")
         assert watched.total(both[1]) == of_both
-    stack.until_ready()

@@ -52,13 +52,6 @@ def doubled() -> Iterator[Stack]:
         yield running
 
 
-def unlimited(stack: Stack) -> Caller:
-    caller = stack.caller()
-    stack.webhost("users", "set-tier", caller.me()["id"], "enterprise")
-    until(lambda: caller.me()["tier"] == "enterprise", "the tier to be in force")
-    return caller
-
-
 def agent_of(caller: Caller, module: str, text: str) -> tuple[Agent, dict[str, Any]]:
     agent = caller.create_agent(secrets.token_hex(4))
     deployment = caller.deploy(agent["id"], moduleCode=module)
@@ -80,11 +73,11 @@ def restart(stack: Stack, name: str) -> float:
 @pytest.mark.accept("10.rolling")
 @pytest.mark.timeout(1200)
 def test_nobody_notices_a_rolling_restart(doubled: Stack, chance: random.Random) -> None:
-    callers = [unlimited(doubled) for _ in range(USERS)]
+    callers = [doubled.unlimited_caller() for _ in range(USERS)]
     agents = [agent_of(caller, answering(TEXT), TEXT) for caller in callers]
     streamed = "".join(f"{number} " for number in range(CHUNKS))
     streaming = [agent_of(callers[0], STREAMING, streamed)]
-    deploying = RetryingClient(unlimited(doubled))
+    deploying = RetryingClient(doubled.unlimited_caller())
     deployed_id = deploying.caller.create_agent()["id"]
 
     def deploy(number: int) -> None:

@@ -15,7 +15,6 @@ import msgspec
 import pytest
 from webhost_kit.clock import now_ms
 
-from tests.support.caller import Caller
 from tests.support.deadline import until
 from tests.support.keys import StackKeys
 from tests.support.slow import resident_mb
@@ -50,17 +49,9 @@ def own_stack() -> Iterator[Stack]:
         yield running
 
 
-def unlimited(stack: Stack) -> Caller:
-    """A user whose tier refuses nothing: what holds is the deployer's fairness alone."""
-    caller = stack.caller()
-    stack.webhost("users", "set-tier", caller.me()["id"], "enterprise")
-    until(lambda: caller.me()["tier"] == "enterprise", "the tier to be in force")
-    return caller
-
-
 def deploys(stack: Stack) -> list[Attack]:
     """Deploy each of many agents again as soon as that is possible, on four connections."""
-    attacker = unlimited(stack)
+    attacker = stack.unlimited_caller()
     agents = [attacker.create_agent(f"a{number}")["id"] for number in range(AGENTS)]
 
     def attack_of(number: int) -> Attack:
@@ -132,7 +123,7 @@ def probes(stack: Stack) -> list[Attack]:
 
 def creations(stack: Stack) -> list[Attack]:
     """Create an agent and delete it, in a loop."""
-    attacker, numbers = unlimited(stack), count()
+    attacker, numbers = stack.unlimited_caller(), count()
 
     def attack() -> int:
         answer = attacker.http.post("/v1/agents", json={"name": f"a{next(numbers)}"})

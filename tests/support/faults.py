@@ -124,12 +124,8 @@ class Freeze:
     def strike(self, stack: Stack, before: dict[str, int], moment_s: float) -> Death:
         threading.Event().wait(moment_s)
         at_ms = now_ms()
-        os.kill(before[self.name], signal.SIGSTOP)
-        try:
+        with stack.frozen(self.name):
             threading.Event().wait(self.seconds)
-        finally:
-            os.kill(before[self.name], signal.SIGCONT)
-        stack.until_ready()
         until_led(stack, [self.name])
         return Death(frozenset({self.name}), at_ms, now_ms())
 

@@ -110,6 +110,17 @@ class Stack:
             raise
 
     @contextmanager
+    def frozen(self, name: str) -> Generator[None]:
+        """A process that takes connections and answers nothing, until the block ends."""
+        pid = self.pids()[name]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            self.until_ready()
+
+    @contextmanager
     def stopped(self) -> Generator[None]:
         """It is down for the block, and ready again behind it."""
         assert self.stop() == 0, self.log_tail()
@@ -162,6 +173,13 @@ class Stack:
     def caller(self, subject: str | None = None) -> Caller:
         """A signed-in user, by default one that no test has used before."""
         return self._caller(self.origin, self.token(subject or f"user-{secrets.token_hex(6)}"))
+
+    def unlimited_caller(self, subject: str | None = None) -> Caller:
+        """The same, of the tier that refuses nothing."""
+        caller = self.caller(subject)
+        self.webhost("users", "set-tier", caller.me()["id"], "enterprise")
+        until(lambda: caller.me()["tier"] == "enterprise", "the tier to be in force")
+        return caller
 
     def caller_with(self, token: str) -> Caller:
         """A user with this token, on connections of its own."""

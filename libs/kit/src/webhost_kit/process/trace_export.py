@@ -67,8 +67,8 @@ class TraceExport:
         self._complaints = _Complaints()
         self._exporter = _exporter(self._endpoint, self._headers, self._complaints)
         self._convert = _Converter(self._resource)
-        for because in ("full", "refused"):
-            _dropped.labels(because)
+        for reason in ("full", "refused"):
+            _dropped.labels(reason)
         sys.setswitchinterval(SWITCH_S)
         self._thread = threading.Thread(target=self._work, name="traces", daemon=True)
         self._thread.start()
