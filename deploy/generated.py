@@ -1,4 +1,4 @@
-"""What in the manifests and images is generated from code, so that both are one source."""
+"""What in the manifests is generated from code, so that both are one source."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +7,7 @@ from webhost_local import nats_accounts, provision
 
 from deploy.rendering import K8S
 
-DEPLOY = K8S.parent
 GENERATED = {
-    DEPLOY / "nats/accounts.conf": nats_accounts.configuration,
     K8S / "base/nats/accounts.conf": nats_accounts.configuration,
     K8S / "components/postgres/roles.sql": provision.script,
     K8S / "components/gateway-postgres/roles.sql": lambda: provision.script(["gateway"]),
@@ -21,7 +19,7 @@ def problems() -> Iterator[str]:
     """Yield the files that are not as code would write them."""
     for file, text in GENERATED.items():
         if _read(file) != text():
-            yield f"{file.relative_to(DEPLOY)}: is not what code says; run `make docs`"
+            yield f"{file.relative_to(K8S)}: is not what code says; run `make docs`"
 
 
 def write() -> None:

@@ -230,5 +230,5 @@ def test_a_generated_file_that_is_old_is_found(monkeypatch: pytest.MonkeyPatch) 
     [accounts, *_] = generated.GENERATED
     monkeypatch.setitem(generated.GENERATED, accounts, lambda: "others")
     assert list(generated.problems()) == [
-        "nats/accounts.conf: is not what code says; run `make docs`"
+        "base/nats/accounts.conf: is not what code says; run `make docs`"
     ]
