@@ -6,6 +6,7 @@ Run by `make compose-test`; not a part of `make test`, which needs no Docker.
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -35,18 +36,23 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
         yield stack
 
 
-def user(stack: ComposeStack, subject: str) -> RetryingClient:
+@contextmanager
+def user(stack: ComposeStack, subject: str) -> Iterator[RetryingClient]:
     tokens = oidc.sign_in_as(stack.issuer, CLIENT_ID, subject)
-    return RetryingClient(Caller(stack.origin, tokens.access_token))
+    caller = Caller(stack.origin, tokens.access_token)
+    with caller.http:
+        yield RetryingClient(caller)
 
 
 def test_the_demo_with_every_kind_of_container_killed_on_the_way(stack: ComposeStack) -> None:
     narrator = Narrator(Console(force_terminal=False))
-    with sign_in(narrator, stack.issuer, stack.origin) as api:
+    with (
+        sign_in(narrator, stack.issuer, stack.origin) as api,
+        user(stack, "traffic") as other,
+    ):
         calls = Calls(api, narrator)
         agent = life.live(narrator, calls)
 
-        other = user(stack, "traffic")
         called = other.post("/v1/agents", name="called")["agent"]
         assert other.deploy(called["id"])["status"] == "active"
         text = f"You said: {PROMPT}"
