@@ -1,10 +1,11 @@
 """A NATS cluster goes on without any one of its three servers, and loses nothing acknowledged.
 
 Each test is a server's end under calls, reports and deployments; after it, what was answered or
-acknowledged is counted once, and the agents' history has no gap. With WEBHOST_TEST_NATS_NODES=3
-every other end-to-end test runs on a cluster too.
+acknowledged is counted once, and each fact that a service recorded is on the stream. With
+WEBHOST_TEST_NATS_NODES=3 every other end-to-end test runs on a cluster too.
 """
 
+import json
 import random
 from collections.abc import Iterator
 
@@ -13,7 +14,8 @@ from webhost_contracts import subjects
 
 from tests.e2e.test_kills import RESULT_S, Record, check, deploying, note
 from tests.e2e.world import SECOND, answering
-from tests.support.cluster import leader, nodes, until_whole
+from tests.support.cluster import WHOLE_S, leader, nodes, until_whole
+from tests.support.deadline import until
 from tests.support.faults import Fault, Freeze, Kill
 from tests.support.stack import Stack, running_stack
 
@@ -21,6 +23,20 @@ FROZEN_S = 20.0
 FROZEN_PACE_S = 0.4
 """Between two calls, so that they go on for as long as a server stands still."""
 OTHERS_NAME = "another"
+LED_AGAIN_S = 12
+"""How long the other two take at most until calls are answered again: they elect leaders."""
+
+
+def check_nothing_is_lost(stack: Stack) -> None:
+    """The stream has every fact of the services' databases."""
+
+    def is_whole() -> bool:
+        found = json.loads(stack.webhost("streams", "republish", "--dry-run", "--json").stdout)
+        progress = found["services"].values()
+        assert any(service["held"] for service in progress)
+        return not any(service["missing"] for service in progress)
+
+    until(is_whole, "every recorded fact to be on the stream", seconds=WHOLE_S)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +56,7 @@ def test_the_leader_dies(clustered: Stack, chance: random.Random, record_propert
     note(record_property, work, fault, death)
     assert death.names == {fault.name}
     check(work, second, death)
+    check_nothing_is_lost(clustered)
 
 
 @pytest.mark.long
@@ -71,4 +88,11 @@ def test_each_in_turn_dies_and_stands_still(
         changed = {name for name, pid in clustered.pids().items() if before[name] != pid}
         assert changed <= {fault.name}
         user.delete(f"/v1/agents/{other['id']}")
+        if isinstance(fault, Freeze):
+            # The other two lead on by then, without waiting for it.
+            led_ms = death.at_ms + 1000 * LED_AGAIN_S, death.at_ms + 1000 * FROZEN_S
+            assert any(
+                led_ms[0] <= call.at_ms <= led_ms[1] for call in work.traffic.answered.values()
+            )
         check(work, second, death)
+        check_nothing_is_lost(clustered)
