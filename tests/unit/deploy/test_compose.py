@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import yaml
 from webhost_kit.process.reference import variables
+from webhost_kit.process.settings import LongestCall
 from webhost_local.compose import variables as known
 from webhost_local.compose.values import local_values, secrets_of
 from webhost_local.identities import Identities
 from webhost_local.nats_accounts import SERVICES
+
+from deploy.policy_check import needed_s
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -106,6 +109,14 @@ def test_a_container_is_confined(name: str) -> None:
     assert container["restart"] in ("unless-stopped", "on-failure", "no")
     assert "privileged" not in container
     assert not any(str(volume).startswith(("/", ".")) for volume in container.get("volumes", ()))
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "origin"])
+def test_a_container_has_time_for_its_longest_call(name: str) -> None:
+    defaults = LongestCall.model_fields
+    needed = needed_s(f"webhost-{name}", defaults["longest_call_s"].default)
+    given = int(CONTAINERS[name]["stop_grace_period"].removesuffix("s"))
+    assert given >= defaults["drain_s"].default + needed
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
