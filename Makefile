@@ -73,7 +73,9 @@ check: setup ## Lint, types, import rules, manifests, generated documents
 
 # What is generated from code, and what writes each to standard output.
 DOCUMENTS := docs/events.md docs/configuration.md docs/privileges.md docs/metrics.md docs/openapi.json \
-	docs/asyncapi/deployer.json docs/asyncapi/billing.json .env.example
+	docs/asyncapi/deployer.json docs/asyncapi/billing.json .env.example \
+	deploy/k8s/base/nats/accounts.conf deploy/k8s/components/postgres/roles.sql \
+	deploy/k8s/components/gateway-postgres/roles.sql
 write-docs/events.md := webhost_contracts.catalogue
 write-docs/configuration.md := webhost_kit.process.reference $(notdir $(wildcard services/*/src/webhost_*))
 write-docs/privileges.md := webhost_local.privileges
@@ -82,11 +84,13 @@ write-docs/openapi.json := webhost_api.openapi
 write-docs/asyncapi/deployer.json := webhost_deployer.asyncapi
 write-docs/asyncapi/billing.json := webhost_billing.asyncapi
 write-.env.example := webhost_local.compose --example
+write-deploy/k8s/base/nats/accounts.conf := webhost_local.nats_accounts
+write-deploy/k8s/components/postgres/roles.sql := webhost_local.provision
+write-deploy/k8s/components/gateway-postgres/roles.sql := webhost_local.provision gateway
 
 .PHONY: docs
 docs: setup ## Regenerate the generated documents
 	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) > $(document) &&) true
-	.venv/bin/python -m deploy write
 
 .PHONY: docs-check
 docs-check: setup
