@@ -130,11 +130,11 @@ def _service(service: str, found: Given) -> Iterator[str]:
     for name, (secret, key, optional) in found.secret.items():
         if (secret, key) != (f"webhost-{service}", name):
             yield f"{name} is of the Secret {secret}, {key}"
-        if name in read and optional == (read[name].default == "required"):
-            yield f"{name} is {'' if optional else 'not '}optional, and {read[name].default}"
+        if name in read and optional == read[name].required:
+            yield f"{name} is {'both' if optional else 'neither'} optional and required"
     for name, variable in read.items():
         is_there = name in found.names | keys_of(service)
-        if variable.default == "required" and not is_there:
+        if variable.required and not is_there:
             yield f"{name} is missing"
 
 
@@ -156,13 +156,12 @@ def unnamed(objects: list[Object], config: Path = CONFIG) -> Iterator[str]:
             yield f"{service}: {name} is no setting of it"
         for name, value in commented.items():
             if name in read and not _is_default(read[name], value):
-                default = read[name].default.strip("`")
-                yield f"{service}: {name} is {default} by default, not {value}"
+                yield f"{service}: {name} is {read[name].default} by default, not {value}"
 
 
 def _is_default(variable: Variable, value: str) -> bool:
     """Say so of what a comment shows; where there is no default, it shows what one may set."""
-    return variable.default == "none" or variable.default.strip("`") == value
+    return not variable.required and variable.default in (None, value)
 
 
 def _commented(file: Path) -> dict[str, str]:

@@ -28,8 +28,8 @@ class Silent(ServiceSettings):
 def test_each_variable_has_its_type_default_and_meaning() -> None:
     _, *own = [one for one in variables(Settings) if "WEBHOST" not in one.name][-3:]
     assert own == [
-        Variable("API_KEY", "text", "required", True, "Opens it."),
-        Variable("SLOTS", "integer", "`3`", False, "How many."),
+        Variable("API_KEY", "text", True, None, True, "Opens it."),
+        Variable("SLOTS", "integer", False, "3", False, "How many."),
     ]
 
 

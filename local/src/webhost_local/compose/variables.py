@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
-from webhost_kit.process.reference import Variable, variables
+from webhost_kit.process.reference import Variable, by_readers, variables
 from webhost_kit.process.settings import ServiceSettings
 
 from webhost_local.identities import schema
@@ -101,14 +101,12 @@ def passed(service: str) -> Iterator[Variable]:
 
 def grouped() -> dict[tuple[str, ...], list[tuple[str, Variable]]]:
     """The variables of `.env` that are settings, with their names there, by who reads them."""
-    readers: dict[tuple[str, Variable], list[str]] = {}
-    for service in SERVICES:
-        for variable in passed(service):
-            readers.setdefault((name_of(service, variable.name), variable), []).append(service)
-    groups: dict[tuple[str, ...], list[tuple[str, Variable]]] = {}
-    for named, services in readers.items():
-        groups.setdefault(tuple(services), []).append(named)
-    return dict(sorted(groups.items(), key=lambda item: (-len(item[0]), item[0])))
+    return by_readers(
+        {
+            service: [(name_of(service, it.name), it) for it in passed(service)]
+            for service in SERVICES
+        }
+    )
 
 
 def document(values: Mapping[str, str], *, head: str) -> str:
@@ -123,10 +121,9 @@ def document(values: Mapping[str, str], *, head: str) -> str:
 
 
 def _meaning(variable: Variable) -> str:
-    # Markdown's marks are of no use in a comment.
-    default = variable.default.replace("`", "")
-    note = {"required": " Required.", "none": ""}.get(default, f" Default: {default}.")
-    return variable.meaning + note
+    if variable.required:
+        return f"{variable.meaning} Required."
+    return variable.meaning + (f" Default: {variable.default}." if variable.default else "")
 
 
 def _entry(name: str, meaning: str, values: Mapping[str, str], default: str | None) -> str:
