@@ -8,13 +8,12 @@ config/*.env has a line for every setting; what keeps its default is a comment.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 from webhost_contracts import platform_keys
 from webhost_kit.process.migrate import MigrationSettings
-from webhost_kit.process.reference import Variable, variables
-from webhost_kit.process.settings import LongestCall, ServiceSettings
+from webhost_kit.process.reference import Variable, settings_of, variables
+from webhost_kit.process.settings import LongestCall
 from webhost_local.nats_accounts import SERVICES
 
 from deploy.rendering import K8S, Object, containers_of, name_of, of_kind, service_of
@@ -32,12 +31,6 @@ NOT_IN_A_CLUSTER = {
     "MIGRATE_AT_START": "Jobs migrate, with another role",
 }
 """Settings that no manifest may have, and why."""
-
-
-@cache
-def settings_of(service: str) -> type[ServiceSettings]:
-    """Return the settings class of a service."""
-    return import_module(f"webhost_{service.replace('-', '_')}.settings").Settings
 
 
 @cache

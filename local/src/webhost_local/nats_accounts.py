@@ -228,14 +228,15 @@ def _stream_of(subject: str) -> str:
     return stream
 
 
-def _placeholders(names: Iterable[str]) -> dict[str, str]:
-    """Variables of the server's environment, without which it does not start."""
-    return {name: f"$PASSWORD_OF_{name.upper().replace('-', '_')}" for name in names}
+def password_variable(user: str) -> str:
+    """Return the variable of a server's environment that holds a user's password."""
+    return f"PASSWORD_OF_{user.upper().replace('-', '_')}"
 
 
 def configuration() -> str:
     """Return the accounts as a server's configuration has them: each privilege on a line."""
-    passwords = _placeholders((*SERVICES, OPERATOR))
+    # Without these the server does not start.
+    passwords = {user: f"${password_variable(user)}" for user in (*SERVICES, OPERATOR)}
     declared = {name: account.declaration() for name, account in accounts(passwords).items()}
     text = _laid_out({"accounts": declared})
     # In quotes the server would take a variable for the password itself.

@@ -8,13 +8,11 @@ publishes what.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 
-from webhost_kit.process.reference import Variable, by_readers, variables
-from webhost_kit.process.settings import ServiceSettings
+from webhost_kit.process.reference import Variable, by_readers, settings_of, variables
 
 from webhost_local.identities import schema
-from webhost_local.nats_accounts import OPERATOR, SERVICES
+from webhost_local.nats_accounts import OPERATOR, SERVICES, password_variable
 
 PER_SERVICE = ("RESPONSE_KEYS", "TELEMETRY_MASTER_KEYS")
 """Settings of several services, each with its own value, at least while a key is rotated."""
@@ -71,7 +69,7 @@ def own() -> Iterator[Own]:
             f"The password of the owner of {service}'s schema.",
         )
     for user in (*SERVICES, OPERATOR):
-        yield Own(f"NATS_PASSWORD_OF_{prefix(user)}", f"The password of {user} on the bus.")
+        yield Own(f"NATS_{password_variable(user)}", f"The password of {user} on the bus.")
     yield Own(
         "OPERATOR_TOKEN", "A token that OPERATOR_TOKENS names; for whoever calls the API with it."
     )
@@ -80,11 +78,6 @@ def own() -> Iterator[Own]:
 def prefix(service: str) -> str:
     """How a service is written in the name of a variable."""
     return schema(service).upper()
-
-
-def settings_of(service: str) -> type[ServiceSettings]:
-    """The settings class of a service."""
-    return import_module(f"webhost_{schema(service)}.settings").Settings
 
 
 def name_of(service: str, setting: str) -> str:

@@ -1,7 +1,7 @@
-"""`python -m webhost_kit.process.reference PACKAGE…` prints docs/configuration.md.
+"""`python -m webhost_kit.process.reference SERVICE…` prints docs/configuration.md.
 
-Each PACKAGE is a service's: its `settings.Settings` say what it reads of its environment, and
-their fields' docstrings what that means.
+A service's `settings.Settings` say what it reads of its environment, and their fields' docstrings
+what that means.
 """
 
 import ast
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic_settings import BaseSettings
 
+from webhost_kit.database.revisions import package_of
 from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings
 
 _HEAD = f"""# Configuration
@@ -46,6 +47,11 @@ class Variable:
         shown = "required" if self.required else default
         secret = "yes" if self.secret else ""
         return f"| `{self.name}` | {self.kind} | {shown} | {secret} | {self.meaning} |"
+
+
+def settings_of(service: str) -> type[ServiceSettings]:
+    """Return the settings class of a service."""
+    return import_module(f"{package_of(service)}.settings").Settings
 
 
 def variables(settings: type[ServiceSettings]) -> Iterator[Variable]:
@@ -133,15 +139,9 @@ def _default(value: Any) -> str | None:
             return str(value)
 
 
-def main(packages: list[str]) -> None:
-    """Print the page for the services of these packages."""
-    services = {
-        package.removeprefix("webhost_").replace("_", "-"): import_module(
-            f"{package}.settings"
-        ).Settings
-        for package in sorted(packages)
-    }
-    sys.stdout.write(document(services))
+def main(services: list[str]) -> None:
+    """Print the page for these services."""
+    sys.stdout.write(document({service: settings_of(service) for service in sorted(services)}))
 
 
 if __name__ == "__main__":
