@@ -13,7 +13,7 @@ from pathlib import Path
 from webhost_contracts import platform_keys
 from webhost_kit.process.migrate import MigrationSettings
 from webhost_kit.process.reference import Variable, settings_of, variables
-from webhost_kit.process.settings import LongestCall
+from webhost_kit.process.settings import CallTimeoutSettings
 from webhost_local.nats_accounts import SERVICES
 
 from deploy.rendering import K8S, Object, containers_of, name_of, of_kind, service_of
@@ -79,11 +79,11 @@ def given_to(container: Object, objects: list[Object]) -> Given:
 
 def longest_call_s(objects: list[Object]) -> float:
     """Return how long a call may take, which three services have to agree on."""
-    default = str(LongestCall.model_fields["longest_call_s"].default)
+    default = str(CallTimeoutSettings.model_fields["longest_call_s"].default)
     said = {
         given_to(containers_of(it)[0], objects).plain.get("LONGEST_CALL_S", default)
         for it in of_kind(objects, "Deployment")
-        if issubclass(settings_of(service_of(it) or "billing"), LongestCall)
+        if issubclass(settings_of(service_of(it) or "billing"), CallTimeoutSettings)
     }
     if len(said) != 1:
         raise RuntimeError(f"LONGEST_CALL_S is not the same everywhere: {said}")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from webhost_kit.process.reference import settings_of, variables
-from webhost_kit.process.settings import LongestCall
+from webhost_kit.process.settings import CallTimeoutSettings
 from webhost_local.compose import variables as known
 from webhost_local.compose.values import local_values, secrets_of
 from webhost_local.identities import Identities
@@ -111,7 +111,7 @@ def test_a_container_is_confined(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*SERVICES, "origin"])
 def test_a_container_has_time_for_its_longest_call(name: str) -> None:
-    defaults = LongestCall.model_fields
+    defaults = CallTimeoutSettings.model_fields
     needed = needed_s(f"webhost-{name}", defaults["longest_call_s"].default)
     given = int(CONTAINERS[name]["stop_grace_period"].removesuffix("s"))
     assert given >= defaults["drain_s"].default + needed
