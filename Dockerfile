@@ -67,6 +67,6 @@ WORKDIR /data
 USER 10001:10001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["/usr/local/bin/python", "-P", "-m", "webhost_kit.process.healthy"]
+    CMD ["/usr/local/bin/python", "-P", "-m", "webhost_kit.process.healthcheck"]
 ENTRYPOINT ["/usr/local/bin/python", "-P", "-m"]
 CMD ["main"]

@@ -71,22 +71,28 @@ check: setup ## Lint, types, import rules, manifests, generated documents
 	.venv/bin/python -m deploy check
 	$(MAKE) --no-print-directory docs-check
 
+SERVICES := $(notdir $(wildcard services/*))
+
 # What is generated from code, and what writes each to standard output.
 DOCUMENTS := docs/events.md docs/configuration.md docs/privileges.md docs/metrics.md docs/openapi.json \
-	docs/asyncapi/deployer.json docs/asyncapi/billing.json .env.example
+	docs/asyncapi/deployer.json docs/asyncapi/billing.json .env.example \
+	deploy/k8s/base/nats/accounts.conf deploy/k8s/components/postgres/roles.sql \
+	deploy/k8s/components/gateway-postgres/roles.sql
 write-docs/events.md := webhost_contracts.catalogue
-write-docs/configuration.md := webhost_kit.process.reference $(notdir $(wildcard services/*/src/webhost_*))
+write-docs/configuration.md := webhost_kit.process.reference $(SERVICES)
 write-docs/privileges.md := webhost_local.privileges
-write-docs/metrics.md := webhost_kit.process.metrics_reference $(notdir $(wildcard services/*/src/webhost_*))
+write-docs/metrics.md := webhost_kit.process.metrics_reference $(SERVICES)
 write-docs/openapi.json := webhost_api.openapi
 write-docs/asyncapi/deployer.json := webhost_deployer.asyncapi
 write-docs/asyncapi/billing.json := webhost_billing.asyncapi
 write-.env.example := webhost_local.compose --example
+write-deploy/k8s/base/nats/accounts.conf := webhost_local.nats_accounts
+write-deploy/k8s/components/postgres/roles.sql := webhost_local.provision
+write-deploy/k8s/components/gateway-postgres/roles.sql := webhost_local.provision gateway
 
 .PHONY: docs
 docs: setup ## Regenerate the generated documents
 	$(foreach document,$(DOCUMENTS),.venv/bin/python -m $(write-$(document)) > $(document) &&) true
-	.venv/bin/python -m deploy write
 
 .PHONY: docs-check
 docs-check: setup

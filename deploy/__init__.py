@@ -1,1 +1,1 @@
-"""The manifests for Kubernetes (`k8s/`), and what checks and generates them."""
+"""The manifests for Kubernetes (`k8s/`), and what checks them and makes their Secrets."""

@@ -1,4 +1,4 @@
-"""`python -m deploy check` checks the manifests, `write` writes what is generated in them.
+"""`python -m deploy check` checks the manifests.
 
 `python -m deploy secrets` prints the Secrets of a new installation: see `deploy.secrets`.
 """
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from deploy import environment_check, generated, policy_check, rendering, schema_check, secrets
+from deploy import environment_check, policy_check, rendering, schema_check, secrets
 
 
 def main(arguments: list[str]) -> None:
@@ -16,8 +16,6 @@ def main(arguments: list[str]) -> None:
         case ["check"]:
             found = dict.fromkeys(check())
             sys.exit("\n".join(found) if found else 0)
-        case ["write"]:
-            generated.write()
         case ["secrets", *options]:
             secrets.main(options)
         case _:
@@ -26,7 +24,6 @@ def main(arguments: list[str]) -> None:
 
 def check() -> Iterator[str]:
     """Yield everything that is wrong, with the variant that it is found in."""
-    yield from generated.problems()
     seen: list[rendering.Object] = []
     with ThreadPoolExecutor(2) as pool:
         rendered = list(pool.map(rendering.render, rendering.VARIANTS))

@@ -8,13 +8,12 @@ config/*.env has a line for every setting; what keeps its default is a comment.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 from webhost_contracts import platform_keys
 from webhost_kit.process.migrate import MigrationSettings
-from webhost_kit.process.reference import Variable, variables
-from webhost_kit.process.settings import LongestCall, ServiceSettings
+from webhost_kit.process.reference import Variable, settings_of, variables
+from webhost_kit.process.settings import CallTimeoutSettings
 from webhost_local.nats_accounts import SERVICES
 
 from deploy.rendering import K8S, Object, containers_of, name_of, of_kind, service_of
@@ -32,12 +31,6 @@ NOT_IN_A_CLUSTER = {
     "MIGRATE_AT_START": "Jobs migrate, with another role",
 }
 """Settings that no manifest may have, and why."""
-
-
-@cache
-def settings_of(service: str) -> type[ServiceSettings]:
-    """Return the settings class of a service."""
-    return import_module(f"webhost_{service.replace('-', '_')}.settings").Settings
 
 
 @cache
@@ -86,11 +79,11 @@ def given_to(container: Object, objects: list[Object]) -> Given:
 
 def longest_call_s(objects: list[Object]) -> float:
     """Return how long a call may take, which three services have to agree on."""
-    default = str(LongestCall.model_fields["longest_call_s"].default)
+    default = str(CallTimeoutSettings.model_fields["longest_call_s"].default)
     said = {
         given_to(containers_of(it)[0], objects).plain.get("LONGEST_CALL_S", default)
         for it in of_kind(objects, "Deployment")
-        if issubclass(settings_of(service_of(it) or "billing"), LongestCall)
+        if issubclass(settings_of(service_of(it) or "billing"), CallTimeoutSettings)
     }
     if len(said) != 1:
         raise RuntimeError(f"LONGEST_CALL_S is not the same everywhere: {said}")
@@ -130,11 +123,11 @@ def _service(service: str, found: Given) -> Iterator[str]:
     for name, (secret, key, optional) in found.secret.items():
         if (secret, key) != (f"webhost-{service}", name):
             yield f"{name} is of the Secret {secret}, {key}"
-        if name in read and optional == (read[name].default == "required"):
-            yield f"{name} is {'' if optional else 'not '}optional, and {read[name].default}"
+        if name in read and optional == read[name].required:
+            yield f"{name} is {'both' if optional else 'neither'} optional and required"
     for name, variable in read.items():
         is_there = name in found.names | keys_of(service)
-        if variable.default == "required" and not is_there:
+        if variable.required and not is_there:
             yield f"{name} is missing"
 
 
@@ -156,13 +149,12 @@ def unnamed(objects: list[Object], config: Path = CONFIG) -> Iterator[str]:
             yield f"{service}: {name} is no setting of it"
         for name, value in commented.items():
             if name in read and not _is_default(read[name], value):
-                default = read[name].default.strip("`")
-                yield f"{service}: {name} is {default} by default, not {value}"
+                yield f"{service}: {name} is {read[name].default} by default, not {value}"
 
 
 def _is_default(variable: Variable, value: str) -> bool:
     """Say so of what a comment shows; where there is no default, it shows what one may set."""
-    return variable.default == "none" or variable.default.strip("`") == value
+    return not variable.required and variable.default in (None, value)
 
 
 def _commented(file: Path) -> dict[str, str]:

@@ -154,11 +154,15 @@ def drain_problems(objects: list[Object], longest_call_s: float) -> Iterator[str
         pod = pod_of(deployment)
         [container] = pod["containers"]
         pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        passes_calls = label(deployment, "name") in PASSES_CALLS
-        drain = max(GRACE_S, longest_call_s) if passes_calls else GRACE_S
-        needed, given = pause + drain + CLOSING_S, pod.get("terminationGracePeriodSeconds", 30)
+        needed = pause + needed_s(label(deployment, "name"), longest_call_s)
+        given = pod.get("terminationGracePeriodSeconds", 30)
         if given < needed:
             yield f"{name_of(deployment)}: is ended after {given} s, and needs {needed:g} s"
+
+
+def needed_s(name: str | None, longest_call_s: float) -> float:
+    """Return how long what has this name may take to end, once nothing more is sent to it."""
+    return (max(GRACE_S, longest_call_s) if name in PASSES_CALLS else GRACE_S) + CLOSING_S
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from secrets import token_urlsafe
 
 from webhost_local.identities import KEY_HOLDERS, Identities, owner, role
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.nats_accounts import SERVICES, password_variable
 from webhost_local.provision import DATABASE
 
 from deploy.rendering import Object
@@ -58,14 +58,10 @@ def secrets(identities: Identities, places: Places) -> Iterator[Object]:
         yield _login(f"webhost-role-{service}", role(service), own)
         yield _login(f"webhost-role-{service}-owner", owner(service), owners)
     for service in KEY_HOLDERS:
-        lines = [f"{name}={text}\n" for name, text in identities.settings_of(service).items()]
-        yield _secret(f"webhost-{service}-keys", {"keys.env": "".join(lines)})
+        yield _secret(f"webhost-{service}-keys", {"keys.env": identities.keys_file_of(service)})
     yield _secret(
         "webhost-nats",
-        {
-            f"PASSWORD_OF_{name.upper().replace('-', '_')}": password
-            for name, password in passwords.items()
-        },
+        {password_variable(name): password for name, password in passwords.items()},
     )
 
 

@@ -1,14 +1,15 @@
 """A service that lacks a variable refuses to start, with one line that names it."""
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from webhost_kit.database.revisions import package_of
 from webhost_kit.keys import base64url
-from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings, load
+from webhost_kit.process.reference import settings_of
+from webhost_kit.process.settings import EXIT_MISCONFIGURED, load
 
 KEY = base64url(bytes(32))
 
@@ -50,14 +51,6 @@ REQUIRED = {
 """What each service cannot do without, outside of a local stack."""
 
 
-def module_of(service: str) -> str:
-    return f"webhost_{service.replace('-', '_')}"
-
-
-def settings_of(service: str) -> type[ServiceSettings]:
-    return importlib.import_module(f"{module_of(service)}.settings").Settings
-
-
 @pytest.fixture
 def configured(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment holds what the service requires, and nothing else."""
@@ -71,7 +64,7 @@ def configured(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("service", REQUIRED)
 def test_without_variables_no_service_starts(service: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", module_of(service)],
+        [sys.executable, "-m", package_of(service)],
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,

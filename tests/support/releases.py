@@ -10,6 +10,7 @@ import venv
 from pathlib import Path
 
 import webhost_contracts
+from webhost_kit.database.revisions import package_of
 
 _NEXT = """
 import sys
@@ -52,7 +53,7 @@ class Releases:
     def upgrade(self, service: str) -> None:
         """Let what is started of this service from now on be of the next release."""
         with self._upgraded.open("a") as names:
-            names.write(f"webhost_{service.replace('-', '_')}\n")
+            names.write(f"{package_of(service)}\n")
 
 
 def _after_docstring(text: str, code: str) -> str:

@@ -96,6 +96,10 @@ class Identities(msgspec.Struct, rename="camel", kw_only=True):
             if place.service == service
         }
 
+    def keys_file_of(self, service: str) -> str:
+        """The text of a service's KEYS_FILE."""
+        return "".join(f"{name}={text}\n" for name, text in self.settings_of(service).items())
+
     @property
     def telemetry_master_keys(self) -> str:
         return self.settings_of("telemetry-ingest")[TELEMETRY_MASTER_KEYS]
@@ -135,8 +139,7 @@ def write_keys(data_dir: DataDir, identities: Identities) -> None:
     """Write each service's file of platform keys, from which it takes them up while it runs."""
     data_dir.keys.mkdir(mode=0o700, exist_ok=True)
     for service in KEY_HOLDERS:
-        lines = [f"{name}={text}\n" for name, text in identities.settings_of(service).items()]
-        write_whole(data_dir.keys / service, "".join(lines))
+        write_whole(data_dir.keys / service, identities.keys_file_of(service))
 
 
 def advance(data_dir: DataDir, kind: Kind) -> None:

@@ -18,6 +18,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from webhost_contracts import maintenance, subjects
 
@@ -227,18 +228,35 @@ def _stream_of(subject: str) -> str:
     return stream
 
 
-def _placeholders(names: Iterable[str]) -> dict[str, str]:
-    """Variables of the server's environment, without which it does not start."""
-    return {name: f"$PASSWORD_OF_{name.upper().replace('-', '_')}" for name in names}
+def password_variable(user: str) -> str:
+    """Return the variable of a server's environment that holds a user's password."""
+    return f"PASSWORD_OF_{user.upper().replace('-', '_')}"
 
 
 def configuration() -> str:
-    """Return the accounts as a server's configuration has them."""
-    passwords = _placeholders((*SERVICES, OPERATOR))
+    """Return the accounts as a server's configuration has them: each privilege on a line."""
+    # Without these the server does not start.
+    passwords = {user: f"${password_variable(user)}" for user in (*SERVICES, OPERATOR)}
     declared = {name: account.declaration() for name, account in accounts(passwords).items()}
-    text = json.dumps({"accounts": declared}, indent=2)
+    text = _laid_out({"accounts": declared})
     # In quotes the server would take a variable for the password itself.
     return re.sub(r'"(\$PASSWORD_OF_[A-Z_]+)"', r"\1", text) + "\n"
+
+
+def _laid_out(value: Any, margin: str = "") -> str:
+    """Return JSON with a line for each export, each import and each subject of an allow-list."""
+    inner = f"{margin}  "
+    match value:
+        case {"service": _} | {"stream": _}:
+            return json.dumps(value)
+        case {**entries}:
+            parts = [f"{json.dumps(key)}: {_laid_out(it, inner)}" for key, it in entries.items()]
+            return f"{{\n{inner}" + f",\n{inner}".join(parts) + f"\n{margin}}}"
+        case [_, *_]:
+            parts = [_laid_out(it, inner) for it in value]
+            return f"[\n{inner}" + f",\n{inner}".join(parts) + f"\n{margin}]"
+        case _:
+            return json.dumps(value)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import psycopg
+from webhost_kit.database.revisions import package_of
 
 from webhost_local import identities, nats_accounts, nats_server, provision, state, supervisor
 from webhost_local.data_dir import DataDir, StackError
@@ -207,9 +208,8 @@ def _migrate(environment: Environment) -> None:
 
 
 def _service(environment: Environment, forks: ForkServer, kind: str, name: str) -> ProcessSpec:
-    module = f"webhost_{identities.schema(kind)}"
-    ops = f"{name}-ops"
-    return _python(environment, forks, name, module, environment.service(kind, name), ops)
+    env, ops = environment.service(kind, name), f"{name}-ops"
+    return _python(environment, forks, name, package_of(kind), env, ops)
 
 
 def _python(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import environment_check, generated, policy_check, schema_check
+from deploy import environment_check, policy_check, schema_check
 from deploy.rendering import Object, pod_of
 from tests.unit.deploy.overlays import rendered
 
@@ -223,12 +223,4 @@ def test_a_setting_that_production_does_not_name_is_found(tmp_path: Path) -> Non
     assert list(environment_check.unnamed(rendered("production"), tmp_path)) == [
         "api: READS_PER_MINUTE is 6000 by default, not 7",
         f"gateway: HEARTBEAT_S is named nowhere in {tmp_path.name}/",
-    ]
-
-
-def test_a_generated_file_that_is_old_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    [accounts, *_] = generated.GENERATED
-    monkeypatch.setitem(generated.GENERATED, accounts, lambda: "others")
-    assert list(generated.problems()) == [
-        "base/nats/accounts.conf: is not what code says; run `make docs`"
     ]

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from webhost_kit.process.reference import variables
+from webhost_kit.process.reference import settings_of, variables
+from webhost_kit.process.settings import CallTimeoutSettings
 from webhost_local.compose import variables as known
 from webhost_local.compose.values import local_values, secrets_of
 from webhost_local.identities import Identities
 from webhost_local.nats_accounts import SERVICES
+
+from deploy.policy_check import needed_s
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -42,7 +45,7 @@ def test_the_services_are_those_of_the_tree() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_given_its_settings_and_nothing_else(service: str) -> None:
-    settings = {variable.name for variable in variables(known.settings_of(service))}
+    settings = {variable.name for variable in variables(settings_of(service))}
     given = CONTAINERS[service]["environment"].keys()
     assert given - settings == set()
     assert settings - given == settings & known.LEFT_OUT.keys()
@@ -52,9 +55,7 @@ def test_a_service_is_given_its_settings_and_nothing_else(service: str) -> None:
 
 
 def test_what_is_left_out_are_settings() -> None:
-    names = {
-        variable.name for service in SERVICES for variable in variables(known.settings_of(service))
-    }
+    names = {variable.name for service in SERVICES for variable in variables(settings_of(service))}
     assert known.LEFT_OUT.keys() <= names
     assert set(known.SET_BY_FILE) <= names
     assert set(known.PER_SERVICE) <= names
@@ -91,7 +92,7 @@ def test_the_made_environment_is_one_that_a_service_starts_with(
             str(text),
         )
         monkeypatch.setenv(name, filled)
-    settings = known.settings_of(service)()
+    settings = settings_of(service)()
     assert settings.webhost_installation_id == identities.installation_id
     assert settings.webhost_local_stack
 
@@ -106,6 +107,14 @@ def test_a_container_is_confined(name: str) -> None:
     assert container["restart"] in ("unless-stopped", "on-failure", "no")
     assert "privileged" not in container
     assert not any(str(volume).startswith(("/", ".")) for volume in container.get("volumes", ()))
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "origin"])
+def test_a_container_has_time_for_its_longest_call(name: str) -> None:
+    defaults = CallTimeoutSettings.model_fields
+    needed = needed_s(f"webhost-{name}", defaults["longest_call_s"].default)
+    given = int(CONTAINERS[name]["stop_grace_period"].removesuffix("s"))
+    assert given >= defaults["drain_s"].default + needed
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

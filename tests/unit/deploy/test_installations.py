@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from webhost_kit.process.reference import settings_of
 from webhost_local.identities import KEY_HOLDERS, Identities
 from webhost_local.nats_accounts import SERVICES
 
-from deploy.environment_check import given_to, keys_of, settings_of
+from deploy.environment_check import given_to, keys_of
 from deploy.rendering import VARIANTS, Object, containers_of, of_kind, pod_of, service_of, workloads
 from deploy.secrets import Places, secrets
 from tests.unit.deploy.overlays import rendered

@@ -1,13 +1,11 @@
 """The configuration reference says all that a service reads, and what is secret."""
 
-from importlib import import_module
-
 import pytest
 from pydantic import SecretStr
-from webhost_kit.process.reference import Variable, document, variables
+from webhost_kit.process.reference import Variable, document, settings_of, variables
 from webhost_kit.process.settings import ServiceSettings
 
-SERVICES = ("api", "billing", "deployer", "gateway", "telemetry_ingest")
+SERVICES = ("api", "billing", "deployer", "gateway", "telemetry-ingest")
 
 
 class Settings(ServiceSettings):
@@ -28,8 +26,8 @@ class Silent(ServiceSettings):
 def test_each_variable_has_its_type_default_and_meaning() -> None:
     _, *own = [one for one in variables(Settings) if "WEBHOST" not in one.name][-3:]
     assert own == [
-        Variable("API_KEY", "text", "required", True, "Opens it."),
-        Variable("SLOTS", "integer", "`3`", False, "How many."),
+        Variable("API_KEY", "text", True, None, True, "Opens it."),
+        Variable("SLOTS", "integer", False, "3", False, "How many."),
     ]
 
 
@@ -40,7 +38,7 @@ def test_a_variable_without_a_meaning_is_refused() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_variable_of_a_service_is_in_the_page(service: str) -> None:
-    settings: type[ServiceSettings] = import_module(f"webhost_{service}.settings").Settings
+    settings = settings_of(service)
     page = document({service: settings})
     for name, field in settings.model_fields.items():
         assert f"| `{name.upper()}` |" in page

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings, Tiered, load
+from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings, TierSettings, load
 
 GOOD = {
     "WEBHOST_INSTALLATION_ID": "ins_1",
@@ -168,7 +168,7 @@ def test_a_bad_tiers_file_is_named_with_the_place(
     file = tmp_path / "tiers.toml"
     file.write_bytes(text)
     environment.setenv("WEBHOST_TIERS_FILE", str(file))
-    line = refusal(capsys, Tiered)
+    line = refusal(capsys, TierSettings)
     assert line.startswith(f"webhost-test: cannot start: WEBHOST_TIERS_FILE: tiers file {file}: ")
     assert named in line
     assert line.count("\n") == 1

@@ -12,7 +12,8 @@ import structlog
 from prometheus_client import REGISTRY
 from webhost_kit.errors import RuntimeFailed, Unavailable
 from webhost_kit.process import trace_export, tracing
-from webhost_kit.process.trace_export import TraceExport, headers_of
+from webhost_kit.process.settings import headers_of
+from webhost_kit.process.trace_export import TraceExport
 from webhost_kit.process.tracing import FinishedSpan
 
 from tests.support.deadline import until

@@ -10,7 +10,7 @@ from webhost_kit.process.metrics_reference import Listed, metrics_of
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy/observability"
-SERVICES = sorted(path.name for path in ROOT.glob("services/*/src/webhost_*"))
+SERVICES = sorted(path.name for path in ROOT.glob("services/*"))
 
 TARGET = {"job", "instance"}
 """Labels that Prometheus adds."""
@@ -31,7 +31,7 @@ def exposed() -> dict[str, set[str]]:
 @cache
 def listed() -> frozenset[Listed]:
     """What there is, over all services."""
-    return frozenset(metric for package in SERVICES for metric in metrics_of(package))
+    return frozenset(metric for service in SERVICES for metric in metrics_of(service))
 
 
 def rules() -> list[dict[str, Any]]:

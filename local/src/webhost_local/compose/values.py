@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from webhost_local.compose.variables import name_of, own, prefix
 from webhost_local.identities import Identities
 from webhost_local.lemonsqueezy.model import STORE_ID, VARIANTS
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.nats_accounts import SERVICES, password_variable
 
 _ORIGIN = "origin:8080"
 _EDGE = "edge:8787"
@@ -31,7 +31,7 @@ def secrets_of(known: Identities) -> dict[str, str]:
         for setting, text in known.settings_of(service).items():
             values[name_of(service, setting)] = text
     for user, password in known.nats_users.items():
-        values[f"NATS_PASSWORD_OF_{prefix(user)}"] = password
+        values[f"NATS_{password_variable(user)}"] = password
     return values
 
 

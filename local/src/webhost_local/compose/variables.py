@@ -8,13 +8,11 @@ publishes what.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 
-from webhost_kit.process.reference import Variable, variables
-from webhost_kit.process.settings import ServiceSettings
+from webhost_kit.process.reference import Variable, by_readers, settings_of, variables
 
 from webhost_local.identities import schema
-from webhost_local.nats_accounts import OPERATOR, SERVICES
+from webhost_local.nats_accounts import OPERATOR, SERVICES, password_variable
 
 PER_SERVICE = ("RESPONSE_KEYS", "TELEMETRY_MASTER_KEYS")
 """Settings of several services, each with its own value, at least while a key is rotated."""
@@ -71,7 +69,7 @@ def own() -> Iterator[Own]:
             f"The password of the owner of {service}'s schema.",
         )
     for user in (*SERVICES, OPERATOR):
-        yield Own(f"NATS_PASSWORD_OF_{prefix(user)}", f"The password of {user} on the bus.")
+        yield Own(f"NATS_{password_variable(user)}", f"The password of {user} on the bus.")
     yield Own(
         "OPERATOR_TOKEN", "A token that OPERATOR_TOKENS names; for whoever calls the API with it."
     )
@@ -80,11 +78,6 @@ def own() -> Iterator[Own]:
 def prefix(service: str) -> str:
     """How a service is written in the name of a variable."""
     return schema(service).upper()
-
-
-def settings_of(service: str) -> type[ServiceSettings]:
-    """The settings class of a service."""
-    return import_module(f"webhost_{schema(service)}.settings").Settings
 
 
 def name_of(service: str, setting: str) -> str:
@@ -101,14 +94,12 @@ def passed(service: str) -> Iterator[Variable]:
 
 def grouped() -> dict[tuple[str, ...], list[tuple[str, Variable]]]:
     """The variables of `.env` that are settings, with their names there, by who reads them."""
-    readers: dict[tuple[str, Variable], list[str]] = {}
-    for service in SERVICES:
-        for variable in passed(service):
-            readers.setdefault((name_of(service, variable.name), variable), []).append(service)
-    groups: dict[tuple[str, ...], list[tuple[str, Variable]]] = {}
-    for named, services in readers.items():
-        groups.setdefault(tuple(services), []).append(named)
-    return dict(sorted(groups.items(), key=lambda item: (-len(item[0]), item[0])))
+    return by_readers(
+        {
+            service: [(name_of(service, it.name), it) for it in passed(service)]
+            for service in SERVICES
+        }
+    )
 
 
 def document(values: Mapping[str, str], *, head: str) -> str:
@@ -123,10 +114,9 @@ def document(values: Mapping[str, str], *, head: str) -> str:
 
 
 def _meaning(variable: Variable) -> str:
-    # Markdown's marks are of no use in a comment.
-    default = variable.default.replace("`", "")
-    note = {"required": " Required.", "none": ""}.get(default, f" Default: {default}.")
-    return variable.meaning + note
+    if variable.required:
+        return f"{variable.meaning} Required."
+    return variable.meaning + (f" Default: {variable.default}." if variable.default else "")
 
 
 def _entry(name: str, meaning: str, values: Mapping[str, str], default: str | None) -> str:

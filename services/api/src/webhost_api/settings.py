@@ -4,19 +4,20 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt, SecretStr, field_validator, model_validator
 from webhost_contracts.operator_tokens import OperatorTokens
-from webhost_kit.process.settings import (
-    CommaList,
-    CountsAddresses,
-    HoldsKeys,
-    LongestCall,
-    MakesStreams,
-    UserFacingSettings,
-)
+from webhost_kit.http.settings import ClientAddressSettings, UserFacingSettings
+from webhost_kit.process.keys_watch import PlatformKeySettings
+from webhost_kit.process.settings import CallTimeoutSettings, CommaList, StreamSettings
 from webhost_kit.response_keys import ResponseKeys
 from webhost_kit.sealing import Sealer
 
 
-class Settings(LongestCall, CountsAddresses, HoldsKeys, MakesStreams, UserFacingSettings):
+class Settings(
+    CallTimeoutSettings,
+    ClientAddressSettings,
+    PlatformKeySettings,
+    StreamSettings,
+    UserFacingSettings,
+):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     secrets_public_key: str

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from pydantic import Field, field_validator
-from webhost_kit.process.settings import LongestCall, MakesStreams, Tiered
+from webhost_kit.process.settings import CallTimeoutSettings, StreamSettings, TierSettings
 
 from webhost_billing.charging import Rules, load_prices
 from webhost_billing.subscriptions.settings import Payments
 
 
-class Settings(LongestCall, Payments, MakesStreams, Tiered):
+class Settings(CallTimeoutSettings, Payments, StreamSettings, TierSettings):
     """Variables are the fields' names in upper case. Files default to the product's own."""
 
     webhost_prices_file: Path | None = None

@@ -5,7 +5,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from webhost_kit.keys import MasterKeys, Signer, parse_public_keys, parse_signers
-from webhost_kit.process.settings import Address, HoldsKeys, MakesStreams, Tiered
+from webhost_kit.process.keys_watch import PlatformKeySettings
+from webhost_kit.process.settings import Address, StreamSettings, TierSettings
 from webhost_kit.sealing import Opener
 
 from webhost_deployer.cloudflare.addresses import CustomDomain, Routing, WorkersDev
@@ -16,7 +17,7 @@ PLAIN_ACCOUNT_SCRIPTS = 500
 """How many scripts a plain account of Cloudflare's may hold."""
 
 
-class Settings(Tiered, HoldsKeys, MakesStreams):
+class Settings(TierSettings, PlatformKeySettings, StreamSettings):
     """Settings of Cloudflare, of the keys, and of where Workers report."""
 
     cloudflare_account_id: str

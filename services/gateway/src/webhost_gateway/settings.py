@@ -1,17 +1,13 @@
 """The gateway's environment."""
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validator
+from webhost_kit.http.settings import ClientAddressSettings, UserFacingSettings
 from webhost_kit.keys import Signer, parse_shared_secrets, parse_signers, parse_symmetric_keys
-from webhost_kit.process.settings import (
-    Address,
-    CountsAddresses,
-    HoldsKeys,
-    LongestCall,
-    UserFacingSettings,
-)
+from webhost_kit.process.keys_watch import PlatformKeySettings
+from webhost_kit.process.settings import Address, CallTimeoutSettings
 
 
-class Settings(UserFacingSettings, LongestCall, CountsAddresses, HoldsKeys):
+class Settings(UserFacingSettings, CallTimeoutSettings, ClientAddressSettings, PlatformKeySettings):
     """Variables are the fields' names in upper case. Times are seconds."""
 
     invoke_private_keys: SecretStr

@@ -1,11 +1,13 @@
 """telemetry-ingest's environment."""
 
 from pydantic import PositiveInt, SecretStr, model_validator
+from webhost_kit.http.settings import ClientAddressSettings
 from webhost_kit.keys import MasterKeys
-from webhost_kit.process.settings import Address, CountsAddresses, HoldsKeys, Tiered
+from webhost_kit.process.keys_watch import PlatformKeySettings
+from webhost_kit.process.settings import Address, TierSettings
 
 
-class Settings(Tiered, CountsAddresses, HoldsKeys):
+class Settings(TierSettings, ClientAddressSettings, PlatformKeySettings):
     """Variables are the fields' names in upper case."""
 
     listen: Address

@@ -15,7 +15,8 @@ from typing import Generic, TypeVar
 import structlog
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource
 from webhost_contracts import maintenance, platform_keys, wire
 from webhost_contracts.maintenance import KeysReply
 from webhost_contracts.platform_keys import Ids
@@ -23,13 +24,45 @@ from webhost_contracts.platform_keys import Ids
 from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Unavailable
-from webhost_kit.process.settings import HoldsKeys
+from webhost_kit.process.settings import ServiceSettings
 
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 0.5
 
-S = TypeVar("S", bound=HoldsKeys)
+
+class PlatformKeySettings(ServiceSettings):
+    """Settings of a service that holds keys of the platform's."""
+
+    keys_file: Path | None = None
+    """A file of `NAME=value` lines with the settings of this service that hold the platform's keys,
+    which they then are instead of the variables. It is read again when it changes (replace it
+    whole), so that keys are taken up without a restart; only the deployer ends to be started anew.
+    """
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let what the keys' file says hold instead of the environment."""
+        file = os.environ.get("KEYS_FILE")
+        keys = [DotEnvSettingsSource(settings_cls, env_file=file)] if file else []
+        return (init_settings, *keys, env_settings)
+
+    @field_validator("keys_file")
+    @classmethod
+    def _keys_file_is_there(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError("there is no such file")
+        return path
+
+
+S = TypeVar("S", bound=PlatformKeySettings)
 
 
 async def nothing_more(reply: KeysReply) -> KeysReply:
@@ -96,12 +129,12 @@ class KeysWatch(Generic[S]):
             log.warning("keys not said", error=str(error) or type(error).__name__)
 
 
-def held(settings: HoldsKeys) -> dict[str, Ids]:
+def held(settings: PlatformKeySettings) -> dict[str, Ids]:
     """Return the ids of the platform's keys in these settings, by setting."""
     return {name: platform_keys.ids_of(text) for name, text in _texts(settings).items()}
 
 
-def _texts(settings: HoldsKeys) -> dict[str, str]:
+def _texts(settings: PlatformKeySettings) -> dict[str, str]:
     values = {name: getattr(settings, name.lower(), None) for name in platform_keys.SETTINGS}
     return {
         name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)

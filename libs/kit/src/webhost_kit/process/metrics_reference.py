@@ -1,4 +1,4 @@
-"""`python -m webhost_kit.process.metrics_reference PACKAGE…` prints docs/metrics.md.
+"""`python -m webhost_kit.process.metrics_reference SERVICE…` prints docs/metrics.md.
 
 What each service exposes is what its registry holds once it is imported, in a process of its own.
 """
@@ -12,6 +12,9 @@ from typing import Any
 import msgspec
 from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
+
+from webhost_kit.database.revisions import package_of
+from webhost_kit.process.reference import by_readers
 
 _HEAD = """# Metrics
 
@@ -52,28 +55,18 @@ def registered() -> list[Listed]:
     return sorted(one for collector in collectors for one in _listed(collector))
 
 
-def metrics_of(package: str) -> list[Listed]:
+def metrics_of(service: str) -> list[Listed]:
     """Return what this service exposes."""
-    command = [sys.executable, "-m", "webhost_kit.process.metrics_reference", "--of", package]
+    command = [sys.executable, "-m", "webhost_kit.process.metrics_reference", "--of", service]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)  # noqa: S603 - our own
     return msgspec.json.decode(done.stdout, type=list[Listed])
 
 
 def document(services: dict[str, list[Listed]]) -> str:
     """Return the page: a table per group of services that expose the same."""
-    exposing: dict[Listed, list[str]] = {}
-    for service, metrics in services.items():
-        for metric in metrics:
-            exposing.setdefault(metric, []).append(service)
-    groups: dict[tuple[str, ...], list[Listed]] = {}
-    for metric, names in exposing.items():
-        groups.setdefault(tuple(names), []).append(metric)
-    in_order = sorted(groups, key=lambda names: (-len(names), names))
     sections = [
-        _section(
-            "Every service" if len(names) == len(services) else ", ".join(names), groups[names]
-        )
-        for names in in_order
+        _section("Every service" if len(names) == len(services) else ", ".join(names), metrics)
+        for names, metrics in by_readers(services).items()
     ]
     return "\n".join([_HEAD, *sections])
 
@@ -93,17 +86,15 @@ def _listed(collector: Any) -> Iterable[Listed]:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the page for the services of these packages, or what one of them exposes."""
+    """Print the page for these services, or what one of them exposes."""
     match arguments:
-        case ["--of", package]:
+        case ["--of", service]:
             # What every service runs in, and what it consists of.
             import_module("webhost_kit.process.start")
-            import_module(f"{package}.app")
+            import_module(f"{package_of(service)}.app")
             sys.stdout.buffer.write(msgspec.json.encode(registered()))
-        case packages:
-            named = {it.removeprefix("webhost_").replace("_", "-"): it for it in sorted(packages)}
-            services = {name: metrics_of(package) for name, package in named.items()}
-            sys.stdout.write(document(services))
+        case services:
+            sys.stdout.write(document({name: metrics_of(name) for name in sorted(services)}))
 
 
 if __name__ == "__main__":

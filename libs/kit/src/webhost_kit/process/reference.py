@@ -1,21 +1,22 @@
-"""`python -m webhost_kit.process.reference PACKAGE…` prints docs/configuration.md.
+"""`python -m webhost_kit.process.reference SERVICE…` prints docs/configuration.md.
 
-Each PACKAGE is a service's: its `settings.Settings` say what it reads of its environment, and
-their fields' docstrings what that means.
+A service's `settings.Settings` say what it reads of its environment, and their fields' docstrings
+what that means.
 """
 
 import ast
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from textwrap import dedent
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_settings import BaseSettings
 
+from webhost_kit.database.revisions import package_of
 from webhost_kit.process.settings import EXIT_MISCONFIGURED, ServiceSettings
 
 _HEAD = f"""# Configuration
@@ -27,6 +28,8 @@ or invalid ends it with exit code {EXIT_MISCONFIGURED} and one line that names t
 are masked wherever settings are printed. `make up` sets all of them for the local stack.
 """
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -34,13 +37,21 @@ class Variable:
 
     name: str
     kind: str
-    default: str
+    required: bool
+    default: str | None
     secret: bool
     meaning: str
 
     def row(self) -> str:
+        default = "none" if self.default is None else f"`{self.default}`"
+        shown = "required" if self.required else default
         secret = "yes" if self.secret else ""
-        return f"| `{self.name}` | {self.kind} | {self.default} | {secret} | {self.meaning} |"
+        return f"| `{self.name}` | {self.kind} | {shown} | {secret} | {self.meaning} |"
+
+
+def settings_of(service: str) -> type[ServiceSettings]:
+    """Return the settings class of a service."""
+    return import_module(f"{package_of(service)}.settings").Settings
 
 
 def variables(settings: type[ServiceSettings]) -> Iterator[Variable]:
@@ -59,7 +70,8 @@ def variables(settings: type[ServiceSettings]) -> Iterator[Variable]:
         yield Variable(
             name=name.upper(),
             kind=_kind(kind),
-            default="required" if name in schema.get("required", ()) else _default(field),
+            required=name in schema.get("required", ()),
+            default=_default(field.get("default")),
             secret=kind.get("writeOnly", False),
             meaning=" ".join(meanings[name].split()),
         )
@@ -85,23 +97,27 @@ def _docstrings(settings: type[BaseSettings]) -> Iterator[tuple[str, str]]:
 
 def document(services: dict[str, type[ServiceSettings]]) -> str:
     """Return the page: a table per group of services that read the same."""
-    readers: dict[Variable, list[str]] = {}
-    for service, settings in services.items():
-        for variable in variables(settings):
-            readers.setdefault(variable, []).append(service)
-    groups: dict[tuple[str, ...], list[Variable]] = {}
-    for variable, names in readers.items():
-        groups.setdefault(tuple(names), []).append(variable)
-    in_order = sorted(groups, key=lambda names: (-len(names), names))
+    groups = by_readers({name: variables(settings) for name, settings in services.items()})
     sections = [
-        _section("Every service" if len(names) == len(services) else names, groups[names])
-        for names in in_order
+        _section("Every service" if len(names) == len(services) else ", ".join(names), rows)
+        for names, rows in groups.items()
     ]
     return "\n".join([_HEAD, *sections])
 
 
-def _section(title: str | Iterable[str], rows: list[Variable]) -> str:
-    title = title if isinstance(title, str) else ", ".join(title)
+def by_readers(items: Mapping[str, Iterable[T]]) -> dict[tuple[str, ...], list[T]]:
+    """Return these items of services by all that have them, those that most have first."""
+    readers: dict[T, list[str]] = {}
+    for service, of_service in items.items():
+        for item in of_service:
+            readers.setdefault(item, []).append(service)
+    groups: dict[tuple[str, ...], list[T]] = {}
+    for item, services in readers.items():
+        groups.setdefault(tuple(services), []).append(item)
+    return dict(sorted(groups.items(), key=lambda group: (-len(group[0]), group[0])))
+
+
+def _section(title: str, rows: list[Variable]) -> str:
     head = "| variable | type | default | secret | meaning |\n|---|---|---|---|---|\n"
     return f"## {title}\n\n{head}" + "".join(f"{row.row()}\n" for row in rows)
 
@@ -113,25 +129,19 @@ def _kind(schema: dict[str, Any]) -> str:
     return ", ".join([kind, *(f"{sign} {schema[key]}" for key, sign in limits if key in schema)])
 
 
-def _default(field: dict[str, Any]) -> str:
-    match field["default"]:
+def _default(value: Any) -> str | None:
+    match value:
         case None | [] | "":
-            return "none"
-        case bool() as value:
-            return f"`{str(value).lower()}`"
-        case value:
-            return f"`{value}`"
+            return None
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value)
 
 
-def main(packages: list[str]) -> None:
-    """Print the page for the services of these packages."""
-    services = {
-        package.removeprefix("webhost_").replace("_", "-"): import_module(
-            f"{package}.settings"
-        ).Settings
-        for package in sorted(packages)
-    }
-    sys.stdout.write(document(services))
+def main(services: list[str]) -> None:
+    """Print the page for these services."""
+    sys.stdout.write(document({service: settings_of(service) for service in sorted(services)}))
 
 
 if __name__ == "__main__":

@@ -120,10 +120,10 @@ class Service:
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or until a part fails (which is raised)."""
-        stopping, hurrying = asyncio.Event(), asyncio.Event()
+        stopping, forcing = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _next, stopping, hurrying)
+            loop.add_signal_handler(number, _next, stopping, forcing)
         async with self._closing:
             self.work("event loop", measure_delays)
             work = [asyncio.create_task(run(), name=name) for name, run in self._work]
@@ -133,28 +133,28 @@ class Service:
             collect_less()
             try:
                 await self._until_stopped_or_failed(stop, work, servers)
-                await self._turn_away(hurrying)
+                await self._drain(forcing)
             finally:
-                hurry = asyncio.create_task(self._hurry(hurrying))
+                forced = asyncio.create_task(self._force_exit(forcing))
                 for server in self._servers:
                     server.should_exit = True
                 for drain in self._draining:
                     drain()
                 await asyncio.gather(*servers, return_exceptions=True)
-                await cancel(*work, stop, hurry)
+                await cancel(*work, stop, forced)
                 log.info("stopped", service=self.name)
 
-    async def _turn_away(self, hurrying: asyncio.Event) -> None:
+    async def _drain(self, forcing: asyncio.Event) -> None:
         """Answer what still comes, and keep no connection, until nothing more should come."""
         self.readiness.add("service", lambda: "ending")
         for server in self._servers:
             server.keep_no_connections()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_s):
-                await hurrying.wait()
+                await forcing.wait()
 
-    async def _hurry(self, hurrying: asyncio.Event) -> None:
-        await hurrying.wait()
+    async def _force_exit(self, forcing: asyncio.Event) -> None:
+        await forcing.wait()
         for server in self._servers:
             server.cut_off()
 

@@ -4,12 +4,10 @@ Secrets print masked. An empty variable counts as missing. A missing or invalid 
 process with one line that names it.
 """
 
-import os
 import sys
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -27,15 +25,11 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
-    DotEnvSettingsSource,
     NoDecode,
-    PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 from webhost_contracts.bus_urls import servers_of
 from webhost_contracts.entitlements import Entitlements, load_tiers
-
-from webhost_kit.process.trace_export import headers_of
 
 EXIT_MISCONFIGURED = 78
 """The exit code of a process whose environment is wrong (EX_CONFIG)."""
@@ -202,7 +196,18 @@ class ServiceSettings(DatabaseSettings):
             raise ValueError(f"{name} must be an https address")
 
 
-class MakesStreams(ServiceSettings):
+def headers_of(value: str) -> dict[str, str]:
+    """Return the headers of `name=value,…` with percent-encoded values. Raises ValueError."""
+    headers: dict[str, str] = {}
+    for part in filter(None, map(str.strip, value.split(","))):
+        name, equals, text = part.partition("=")
+        if not equals or not name.strip():
+            raise ValueError("must be name=value,…")
+        headers[name.strip().lower()] = unquote(text.strip())
+    return headers
+
+
+class StreamSettings(ServiceSettings):
     """Settings of a service that makes streams where they are missing."""
 
     nats_replicas: Annotated[int, Field(ge=1, le=5)] = 1
@@ -210,45 +215,14 @@ class MakesStreams(ServiceSettings):
     are three. A stream that is there already stays as it is."""
 
 
-class HoldsKeys(ServiceSettings):
-    """Settings of a service that holds keys of the platform's, see `keys_watch`."""
-
-    keys_file: Path | None = None
-    """A file of `NAME=value` lines with the settings of this service that hold the platform's keys,
-    which they then are instead of the variables. It is read again when it changes (replace it
-    whole), so that keys are taken up without a restart; only the deployer ends to be started anew.
-    """
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let what the keys' file says hold instead of the environment."""
-        file = os.environ.get("KEYS_FILE")
-        keys = [DotEnvSettingsSource(settings_cls, env_file=file)] if file else []
-        return (init_settings, *keys, env_settings)
-
-    @field_validator("keys_file")
-    @classmethod
-    def _keys_file_is_there(cls, path: Path | None) -> Path | None:
-        if path is not None and not path.is_file():
-            raise ValueError("there is no such file")
-        return path
-
-
-class LongestCall(ServiceSettings):
+class CallTimeoutSettings(ServiceSettings):
     """How long a call to an agent may take."""
 
     longest_call_s: PositiveFloat = 60.0
     """Seconds that a call may take; the same for gateway, api and billing."""
 
 
-class Tiered(ServiceSettings):
+class TierSettings(ServiceSettings):
     """What each tier allows."""
 
     webhost_tiers_file: Path | None = None
@@ -263,74 +237,6 @@ class Tiered(ServiceSettings):
     def tiers(self) -> dict[str, Entitlements]:
         """Return what each tier allows. Raises TiersError."""
         return load_tiers(self.webhost_tiers_file)
-
-
-def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        try:
-            ip_network(value)
-        except ValueError as error:
-            raise ValueError(f"'{value}' is no address and no network") from error
-    return values
-
-
-class CountsAddresses(ServiceSettings):
-    """Settings of a service that limits what an address may ask."""
-
-    trusted_proxies: Annotated[CommaList, AfterValidator(_networks)] = ()
-    """The addresses or networks of the proxies whose `X-Forwarded-For` says who the client is; if
-    not set, the client is who connects, and all that come through one proxy are limited as one."""
-
-
-class UserFacingSettings(Tiered):
-    """Settings of a service whose HTTP routes are for users, with their tokens.
-
-    Exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN names who signs the tokens.
-    """
-
-    listen: Address
-    """The address on which the service listens."""
-    jwt_issuer: str | None = None
-    """The `iss` of users' tokens. Set either this or `CLERK_JWT_ISSUER_DOMAIN`."""
-    clerk_jwt_issuer_domain: str | None = None
-    """The Clerk domain that issues users' tokens, instead of `JWT_ISSUER`."""
-    jwt_jwks_url: str | None = None
-    """Where the issuer's keys are fetched, for a network in which its own address does not lead to
-    it; if not set, its discovery document says where they are."""
-    jwt_audience: str | None = None
-    """If set, the `aud` claim that tokens must have."""
-    jwt_authorized_parties: CommaList = ()
-    """If set, the `azp` values that tokens may have."""
-    allow_any_audience: bool = False
-    """Allow tokens that the issuer signed for any program, with neither of the two above."""
-    cors_allowed_origins: CommaList = ()
-    """The origins whose pages may call the service from a browser."""
-
-    @model_validator(mode="after")
-    def _issuer_is_known(self) -> "UserFacingSettings":
-        if bool(self.jwt_issuer) == bool(self.clerk_jwt_issuer_domain):
-            raise ValueError("set exactly one of JWT_ISSUER and CLERK_JWT_ISSUER_DOMAIN")
-        self.require_https("JWT_ISSUER", self.issuer)
-        if self.jwt_jwks_url is not None:
-            self.require_https("JWT_JWKS_URL", self.jwt_jwks_url)
-        return self
-
-    @model_validator(mode="after")
-    def _tokens_are_for_us(self) -> "UserFacingSettings":
-        named = self.jwt_audience or self.jwt_authorized_parties
-        if not (named or self.allow_any_audience or self.webhost_local_stack):
-            raise ValueError(
-                "set JWT_AUDIENCE or JWT_AUTHORIZED_PARTIES, or else ALLOW_ANY_AUDIENCE"
-            )
-        return self
-
-    @property
-    def issuer(self) -> str:
-        """Return the `iss` of the users' tokens."""
-        if self.jwt_issuer:
-            return self.jwt_issuer
-        domain = self.clerk_jwt_issuer_domain or ""
-        return domain if "://" in domain else f"https://{domain}"
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import structlog
 from prometheus_client import Counter
 
 from webhost_kit.process import tracing
 from webhost_kit.process.observability import redact_text
+from webhost_kit.process.settings import headers_of
 from webhost_kit.process.tracing import FinishedSpan, Value
 
 if TYPE_CHECKING:
@@ -216,14 +216,3 @@ def _text(value: str) -> str:
     if not value.isascii():
         value = value.encode("utf-8", "replace").decode()
     return redact_text(value[:LONGEST_TEXT])
-
-
-def headers_of(value: str) -> dict[str, str]:
-    """Return the headers of `name=value,…` with percent-encoded values. Raises ValueError."""
-    headers: dict[str, str] = {}
-    for part in filter(None, map(str.strip, value.split(","))):
-        name, equals, text = part.partition("=")
-        if not equals or not name.strip():
-            raise ValueError("must be name=value,…")
-        headers[name.strip().lower()] = unquote(text.strip())
-    return headers

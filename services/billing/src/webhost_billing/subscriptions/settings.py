@@ -3,7 +3,7 @@
 from pydantic import SecretStr, model_validator
 from webhost_contracts.entitlements import DEFAULT_TIER
 from webhost_kit.keys import parse_symmetric_keys
-from webhost_kit.process.settings import CommaList, Tiered
+from webhost_kit.process.settings import CommaList, TierSettings
 
 from webhost_billing.subscriptions.lemonsqueezy import LemonSqueezy
 from webhost_billing.subscriptions.provider import Provider
@@ -11,7 +11,7 @@ from webhost_billing.subscriptions.provider import Provider
 MIN_SECRET_CHARS = 16
 
 
-class Payments(Tiered):
+class Payments(TierSettings):
     """LemonSqueezy. Without LEMONSQUEEZY_API_KEY nothing is sold."""
 
     lemonsqueezy_api_key: SecretStr | None = None

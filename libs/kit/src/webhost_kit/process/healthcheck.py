@@ -1,4 +1,4 @@
-"""`python -m webhost_kit.process.healthy` ends with 0 where this process's service is ready.
+"""`python -m webhost_kit.process.healthcheck` ends with 0 where this process's service is ready.
 
 For a container's health check, in an image without a shell or curl: it asks /readyz at the port of
 OPS_LISTEN, or at `host:port` if one is given, and prints what it hears.

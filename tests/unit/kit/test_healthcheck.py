@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from webhost_kit.process import healthy
+from webhost_kit.process import healthcheck
 
 
 class Operations(BaseHTTPRequestHandler):
@@ -48,24 +48,24 @@ def test_it_ends_with_what_the_service_says(
     handler, port = operations
     handler.status = status
     monkeypatch.setenv("OPS_LISTEN", f"{host}:{port}")
-    assert healthy.main([]) == code
+    assert healthcheck.main([]) == code
     assert capsys.readouterr().out == '{"status":"said"}\n'
 
 
 def test_the_address_may_be_given(operations: tuple[type[Operations], int]) -> None:
     _, port = operations
-    assert healthy.main([f"127.0.0.1:{port}"]) == 0
+    assert healthcheck.main([f"127.0.0.1:{port}"]) == 0
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "", "nowhere"])
 def test_who_does_not_answer_is_not_healthy(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("OPS_LISTEN", address)
-    assert healthy.main([]) == 1
+    assert healthcheck.main([]) == 1
 
 
 def test_it_loads_next_to_nothing() -> None:
     """It is a process of its own, every few seconds, in every container."""
-    script = "import sys, webhost_kit.process.healthy; print(*sys.modules)"
+    script = "import sys, webhost_kit.process.healthcheck; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stdout.split()
