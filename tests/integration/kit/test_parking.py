@@ -148,6 +148,35 @@ async def test_one_bad_fact_among_many_is_set_aside(harness: Harness) -> None:
 
 
 @pytest.mark.accept("A6")
+async def test_what_is_parked_is_told_by_who_folds_whoever_replays_it(harness: Harness) -> None:
+    def told() -> float | None:
+        labels = {"projection": "names", "partition": "all"}
+        return REGISTRY.get_sample_value("webhost_projector_parked_events", labels)
+
+    digestion = Digestion("poison")
+    replica = projector(harness, digestion)
+    names = projector(harness, digestion)  # the later one is what this process' metrics read
+    async with in_background(Relay(harness.dsn, harness.bus).run(), names.run()):
+        await create(harness, "agt_bad", "good", "poison", "after")
+
+        async def two_parked() -> bool:
+            return told() == 2 and names.note() == "2 parked"
+
+        await eventually(two_parked, "two to be parked", seconds=20)
+        assert replica.note() is None
+
+        digestion.poison = "nothing"
+        assert await replica.replay_parked() == (2, 0)
+
+        async def none_parked() -> bool:
+            return told() == 0 and names.note() is None
+
+        await eventually(none_parked, "who folds to know of it", seconds=20)
+        assert replica.note() is None
+    assert told() is None, "who no longer folds tells nothing"
+
+
+@pytest.mark.accept("A6")
 async def test_what_comes_later_waits_behind_what_is_parked(harness: Harness) -> None:
     names = projector(harness, Digestion("poison"))
     async with in_background(Relay(harness.dsn, harness.bus).run(), names.run()):

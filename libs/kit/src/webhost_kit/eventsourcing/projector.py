@@ -16,7 +16,7 @@ from contextlib import aclosing
 from time import monotonic
 
 import structlog
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import wire
 from webhost_contracts.events.base import Event
@@ -37,7 +37,7 @@ from webhost_kit.eventsourcing.checkpoints import (
 )
 from webhost_kit.eventsourcing.facts import Fact, Unfoldable, decoded, fact_of
 from webhost_kit.eventsourcing.lag import Lag
-from webhost_kit.process.metrics import MOMENT_S, HotHistogram
+from webhost_kit.process.metrics import MOMENT_S, HotHistogram, ReadGauge
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +68,7 @@ _batch = HotHistogram(
     ["projection"],
     buckets=MOMENT_S,
 )
-_parked = Gauge(
+_parked = ReadGauge(
     "webhost_projector_parked_events",
     "Events that a projection could not fold, and those that wait behind them",
     ["projection", "partition"],
@@ -133,6 +133,9 @@ class Projector:
         self._batch_s = _batch.labels(self._family)
         self._folded = _folded.labels(self._family)
         self._refused = _refused.labels(self._family)
+        _parked.read(
+            lambda: self._parked if self._projecting else None, self._family, self._partition
+        )
 
     def check(self) -> str | None:
         """Say what keeps the projection from being current; a waiting replica is healthy."""
@@ -146,8 +149,11 @@ class Projector:
         return self._projecting
 
     def note(self) -> str | None:
-        """Say how many events are parked, which does not affect readiness."""
-        return f"{self._parked} parked" if self._parked else None
+        """Say how many events are parked, which does not affect readiness.
+
+        Only who folds knows: another process may have replayed what this one parked.
+        """
+        return f"{self._parked} parked" if self._projecting and self._parked else None
 
     async def verify(self, checkpoint: Checkpoint | None) -> None:
         """Ask the stream whether it still is the one of this checkpoint.
@@ -232,7 +238,11 @@ class Projector:
                 folded += 1
             elif event.aggregate_id is not None:
                 stuck.add(event.aggregate_id)
-        await self._count_parked()
+        async with self._database.transaction() as connection:
+            self._parked = await parked.count_parked(connection, self.name)
+            if folded and not self._projecting:
+                # The process that folds counts again when it starts over.
+                await end_lock_sessions(connection, self._lock_session)
         return folded, self._parked
 
     async def _folded_again(self, event: parked.ParkedEvent) -> bool:
@@ -365,7 +375,6 @@ class Projector:
     async def _count_parked(self) -> None:
         async with self._database.engine.begin() as connection:
             self._parked = await parked.count_parked(connection, self.name)
-        _parked.labels(self._family, self._partition).set(self._parked)
 
     async def _halt(self, reason: str) -> None:
         """Wait until an operator has reset the checkpoint."""
