@@ -12,8 +12,7 @@ from webhost_contracts import subjects, wire
 from webhost_contracts.events import AgentCreated, AgentUpdated
 from webhost_contracts.events.base import Envelope, by_name
 from webhost_kit.bus.reader import Checkpoint
-from webhost_kit.eventsourcing import parked
-from webhost_kit.eventsourcing import projector as projecting
+from webhost_kit.eventsourcing import parked, parking
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
@@ -296,7 +295,7 @@ async def test_what_is_on_a_foreign_subject_is_refused_and_holds_nobody_back(
         foreign = "evt.usr_2.agent.agt_1"
         headers = {subjects.TYPE_HEADER: "agent.updated.v1"}
         body = stated(2, "agent.updated.v1", "stolen")
-        for _ in range(projecting.MOST_PARKED + 1):
+        for _ in range(parking.MOST_PARKED + 1):
             await harness.bus.client.publish(foreign, body, headers=headers)
         async with harness.database.transaction() as connection:
             await append(connection, "agt_1", "usr_1", 1, [AgentUpdated(name="mine")], WHO)
@@ -317,9 +316,9 @@ async def test_what_is_on_a_foreign_subject_is_refused_and_holds_nobody_back(
             None,
             f"agent.updated.v1 of usr_1 about agt_1: not to be stated on {foreign}",
         )
-        assert len(rest) == projecting.MOST_REFUSED - 1
-        assert await names.replay_parked() == (0, projecting.MOST_REFUSED)
+        assert len(rest) == parking.MOST_REFUSED - 1
+        assert await names.replay_parked() == (0, parking.MOST_REFUSED)
         refused = REGISTRY.get_sample_value(
             "webhost_projector_facts_refused_total", {"projection": "names"}
         )
-        assert refused == projecting.MOST_PARKED + 1
+        assert refused == parking.MOST_PARKED + 1
