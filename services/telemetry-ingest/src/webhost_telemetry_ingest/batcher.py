@@ -17,7 +17,7 @@ from webhost_kit.batching import Batcher
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.packets import in_packets, stored
 from webhost_kit.errors import Unavailable
-from webhost_kit.process.metrics import MOMENT_S, HotHistogram
+from webhost_kit.process.metrics import MOMENT_S
 
 MAX_WAITING = 5_000
 
@@ -26,11 +26,11 @@ _sizes = Histogram(
     "Reports that were published together",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
 )
-_duration = HotHistogram(
+_duration = Histogram(
     "webhost_ingest_publish_duration_seconds",
     "Seconds until the stream had made a batch durable, or it failed",
     buckets=MOMENT_S,
-).labels()
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from time import monotonic
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.base import Event
 
@@ -35,7 +35,7 @@ from webhost_kit.eventsourcing.checkpoints import (
 )
 from webhost_kit.eventsourcing.lag import Lag
 from webhost_kit.eventsourcing.parking import Fold, Parking
-from webhost_kit.process.metrics import MOMENT_S, HotHistogram, ReadGauge
+from webhost_kit.process.metrics import MOMENT_S, ReadGauge
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ _folded = Counter(
     "Messages of a stream that were folded",
     ["projection"],
 )
-_batch = HotHistogram(
+_batch = Histogram(
     "webhost_projector_batch_duration_seconds",
     "Seconds that the transaction of one batch took",
     ["projection"],

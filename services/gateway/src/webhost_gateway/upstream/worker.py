@@ -17,13 +17,13 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 from webhost_contracts.invoke import MAX_ANSWER_BYTES, InvokeResponse
 from webhost_contracts.signatures import INVOKE_SIGNATURE_HEADER
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import RuntimeFailed
 from webhost_kit.keys import Signer
-from webhost_kit.process.metrics import CALL_S, HotHistogram
+from webhost_kit.process.metrics import CALL_S
 from webhost_kit.process.observability import redact_text
 
 from webhost_gateway import spans
@@ -41,11 +41,11 @@ Failure = Literal[
     "network_error", "timeout", "upstream_status", "invalid_response", "session_expired"
 ]
 
-_first_byte = HotHistogram(
+_first_byte = Histogram(
     "webhost_gateway_worker_first_byte_seconds",
     "Seconds until a Worker began to answer, a new connection included",
     buckets=CALL_S,
-).labels()
+)
 _failures = Counter(
     "webhost_gateway_worker_failures_total",
     "Calls that failed at their Worker, by `details.failure`",
