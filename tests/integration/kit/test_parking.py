@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects, wire
 from webhost_contracts.events import AgentCreated, AgentUpdated
 from webhost_contracts.events.base import Envelope, by_name
-from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.eventsourcing import parked, parking
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection

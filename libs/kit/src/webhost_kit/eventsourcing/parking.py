@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import wire
 from webhost_contracts.events.base import Event
 
-from webhost_kit.bus.reader import Batch, Checkpoint
+from webhost_kit.bus.checkpoint import Checkpoint
+from webhost_kit.bus.reader import Batch
 from webhost_kit.database.away import is_away, is_conflict
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import CheckpointMoved, StreamDiverged, Unavailable, VersionConflict

@@ -19,8 +19,9 @@ from prometheus_client import Counter, Histogram
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.base import Event
 
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Batch, Checkpoint, StreamReader
+from webhost_kit.bus.reader import Batch, StreamReader
 from webhost_kit.clock import now_ms
 from webhost_kit.database.away import is_conflict
 from webhost_kit.database.engine import Database
