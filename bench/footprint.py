@@ -15,9 +15,9 @@ from nats.js.errors import NotFoundError
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import connect
 
-from bench import fold, load, upstreams, ways
+from bench import fold, load, upstreams, usage_stream, ways
 from bench.gateways import Gateway, gateway, issuer
-from bench.harness import Figure
+from bench.harness import Figure, run
 from bench.options import Options
 from bench.report import progress
 from bench.servers import Infrastructure, processor_s, resident_mb, service
@@ -173,13 +173,16 @@ def _agents(
 
 def _facts(infrastructure: Infrastructure, calls: int, spread: tuple[int, int]) -> list[Figure]:
     figures: dict[str, dict[str, float]] = {}
-    for account, users, agents in (("fold", fold.USERS, fold.AGENTS), ("ingest", *spread)):
+    for account, users, agents in (
+        ("fold", usage_stream.USERS, usage_stream.AGENTS),
+        ("ingest", *spread),
+    ):
         progress(f"footprint: folding {2 * calls:,} facts of {agents:,} agents, {users:,} users")
         figures[account] = _folded(infrastructure, account, calls, users, agents)
     narrow, wide = figures.values()
     return [
         _figure(f"a call at billing, {agents:,} agents: {name}", value, narrow.get(name, 0.0))
-        for agents, found in ((fold.AGENTS, narrow), (spread[1], wide))
+        for agents, found in ((usage_stream.AGENTS, narrow), (spread[1], wide))
         for name, value in found.items()
     ]
 
@@ -189,7 +192,9 @@ def _folded(
 ) -> dict[str, float]:
     nats_url = infrastructure.nats_url(account)
     dsn = infrastructure.new_database(f"billing_{account}")
-    seeded = fold.run(fold.seed(nats_url, calls, fold.Seeded(), users=users, agents=agents))
+    seeded = run(
+        usage_stream.seed(nats_url, calls, usage_stream.Seeded(), users=users, agents=agents)
+    )
     before = _left(infrastructure, nats_url, None)
     postgres_s = processor_s(infrastructure.postgres_pid)
     directory = infrastructure.directory / f"billing-{account}"

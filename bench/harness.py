@@ -3,10 +3,13 @@
 Pure, apart from calling what it is given.
 """
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
+
+import uvloop
 
 T = TypeVar("T")
 
@@ -83,3 +86,9 @@ def interleave(
             progress(f"run {run + 1}/{runs}: {name}")
             results[name].append(subjects[name]())
     return results
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run on the event loop that the services run on."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)

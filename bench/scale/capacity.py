@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from webhost_billing.projection import PAUSE_S
 from webhost_contracts.subjects import PARTITIONS
 from webhost_kit.bus.streams import GIB
 
-from bench.scale.cell import FOLD_PAUSE_S
 from bench.scale.measured import Measured, Part
 from bench.scale.plan import Plan
 
@@ -137,7 +137,7 @@ def disk_walls(found: list[Wall]) -> set[str]:
 
 def puts_per_call(chosen: Parameters, rate: float) -> float:
     """Return how many totals are put for a call: a user's once for each turn of the fold."""
-    calls = rate * FOLD_PAUSE_S
+    calls = rate * PAUSE_S
     return chosen.users * -math.expm1(-calls / chosen.users) / calls
 
 

@@ -10,21 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import simpy
+from webhost_billing.projection import BATCH, PAUSE_S
 from webhost_contracts.subjects import PARTITIONS
+from webhost_gateway.ledger import admission, outcomes, usage_relay
+from webhost_gateway.settings import Settings as GatewaySettings
 
 from bench.scale.measured import Measured, Part
 from bench.scale.parts import Batches, Cores, Disk, Draw, Steps, Thread, alone, around
 from bench.scale.plan import Plan, Statistics
 
-OUTCOME_WAIT_S = 0.005
-RELAY_WAIT_S = 0.05
-ADMISSION_S = 1.0
-FOLD_PAUSE_S = 0.2
-FOLD_MESSAGES = 500
-LEASE_S = 16.0
+LEASE_S: float = 2 * GatewaySettings.model_fields["lease_ttl_s"].default
 """A lease, and as long again: then a dead gateway's calls are finished, its facts adopted."""
 SHARE_S = 10.0
-"""How soon the partitions of a dead billing process are another's."""
+"""How soon the partitions of a dead billing process are another's: see `PartitionShare`."""
 
 
 @dataclass
@@ -44,9 +42,12 @@ class Gateway:
         self.thread = cell.thread()
         self.alive = True
         self.open = 0
+        """Calls that were admitted, and whose outcome is not recorded."""
         self.admission = Batches[Asked](cell.env, self._admit)
-        self.outcomes = Batches[bool](cell.env, self._record, linger_s=OUTCOME_WAIT_S)
-        self.relay = Batches[int](cell.env, self._publish, linger_s=RELAY_WAIT_S, most=10_000)
+        self.outcomes = Batches[bool](cell.env, self._record, linger_s=outcomes.LINGER_S)
+        self.relay = Batches[int](
+            cell.env, self._publish, linger_s=usage_relay.LINGER_S, most=10_000
+        )
 
     def call(self, worker: Callable[[], Steps]) -> Steps:
         """Make one call, from its arrival until its answer."""
@@ -64,7 +65,6 @@ class Gateway:
         yield from worker()
         worker_s = cell.env.now - called
         yield from self.thread.work(cell.gateway_s() / 2)
-        self.open -= 1
         if not self.alive:
             cell.statistics.failed += 1
             return
@@ -74,16 +74,17 @@ class Gateway:
 
     def _admit(self, batch: list[Asked]) -> Steps:
         cell = self._cell
-        late = [one for one in batch if cell.env.now - one.at >= ADMISSION_S]
-        wanted = [one for one in batch if cell.env.now - one.at < ADMISSION_S]
+        late = [one for one in batch if cell.env.now - one.at >= admission.WAIT_S]
+        wanted = [one for one in batch if cell.env.now - one.at < admission.WAIT_S]
         for one in late:
             one.admitted.succeed(False)
         yield from self._statement(len(wanted), any(one.is_hot for one in wanted))
         for one in wanted:
-            one.admitted.succeed(cell.env.now - one.at < ADMISSION_S)
+            one.admitted.succeed(cell.env.now - one.at < admission.WAIT_S)
 
     def _record(self, batch: list[bool]) -> Steps:
         yield from self._statement(len(batch), any(batch))
+        self.open -= len(batch)
         for _ in batch:
             self.relay.add(self._cell.partition())
 
@@ -197,9 +198,11 @@ class Cell:
         yield self.env.timeout(at_s)
         dead = self.gateways[0]
         dead.alive = False
+        dead.outcomes.stopped = dead.relay.stopped = True
         yield self.env.timeout(noticed_s)
         self.routed.remove(dead)
         yield self.env.timeout(LEASE_S - noticed_s)
+        self.routed[0].open += dead.open
         for _ in range(dead.open):
             self.routed[0].outcomes.add(False)
         for partition in dead.relay.waiting:
@@ -257,18 +260,18 @@ class Fold:
 
     def _run(self) -> Steps:
         cell = self._cell
-        yield cell.env.timeout(cell.rng.random() * FOLD_PAUSE_S)
+        yield cell.env.timeout(cell.rng.random() * PAUSE_S)
         while True:
             if self.process is None or not self.waiting:
-                yield cell.env.timeout(FOLD_PAUSE_S)
+                yield cell.env.timeout(PAUSE_S)
                 continue
-            facts = min(self.waiting, FOLD_MESSAGES)
+            facts = min(self.waiting, BATCH)
             is_all = facts == self.waiting
             yield from self.process.work(_seconds(cell.costs.billing, facts))
             yield from cell.commit(_seconds(cell.costs.billing_postgres, facts))
             self.waiting -= facts
             if is_all:
-                yield cell.env.timeout(FOLD_PAUSE_S)
+                yield cell.env.timeout(PAUSE_S)
 
 
 def _seconds(part: Part, items: int) -> float:

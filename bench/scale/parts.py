@@ -120,6 +120,8 @@ class Batches(Generic[T]):
         self._linger_s = linger_s
         self._most = most
         self._running = False
+        self.stopped = False
+        """Set when the process dies: what waits, waits on."""
         self.waiting: list[T] = []
         self.batches = 0
 
@@ -132,7 +134,7 @@ class Batches(Generic[T]):
 
     def _run(self) -> Steps:
         yield self._env.timeout(self._linger_s)
-        while self.waiting:
+        while self.waiting and not self.stopped:
             batch, self.waiting = self.waiting[: self._most], self.waiting[self._most :]
             self.batches += 1
             yield from self._handle(batch)

@@ -19,6 +19,7 @@ from webhost_kit.eventsourcing.store import new_id
 from tests.support.caller import Caller
 from tests.support.deadline import until
 from tests.support.keys import StackKeys
+from tests.support.reports import report_of
 from tests.support.stack import Stack
 
 COUNTERS = ("requests", "llmTokens", "computeMs", "toolCalls", "errors")
@@ -68,19 +69,8 @@ class Tenant:
 
     def report(self, **changes: Any) -> bytes:
         """A report as this tenant's Worker would make it."""
-        report = {
-            "userId": self.user_id,
-            "agentId": self.agent_id,
-            "deploymentId": self.deployment_id,
-            "runtimeProvider": "cloudflare",
-            "timestampMs": now_ms(),
-            "eventId": new_id(ids.INVOCATION, now_ms()),
-            "requests": 1,
-            "llmTokens": 5_000,
-            "computeMs": 6_000,
-            "errors": 0,
-        }
-        return msgspec.json.encode(report | changes)
+        changes = {"llmTokens": 5_000, "computeMs": 6_000} | changes
+        return report_of(self.user_id, self.agent_id, self.deployment_id, **changes)
 
 
 @dataclass

@@ -9,7 +9,9 @@ from typing import Any
 
 import httpx
 import msgspec
+from webhost_contracts import ids
 from webhost_kit.clock import now_ms
+from webhost_kit.eventsourcing.store import new_id
 
 from tests.support.keys import StackKeys
 from tests.support.stack import Stack
@@ -20,6 +22,23 @@ _PATIENCE_S = 60
 # The list in which each is looked for afterwards has room for a hundred, calls included.
 _MOST = 20
 _MOST_TOKENS = 5_000
+
+
+def report_of(user_id: str, agent_id: str, deployment_id: str, **changes: Any) -> bytes:
+    """A report as this deployment's Worker would make it, with changes to its fields."""
+    report = {
+        "userId": user_id,
+        "agentId": agent_id,
+        "deploymentId": deployment_id,
+        "runtimeProvider": "cloudflare",
+        "timestampMs": now_ms(),
+        "eventId": new_id(ids.INVOCATION, now_ms()),
+        "requests": 1,
+        "llmTokens": 10,
+        "computeMs": 20,
+        "errors": 0,
+    }
+    return msgspec.json.encode(report | changes)
 
 
 class Reports:
@@ -73,19 +92,14 @@ class Reports:
     def _new(self) -> tuple[str, bytes]:
         event_id, tokens = f"own-{secrets.token_hex(8)}", self._chance.randint(1, _MOST_TOKENS)
         deployment = self._deployment
-        body = msgspec.json.encode(
-            {
-                "userId": deployment["userId"],
-                "agentId": deployment["agentId"],
-                "deploymentId": deployment["id"],
-                "runtimeProvider": deployment["runtimeProvider"],
-                "timestampMs": now_ms(),
-                "eventId": event_id,
-                "requests": 1,
-                "llmTokens": tokens,
-                "computeMs": 1,
-                "errors": 0,
-            }
+        body = report_of(
+            deployment["userId"],
+            deployment["agentId"],
+            deployment["id"],
+            runtimeProvider=deployment["runtimeProvider"],
+            eventId=event_id,
+            llmTokens=tokens,
+            computeMs=1,
         )
         self._tokens[event_id] = tokens
         return event_id, body

@@ -20,7 +20,7 @@ from webhost_contracts.events import (
     TeardownStarted,
 )
 from webhost_contracts.events.base import by_name
-from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.database.engine import Database
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.eventsourcing.facts import Fact

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
+from prometheus_client import REGISTRY
 from webhost_contracts.rpc import ReconcileRequest
 from webhost_deployer.cloudflare.account import Account
 from webhost_deployer.cloudflare.addresses import Routing
@@ -49,14 +50,16 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-def reconciliation(database: Database, account: Empty, behind: str | None = None) -> Reconciliation:
+def reconciliation(
+    database: Database, account: Empty, behind: str | None = None, every_s: float = 0.01
+) -> Reconciliation:
     return Reconciliation(
         database,
         cast(Bus, None),
         cast(Account, account),
         cast(Routing, None),
         account.refresh,
-        every_s=0.01,
+        every_s=every_s,
         behind=lambda: behind,
     )
 
@@ -103,3 +106,19 @@ async def test_a_deployer_that_may_be_behind_touches_nothing(database: Database)
     with pytest.raises(TablesBehind, match="own facts"):
         await work.once()
     assert (account.listed, account.uploads) == (0, 0)
+
+
+@pytest.mark.accept("8.reconciliation")
+async def test_who_no_longer_reconciles_does_not_tell_what_is_missing(database: Database) -> None:
+    def missing() -> float | None:
+        return REGISTRY.get_sample_value("webhost_deployer_scripts_missing")
+
+    work = reconciliation(database, Empty(), every_s=0.1)
+    assert missing() is None
+    await work.once()
+    assert missing() == 0
+
+    async def silent() -> bool:
+        return missing() is None
+
+    await eventually(silent, "the number to be too old")

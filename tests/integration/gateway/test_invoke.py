@@ -57,6 +57,22 @@ async def test_no_header_of_the_callers_is_passed_on_but_traceparent(
     assert headers.keys() == {"content-type", "content-length", "x-webhost-invoke-signature"}
 
 
+@pytest.mark.accept("5.headers")
+@pytest.mark.parametrize("version", ["00", "ff"])
+async def test_a_traceparent_that_is_none_is_neither_passed_on_nor_stated(
+    harness: Harness, gateway: Gateway, version: str
+) -> None:
+    agent = await harness.agent()
+    await harness.until_answers(gateway, agent)
+    trace = "0" * 32 if version == "00" else "a" * 32
+    await harness.invoke(
+        gateway, agent, headers={"traceparent": f"{version}-{trace}-{'b' * 16}-01"}
+    )
+    await harness.until_facts(agent, 2)
+    assert "traceparent" not in harness.worker.calls[-1].headers
+    assert (await harness.envelopes(agent))[-1].traceparent is None
+
+
 @pytest.mark.accept("5.trace-id")
 async def test_two_calls_with_one_trace_id_are_two_invocations(
     harness: Harness, gateway: Gateway

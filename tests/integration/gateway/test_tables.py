@@ -36,7 +36,7 @@ from webhost_gateway.routing.model import (
     Agent,
     RouteTable,
 )
-from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.migrations import upgrade

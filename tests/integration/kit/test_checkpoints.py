@@ -7,7 +7,7 @@ import pytest
 from nats.js.errors import APIError
 from webhost_contracts import subjects
 from webhost_kit.bus import reader
-from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.errors import CheckpointMoved
 from webhost_kit.eventsourcing import relay as relay_module
 from webhost_kit.eventsourcing.checkpoints import (

@@ -16,9 +16,10 @@ from nats.errors import Error as NatsError
 from nats.js.api import StreamInfo
 from webhost_contracts import subjects
 from webhost_kit.bus import reader
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.bus.publishing import Message, publish_together
-from webhost_kit.bus.reader import Checkpoint, StreamReader
+from webhost_kit.bus.reader import StreamReader
 from webhost_kit.errors import StreamDiverged
 from webhost_local.nats_server import Account, NatsUser
 

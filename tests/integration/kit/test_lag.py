@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_kit.bus import streams
-from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.eventsourcing import lag, outbox_watch
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.outbox_watch import OutboxWatch

@@ -8,8 +8,8 @@ from nats.js.api import StreamConfig
 from nats.js.errors import NotFoundError
 from webhost_contracts import subjects
 from webhost_kit.bus import stream_watch, streams
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import connect
-from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.errors import StreamMissing, Unavailable
 from webhost_kit.eventsourcing import republish

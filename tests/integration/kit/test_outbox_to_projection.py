@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.events import AgentCreated, AgentUpdated
 from webhost_contracts.events.base import by_name
-from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.errors import VersionConflict
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.projector import Projector

@@ -11,9 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects, wire
 from webhost_contracts.events import AgentCreated, AgentUpdated
 from webhost_contracts.events.base import Envelope, by_name
-from webhost_kit.bus.reader import Checkpoint
-from webhost_kit.eventsourcing import parked
-from webhost_kit.eventsourcing import projector as projecting
+from webhost_kit.bus.checkpoint import Checkpoint
+from webhost_kit.eventsourcing import parked, parking
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
@@ -148,6 +147,35 @@ async def test_one_bad_fact_among_many_is_set_aside(harness: Harness) -> None:
 
 
 @pytest.mark.accept("A6")
+async def test_what_is_parked_is_told_by_who_folds_whoever_replays_it(harness: Harness) -> None:
+    def told() -> float | None:
+        labels = {"projection": "names", "partition": "all"}
+        return REGISTRY.get_sample_value("webhost_projector_parked_events", labels)
+
+    digestion = Digestion("poison")
+    replica = projector(harness, digestion)
+    names = projector(harness, digestion)  # the later one is what this process' metrics read
+    async with in_background(Relay(harness.dsn, harness.bus).run(), names.run()):
+        await create(harness, "agt_bad", "good", "poison", "after")
+
+        async def two_parked() -> bool:
+            return told() == 2 and names.note() == "2 parked"
+
+        await eventually(two_parked, "two to be parked", seconds=20)
+        assert replica.note() is None
+
+        digestion.poison = "nothing"
+        assert await replica.replay_parked() == (2, 0)
+
+        async def none_parked() -> bool:
+            return told() == 0 and names.note() is None
+
+        await eventually(none_parked, "who folds to know of it", seconds=20)
+        assert replica.note() is None
+    assert told() is None, "who no longer folds tells nothing"
+
+
+@pytest.mark.accept("A6")
 async def test_what_comes_later_waits_behind_what_is_parked(harness: Harness) -> None:
     names = projector(harness, Digestion("poison"))
     async with in_background(Relay(harness.dsn, harness.bus).run(), names.run()):
@@ -267,7 +295,7 @@ async def test_what_is_on_a_foreign_subject_is_refused_and_holds_nobody_back(
         foreign = "evt.usr_2.agent.agt_1"
         headers = {subjects.TYPE_HEADER: "agent.updated.v1"}
         body = stated(2, "agent.updated.v1", "stolen")
-        for _ in range(projecting.MOST_PARKED + 1):
+        for _ in range(parking.MOST_PARKED + 1):
             await harness.bus.client.publish(foreign, body, headers=headers)
         async with harness.database.transaction() as connection:
             await append(connection, "agt_1", "usr_1", 1, [AgentUpdated(name="mine")], WHO)
@@ -288,9 +316,9 @@ async def test_what_is_on_a_foreign_subject_is_refused_and_holds_nobody_back(
             None,
             f"agent.updated.v1 of usr_1 about agt_1: not to be stated on {foreign}",
         )
-        assert len(rest) == projecting.MOST_REFUSED - 1
-        assert await names.replay_parked() == (0, projecting.MOST_REFUSED)
+        assert len(rest) == parking.MOST_REFUSED - 1
+        assert await names.replay_parked() == (0, parking.MOST_REFUSED)
         refused = REGISTRY.get_sample_value(
             "webhost_projector_facts_refused_total", {"projection": "names"}
         )
-        assert refused == projecting.MOST_PARKED + 1
+        assert refused == parking.MOST_PARKED + 1

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from nats.errors import Error as NatsError
 from webhost_contracts import subjects
+from webhost_kit.bus import packets
+from webhost_kit.bus.packets import Packet
 from webhost_kit.bus.publishing import FEW, Message, publish_together
 from webhost_kit.eventsourcing.relay import Relay
 
@@ -33,6 +35,16 @@ async def test_a_subject_of_another_stream_refuses_the_batch(harness: Harness) -
     with pytest.raises((NatsError, TimeoutError)):
         await publish_together(harness.bus, mixed)
     assert await stored(harness) == 0
+
+
+@pytest.mark.parametrize(("count", "durable"), [(FEW - 1, FEW - 1), (FEW, 0)])
+async def test_of_few_packets_one_that_fails_leaves_no_doubt_about_the_others(
+    harness: Harness, count: int, durable: int
+) -> None:
+    good = [Packet(f"usage.usr_1.agt_{n}", [n], [b"{}"]) for n in range(count)]
+    found = await packets.stored(harness.bus, [*good, Packet("nobodys", [count], [b"{}"])])
+    assert found == good[:durable]
+    assert await stored(harness) == durable
 
 
 async def test_a_bus_that_is_away_is_a_doubt_within_a_bounded_time(

@@ -9,7 +9,9 @@ import pytest
 from nats.aio.msg import Msg
 from webhost_contracts import subjects
 from webhost_kit.bus import pull, reader
-from webhost_kit.bus.reader import Checkpoint, StreamReader
+from webhost_kit.bus.checkpoint import Checkpoint
+from webhost_kit.bus.filters import in_common
+from webhost_kit.bus.reader import StreamReader
 from webhost_kit.errors import StreamDiverged
 
 from tests.support.deadline import eventually
@@ -301,7 +303,7 @@ async def test_many_subjects_are_read_as_fast_with_several_filters(harness: Harn
 def test_what_filters_have_in_common_selects_all_that_they_do(
     filters: list[str], common: str
 ) -> None:
-    assert reader._in_common(filters) == common
+    assert in_common(filters) == common
 
 
 async def test_a_reader_listens_on_one_inbox_and_then_on_none(harness: Harness) -> None:

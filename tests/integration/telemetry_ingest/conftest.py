@@ -18,6 +18,7 @@ from tests.support.deadline import eventually
 from tests.support.facts import deployment_started
 from tests.support.harness import Harness, running
 from tests.support.infra import Nats
+from tests.support.reports import report_of
 
 MASTER = secrets.token_bytes(32)
 KEYS = MasterKeys({1: MASTER})
@@ -38,19 +39,7 @@ class Deployment:
         return key
 
     def report(self, **changes: Any) -> bytes:
-        report = {
-            "userId": self.user_id,
-            "agentId": self.agent_id,
-            "deploymentId": self.deployment_id,
-            "runtimeProvider": "cloudflare",
-            "timestampMs": now_ms(),
-            "eventId": new_id(ids.INVOCATION, now_ms()),
-            "requests": 1,
-            "llmTokens": 10,
-            "computeMs": 20,
-            "errors": 0,
-        }
-        return msgspec.json.encode(report | changes)
+        return report_of(self.user_id, self.agent_id, self.deployment_id, **changes)
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from webhost_contracts.errors import DeploymentError
 from webhost_contracts.events import DeploymentFailed, DeploymentTornDown, Event
-from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.database.engine import Database
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.eventsourcing.facts import Fact

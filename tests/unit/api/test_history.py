@@ -86,6 +86,26 @@ def test_of_a_fact_the_named_fields_are_shown_and_nothing_else(kind: type[Event]
         assert ids.has_prefix(row["deployment_id"] or "", ids.DEPLOYMENT)
 
 
+@pytest.mark.parametrize(
+    ("traceparent", "trace_id"),
+    [
+        (None, None),
+        (f"00-{'a' * 32}-{'b' * 16}-01", "a" * 32),
+        (f"00-{'0' * 32}-{'b' * 16}-01", None),
+        ("of another kind", None),
+    ],
+)
+def test_the_trace_is_named_where_there_is_one(
+    traceparent: str | None, trace_id: str | None
+) -> None:
+    kind = next(iter(SHOWN))
+    envelope = msgspec.json.decode(example_of(kind.type_name()), type=Envelope)
+    event = envelope.event(by_name(kind))
+    assert event is not None
+    envelope = msgspec.structs.replace(envelope, traceparent=traceparent)
+    assert row_of(envelope, event)["trace_id"] == trace_id
+
+
 def test_an_outcome_is_read_from_the_type() -> None:
     assert outcome_of("deployment.step_failed.v1") == "failed"
     assert outcome_of("deployment.succeeded.v1") == "succeeded"

@@ -1,5 +1,6 @@
 """The simulation comes to what the benchmark saw, repeats itself, and shows what an outage does."""
 
+import random
 from dataclasses import replace
 
 import msgspec
@@ -7,6 +8,7 @@ import pytest
 import simpy
 
 from bench.scale import capacity
+from bench.scale.cell import LEASE_S, Cell
 from bench.scale.measured import faster, measured
 from bench.scale.parts import Batches, Cores, Disk, Steps
 from bench.scale.plan import Plan
@@ -75,6 +77,31 @@ def test_a_gateway_that_dies_costs_its_calls_and_the_others_go_on() -> None:
     # A quarter of the calls of a second, and those under way.
     assert result.failed == pytest.approx(400 / 4 * 1.1, rel=0.3)
     assert result.refused == 0
+
+
+def test_what_a_dead_gateway_had_admitted_is_counted_by_another() -> None:
+    env, rng = simpy.Environment(), random.Random(1)
+    plan = Plan(gateways=2, ingests=0, billings=1, postgres_cores=4)
+    cell = Cell(env, COSTS, plan, rng)
+    stored: list[int] = []
+    cell.published = stored.extend
+
+    def worker() -> Steps:
+        yield env.timeout(0.1)
+
+    def arrivals() -> Steps:
+        for _ in range(400):
+            yield env.timeout(rng.expovariate(200))
+            cell.arrive(worker)
+
+    env.process(arrivals())
+    env.process(cell.kill_gateway(1.0, 0.0))
+    env.run(until=1.0 + LEASE_S - 1.0)
+    # Nobody sends calls to it any more: what failed was under way there, and admitted.
+    assert cell.statistics.failed > 0
+    assert len(stored) <= cell.statistics.done == 400 - cell.statistics.failed
+    env.run(until=1.0 + LEASE_S + 1.0)
+    assert len(stored) == 400
 
 
 def test_a_billing_process_that_dies_leaves_its_share_to_the_others() -> None:

@@ -1,14 +1,13 @@
-"""Our own kinds of metrics say what the library's would."""
+"""Gauges that are read, and how many series there can be."""
 
 from collections.abc import Iterator
 from itertools import count
 
 import pytest
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from webhost_kit.http import measured
-from webhost_kit.process.metrics import HotCounter, HotHistogram, ReadGauge
+from webhost_kit.process.metrics import ReadGauge
 
-BOUNDS = (0.1, 0.5, 1.0)
 _numbers = count()
 
 
@@ -25,30 +24,6 @@ def name() -> Iterator[str]:
 def said(registry: CollectorRegistry, name: str) -> list[str]:
     lines = generate_latest(registry).decode().splitlines()
     return [line for line in lines if name in line and "_created" not in line]
-
-
-def test_a_histogram(name: str) -> None:
-    name = f"{name}_seconds"
-    library = CollectorRegistry()
-    theirs = Histogram(name, "What it means", ["step"], buckets=BOUNDS, registry=library)
-    ours = HotHistogram(name, "What it means", ["step"], buckets=BOUNDS)
-    for step in ("a", "b"):
-        child = ours.labels(step)
-        for amount in (0.0, 0.1, 0.11, 0.5, 0.7, 1.0, 1.1, 99.0):
-            theirs.labels(step).observe(amount)
-            child.observe(amount)
-    assert said(REGISTRY, name) == said(library, name)
-
-
-def test_a_counter(name: str) -> None:
-    name = f"{name}_calls_total"
-    library = CollectorRegistry()
-    theirs = Counter(name, "What it means", ["outcome"], registry=library)
-    ours = HotCounter(name, "What it means", ["outcome"])
-    for outcome in ("succeeded", "failed", "succeeded"):
-        theirs.labels(outcome).inc()
-        ours.labels(outcome).inc()
-    assert said(REGISTRY, name) == said(library, name)
 
 
 def test_a_gauge_is_read_when_it_is_asked_for(name: str) -> None:
@@ -68,14 +43,11 @@ def test_a_gauge_is_read_when_it_is_asked_for(name: str) -> None:
 
 
 def test_there_are_only_the_labels_that_were_named(name: str) -> None:
-    histogram = HotHistogram(f"{name}_seconds", "What it means", ["step"], buckets=BOUNDS)
     gauge = ReadGauge(f"{name}_waiting", "What it means")
-    with pytest.raises(ValueError, match="has the labels"):
-        histogram.labels("a", "b")
     with pytest.raises(ValueError, match="has the labels"):
         gauge.read(lambda: 1, "a")
     with pytest.raises(ValueError, match="Duplicated"):
-        HotCounter(f"{name}_seconds", "Another")
+        ReadGauge(f"{name}_waiting", "Another")
 
 
 def test_nobody_makes_series_by_what_they_send() -> None:

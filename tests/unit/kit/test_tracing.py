@@ -11,6 +11,7 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 from webhost_kit.errors import RuntimeFailed, Unavailable
+from webhost_kit.http.problems import traceparent_from
 from webhost_kit.process import trace_export, tracing
 from webhost_kit.process.settings import headers_of
 from webhost_kit.process.trace_export import TraceExport
@@ -54,6 +55,33 @@ def test_a_span_is_a_child_of_what_it_is_in(recorded: Recorded) -> None:
     assert (second.trace_id, second.parent_id, second.attributes) == (TRACE, CALLER, {"a": 1})
     assert (first.trace_id, first.parent_id, first.attributes) == (TRACE, second.span_id, {})
     assert second.start_ns <= first.start_ns <= first.end_ns <= second.end_ns
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        TRACE,
+        SAMPLED.upper(),
+        f"{SAMPLED}\n",
+        f"00-{'0' * 32}-{CALLER}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"ff-{TRACE}-{CALLER}-01",
+    ],
+)
+def test_of_a_context_that_is_not_usable_nothing_is_kept(
+    recorded: Recorded, value: str | None
+) -> None:
+    given = traceparent_from(value)
+    assert given is None
+    with tracing.span("begins", "server", traceparent=given, starts=True) as span:
+        assert span.recorded
+
+
+@pytest.mark.parametrize("value", [SAMPLED, UNSAMPLED, f"cc-{TRACE}-{CALLER}-01"])
+def test_a_usable_context_is_kept_as_it_was(value: str) -> None:
+    assert traceparent_from(value) == value
 
 
 def test_without_a_caller_a_trace_starts_only_where_it_may(recorded: Recorded) -> None:

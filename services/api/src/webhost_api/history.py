@@ -50,6 +50,7 @@ from webhost_contracts.events import (
     TierChanged,
     WebhookProcessed,
 )
+from webhost_kit.process import tracing
 from webhost_kit.process.observability import redact
 
 DAY_MS = 24 * 3600 * 1000
@@ -169,7 +170,8 @@ def _id_of(field: str, prefix: str, envelope: Envelope, event: Event) -> str | N
 
 
 def _trace_id(traceparent: str | None) -> str | None:
-    return None if traceparent is None else traceparent.split("-")[1]
+    context = tracing.parse(traceparent)
+    return None if context is None else context.trace_id
 
 
 def _data(event: Event, fields: tuple[str, ...]) -> dict[str, Any]:

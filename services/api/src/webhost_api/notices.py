@@ -15,8 +15,9 @@ from nats.js.errors import NotFoundError
 from webhost_contracts import subjects
 from webhost_contracts.events import InvocationFinished
 from webhost_contracts.events.base import by_name
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Checkpoint, StreamReader
+from webhost_kit.bus.reader import StreamReader
 from webhost_kit.errors import StreamDiverged
 from webhost_kit.eventsourcing.facts import Fact, facts
 from webhost_kit.tasks import run_together

@@ -35,8 +35,8 @@ from webhost_contracts.events import (
 from webhost_contracts.events.base import by_name
 from webhost_contracts.events.deployment import DeployerEvent
 from webhost_contracts.events.secret import SecretEvent
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
 from webhost_kit.database.notifications import notify
 from webhost_kit.eventsourcing import fold_spans

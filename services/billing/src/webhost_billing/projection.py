@@ -20,8 +20,8 @@ from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.entitlements import Entitlements
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.database.away import is_away
 from webhost_kit.database.engine import Database

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 from webhost_contracts import ids
 from webhost_contracts.events import (
     DeploymentFailed,
@@ -28,7 +28,7 @@ from webhost_kit.database.locks import Lock
 from webhost_kit.errors import VersionConflict
 from webhost_kit.process import tracing
 from webhost_kit.process.crashpoints import crash_point
-from webhost_kit.process.metrics import STEP_S, HotHistogram
+from webhost_kit.process.metrics import STEP_S
 
 from webhost_deployer import saga, store
 from webhost_deployer.crash_points import PURGE, Moment, fact_point, point
@@ -42,7 +42,7 @@ from webhost_deployer.steps import StepFailed, Steps
 
 log = structlog.get_logger(__name__)
 
-_steps = HotHistogram(
+_steps = Histogram(
     "webhost_deployer_step_duration_seconds",
     "Seconds of one try of a saga's step at the provider",
     ["step", "outcome"],
@@ -53,7 +53,7 @@ _ended = Counter(
     "Deployments that ended: `succeeded`, `failed`, or `torn_down` later",
     ["outcome"],
 )
-_duration = HotHistogram(
+_duration = Histogram(
     "webhost_deployer_deployment_duration_seconds",
     "Seconds from a deployment's request to its end, what it waited for its turn included",
     ["outcome"],

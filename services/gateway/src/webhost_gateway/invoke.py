@@ -46,8 +46,9 @@ from webhost_gateway.request import Request
 from webhost_gateway.routing.model import RouteTable
 from webhost_gateway.routing.totals import TotalsWatch
 from webhost_gateway.senders import Asked, Senders
+from webhost_gateway.upstream.failures import HeldUp, NotSent
 from webhost_gateway.upstream.stream import ClientStream
-from webhost_gateway.upstream.worker import Call, HeldUp, NotSent, Upstream
+from webhost_gateway.upstream.worker import Call, Upstream
 
 _in_flight = ReadGauge(
     "webhost_gateway_calls_in_flight", "Admitted calls that have not ended: what gateways scale by"

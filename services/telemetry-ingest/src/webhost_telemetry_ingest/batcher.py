@@ -1,30 +1,23 @@
 """Micro-batches: accepted reports on their way to the stream.
 
 Consumes: accepted facts, one per request. Emits: packets to USAGE, one for each partition with
-facts in the batch; a few are published one by one, many atomically. Meanwhile the next batch
-collects.
+facts in the batch. Meanwhile the next batch collects.
 Guarantees: `add` returns only after the packet was acknowledged as durable; otherwise it raises
 Unavailable within a bounded time. Memory is bounded: a full queue refuses at once.
 On an unknown outcome: the request is refused, and its retry is recognised by billing.
 """
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-import structlog
-from nats.errors import Error as NatsError
 from prometheus_client import Histogram
 from webhost_contracts import subjects
 from webhost_kit.batching import Batcher
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.packets import Packet, in_packets
-from webhost_kit.bus.publishing import FEW, publish_together
+from webhost_kit.bus.packets import in_packets, stored
 from webhost_kit.errors import Unavailable
-from webhost_kit.process.metrics import MOMENT_S, HotHistogram
-
-log = structlog.get_logger(__name__)
+from webhost_kit.process.metrics import MOMENT_S
 
 MAX_WAITING = 5_000
 
@@ -33,11 +26,11 @@ _sizes = Histogram(
     "Reports that were published together",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
 )
-_duration = HotHistogram(
+_duration = Histogram(
     "webhost_ingest_publish_duration_seconds",
     "Seconds until the stream had made a batch durable, or it failed",
     buckets=MOMENT_S,
-).labels()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +68,16 @@ class ReportBatcher:
         _sizes.observe(len(batch))
         began_s = monotonic()
         packets = in_packets((one, one.subject, one.envelope) for one in batch)
-        if len(packets) > FEW:
-            await self._settle(packets)
-        else:
-            await asyncio.gather(*(self._settle([packet]) for packet in packets))
+        durable = await stored(self._bus, packets)
         _duration.observe(monotonic() - began_s)
-
-    async def _settle(self, packets: Sequence[Packet[_Waiting]]) -> None:
-        problem = None
-        try:
-            await publish_together(self._bus, [packet.message() for packet in packets])
-        except (NatsError, TimeoutError, OSError) as error:
-            log.warning("packets not acknowledged", packets=len(packets), error=repr(error))
-            problem = _unavailable()
-        for waiting in (one for packet in packets for one in packet.items):
+        settled = {id(waiting) for packet in durable for waiting in packet.items}
+        for waiting in batch:
             if waiting.durable.done():  # its client has gone away
                 continue
-            if problem is None:
+            if id(waiting) in settled:
                 waiting.durable.set_result(None)
             else:
-                waiting.durable.set_exception(problem)
+                waiting.durable.set_exception(_unavailable())
 
 
 def _subject_of(user_id: str) -> str:

@@ -7,17 +7,17 @@ stream that goes on. On another stream it starts again from there.
 On replay: versions that were seen are skipped.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
+from webhost_kit.database.upsert import upsert
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
@@ -96,21 +96,15 @@ async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint
     await load(connection, touched, facts)
     for fact in facts:
         touched.evolve(fact.envelope, fact.event)
-    await _put(connection, deployments, touched.by_id)
-    await _put(connection, accounts, touched.accounts)
-
-
-async def _put(
-    connection: AsyncConnection, table: sa.Table, rows: Mapping[str, Deployment | Account]
-) -> None:
-    if not rows:
-        return
-    [key] = table.primary_key
-    statement = insert(table)
-    changes = {c.name: statement.excluded[c.name] for c in table.c if not c.primary_key}
-    await connection.execute(
-        statement.on_conflict_do_update(index_elements=[key], set_=changes),
-        [{key.name: name} | asdict(row) for name, row in sorted(rows.items())],
+    await upsert(
+        connection,
+        deployments,
+        ({"deployment_id": name} | asdict(one) for name, one in touched.by_id.items()),
+    )
+    await upsert(
+        connection,
+        accounts,
+        ({"user_id": name} | asdict(one) for name, one in touched.accounts.items()),
     )
 
 

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 import msgspec
+from prometheus_client import Counter
 from webhost_contracts import signatures
 from webhost_contracts.telemetry import MAX_BODY_BYTES
 from webhost_kit.errors import MethodNotAllowed, NotFound, Problem
@@ -20,7 +21,6 @@ from webhost_kit.http.addresses import address_of
 from webhost_kit.http.asgi import ClientGone, Receive, Request, Send
 from webhost_kit.http.measured import OTHER, measure
 from webhost_kit.process import tracing
-from webhost_kit.process.metrics import HotCounter
 
 from webhost_telemetry_ingest.reports import Reports
 
@@ -28,9 +28,9 @@ PATH = "/v1/telemetry/report"
 _NAME = f"POST {PATH}"
 _ROUTE = {"http.request.method": "POST", "http.route": PATH}
 
-_requests = HotCounter(
+_requests = Counter(
     "webhost_ingest_requests_total", "Requests that were handled: what ingest scales by"
-).labels()
+)
 
 _DEPLOYMENT = signatures.TELEMETRY_DEPLOYMENT_HEADER.lower().encode()
 _SIGNATURE = signatures.TELEMETRY_SIGNATURE_HEADER.lower().encode()

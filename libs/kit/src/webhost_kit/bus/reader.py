@@ -11,8 +11,6 @@ has (20,000: a thousand messages a second, where one filter gives twenty thousan
 """
 
 import asyncio
-import hashlib
-import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -22,10 +20,12 @@ from typing import cast
 import structlog
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 from webhost_contracts.subjects import EVENTS, MESSAGE_ID_HEADER, TYPE_HEADER
 
+from webhost_kit.bus import filters
+from webhost_kit.bus.checkpoint import Checkpoint, name_of, verified
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.pull import SILENCE_S, Pull
 from webhost_kit.errors import StreamDiverged, StreamMissing
@@ -36,26 +36,8 @@ INACTIVE_S = 60.0
 COUNTING_S = 1.0
 """How long a consumer is kept that only counts."""
 RETRY_S = 0.5
-ANSWERED_S = 2.0
-"""While a stream has no leader nobody answers: who waits for longer finds the next one late."""
-SECOND_LOOK_S = 1.0
-"""A server of a cluster that stood still may answer once more as the leader that it was."""
 IDLE_ADVANCE_S = 60.0
 """A reader that gets nothing moves past what its filter skips, so that it does not seem behind."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A position in one incarnation of a stream: everything up to `sequence` has been folded.
-
-    `message_id` identifies the message there, by a hash of its content if it came without an id.
-    Sequence 0 is the start of any stream. `epoch` counts an operator's resets.
-    """
-
-    stream_created_at: str
-    sequence: int
-    message_id: str | None
-    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,8 +71,8 @@ class StreamReader:
         self._stream = stream
         # USAGE has few subjects, and nearly all of it is for others.
         several = list(dict.fromkeys(subjects))
-        self._filters = [_in_common(several)] if stream == EVENTS else several
-        self._is_wanted = _pattern(subjects).fullmatch
+        self._filters = [filters.in_common(several)] if stream == EVENTS else several
+        self._is_wanted = filters.pattern(subjects).fullmatch
         self._batch_size = batch_size
         self._heard_at = 0.0
         self._problem: str | None = "starting"
@@ -159,52 +141,7 @@ class StreamReader:
 
     async def verified(self, checkpoint: Checkpoint | None) -> Checkpoint:
         """Return where to begin. Raises StreamDiverged where it is another one, StreamMissing."""
-        info = await self._info()
-        if checkpoint is not None and _is_behind(info, checkpoint) and _is_replicated(info):
-            await asyncio.sleep(SECOND_LOOK_S)
-            info = await self._info()
-        created_at = str(info.created)
-        if checkpoint is None or checkpoint.sequence == 0:
-            return Checkpoint(created_at, 0, None, checkpoint.epoch if checkpoint else 0)
-        if checkpoint.stream_created_at != created_at:
-            raise StreamDiverged(
-                f"stream {self._stream} was created at {created_at}, the checkpoint was taken on "
-                f"one created at {checkpoint.stream_created_at}"
-            )
-        if _is_behind(info, checkpoint):
-            raise StreamDiverged(
-                f"stream {self._stream} ends at {info.state.last_seq}, the checkpoint is "
-                f"{checkpoint.sequence}: its tail is lost"
-            )
-        if info.state.first_seq > checkpoint.sequence + 1:
-            raise StreamDiverged(
-                f"stream {self._stream} begins at {info.state.first_seq}, the checkpoint is "
-                f"{checkpoint.sequence}: what was between them expired or was purged unread"
-            )
-        await self._verify_message(info, checkpoint)
-        return checkpoint
-
-    async def _info(self) -> StreamInfo:
-        try:
-            async with asyncio.timeout(ANSWERED_S):
-                return await self._bus.js.stream_info(self._stream)
-        except NotFoundError as error:
-            raise StreamMissing(f"the stream {self._stream} is missing") from error
-
-    async def _verify_message(self, info: StreamInfo, checkpoint: Checkpoint) -> None:
-        if checkpoint.sequence < max(info.state.first_seq, 1):
-            return
-        try:
-            message = await self._bus.js.get_msg(self._stream, checkpoint.sequence)
-        except NotFoundError:
-            return
-        headers = cast(dict[str, str], message.headers or {})
-        found = _name_of(headers.get(MESSAGE_ID_HEADER), message.data or b"")
-        if checkpoint.message_id is not None and found != checkpoint.message_id:
-            raise StreamDiverged(
-                f"stream {self._stream} holds {found} at {checkpoint.sequence}, the checkpoint "
-                f"was taken at {checkpoint.message_id}"
-            )
+        return await verified(self._bus, self._stream, checkpoint)
 
     async def _advanced(self, checkpoint: Checkpoint, consumer: str, delivered: int) -> Checkpoint:
         """Return the checkpoint after all that the stream held, none of which was for us."""
@@ -218,7 +155,7 @@ class StreamReader:
         except NotFoundError:
             return checkpoint
         headers = cast(dict[str, str], message.headers or {})
-        name = _name_of(headers.get(MESSAGE_ID_HEADER), message.data or b"")
+        name = name_of(headers.get(MESSAGE_ID_HEADER), message.data or b"")
         return replace(checkpoint, sequence=info.state.last_seq, message_id=name)
 
     async def _consume(self, checkpoint: Checkpoint) -> AsyncGenerator[Batch]:
@@ -248,7 +185,7 @@ class StreamReader:
                 read = [_recorded(message) for message in messages]
                 recorded = [one for one in read if self._is_wanted(one.subject)]
                 last = read[-1]
-                name = _name_of(last.message_id, last.body)
+                name = name_of(last.message_id, last.body)
                 checkpoint = replace(checkpoint, sequence=last.sequence, message_id=name)
                 left = messages[-1].metadata.num_pending
                 # What is not for us is worth no transaction, but the end of what we waited for.
@@ -269,38 +206,6 @@ class StreamReader:
             mem_storage=True,
             num_replicas=1,
         )
-
-
-def _is_behind(info: StreamInfo, checkpoint: Checkpoint) -> bool:
-    return info.state.last_seq < checkpoint.sequence
-
-
-def _is_replicated(info: StreamInfo) -> bool:
-    return (info.config.num_replicas or 1) > 1
-
-
-def _in_common(subjects: Sequence[str]) -> str:
-    """Return the narrowest filter that selects all of these, by their leading tokens."""
-    if len(subjects) == 1:
-        return subjects[0]
-    leading: list[str] = []
-    # Without their last tokens: `a.>` does not select `a`.
-    for tokens in zip(*(subject.split(".")[:-1] for subject in subjects), strict=False):
-        if len(set(tokens)) > 1 or tokens[0] == ">":
-            break
-        leading.append(tokens[0])
-    return ".".join([*leading, ">"])
-
-
-def _pattern(subjects: Sequence[str]) -> re.Pattern[str]:
-    """Return what a subject matches if one of these filters selects it."""
-    tokens = {"*": r"[^.]+", ">": r".+"}
-    filters = (r"\.".join(tokens.get(t) or re.escape(t) for t in s.split(".")) for s in subjects)
-    return re.compile("|".join(filters))
-
-
-def _name_of(message_id: str | None, body: bytes) -> str:
-    return message_id or f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
 def _recorded(message: Msg) -> Recorded:

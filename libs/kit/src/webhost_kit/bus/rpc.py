@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from faststream import BaseMiddleware
 from nats.errors import Error as NatsError
+from prometheus_client import Histogram
 from webhost_contracts import deadlines, wire
 from webhost_contracts.subjects import TRACE_HEADER
 from webhost_contracts.wire import Wire
@@ -24,14 +25,14 @@ from webhost_kit.bus.connection import Bus
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Unavailable
 from webhost_kit.process import tracing
-from webhost_kit.process.metrics import MOMENT_S, HotHistogram
+from webhost_kit.process.metrics import MOMENT_S
 
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 2.5
 _RPC = {"rpc.system": "nats"}
 
-_duration = HotHistogram(
+_duration = Histogram(
     "webhost_rpc_request_duration_seconds",
     "Seconds until another service replied to a request on the bus, or it was given up as "
     "unavailable",

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from webhost_kit.bus.reader import Checkpoint
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.errors import CheckpointMoved
 from webhost_kit.eventsourcing.parked import parked_table
 

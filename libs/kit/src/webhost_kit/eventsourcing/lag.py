@@ -12,7 +12,8 @@ from time import monotonic
 
 from nats.errors import Error as NatsError
 
-from webhost_kit.bus.reader import Batch, Checkpoint, StreamReader
+from webhost_kit.bus.checkpoint import Checkpoint
+from webhost_kit.bus.reader import Batch, StreamReader
 from webhost_kit.clock import now_ms
 from webhost_kit.process.metrics import ReadGauge
 from webhost_kit.tasks import cancel

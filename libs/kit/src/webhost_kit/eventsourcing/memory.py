@@ -19,8 +19,9 @@ from nats.errors import Error as NatsError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts.events.base import Event
 
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Batch, Checkpoint, StreamReader
+from webhost_kit.bus.reader import Batch, StreamReader
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint

@@ -26,8 +26,8 @@ from webhost_contracts import subjects
 from webhost_contracts.events.base import Event
 from webhost_contracts.maintenance import RepublishProgress
 
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, StreamMissing, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint

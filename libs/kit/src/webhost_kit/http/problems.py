@@ -9,13 +9,13 @@ from webhost_contracts import api_keys
 from webhost_contracts.errors import ErrorBody, ErrorCode, ErrorEnvelope
 
 from webhost_kit.errors import BadToken, LimitExceeded, Problem, RateLimited
+from webhost_kit.process import tracing
 
 REQUEST_ID_HEADER = "X-Request-Id"
 JSON_TYPE = "application/json"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _VALUE = re.compile(r"Invalid enum value .*", re.DOTALL)
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _answered = Counter(
     "webhost_http_problems_total", "Requests answered with an error, by its code", ["code"]
 )
@@ -46,8 +46,8 @@ def without_value(message: str) -> str:
 
 
 def traceparent_from(value: str | None) -> str | None:
-    """Keep a well-formed trace context of the caller's."""
-    return value if value is not None and _TRACEPARENT.fullmatch(value) else None
+    """Keep a usable trace context of the caller's, as it was."""
+    return value if tracing.parse(value) else None
 
 
 def envelope(problem: Problem, request_id: str) -> ErrorEnvelope:

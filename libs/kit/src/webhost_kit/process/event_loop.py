@@ -3,15 +3,17 @@
 import asyncio
 from time import monotonic
 
-from webhost_kit.process.metrics import MOMENT_S, HotHistogram
+from prometheus_client import Histogram
+
+from webhost_kit.process.metrics import MOMENT_S
 
 INTERVAL_S = 0.5
 
-_delay = HotHistogram(
+_delay = Histogram(
     "webhost_event_loop_delay_seconds",
     "How much later than asked for the process went on, twice a second: near 0 while it has time",
     buckets=MOMENT_S,
-).labels()
+)
 
 
 async def measure_delays() -> None:

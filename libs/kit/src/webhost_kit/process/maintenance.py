@@ -31,8 +31,8 @@ from webhost_contracts.maintenance import (
 from webhost_contracts.wire import Wire
 
 from webhost_kit import deadline
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, TooLate, Unavailable
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint

@@ -18,8 +18,9 @@ from contextlib import aclosing
 
 import msgspec
 from webhost_contracts import subjects
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus, connect
-from webhost_kit.bus.reader import Checkpoint, Recorded, StreamReader
+from webhost_kit.bus.reader import Recorded, StreamReader
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import StreamDiverged, Unavailable
 from webhost_kit.eventsourcing.facts import facts

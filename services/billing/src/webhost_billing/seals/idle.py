@@ -13,8 +13,8 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import CheckpointMoved
 from webhost_kit.eventsourcing.checkpoints import read_checkpoint, require_checkpoint

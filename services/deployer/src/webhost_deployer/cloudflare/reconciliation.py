@@ -11,11 +11,12 @@ On replay: it may be repeated at any time.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 
 import structlog
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 from sqlalchemy import select
 from webhost_contracts import subjects, wire
 from webhost_contracts.events import Envelope
@@ -28,6 +29,7 @@ from webhost_kit.database.locks import held
 from webhost_kit.errors import Unavailable
 from webhost_kit.eventsourcing.store import events_table
 from webhost_kit.process.crashpoints import crash_point
+from webhost_kit.process.metrics import ReadGauge
 
 from webhost_deployer import store
 from webhost_deployer.budget import calls_for
@@ -51,11 +53,14 @@ log = structlog.get_logger(__name__)
 LISTED = 1_000
 """How many names of each kind a reply has: it stays well below a message's maximum size."""
 
+CURRENT_FOR = 3
+"""For so many intervals what was missing is told. Who reconciles no more may have an old number."""
+
 _removed = Counter(
     "webhost_deployer_orphans_removed_total",
     "Scripts and routes at the provider that belonged to nothing, and were removed",
 )
-_missing = Gauge(
+_missing = ReadGauge(
     "webhost_deployer_scripts_missing",
     "Live deployments whose script is gone at the provider, as of the last reconciliation",
 )
@@ -86,6 +91,9 @@ class Reconciliation:
         self._refresh = refresh
         self._every_s = every_s
         self._behind = behind
+        self._missing = 0
+        self._reconciled_at: float | None = None
+        _missing.read(self._told_missing)
 
     async def run(self) -> None:
         """Reconcile periodically; failures are logged, and retried the next time."""
@@ -145,7 +153,7 @@ class Reconciliation:
             await self._require_newest(str(agent_id))
         others = await self._others_scripts(unknown, scripts)
         found = plan(scripts, routes, known, listed_at_ms, others)
-        _missing.set(len(found.missing))
+        self._missing, self._reconciled_at = len(found.missing), monotonic()
         if found.scripts or found.routes or found.missing:
             log.warning(
                 "drift found" if dry_run else "reconciling",
@@ -156,6 +164,11 @@ class Reconciliation:
         if not dry_run:
             await self._remove(found)
         return found
+
+    def _told_missing(self) -> float | None:
+        at = self._reconciled_at
+        is_current = at is not None and monotonic() - at < CURRENT_FOR * self._every_s
+        return self._missing if is_current else None
 
     async def _remove(self, found: Plan) -> None:
         for route in found.routes:

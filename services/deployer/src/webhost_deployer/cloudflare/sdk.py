@@ -19,9 +19,10 @@ from cloudflare import (
     CloudflareError,
     RateLimitError,
 )
+from prometheus_client import Histogram
 from webhost_contracts.artifacts import ModuleKind, kind_of
 from webhost_kit.process import tracing
-from webhost_kit.process.metrics import STEP_S, HotHistogram
+from webhost_kit.process.metrics import STEP_S
 
 from webhost_deployer.cloudflare.failures import (
     BLOCKED_S,
@@ -48,12 +49,12 @@ MODULE_TYPES: dict[ModuleKind, str] = {
 MOST_SECRETS = 100
 """How many secrets one call can change."""
 
-_waited = HotHistogram(
+_waited = Histogram(
     "webhost_deployer_cloudflare_wait_seconds",
     "Seconds that a call to Cloudflare's API waited for the limit that all deployers share",
     buckets=STEP_S,
-).labels()
-_requests = HotHistogram(
+)
+_requests = Histogram(
     "webhost_deployer_cloudflare_request_duration_seconds",
     "Seconds of calls to Cloudflare's API, by class of status; `none` where no answer came",
     ["status"],

@@ -22,7 +22,7 @@ from webhost_contracts.entitlements import Entitlements
 from webhost_kit.batching import Batcher
 from webhost_kit.database.statements import NotRun, Statements
 from webhost_kit.errors import LimitExceeded, Unavailable
-from webhost_kit.process.metrics import MOMENT_S, HotHistogram
+from webhost_kit.process.metrics import MOMENT_S
 from webhost_kit.tasks import run_together
 
 from webhost_gateway.ledger.admission_statement import AdmissionRequest, AdmissionStatement
@@ -40,7 +40,7 @@ _batch_size = Histogram(
     "Calls that shared one statement of the admission",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
 )
-_duration = HotHistogram(
+_duration = Histogram(
     "webhost_gateway_admission_duration_seconds",
     "Seconds that a call waited for its admission, by how it was decided: `admitted`, `requests`, "
     "`concurrency` (the limits of the plan or key), `repeat` (its idempotency key is taken), "

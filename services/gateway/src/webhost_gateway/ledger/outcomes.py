@@ -17,12 +17,13 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from prometheus_client import Counter, Histogram
 from webhost_kit.batching import Batcher
 from webhost_kit.clock import now_ms
 from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
 from webhost_kit.process.crashpoints import crash_point
-from webhost_kit.process.metrics import CALL_S, HotCounter, HotHistogram
+from webhost_kit.process.metrics import CALL_S
 
 from webhost_gateway.ledger import idempotency
 from webhost_gateway.ledger.lease import Lease
@@ -35,7 +36,7 @@ LINGER_S = 0.005
 MOMENT_S = 0.5
 DRAIN_S = 5.0
 
-INVOCATIONS = HotCounter(
+INVOCATIONS = Counter(
     "webhost_gateway_invocations_total",
     "Admitted calls that ended: `succeeded`, `failed` (the agent or its runtime), `released` (it "
     "was not reached, and nothing is counted) or `unknown` (their gateway died)",
@@ -43,7 +44,7 @@ INVOCATIONS = HotCounter(
 )
 _succeeded, _failed = INVOCATIONS.labels("succeeded"), INVOCATIONS.labels("failed")
 _released = INVOCATIONS.labels("released")
-_duration = HotHistogram(
+_duration = Histogram(
     "webhost_gateway_worker_call_duration_seconds",
     "Wall time of calls to Workers, without what their callers let them wait",
     ["outcome"],

@@ -112,7 +112,7 @@ class Reaper:
                 await self._statements.execute(finish(batch, self._lease.gateway_id))
                 self._recorded()
                 finished += len(batch)
-                _unknown.value += len(batch)
+                _unknown.inc(len(batch))
                 await asyncio.sleep(PAUSE_S)
         if finished:
             log.warning("calls finished as unknown", gateway_id=gateway_id, calls=finished)

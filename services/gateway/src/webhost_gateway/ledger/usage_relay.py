@@ -15,12 +15,10 @@ from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 
-import structlog
-from nats.errors import Error as NatsError
 from prometheus_client import Counter
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.packets import Packet, in_packets
-from webhost_kit.bus.publishing import FEW, Message, publish_together
+from webhost_kit.bus.packets import Packet, in_packets, stored
+from webhost_kit.bus.publishing import Message
 from webhost_kit.clock import now_ms
 from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
@@ -28,8 +26,6 @@ from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.process.metrics import ReadGauge
 
 from webhost_gateway.ledger.lease import Lease
-
-log = structlog.get_logger(__name__)
 
 ROWS = 500
 LINGER_S = 0.05
@@ -108,18 +104,19 @@ class UsageRelay:
         try:
             rows, oldest_ms = await self._rows()
             self._waiting, self._oldest_ms = len(rows), oldest_ms
-            stored = await self._publish(in_packets(rows))
-            if stored:
+            durable = await stored(self._bus, in_packets(rows), message_of)
+            serials = [serial for packet in durable for serial in packet.items]
+            if serials:
                 crash_point("relay.published")
-                deleted = {"gateway_id": self._gateway_id, "serials": stored}
+                deleted = {"gateway_id": self._gateway_id, "serials": serials}
                 await self._statements.execute((DELETE, deleted))
-                _published.inc(len(stored))
-                self._waiting -= len(stored)
+                _published.inc(len(serials))
+                self._waiting -= len(serials)
         except Unavailable:
             self._problem = "database away"
             await asyncio.sleep(RETRY_S)
             return True
-        if len(stored) < len(rows):
+        if len(serials) < len(rows):
             self._problem = "bus away: publish not acknowledged"
             await asyncio.sleep(RETRY_S)
             return True
@@ -145,20 +142,6 @@ class UsageRelay:
         rows = await self._statements.execute((WAITING, parameters))
         oldest_ms = rows[0][3] if rows else None
         return [(serial, subject, body.encode()) for serial, subject, body, _ in rows], oldest_ms
-
-    async def _publish(self, packets: Sequence[Packet[int]]) -> list[int]:
-        """Return the serials of the rows that the stream holds, without any doubt."""
-        together = [packets] if len(packets) > FEW else [[packet] for packet in packets]
-        stored = await asyncio.gather(*map(self._stored, together))
-        return [serial for serials in stored for serial in serials]
-
-    async def _stored(self, packets: Sequence[Packet[int]]) -> list[int]:
-        try:
-            await publish_together(self._bus, [message_of(packet) for packet in packets])
-        except (NatsError, TimeoutError, OSError) as error:
-            log.warning("publish failed", packets=len(packets), error=repr(error))
-            return []
-        return [serial for packet in packets for serial in packet.items]
 
 
 def message_of(packet: Packet[int]) -> Message:

@@ -6,19 +6,19 @@ stream that goes on. On another stream it starts again, and is not usable until 
 On replay: versions that were seen are skipped.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_contracts.api_keys import KeyLimits
+from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.reader import Checkpoint
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
+from webhost_kit.database.upsert import upsert
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.memory import InMemoryProjection
 from webhost_kit.eventsourcing.projector import Projector
@@ -87,10 +87,15 @@ async def fold(connection: AsyncConnection, facts: Sequence[Fact], _: Checkpoint
     routes = await _rows(connection, (agents, deployments, accounts, keys))
     for fact in facts:
         routes.evolve(fact.envelope, fact.event)
-    await _put(connection, routed_agents, "agent_id", routes.agents)
-    await _put(connection, routed_deployments, "deployment_id", routes.deployments)
-    await _put(connection, routed_accounts, "user_id", routes.accounts)
-    await _put(connection, routed_keys, "key_id", routes.keys)
+    for table, states in (
+        (routed_agents, routes.agents),
+        (routed_deployments, routes.deployments),
+        (routed_accounts, routes.accounts),
+        (routed_keys, routes.keys),
+    ):
+        [key] = table.primary_key
+        rows = [{key.name: name} | msgspec.to_builtins(state) for name, state in states.items()]
+        await upsert(connection, table, rows)
 
 
 async def _rows(
@@ -140,27 +145,3 @@ def _of(table: sa.Table, keys: set[str] | None) -> sa.Select[Any]:
         return query
     key = next(iter(table.primary_key))
     return query.where(key == sa.any_(sa.bindparam("keys", list(keys), sa.ARRAY(sa.Text))))
-
-
-async def _put(
-    connection: AsyncConnection,
-    table: sa.Table,
-    key: str,
-    rows: Mapping[str, Agent | Deployment | Account | Key],
-) -> None:
-    if not rows:
-        return
-    names = [column.name for column in table.columns if column.name != key]
-    values = [
-        {key: aggregate_id} | {name: _stored(getattr(row, name)) for name in names}
-        for aggregate_id, row in sorted(rows.items())
-    ]
-    statement = insert(table)
-    changes = {name: statement.excluded[name] for name in names}
-    await connection.execute(
-        statement.on_conflict_do_update(index_elements=[key], set_=changes), values
-    )
-
-
-def _stored(value: Any) -> Any:
-    return msgspec.to_builtins(value) if isinstance(value, msgspec.Struct) else value

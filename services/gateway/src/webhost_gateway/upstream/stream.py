@@ -18,8 +18,9 @@ from webhost_gateway.flow_control import FlowControl
 from webhost_gateway.ledger.recording import Recording
 from webhost_gateway.request import Request
 from webhost_gateway.upstream import sse
+from webhost_gateway.upstream.failures import UNREADABLE, WorkerProblemBody
 from webhost_gateway.upstream.sse import SseEvent, SseReader, SseWriter
-from webhost_gateway.upstream.worker import UNREADABLE, Answer, WorkerProblemBody
+from webhost_gateway.upstream.worker import Answer
 
 END_S = 1.0
 """How long the Worker's stream may take to end after `done`, before its connection is cut."""

@@ -13,70 +13,38 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
-from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
-from prometheus_client import Counter
+from prometheus_client import Histogram
 from webhost_contracts.invoke import MAX_ANSWER_BYTES, InvokeResponse
 from webhost_contracts.signatures import INVOKE_SIGNATURE_HEADER
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import RuntimeFailed
 from webhost_kit.keys import Signer
-from webhost_kit.process.metrics import CALL_S, HotHistogram
-from webhost_kit.process.observability import redact_text
+from webhost_kit.process.metrics import CALL_S
 
 from webhost_gateway import spans
 from webhost_gateway.flow_control import FREE_BYTES, FlowControl
 from webhost_gateway.upstream.connection import BrokenOff, Connection
+from webhost_gateway.upstream.failures import (
+    SNIPPET_BYTES,
+    UNREADABLE,
+    HeldUp,
+    NotSent,
+    WorkerProblemBody,
+    failed,
+    reported,
+    timed_out,
+)
 from webhost_gateway.upstream.pool import NotConnected, Origin, Pool
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding a Worker's JSON can raise; the last if it is nested too deeply."""
-
-SNIPPET_CHARS = 500
-SNIPPET_BYTES = 4096
-
-Failure = Literal[
-    "network_error", "timeout", "upstream_status", "invalid_response", "session_expired"
-]
-
-_first_byte = HotHistogram(
+_first_byte = Histogram(
     "webhost_gateway_worker_first_byte_seconds",
     "Seconds until a Worker began to answer, a new connection included",
     buckets=CALL_S,
-).labels()
-_failures = Counter(
-    "webhost_gateway_worker_failures_total",
-    "Calls that failed at their Worker, by `details.failure`",
-    ["failure"],
 )
-for _failure in get_args(Failure):
-    _failures.labels(_failure)
-
 _response = msgspec.json.Decoder(InvokeResponse)
-
-
-class NotSent(RuntimeFailed):
-    """The connection was not made: no byte of the request was written."""
-
-
-class HeldUp(RuntimeFailed):
-    """Time ran out, and not for want of the agent's answer."""
-
-
-class WorkerProblem(msgspec.Struct, frozen=True):
-    """How the front describes a failure."""
-
-    code: str = ""
-    message: str = ""
-    retryable: bool | None = None
-
-
-class WorkerProblemBody(msgspec.Struct, frozen=True):
-    """The body of a Worker's failure, and the data of its `error` event."""
-
-    error: WorkerProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +122,7 @@ class Answer:
 
     def reported(self, problem: WorkerProblemBody) -> RuntimeFailed:
         """Return the failure that the Worker reported in its stream."""
-        return _reported(200, msgspec.json.encode(problem), self._host)
+        return reported(200, msgspec.json.encode(problem), self._host)
 
 
 class Upstream:
@@ -209,11 +177,11 @@ class Upstream:
                     limit.reschedule(ends_at)
                     if connection.status != 200:
                         beginning = await _beginning(connection)
-                        raise _reported(connection.status, beginning, address.host)
+                        raise reported(connection.status, beginning, address.host)
                     yield Answer(connection, address.host, call.flow)
             except TimeoutError as error:
                 unsent = NotSent if connection is None else RuntimeFailed
-                raise _timed_out(address, HeldUp if call.flow.held_up else unsent) from error
+                raise timed_out(address.host, HeldUp if call.flow.held_up else unsent) from error
             except NotConnected as error:
                 message = "The agent's runtime could not be reached."
                 failure = "timeout" if error.timed_out else "network_error"
@@ -251,49 +219,6 @@ class Upstream:
             name, _, port = self._connect_to.rpartition(":")
             origin = Origin(name.strip("[]"), int(port), tls=False)
         return _Address(origin, url.netloc, head)
-
-
-def _timed_out(address: _Address, kind: type[RuntimeFailed] = RuntimeFailed) -> RuntimeFailed:
-    return failed("timeout", "The agent did not answer in time.", address.host, kind=kind)
-
-
-def failed(
-    failure: Failure,
-    message: str,
-    host: str,
-    *,
-    status: int | None = None,
-    body: bytes = b"",
-    retryable: bool | None = None,
-    kind: type[RuntimeFailed] = RuntimeFailed,
-) -> RuntimeFailed:
-    """Return the problem to report to the caller for a failure of the data plane."""
-    _failures.labels(failure).inc()
-    details: dict[str, Any] = {"failure": failure, "invokeHost": host}
-    if status is not None:
-        details["upstreamStatus"] = status
-    if body:
-        text = redact_text(body[:SNIPPET_BYTES].decode("utf-8", "replace"))
-        details["upstreamBodySnippet"] = text[:SNIPPET_CHARS]
-    if retryable is None:
-        retryable = failure in ("network_error", "timeout")
-    status_of_ours = 504 if failure == "timeout" else None
-    return kind(message, details=details, retryable=retryable, status=status_of_ours)
-
-
-def _reported(status: int, body: bytes, host: str) -> RuntimeFailed:
-    try:
-        problem = msgspec.json.decode(body, type=WorkerProblemBody).error
-    except UNREADABLE:
-        problem = WorkerProblem()
-    if problem.code == "SESSION_EXPIRED":
-        message = "The session does not exist or has expired."
-        return failed("session_expired", message, host, status=status)
-    retryable = problem.retryable
-    if retryable is None:
-        retryable = status == 429 or status >= 500
-    message = "The agent failed."
-    return failed("upstream_status", message, host, status=status, body=body, retryable=retryable)
 
 
 async def _beginning(connection: Connection) -> bytes:
