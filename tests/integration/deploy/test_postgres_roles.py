@@ -43,10 +43,9 @@ def test_what_the_cluster_runs_makes_a_service_start(postgres: Postgres) -> None
     ]
     roles = [it["name"] for it in cluster["spec"]["managed"]["roles"]]
     with psycopg.connect(postgres.dsn_of(DATABASE), autocommit=True) as connection:
-        for _ in range(2):  # whoever runs it by hand may repeat it
-            for statement in (*bootstrap["postInitApplicationSQL"], text):
-                connection.execute(statement.encode())
-        for name in roles:
+        for statement in (*bootstrap["postInitApplicationSQL"], text, text):
+            connection.execute(statement.encode())  # whoever runs the file by hand may repeat it
+        for name in (*roles, "streaming_replica"):
             connection.execute(
                 sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(
                     sql.Identifier(name), sql.Literal(PASSWORD)
@@ -56,6 +55,11 @@ def test_what_the_cluster_runs_makes_a_service_start(postgres: Postgres) -> None
             "SELECT has_database_privilege('pg_monitor', 'postgres', 'CONNECT')"
         ).fetchone()
     assert monitors == (True,)
+
+    # given an old primary that comes back: pg_rewind connects so to the new one, and then replicates
+    replica = dsn(postgres, "streaming_replica", "postgres")
+    psycopg.connect(replica).close()
+    psycopg.connect(f"{replica}?replication=true", autocommit=True).close()
 
     upgrade(dsn(postgres, owner("gateway")), package_of("gateway"), role("gateway"))
     wait_for_schema(dsn(postgres, role("gateway")), package_of("gateway"))
