@@ -141,6 +141,9 @@ def _rollout(deployment: Object) -> Iterator[str]:
     spread = pod_of(deployment).get("topologySpreadConstraints", ())
     if "kubernetes.io/hostname" not in {one["topologyKey"] for one in spread}:
         yield "may have all its processes on one node"
+    # A node that is cordoned, tainted or full counts as one with room: better uneven than Pending.
+    if "DoNotSchedule" in {one["whenUnsatisfiable"] for one in spread}:
+        yield "waits for a node that takes no Pods"
     [container] = pod_of(deployment)["containers"]
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     takes_requests = any(port["name"] == "http" for port in container["ports"])

@@ -129,6 +129,12 @@ POLICY: dict[str, tuple[Break, str]] = {
         lambda it: gateway(it).pop("topologySpreadConstraints"),
         "may have all its processes on one node",
     ),
+    "spread at any price": (
+        lambda it: gateway(it)["topologySpreadConstraints"][0].update(
+            whenUnsatisfiable="DoNotSchedule"
+        ),
+        "waits for a node that takes no Pods",
+    ),
     "nothing denied": (
         lambda it: it["NetworkPolicy default-deny"]["spec"].update(egress=[{}]),
         "no NetworkPolicy that denies everything by default",
