@@ -25,7 +25,10 @@ VARIANTS: dict[str, dict[str, dict[str, str]]] = {
         }
     },
     "production, Postgres elsewhere": {
-        _PRODUCTION: {_POSTGRES: "  - ../../components/external-postgres\n"}
+        _PRODUCTION: {
+            _POSTGRES: "",
+            "  # - external-postgres.yaml\n": "  - external-postgres.yaml\n",
+        }
     },
 }
 """What is checked, by name: an overlay, the first word of it, with these replacements in files."""

@@ -13,8 +13,16 @@ POSTGRES = {"cnpg.io/cluster": "webhost-postgres"}
 GATEWAYS_POSTGRES = {"cnpg.io/cluster": "webhost-gateway-postgres"}
 CLOUDFLARE = "104.16.132.229"
 ELSEWHERE = "8.8.8.8"
-OF_THE_ISSUER = "203.0.113.7"
-INSIDE = "10.1.2.3"
+OF_POSTGRES = "203.0.113.7"
+INSIDE = (
+    "10.1.2.3",
+    "172.20.0.1",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "fd00::1",
+    "fe80::1",
+)
 
 
 class Network:
@@ -59,8 +67,12 @@ def _port(port: int | str, rule: Object) -> bool:
 def _peer(peer: dict[str, str] | str, peers: list[Object]) -> bool:
     """A peer within the namespace, or an address."""
     if isinstance(peer, str):
-        blocks = [ip_network(it["ipBlock"]["cidr"]) for it in peers if "ipBlock" in it]
-        return any(ip_address(peer) in block for block in blocks)
+        blocks = [it["ipBlock"] for it in peers if "ipBlock" in it]
+        return any(
+            ip_address(peer) in ip_network(block["cidr"])
+            and not any(ip_address(peer) in ip_network(it) for it in block.get("except", ()))
+            for block in blocks
+        )
     return any(
         _selects(it["podSelector"], peer)
         for it in peers
@@ -118,20 +130,22 @@ def test_the_gateway_alone_reaches_a_database_of_its_own() -> None:
         assert network.connects(sender, "postgres", 5432) == (sender in {*others, "postgres"})
 
 
-def test_who_leaves_the_cluster(network: Network) -> None:
-    """Cloudflare: gateway (Workers) and deployer (its API too); the issuer; LemonSqueezy."""
-    ours = network.pods.keys() - {"postgres", "gateway-postgres"}
-    for sender in ours:
-        assert network.leaves(sender, CLOUDFLARE, 443) == (sender in ("gateway", "deployer"))
-        named = sender in ("api", "gateway", "billing")
-        assert network.leaves(sender, OF_THE_ISSUER, 443) == named, sender
-        assert not network.leaves(sender, ELSEWHERE, 443)
+@pytest.mark.parametrize("overlay", ["production", "local"])
+def test_who_leaves_the_cluster(overlay: str) -> None:
+    """Cloudflare: gateway (Workers) and deployer (its API too). Issuer, LemonSqueezy: anywhere public."""
+    network = Network(overlay)
+    for sender in network.pods.keys() - {"postgres", "gateway-postgres"}:
+        anywhere = sender in ("api", "gateway", "billing")
+        assert network.leaves(sender, ELSEWHERE, 443) == anywhere, sender
+        assert network.leaves(sender, CLOUDFLARE, 443) == (anywhere or sender == "deployer")
         assert not network.leaves(sender, CLOUDFLARE, 80)
-        assert not network.leaves(sender, INSIDE, 443)
+        for address in INSIDE:
+            assert not network.leaves(sender, address, 443), (sender, address)
 
 
 def test_postgres_elsewhere_is_reached_at_its_address() -> None:
     network = Network("production, Postgres elsewhere")
     for sender in network.pods.keys() - {"postgres", "gateway-postgres"}:
         allowed = sender in SERVICES or sender.startswith("migrate-")
-        assert network.leaves(sender, OF_THE_ISSUER, 5432) == allowed, sender
+        assert network.leaves(sender, OF_POSTGRES, 5432) == allowed, sender
+        assert not network.leaves(sender, ELSEWHERE, 5432)
