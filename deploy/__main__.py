@@ -1,13 +1,22 @@
 """`python -m deploy check` checks the manifests, `write` writes what is generated in them.
 
-`python -m deploy secrets` prints the Secrets of a new installation: see `deploy.secrets`.
+`python -m deploy secrets` prints the Secrets of an installation, `roles` makes its roles in a
+Postgres elsewhere: see `deploy.secrets` and `deploy.roles`.
 """
 
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from deploy import environment_check, generated, policy_check, rendering, schema_check, secrets
+from deploy import (
+    environment_check,
+    generated,
+    policy_check,
+    rendering,
+    roles,
+    schema_check,
+    secrets,
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -20,6 +29,10 @@ def main(arguments: list[str]) -> None:
             generated.write()
         case ["secrets", *options]:
             secrets.main(options)
+        case ["roles", *services]:
+            roles.main(services)
+        case ["--help" | "-h"]:
+            print(__doc__)
         case _:
             sys.exit(__doc__)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from webhost_local.identities import KEY_HOLDERS, Identities
+from webhost_local.identities import KEY_HOLDERS
 from webhost_local.nats_accounts import SERVICES
 
 from deploy.environment_check import given_to, keys_of, settings_of
@@ -34,7 +34,7 @@ OF_OTHERS = {
 
 
 def made(places: Places) -> dict[str, dict[str, str]]:
-    return {it["metadata"]["name"]: it["stringData"] for it in secrets(Identities(), places)}
+    return {it["metadata"]["name"]: it["stringData"] for it in secrets(places)}
 
 
 @pytest.mark.parametrize(

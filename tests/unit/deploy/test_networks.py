@@ -132,7 +132,7 @@ def test_the_gateway_alone_reaches_a_database_of_its_own() -> None:
 
 @pytest.mark.parametrize("overlay", ["production", "local"])
 def test_who_leaves_the_cluster(overlay: str) -> None:
-    """Cloudflare: gateway (Workers) and deployer (its API too). Issuer, LemonSqueezy: anywhere public."""
+    """To Cloudflare: gateway and deployer. To issuer and LemonSqueezy, so anywhere: three."""
     network = Network(overlay)
     for sender in network.pods.keys() - {"postgres", "gateway-postgres"}:
         anywhere = sender in ("api", "gateway", "billing")
