@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from deploy import (
+    connections_check,
     environment_check,
     generated,
     policy_check,
+    reference_check,
     rendering,
     roles,
     schema_check,
@@ -51,6 +53,8 @@ def check() -> Iterator[str]:
             *policy_check.problems(objects),
             *policy_check.drain_problems(objects, environment_check.longest_call_s(objects)),
             *environment_check.problems(objects),
+            *connections_check.problems(objects),
+            *reference_check.problems(objects),
         ):
             yield f"{variant}: {problem}"
         if variant == "production":

@@ -4,6 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from deploy.reference_check import selects
 from deploy.rendering import Object, of_kind, workloads
 from tests.unit.deploy.overlays import rendered
 
@@ -54,7 +55,7 @@ class Network:
         return any(
             _port(port, rule) and _peer(peer, rule["from" if way == "ingress" else "to"])
             for policy in self._policies
-            if _selects(policy["podSelector"], self.pods[pod])
+            if selects(policy["podSelector"], self.pods[pod])
             for rule in policy.get(way, ())
             if ("from" if way == "ingress" else "to") in rule
         )
@@ -74,19 +75,10 @@ def _peer(peer: dict[str, str] | str, peers: list[Object]) -> bool:
             for block in blocks
         )
     return any(
-        _selects(it["podSelector"], peer)
+        selects(it["podSelector"], peer)
         for it in peers
         if "podSelector" in it and "namespaceSelector" not in it
     )
-
-
-def _selects(selector: Object, labels: dict[str, str]) -> bool:
-    for expression in selector.get("matchExpressions", ()):
-        is_in = labels.get(expression["key"]) in expression["values"]
-        assert expression["operator"] in ("In", "NotIn")
-        if is_in != (expression["operator"] == "In"):
-            return False
-    return selector.get("matchLabels", {}).items() <= labels.items()
 
 
 @pytest.fixture(scope="module")
