@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def render(variant: str) -> list[Object]:
     overlay = Path("overlays", variant.partition(",")[0])
     replacements = VARIANTS[variant]
     if not replacements:
-        return _kustomize(K8S / overlay)
+        return kustomize(K8S / overlay)
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory, "k8s")
         shutil.copytree(K8S, copy)
@@ -50,10 +51,11 @@ def render(variant: str) -> list[Object]:
                     raise RuntimeError(f"{name} has no line {old.strip()!r}")
                 text = text.replace(old, new)
             (copy / name).write_text(text)
-        return _kustomize(copy / overlay)
+        return kustomize(copy / overlay)
 
 
-def _kustomize(directory: Path) -> list[Object]:
+def kustomize(directory: Path) -> list[Object]:
+    """Return the objects of a folder. Raises RuntimeError with what kustomize says."""
     kubectl = Path(sysconfig.get_path("scripts")) / "kubectl"
     run = subprocess.run(  # noqa: S603
         [kubectl, "kustomize", directory], capture_output=True, text=True, check=False
@@ -71,6 +73,18 @@ def name_of(found: Object) -> str:
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
     """Return the objects of these kinds."""
     return [found for found in objects if found["kind"] in kinds]
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield every line of text in an object."""
+    if isinstance(value, str):
+        yield from value.splitlines()
+    elif isinstance(value, dict):
+        for one in value.values():  # pyright: ignore[reportUnknownVariableType]
+            yield from texts(one)
+    elif isinstance(value, list):
+        for one in value:  # pyright: ignore[reportUnknownVariableType]
+            yield from texts(one)
 
 
 def workloads(objects: list[Object]) -> list[Object]:

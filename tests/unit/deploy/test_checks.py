@@ -333,3 +333,23 @@ def test_a_generated_file_that_is_old_is_found(monkeypatch: pytest.MonkeyPatch) 
     assert list(generated.problems()) == [
         "base/nats/accounts.conf: is not what code says; run `make docs`"
     ]
+
+
+def test_what_is_to_be_filled_in_is_said() -> None:
+    found = set(policy_check.left_over(rendered("production")))
+    assert "Deployment webhost-api: registry.example.com is an example" in found
+    assert "Ingress webhost-origin: agents.example.com is an example" in found
+    assert {it.rpartition(": ")[2] for it in found if it.startswith("ConfigMap")} == {
+        f"{name} is empty"
+        for name in (
+            "WEBHOST_INSTALLATION_ID",
+            "JWT_ISSUER",
+            "JWT_AUDIENCE",
+            "CLOUDFLARE_ACCOUNT_ID",
+            "CONTROL_PLANE_TELEMETRY_REPORT_URL",
+            "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN",
+            "CLOUDFLARE_ZONE_ID",
+        )
+    }
+    elsewhere = policy_check.left_over(rendered("production, Postgres elsewhere"))
+    assert "NetworkPolicy to-postgres: 203.0.113. is an example" in elsewhere
