@@ -140,7 +140,7 @@ def _runs(kind: str, container: Object) -> Iterator[str]:
     elif "webhost-" in image and tag != version():
         yield f"image {container['image']} is not of version {version()}"
     for probe in PROBES:
-        if kind != "Job" and probe not in container:
+        if kind not in ("Job", "Pod") and probe not in container:
             yield f"has no {probe}"
 
 

@@ -14,6 +14,7 @@ from deploy.rendering import (
     name_of,
     of_kind,
     service_of,
+    template_of,
     workloads,
 )
 
@@ -67,7 +68,7 @@ def selects(selector: Object, labels: dict[str, str]) -> bool:
 def _pods(objects: list[Object]) -> Iterator[_Pod]:
     for workload in workloads(objects):
         ports = {port["name"] for one in containers_of(workload) for port in one.get("ports", ())}
-        yield _Pod(workload["spec"]["template"]["metadata"]["labels"], ports)
+        yield _Pod(template_of(workload)["metadata"]["labels"], ports)
     for cluster in of_kind(objects, "Cluster"):
         yield _Pod({"cnpg.io/cluster": cluster["metadata"]["name"]}, None)
     yield _Pod(OPERATORS, None)

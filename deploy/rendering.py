@@ -22,7 +22,8 @@ VARIANTS: dict[str, dict[str, dict[str, str]]] = {
     "production": {},
     "production, the gateway's database apart": {
         _PRODUCTION: {
-            "  # - ../../components/gateway-postgres\n": "  - ../../components/gateway-postgres\n"
+            "  # - ../../components/gateway-postgres\n": "  - ../../components/gateway-postgres\n",
+            "  # - ../../components/operator\n": "  - ../../components/operator\n",
         }
     },
     "production, Postgres elsewhere": {
@@ -89,12 +90,17 @@ def texts(value: Any) -> Iterator[str]:
 
 def workloads(objects: list[Object]) -> list[Object]:
     """Return what makes Pods of our own."""
-    return of_kind(objects, "Deployment", "StatefulSet", "Job")
+    return of_kind(objects, "Deployment", "StatefulSet", "Job", "Pod")
+
+
+def template_of(workload: Object) -> Object:
+    """Return what its Pods are made by; a Pod by itself."""
+    return workload if workload["kind"] == "Pod" else workload["spec"]["template"]
 
 
 def pod_of(workload: Object) -> Object:
     """Return the spec of its Pods."""
-    return workload["spec"]["template"]["spec"]
+    return template_of(workload)["spec"]
 
 
 def containers_of(workload: Object) -> list[Object]:
@@ -105,7 +111,7 @@ def containers_of(workload: Object) -> list[Object]:
 
 def label(workload: Object, name: str) -> str | None:
     """Return a label of its Pods."""
-    return workload["spec"]["template"]["metadata"]["labels"].get(f"app.kubernetes.io/{name}")
+    return template_of(workload)["metadata"]["labels"].get(f"app.kubernetes.io/{name}")
 
 
 def service_of(workload: Object) -> str | None:

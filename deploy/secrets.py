@@ -19,7 +19,7 @@ from secrets import token_urlsafe
 
 import yaml
 from webhost_local.identities import KEY_HOLDERS, Identities, owner, role
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.nats_accounts import OPERATOR, SERVICES
 from webhost_local.provision import DATABASE
 
 from deploy.rendering import Object
@@ -84,6 +84,8 @@ def _made(identities: Identities, places: Places, existing: Values) -> Iterator[
         yield _secret(f"webhost-{service}-migrations", {"MIGRATIONS_DATABASE_URL": dsn})
         yield _login(f"webhost-role-{service}", role(service), own)
         yield _login(f"webhost-role-{service}-owner", owner(service), owners)
+    nats_url = places.nats.format(f"{OPERATOR}:{passwords[OPERATOR]}")
+    yield _secret(f"webhost-{OPERATOR}", {"NATS_URL": nats_url})
     for service in KEY_HOLDERS:
         lines = [f"{name}={text}\n" for name, text in identities.settings_of(service).items()]
         yield _secret(f"webhost-{service}-keys", {"keys.env": "".join(lines)})

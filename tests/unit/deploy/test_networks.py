@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from deploy.reference_check import selects
-from deploy.rendering import Object, of_kind, workloads
+from deploy.rendering import Object, of_kind, template_of, workloads
 from tests.unit.deploy.overlays import rendered
 
 SERVICES = ("api", "gateway", "deployer", "telemetry-ingest", "billing")
@@ -34,9 +34,7 @@ class Network:
         self._policies = [it["spec"] for it in of_kind(objects, "NetworkPolicy")]
         self.pods: dict[str, dict[str, str]] = {
             labels["app.kubernetes.io/name"].removeprefix("webhost-"): labels
-            for labels in (
-                it["spec"]["template"]["metadata"]["labels"] for it in workloads(objects)
-            )
+            for labels in (template_of(it)["metadata"]["labels"] for it in workloads(objects))
         }
         self.pods |= {"postgres": POSTGRES, "gateway-postgres": GATEWAYS_POSTGRES}
 
@@ -118,6 +116,8 @@ def test_the_gateway_alone_reaches_a_database_of_its_own() -> None:
     own = {"gateway", "migrate-gateway", "gateway-postgres"}
     for sender in network.pods:
         assert network.connects(sender, "gateway-postgres", 5432) == (sender in own), sender
+        reaches_nats = sender in (*SERVICES, "operator")
+        assert network.connects(sender, "nats", "nats") == reaches_nats, sender
         others = {f"{kind}{it}" for it in SERVICES for kind in ("", "migrate-")} - own
         assert network.connects(sender, "postgres", 5432) == (sender in {*others, "postgres"})
 
