@@ -1,23 +1,42 @@
 """`python -m deploy check` checks the manifests.
 
-`python -m deploy secrets` prints the Secrets of a new installation: see `deploy.secrets`.
+`python -m deploy check PATH` checks an overlay of your own, and says what is still to be filled in.
+
+`python -m deploy secrets` prints the Secrets of an installation, `roles` makes its roles in a
+Postgres elsewhere: see `deploy.secrets` and `deploy.roles`.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from deploy import environment_check, policy_check, rendering, schema_check, secrets
+from deploy import (
+    connections_check,
+    environment_check,
+    policy_check,
+    reference_check,
+    rendering,
+    roles,
+    schema_check,
+    secrets,
+)
 
 
 def main(arguments: list[str]) -> None:
     """Do what the first argument says."""
     match arguments:
+        case ["--help" | "-h"]:
+            print(__doc__)
         case ["check"]:
-            found = dict.fromkeys(check())
-            sys.exit("\n".join(found) if found else 0)
+            _end(check())
+        case ["check", path]:
+            objects = rendering.kustomize(Path(path))
+            _end((*_problems(objects, objects), *policy_check.left_over(objects)))
         case ["secrets", *options]:
             secrets.main(options)
+        case ["roles", *services]:
+            roles.main(services)
         case _:
             sys.exit(__doc__)
 
@@ -30,15 +49,24 @@ def check() -> Iterator[str]:
     for variant, objects in zip(rendering.VARIANTS, rendered, strict=True):
         new = [found for found in objects if found not in seen]
         seen += new
-        for problem in (
-            *schema_check.problems(new),
-            *policy_check.problems(objects),
-            *policy_check.drain_problems(objects, environment_check.longest_call_s(objects)),
-            *environment_check.problems(objects),
-        ):
+        for problem in _problems(objects, new):
             yield f"{variant}: {problem}"
         if variant == "production":
             yield from environment_check.unnamed(objects)
+
+
+def _problems(objects: list[rendering.Object], new: list[rendering.Object]) -> Iterator[str]:
+    yield from schema_check.problems(new)
+    yield from policy_check.problems(objects)
+    yield from policy_check.drain_problems(objects, environment_check.longest_call_s(objects))
+    yield from environment_check.problems(objects)
+    yield from connections_check.problems(objects)
+    yield from reference_check.problems(objects)
+
+
+def _end(problems: Iterable[str]) -> None:
+    found = dict.fromkeys(problems)
+    sys.exit("\n".join(found) if found else 0)
 
 
 if __name__ == "__main__":

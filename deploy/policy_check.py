@@ -4,17 +4,27 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from webhost_kit.process.service import GRACE_S
 
-from deploy.rendering import Object, containers_of, label, name_of, of_kind, pod_of, workloads
+from deploy.rendering import (
+    Object,
+    containers_of,
+    label,
+    name_of,
+    of_kind,
+    pod_of,
+    texts,
+    workloads,
+)
 
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 CLOSING_S = 10
 """What a process may take to close, once the last request has ended."""
 PASSES_CALLS = ("webhost-gateway", "webhost-origin")
 """Through what the longest call goes."""
+EXAMPLES = ("registry.example.com", "agents.example.com", "203.0.113.")
+"""What the overlays say for something of an installation's own."""
 
 _PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 _ADDRESS_WITH_PASSWORD = re.compile(r"://[^\s:@/\"]+:(?!\$\()[^\s@/\"]+@")
@@ -31,7 +41,7 @@ def problems(objects: list[Object]) -> Iterator[str]:
     for secret in of_kind(objects, "Secret"):
         yield f"{name_of(secret)}: a Secret has no place in the tree"
     for found in objects:
-        for text in _texts(found):
+        for text in texts(found):
             if _ADDRESS_WITH_PASSWORD.search(text) or _PASSWORD.search(text):
                 yield f"{name_of(found)}: holds a secret"
     yield from _Namespace(objects).problems()
@@ -130,7 +140,7 @@ def _runs(kind: str, container: Object) -> Iterator[str]:
     elif "webhost-" in image and tag != version():
         yield f"image {container['image']} is not of version {version()}"
     for probe in PROBES:
-        if kind != "Job" and probe not in container:
+        if kind not in ("Job", "Pod") and probe not in container:
             yield f"has no {probe}"
 
 
@@ -141,11 +151,26 @@ def _rollout(deployment: Object) -> Iterator[str]:
     spread = pod_of(deployment).get("topologySpreadConstraints", ())
     if "kubernetes.io/hostname" not in {one["topologyKey"] for one in spread}:
         yield "may have all its processes on one node"
+    # A node that is cordoned, tainted or full counts as one with room: better uneven than Pending.
+    if "DoNotSchedule" in {one["whenUnsatisfiable"] for one in spread}:
+        yield "waits for a node that takes no Pods"
     [container] = pod_of(deployment)["containers"]
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     takes_requests = any(port["name"] == "http" for port in container["ports"])
     if takes_requests and not pause:
         yield "stops while requests are still sent to it"
+
+
+def left_over(objects: list[Object]) -> Iterator[str]:
+    """Yield what an installation has to set or to replace."""
+    for found in objects:
+        if found["kind"] == "ConfigMap":
+            data: dict[str, str] = found.get("data") or {}
+            for name, value in data.items():
+                if not value:
+                    yield f"{name_of(found)}: {name} is empty"
+        for text in texts(found):
+            yield from (f"{name_of(found)}: {it} is an example" for it in EXAMPLES if it in text)
 
 
 def drain_problems(objects: list[Object], longest_call_s: float) -> Iterator[str]:
@@ -163,14 +188,3 @@ def drain_problems(objects: list[Object], longest_call_s: float) -> Iterator[str
 def needed_s(name: str | None, longest_call_s: float) -> float:
     """Return how long what has this name may take to end, once nothing more is sent to it."""
     return (max(GRACE_S, longest_call_s) if name in PASSES_CALLS else GRACE_S) + CLOSING_S
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield from value.splitlines()
-    elif isinstance(value, dict):
-        for one in value.values():  # pyright: ignore[reportUnknownVariableType]
-            yield from _texts(one)
-    elif isinstance(value, list):
-        for one in value:  # pyright: ignore[reportUnknownVariableType]
-            yield from _texts(one)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ VARIANTS: dict[str, dict[str, dict[str, str]]] = {
     "production": {},
     "production, the gateway's database apart": {
         _PRODUCTION: {
-            "  # - ../../components/gateway-postgres\n": "  - ../../components/gateway-postgres\n"
+            "  # - ../../components/gateway-postgres\n": "  - ../../components/gateway-postgres\n",
+            "  # - ../../components/operator\n": "  - ../../components/operator\n",
         }
     },
     "production, Postgres elsewhere": {
-        _PRODUCTION: {_POSTGRES: "  - ../../components/external-postgres\n"}
+        _PRODUCTION: {
+            _POSTGRES: "",
+            "  # - external-postgres.yaml\n": "  - external-postgres.yaml\n",
+        }
     },
 }
 """What is checked, by name: an overlay, the first word of it, with these replacements in files."""
@@ -36,7 +41,7 @@ def render(variant: str) -> list[Object]:
     overlay = Path("overlays", variant.partition(",")[0])
     replacements = VARIANTS[variant]
     if not replacements:
-        return _kustomize(K8S / overlay)
+        return kustomize(K8S / overlay)
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory, "k8s")
         shutil.copytree(K8S, copy)
@@ -47,10 +52,11 @@ def render(variant: str) -> list[Object]:
                     raise RuntimeError(f"{name} has no line {old.strip()!r}")
                 text = text.replace(old, new)
             (copy / name).write_text(text)
-        return _kustomize(copy / overlay)
+        return kustomize(copy / overlay)
 
 
-def _kustomize(directory: Path) -> list[Object]:
+def kustomize(directory: Path) -> list[Object]:
+    """Return the objects of a folder. Raises RuntimeError with what kustomize says."""
     kubectl = Path(sysconfig.get_path("scripts")) / "kubectl"
     run = subprocess.run(  # noqa: S603
         [kubectl, "kustomize", directory], capture_output=True, text=True, check=False
@@ -70,14 +76,31 @@ def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
     return [found for found in objects if found["kind"] in kinds]
 
 
+def texts(value: Any) -> Iterator[str]:
+    """Yield every line of text in an object."""
+    if isinstance(value, str):
+        yield from value.splitlines()
+    elif isinstance(value, dict):
+        for one in value.values():  # pyright: ignore[reportUnknownVariableType]
+            yield from texts(one)
+    elif isinstance(value, list):
+        for one in value:  # pyright: ignore[reportUnknownVariableType]
+            yield from texts(one)
+
+
 def workloads(objects: list[Object]) -> list[Object]:
     """Return what makes Pods of our own."""
-    return of_kind(objects, "Deployment", "StatefulSet", "Job")
+    return of_kind(objects, "Deployment", "StatefulSet", "Job", "Pod")
+
+
+def template_of(workload: Object) -> Object:
+    """Return what its Pods are made by; a Pod by itself."""
+    return workload if workload["kind"] == "Pod" else workload["spec"]["template"]
 
 
 def pod_of(workload: Object) -> Object:
     """Return the spec of its Pods."""
-    return workload["spec"]["template"]["spec"]
+    return template_of(workload)["spec"]
 
 
 def containers_of(workload: Object) -> list[Object]:
@@ -88,7 +111,7 @@ def containers_of(workload: Object) -> list[Object]:
 
 def label(workload: Object, name: str) -> str | None:
     """Return a label of its Pods."""
-    return workload["spec"]["template"]["metadata"]["labels"].get(f"app.kubernetes.io/{name}")
+    return template_of(workload)["metadata"]["labels"].get(f"app.kubernetes.io/{name}")
 
 
 def service_of(workload: Object) -> str | None:

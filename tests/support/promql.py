@@ -161,12 +161,19 @@ class Scrapes:
                 }
                 per = name == "rate"
                 return {it: by / (over_s if per else 1) for it, (by, over_s) in grown.items()}
-            case "absent", [argument]:
-                return {} if self._vector(argument, at_s) else {frozenset(): 1.0}
+            case "absent", [promql.VectorSelector() as selector]:
+                found = self._vector(selector, at_s)
+                return {} if found else {frozenset(_equal(selector)): 1.0}
             case "histogram_quantile", [promql.NumberLiteral() as quantile, argument]:
                 return _quantiles(quantile.val, self._vector(argument, at_s))
             case _:
                 raise NotImplementedError(name)
+
+
+def _equal(selector: promql.VectorSelector) -> Iterator[tuple[str, str]]:
+    for matcher in selector.matchers.matchers:
+        if matcher.op == promql.MatchOp.Equal:
+            yield matcher.name, matcher.value
 
 
 def _matches(selector: promql.VectorSelector, labels: dict[str, str]) -> bool:
@@ -187,6 +194,10 @@ def _grown(samples: list[tuple[float, float]]) -> float:
 
 
 def _combined(op: str, left: Vector | float, right: Vector | float) -> Vector | float:
+    if op == "or":
+        assert isinstance(left, dict)
+        assert isinstance(right, dict)
+        return right | left
     if op in ("and", "unless"):
         assert isinstance(left, dict)
         assert isinstance(right, dict)

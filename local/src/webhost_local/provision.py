@@ -4,8 +4,10 @@ The owner migrates; the service's role owns nothing, and connects to this databa
 Idempotent, and applied at every start: missing roles are created, passwords, owners and privileges
 are corrected.
 
-`python -m webhost_local.provision [SERVICE…]` prints the same without passwords, to be run by a
-superuser in the database of an installation elsewhere.
+It is done by a superuser, or by a role with CREATEDB and CREATEROLE, as managed servers give: what
+such a server keeps to itself (its own databases, functions) is left as it is, with a warning.
+
+`python -m webhost_local.provision [SERVICE…]` prints the same without passwords.
 """
 
 import sys
@@ -40,13 +42,15 @@ def provision(
 
 
 def statements(services: Iterable[str]) -> Iterator[sql.Composed]:
-    """Yield what a superuser runs in the database, after which the roles lack passwords alone."""
-    for other in ("postgres", "template1", DATABASE):
-        yield _q("REVOKE ALL ON DATABASE {} FROM PUBLIC", other)
+    """Yield what is run in the database, after which the roles lack passwords alone."""
+    yield _q("REVOKE ALL ON DATABASE {} FROM PUBLIC", DATABASE)
     yield _q("REVOKE ALL ON SCHEMA {} FROM PUBLIC", "public")
+    for other in ("postgres", "template1"):
+        yield _where_it_may(_q("REVOKE ALL ON DATABASE {} FROM PUBLIC", other))
     # Otherwise everybody may make large objects, in whichever database they are in.
     for function in ("lo_create(oid)", "lo_creat(integer)", "lo_from_bytea(oid, bytea)"):
-        yield sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC").format(sql.SQL(function))
+        revoke = sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC")
+        yield _where_it_may(revoke.format(sql.SQL(function)))
     for service in services:
         name = schema(service)
         for one in (owner(service), role(service)):
@@ -59,10 +63,19 @@ def statements(services: Iterable[str]) -> Iterator[sql.Composed]:
 
 
 def _create_role(name: str) -> sql.Composed:
+    # Who is no superuser gives what it owns to its members only, and makes itself one.
     return sql.SQL(
-        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN"
-        " CREATE ROLE {} LOGIN; END IF; END $$"
-    ).format(sql.Literal(name), sql.Identifier(name))
+        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {name}) THEN"
+        " CREATE ROLE {role} LOGIN; END IF;"
+        " IF NOT pg_has_role({name}, 'USAGE') THEN GRANT {role} TO CURRENT_USER; END IF; END $$"
+    ).format(name=sql.Literal(name), role=sql.Identifier(name))
+
+
+def _where_it_may(statement: sql.Composed) -> sql.Composed:
+    return sql.SQL(
+        "DO $$ BEGIN {}; EXCEPTION WHEN insufficient_privilege OR invalid_catalog_name"
+        " THEN RAISE WARNING '%', SQLERRM; END $$"
+    ).format(statement)
 
 
 def _set_password(connection: psycopg.Connection, name: str, password: str) -> None:

@@ -14,7 +14,6 @@ from nats.errors import Error as NatsError
 from nats.js.api import KeyValueConfig, StorageType, StreamConfig
 from webhost_contracts import subjects
 from webhost_kit.bus import streams
-from webhost_local.identities import Identities
 from webhost_local.nats_server import binary
 from webhost_local.ports import free_port
 
@@ -44,7 +43,7 @@ class Cluster:
         [stateful_set] = of_kind(objects, "StatefulSet")
         assert stateful_set["spec"]["replicas"] == SERVERS
         [self._container] = containers_of(stateful_set)
-        made = {it["metadata"]["name"]: it["stringData"] for it in secrets(Identities(), Places())}
+        made = {it["metadata"]["name"]: it["stringData"] for it in secrets(Places())}
         self.passwords = made["webhost-nats"]
         self._directory = directory
         _, self.authority = certificate(directory, "localhost")

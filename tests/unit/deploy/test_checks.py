@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy import environment_check, policy_check, schema_check
+from deploy import (
+    connections_check,
+    environment_check,
+    policy_check,
+    reference_check,
+    schema_check,
+)
 from deploy.rendering import Object, pod_of
 from tests.unit.deploy.overlays import rendered
 
@@ -129,6 +135,12 @@ POLICY: dict[str, tuple[Break, str]] = {
         lambda it: gateway(it).pop("topologySpreadConstraints"),
         "may have all its processes on one node",
     ),
+    "spread at any price": (
+        lambda it: gateway(it)["topologySpreadConstraints"][0].update(
+            whenUnsatisfiable="DoNotSchedule"
+        ),
+        "waits for a node that takes no Pods",
+    ),
     "nothing denied": (
         lambda it: it["NetworkPolicy default-deny"]["spec"].update(egress=[{}]),
         "no NetworkPolicy that denies everything by default",
@@ -182,6 +194,84 @@ ENVIRONMENT: dict[str, tuple[Break, str]] = {
 }
 
 
+CONNECTIONS: dict[str, tuple[Break, str]] = {
+    "more gateways": (
+        lambda it: it["ScaledObject webhost-gateway"]["spec"].update(maxReplicaCount=30),
+        "Cluster webhost-postgres: max_connections is 700, and 1170 may be opened",
+    ),
+    "fewer connections": (
+        lambda it: it["Cluster webhost-postgres"]["spec"]["postgresql"]["parameters"].update(
+            max_connections="400"
+        ),
+        "max_connections is 400, and 642 may be opened",
+    ),
+}
+
+
+REFERENCES: dict[str, tuple[Break, str]] = {
+    "a Service of nobody": (
+        lambda it: it["Service webhost-api"]["spec"].update(selector={"app": "api"}),
+        "Service webhost-api: selects no Pod",
+    ),
+    "a port that nobody has": (
+        lambda it: it["Service webhost-api"]["spec"]["ports"][0].update(targetPort="web"),
+        "Service webhost-api: a Pod of these has no port web",
+    ),
+    "a policy's port": (
+        lambda it: it["NetworkPolicy scraping"]["spec"]["ingress"][0].update(
+            ports=[{"port": "metrics"}]
+        ),
+        "NetworkPolicy scraping: a Pod of these has no port metrics",
+    ),
+    "a policy's port on the other side": (
+        lambda it: it["NetworkPolicy to-nats"]["spec"]["egress"][0].update(ports=[{"port": "bus"}]),
+        "NetworkPolicy to-nats: a Pod of these has no port bus",
+    ),
+    "a policy's label": (
+        lambda it: it["NetworkPolicy scraping"]["spec"].update(
+            podSelector={"matchLabels": {"app.kubernetes.io/component": "services"}}
+        ),
+        "NetworkPolicy scraping: no Pod has the label app.kubernetes.io/component=services",
+    ),
+    "a peer's label": (
+        lambda it: it["NetworkPolicy public"]["spec"]["ingress"][0]["from"][0].update(
+            podSelector={"matchLabels": {"app.kubernetes.io/name": "origin"}}
+        ),
+        "NetworkPolicy public: no Pod has the label app.kubernetes.io/name=origin",
+    ),
+    "names by TCP alone": (
+        lambda it: it["NetworkPolicy dns"]["spec"]["egress"][0]["ports"].pop(0),
+        "no NetworkPolicy lets every Pod ask for names",
+    ),
+    "a probe's port": (
+        lambda it: container(it)["livenessProbe"]["httpGet"].update(port="operations"),
+        "livenessProbe asks at operations, which is no port",
+    ),
+    "a probe's path": (
+        lambda it: container(it)["readinessProbe"]["httpGet"].update(path="/livez"),
+        "Deployment webhost-gateway: readinessProbe does not ask /readyz",
+    ),
+    "another port than it listens at": (
+        lambda it: container(it)["ports"][-1].update(containerPort=8081),
+        "Deployment webhost-gateway: ",
+    ),
+    "a scaler of nobody": (
+        lambda it: it["ScaledObject webhost-billing"]["spec"]["scaleTargetRef"].update(name="b"),
+        "ScaledObject webhost-billing: there is no Deployment b",
+    ),
+    "a backend that is not there": (
+        lambda it: it["Ingress webhost-origin"]["spec"]["rules"][0]["http"]["paths"][0]["backend"][
+            "service"
+        ].update(name="origin"),
+        "Ingress webhost-origin: no Service origin",
+    ),
+    "a variable of the origin": (
+        lambda it: config(it, "webhost-origin", ORIGIN_TRUSTED_PROXIES="10.0.0.0/8"),
+        "ORIGIN_TRUSTED_PROXIES is not both given and in nginx.conf.template",
+    ),
+}
+
+
 def broken(break_it: Break) -> list[Object]:
     objects = {
         f"{it['kind']} {it['metadata']['name']}": it for it in deepcopy(rendered("production"))
@@ -205,6 +295,16 @@ def test_the_variables_are_the_settings(break_it: Break, problem: str) -> None:
     assert any(problem in it for it in environment_check.problems(broken(break_it)))
 
 
+@pytest.mark.parametrize(("break_it", "problem"), REFERENCES.values(), ids=REFERENCES)
+def test_what_leads_nowhere_is_found(break_it: Break, problem: str) -> None:
+    assert any(problem in it for it in reference_check.problems(broken(break_it)))
+
+
+@pytest.mark.parametrize(("break_it", "problem"), CONNECTIONS.values(), ids=CONNECTIONS)
+def test_connections_are_counted(break_it: Break, problem: str) -> None:
+    assert any(problem in it for it in connections_check.problems(broken(break_it)))
+
+
 def test_a_process_has_time_for_its_longest_call() -> None:
     objects = rendered("production")
     assert list(policy_check.drain_problems(objects, 60)) == []
@@ -224,3 +324,23 @@ def test_a_setting_that_production_does_not_name_is_found(tmp_path: Path) -> Non
         "api: READS_PER_MINUTE is 6000 by default, not 7",
         f"gateway: HEARTBEAT_S is named nowhere in {tmp_path.name}/",
     ]
+
+
+def test_what_is_to_be_filled_in_is_said() -> None:
+    found = set(policy_check.left_over(rendered("production")))
+    assert "Deployment webhost-api: registry.example.com is an example" in found
+    assert "Ingress webhost-origin: agents.example.com is an example" in found
+    assert {it.rpartition(": ")[2] for it in found if it.startswith("ConfigMap")} == {
+        f"{name} is empty"
+        for name in (
+            "WEBHOST_INSTALLATION_ID",
+            "JWT_ISSUER",
+            "JWT_AUDIENCE",
+            "CLOUDFLARE_ACCOUNT_ID",
+            "CONTROL_PLANE_TELEMETRY_REPORT_URL",
+            "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN",
+            "CLOUDFLARE_ZONE_ID",
+        )
+    }
+    elsewhere = policy_check.left_over(rendered("production, Postgres elsewhere"))
+    assert "NetworkPolicy to-postgres: 203.0.113. is an example" in elsewhere

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from webhost_kit.process.reference import settings_of
-from webhost_local.identities import KEY_HOLDERS, Identities
+from webhost_local.identities import KEY_HOLDERS
 from webhost_local.nats_accounts import SERVICES
 
-from deploy.environment_check import given_to, keys_of
+from deploy.environment_check import given_to, keys_of, longest_call_s
 from deploy.rendering import VARIANTS, Object, containers_of, of_kind, pod_of, service_of, workloads
 from deploy.secrets import Places, secrets
 from tests.unit.deploy.overlays import rendered
@@ -35,7 +35,7 @@ OF_OTHERS = {
 
 
 def made(places: Places) -> dict[str, dict[str, str]]:
-    return {it["metadata"]["name"]: it["stringData"] for it in secrets(Identities(), places)}
+    return {it["metadata"]["name"]: it["stringData"] for it in secrets(places)}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,35 @@ def test_streams_are_on_as_many_servers_as_there_are() -> None:
             [deployment] = [it for it in workloads(objects) if service_of(it) == service]
             plain = given_to(containers_of(deployment)[0], objects).plain
             assert plain.get("NATS_REPLICAS") == replicas
+
+
+def test_what_was_acknowledged_is_on_several_disks() -> None:
+    objects = rendered("production, the gateway's database apart")
+    for cluster in of_kind(objects, "Cluster"):
+        assert cluster["spec"]["instances"] == 3
+        assert cluster["spec"]["postgresql"]["synchronous"] == {
+            "method": "any",
+            "number": 1,
+            "dataDurability": "required",
+        }
+    for overlay in ("production", "local"):
+        [nats] = [
+            it["data"]["nats.conf"]
+            for it in of_kind(rendered(overlay), "ConfigMap")
+            if "nats.conf" in it.get("data", {})
+        ]
+        assert "\n  sync_interval: always\n" in nats
+
+
+def test_streams_pass_the_ingress_and_one_gateway_goes_at_a_time() -> None:
+    objects = rendered("production")
+    [ingress] = of_kind(objects, "Ingress")
+    said = ingress["metadata"]["annotations"]
+    assert said["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
+    read_timeout = said["nginx.ingress.kubernetes.io/proxy-read-timeout"]
+    assert float(read_timeout) > longest_call_s(objects)
+    budgets = {it["metadata"]["name"]: it["spec"] for it in of_kind(objects, "PodDisruptionBudget")}
+    assert budgets["webhost-gateway"]["maxUnavailable"] == 1
 
 
 def _references(objects: list[Object]) -> Iterator[tuple[str, str | None]]:

@@ -4,7 +4,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from deploy.rendering import Object, of_kind, workloads
+from deploy.reference_check import selects
+from deploy.rendering import Object, of_kind, template_of, workloads
 from tests.unit.deploy.overlays import rendered
 
 SERVICES = ("api", "gateway", "deployer", "telemetry-ingest", "billing")
@@ -13,8 +14,16 @@ POSTGRES = {"cnpg.io/cluster": "webhost-postgres"}
 GATEWAYS_POSTGRES = {"cnpg.io/cluster": "webhost-gateway-postgres"}
 CLOUDFLARE = "104.16.132.229"
 ELSEWHERE = "8.8.8.8"
-OF_THE_ISSUER = "203.0.113.7"
-INSIDE = "10.1.2.3"
+OF_POSTGRES = "203.0.113.7"
+INSIDE = (
+    "10.1.2.3",
+    "172.20.0.1",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "fd00::1",
+    "fe80::1",
+)
 
 
 class Network:
@@ -25,9 +34,7 @@ class Network:
         self._policies = [it["spec"] for it in of_kind(objects, "NetworkPolicy")]
         self.pods: dict[str, dict[str, str]] = {
             labels["app.kubernetes.io/name"].removeprefix("webhost-"): labels
-            for labels in (
-                it["spec"]["template"]["metadata"]["labels"] for it in workloads(objects)
-            )
+            for labels in (template_of(it)["metadata"]["labels"] for it in workloads(objects))
         }
         self.pods |= {"postgres": POSTGRES, "gateway-postgres": GATEWAYS_POSTGRES}
 
@@ -46,7 +53,7 @@ class Network:
         return any(
             _port(port, rule) and _peer(peer, rule["from" if way == "ingress" else "to"])
             for policy in self._policies
-            if _selects(policy["podSelector"], self.pods[pod])
+            if selects(policy["podSelector"], self.pods[pod])
             for rule in policy.get(way, ())
             if ("from" if way == "ingress" else "to") in rule
         )
@@ -59,22 +66,17 @@ def _port(port: int | str, rule: Object) -> bool:
 def _peer(peer: dict[str, str] | str, peers: list[Object]) -> bool:
     """A peer within the namespace, or an address."""
     if isinstance(peer, str):
-        blocks = [ip_network(it["ipBlock"]["cidr"]) for it in peers if "ipBlock" in it]
-        return any(ip_address(peer) in block for block in blocks)
+        blocks = [it["ipBlock"] for it in peers if "ipBlock" in it]
+        return any(
+            ip_address(peer) in ip_network(block["cidr"])
+            and not any(ip_address(peer) in ip_network(it) for it in block.get("except", ()))
+            for block in blocks
+        )
     return any(
-        _selects(it["podSelector"], peer)
+        selects(it["podSelector"], peer)
         for it in peers
         if "podSelector" in it and "namespaceSelector" not in it
     )
-
-
-def _selects(selector: Object, labels: dict[str, str]) -> bool:
-    for expression in selector.get("matchExpressions", ()):
-        is_in = labels.get(expression["key"]) in expression["values"]
-        assert expression["operator"] in ("In", "NotIn")
-        if is_in != (expression["operator"] == "In"):
-            return False
-    return selector.get("matchLabels", {}).items() <= labels.items()
 
 
 @pytest.fixture(scope="module")
@@ -114,24 +116,28 @@ def test_the_gateway_alone_reaches_a_database_of_its_own() -> None:
     own = {"gateway", "migrate-gateway", "gateway-postgres"}
     for sender in network.pods:
         assert network.connects(sender, "gateway-postgres", 5432) == (sender in own), sender
+        reaches_nats = sender in (*SERVICES, "operator")
+        assert network.connects(sender, "nats", "nats") == reaches_nats, sender
         others = {f"{kind}{it}" for it in SERVICES for kind in ("", "migrate-")} - own
         assert network.connects(sender, "postgres", 5432) == (sender in {*others, "postgres"})
 
 
-def test_who_leaves_the_cluster(network: Network) -> None:
-    """Cloudflare: gateway (Workers) and deployer (its API too); the issuer; LemonSqueezy."""
-    ours = network.pods.keys() - {"postgres", "gateway-postgres"}
-    for sender in ours:
-        assert network.leaves(sender, CLOUDFLARE, 443) == (sender in ("gateway", "deployer"))
-        named = sender in ("api", "gateway", "billing")
-        assert network.leaves(sender, OF_THE_ISSUER, 443) == named, sender
-        assert not network.leaves(sender, ELSEWHERE, 443)
+@pytest.mark.parametrize("overlay", ["production", "local"])
+def test_who_leaves_the_cluster(overlay: str) -> None:
+    """To Cloudflare: gateway and deployer. To issuer and LemonSqueezy, so anywhere: three."""
+    network = Network(overlay)
+    for sender in network.pods.keys() - {"postgres", "gateway-postgres"}:
+        anywhere = sender in ("api", "gateway", "billing")
+        assert network.leaves(sender, ELSEWHERE, 443) == anywhere, sender
+        assert network.leaves(sender, CLOUDFLARE, 443) == (anywhere or sender == "deployer")
         assert not network.leaves(sender, CLOUDFLARE, 80)
-        assert not network.leaves(sender, INSIDE, 443)
+        for address in INSIDE:
+            assert not network.leaves(sender, address, 443), (sender, address)
 
 
 def test_postgres_elsewhere_is_reached_at_its_address() -> None:
     network = Network("production, Postgres elsewhere")
     for sender in network.pods.keys() - {"postgres", "gateway-postgres"}:
         allowed = sender in SERVICES or sender.startswith("migrate-")
-        assert network.leaves(sender, OF_THE_ISSUER, 5432) == allowed, sender
+        assert network.leaves(sender, OF_POSTGRES, 5432) == allowed, sender
+        assert not network.leaves(sender, ELSEWHERE, 5432)
