@@ -196,8 +196,11 @@ def test_what_is_exported_is_complete_and_redacted() -> None:
             span.set("text", "whs_secretsecretsecret")
             span.set("no text", "\ud800")
             span.set("long", "ab" * 1_000)
+            span.set("long token", f"eyJ{'h' * 97}.{'p' * 399}.{'s' * 99}")
+            span.set("key at the end", "ab " * 83 + " sk-0123456789abcdef")
             span.fail("timeout")
-        tracing.record("script", "internal", 1, 2, parent=span.context, service="agent")
+        parent, error = span.context, "no whs_secretsecretsecret"
+        tracing.record("script", "internal", 1, 2, parent=parent, service="agent", error=error)
         asyncio.run(export.close())
     outer, script = receiving.trace(TRACE)[::-1]
     assert (outer.service, outer.kind, outer.parent_id) == ("gateway", "server", CALLER)
@@ -206,9 +209,12 @@ def test_what_is_exported_is_complete_and_redacted() -> None:
         "text": "[redacted]",
         "no text": "?",
         "long": "ab" * 128,
+        "long token": "[redacted]",
+        "key at the end": "ab " * 83 + " [redac",
         "error.type": "timeout",
     }
     assert (script.service, script.parent_id) == ("agent", outer.span_id)
+    assert script.attributes == {"error.type": "no [redacted]"}
     assert receiving.headers[0]["x-token"] == "t"
 
 

@@ -184,7 +184,7 @@ class _Converter:
             for name, value in span.attributes.items()
         }
         if span.error is not None:
-            attributes["error.type"] = span.error
+            attributes["error.type"] = _text(span.error)
         parent = span.parent_id
         return self._span(
             name=_text(span.name),
@@ -212,10 +212,13 @@ class _Converter:
 
 @lru_cache(maxsize=4_096)  # most are the same in every span
 def _text(value: str) -> str:
-    """Return what is exported of a text: one that cannot be encoded would cost its whole batch."""
+    """Return what is exported of a text: one that cannot be encoded would cost its whole batch.
+
+    It is cut last: half of a credential no longer looks like one.
+    """
     if not value.isascii():
         value = value.encode("utf-8", "replace").decode()
-    return redact_text(value[:LONGEST_TEXT])
+    return redact_text(value)[:LONGEST_TEXT]
 
 
 def headers_of(value: str) -> dict[str, str]:
