@@ -1,4 +1,4 @@
-"""A collector of traces: takes OTLP over HTTP, and keeps what was exported."""
+"""A collector of traces: takes OTLP over HTTP, as a real one does, and keeps what was exported."""
 
 import threading
 from collections import Counter
@@ -35,7 +35,9 @@ class ReceivedSpan:
 
 @dataclass
 class Collector:
-    """What was received. While it `hangs`, requests are accepted and never answered."""
+    """What was received. While it `hangs`, requests are accepted and never answered; with a
+    `status` that is no success, all are answered with it.
+    """
 
     url: str = ""
     spans: list[ReceivedSpan] = field(default_factory=list[ReceivedSpan])
@@ -43,6 +45,7 @@ class Collector:
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     requests: int = 0
     hangs: threading.Event = field(default_factory=threading.Event)
+    status: int = 200
 
     def trace(self, trace_id: str) -> list[ReceivedSpan]:
         """Return the spans of one trace, by their start."""
@@ -81,6 +84,9 @@ def collector() -> Iterator[Collector]:
             received.requests += 1
             while received.hangs.is_set():
                 sleep(0.05)
+            if refusal := self._refusal():
+                self.send_error(refusal)
+                return
             received.bodies.append(body)
             received.headers.append({k.lower(): v for k, v in self.headers.items()})
             received.spans.extend(_decoded(body))
@@ -90,6 +96,13 @@ def collector() -> Iterator[Collector]:
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
+
+        def _refusal(self) -> int | None:
+            if received.status != 200:
+                return received.status
+            if self.path != "/v1/traces":
+                return 404
+            return None if self.headers["Content-Type"] == "application/x-protobuf" else 415
 
         def log_message(self, *_: Any) -> None:
             return
