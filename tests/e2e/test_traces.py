@@ -8,6 +8,7 @@ import secrets
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import httpx
@@ -225,10 +226,13 @@ def test_one_trace_shows_a_whole_deployment(traced: Traced) -> None:
 
 
 @pytest.mark.accept("10.collector-away")
-def test_a_collector_that_hangs_or_is_away_is_noticed_by_nobody(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("fault", ["hangs", "answers 503", "is away"])
+def test_a_collector_that_hangs_fails_or_is_away_is_noticed_by_nobody(
+    fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with collector() as receiving:
+    with ExitStack() as listening:
+        receiving = listening.enter_context(collector())
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiving.url)
         with running_stack() as stack:
             caller = stack.caller()
@@ -237,21 +241,27 @@ def test_a_collector_that_hangs_or_is_away_is_noticed_by_nobody(
             caller.invoke(agent["id"], "until a gateway knows it")
             path = f"/v1/invoke/{agent['id']}"
             quick = _median_ms(caller.http, path)
-            receiving.hangs.set()
             asked = receiving.requests
+            if fault == "hangs":
+                receiving.hangs.set()
+            elif fault == "is away":
+                listening.close()
+            else:
+                receiving.status = 503
             slow = _median_ms(caller.http, path)
-            until(lambda: receiving.requests > asked, "an export to hang", seconds=20)
-            gateway = psutil.Process(stack.pids()["gateway"])
-            before = gateway.memory_info().rss
-            # More spans than wait: each refusal is one.
-            with httpx.Client(base_url=stack.origin) as stranger:
-                for _ in range(5_000):
-                    stranger.post(path, json={})
-            while_hanging = _median_ms(caller.http, path)
-            grown = gateway.memory_info().rss - before
-            until(lambda: _dropped(stack) > 0, "spans to be dropped", seconds=30)
-            assert grown < 32 * 1024 * 1024
-            assert max(slow, while_hanging) < 3 * quick + 20, (quick, slow, while_hanging)
+            if fault != "is away":
+                until(lambda: receiving.requests > asked, "an export to fail", seconds=20)
+            if fault == "hangs":
+                gateway = psutil.Process(stack.pids()["gateway"])
+                before = gateway.memory_info().rss
+                # More spans than wait: each refusal is one.
+                with httpx.Client(base_url=stack.origin) as stranger:
+                    for _ in range(5_000):
+                        stranger.post(path, json={})
+                assert gateway.memory_info().rss - before < 32 * 1024 * 1024
+            until(lambda: _dropped(stack, "refused") > 0, "spans to be given up", seconds=30)
+            while_lost = _median_ms(caller.http, path)
+            assert max(slow, while_lost) < 3 * quick + 20, (quick, slow, while_lost)
             began = time.monotonic()
             assert stack.stop() == 0
             assert time.monotonic() - began < 30
@@ -266,10 +276,7 @@ def _median_ms(http: httpx.Client, path: str) -> float:
     return statistics.median(taken)
 
 
-def _dropped(stack: Stack) -> float:
-    lines = stack.metrics("gateway").splitlines()
-    return sum(
-        float(line.rpartition(" ")[2])
-        for line in lines
-        if line.startswith("webhost_spans_dropped_total{")
-    )
+def _dropped(stack: Stack, reason: str) -> float:
+    series = f'webhost_spans_dropped_total{{reason="{reason}"}} '
+    [line] = [line for line in stack.metrics("gateway").splitlines() if line.startswith(series)]
+    return float(line.removeprefix(series))

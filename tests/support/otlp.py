@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic, sleep
@@ -74,19 +74,33 @@ class Collector:
 @contextmanager
 def collector() -> Iterator[Collector]:
     """Run a collector on a free port of this machine."""
-    received = Collector()
+    received, ended = Collector(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if ended.is_set():  # on a connection that was kept
+                self.close_connection = True
+                return
             received.requests += 1
             while received.hangs.is_set():
                 sleep(0.05)
-            if refusal := self._refusal():
-                self.send_error(refusal)
-                return
+            with suppress(ConnectionError):  # who gave up does not hear it
+                if refusal := self._refusal():
+                    self.send_error(refusal)
+                else:
+                    self._take(body)
+
+        def _refusal(self) -> int | None:
+            if received.status != 200:
+                return received.status
+            if self.path != "/v1/traces":
+                return 404
+            return None if self.headers["Content-Type"] == "application/x-protobuf" else 415
+
+        def _take(self, body: bytes) -> None:
             received.bodies.append(body)
             received.headers.append({k.lower(): v for k, v in self.headers.items()})
             received.spans.extend(_decoded(body))
@@ -96,13 +110,6 @@ def collector() -> Iterator[Collector]:
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
-
-        def _refusal(self) -> int | None:
-            if received.status != 200:
-                return received.status
-            if self.path != "/v1/traces":
-                return 404
-            return None if self.headers["Content-Type"] == "application/x-protobuf" else 415
 
         def log_message(self, *_: Any) -> None:
             return
@@ -115,6 +122,7 @@ def collector() -> Iterator[Collector]:
     try:
         yield received
     finally:
+        ended.set()
         received.hangs.clear()
         server.shutdown()
         server.server_close()
