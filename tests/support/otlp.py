@@ -20,6 +20,7 @@ class ReceivedSpan:
     """One span, as it was exported."""
 
     service: str
+    namespace: str
     name: str
     kind: str
     trace_id: str
@@ -134,6 +135,7 @@ def _decoded(body: bytes) -> list[ReceivedSpan]:
     return [
         ReceivedSpan(
             service=_values(of_resource.resource.attributes)["service.name"],
+            namespace=_values(of_resource.resource.attributes)["service.namespace"],
             name=span.name,
             kind=span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_").lower(),
             trace_id=span.trace_id.hex(),

@@ -218,6 +218,7 @@ def test_what_is_exported_is_complete_and_redacted() -> None:
         "error.type": "timeout",
     }
     assert (script.service, script.parent_id) == ("agent", outer.span_id)
+    assert (outer.namespace, script.namespace) == ("ins_1", "ins_1")
     assert script.attributes == {"error.type": "no [redacted]"}
     assert receiving.headers[0]["x-token"] == "t"
 
