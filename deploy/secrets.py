@@ -63,7 +63,7 @@ def secrets(places: Places, existing: Values | None = None) -> Iterator[Object]:
 def _made(identities: Identities, places: Places, existing: Values) -> Iterator[Object]:
     # A variable that begins like a number would be one to the server.
     passwords = {
-        name: _known(existing, "webhost-nats", f"PASSWORD_OF_{_upper(name)}", f"nats-{password}")
+        name: _known(existing, "webhost-nats", password_variable(name), f"nats-{password}")
         for name, password in (identities.nats_users | {"routes": _password()}).items()
     }
     for service in SERVICES:
@@ -108,10 +108,6 @@ def _of_service(service: str, identities: Identities) -> dict[str, str]:
 
 def _known(existing: Values, secret: str, key: str, made: str) -> str:
     return existing.get(secret, {}).get(key, made)
-
-
-def _upper(name: str) -> str:
-    return name.upper().replace("-", "_")
 
 
 def _password() -> str:

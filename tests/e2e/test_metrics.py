@@ -13,7 +13,7 @@ from webhost_kit.process.metrics_reference import metrics_of
 
 from tests.support.caller import Caller
 from tests.support.deadline import until
-from tests.support.promql import Scrapes, selectors
+from tests.support.promql import Labels, Scrapes, selectors
 from tests.support.stack import Stack
 from tests.unit.observability.exposed import alerts, exposed
 
@@ -59,6 +59,19 @@ MOVED = {
 """The least that `use` adds to each, over all series."""
 
 
+Durations = dict[tuple[str, Labels], tuple[float, float]]
+PARALLEL = 4
+"""More of one kind are not under way at once in one process here, while calls come one by one."""
+
+
+def grown(before: Durations, after: Durations) -> Iterator[tuple[str, float, float]]:
+    """What each series of durations grew by: its name, seconds, number."""
+    for (name, labels), (total, count) in after.items():
+        total_before, count_before = before.get((name, labels), (0.0, 0.0))
+        if count > count_before:
+            yield f"{name} {dict(labels)}", total - total_before, count - count_before
+
+
 class Watched:
     """A stack's services, scraped as Prometheus would."""
 
@@ -89,6 +102,18 @@ class Watched:
         value = self.scrapes.value(f"sum({selector})", self.look())
         assert isinstance(value, dict)
         return sum(value.values())
+
+    def durations(self) -> Durations:
+        """Of each series of a histogram of seconds: what they add up to, and how many they are."""
+        at_s = self.look()
+        found: Durations = {}
+        for name in {name for name, _ in self.scrapes.keys if name.endswith("_seconds_sum")}:
+            counts = self.scrapes.value(name.replace("_sum", "_count"), at_s)
+            sums = self.scrapes.value(name, at_s)
+            assert isinstance(sums, dict)
+            assert isinstance(counts, dict)
+            found |= {(name, labels): (sums[labels], counts[labels]) for labels in sums}
+        return found
 
     def fires(self, expression: str) -> bool:
         return self.scrapes.fires(expression, self.look())
@@ -122,7 +147,9 @@ def use(stack: Stack, user: Caller) -> str:
 def test_what_happens_is_measured(stack: Stack) -> None:
     watched = Watched(stack)
     before = {selector: watched.total(selector) for selector in MOVED}
-    use(stack, stack.caller())
+    durations, began_s = watched.durations(), monotonic()
+    user = stack.caller()
+    agent_id = use(stack, user)
 
     def missing() -> dict[str, tuple[float, float]]:
         moved = {it: (watched.total(it) - before[it], least) for it, least in MOVED.items()}
@@ -132,6 +159,10 @@ def test_what_happens_is_measured(stack: Stack) -> None:
         until(lambda: not missing(), "everything to have moved", seconds=60)
     except AssertionError:
         raise AssertionError(missing()) from None
+    # What is measured in seconds is: nothing took longer than all of it.
+    after, took_s = watched.durations(), monotonic() - began_s
+    for series, seconds, number in grown(durations, after):
+        assert 0 <= seconds <= took_s * number, (series, seconds, number, took_s)
     # Nothing is behind any more.
     for expression in ("webhost_projector_lag_messages", "webhost_projector_lag_seconds"):
         until(lambda it=expression: watched.total(it) == 0, f"{expression} to be 0", seconds=30)
@@ -139,6 +170,21 @@ def test_what_happens_is_measured(stack: Stack) -> None:
     assert watched.total("webhost_ready") == len(
         [key for key in watched.scrapes.keys if key[0] == "webhost_ready"]
     )
+
+    # Nor did calls one after another take longer than it took to make them.
+    durations, began_s = watched.durations(), monotonic()
+    complete = watched.total("webhost_billing_invocations_complete_total")
+    for number in range(CALLS):
+        user.invoke(agent_id, f"number {number}")
+        user.usage()
+    done = complete + CALLS
+    until_true(
+        lambda: watched.total("webhost_billing_invocations_complete_total") >= done, "the calls"
+    )
+    after, took_s = watched.durations(), monotonic() - began_s
+    for series, seconds, number in grown(durations, after):
+        print(f"{seconds:.3f} of {took_s:.3f} s, {number:g} times: {series}")
+        assert seconds <= took_s * PARALLEL, (series, seconds, number, took_s)
 
     # Another user does the same: nothing is measured of anybody by name, and no series is added.
     series = watched.scrapes.keys
@@ -230,14 +276,37 @@ def test_alerts_fire_when_the_bus_is_away(stack: Stack) -> None:
     watched, user = Watched(stack), stack.caller()
     user.me()
     waits = soon("OutboxWaits", 3)
-    unready = EXPRESSIONS["ServiceNotReady"]
+    unready, not_current = EXPRESSIONS["ServiceNotReady"], EXPRESSIONS["MemoryNotCurrent"]
+    memories = len([p for p in watched.targets() if p[0] in ("gateway", "telemetry-ingest")])
+    assert watched.total("webhost_memory_usable") == memories
     assert not watched.fires(waits)
     with stack.frozen("nats"):
         user.create_agent()
         until_true(lambda: watched.fires(waits), "the outbox to wait")
         until_true(lambda: watched.fires(unready), "a service not to be ready")
+        until_true(lambda: watched.total("webhost_memory_usable") == 0, "no memory to be usable")
+        assert watched.fires(not_current)
     until_true(lambda: not watched.fires(waits), "the outbox to be empty")
     until_true(lambda: not watched.fires(unready), "all to be ready")
+    until_true(lambda: watched.total("webhost_memory_usable") == memories, "each memory to be")
+    assert not watched.fires(not_current)
+
+
+@pytest.mark.accept("7.metrics")
+@pytest.mark.timeout(240)
+def test_commands_that_wait_are_counted(stack: Stack) -> None:
+    watched, user = Watched(stack), stack.caller()
+    agents = [user.create_agent(f"agent {number}")["id"] for number in range(2)]
+    waiting = 'webhost_commands_waiting{command="deploy"}'
+    until_true(lambda: watched.total(waiting) == 0, "the deployer to rest")
+    with locked(stack, "deployer.deployments"):
+        started = [user.start_deploy(agent_id)["id"] for agent_id in agents]
+        until_true(lambda: watched.total(waiting) == len(agents), "each command to be counted")
+        assert watched.fires(EXPRESSIONS["CommandsWait"])
+    for deployment_id in started:
+        user.deploy_ended(deployment_id)
+    until_true(lambda: watched.total(waiting) == 0, "none to wait")
+    assert not watched.fires(EXPRESSIONS["CommandsWait"])
 
 
 @pytest.mark.accept("7.metrics")

@@ -19,7 +19,7 @@ from tests.e2e.test_streams import on_bus
 from tests.e2e.world import answering
 from tests.support.caller import Caller
 from tests.support.deadline import until
-from tests.support.history import history_of, is_unbroken
+from tests.support.history import is_whole
 from tests.support.keys import StackKeys
 from tests.support.runbook import Runbook
 from tests.support.stack import Stack, running_stack
@@ -100,7 +100,7 @@ class User:
         self.deploy_and_call(self.caller.create_agent("new"), "as new")
         self.until_counted()
         user_id = agent["userId"]
-        until(lambda: is_unbroken(history_of(self.stack, user_id)), "an unbroken history")
+        until(lambda: is_whole(self.stack, user_id), "an unbroken history")
         assert used_quota(self.stack, user_id) == self.calls
 
 

@@ -84,7 +84,7 @@ def test_nobody_notices_a_rolling_restart(doubled: Stack, chance: random.Random)
     agents = [agent_of(caller, answering(TEXT), TEXT) for caller in callers]
     streamed = "".join(f"{number} " for number in range(CHUNKS))
     streaming = [agent_of(callers[0], STREAMING, streamed)]
-    deploying = RetryingClient(doubled.unlimited_caller())
+    deploying = RetryingClient(doubled.unlimited_caller(), strict=True)
     deployed_id = deploying.caller.create_agent()["id"]
 
     def deploy(number: int) -> None:
@@ -105,7 +105,7 @@ def test_nobody_notices_a_rolling_restart(doubled: Stack, chance: random.Random)
     assert len(restarted) == 2 * len(SERVICES)
     with (
         steady,
-        Reports(doubled, agents[1][1], chance, pace_s=1.0, repeats=True) as reports,
+        Reports(doubled, agents[1][1], chance, pace_s=1.0, repeats=True, strict=True) as reports,
         Repeating(deploy) as deploys,
     ):
         deploys.wait_for(1)

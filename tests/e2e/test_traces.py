@@ -4,15 +4,20 @@ Nothing that a user or an agent wrote is in any byte that is exported; where the
 or hangs, callers notice nothing.
 """
 
+import json
+import re
 import secrets
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import httpx
 import psutil
 import pytest
+from webhost_local.data_dir import DataDir
+from webhost_local.identities import load
 
 from tests.support.canaries import Canaries
 from tests.support.deadline import until
@@ -20,6 +25,7 @@ from tests.support.otlp import Collector, ReceivedSpan, collector
 from tests.support.stack import Stack, running_stack
 
 NAME = "traced agent"
+TOKENS = "webhost.usage.tokens"
 REVERSES = """
 export default { async invoke(request, context) {
   const said = request.input.messages.at(-1).content;
@@ -34,6 +40,10 @@ export default { async invoke(request, context) {
 class Traced:
     stack: Stack
     collector: Collector
+
+    @property
+    def installation(self) -> str:
+        return load(DataDir.at(self.stack.data_dir)).installation_id
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +81,37 @@ def one(spans: list[ReceivedSpan], name: str, service: str, group: str = "") -> 
     return found[0]
 
 
+def call_of(traced: Traced, trace_id: str, caller: str) -> dict[str, ReceivedSpan]:
+    """The spans of one invocation; whose child each is, of what kind and where is right."""
+    spans = traced.collector.wait_for(
+        trace_id, *OF_A_CALL, ("billing", "process invocation.finished.v1")
+    )
+    call = {
+        "invoke": one(spans, f"invoke_agent {NAME}", "gateway"),
+        "call": one(spans, "POST /invoke", "gateway"),
+        "script": one(spans, "invoke_agent", "agent"),
+        "report": one(spans, "POST /v1/telemetry/report", "telemetry-ingest"),
+        "finished": one(spans, "process invocation.finished.v1", "billing"),
+        "accepted": one(spans, "process telemetry.accepted.v1", "billing"),
+    }
+    ids = {name: span.span_id for name, span in call.items()}
+    assert {span.span_id: span.parent_id for span in spans} == {
+        ids["invoke"]: caller,
+        ids["call"]: ids["invoke"],
+        ids["script"]: ids["call"],
+        ids["report"]: ids["call"],
+        ids["finished"]: ids["invoke"],
+        ids["accepted"]: ids["report"],
+    }
+    kinds = [span.kind for span in call.values()]
+    assert kinds == ["server", "client", "internal", "server", "consumer", "consumer"]
+    assert {span.namespace for span in spans} == {traced.installation}
+    # Tokens are known by their sum alone: those of a direction would be invented.
+    said = {name for span in spans for name in span.attributes}
+    assert not any(name.startswith("gen_ai.usage.") for name in said)
+    return call
+
+
 @pytest.mark.accept("10.traces")
 def test_one_trace_shows_a_whole_invocation(traced: Traced) -> None:
     canaries = Canaries()
@@ -90,27 +131,9 @@ def test_one_trace_shows_a_whole_invocation(traced: Traced) -> None:
     answer = caller.http.post(path, json=body, headers=headers)
     assert answer.status_code == 200, answer.text
 
-    spans = traced.collector.wait_for(
-        trace_id, *OF_A_CALL, ("billing", "process invocation.finished.v1")
-    )
-    invoke = one(spans, f"invoke_agent {NAME}", "gateway")
-    call = one(spans, "POST /invoke", "gateway")
-    script = one(spans, "invoke_agent", "agent")
-    report = one(spans, "POST /v1/telemetry/report", "telemetry-ingest")
-    finished = one(spans, "process invocation.finished.v1", "billing")
-    accepted = one(spans, "process telemetry.accepted.v1", "billing")
-    parents = {span.span_id: span.parent_id for span in spans}
-    assert parents == {
-        invoke.span_id: span_id,
-        call.span_id: invoke.span_id,
-        script.span_id: call.span_id,
-        report.span_id: call.span_id,
-        finished.span_id: invoke.span_id,
-        accepted.span_id: report.span_id,
-    }
-    kinds = [span.kind for span in (invoke, call, script, report, finished, accepted)]
-    assert kinds == ["server", "client", "internal", "server", "consumer", "consumer"]
-    assert not any(span.failed for span in spans)
+    spans = call_of(traced, trace_id, span_id)
+    assert not any(span.failed for span in spans.values())
+    invoke, call, script = (spans[name] for name in ("invoke", "call", "script"))
     assert invoke.events == ("admitted",)
     assert call.events == ("first_byte",)
     assert invoke.start_ns <= call.start_ns <= call.end_ns <= invoke.end_ns
@@ -123,32 +146,43 @@ def test_one_trace_shows_a_whole_invocation(traced: Traced) -> None:
         "webhost.invocation.id": answer.headers["x-webhost-invocation-id"],
         "webhost.deployment.id": deployment["id"],
         "http.response.status_code": 200,
-        "webhost.usage.tokens": answer.json()["usage"]["tokens"],
+        TOKENS: answer.json()["usage"]["tokens"],
     }
     assert invoke.attributes.items() >= said.items()
     assert script.attributes["gen_ai.agent.id"] == agent["id"]
-    assert script.attributes["webhost.usage.tokens"] == answer.json()["usage"]["tokens"]
-    assert finished.attributes["messaging.system"] == "nats"
+    assert script.attributes[TOKENS] == answer.json()["usage"]["tokens"]
+    assert spans["finished"].attributes["messaging.system"] == "nats"
 
     # A stream, a failure and a refusal: all of them in what is scanned for canaries.
-    streamed, _, headers = new_trace()
+    streamed, span_id, headers = new_trace()
     with caller.http.stream("POST", f"{path}/stream", json=body, headers=headers) as response:
-        response.read()
-    failing, _, headers = new_trace()
+        [used] = re.findall(r"event: usage\nid: \d+\ndata: (.*)\n", response.read().decode())
+    spans = call_of(traced, streamed, span_id)
+    assert not any(span.failed for span in spans.values())
+    invoke, script = spans["invoke"], spans["script"]
+    assert invoke.events == ("admitted",)
+    assert spans["call"].events == ("first_byte",)
+    assert invoke.attributes["gen_ai.conversation.id"]
+    tokens = json.loads(used)["tokens"]
+    assert (invoke.attributes[TOKENS], script.attributes[TOKENS]) == (tokens, tokens)
+
+    failing, span_id, headers = new_trace()
     thrown = {"input": {"prompt": f"throw {prompt}"}}
     assert caller.http.post(path, json=thrown, headers=headers).status_code == 502
-    refused, _, headers = new_trace()
-    assert caller.http.post(path, json={"in": prompt}, headers=headers).status_code == 400
-    spans = traced.collector.wait_for(streamed, *OF_A_CALL)
-    stream = one(spans, f"invoke_agent {NAME}", "gateway")
-    assert stream.attributes["gen_ai.conversation.id"]
-    assert not stream.failed
-    spans = traced.collector.wait_for(failing, *OF_A_CALL)
-    for name, service in ((f"invoke_agent {NAME}", "gateway"), ("POST /invoke", "gateway")):
-        failed = one(spans, name, service)
+    spans = call_of(traced, failing, span_id)
+    for name in "invoke", "call":
+        failed = spans[name]
         assert (failed.failed, failed.attributes["error.type"]) == (True, "upstream_status")
-    assert one(spans, "invoke_agent", "agent").failed
+    assert spans["invoke"].attributes["http.response.status_code"] == 502
+    # No answer, no usage; its Worker reports an estimate.
+    assert TOKENS not in spans["invoke"].attributes
+    assert spans["script"].attributes[TOKENS] > 0
+    assert {name for name, span in spans.items() if span.failed} == {"invoke", "call", "script"}
+
+    refused, span_id, headers = new_trace()
+    assert caller.http.post(path, json={"in": prompt}, headers=headers).status_code == 400
     [refusal] = traced.collector.wait_for(refused, ("gateway", "invoke_agent"))
+    assert (refusal.parent_id, refusal.kind) == (span_id, "server")
     assert (refusal.failed, refusal.attributes["webhost.error.code"]) == (False, "INVALID_REQUEST")
 
     exported = b"".join(traced.collector.bodies)
@@ -225,10 +259,13 @@ def test_one_trace_shows_a_whole_deployment(traced: Traced) -> None:
 
 
 @pytest.mark.accept("10.collector-away")
-def test_a_collector_that_hangs_or_is_away_is_noticed_by_nobody(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("fault", ["hangs", "answers 503", "is away"])
+def test_a_collector_that_hangs_fails_or_is_away_is_noticed_by_nobody(
+    fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with collector() as receiving:
+    with ExitStack() as listening:
+        receiving = listening.enter_context(collector())
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiving.url)
         with running_stack() as stack:
             caller = stack.caller()
@@ -237,21 +274,27 @@ def test_a_collector_that_hangs_or_is_away_is_noticed_by_nobody(
             caller.invoke(agent["id"], "until a gateway knows it")
             path = f"/v1/invoke/{agent['id']}"
             quick = _median_ms(caller.http, path)
-            receiving.hangs.set()
             asked = receiving.requests
+            if fault == "hangs":
+                receiving.hangs.set()
+            elif fault == "is away":
+                listening.close()
+            else:
+                receiving.status = 503
             slow = _median_ms(caller.http, path)
-            until(lambda: receiving.requests > asked, "an export to hang", seconds=20)
-            gateway = psutil.Process(stack.pids()["gateway"])
-            before = gateway.memory_info().rss
-            # More spans than wait: each refusal is one.
-            with httpx.Client(base_url=stack.origin) as stranger:
-                for _ in range(5_000):
-                    stranger.post(path, json={})
-            while_hanging = _median_ms(caller.http, path)
-            grown = gateway.memory_info().rss - before
-            until(lambda: _dropped(stack) > 0, "spans to be dropped", seconds=30)
-            assert grown < 32 * 1024 * 1024
-            assert max(slow, while_hanging) < 3 * quick + 20, (quick, slow, while_hanging)
+            if fault != "is away":
+                until(lambda: receiving.requests > asked, "an export to fail", seconds=20)
+            if fault == "hangs":
+                gateway = psutil.Process(stack.pids()["gateway"])
+                before = gateway.memory_info().rss
+                # More spans than wait: each refusal is one.
+                with httpx.Client(base_url=stack.origin) as stranger:
+                    for _ in range(5_000):
+                        stranger.post(path, json={})
+                assert gateway.memory_info().rss - before < 32 * 1024 * 1024
+            until(lambda: _dropped(stack, "refused") > 0, "spans to be given up", seconds=30)
+            while_lost = _median_ms(caller.http, path)
+            assert max(slow, while_lost) < 3 * quick + 20, (quick, slow, while_lost)
             began = time.monotonic()
             assert stack.stop() == 0
             assert time.monotonic() - began < 30
@@ -266,10 +309,7 @@ def _median_ms(http: httpx.Client, path: str) -> float:
     return statistics.median(taken)
 
 
-def _dropped(stack: Stack) -> float:
-    lines = stack.metrics("gateway").splitlines()
-    return sum(
-        float(line.rpartition(" ")[2])
-        for line in lines
-        if line.startswith("webhost_spans_dropped_total{")
-    )
+def _dropped(stack: Stack, reason: str) -> float:
+    series = f'webhost_spans_dropped_total{{reason="{reason}"}} '
+    [line] = [line for line in stack.metrics("gateway").splitlines() if line.startswith(series)]
+    return float(line.removeprefix(series))

@@ -9,7 +9,7 @@ from webhost_contracts import maintenance
 
 from tests.support.caller import Caller
 from tests.support.deadline import until
-from tests.support.history import history_of, is_unbroken
+from tests.support.history import history_of, is_whole
 from tests.support.keys import StackKeys
 from tests.support.releases import Releases
 from tests.support.runbook import RUNBOOKS, Runbook
@@ -88,7 +88,7 @@ def test_an_upgrade_in_the_pages_order_parks_nothing(
     until_refused(caller, agent)
     with Runbook(stack, PAGE, "How to see that it worked", tmp_path) as runbook:
         runbook.rest()
-    until(lambda: is_unbroken(history_of(stack, user_id)), "an unbroken history")
+    until(lambda: is_whole(stack, user_id), "an unbroken history")
 
 
 @pytest.mark.long

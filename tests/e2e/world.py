@@ -8,7 +8,7 @@ import httpx
 from tests.support.account import Account, whole
 from tests.support.caller import IN_FORCE_S, Caller
 from tests.support.deadline import until
-from tests.support.history import Recorded, history_of, is_unbroken
+from tests.support.history import Recorded, history_of, is_whole
 from tests.support.retrying import RetryingClient
 from tests.support.stack import Stack
 
@@ -52,7 +52,7 @@ class TestAgent:
 
     def check_history(self) -> None:
         """Return when what was stated of the user's things is on the stream, without a gap."""
-        until(lambda: is_unbroken(self.history()), "an unbroken history", seconds=TIDY_S)
+        until(lambda: is_whole(self.stack, self.user_id), "an unbroken history", seconds=TIDY_S)
 
     def deploy_second(self) -> dict[str, Any]:
         return self.user.deploy(self.agent_id, moduleCode=answering(SECOND))

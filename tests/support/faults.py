@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 from webhost_kit.clock import now_ms
@@ -20,20 +20,29 @@ _IN_FLIGHT_MS = 3_000
 
 @dataclass(frozen=True)
 class Death:
-    """Who died, when (Unix ms), and when everything answered again."""
+    """Who died, when (Unix ms), and when everything answered again.
+
+    `refused` is how many reports ingest refused meanwhile, as it counts them itself: known where
+    only a server of a cluster was away, which is no reason by itself.
+    """
 
     names: frozenset[str]
     at_ms: int
     back_ms: int
+    refused: int | None = None
 
     def may_lose_report(self, answered_ms: int) -> bool:
         """Whether the contract lets the Worker's report of a call that was answered then be lost.
 
         The Worker posts three times within three seconds and keeps nothing: a report is lost when
-        it dies with the Worker, or when ingest or the bus is away for all of its tries.
+        it dies with the Worker, or when ingest or the bus is away for all of its tries. Of a
+        cluster the others go on, and refuse while they choose who leads USAGE: what ingest
+        acknowledged is never lost.
         """
         dead = {kind_of(name) for name in self.names}
         if not dead & {"telemetry-ingest", "nats", "edge", "workers"}:
+            return False
+        if self.refused == 0:
             return False
         return self.at_ms - _IN_FLIGHT_MS <= answered_ms <= self.back_ms
 
@@ -93,9 +102,9 @@ class Kill:
     def strike(self, stack: Stack, before: dict[str, int], moment_s: float) -> Death:
         threading.Event().wait(moment_s)
         if self.name != "workers":
-            at_ms = now_ms()
+            refused_before, at_ms = refused_reports(stack), now_ms()
             os.kill(before[self.name], signal.SIGKILL)
-            return died(stack, before, at_ms)
+            return of_cluster(stack, died(stack, before, at_ms), refused_before)
         workers = [
             child
             for child in psutil.Process(before["edge"]).children(recursive=True)
@@ -123,11 +132,12 @@ class Freeze:
 
     def strike(self, stack: Stack, before: dict[str, int], moment_s: float) -> Death:
         threading.Event().wait(moment_s)
-        at_ms = now_ms()
+        refused_before, at_ms = refused_reports(stack), now_ms()
         with stack.frozen(self.name):
             threading.Event().wait(self.seconds)
         until_led(stack, [self.name])
-        return Death(frozenset({self.name}), at_ms, now_ms())
+        death = Death(frozenset({self.name}), at_ms, now_ms())
+        return of_cluster(stack, death, refused_before)
 
 
 Fault = Crash | RelayCrashes | Kill | Freeze
@@ -141,6 +151,26 @@ def died(stack: Stack, before: dict[str, int], at_ms: int) -> Death:
     names = frozenset(name for name, pid in after.items() if before[name] != pid)
     until_led(stack, names)
     return Death(names, at_ms, now_ms())
+
+
+def refused_reports(stack: Stack) -> int:
+    """How many reports ingest could not store, by its own count."""
+    series = 'webhost_http_problems_total{code="UNAVAILABLE"} '
+    return sum(
+        int(float(line.removeprefix(series)))
+        for name in stack.pids()
+        if kind_of(name) == "telemetry-ingest"
+        for line in stack.metrics(name).splitlines()
+        if line.startswith(series)
+    )
+
+
+def of_cluster(stack: Stack, death: Death, refused_before: int) -> Death:
+    """Return it with what ingest refused meanwhile, where that alone excuses a missing report."""
+    others = len(nodes(stack)) - len(death.names)
+    if others and {kind_of(name) for name in death.names} == {"nats"}:
+        return replace(death, refused=refused_reports(stack) - refused_before)
+    return death
 
 
 def until_led(stack: Stack, names: Collection[str]) -> None:

@@ -1,9 +1,9 @@
-"""A collector of traces: takes OTLP over HTTP, and keeps what was exported."""
+"""A collector of traces: takes OTLP over HTTP, as a real one does, and keeps what was exported."""
 
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic, sleep
@@ -20,6 +20,7 @@ class ReceivedSpan:
     """One span, as it was exported."""
 
     service: str
+    namespace: str
     name: str
     kind: str
     trace_id: str
@@ -35,7 +36,9 @@ class ReceivedSpan:
 
 @dataclass
 class Collector:
-    """What was received. While it `hangs`, requests are accepted and never answered."""
+    """What was received. While it `hangs`, requests are accepted and never answered; with a
+    `status` that is no success, all are answered with it.
+    """
 
     url: str = ""
     spans: list[ReceivedSpan] = field(default_factory=list[ReceivedSpan])
@@ -43,6 +46,7 @@ class Collector:
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     requests: int = 0
     hangs: threading.Event = field(default_factory=threading.Event)
+    status: int = 200
 
     def trace(self, trace_id: str) -> list[ReceivedSpan]:
         """Return the spans of one trace, by their start."""
@@ -71,16 +75,33 @@ class Collector:
 @contextmanager
 def collector() -> Iterator[Collector]:
     """Run a collector on a free port of this machine."""
-    received = Collector()
+    received, ended = Collector(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if ended.is_set():  # on a connection that was kept
+                self.close_connection = True
+                return
             received.requests += 1
             while received.hangs.is_set():
                 sleep(0.05)
+            with suppress(ConnectionError):  # who gave up does not hear it
+                if refusal := self._refusal():
+                    self.send_error(refusal)
+                else:
+                    self._take(body)
+
+        def _refusal(self) -> int | None:
+            if received.status != 200:
+                return received.status
+            if self.path != "/v1/traces":
+                return 404
+            return None if self.headers["Content-Type"] == "application/x-protobuf" else 415
+
+        def _take(self, body: bytes) -> None:
             received.bodies.append(body)
             received.headers.append({k.lower(): v for k, v in self.headers.items()})
             received.spans.extend(_decoded(body))
@@ -102,6 +123,7 @@ def collector() -> Iterator[Collector]:
     try:
         yield received
     finally:
+        ended.set()
         received.hangs.clear()
         server.shutdown()
         server.server_close()
@@ -113,6 +135,7 @@ def _decoded(body: bytes) -> list[ReceivedSpan]:
     return [
         ReceivedSpan(
             service=_values(of_resource.resource.attributes)["service.name"],
+            namespace=_values(of_resource.resource.attributes)["service.namespace"],
             name=span.name,
             kind=span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_").lower(),
             trace_id=span.trace_id.hex(),

@@ -4,7 +4,6 @@ import random
 import secrets
 import threading
 import time
-from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -14,6 +13,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
 
 from tests.support.keys import StackKeys
+from tests.support.retrying import may_be_retried
 from tests.support.stack import Stack
 
 _PACE_S = 0.3
@@ -46,7 +46,8 @@ class Reports:
 
     `acknowledged` is what was answered 202, by event id: how many tokens it states. Each report
     is posted, unchanged, until it is: none is in doubt afterwards. With `repeats`, every second
-    time it is one that was acknowledged before.
+    time it is one that was acknowledged before. Where it is `strict`, no server dies under a
+    report: it is answered, and refused by ingest's own word alone.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Reports:
         *,
         pace_s: float = _PACE_S,
         repeats: bool = False,
+        strict: bool = False,
     ) -> None:
         self.acknowledged: dict[str, int] = {}
         self._tokens: dict[str, int] = {}
         self._bodies: list[tuple[str, bytes]] = []
         self._pace_s = pace_s
         self._repeats = repeats
+        self._strict = strict
         self._stack = stack
         self._keys = StackKeys(stack)
         self._deployment = deployment
@@ -109,16 +112,21 @@ class Reports:
         headers = self._keys.report_headers(self._deployment["id"], body)
         deadline = time.monotonic() + _PATIENCE_S
         while True:
-            said = "no answer"
-            with suppress(httpx.TransportError):
+            try:
                 answer = http.post(url, content=body, headers=headers)
+            except httpx.TransportError as error:
+                said = repr(error)
+                if self._strict:
+                    self._problem = f"a report was not answered: {said}"
+                    return
+            else:
                 if answer.status_code == 202:
                     if event_id not in self.acknowledged:
                         self.acknowledged[event_id] = self._tokens[event_id]
                         self._bodies.append((event_id, body))
                     return
                 said = f"{answer.status_code} {answer.text}"
-                if answer.status_code < 500:
+                if answer.status_code < 500 or not may_be_retried(answer, strict=self._strict):
                     self._problem = f"a good report was refused: {said}"
                     return
             if time.monotonic() > deadline:

@@ -13,11 +13,23 @@ PATIENCE_S = 60
 _AGAIN_AFTER_S = 0.05
 
 
-class RetryingClient:
-    """One user's requests through outages. Each gives the success in the end, or fails."""
+def may_be_retried(answer: httpx.Response, *, strict: bool) -> bool:
+    """Whether a failure is of an outage; a strict one is the service's own word."""
+    if strict and answer.status_code != 503:
+        return False
+    return answer.status_code != 500 and bool(answer.json()["error"]["retryable"])
 
-    def __init__(self, caller: Caller) -> None:
+
+class RetryingClient:
+    """One user's requests through outages. Each gives the success in the end, or fails.
+
+    A `strict` one is for outages in which no server dies under a request: all that may happen then
+    is a 503 that says that it can be retried. An INTERNAL error never may.
+    """
+
+    def __init__(self, caller: Caller, *, strict: bool = False) -> None:
         self.caller = caller
+        self._strict = strict
 
     def get(self, path: str) -> dict[str, Any]:
         return self._send("GET", path)
@@ -33,6 +45,7 @@ class RetryingClient:
         """Invoke, retrying transient failures; returns the answer of the last attempt."""
         deadline = time.monotonic() + PATIENCE_S
         while (answer := self.caller.post_invoke(agent_id, prompt)).status_code != 200:
+            assert answer.status_code != 500, answer.text
             assert time.monotonic() < deadline, answer.text
             time.sleep(_AGAIN_AFTER_S)
         return answer.json()
@@ -63,10 +76,12 @@ class RetryingClient:
                 answer = self.caller.http.request(method, path, json=body, headers=headers)
             except httpx.TransportError as error:
                 problem = repr(error)
+                assert not self._strict, f"{method} {path}: {problem}"
             else:
                 if answer.is_success or answer.status_code in done:
                     return answer.json()
                 problem = f"{answer.status_code} {answer.text}"
-                assert answer.json()["error"]["retryable"], f"{method} {path}: {problem}"
+                again = may_be_retried(answer, strict=self._strict)
+                assert again, f"{method} {path}: {problem}"
             assert time.monotonic() < deadline, f"{method} {path}: {problem}"
             time.sleep(_AGAIN_AFTER_S)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from webhost_contracts.events import DeploymentSucceeded
 from webhost_deployer.app import cloudflare_of
 from webhost_deployer.cloudflare.addresses import front_name, outbound_name
@@ -183,9 +184,15 @@ async def test_a_script_that_is_gone_is_reported(
     harness: Harness, reconciliation: Reconciliation
 ) -> None:
     await harness.start()
-    event = await deployed(harness)
+    kept, event = await deployed(harness), await deployed(harness)
+    assert (await reconciliation.once()).missing == ()
+    assert REGISTRY.get_sample_value("webhost_deployer_scripts_missing") == 0
     await delete_script(harness, event.worker_name)
     assert len((await reconciliation.once()).missing) == 1
+    assert REGISTRY.get_sample_value("webhost_deployer_scripts_missing") == 1
+    await delete_script(harness, kept.worker_name)
+    await reconciliation.once(dry_run=True)
+    assert REGISTRY.get_sample_value("webhost_deployer_scripts_missing") == 2
 
 
 @pytest.mark.accept("7.saga.drift")

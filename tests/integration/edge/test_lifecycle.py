@@ -329,6 +329,7 @@ def user_of(pid: int) -> int:
 async def test_requests_go_to_the_replicas_that_are_ready(tmp_path: Path) -> None:
     served: Counter[str] = Counter()
     ready = {"a": True, "b": True}
+    frozen: set[str] = set()
 
     def application(name: str) -> web.Application:
         async def serve(_: web.Request) -> web.Response:
@@ -336,6 +337,8 @@ async def test_requests_go_to_the_replicas_that_are_ready(tmp_path: Path) -> Non
             return web.Response()
 
         async def readyz(_: web.Request) -> web.Response:
+            while name in frozen:  # noqa: ASYNC110 - it says nothing
+                await asyncio.sleep(0.05)
             return web.Response(status=200 if ready[name] else 503)
 
         app = web.Application()
@@ -381,4 +384,8 @@ async def test_requests_go_to_the_replicas_that_are_ready(tmp_path: Path) -> Non
         ready["b"] = True
         await until({"b"})
         ready["a"] = True
+        await until({"a", "b"})
+        frozen.add("b")
+        await until({"a"})
+        frozen.clear()
         await until({"a", "b"})

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from webhost_kit.process.service import GRACE_S
 
 from tests.integration.gateway.harness import Gateway, Harness
 from tests.integration.gateway.worker import Call
@@ -264,3 +265,30 @@ async def test_a_worker_that_does_not_stream_is_emulated(
         ("done", {}),
     ]
     assert events[0][2]["sessionId"] == "s"
+
+
+@pytest.mark.accept("5.stream")
+async def test_a_gateway_that_is_asked_to_end_finishes_its_stream(own_harness: Harness) -> None:
+    gateway, drain_s = await own_harness.start(DRAIN_S="1"), 1
+    agent = await own_harness.agent()
+    await own_harness.until_answers(gateway, agent)
+    may_end = asyncio.Event()
+
+    async def slow(call: Call) -> None:
+        await call.meta()
+        await may_end.wait()
+        await call.event("delta", {"text": "late"})
+        await call.event("done", {})
+        await call.write("", more=False)
+
+    own_harness.worker.behaviour = slow
+    async with own_harness.post(gateway, agent, stream=True) as response:
+        reader = Reader(response)
+        assert (await reader.next() or ("",))[0] == "meta"
+        ending = asyncio.create_task(gateway.stop())
+        # Longer than what a service has by default for requests under way.
+        done, _ = await asyncio.wait([ending], timeout=drain_s + GRACE_S + 2)
+        assert not done, "the gateway ended before its stream"
+        may_end.set()
+        assert [name for name, _, _ in await reader.rest()] == ["delta", "done"]
+    assert await ending == 0

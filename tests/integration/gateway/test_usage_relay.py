@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from psycopg.rows import TupleRow
 from webhost_contracts import subjects, wire
 from webhost_contracts.events import Envelope
@@ -14,6 +15,7 @@ from webhost_contracts.totals import Totals
 from webhost_gateway.ledger.usage_relay import WAITING, UsageRelay, message_of
 from webhost_gateway.model import Outcome, closing
 from webhost_gateway.routing.totals import TotalsWatch
+from webhost_kit.bus import streams
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.bus.packets import PACKET_BYTES, in_packets
 from webhost_kit.clock import now_ms
@@ -109,6 +111,41 @@ async def test_a_row_that_commits_late_is_published(database_url: str, bus: Bus)
             relay.wake_from_start()
             async with asyncio.timeout(5):
                 await until_empty(here, own)
+        await publishing.close()
+
+
+@pytest.mark.accept("7.metrics")
+async def test_how_long_the_oldest_waits_is_measured(database_url: str, bus: Bus) -> None:
+    upgrade(database_url, "webhost_gateway")
+
+    def measured() -> float:
+        value = REGISTRY.get_sample_value("webhost_gateway_usage_oldest_age_seconds")
+        assert value is not None
+        return value
+
+    async with ledger(database_url) as here:
+        own = here.lease.gateway_id
+        publishing = Statements(database_url, "gateway publishing")
+        relay = UsageRelay(publishing, bus, here.lease)
+        assert measured() == 0
+        await bus.js.delete_stream(subjects.USAGE)
+        waits(here, own, 2)
+        oldest_ms = now_ms() - 90_000
+        here.rows("UPDATE usage_outbox SET oldest_ms = %s WHERE serial = 1", oldest_ms)
+        async with in_background(relay.run()):
+
+            async def waiting() -> bool:
+                return relay.check() == "bus away: publish not acknowledged"
+
+            await eventually(waiting, "the relay to wait", seconds=15)
+            assert 90 <= measured() <= (now_ms() - oldest_ms) / 1000
+            await streams.make(bus.js, subjects.USAGE)
+            await until_empty(here, own)
+
+            async def none() -> bool:
+                return measured() == 0
+
+            await eventually(none, "nothing to wait")
         await publishing.close()
 
 

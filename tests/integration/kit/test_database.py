@@ -3,6 +3,7 @@
 from contextlib import AsyncExitStack
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from webhost_kit.database.engine import VANISHED_AFTER_S, Database
 from webhost_kit.errors import Unavailable
@@ -17,13 +18,23 @@ async def test_where_no_connection_becomes_free_the_caller_may_come_again(
 ) -> None:
     monkeypatch.setattr("webhost_kit.database.engine.CONNECT_TIMEOUT_S", 1)
     database = Database(database_url, pool_size=1)
+    assert measured() == (0, 2)
     async with database.transaction() as one, database.transaction() as two:
         await one.execute(text("SELECT 1"))
         await two.execute(text("SELECT 1"))
+        assert measured() == (2, 2)
         with pytest.raises(Unavailable):
             async with database.transaction():
                 pass
+    # One of them is kept for the next.
+    assert measured() == (0, 2)
     await database.close()
+
+
+def measured() -> tuple[float | None, ...]:
+    """How many connections are in use, and how many there may be."""
+    names = ("in_use", "max")
+    return tuple(REGISTRY.get_sample_value(f"webhost_database_connections_{n}") for n in names)
 
 
 async def test_a_projector_outlives_a_full_pool(

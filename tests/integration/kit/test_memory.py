@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
@@ -72,6 +73,7 @@ class Names:
             return self.memory.usable and self.memory.check() is None and self.known == expected
 
         await eventually(holds, f"the memory to be {expected}", seconds=20)
+        assert measured_usable() == 1
 
     async def until_halted(self) -> None:
         async def halted() -> bool:
@@ -79,6 +81,11 @@ class Names:
 
         await eventually(halted, "the memory to halt", seconds=20)
         assert not self.memory.usable
+        assert measured_usable() == 0
+
+
+def measured_usable() -> float | None:
+    return REGISTRY.get_sample_value("webhost_memory_usable", {"projection": "names"})
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """The simulation comes to what the benchmark saw, repeats itself, and shows what an outage does."""
 
 import random
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -18,6 +20,7 @@ TOLERANCE = 0.15
 ONE_MACHINE = Plan(gateways=1, postgres_cores=2, shared_cores=measured().seen.cores)
 COSTS = measured()
 CHOSEN = capacity.parameters()
+PAGE = Path(__file__).parents[3] / "docs/scale.md"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +218,25 @@ def test_totals_are_the_first_limit_of_processing_and_usage_as_declared_of_all()
 
     assert found[0].name == "USAGE as declared (16 GiB)"
     assert next(w.name for w in found if w.name not in disks) == "totals put on NATS"
+
+
+def test_the_page_says_what_the_arithmetic_says() -> None:
+    text = PAGE.read_text()
+    section = text.partition("## The walls, by calls\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| ([\d,.]+)(?:, lasting)? \|", section, re.MULTILINE)
+    found = capacity.walls(COSTS, CHOSEN, 10_000)
+
+    assert len(rows) == len(found) > 0
+    for (name, said), wall in zip(rows, found, strict=True):
+        for size in re.findall(r"\((.+)\)", wall.name):
+            assert size in name, (name, wall.name)
+        assert rounded_as(said, wall.per_second) == float(said.replace(",", "")), wall.name
+
+
+def rounded_as(said: str, value: float) -> float:
+    """The value with as many digits as were said, zeros at the end of a whole number aside."""
+    digits = len(said.replace(",", "").lstrip("0.").rstrip("0").replace(".", ""))
+    return float(f"{value:.{digits}g}")
 
 
 def test_a_user_is_put_at_most_once_for_each_turn_of_the_fold() -> None:

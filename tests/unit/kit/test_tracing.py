@@ -6,16 +6,20 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 import structlog
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 from webhost_kit.errors import RuntimeFailed, Unavailable
 from webhost_kit.http.problems import traceparent_from
 from webhost_kit.process import trace_export, tracing
 from webhost_kit.process.settings import headers_of
 from webhost_kit.process.trace_export import TraceExport
 from webhost_kit.process.tracing import FinishedSpan
+from webhost_local.ports import free_port
 
 from tests.support.deadline import until
 from tests.support.otlp import collector
@@ -225,8 +229,11 @@ def test_what_is_exported_is_complete_and_redacted() -> None:
             span.set("text", "whs_secretsecretsecret")
             span.set("no text", "\ud800")
             span.set("long", "ab" * 1_000)
+            span.set("long token", f"eyJ{'h' * 97}.{'p' * 399}.{'s' * 99}")
+            span.set("key at the end", "ab " * 83 + " sk-0123456789abcdef")
             span.fail("timeout")
-        tracing.record("script", "internal", 1, 2, parent=span.context, service="agent")
+        parent, error = span.context, "no whs_secretsecretsecret"
+        tracing.record("script", "internal", 1, 2, parent=parent, service="agent", error=error)
         asyncio.run(export.close())
     outer, script = receiving.trace(TRACE)[::-1]
     assert (outer.service, outer.kind, outer.parent_id) == ("gateway", "server", CALLER)
@@ -235,9 +242,13 @@ def test_what_is_exported_is_complete_and_redacted() -> None:
         "text": "[redacted]",
         "no text": "?",
         "long": "ab" * 128,
+        "long token": "[redacted]",
+        "key at the end": "ab " * 83 + " [redac",
         "error.type": "timeout",
     }
     assert (script.service, script.parent_id) == ("agent", outer.span_id)
+    assert (outer.namespace, script.namespace) == ("ins_1", "ins_1")
+    assert script.attributes == {"error.type": "no [redacted]"}
     assert receiving.headers[0]["x-token"] == "t"
 
 
@@ -256,12 +267,65 @@ def test_a_span_that_cannot_be_exported_costs_its_batch_and_nothing_later() -> N
         assert [span.name for span in receiving.spans] == ["good"]
 
 
-def test_a_collector_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass(frozen=True)
+class Lost:
+    """A collector that takes nothing, and what is said of it."""
+
+    complaint: str
+    status: int = 200
+    hangs: bool = False
+    listens: bool = True
+
+
+LOST = {
+    "hangs": Lost("due to timeout", hangs=True),
+    "answers-503": Lost("Service Unavailable", status=503),
+    "is-away": Lost("Connection refused", listens=False),
+}
+
+
+@contextmanager
+def lost_collector(lost: Lost) -> Iterator[str]:
+    """The address of such a collector."""
+    with collector() as receiving:
+        receiving.status = lost.status
+        if lost.hangs:
+            receiving.hangs.set()
+        yield receiving.url if lost.listens else f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.mark.accept("10.collector-away")
+@pytest.mark.parametrize("lost", LOST.values(), ids=LOST)
+def test_what_a_collector_did_not_take_in_time_is_counted_and_the_log_says_why(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_export, "TIMEOUT_S", 2.0)
+    monkeypatch.setattr(trace_export, "DRAIN_S", 0.2)
+    dropped = _counted("webhost_spans_dropped_total", reason="refused")
+    with lost_collector(lost) as url, capture_logs() as logged:
+        export = TraceExport("x", url, "", 1.0, "ins_1")
+        for _ in range(3):
+            with tracing.span("one", "server", starts=True):
+                pass
+        until(
+            lambda: _counted("webhost_spans_dropped_total", reason="refused") == dropped + 3,
+            "the spans to be given up",
+        )
+        asyncio.run(asyncio.wait_for(export.close(), 2))
+    [line] = [line for line in logged if line["event"] == "spans not exported"]
+    assert line["spans"] == 3
+    assert lost.complaint in line["reason"]
+
+
+@pytest.mark.accept("10.collector-away")
+@pytest.mark.parametrize("lost", LOST.values(), ids=LOST)
+def test_a_collector_that_takes_nothing_is_not_waited_for(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trace_export, "DRAIN_S", 0.2)
     dropped = _counted("webhost_spans_dropped_total", reason="full")
-    with collector() as receiving:
-        receiving.hangs.set()
-        export = TraceExport("x", receiving.url, "", 1.0, "ins_1")
+    with lost_collector(lost) as url:
+        export = TraceExport("x", url, "", 1.0, "ins_1")
         most = trace_export.MOST_WAITING + trace_export.BATCH
         for _ in range(most + 1_000):
             with tracing.span("one", "server", starts=True):

@@ -111,6 +111,7 @@ class TraceExport:
         self._exporter.shutdown()
 
     def _send(self, batch: list[FinishedSpan]) -> None:
+        self._complaints.first = None
         try:
             taken = self._exporter.export(self._convert(batch)).name == "SUCCESS"
         except Exception as error:
@@ -120,7 +121,7 @@ class TraceExport:
         if taken:
             _exported.inc(len(batch))
         else:
-            self._lost(len(batch), self._complaints.last)
+            self._lost(len(batch), self._complaints.first or "no answer")
 
     def _next_batch(self) -> list[FinishedSpan]:
         waiting = self._waiting
@@ -134,12 +135,14 @@ class TraceExport:
 
 
 class _Complaints(logging.Handler):
-    """Keeps the last thing that the libraries complained about, for our own line in the log."""
+    """Keeps what the libraries complained about first, for our own line in the log: of a batch that
+    was tried again, the last complaint says no more than that it is given up.
+    """
 
-    last = "no answer"
+    first: str | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.last = record.getMessage()
+        self.first = self.first or record.getMessage()
 
 
 def _exporter(endpoint: str, headers: dict[str, str], complaints: _Complaints) -> "SpanExporter":
@@ -184,7 +187,7 @@ class _Converter:
             for name, value in span.attributes.items()
         }
         if span.error is not None:
-            attributes["error.type"] = span.error
+            attributes["error.type"] = _text(span.error)
         parent = span.parent_id
         return self._span(
             name=_text(span.name),
@@ -212,7 +215,10 @@ class _Converter:
 
 @lru_cache(maxsize=4_096)  # most are the same in every span
 def _text(value: str) -> str:
-    """Return what is exported of a text: one that cannot be encoded would cost its whole batch."""
+    """Return what is exported of a text: one that cannot be encoded would cost its whole batch.
+
+    It is cut last: half of a credential no longer looks like one.
+    """
     if not value.isascii():
         value = value.encode("utf-8", "replace").decode()
-    return redact_text(value[:LONGEST_TEXT])
+    return redact_text(value)[:LONGEST_TEXT]
