@@ -108,6 +108,11 @@ def test_a_container_is_confined(name: str) -> None:
     assert not any(str(volume).startswith(("/", ".")) for volume in container.get("volumes", ()))
 
 
+def test_an_operators_command_can_write_a_file_that_stays() -> None:
+    assert "operator:/data" in CONTAINERS["cli"]["volumes"]
+    assert "operator" in COMPOSE["volumes"]
+
+
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_a_container_is_healthy_or_ends(name: str) -> None:
     container = CONTAINERS[name]
