@@ -40,6 +40,50 @@ def test_the_services_are_those_of_the_tree() -> None:
     assert all(re.search(rf"\b{service}\b", said) for service in in_tree)
 
 
+def test_no_image_of_a_stranger_is_pulled_for_one_of_ours() -> None:
+    for name, one in CONTAINERS.items():
+        if name != "postgres":
+            image = one["image"].removeprefix("${WEBHOST_REGISTRY:-}")
+            assert re.fullmatch(r"webhost-[a-z-]+:\$\{WEBHOST_TAG:-local\}", image), name
+            assert one["pull_policy"] == "${WEBHOST_PULL_POLICY:-never}", name
+
+
+def test_all_images_are_built_as_compose_builds_them() -> None:
+    given = ("WEBHOST_REGISTRY=host/team/", "WEBHOST_TAG=2")
+    run = subprocess.run(
+        ["make", "--silent", "--dry-run", "images", *given],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    words = run.stdout.replace("\\\n", " ")
+    made = {tuple(one.split()) for one in words.split("&&") if one.split() != ["true"]}
+    assert made == {
+        ("docker", "build", "--tag", _image(one), *_build_options(one["build"]))
+        for one in CONTAINERS.values()
+        if "build" in one
+    }
+    assert {_image(one) for one in CONTAINERS.values()} == {
+        "postgres:18",
+        *(words[3] for words in made),
+    }
+
+
+def _image(container: dict[str, Any]) -> str:
+    image: str = container["image"].replace("${WEBHOST_REGISTRY:-}", "host/team/")
+    return image.replace("${WEBHOST_TAG:-local}", "2")
+
+
+def _build_options(build: str | dict[str, Any]) -> list[str]:
+    if isinstance(build, str):
+        return [build]
+    context = build["context"]
+    file = ["--file", f"{context}/{build['dockerfile']}"] if "dockerfile" in build else []
+    arguments = [f"--build-arg {name}={value}" for name, value in build.get("args", {}).items()]
+    return [*file, *" ".join(arguments).split(), context]
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_given_its_settings_and_nothing_else(service: str) -> None:
     settings = {variable.name for variable in variables(known.settings_of(service))}
@@ -118,7 +162,7 @@ def test_a_container_is_healthy_or_ends(name: str) -> None:
     container = CONTAINERS[name]
     if name in ONE_SHOTS:
         assert container["healthcheck"] == {"disable": True}
-    elif container["image"].startswith("webhost/") and name in SERVICES:
+    elif name in SERVICES:
         assert "healthcheck" not in container  # the image's own
     else:
         assert container["healthcheck"]["test"][0] == "CMD"

@@ -50,7 +50,17 @@ def own() -> Iterator[Own]:
     yield Own(
         "COMPOSE_PROJECT_NAME", "The name of the containers, volumes and networks.", "webhost"
     )
-    yield Own("WEBHOST_TAG", "The tag of the images that are built.", "local")
+    yield Own(
+        "WEBHOST_REGISTRY",
+        "What stands before the images' names, with a slash at its end: a registry of your own.",
+        "",
+    )
+    yield Own("WEBHOST_TAG", "The tag of the images.", "local")
+    yield Own(
+        "WEBHOST_PULL_POLICY",
+        "`never` builds images that are missing; `missing` is for those of a registry of your own.",
+        "never",
+    )
     yield Own(
         "ORIGIN_PORT", "The port of the public origin, on 127.0.0.1; TLS ends before it.", "8787"
     )
