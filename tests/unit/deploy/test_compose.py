@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,20 @@ def test_a_service_is_given_its_settings_and_nothing_else(service: str) -> None:
     for variable in known.passed(service):
         expected = f"${{{known.name_of(service, variable.name)}:-}}"
         assert CONTAINERS[service]["environment"][variable.name] == expected
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_how_many_of_a_service_run_stays_in_the_environment(service: str) -> None:
+    assert CONTAINERS[service]["scale"] == f"${{{known.prefix(service)}_REPLICAS:-1}}"
+
+
+def test_what_runs_on_this_machine_says_who_the_client_is() -> None:
+    defaults = {one.name: one.value or "" for one in known.own()}
+    subnet = ip_network(defaults["FRONT_SUBNET"])
+    assert ip_address(defaults["ORIGIN_TRUSTED_PROXY"]) == next(subnet.hosts())
+    assert f"${{FRONT_SUBNET:-{subnet}}}" in str(COMPOSE["networks"]["front"])
+    given = CONTAINERS["origin"]["environment"]["ORIGIN_TRUSTED_PROXY"]
+    assert given == f"${{ORIGIN_TRUSTED_PROXY:-{next(subnet.hosts())}}}"
 
 
 def test_what_is_left_out_are_settings() -> None:

@@ -66,10 +66,13 @@ def own() -> Iterator[Own]:
     )
     yield Own(
         "ORIGIN_TRUSTED_PROXY",
-        "The address or network of what ends TLS, whose `X-Forwarded-For` says who the client is.",
-        "127.0.0.1",
+        "The address or network of what ends TLS, whose `X-Forwarded-For` says who the client is. What"
+        " runs on this machine comes from the first address of FRONT_SUBNET.",
+        "172.31.250.1",
     )
     yield Own("FRONT_SUBNET", "The network between the origin and the services.", "172.31.250.0/24")
+    for service in SERVICES:
+        yield Own(f"{prefix(service)}_REPLICAS", f"How many processes of {service} run.", "1")
     yield Own("ISSUER_PORT", "Profile local: the port of the development issuer.", "8788")
     yield Own("STORE_PORT", "Profile local: the port of the payment page.", "8789")
     yield Own("POSTGRES_PASSWORD", "The superuser's password: for the one-shot `database` alone.")
