@@ -128,6 +128,13 @@ def test_every_variable_of_the_file_is_documented_and_every_documented_one_is_us
     assert documented == used | {"COMPOSE_PROJECT_NAME", "OPERATOR_TOKEN"}
 
 
+def test_no_container_starts_without_its_passwords() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    named = re.findall(r"\$\{\w*PASSWORD\w*(.*?)\}", text)
+    assert named
+    assert {*named} == {":?run make compose-env"}
+
+
 def test_no_secret_has_a_value_in_the_repository() -> None:
     made = secrets_of(Identities())
     example = (ROOT / ".env.example").read_text()
@@ -145,7 +152,7 @@ def test_the_made_environment_is_one_that_a_service_starts_with(
     values = secrets_of(identities) | local_values(identities)
     for name, text in CONTAINERS[service]["environment"].items():
         filled = re.sub(
-            r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}",
+            r"\$\{([A-Z0-9_]+)(?::[-?]([^}]*))?\}",
             lambda found: values.get(found[1], found[2] or ""),
             str(text),
         )

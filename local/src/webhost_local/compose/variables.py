@@ -6,7 +6,8 @@ service's name before it. Beside these there are the file's own variables: passw
 publishes what.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -66,8 +67,8 @@ def own() -> Iterator[Own]:
     )
     yield Own(
         "ORIGIN_TRUSTED_PROXY",
-        "The address or network of what ends TLS, whose `X-Forwarded-For` says who the client is. What"
-        " runs on this machine comes from the first address of FRONT_SUBNET.",
+        "The address or network of what ends TLS, whose `X-Forwarded-For` says who the client is;"
+        + " what runs on this machine has the first address of FRONT_SUBNET.",
         "172.31.250.1",
     )
     yield Own("FRONT_SUBNET", "The network between the origin and the services.", "172.31.250.0/24")
@@ -124,15 +125,42 @@ def grouped() -> dict[tuple[str, ...], list[tuple[str, Variable]]]:
     return dict(sorted(groups.items(), key=lambda item: (-len(item[0]), item[0])))
 
 
-def document(values: Mapping[str, str], *, head: str) -> str:
-    """The text of an environment file with these values; what has none is commented out."""
-    sections = [head, "# --- The compose file itself\n"]
-    sections += [_entry(one.name, one.meaning, values, one.value) for one in own()]
+def document(values: Mapping[str, str], *, head: str, present: Container[str] = frozenset()) -> str:
+    """The text of an environment file with these values; what has none is commented out.
+
+    What is `present` in another text is left out.
+    """
+    sections = [head]
+    kept = [one for one in own() if one.name not in present]
+    if kept:
+        sections.append("# --- The compose file itself\n")
+        sections += [_entry(one.name, one.meaning, values, one.value) for one in kept]
     for services, named in grouped().items():
         title = "every service" if len(services) == len(SERVICES) else ", ".join(services)
-        sections.append(f"\n# --- Settings of {title} (docs/configuration.md)\n")
-        sections += [_entry(name, _meaning(one), values, None) for name, one in named]
+        if missing := [(name, one) for name, one in named if name not in present]:
+            sections.append(f"\n# --- Settings of {title} (docs/configuration.md)\n")
+            sections += [_entry(name, _meaning(one), values, None) for name, one in missing]
     return "\n".join(sections)
+
+
+def mentioned(text: str) -> set[str]:
+    """The variables of an environment file, with those that are commented out."""
+    return set(re.findall(r"^#?([A-Z0-9_]+)=", text, re.MULTILINE))
+
+
+def given_in(text: str) -> dict[str, str]:
+    """The variables of an environment file that have a value, as it is written."""
+    return dict(re.findall(r"^([A-Z0-9_]+)=(.+)$", text, re.MULTILINE))
+
+
+def to_fill_in(values: Mapping[str, str]) -> list[str]:
+    """The variables that a service does not start without, and that have no value."""
+    return [
+        name
+        for named in grouped().values()
+        for name, one in named
+        if one.default == "required" and not values.get(name)
+    ]
 
 
 def _meaning(variable: Variable) -> str:
