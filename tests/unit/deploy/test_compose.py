@@ -239,7 +239,8 @@ def test_the_bus_is_as_durable_as_the_local_one(tmp_path: Path) -> None:
     for file in ("nats/nats.conf", "k8s/base/nats/accounts.conf"):  # as the image has them
         shutil.copy(ROOT / "deploy" / file, tmp_path)
     assert "sync_interval: always" in (tmp_path / "nats.conf").read_text()
-    passwords = CONTAINERS["nats"]["environment"]
+    passwords = {**CONTAINERS["nats"]["environment"]}
+    assert (passwords.pop("GOMEMLIMIT"), CONTAINERS["nats"]["mem_limit"]) == ("900MiB", "1g")
     assert set(re.findall(r"\$(PASSWORD_OF_\w+)", (tmp_path / "accounts.conf").read_text())) == (
         passwords.keys()
     )
