@@ -12,6 +12,7 @@ what is not on it, which in an account would only find nobody.
 `python -m webhost_local.nats_accounts` prints the accounts for a server's configuration.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -242,4 +243,8 @@ def configuration() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m webhost_local.nats_accounts",
+        description="Print the accounts for a NATS server's configuration.",
+    ).parse_args()
     sys.stdout.write(configuration())
