@@ -29,7 +29,9 @@ from tests.support.retrying import RetryingClient
 from tests.support.traffic import PROMPT, Traffic
 
 pytestmark = pytest.mark.timeout(3600)
-_PACE_S = 1.5
+_PACE_S = 2.5
+"""Slow enough for the calls to last until every container was killed."""
+_SOON_MS = 5_000
 _FAILURES = 500
 """More than an address may have in a minute, when they come at once."""
 
@@ -73,6 +75,9 @@ def test_the_demo_with_every_kind_of_container_killed_on_the_way(stack: ComposeS
             traffic.until_answered(text, seconds=60)
         print(f"{len(traffic.answered)} calls answered, {len(traffic.unclear)} unclear")
         assert len(traffic.answered) > len(KINDS)
+        for death in deaths:
+            until_ms = death.back_ms + _SOON_MS
+            assert any(death.at_ms <= at_ms <= until_ms for at_ms in traffic.called_ms), death
 
         books.check_usage(narrator, calls, stack.status)
         books.delete(narrator, calls, agent, stack.status)

@@ -16,6 +16,8 @@ from webhost_local.compose.values import local_values, secrets_of
 from webhost_local.identities import Identities
 from webhost_local.nats_accounts import SERVICES
 
+from tests.support.compose import KINDS
+
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 CONTAINERS: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -39,6 +41,10 @@ def test_the_services_are_those_of_the_tree() -> None:
     assert built == in_tree | {"cli", "local"}
     said = (ROOT / "Dockerfile").read_text().partition("ARG")[0]
     assert all(re.search(rf"\b{service}\b", said) for service in in_tree)
+
+
+def test_every_container_that_keeps_running_is_killed_by_a_test() -> None:
+    assert sorted(KINDS) == sorted(CONTAINERS.keys() - ONE_SHOTS)
 
 
 def test_no_image_of_a_stranger_is_pulled_for_one_of_ours() -> None:
