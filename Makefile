@@ -102,6 +102,23 @@ docs-check: setup
 compose-env: setup ## Make the .env of docker-compose.yml; ENV=--production for accounts of your own
 	.venv/bin/python -m webhost_local.compose $(ENV)
 
+WEBHOST_TAG ?= local
+IMAGES := api deployer gateway telemetry-ingest billing cli local origin nats
+image-of = $(WEBHOST_REGISTRY)webhost-$(1):$(WEBHOST_TAG)
+context-local := --build-arg SERVICE=local --build-arg EXTRA=workerd .
+context-origin := deploy/origin
+context-nats := --file deploy/nats/Dockerfile deploy
+
+.PHONY: images
+images: ## Build all images, for containers anywhere: WEBHOST_REGISTRY=host/team/ WEBHOST_TAG=version
+	$(foreach one,$(IMAGES),docker build --tag $(call image-of,$(one)) \
+		$(or $(context-$(one)),--build-arg SERVICE=$(one) .) &&) true
+
+.PHONY: push-images
+push-images: ## Push them to that registry
+	@test -n "$(WEBHOST_REGISTRY)" || { echo "name a registry of yours: WEBHOST_REGISTRY=host/team/" >&2; exit 1; }
+	$(foreach one,$(IMAGES),docker push $(call image-of,$(one)) &&) true
+
 .PHONY: compose-test
 compose-test: setup ## Run the demo on docker-compose.yml, and kill one container of each kind
 	.venv/bin/python -m pytest -m "" tests/compose

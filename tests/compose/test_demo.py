@@ -6,7 +6,9 @@ Run by `make compose-test`; not a part of `make test`, which needs no Docker.
 import json
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -27,7 +29,11 @@ from tests.support.retrying import RetryingClient
 from tests.support.traffic import PROMPT, Traffic
 
 pytestmark = pytest.mark.timeout(3600)
-_PACE_S = 1.5
+_PACE_S = 2.5
+"""Slow enough for the calls to last until every container was killed."""
+_SOON_MS = 5_000
+_FAILURES = 500
+"""More than an address may have in a minute, when they come at once."""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,9 @@ def test_the_demo_with_every_kind_of_container_killed_on_the_way(stack: ComposeS
             traffic.until_answered(text, seconds=60)
         print(f"{len(traffic.answered)} calls answered, {len(traffic.unclear)} unclear")
         assert len(traffic.answered) > len(KINDS)
+        for death in deaths:
+            until_ms = death.back_ms + _SOON_MS
+            assert any(death.at_ms <= at_ms <= until_ms for at_ms in traffic.called_ms), death
 
         books.check_usage(narrator, calls, stack.status)
         books.delete(narrator, calls, agent, stack.status)
@@ -81,6 +90,21 @@ def test_the_origin_has_no_way_to_what_is_for_operators(stack: ComposeStack) -> 
         answer = httpx.get(f"{stack.origin}{path}")
         assert answer.status_code in (400, 404), path
         assert answer.json()["error"]["code"] in ("NOT_FOUND", "INVALID_REQUEST")
+
+
+def test_clients_behind_what_ends_tls_are_limited_apart(stack: ComposeStack) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ended = [*pool.map(lambda _: refused(stack, "203.0.113.1"), range(_FAILURES))]
+    assert {*ended} == {401, 429}
+    assert refused(stack, "203.0.113.2") == 401
+
+
+def refused(stack: ComposeStack, address: str) -> int:
+    connection = HTTPConnection(stack.origin.removeprefix("http://"), timeout=10)
+    with closing(connection):
+        named = {"X-Forwarded-For": address, "Content-Type": "application/json"}
+        connection.request("POST", "/v1/telemetry/report", b"{}", named)
+        return connection.getresponse().status
 
 
 def test_what_runs_is_confined(stack: ComposeStack) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from webhost_contracts.subjects import PARTITIONS
 
 from tests.e2e.test_limits import TELLING, deployed, limit_of
 from tests.e2e.world import FIRST, TestAgent
@@ -134,7 +135,36 @@ def test_usage_is_exact_while_one_of_each_dies(doubled: Stack, chance: random.Ra
     assert rebuilt.returncode == 0
 
 
-def test_a_replica_is_added(doubled: Stack, tmp_path: Path) -> None:
-    for section in ("Steps", "How to see that it worked"):
-        with Runbook(doubled, "add-replica.md", section, tmp_path) as runbook:
-            runbook.rest(within=COUNTED_S)
+# The locks of the partitions of usage, by who holds them; those of its members are shared.
+HELD = """
+SELECT array_agg(objid::integer) FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 2 AND mode = 'ExclusiveLock' AND granted
+    AND classid = hashtext('billing usage of billing')::oid
+GROUP BY pid
+"""
+
+
+def held(stack: Stack) -> list[set[int]]:
+    """The partitions of usage that each billing process has."""
+    with psycopg.connect(stack.status()["postgresDsn"]) as connection:
+        return [{*partitions} for (partitions,) in connection.execute(HELD)]
+
+
+def test_a_replica_is_added(tmp_path: Path) -> None:
+    with running_stack() as single:
+        agent = TestAgent.on(single)
+        with Traffic(agent.user, agent.agent_id, pace_s=PACE_S) as traffic:
+            until(lambda: len(traffic.answered) >= MANY, "some calls", seconds=COUNTED_S)
+        traffic.check_usage(possible_texts=(FIRST,))
+        used = agent.user.get("/v1/usage/current")["usage"]
+        with single.stopped("--replicas", "gateway=2,billing=2"):
+            pass
+        assert {"gateway-2", "billing-2"} <= single.pids().keys()
+        single.until_ready()
+        for section in ("Steps", "How to see that it worked"):
+            with Runbook(single, "add-replica.md", section, tmp_path) as runbook:
+                runbook.rest(within=COUNTED_S)
+        until(lambda: len(held(single)) == 2, "two processes with partitions", seconds=COUNTED_S)
+        assert sorted(map(len, held(single))) == [PARTITIONS // 2] * 2
+        assert set[int]().union(*held(single)) == {*range(PARTITIONS)}
+        assert agent.user.get("/v1/usage/current")["usage"] == used

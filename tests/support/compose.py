@@ -74,6 +74,7 @@ class ComposeStack:
         environment = {
             "COMPOSE_PROJECT_NAME": f"webhost-test-{os.getpid()}",
             "FRONT_SUBNET": "172.31.251.0/24",
+            "ORIGIN_TRUSTED_PROXY": "172.31.251.1",
             # The builder that every Docker has.
             "DOCKER_BUILDKIT": os.environ.get("DOCKER_BUILDKIT", "0"),
         }

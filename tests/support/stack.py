@@ -121,10 +121,11 @@ class Stack:
             self.until_ready()
 
     @contextmanager
-    def stopped(self) -> Generator[None]:
-        """It is down for the block, and ready again behind it."""
+    def stopped(self, *options: str) -> Generator[None]:
+        """It is down for the block, and ready again behind it, from then on with these options."""
         assert self.stop() == 0, self.log_tail()
         yield
+        self._options = options or self._options
         self.start()
 
     def complaints(self, name: str) -> dict[str, str]:

@@ -48,7 +48,8 @@ class Traffic:
     """One user who calls one agent again and again until the block ends.
 
     Every call has a trace id of its own. `answered` were answered 200; `unclear` were cut off or
-    failed on the way, so they may have been admitted or not. Where they are `keyed`, every second
+    failed on the way, so they may have been admitted or not. `called_ms` says when each was made.
+    Where they are `keyed`, every second
     one has an idempotency key.
     """
 
@@ -62,6 +63,7 @@ class Traffic:
     ) -> None:
         self.answered: dict[str, Answer] = {}
         self.unclear: set[str] = set()
+        self.called_ms: list[int] = []
         self._user = user
         self._agent_id = agent_id
         self._pace_s = pace_s
@@ -83,6 +85,7 @@ class Traffic:
         """Make one call and remember what came of it; return the agent's text, if it answered."""
         trace_id = f"call-{secrets.token_hex(8)}"
         self._calls += 1
+        self.called_ms.append(now_ms())
         key = trace_id if self._keyed and self._calls % 2 else None
         try:
             answer = self._user.caller.post_invoke(

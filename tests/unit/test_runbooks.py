@@ -3,7 +3,7 @@
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,27 +71,90 @@ def test_the_commands_in_blocks_are_whole() -> None:
                     pytest.fail(f"{page}, {section}: webhost {text}: {error}")
 
 
-def followed() -> set[tuple[str, str]]:
-    """The sections that tests open: `Runbook(…)`, or a call with a section's heading as a word."""
+def followed(source: str) -> set[tuple[str, str]]:
+    """The sections that a test's file opens: by calls of `Runbook(…)`, and of its fixture `follow`.
+
+    A name stands for the texts that it is given in the same function, or in the file.
+    """
+    tree = ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    everywhere = _texts(tree.body)
+    # The page of a fixture that is given the section alone.
+    page = [
+        text
+        for function in functions
+        if function.name == "follow"
+        for call in _openings(function)
+        for text in _arguments(call, everywhere)
+    ]
     named: set[tuple[str, str]] = set()
-    for file in TESTS.glob("e2e/test_*.py"):
-        words = {
-            node.value
-            for node in ast.walk(ast.parse(file.read_text("utf-8")))
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-        named |= {
-            (page, section)
-            for page in PAGES
-            if page in words
-            for section in words & {*sections(page)}
-        }
+    for function in functions:
+        known = everywhere | _texts([*ast.walk(function)])
+        for call in _openings(function) if function.name != "follow" else ():
+            words = _arguments(call, known)
+            named |= {
+                (page, section)
+                for page in {*words} & {*PAGES} or {*page}
+                for section in {*words} & {*sections(page)}
+            }
     return named
+
+
+def _openings(function: ast.FunctionDef) -> Iterator[ast.Call]:
+    for node in ast.walk(function):
+        match node:
+            case ast.Call(func=ast.Name(id="Runbook" | "follow")):
+                yield node
+            case _:
+                pass
+
+
+def _texts(nodes: Sequence[ast.AST]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for node in nodes:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=given):
+                found[name] = _constants(given)
+            case ast.For(target=ast.Name(id=name), iter=given):
+                found[name] = _constants(given)
+            case _:
+                pass
+    return found
+
+
+def _constants(node: ast.AST) -> list[str]:
+    given = node.elts if isinstance(node, ast.Tuple) else [node]
+    return [one.value for one in given if isinstance(one, ast.Constant) and type(one.value) is str]
+
+
+def _arguments(call: ast.Call, known: dict[str, list[str]]) -> list[str]:
+    return [
+        text
+        for given in call.args
+        for text in (known.get(given.id, []) if isinstance(given, ast.Name) else _constants(given))
+    ]
 
 
 @pytest.mark.accept("10.runbooks")
 def test_every_section_with_commands_is_followed_by_a_test() -> None:
-    assert {(page, section) for page, section, _ in blocks()} == followed()
+    sources = [file.read_text("utf-8") for file in TESTS.glob("e2e/test_*.py")]
+    opened = {pair for source in sources for pair in followed(source)}
+    assert {(page, section) for page, section, _ in blocks()} == opened
+
+
+def test_a_section_that_is_not_opened_is_not_followed() -> None:
+    source = """
+PAGE = "restore.md"
+LOST = "EVENTS was lost"
+def follow(stack):
+    return lambda section: Runbook(stack, PAGE, section)
+def test(follow, stack):
+    unused = "All of NATS was lost"
+    follow(LOST)
+    for section in ("Steps", "nowhere"):
+        Runbook(stack, "upgrade.md", section)
+"""
+    assert followed(source) == {("restore.md", "EVENTS was lost"), ("upgrade.md", "Steps")}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -9,7 +9,12 @@ from webhost_local.data_dir import DEFAULT, DataDir
 
 DataDirOption = Annotated[
     Path,
-    typer.Option("--data-dir", envvar="WEBHOST_DATA_DIR", help="The local stack's directory."),
+    typer.Option(
+        "--data-dir",
+        envvar="WEBHOST_DATA_DIR",
+        file_okay=False,
+        help="The local stack's directory.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, errors too.")]
 LimitOption = Annotated[int, typer.Option(min=1, max=100, help="The maximum number of items.")]
@@ -20,12 +25,15 @@ UrlOption = Annotated[
 ]
 StackOption = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="A local stack's directory (or WEBHOST_DATA_DIR)."),
+    typer.Option(
+        "--data-dir", file_okay=False, help="A local stack's directory (or WEBHOST_DATA_DIR)."
+    ),
 ]
 BusOption = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
+        file_okay=False,
         help="A local stack's directory (or WEBHOST_DATA_DIR). Elsewhere, set NATS_URL with an "
         "operator's user and password.",
     ),

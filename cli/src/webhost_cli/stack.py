@@ -18,15 +18,17 @@ def register(app: typer.Typer) -> None:
 
 def up(
     data_dir: DataDirOption = DEFAULT,
-    port: Annotated[int, typer.Option(help="Port of the public origin.")] = DEFAULT_PORT,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the public origin.")
+    ] = DEFAULT_PORT,
     replicas: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="SERVICE=NUMBER,…",
             help="How many processes of a service to run, 1 to 9, as in `gateway=2,billing=2`: of"
             " api, gateway, deployer, telemetry-ingest and billing. One of what is not named.",
         ),
-    ] = "",
+    ] = None,
     nats_nodes: Annotated[
         int | None,
         typer.Option(
@@ -42,7 +44,7 @@ def up(
     if nats_nodes not in (None, 1, CLUSTER):
         raise typer.BadParameter(f"{nats_nodes}: must be 1 or {CLUSTER}", param_hint="--nats-nodes")
     try:
-        wanted = counts.parse(replicas)
+        wanted = counts.one_of_each() if replicas is None else counts.parse(replicas)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--replicas") from error
     stack.up(data_dir, port=port, replicas=wanted, nats_nodes=nats_nodes)

@@ -76,8 +76,13 @@ class DataDir:
         return self.root / "edge"
 
     def make(self) -> None:
+        """Make the directory, if it is not there. Raises StackError where that cannot be."""
         # Under root, Postgres runs as another user, who must be able to traverse the directory.
-        self.root.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+        mode = 0o711 if os.geteuid() == 0 else 0o700
+        try:
+            self.root.mkdir(mode=mode, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StackError(f"{self.root} cannot be made: {error.strerror}") from error
 
     def require_format(self) -> None:
         """Raise StackError where another version of this program made the directory."""

@@ -12,6 +12,7 @@ what is not on it, which in an account would only find nobody.
 `python -m webhost_local.nats_accounts` prints the accounts for a server's configuration.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -260,4 +261,8 @@ def _laid_out(value: Any, margin: str = "") -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m webhost_local.nats_accounts",
+        description="Print the accounts for a NATS server's configuration.",
+    ).parse_args()
     sys.stdout.write(configuration())

@@ -10,6 +10,7 @@ such a server keeps to itself (its own databases, functions) is left as it is, w
 `python -m webhost_local.provision [SERVICE…]` prints the same without passwords.
 """
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -100,4 +101,13 @@ def script(services: Iterable[str] = tuple(SERVICES)) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(script(sys.argv[1:] or tuple(SERVICES)))
+    parser = argparse.ArgumentParser(
+        prog="python -m webhost_local.provision", description="Print the SQL of roles and schemas."
+    )
+    parser.add_argument(
+        "service", nargs="*", help=f"one of {', '.join(SERVICES)}; all, if none is named"
+    )
+    chosen = parser.parse_args().service
+    if unknown := {*chosen} - SERVICES.keys():
+        parser.error(f"there is no service {min(unknown)}")
+    sys.stdout.write(script(chosen or tuple(SERVICES)))

@@ -19,7 +19,7 @@ def names_of(kind: str, count: int) -> list[str]:
 
 
 def one_of_each() -> Replicas:
-    return parse("")
+    return {kind: names_of(kind, 1) for kind in _ORDER}
 
 
 def parse(text: str) -> Replicas:
@@ -28,6 +28,8 @@ def parse(text: str) -> Replicas:
     Raises ValueError, with a message that says what is wrong.
     """
     counts: dict[str, int] = {}
+    if not text.strip():
+        raise ValueError("name services and numbers, as in gateway=2,billing=2")
     for part in filter(None, (part.strip() for part in text.split(","))):
         kind, _, number = (side.strip() for side in part.partition("="))
         if kind not in SERVICES:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from webhost_local.identities import Identities
 from webhost_local.nats_accounts import SERVICES
 
 from deploy.policy_check import needed_s
+from tests.support.compose import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -43,6 +45,54 @@ def test_the_services_are_those_of_the_tree() -> None:
     assert all(re.search(rf"\b{service}\b", said) for service in in_tree)
 
 
+def test_every_container_that_keeps_running_is_killed_by_a_test() -> None:
+    assert sorted(KINDS) == sorted(CONTAINERS.keys() - ONE_SHOTS)
+
+
+def test_no_image_of_a_stranger_is_pulled_for_one_of_ours() -> None:
+    for name, one in CONTAINERS.items():
+        if name != "postgres":
+            image = one["image"].removeprefix("${WEBHOST_REGISTRY:-}")
+            assert re.fullmatch(r"webhost-[a-z-]+:\$\{WEBHOST_TAG:-local\}", image), name
+            assert one["pull_policy"] == "${WEBHOST_PULL_POLICY:-never}", name
+
+
+def test_all_images_are_built_as_compose_builds_them() -> None:
+    given = ("WEBHOST_REGISTRY=host/team/", "WEBHOST_TAG=2")
+    run = subprocess.run(
+        ["make", "--silent", "--dry-run", "images", *given],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    words = run.stdout.replace("\\\n", " ")
+    made = {tuple(one.split()) for one in words.split("&&") if one.split() != ["true"]}
+    assert made == {
+        ("docker", "build", "--tag", _image(one), *_build_options(one["build"]))
+        for one in CONTAINERS.values()
+        if "build" in one
+    }
+    assert {_image(one) for one in CONTAINERS.values()} == {
+        "postgres:18",
+        *(words[3] for words in made),
+    }
+
+
+def _image(container: dict[str, Any]) -> str:
+    image: str = container["image"].replace("${WEBHOST_REGISTRY:-}", "host/team/")
+    return image.replace("${WEBHOST_TAG:-local}", "2")
+
+
+def _build_options(build: str | dict[str, Any]) -> list[str]:
+    if isinstance(build, str):
+        return [build]
+    context = build["context"]
+    file = ["--file", f"{context}/{build['dockerfile']}"] if "dockerfile" in build else []
+    arguments = [f"--build-arg {name}={value}" for name, value in build.get("args", {}).items()]
+    return [*file, *" ".join(arguments).split(), context]
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_given_its_settings_and_nothing_else(service: str) -> None:
     settings = {variable.name for variable in variables(settings_of(service))}
@@ -52,6 +102,20 @@ def test_a_service_is_given_its_settings_and_nothing_else(service: str) -> None:
     for variable in known.passed(service):
         expected = f"${{{known.name_of(service, variable.name)}:-}}"
         assert CONTAINERS[service]["environment"][variable.name] == expected
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_how_many_of_a_service_run_stays_in_the_environment(service: str) -> None:
+    assert CONTAINERS[service]["scale"] == f"${{{known.prefix(service)}_REPLICAS:-1}}"
+
+
+def test_what_runs_on_this_machine_says_who_the_client_is() -> None:
+    defaults = {one.name: one.value or "" for one in known.own()}
+    subnet = ip_network(defaults["FRONT_SUBNET"])
+    assert ip_address(defaults["ORIGIN_TRUSTED_PROXY"]) == next(subnet.hosts())
+    assert f"${{FRONT_SUBNET:-{subnet}}}" in str(COMPOSE["networks"]["front"])
+    given = CONTAINERS["origin"]["environment"]["ORIGIN_TRUSTED_PROXY"]
+    assert given == f"${{ORIGIN_TRUSTED_PROXY:-{next(subnet.hosts())}}}"
 
 
 def test_what_is_left_out_are_settings() -> None:
@@ -68,6 +132,13 @@ def test_every_variable_of_the_file_is_documented_and_every_documented_one_is_us
     used = set(_REFERENCE.findall(text))
     # Read by compose itself; and for whoever calls the API.
     assert documented == used | {"COMPOSE_PROJECT_NAME", "OPERATOR_TOKEN"}
+
+
+def test_no_container_starts_without_its_passwords() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    named = re.findall(r"\$\{\w*PASSWORD\w*(.*?)\}", text)
+    assert named
+    assert {*named} == {":?run make compose-env"}
 
 
 def test_no_secret_has_a_value_in_the_repository() -> None:
@@ -87,7 +158,7 @@ def test_the_made_environment_is_one_that_a_service_starts_with(
     values = secrets_of(identities) | local_values(identities)
     for name, text in CONTAINERS[service]["environment"].items():
         filled = re.sub(
-            r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}",
+            r"\$\{([A-Z0-9_]+)(?::[-?]([^}]*))?\}",
             lambda found: values.get(found[1], found[2] or ""),
             str(text),
         )
@@ -117,12 +188,17 @@ def test_a_container_has_time_for_its_longest_call(name: str) -> None:
     assert given >= defaults["drain_s"].default + needed
 
 
+def test_an_operators_command_can_write_a_file_that_stays() -> None:
+    assert "operator:/data" in CONTAINERS["cli"]["volumes"]
+    assert "operator" in COMPOSE["volumes"]
+
+
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_a_container_is_healthy_or_ends(name: str) -> None:
     container = CONTAINERS[name]
     if name in ONE_SHOTS:
         assert container["healthcheck"] == {"disable": True}
-    elif container["image"].startswith("webhost/") and name in SERVICES:
+    elif name in SERVICES:
         assert "healthcheck" not in container  # the image's own
     else:
         assert container["healthcheck"]["test"][0] == "CMD"
@@ -177,7 +253,8 @@ def test_the_bus_is_as_durable_as_the_local_one(tmp_path: Path) -> None:
     for file in ("nats/nats.conf", "k8s/base/nats/accounts.conf"):  # as the image has them
         shutil.copy(ROOT / "deploy" / file, tmp_path)
     assert "sync_interval: always" in (tmp_path / "nats.conf").read_text()
-    passwords = CONTAINERS["nats"]["environment"]
+    passwords = {**CONTAINERS["nats"]["environment"]}
+    assert (passwords.pop("GOMEMLIMIT"), CONTAINERS["nats"]["mem_limit"]) == ("900MiB", "1g")
     assert set(re.findall(r"\$(PASSWORD_OF_\w+)", (tmp_path / "accounts.conf").read_text())) == (
         passwords.keys()
     )

@@ -24,6 +24,7 @@ def test_one_of_each_but_of_what_is_named() -> None:
         ("gateway=²", "1 to 9"),
         ("gateway", "1 to 9"),
         ("=2", "no service ''"),
+        (" ", "name services and numbers"),
         ("gateway=2,gateway=3", "gateway is there twice"),
     ],
 )

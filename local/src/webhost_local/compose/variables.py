@@ -6,7 +6,8 @@ service's name before it. Beside these there are the file's own variables: passw
 publishes what.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from webhost_kit.process.reference import Variable, by_readers, settings_of, variables
@@ -48,16 +49,29 @@ def own() -> Iterator[Own]:
     yield Own(
         "COMPOSE_PROJECT_NAME", "The name of the containers, volumes and networks.", "webhost"
     )
-    yield Own("WEBHOST_TAG", "The tag of the images that are built.", "local")
+    yield Own(
+        "WEBHOST_REGISTRY",
+        "What stands before the images' names, with a slash at its end: a registry of your own.",
+        "",
+    )
+    yield Own("WEBHOST_TAG", "The tag of the images.", "local")
+    yield Own(
+        "WEBHOST_PULL_POLICY",
+        "`never` builds images that are missing; `missing` is for those of a registry of your own.",
+        "never",
+    )
     yield Own(
         "ORIGIN_PORT", "The port of the public origin, on 127.0.0.1; TLS ends before it.", "8787"
     )
     yield Own(
         "ORIGIN_TRUSTED_PROXY",
-        "The address or network of what ends TLS, whose `X-Forwarded-For` says who the client is.",
-        "127.0.0.1",
+        "The address or network of what ends TLS, whose `X-Forwarded-For` says who the client is;"
+        + " what runs on this machine has the first address of FRONT_SUBNET.",
+        "172.31.250.1",
     )
     yield Own("FRONT_SUBNET", "The network between the origin and the services.", "172.31.250.0/24")
+    for service in SERVICES:
+        yield Own(f"{prefix(service)}_REPLICAS", f"How many processes of {service} run.", "1")
     yield Own("ISSUER_PORT", "Profile local: the port of the development issuer.", "8788")
     yield Own("STORE_PORT", "Profile local: the port of the payment page.", "8789")
     yield Own("POSTGRES_PASSWORD", "The superuser's password: for the one-shot `database` alone.")
@@ -102,15 +116,42 @@ def grouped() -> dict[tuple[str, ...], list[tuple[str, Variable]]]:
     )
 
 
-def document(values: Mapping[str, str], *, head: str) -> str:
-    """The text of an environment file with these values; what has none is commented out."""
-    sections = [head, "# --- The compose file itself\n"]
-    sections += [_entry(one.name, one.meaning, values, one.value) for one in own()]
+def document(values: Mapping[str, str], *, head: str, present: Container[str] = frozenset()) -> str:
+    """The text of an environment file with these values; what has none is commented out.
+
+    What is `present` in another text is left out.
+    """
+    sections = [head]
+    kept = [one for one in own() if one.name not in present]
+    if kept:
+        sections.append("# --- The compose file itself\n")
+        sections += [_entry(one.name, one.meaning, values, one.value) for one in kept]
     for services, named in grouped().items():
         title = "every service" if len(services) == len(SERVICES) else ", ".join(services)
-        sections.append(f"\n# --- Settings of {title} (docs/configuration.md)\n")
-        sections += [_entry(name, _meaning(one), values, None) for name, one in named]
+        if missing := [(name, one) for name, one in named if name not in present]:
+            sections.append(f"\n# --- Settings of {title} (docs/configuration.md)\n")
+            sections += [_entry(name, _meaning(one), values, None) for name, one in missing]
     return "\n".join(sections)
+
+
+def mentioned(text: str) -> set[str]:
+    """The variables of an environment file, with those that are commented out."""
+    return set(re.findall(r"^#?([A-Z0-9_]+)=", text, re.MULTILINE))
+
+
+def given_in(text: str) -> dict[str, str]:
+    """The variables of an environment file that have a value, as it is written."""
+    return dict(re.findall(r"^([A-Z0-9_]+)=(.+)$", text, re.MULTILINE))
+
+
+def to_fill_in(values: Mapping[str, str]) -> list[str]:
+    """The variables that a service does not start without, and that have no value."""
+    return [
+        name
+        for named in grouped().values()
+        for name, one in named
+        if one.default == "required" and not values.get(name)
+    ]
 
 
 def _meaning(variable: Variable) -> str:

@@ -15,6 +15,10 @@ def main(arguments: list[str]) -> int:
     """Return the exit code."""
     address = arguments[0] if arguments else os.environ.get("OPS_LISTEN", "")
     host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        what = f"{address}: is not host:port" if address else "OPS_LISTEN is not set"
+        sys.stdout.write(f"{what} (python -m webhost_kit.process.healthy [host:port])\n")
+        return 1
     # Who listens on every address does so on loopback.
     host = "127.0.0.1" if host in ("", "0.0.0.0", "[::]") else host.strip("[]")  # noqa: S104
     try:
@@ -23,7 +27,7 @@ def main(arguments: list[str]) -> int:
         response = connection.getresponse()
         sys.stdout.write(response.read().decode(errors="replace") + "\n")
     except (OSError, ValueError, HTTPException) as error:
-        sys.stdout.write(f"{address or 'OPS_LISTEN is not set'}: {error}\n")
+        sys.stdout.write(f"{address}: {error}\n")
         return 1
     return 0 if response.status == 200 else 1
 

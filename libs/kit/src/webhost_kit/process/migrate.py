@@ -5,6 +5,7 @@ itself is given only what its own role needs (see `webhost_kit.database.migratio
 changes nothing. Ends with 1 where the upgrade fails, with 78 where the environment is wrong.
 """
 
+import argparse
 import sys
 from importlib.util import find_spec
 
@@ -31,11 +32,15 @@ class MigrationSettings(DatabaseSettings):
 
 def main(arguments: list[str]) -> None:
     """Migrate the one service that is named."""
-    if len(arguments) != 1:
-        sys.exit("usage: python -m webhost_kit.process.migrate SERVICE")
-    [service] = arguments
+    parser = argparse.ArgumentParser(
+        prog="python -m webhost_kit.process.migrate",
+        description="Bring a service's schema to this program's version, as"
+        " MIGRATIONS_DATABASE_URL, and grant the role of DATABASE_URL what it needs.",
+    )
+    parser.add_argument("service", help="whose schema it is, such as api")
+    service: str = parser.parse_args(arguments).service
     if find_spec(package_of(service)) is None:
-        sys.exit(f"webhost-migrate: there is no service {service!r}")
+        parser.error(f"there is no service {service!r}")
     settings = load(MigrationSettings, "webhost-migrate")
     configure_logging(f"migrate {service}", log_format="console", level="info")
     try:

@@ -1,10 +1,11 @@
-"""The processes of a rebuild, one per core, and the protocol to them."""
+"""The processes of a rebuild, one per processor up to four, and the protocol to them."""
 
 import asyncio
 import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import msgspec
 from webhost_contracts import subjects
@@ -12,6 +13,9 @@ from webhost_contracts import subjects
 from webhost_billing.rebuild.refolding import Progress, Targets
 
 ENDED_S = 5.0
+_MOST = 4
+"""Each takes some 100 MB, of a container that has room for these beside its service."""
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class PoolFailed(Exception):
@@ -43,7 +47,7 @@ async def start_pool(
     generation: int, partitions: Sequence[int] = range(subjects.PARTITIONS)
 ) -> AsyncGenerator[Pool]:
     """Start the processes for these partitions; stop them when the block ends."""
-    size = min(os.cpu_count() or 1, len(partitions))
+    size = min(processors(), _MOST, len(partitions))
     processes: list[_Process] = []
     try:
         for number in range(size):
@@ -52,6 +56,15 @@ async def start_pool(
         yield Pool(processes)
     finally:
         await asyncio.gather(*(process.end() for process in processes))
+
+
+def processors(quota: Path = _QUOTA) -> int:
+    """How many processors this process may use, by its affinity and its control group's quota."""
+    allowed = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        most, period = quota.read_text().split()
+        return min(allowed, max(1, int(most) // int(period)))
+    return allowed
 
 
 class _Process:
