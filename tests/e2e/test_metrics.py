@@ -1,7 +1,7 @@
 """What every service measures, scraped from a running stack: it moves, and alerts fire."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic, perf_counter
 
@@ -97,11 +97,17 @@ class Watched:
                 self.scrapes.fail(at_s, **target)
         return at_s
 
+    def totals(self, selectors: Iterable[str]) -> dict[str, float]:
+        """The sum of all series of each, now."""
+        at_s, found = self.look(), dict[str, float]()
+        for selector in selectors:
+            value = self.scrapes.value(selector, at_s)
+            assert isinstance(value, dict)
+            found[selector] = sum(value.values())
+        return found
+
     def total(self, selector: str) -> float:
-        """The sum of all its series now."""
-        value = self.scrapes.value(f"sum({selector})", self.look())
-        assert isinstance(value, dict)
-        return sum(value.values())
+        return self.totals([selector])[selector]
 
     def durations(self) -> Durations:
         """Of each series of a histogram of seconds: what they add up to, and how many they are."""
@@ -146,14 +152,14 @@ def use(stack: Stack, user: Caller) -> str:
 @pytest.mark.timeout(240)
 def test_what_happens_is_measured(stack: Stack) -> None:
     watched = Watched(stack)
-    before = {selector: watched.total(selector) for selector in MOVED}
+    before = watched.totals(MOVED)
     durations, began_s = watched.durations(), monotonic()
     user = stack.caller()
     agent_id = use(stack, user)
 
     def missing() -> dict[str, tuple[float, float]]:
-        moved = {it: (watched.total(it) - before[it], least) for it, least in MOVED.items()}
-        return {it: (by, least) for it, (by, least) in moved.items() if by < least}
+        moved = {it: total - before[it] for it, total in watched.totals(MOVED).items()}
+        return {it: (by, MOVED[it]) for it, by in moved.items() if by < MOVED[it]}
 
     try:
         until(lambda: not missing(), "everything to have moved", seconds=60)
