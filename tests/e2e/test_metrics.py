@@ -286,7 +286,7 @@ def test_alerts_fire_when_the_bus_is_away(stack: Stack) -> None:
     memories = len([p for p in watched.targets() if p[0] in ("gateway", "telemetry-ingest")])
     assert watched.total("webhost_memory_usable") == memories
     assert not watched.fires(waits)
-    with stack.frozen("nats"):
+    with stack.frozen(*stack.all_of("nats")):
         user.create_agent()
         until_true(lambda: watched.fires(waits), "the outbox to wait")
         until_true(lambda: watched.fires(unready), "a service not to be ready")

@@ -1,7 +1,5 @@
 """What each service says on the operators' port, and that the public origin does not route it."""
 
-import os
-import signal
 import threading
 from typing import Any
 
@@ -10,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from webhost_local.nats_accounts import SERVICES
 
-from tests.support.stack import Stack, kind_of
+from tests.support.stack import Stack
 
 NEEDS = {
     "api": {"bus", "database", "streams", "issuer", "relay", "reactor"},
@@ -26,16 +24,6 @@ DEATHS = 5
 def ports(stack: Stack) -> dict[str, str]:
     processes = {p["name"]: p.get("opsUrl") for p in stack.status()["processes"]}
     return {name: processes[name] for name in SERVICES}
-
-
-def kill_all(stack: Stack, kind: str) -> None:
-    """Every process of a kind at once: of a cluster, one alone is not missed."""
-    before = stack.pids()
-    for name, pid in before.items():
-        if kind_of(name) == kind:
-            os.kill(pid, signal.SIGKILL)
-    stack.until_replaced(before)
-    stack.until_ready()
 
 
 @pytest.mark.accept("7.operations")
@@ -87,7 +75,8 @@ def test_a_service_says_what_is_away_and_lives_on(
     try:
         # It is back within a second: a look may come too late.
         for _ in range(DEATHS):
-            kill_all(sturdy_stack, away)
+            # Of a cluster's servers, one alone is not missed.
+            sturdy_stack.kill(*sturdy_stack.all_of(away))
             if seen.keys() == SERVICES.keys():
                 break
     finally:

@@ -10,14 +10,14 @@ from webhost_kit.bus import streams
 from webhost_kit.bus.connection import connect
 
 from tests.support.deadline import until
-from tests.support.stack import Stack, kind_of
+from tests.support.stack import Stack
 
 WHOLE_S = 60
 
 
 def nodes(stack: Stack) -> list[str]:
     """The names of its servers."""
-    return [name for name in stack.pids() if kind_of(name) == "nats"]
+    return stack.all_of("nats")
 
 
 def leader(stack: Stack, stream: str = subjects.USAGE) -> str:

@@ -110,14 +110,16 @@ class Stack:
             raise
 
     @contextmanager
-    def frozen(self, name: str) -> Generator[None]:
-        """A process that takes connections and answers nothing, until the block ends."""
-        pid = self.pids()[name]
-        os.kill(pid, signal.SIGSTOP)
+    def frozen(self, *names: str) -> Generator[None]:
+        """Processes that take connections and answer nothing, until the block ends."""
+        pids = [self.pids()[name] for name in names]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(pid, signal.SIGCONT)
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
             self.until_ready()
 
     @contextmanager
@@ -216,11 +218,20 @@ class Stack:
         """Every process's id now."""
         return {process["name"]: process["pid"] for process in self.status()["processes"]}
 
-    def kill(self, name: str) -> None:
-        """SIGKILL one process; returns when the supervisor has restarted it and all are ready."""
+    def all_of(self, kind: str) -> list[str]:
+        """The names of every process of this kind."""
+        return [name for name in self.pids() if kind_of(name) == kind]
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL them; returns when the supervisor has restarted them and all are ready."""
         before = self.pids()
-        os.kill(before[name], signal.SIGKILL)
-        self.until_replaced(before)
+        for name in names:
+            os.kill(before[name], signal.SIGKILL)
+        until(
+            lambda: self.until_replaced(before) >= {*names},
+            "dead processes to be restarted",
+            seconds=RESTART_S,
+        )
         self.until_ready()
 
     def until_replaced(self, before: dict[str, int]) -> set[str]:

@@ -252,7 +252,7 @@ def mutated(draw: st.DrawFn, sample: bytes) -> bytes:
 
 
 @pytest.mark.accept("7.5.corpus")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(mutated(SAMPLES[0]), mutated(SAMPLES[1]), mutated(SAMPLE_TAR).map(gzip.compress)))
 def test_what_was_tampered_with_is_refused_or_a_whole_bundle(archive: bytes) -> None:
     try:

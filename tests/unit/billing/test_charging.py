@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from webhost_billing.charging import (
@@ -105,7 +105,6 @@ def charged_step_by_step(order: list[Invocation]) -> dict[UsageRow, Counters]:
 
 
 # How fast inputs are made says nothing on a machine that is busy with other things.
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.lists(by_gateway, max_size=3),
     st.lists(by_worker, max_size=3),

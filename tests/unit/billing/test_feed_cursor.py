@@ -1,7 +1,7 @@
 """Cursors of the feed: what comes back is what was given, and nothing else is a cursor."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from webhost_billing.feed.cursor import NotACursor, Place, decoded, encoded, mark_of, shares
 from webhost_contracts.subjects import PARTITIONS
@@ -13,10 +13,8 @@ places = st.lists(
 ).map(tuple)
 
 # How fast inputs are made says nothing on a machine that is busy with other things.
-at_ease = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 
-@at_ease
 @given(places)
 def test_a_cursor_comes_back_as_it_was(cursor: tuple[Place, ...]) -> None:
     text = encoded(cursor, "ins_a")
@@ -26,7 +24,6 @@ def test_a_cursor_comes_back_as_it_was(cursor: tuple[Place, ...]) -> None:
 
 
 @pytest.mark.accept("8.feed.cursor")
-@at_ease
 @given(places, st.integers(0, 10_000), st.sampled_from("AZaz09-_"))
 def test_a_cursor_that_was_changed_is_none(cursor: tuple[Place, ...], at: int, other: str) -> None:
     text = encoded(cursor, "ins_a")

@@ -251,7 +251,7 @@ def agree(stream: Sequence[Message], random: Random) -> None:
 
 
 def oracle_agrees(cases: int):
-    @settings(max_examples=cases, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=cases, suppress_health_check=list(HealthCheck))
     @given(streams(), st.randoms(use_true_random=False))
     def run(stream: list[Message], random: Random) -> None:
         agree(stream, random)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from webhost_billing.charging import UsageRow, add
@@ -91,7 +91,6 @@ def streams(draw: st.DrawFn) -> list[UsageReport]:
 
 
 # How fast inputs are made says nothing on a machine that is busy with other things.
-at_ease = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 cuts = st.lists(st.integers(0, 12), max_size=5)
 
 
@@ -108,7 +107,6 @@ def folded(*batched: Sequence[UsageReport]) -> Partition:
 
 
 @pytest.mark.accept("8.feed.stream")
-@at_ease
 @given(streams(), cuts)
 def test_entries_do_not_depend_on_where_batches_end(
     reports: list[UsageReport], ends: list[int]
@@ -119,7 +117,6 @@ def test_entries_do_not_depend_on_where_batches_end(
 
 
 @pytest.mark.accept("8.feed.stream")
-@at_ease
 @given(streams(), cuts, st.lists(st.integers(0, 3 * WAIT_MS), min_size=6, max_size=6))
 def test_what_an_idle_partition_settles_is_what_its_next_message_would_have(
     reports: list[UsageReport], ends: list[int], later: list[int]
@@ -136,7 +133,6 @@ def test_what_an_idle_partition_settles_is_what_its_next_message_would_have(
 
 
 @pytest.mark.accept("8.feed.sums")
-@at_ease
 @given(streams(), cuts)
 def test_settled_usage_is_the_sum_of_the_entries(
     reports: list[UsageReport], ends: list[int]

@@ -197,7 +197,7 @@ def test_every_order_of_a_life_ends_alike() -> None:
 
 @pytest.mark.accept("8.6.order")
 @given(data=st.data())
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200, database=None)
 def test_any_deliveries_in_any_order_end_alike(data: st.DataObject) -> None:
     steps = data.draw(st.lists(st.integers(0, len(LIVES) - 1), min_size=1, max_size=8))
     seconds = data.draw(st.lists(st.integers(0, 5), min_size=len(steps), max_size=len(steps)))

@@ -150,7 +150,7 @@ def to_fill_in(values: Mapping[str, str]) -> list[str]:
         name
         for named in grouped().values()
         for name, one in named
-        if one.default == "required" and not values.get(name)
+        if one.required and not values.get(name)
     ]
 
 
