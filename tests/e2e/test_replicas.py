@@ -150,6 +150,7 @@ def held(stack: Stack) -> list[set[int]]:
         return [{*partitions} for (partitions,) in connection.execute(HELD)]
 
 
+@pytest.mark.timeout(240)
 def test_a_replica_is_added(tmp_path: Path) -> None:
     with running_stack() as single:
         agent = TestAgent.on(single)

@@ -313,6 +313,7 @@ def test_the_streams_are_restored_to_an_earlier_state(
 
 
 @pytest.mark.accept("A1")
+@pytest.mark.timeout(240)
 def test_both_are_restored_to_an_earlier_state(stack: Stack, user: User, follow: Follow) -> None:
     """What came after it never happened, but for scripts that were removed."""
     agent = some_life(user)
