@@ -60,7 +60,7 @@ test-long: setup ## Run what takes too long for every change
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "long and not quiet"
 	.venv/bin/python -m pytest -m "long and quiet"
 	CLOUDFLARE_DISPATCH_NAMESPACE=agents .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/e2e
-	WEBHOST_TEST_NATS_NODES=3 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/e2e
+	WEBHOST_TEST_NATS_NODES=3 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not quiet" tests/e2e
 
 .PHONY: check
 check: setup ## Lint, types, import rules, manifests, generated documents
