@@ -80,15 +80,15 @@ DOCUMENTS := docs/events.md docs/configuration.md docs/privileges.md docs/metric
 	deploy/k8s/components/gateway-postgres/roles.sql
 write-docs/events.md := webhost_contracts.catalogue
 write-docs/configuration.md := webhost_kit.process.reference $(SERVICES)
-write-docs/privileges.md := webhost_local.privileges
+write-docs/privileges.md := webhost_local.installation.privileges
 write-docs/metrics.md := webhost_kit.process.metrics_reference $(SERVICES)
 write-docs/openapi.json := webhost_api.openapi
 write-docs/asyncapi/deployer.json := webhost_deployer.asyncapi
 write-docs/asyncapi/billing.json := webhost_billing.asyncapi
 write-.env.example := webhost_local.compose --example
-write-deploy/k8s/base/nats/accounts.conf := webhost_local.nats_accounts
-write-deploy/k8s/components/postgres/roles.sql := webhost_local.provision
-write-deploy/k8s/components/gateway-postgres/roles.sql := webhost_local.provision gateway
+write-deploy/k8s/base/nats/accounts.conf := webhost_local.installation.bus_accounts
+write-deploy/k8s/components/postgres/roles.sql := webhost_local.installation.postgres_roles
+write-deploy/k8s/components/gateway-postgres/roles.sql := webhost_local.installation.postgres_roles gateway
 
 .PHONY: docs
 docs: setup ## Regenerate the generated documents

@@ -15,7 +15,7 @@ import psutil
 import psycopg
 from webhost_local import nats_server
 from webhost_local.child import end, processes_working_in, tied_to_parent
-from webhost_local.nats_server import Account, NatsUser
+from webhost_local.installation.nats_config import Account, NatsUser
 from webhost_local.ports import LOOPBACK, free_port
 from webhost_local.postgres_server import Cluster, run_as
 

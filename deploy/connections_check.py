@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from inspect import signature
 
 from webhost_kit.database.engine import Database
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.services import SERVICES
 
 from deploy.rendering import Object, name_of, of_kind, service_of
 

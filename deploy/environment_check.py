@@ -14,7 +14,7 @@ from webhost_contracts import platform_keys
 from webhost_kit.process.migrate import MigrationSettings
 from webhost_kit.process.reference import Variable, settings_of, variables
 from webhost_kit.process.settings import CallTimeoutSettings
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.services import SERVICES
 
 from deploy.rendering import K8S, Object, containers_of, name_of, of_kind, service_of
 
@@ -100,7 +100,7 @@ def problems(objects: list[Object]) -> Iterator[str]:
             [container] = containers_of(deployment)
             found = given_to(container, objects)
             yield from (f"{name_of(deployment)}: {it}" for it in _service(service, found))
-    for service in SERVICES.keys() - seen:
+    for service in set(SERVICES) - seen:
         yield f"{service}: is not deployed"
     for job in of_kind(objects, "Job"):
         read = {name.upper() for name in MigrationSettings.model_fields}

@@ -11,8 +11,8 @@ import sys
 import psycopg
 import yaml
 from psycopg.conninfo import make_conninfo
-from webhost_local.nats_accounts import SERVICES
-from webhost_local.provision import DATABASE, provision
+from webhost_local.installation.postgres_roles import DATABASE, provision
+from webhost_local.installation.services import SERVICES
 
 from deploy.secrets import values_of
 
@@ -20,7 +20,7 @@ from deploy.secrets import values_of
 def main(services: list[str]) -> None:
     """Make them."""
     admin = os.environ.get("DATABASE_SUPERUSER_URL")
-    if not admin or not set(services) <= SERVICES.keys():
+    if not admin or not set(services) <= set(SERVICES):
         sys.exit(__doc__)
     given = values_of(yaml.safe_load(sys.stdin))
     passwords, owners = (

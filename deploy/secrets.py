@@ -18,9 +18,10 @@ from pathlib import Path
 from secrets import token_urlsafe
 
 import yaml
-from webhost_local.identities import KEY_HOLDERS, Identities, owner, role
-from webhost_local.nats_accounts import OPERATOR, SERVICES, password_variable
-from webhost_local.provision import DATABASE
+from webhost_local.installation.bus_accounts import password_variable
+from webhost_local.installation.identities import KEY_HOLDERS, Identities
+from webhost_local.installation.postgres_roles import DATABASE, owner, role
+from webhost_local.installation.services import OPERATOR, SERVICES
 
 from deploy.rendering import Object
 

@@ -28,7 +28,7 @@ from webhost_gateway.ledger.recording import Kept
 from webhost_gateway.model import Claim
 from webhost_kit.response_keys import ResponseKeys
 from webhost_kit.sealing import Opener, Owner
-from webhost_local import identities
+from webhost_local import kept_identities
 from webhost_local.data_dir import DataDir
 
 from tests.support.caller import Caller
@@ -139,7 +139,7 @@ def keys_go_through(flow: Flow, agent_id: str) -> None:
 
 def opened_by_the_test(flow: Flow, key_id: str) -> str:
     """The recorded answer that made this key, which nobody reads without RESPONSE_KEYS."""
-    known = identities.load_or_make(DataDir.at(flow.stack.data_dir))
+    known = kept_identities.load_or_make(DataDir.at(flow.stack.data_dir))
     [row] = rows(flow.stack, "SELECT * FROM api.idempotency WHERE key = 'made-once'")
     request = IdempotencyKey(
         *(row["user_id"], row["route"], row["key"], b""),
@@ -261,7 +261,7 @@ def rows(stack: Stack, query: str, *parameters: Any) -> list[dict[str, Any]]:
 
 def what_is_sealed(flow: Flow, agent_id: str) -> Iterator[str]:
     """What the ledger and the deployer keep of this agent, opened with the keys of the stack."""
-    known = identities.load_or_make(DataDir.at(flow.stack.data_dir))
+    known = kept_identities.load_or_make(DataDir.at(flow.stack.data_dir))
     keys = ResponseKeys.parse(known.response_keys)
     query = "SELECT * FROM gateway.idempotency WHERE agent_id = %s AND response IS NOT NULL"
     for row in rows(flow.stack, query, agent_id):

@@ -24,7 +24,7 @@ from webhost_contracts.signatures import (
     TELEMETRY_DEPLOYMENT_HEADER,
     delegation_signature,
 )
-from webhost_local import identities
+from webhost_local import kept_identities
 from webhost_local.data_dir import DataDir
 from webhost_local.issuer.identity import IssuerIdentity
 
@@ -145,7 +145,7 @@ class World:
         itself.
         """
         if case.path.startswith("/v1/operator/"):
-            return identities.load(DataDir.at(self.stack.data_dir)).operator_token
+            return kept_identities.load(DataDir.at(self.stack.data_dir)).operator_token
         if case.path.endswith("/events"):
             issuer = IssuerIdentity.load_or_make(DataDir.at(self.stack.data_dir))
             return issuer.token(SUBJECT, expires_in_s=2)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.services import SERVICES
 
 from tests.support.stack import Stack
 
@@ -28,7 +28,7 @@ def ports(stack: Stack) -> dict[str, str]:
 
 @pytest.mark.accept("7.operations")
 def test_every_service_lives_is_ready_by_name_and_has_metrics(sturdy_stack: Stack) -> None:
-    assert NEEDS.keys() == SERVICES.keys()
+    assert NEEDS.keys() == set(SERVICES)
     for name, url in ports(sturdy_stack).items():
         with httpx.Client(base_url=url, timeout=10) as http:
             assert http.get("/livez").json() == {"status": "ok"}
@@ -77,11 +77,11 @@ def test_a_service_says_what_is_away_and_lives_on(
         for _ in range(DEATHS):
             # Of a cluster's servers, one alone is not missed.
             sturdy_stack.kill(*sturdy_stack.all_of(away))
-            if seen.keys() == SERVICES.keys():
+            if seen.keys() == set(SERVICES):
                 break
     finally:
         ended.set()
         for watcher in watchers:
             watcher.join()
-    assert seen.keys() == SERVICES.keys()
+    assert seen.keys() == set(SERVICES)
     assert set(alive.values()) == {200}

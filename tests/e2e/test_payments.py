@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from webhost_local import identities
+from webhost_local import kept_identities
 from webhost_local.data_dir import DataDir
 from webhost_local.lemonsqueezy.model import VARIANTS
 
@@ -117,7 +117,7 @@ def test_the_store_has_its_own_api_for_its_key_alone(stack: Stack) -> None:
     [process] = [it for it in stack.status()["processes"] if it["name"] == "lemonsqueezy"]
     assert process["url"].startswith("http://127.0.0.1:")
     url = f"{process['url']}/v1/subscriptions"
-    known = identities.load_or_make(DataDir.at(stack.data_dir))
+    known = kept_identities.load_or_make(DataDir.at(stack.data_dir))
     headers = {"Accept": "application/vnd.api+json"}
     refused = httpx.get(url, headers=headers | {"Authorization": "Bearer another"})
     assert (refused.status_code, refused.json()["errors"][0]["status"]) == (401, "401")

@@ -18,7 +18,7 @@ from webhost_contracts.events import DeploymentFrontUpdated
 from webhost_contracts.platform_keys import KINDS, next_id
 from webhost_deployer.crash_points import RESEAL, Moment, fact_point, point
 from webhost_kit.clock import now_ms
-from webhost_local import identities
+from webhost_local import kept_identities
 from webhost_local.data_dir import DataDir
 
 from tests.support.caller import Caller
@@ -138,11 +138,11 @@ def check_replaced(rotated: Stack, kind: str, runbook: Runbook) -> None:
     caller.deploy(agent, moduleCode=TELLS)
     load = Load(caller, agent)
     load.call()
-    before = identities.load_or_make(DataDir.at(rotated.data_dir)).ring(KINDS[kind])
+    before = kept_identities.load_or_make(DataDir.at(rotated.data_dir)).ring(KINDS[kind])
     with load:
         runbook.step()
     load.check()
-    ring = identities.load_or_make(DataDir.at(rotated.data_dir)).ring(KINDS[kind])
+    ring = kept_identities.load_or_make(DataDir.at(rotated.data_dir)).ring(KINDS[kind])
     if kind == "telemetry":
         assert ring.old == before.old
         assert ring.new is not None
@@ -179,7 +179,7 @@ def test_command_and_deployer_are_killed_while_a_key_is_replaced(rotated: Stack)
     # With a dispatch namespace no deployment has a front of its own.
     own_fronts = "CLOUDFLARE_DISPATCH_NAMESPACE" not in os.environ
     for kind, at in (("secrets", point(RESEAL, Moment.RECORDED)), *(of_fronts * own_fronts)):
-        before = identities.load_or_make(DataDir.at(rotated.data_dir)).ring(KINDS[kind]).old
+        before = kept_identities.load_or_make(DataDir.at(rotated.data_dir)).ring(KINDS[kind]).old
         rotated.crash_at(at)
         with load:
             command = rotate(rotated, kind)
@@ -269,7 +269,7 @@ def test_a_key_is_replaced_by_an_operator_elsewhere(tmp_path: Path) -> None:
         load.call()
         at_bus = {"NATS_URL": own.status()["natsUrl"]}
         section = "The platform's keys, on an installation of your own"
-        known = identities.load_or_make(DataDir.at(own.data_dir))
+        known = kept_identities.load_or_make(DataDir.at(own.data_dir))
         settings = known.settings_of("deployer") | known.settings_of("gateway")
         with load, Runbook(own, PAGE, section, tmp_path, at_bus) as runbook:
             for _ in range(3):

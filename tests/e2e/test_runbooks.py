@@ -18,7 +18,7 @@ import pytest
 from webhost_contracts import ids
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.store import new_id
-from webhost_local import identities
+from webhost_local import kept_identities
 from webhost_local.data_dir import DataDir
 
 from tests.e2e.test_payments import bought, checkout, paid, press, until_tier
@@ -108,7 +108,8 @@ class Cloudflare:
         place = f"/dispatch/namespaces/{namespace}" if namespace else ""
         self._url = f"{found['apiBaseUrl']}/accounts/{found['accountId']}/workers{place}/scripts"
         self._headers = {"Authorization": f"Bearer {found['apiToken']}"}
-        self._installation = identities.load_or_make(DataDir.at(stack.data_dir)).installation_id
+        known = kept_identities.load_or_make(DataDir.at(stack.data_dir))
+        self._installation = known.installation_id
 
     def put(self, name: str, deployment_id: str) -> None:
         """Upload a script that says it is of this deployment."""

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 from webhost_local.data_dir import DataDir
-from webhost_local.identities import load
+from webhost_local.kept_identities import load
 
 from tests.support.canaries import Canaries
 from tests.support.deadline import until

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 from webhost_kit.bus.connection import Bus
-from webhost_local.nats_server import Account, NatsUser
+from webhost_local.installation.nats_config import Account, NatsUser
 
 from tests.support import processes
 from tests.support.deadline import eventually

@@ -26,7 +26,7 @@ from nats.js.errors import NotFoundError
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from webhost_kit.bus.connection import Bus, connect
-from webhost_local.nats_accounts import STREAMS
+from webhost_local.installation.bus_accounts import STREAMS
 
 from tests.support.stack import Stack
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from testcontainers.core.container import DockerContainer
 from webhost_local import nats_server
-from webhost_local.nats_server import Account
+from webhost_local.installation.nats_config import Account
 from webhost_local.ports import free_port
 from webhost_local.postgres_server import Cluster
 

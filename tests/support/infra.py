@@ -20,7 +20,7 @@ from typing import Protocol
 import psycopg
 import pytest
 from psycopg import sql
-from webhost_local.nats_server import Account, NatsUser
+from webhost_local.installation.nats_config import Account, NatsUser
 
 _ACCOUNTS = 1000
 _PASSWORD = "for-tests"

@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 
 from webhost_contracts import signatures
 from webhost_kit.keys import MasterKeys, parse_signers
-from webhost_local import identities
+from webhost_local import kept_identities
 from webhost_local.data_dir import DataDir
+from webhost_local.installation import postgres_roles
 
 from tests.support.stack import Stack
 
@@ -19,7 +20,7 @@ class StackKeys:
     """Signs what the gateway, the deployer and any deployment's Worker would sign."""
 
     def __init__(self, stack: Stack) -> None:
-        known = identities.load_or_make(DataDir.at(stack.data_dir))
+        known = kept_identities.load_or_make(DataDir.at(stack.data_dir))
         self._master = MasterKeys.parse(known.telemetry_master_keys)
         self._gateway = parse_signers(known.invoke_private_keys, "the gateway's")[0]
         self._deployer = parse_signers(known.platform_private_keys, "the deployer's")[0]
@@ -49,8 +50,8 @@ class StackKeys:
 
     def databases(self, service: str) -> dict[str, str]:
         """The environment in which this service's schema is migrated."""
-        owner = f"{identities.owner(service)}:{self._owners[service]}"
-        role = f"{identities.role(service)}:{self._roles[service]}"
+        owner = f"{postgres_roles.owner(service)}:{self._owners[service]}"
+        role = f"{postgres_roles.role(service)}:{self._roles[service]}"
         place = f"{self._postgres.hostname}:{self._postgres.port}{self._postgres.path}"
         return {
             "MIGRATIONS_DATABASE_URL": f"postgresql://{owner}@{place}",

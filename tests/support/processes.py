@@ -7,7 +7,7 @@ from pathlib import Path
 
 from webhost_local import nats_server
 from webhost_local.child import end, processes_working_in, tied_to_parent
-from webhost_local.nats_server import Account
+from webhost_local.installation.nats_config import Account
 from webhost_local.ports import free_port
 from webhost_local.postgres_server import Cluster, run_as
 

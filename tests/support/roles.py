@@ -4,9 +4,9 @@ import psycopg
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.revisions import package_of
 from webhost_kit.database.row_security import ALL_USERS
-from webhost_local.identities import Identities, owner, role
-from webhost_local.nats_accounts import SERVICES
-from webhost_local.provision import DATABASE, provision
+from webhost_local.installation.identities import Identities
+from webhost_local.installation.postgres_roles import DATABASE, owner, provision, role
+from webhost_local.installation.services import SERVICES
 
 from tests.support.infra import Postgres
 

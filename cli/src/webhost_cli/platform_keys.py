@@ -101,13 +101,13 @@ async def _show(url: str, kind: Kind) -> dict[str, Any]:
 
 
 async def _rotate_here(url: str, kind: Kind, data_dir: Path | None) -> dict[str, Any]:
-    from webhost_local import identities, state
+    from webhost_local import kept_identities, state
 
     directory = data_dir_of(data_dir)
     said = ""
     with directory.rotating():
-        known = identities.load_or_make(directory)
-        identities.write_keys(directory, known)
+        known = kept_identities.load_or_make(directory)
+        kept_identities.write_keys(directory, known)
         under_way = known.ring(kind).new is not None
         while True:
             processes = [it.name for it in state.read(directory, ready=False).processes]
@@ -115,7 +115,7 @@ async def _rotate_here(url: str, kind: Kind, data_dir: Path | None) -> dict[str,
                 service: sum(it == service or it.startswith(f"{service}-") for it in processes)
                 for service in rotation.services_of(kind)
             }
-            ring = identities.load_or_make(directory).ring(kind)
+            ring = kept_identities.load_or_make(directory).ring(kind)
             reason, at, replies = await _look(url, kind, count, ring.phase)
             if reason is None and at is not None:
                 waits = rotation.obstacle(kind, at, replies, now_ms(), rotation.SETTLE_HERE_MS)
@@ -126,7 +126,7 @@ async def _rotate_here(url: str, kind: Kind, data_dir: Path | None) -> dict[str,
                 if waits is None:
                     if at.phase is Phase.OLD and under_way:
                         return _result(kind, at, replies, f"done: {at.old} is the only key")
-                    identities.advance(directory, kind)
+                    kept_identities.advance(directory, kind)
                     under_way = True
                     continue
                 reason = waits.reason
@@ -185,7 +185,7 @@ async def _next_elsewhere(url: str, kind: Kind, out: Path | None) -> dict[str, A
 
 
 def _write_key(kind: Kind, key_id: str, out: Path) -> None:
-    from webhost_local.platform_keys import in_setting, new_seed
+    from webhost_local.installation.platform_keys import in_setting, new_seed
 
     seed = new_seed()
     settings = dict.fromkeys(place.setting for place in kind.lists)

@@ -35,11 +35,11 @@ def token(
 ) -> None:
     """Print a token, and nothing else: SUBJECT's, the operator's, or the one that is in use."""
     if operator:
-        from webhost_local import identities
+        from webhost_local import kept_identities
 
         if subject is not None:
             raise CommandError("give SUBJECT or --operator, not both", ExitCode.USAGE)
-        shown = identities.load(data_dir_of(data_dir)).operator_token
+        shown = kept_identities.load(data_dir_of(data_dir)).operator_token
     elif subject is not None:
         shown = signed_for(subject, data_dir, email=email, name=name, expires_in_s=expires_in)
     else:

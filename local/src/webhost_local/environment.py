@@ -5,12 +5,12 @@ import os
 from dataclasses import dataclass
 
 from webhost_local.data_dir import DataDir
-from webhost_local.identities import KEY_HOLDERS, Identities, role
+from webhost_local.installation.bus_accounts import ACCESS
+from webhost_local.installation.identities import KEY_HOLDERS, Identities
+from webhost_local.installation.postgres_roles import DATABASE, role
 from webhost_local.lemonsqueezy.model import STORE_ID, VARIANTS
-from webhost_local.nats_accounts import SERVICES
 from webhost_local.ports import LOOPBACK
 from webhost_local.postgres_server import Cluster
-from webhost_local.provision import DATABASE
 from webhost_local.replicas import SERVED, Replicas
 from webhost_local.supervisor import mark
 
@@ -125,7 +125,7 @@ class Environment:
         keys = self.identities.settings_of(kind)
         if kind in KEY_HOLDERS:
             keys["KEYS_FILE"] = str(self.data_dir.keys / kind)
-        streams = {"NATS_REPLICAS": str(len(self.nats))} if SERVICES[kind].makes else {}
+        streams = {"NATS_REPLICAS": str(len(self.nats))} if ACCESS[kind].makes else {}
         return self.base | self._every_service(kind, name) | self._own(kind, name) | keys | streams
 
     def _every_service(self, kind: str, name: str) -> dict[str, str]:

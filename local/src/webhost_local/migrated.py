@@ -10,7 +10,7 @@ from psycopg import sql
 from webhost_kit.database.privileges import VERBS, privileges_of
 from webhost_kit.database.revisions import VERSION_TABLE, newest_revision, package_of
 
-from webhost_local.identities import role, schema
+from webhost_local.installation.postgres_roles import role, schema
 
 _VERSION = """
     SELECT version_num, obj_description(%(table)s::regclass, 'pg_class')

@@ -10,7 +10,7 @@ import msgspec
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.revisions import package_of
 
-from webhost_local.identities import role
+from webhost_local.installation.postgres_roles import role
 
 
 def main() -> None:

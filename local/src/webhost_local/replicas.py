@@ -1,6 +1,6 @@
 """How many processes of each service a local stack has."""
 
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.services import SERVICES
 
 SERVED = ("api", "gateway", "telemetry-ingest")
 """What the public origin leads to."""

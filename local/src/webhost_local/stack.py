@@ -13,10 +13,12 @@ import msgspec
 import psycopg
 from webhost_kit.database.revisions import package_of
 
-from webhost_local import identities, nats_accounts, nats_server, provision, state, supervisor
+from webhost_local import kept_identities, nats_server, state, supervisor
 from webhost_local.data_dir import DataDir, StackError
 from webhost_local.environment import Environment
 from webhost_local.forked import ForkServer
+from webhost_local.installation import bus_accounts, postgres_roles
+from webhost_local.installation.services import OPERATOR
 from webhost_local.issuer.identity import IssuerIdentity
 from webhost_local.migrated import is_migrated
 from webhost_local.ports import LOOPBACK, is_free
@@ -79,8 +81,8 @@ def prepare(
     ops = [f"{name}-ops" for several in replicas.values() for name in several]
     names = [*nats, *routes, "postgres", "edge", "lemonsqueezy", *served, *ops]
     ports = data_dir.choose_ports(names, taken=(port, issuer.port))
-    known = identities.load_or_make(data_dir)
-    identities.write_keys(data_dir, known)
+    known = kept_identities.load_or_make(data_dir)
+    kept_identities.write_keys(data_dir, known)
     return Environment(
         data_dir=data_dir,
         identities=known,
@@ -136,7 +138,7 @@ def _nats(environment: Environment, name: str) -> ProcessSpec:
             config,
             port=port,
             store_dir=directory / "store",
-            accounts=nats_accounts.accounts(environment.identities.nats_users),
+            accounts=bus_accounts.accounts(environment.identities.nats_users),
             cluster=cluster,
         )
 
@@ -156,9 +158,9 @@ def _postgres(environment: Environment) -> ProcessSpec:
 
     def on_ready() -> None:
         known = environment.identities
-        provision.provision(
+        postgres_roles.provision(
             cluster.dsn(),
-            cluster.dsn(provision.DATABASE),
+            cluster.dsn(postgres_roles.DATABASE),
             known.postgres_roles,
             known.postgres_owners,
         )
@@ -182,13 +184,13 @@ def _postgres(environment: Environment) -> ProcessSpec:
 
 def _migrate(environment: Environment) -> None:
     """Bring every service's schema up to date. Raises StackError with what went wrong."""
-    with psycopg.connect(environment.cluster.dsn(provision.DATABASE)) as connection:
+    with psycopg.connect(environment.cluster.dsn(postgres_roles.DATABASE)) as connection:
         if is_migrated(connection, environment.identities.postgres_owners):
             return
     schemas = [
         (
             environment.cluster.dsn(
-                provision.DATABASE, user=identities.owner(service), password=password
+                postgres_roles.DATABASE, user=postgres_roles.owner(service), password=password
             ),
             service,
         )
@@ -272,8 +274,8 @@ def _status(environment: Environment, processes: Sequence[Process]) -> Status:
     return Status(
         origin=environment.origin,
         processes=running,
-        nats_url=environment.nats_url(nats_accounts.OPERATOR),
-        postgres_dsn=environment.cluster.dsn(provision.DATABASE),
+        nats_url=environment.nats_url(OPERATOR),
+        postgres_dsn=environment.cluster.dsn(postgres_roles.DATABASE),
         cloudflare=Cloudflare(
             api_base_url=environment.cloudflare_api,
             api_token=keys.cloudflare_api_token,

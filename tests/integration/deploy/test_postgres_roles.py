@@ -10,9 +10,8 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege, OperationalError
 from webhost_kit.database.migrations import upgrade, wait_for_schema
 from webhost_kit.database.revisions import package_of
-from webhost_local.identities import owner, role
-from webhost_local.nats_accounts import SERVICES
-from webhost_local.provision import DATABASE
+from webhost_local.installation.postgres_roles import DATABASE, owner, role
+from webhost_local.installation.services import SERVICES
 
 from deploy import roles
 from deploy.rendering import of_kind, render

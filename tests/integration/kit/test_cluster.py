@@ -21,7 +21,7 @@ from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.bus.publishing import Message, publish_together
 from webhost_kit.bus.reader import StreamReader
 from webhost_kit.errors import StreamDiverged
-from webhost_local.nats_server import Account, NatsUser
+from webhost_local.installation.nats_config import Account, NatsUser
 
 from tests.support import processes
 from tests.support.deadline import eventually

@@ -17,7 +17,7 @@ from webhost_contracts.rpc import SetTierReply, SetTierRequest
 from webhost_kit.bus.connection import connect
 from webhost_kit.bus.rpc import RequestServer, call
 from webhost_local import nats_server
-from webhost_local.nats_server import Account, NatsUser
+from webhost_local.installation.nats_config import Account, NatsUser
 from webhost_local.ports import free_port
 
 from tests.support.deadline import eventually

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from webhost_kit.bus.connection import Bus, connect
-from webhost_local import nats_accounts, nats_server
-from webhost_local.identities import Identities
-from webhost_local.nats_accounts import OPERATOR, STREAMS
-from webhost_local.nats_server import Account, NatsUser
+from webhost_local import nats_server
+from webhost_local.installation import bus_accounts
+from webhost_local.installation.bus_accounts import STREAMS
+from webhost_local.installation.identities import Identities
+from webhost_local.installation.nats_config import Account, NatsUser
+from webhost_local.installation.postgres_roles import DATABASE
+from webhost_local.installation.services import OPERATOR
 from webhost_local.ports import free_port
-from webhost_local.provision import DATABASE
 
 from tests.support.infra import Postgres
 from tests.support.processes import ServerProcess
@@ -42,9 +44,7 @@ def running_bus(
 ) -> Iterator[StackBus]:
     port = free_port()
     passwords = Identities().nats_users
-    accounts = {
-        name: change(account) for name, account in nats_accounts.accounts(passwords).items()
-    }
+    accounts = {name: change(account) for name, account in bus_accounts.accounts(passwords).items()}
     config = directory / "nats.conf"
     nats_server.write_config(config, port=port, store_dir=directory, accounts=accounts)
     config.write_text(json.dumps(json.loads(config.read_text()) | {"http": monitoring}))

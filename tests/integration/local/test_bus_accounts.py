@@ -14,7 +14,8 @@ from webhost_contracts.events.base import by_name
 from webhost_contracts.subjects import OWNERS
 from webhost_kit.bus import streams
 from webhost_kit.bus.connection import Bus, connect
-from webhost_local.nats_accounts import SERVICES, STREAMS
+from webhost_local.installation.bus_accounts import STREAMS
+from webhost_local.installation.services import SERVICES
 
 from tests.integration.local.conftest import BusUrl
 from tests.support.deadline import eventually

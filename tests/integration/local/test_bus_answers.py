@@ -14,7 +14,8 @@ from webhost_contracts import maintenance, subjects, wire
 from webhost_contracts.events import TierChanged
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.bus.reader import StreamReader
-from webhost_local.nats_accounts import SERVICES, STREAMS
+from webhost_local.installation.bus_accounts import STREAMS
+from webhost_local.installation.services import SERVICES
 
 from tests.integration.local.conftest import BusUrl
 from tests.integration.local.test_bus_accounts import FACTS, REQUESTS, held

@@ -8,12 +8,12 @@ from nats.errors import NoRespondersError
 from nats.js.api import ConsumerConfig
 from webhost_contracts import subjects
 from webhost_kit.bus.connection import Bus
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.services import SERVICES
 
 from tests.integration.local.conftest import BusUrl
 
 CONSUMER = "deployer-deploy"
-OTHERS = sorted(SERVICES.keys() - {"deployer"})
+OTHERS = sorted(set(SERVICES) - {"deployer"})
 
 
 async def pull(client: Client) -> Msg:

@@ -14,7 +14,8 @@ from webhost_contracts.maintenance import KeysReply, Nothing
 from webhost_kit.bus import rpc
 from webhost_kit.bus.connection import Bus, connect, inbox_prefix
 from webhost_kit.errors import Unavailable
-from webhost_local.nats_accounts import OPERATOR, SERVICES, STREAMS
+from webhost_local.installation.bus_accounts import STREAMS
+from webhost_local.installation.services import OPERATOR, SERVICES
 
 from tests.integration.local.conftest import StackBus
 from tests.integration.local.test_bus_accounts import FACTS, REQUESTS, RPCS

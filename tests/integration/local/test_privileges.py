@@ -14,9 +14,8 @@ from webhost_kit.database import engine
 from webhost_kit.database.privileges import VERBS
 from webhost_kit.database.statements import Statements
 from webhost_kit.errors import Unavailable
-from webhost_local.identities import owner, role, schema
-from webhost_local.nats_accounts import SERVICES
-from webhost_local.provision import DATABASE
+from webhost_local.installation.postgres_roles import DATABASE, owner, role, schema
+from webhost_local.installation.services import SERVICES
 
 from tests.support.infra import Postgres
 from tests.support.roles import StackDatabase

@@ -24,9 +24,9 @@ from webhost_kit.eventsourcing.own_facts import OwnFacts
 from webhost_kit.eventsourcing.relay import Relay
 from webhost_kit.eventsourcing.republish import republish
 from webhost_kit.eventsourcing.store import EventMetadata, append
-from webhost_local.identities import owner, role, schema
+from webhost_local.installation.postgres_roles import owner, role, schema
+from webhost_local.installation.services import SERVICES
 from webhost_local.migrated import is_migrated
-from webhost_local.nats_accounts import SERVICES
 
 from tests.support.deadline import eventually
 from tests.support.harness import Harness, in_background, running

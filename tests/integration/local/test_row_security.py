@@ -19,7 +19,7 @@ from webhost_kit.database import row_security
 from webhost_kit.database.engine import Database, Transactions
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.row_security import ALL_USERS, acting_for, answering, everybody
-from webhost_local.identities import role, schema
+from webhost_local.installation.postgres_roles import role, schema
 
 from tests.support.roles import StackDatabase
 

@@ -14,8 +14,8 @@ from webhost_kit.process.reference import settings_of, variables
 from webhost_kit.process.settings import CallTimeoutSettings
 from webhost_local.compose import variables as known
 from webhost_local.compose.values import local_values, secrets_of
-from webhost_local.identities import Identities
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.identities import Identities
+from webhost_local.installation.services import SERVICES
 
 from deploy.policy_check import needed_s
 from tests.support.compose import KINDS

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from webhost_kit.process.reference import settings_of
-from webhost_local.identities import KEY_HOLDERS
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.identities import KEY_HOLDERS
+from webhost_local.installation.services import SERVICES
 
 from deploy.environment_check import given_to, keys_of, longest_call_s
 from deploy.rendering import VARIANTS, Object, containers_of, of_kind, pod_of, service_of, workloads

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.services import SERVICES
 
 from deploy.rendering import Object, pod_of, workloads
 from deploy.secrets import options, places, secrets, values_of

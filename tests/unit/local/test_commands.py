@@ -38,9 +38,13 @@ def run(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
         ((*PYTHON, "webhost_kit.process.migrate", "nope"), 2, "there is no service 'nope'"),
         ((*PYTHON, "webhost_kit.process.healthcheck"), 1, "OPS_LISTEN is not set"),
         ((*PYTHON, "webhost_kit.process.healthcheck", "--help"), 1, "is not host:port"),
-        ((*PYTHON, "webhost_local.provision", "--help"), 0, "usage: "),
-        ((*PYTHON, "webhost_local.provision", "nope"), 2, "there is no service nope"),
-        ((*PYTHON, "webhost_local.nats_accounts", "--help"), 0, "usage: "),
+        ((*PYTHON, "webhost_local.installation.postgres_roles", "--help"), 0, "usage: "),
+        (
+            (*PYTHON, "webhost_local.installation.postgres_roles", "nope"),
+            2,
+            "there is no service nope",
+        ),
+        ((*PYTHON, "webhost_local.installation.bus_accounts", "--help"), 0, "usage: "),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -8,8 +8,8 @@ import pytest
 from webhost_local import replicas
 from webhost_local.data_dir import DataDir
 from webhost_local.environment import Environment
-from webhost_local.identities import Identities
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.identities import Identities
+from webhost_local.installation.services import SERVICES
 from webhost_local.postgres_server import Cluster
 
 PORTS = {"nats": 1, "edge": 2, "api": 3, "gateway": 4, "gateway-2": 5, "telemetry-ingest": 6} | {

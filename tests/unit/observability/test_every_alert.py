@@ -6,7 +6,7 @@ from pathlib import Path
 
 import promql_parser as promql
 import pytest
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.services import SERVICES
 
 from tests.support.promql import Scrapes, selectors
 from tests.unit.observability.exposed import ROOT, alerts, queries, rules, scaled_by

@@ -14,9 +14,8 @@ from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.revisions import newest_revision, package_of
 
 from webhost_local.compose.variables import prefix
-from webhost_local.identities import owner, role
-from webhost_local.nats_accounts import SERVICES
-from webhost_local.provision import DATABASE, provision
+from webhost_local.installation.postgres_roles import DATABASE, owner, provision, role
+from webhost_local.installation.services import SERVICES
 
 
 def main() -> None:

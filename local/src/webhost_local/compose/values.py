@@ -6,9 +6,10 @@ Given the identities, which are random, the rest follows.
 from collections.abc import Mapping
 
 from webhost_local.compose.variables import name_of, own, prefix
-from webhost_local.identities import Identities
+from webhost_local.installation.bus_accounts import password_variable
+from webhost_local.installation.identities import Identities
+from webhost_local.installation.services import SERVICES
 from webhost_local.lemonsqueezy.model import STORE_ID, VARIANTS
-from webhost_local.nats_accounts import SERVICES, password_variable
 
 _ORIGIN = "origin:8080"
 _EDGE = "edge:8787"

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from webhost_kit.process.reference import Variable, by_readers, settings_of, variables
 
-from webhost_local.identities import schema
-from webhost_local.nats_accounts import OPERATOR, SERVICES, password_variable
+from webhost_local.installation.bus_accounts import password_variable
+from webhost_local.installation.postgres_roles import schema
+from webhost_local.installation.services import OPERATOR, SERVICES
 
 PER_SERVICE = ("RESPONSE_KEYS", "TELEMETRY_MASTER_KEYS")
 """Settings of several services, each with its own value, at least while a key is rotated."""

@@ -1,13 +1,17 @@
-"""`python -m webhost_local.privileges` prints docs/privileges.md: who may do what, as matrices."""
+"""Who may do what, as matrices.
+
+`python -m webhost_local.installation.privileges` prints docs/privileges.md.
+"""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from webhost_kit.database.privileges import VERBS, by_user_of, privileges_of
 from webhost_kit.database.revisions import package_of
 
-from webhost_local.identities import owner, role, schema
-from webhost_local.nats_accounts import OPERATOR, SERVICES, grants
+from webhost_local.installation.bus_accounts import grants
+from webhost_local.installation.postgres_roles import owner, role, schema
+from webhost_local.installation.services import OPERATOR, SERVICES
 
 _POSTGRES = """# Privileges
 
@@ -59,12 +63,12 @@ def document() -> Iterator[str]:
     for account in dict.fromkeys(account for account, _ in by_subject):
         yield f"### To `{account}`\n"
         rows = ((subject, to) for (owned, subject), to in by_subject.items() if owned == account)
-        yield from _matrix("subject", list(SERVICES), sorted(rows))
+        yield from _matrix("subject", SERVICES, sorted(rows))
         yield ""
 
 
 def _matrix(
-    what: str, columns: list[str], rows: Iterable[tuple[str, Iterable[str]]]
+    what: str, columns: Sequence[str], rows: Iterable[tuple[str, Iterable[str]]]
 ) -> Iterator[str]:
     yield f"| {what} | {' | '.join(columns)} |"
     yield f"|---|{'---|' * len(columns)}"

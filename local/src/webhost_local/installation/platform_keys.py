@@ -1,4 +1,4 @@
-"""The keys of one kind as a local stack keeps them, and how each is written in a setting."""
+"""The keys of one kind as an installation keeps them, and how each is written in a setting."""
 
 import base64
 import secrets

@@ -1,7 +1,7 @@
 """What the accounts on the bus let through; docs/privileges.md lists it, in full."""
 
 import pytest
-from webhost_local.nats_accounts import accounts
+from webhost_local.installation.bus_accounts import accounts
 
 
 @pytest.mark.accept("6.D1")

@@ -7,7 +7,7 @@ are corrected.
 It is done by a superuser, or by a role with CREATEDB and CREATEROLE, as managed servers give: what
 such a server keeps to itself (its own databases, functions) is left as it is, with a warning.
 
-`python -m webhost_local.provision [SERVICE…]` prints the same without passwords.
+`python -m webhost_local.installation.postgres_roles [SERVICE…]` prints the same without passwords.
 """
 
 import argparse
@@ -17,10 +17,24 @@ from collections.abc import Iterable, Iterator
 import psycopg
 from psycopg import sql
 
-from webhost_local.identities import owner, role, schema
-from webhost_local.nats_accounts import SERVICES
+from webhost_local.installation.services import SERVICES
 
 DATABASE = "webhost"
+
+
+def role(service: str) -> str:
+    """The Postgres role of a service."""
+    return f"webhost_{schema(service)}"
+
+
+def owner(service: str) -> str:
+    """The Postgres role that owns a service's schema, and migrates it."""
+    return f"{role(service)}_owner"
+
+
+def schema(service: str) -> str:
+    """The Postgres schema of a service."""
+    return service.replace("-", "_")
 
 
 def provision(
@@ -95,19 +109,20 @@ def _q(statement: str, *names: str) -> sql.Composed:
     return sql.SQL(statement).format(*map(sql.Identifier, names))  # pyright: ignore[reportArgumentType]
 
 
-def script(services: Iterable[str] = tuple(SERVICES)) -> str:
+def script(services: Iterable[str] = SERVICES) -> str:
     """Return the statements as SQL."""
     return "".join(f"{statement.as_string(None)};\n" for statement in statements(services))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        prog="python -m webhost_local.provision", description="Print the SQL of roles and schemas."
+        prog="python -m webhost_local.installation.postgres_roles",
+        description="Print the SQL of roles and schemas.",
     )
     parser.add_argument(
         "service", nargs="*", help=f"one of {', '.join(SERVICES)}; all, if none is named"
     )
     chosen = parser.parse_args().service
-    if unknown := {*chosen} - SERVICES.keys():
+    if unknown := {*chosen} - {*SERVICES}:
         parser.error(f"there is no service {min(unknown)}")
-    sys.stdout.write(script(chosen or tuple(SERVICES)))
+    sys.stdout.write(script(chosen or SERVICES))

@@ -9,7 +9,7 @@ nothing else. `operator`, for tools and tests, may do everything. (docs/adr/0015
 Each service's user has an allow-list besides, of the same: the server refuses, says so and logs
 what is not on it, which in an account would only find nobody.
 
-`python -m webhost_local.nats_accounts` prints the accounts for a server's configuration.
+`python -m webhost_local.installation.bus_accounts` prints them for a server's configuration.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from typing import Any
 
 from webhost_contracts import maintenance, subjects
 
-from webhost_local.nats_server import Account, Export, Import, Kind, NatsUser
+from webhost_local.installation.nats_config import Account, Export, Import, Kind, NatsUser
+from webhost_local.installation.services import OPERATOR, SERVICES
 
-OPERATOR = "operator"
 STREAMS = {
     subjects.EVENTS: subjects.ALL_EVENTS,
     subjects.USAGE: subjects.ALL_USAGE,
@@ -73,7 +73,7 @@ class Access:
     removes: tuple[str, ...] = ()
 
 
-SERVICES: dict[str, Access] = {
+ACCESS: dict[str, Access] = {
     "api": Access(
         states=(
             *("evt.*.user.>", "evt.*.agent.>", "evt.*.key.>", "cmd.deployer.>"),
@@ -131,7 +131,7 @@ class Grant:
 
 def grants() -> list[Grant]:
     """Return everything that crosses from one account into another."""
-    found = [grant for name, access in SERVICES.items() for grant in _of_service(name, access)]
+    found = [grant for name in SERVICES for grant in _of_service(name, ACCESS[name])]
     return [*found, *_of_operator()]
 
 
@@ -262,7 +262,7 @@ def _laid_out(value: Any, margin: str = "") -> str:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(
-        prog="python -m webhost_local.nats_accounts",
+        prog="python -m webhost_local.installation.bus_accounts",
         description="Print the accounts for a NATS server's configuration.",
     ).parse_args()
     sys.stdout.write(configuration())

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from webhost_local.data_dir import DataDir
-from webhost_local.identities import load_or_make
+from webhost_local.kept_identities import load_or_make
 
 
 def test_identities_stay_and_what_is_missing_is_added(tmp_path: Path) -> None:

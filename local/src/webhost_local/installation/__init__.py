@@ -1,0 +1,1 @@
+"""What every installation has, wherever it runs: accounts, roles, identities and keys."""
