@@ -35,8 +35,8 @@ DEPLOY_PAUSE_S = 1.0
 """Cloudflare allows four calls a second, and a deployment takes several."""
 COUNTED_S = 60
 TEXT = "still here"
-CHUNKS, CHUNK_MS = 60, 500
-"""A stream takes half a minute: much longer than a process that ends waits for anything else."""
+CHUNKS, CHUNK_MS = 40, 500
+"""A stream takes twenty seconds: much longer than a process that ends waits for anything else."""
 STREAMING = f"""
 export default {{ async invoke() {{ return chunks(); }} }};
 async function* chunks() {{
