@@ -43,9 +43,9 @@ class Recorded(list[FinishedSpan]):
 @pytest.fixture
 def recorded() -> Iterator[Recorded]:
     spans = Recorded()
-    tracing.record_to(spans)
+    tracing.set_recorder(spans)
     yield spans
-    tracing.record_to(None)
+    tracing.set_recorder(None)
 
 
 def test_a_span_is_a_child_of_what_it_is_in(recorded: Recorded) -> None:
@@ -117,8 +117,8 @@ def test_what_is_not_sampled_is_passed_on_and_not_recorded(
 def test_without_a_recorder_a_callers_context_is_passed_on() -> None:
     with tracing.span("request", "server", traceparent=SAMPLED, starts=True) as span:
         assert (span.recorded, tracing.traceparent()) == (False, SAMPLED)
-        assert tracing.span("inner") is tracing.NOTHING
-    assert tracing.span("request", "server", starts=True) is tracing.NOTHING
+        assert tracing.span("inner") is tracing.NO_SPAN
+    assert tracing.span("request", "server", starts=True) is tracing.NO_SPAN
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_collector_that_takes_nothing_is_not_waited_for(
         assert _counted("webhost_spans_dropped_total", reason="full") - dropped >= 1_000
         assert len(export._waiting) <= trace_export.MOST_WAITING
         asyncio.run(asyncio.wait_for(export.close(), 2))
-    assert not tracing.is_on()
+    assert not tracing.is_enabled()
 
 
 def _counted(name: str, **labels: str) -> float:

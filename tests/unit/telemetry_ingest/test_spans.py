@@ -26,9 +26,9 @@ class Recorded(list[FinishedSpan]):
 @pytest.fixture
 def recorded() -> Iterator[Recorded]:
     found = Recorded()
-    tracing.record_to(found)
+    tracing.set_recorder(found)
     yield found
-    tracing.record_to(None)
+    tracing.set_recorder(None)
 
 
 def reported(caller: str | None = CALL, started_at_ms: int | None = None, errors: int = 0) -> None:

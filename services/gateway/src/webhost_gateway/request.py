@@ -53,7 +53,7 @@ class Request(asgi.Request):
         self.authorization = self.text_header(b"authorization")
         self.idempotency_key = self.text_header(b"idempotency-key")
         self.traceparent = problems.traceparent_from(self.text_header(b"traceparent"))
-        self.span = tracing.NOTHING
+        self.span = tracing.NO_SPAN
         self.trace_id: str | None = None
         self.origin_allowed = self.headers.get(b"origin") in origins
         if self.origin_allowed:

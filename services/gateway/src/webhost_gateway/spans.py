@@ -23,7 +23,7 @@ def of_request(request: Request, method: str) -> tracing.Span:
     with its caller's.
     """
     if method != "POST":
-        return tracing.NOTHING
+        return tracing.NO_SPAN
     span = request.span = tracing.span(
         "invoke_agent", "server", traceparent=request.traceparent, attributes=_OF_ALL, starts=True
     )

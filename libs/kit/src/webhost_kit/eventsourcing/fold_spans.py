@@ -21,7 +21,7 @@ RECENT_MS = 10 * 60 * 1000
 
 def of_batch(projection: str, stream: str, facts: Iterable[Fact], started_ms: int) -> None:
     """Record that these facts were folded, and committed now."""
-    if not tracing.is_on():
+    if not tracing.is_enabled():
         return
     ended_ms = now_ms()
     sampled: list[tuple[Context, Fact]] = []
@@ -64,7 +64,7 @@ def of_batch(projection: str, stream: str, facts: Iterable[Fact], started_ms: in
 def of_fact(projection: str, fact: Fact) -> tracing.Span:
     """Return the span to fold this fact in, where what follows from it is to be its child."""
     if now_ms() - fact.recorded_at_ms > RECENT_MS:
-        return tracing.NOTHING
+        return tracing.NO_SPAN
     return tracing.span(
         f"process {fact.event.type_name()}",
         "consumer",

@@ -72,7 +72,7 @@ class TraceExport:
         sys.setswitchinterval(SWITCH_S)
         self._thread = threading.Thread(target=self._work, name="traces", daemon=True)
         self._thread.start()
-        tracing.record_to(self)
+        tracing.set_recorder(self)
 
     def samples(self, trace_id: str) -> bool:
         """Say whether a trace that starts here is recorded: the same for an id everywhere."""
@@ -90,7 +90,7 @@ class TraceExport:
 
     async def close(self) -> None:
         """Send what waits, within a bounded time. What comes later is not recorded."""
-        tracing.record_to(None)
+        tracing.set_recorder(None)
         self._ending = True
         self._wake.set()
         ends_at = monotonic() + DRAIN_S

@@ -65,13 +65,13 @@ class Recorder(Protocol):
 _recorder: Recorder | None = None
 
 
-def record_to(recorder: Recorder | None) -> None:
+def set_recorder(recorder: Recorder | None) -> None:
     """Give finished spans to this recorder from now on; None records nothing."""
     global _recorder
     _recorder = recorder
 
 
-def is_on() -> bool:
+def is_enabled() -> bool:
     """Say whether spans are recorded."""
     return _recorder is not None
 
@@ -182,7 +182,7 @@ def error_type_of(error: BaseException | None) -> str:
     return str(getattr(error, "error_type", None) or type(error).__name__)
 
 
-NOTHING = Span(None, None)
+NO_SPAN = Span(None, None)
 """The span of what belongs to no trace."""
 
 
@@ -200,12 +200,12 @@ def span(
     """
     if _recorder is None:
         if traceparent is None or (given := parse(traceparent)) is None:
-            return NOTHING
+            return NO_SPAN
         return Span(given, None)
     parent = parse(traceparent) or _current.get()
     if parent is None:
         if not starts:
-            return NOTHING
+            return NO_SPAN
         trace_id = secrets.token_hex(16)
         flags = SAMPLED if _recorder.samples(trace_id) else 0
     else:

@@ -10,12 +10,12 @@ from webhost_contracts.errors import ErrorCode
 
 from webhost_api import decisions, handlers, queries
 from webhost_api.decisions import DescribeAgent
+from webhost_api.dependencies import AgentId, CurrentCaller, Cursor, Deps, Limit, RequestKey
 from webhost_api.http import UserRoute, answered, execute
 from webhost_api.idempotency import id_for
 from webhost_api.keys.access import open_to_limited
 from webhost_api.model import AgentStatus
 from webhost_api.openapi_responses import refusals
-from webhost_api.parameters import AgentId, CurrentCaller, Cursor, Deps, Limit, RequestKey
 from webhost_api.schemas.agents import AgentResponse, AgentsResponse
 from webhost_api.schemas.requests import CreateAgentBody, UpdateAgentBody
 

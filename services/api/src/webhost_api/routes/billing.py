@@ -27,10 +27,10 @@ from webhost_kit.http import problems
 from webhost_kit.process import tracing
 
 from webhost_api import handlers, queries
+from webhost_api.dependencies import CurrentCaller, Deps, RequestKey
 from webhost_api.http import SignedRoute, UserRoute, answered, execute, first_response
 from webhost_api.keys.access import open_to_limited
 from webhost_api.openapi_responses import refusals
-from webhost_api.parameters import CurrentCaller, Deps, RequestKey
 from webhost_api.schemas.billing import (
     CheckoutResponse,
     SubscriptionResponse,

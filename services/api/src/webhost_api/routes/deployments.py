@@ -11,12 +11,7 @@ from webhost_kit.process.crashpoints import crash_point
 from webhost_api import handlers, idempotency, queries, source, templates, uploads
 from webhost_api.artifacts import pack
 from webhost_api.decisions import RequestDeployment
-from webhost_api.handlers import Caller
-from webhost_api.http import DeployRoute, PointerRoute, UserRoute, answered, execute, first_response
-from webhost_api.keys.access import open_to_limited
-from webhost_api.model import DeploymentStatus
-from webhost_api.openapi_responses import refusals
-from webhost_api.parameters import (
+from webhost_api.dependencies import (
     AgentId,
     CurrentCaller,
     Cursor,
@@ -25,6 +20,11 @@ from webhost_api.parameters import (
     Limit,
     RequestKey,
 )
+from webhost_api.handlers import Caller
+from webhost_api.http import DeployRoute, PointerRoute, UserRoute, answered, execute, first_response
+from webhost_api.keys.access import open_to_limited
+from webhost_api.model import DeploymentStatus
+from webhost_api.openapi_responses import refusals
 from webhost_api.schemas.deployments import (
     ActivatedResponse,
     DeploymentResponse,

@@ -9,12 +9,12 @@ from starlette.types import Receive, Scope, Send
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import InvalidRequest
 
-from webhost_api import parameters, queries, timeline
+from webhost_api import dependencies, queries, timeline
+from webhost_api.dependencies import AgentId, CurrentCaller, Cursor, DeploymentId, Deps, Limit
 from webhost_api.event_stream import HEARTBEAT, ID_PATTERN, READY, Place, Stream, frame
 from webhost_api.handlers import require_enabled, tier_of
 from webhost_api.history import audit_since, logs_since, outcome_of
 from webhost_api.http import UserRoute, answered
-from webhost_api.parameters import AgentId, CurrentCaller, Cursor, DeploymentId, Deps, Limit
 from webhost_api.queries import DEFAULT_LIMIT
 from webhost_api.schemas.history import AuditEntry, AuditResponse, LogLine, LogResponse
 from webhost_api.timeline import Window
@@ -97,7 +97,7 @@ async def list_audit(
     """
     window = Window.requested(limit, cursor)
     if agent_id is not None:
-        await parameters.agent_id(agent_id)
+        await dependencies.agent_id(agent_id)
     async with deps.database.transaction() as connection:
         if agent_id is not None:
             await queries.agent(connection, caller.user_id, agent_id, or_tombstone=True)

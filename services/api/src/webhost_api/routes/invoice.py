@@ -8,9 +8,9 @@ from webhost_contracts.usage_rpc import InvoiceReply, InvoiceRequest
 from webhost_kit.bus import rpc
 
 from webhost_api import invoice_page, queries
+from webhost_api.dependencies import CurrentCaller, Deps, Period
 from webhost_api.handlers import Caller
 from webhost_api.http import Dependencies, UserRoute, answered
-from webhost_api.parameters import CurrentCaller, Deps, Period
 from webhost_api.schemas.invoice import InvoiceResponse, InvoiceSchema, invoice_schema
 
 router = APIRouter(tags=["usage"], route_class=UserRoute)

@@ -16,6 +16,7 @@ from webhost_contracts.api_keys import SECRET_BYTES, hash_of, token_of
 from webhost_contracts.errors import ErrorCode
 
 from webhost_api import queries
+from webhost_api.dependencies import CurrentCaller, Cursor, Deps, KeyId, Limit, RequestKey
 from webhost_api.http import UserRoute, answered, execute
 from webhost_api.idempotency import id_for
 from webhost_api.keys import handlers, store
@@ -23,7 +24,6 @@ from webhost_api.keys.access import require_jwt
 from webhost_api.keys.decisions import CreateKey
 from webhost_api.keys.model import ApiKey
 from webhost_api.openapi_responses import refusals
-from webhost_api.parameters import CurrentCaller, Cursor, Deps, KeyId, Limit, RequestKey
 from webhost_api.schemas.keys import IssuedKeyResponse, KeysResponse
 from webhost_api.schemas.requests import CreateKeyBody, RotateKeyBody
 

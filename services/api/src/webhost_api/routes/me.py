@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Response
 
 from webhost_api import handlers, queries
+from webhost_api.dependencies import CurrentCaller, Deps
 from webhost_api.http import UserRoute, answered
 from webhost_api.keys.access import open_to_limited
-from webhost_api.parameters import CurrentCaller, Deps
 from webhost_api.schemas.me import UserResponse, UserSchema, entitlements_schema
 
 router = APIRouter(tags=["user"], route_class=UserRoute)

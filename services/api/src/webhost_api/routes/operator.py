@@ -21,9 +21,9 @@ from webhost_contracts.usage_feed import (
 from webhost_kit.bus import rpc
 from webhost_kit.errors import Conflict, InvalidRequest, Problem
 
+from webhost_api.dependencies import Deps
 from webhost_api.openapi_responses import refusals
 from webhost_api.operators import OperatorRoute
-from webhost_api.parameters import Deps
 
 NEXT_CURSOR = "X-Webhost-Next-Cursor"
 PATH = "/v1/operator/usage-events"

@@ -9,11 +9,11 @@ from webhost_kit.errors import InvalidRequest
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_api import handlers, queries
+from webhost_api.dependencies import AgentId, CurrentCaller, Deps, RequestKey
 from webhost_api.http import SecretsRoute, answered, execute, first_response
 from webhost_api.idempotency import operation_of
 from webhost_api.model import Agent
 from webhost_api.openapi_responses import refusals
-from webhost_api.parameters import AgentId, CurrentCaller, Deps, RequestKey
 from webhost_api.schemas.requests import ENV_VAR_KEY, SetSecretsBody
 from webhost_api.schemas.secrets import SecretSchema, SecretsResponse
 

@@ -9,10 +9,10 @@ from webhost_contracts.usage_rpc import SeriesReply, SeriesRequest
 from webhost_kit.bus import rpc
 from webhost_kit.http import problems
 
-from webhost_api import parameters, queries
+from webhost_api import dependencies, queries
+from webhost_api.dependencies import AgentId, CurrentCaller, Deps
 from webhost_api.handlers import Caller, deployment_not_found
 from webhost_api.http import Dependencies, UserRoute
-from webhost_api.parameters import AgentId, CurrentCaller, Deps
 from webhost_api.routes.usage import MAX_MS
 from webhost_api.schemas.series import SeriesResponse, series_json
 from webhost_api.series import Span
@@ -67,7 +67,7 @@ async def agent_metrics(
         await queries.agent(connection, caller.user_id, agent_id, or_tombstone=True)
         if deployment_id is not None:
             of = await queries.deployment(
-                connection, caller.user_id, await parameters.deployment_id(deployment_id)
+                connection, caller.user_id, await dependencies.deployment_id(deployment_id)
             )
             if of.agent_id != agent_id:
                 raise deployment_not_found()

@@ -12,10 +12,10 @@ from webhost_kit.errors import InvalidRequest
 from webhost_kit.process.crashpoints import crash_point
 
 from webhost_api import idempotency, uploads
+from webhost_api.dependencies import CurrentCaller, Deps, RequestKey
 from webhost_api.http import UploadRoute, execute, first_response
 from webhost_api.keys.access import open_to_limited
 from webhost_api.openapi_responses import refusals
-from webhost_api.parameters import CurrentCaller, Deps, RequestKey
 from webhost_api.schemas.uploads import UploadResponse
 
 router = APIRouter(tags=["deployments"], route_class=UploadRoute)

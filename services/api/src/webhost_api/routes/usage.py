@@ -14,13 +14,13 @@ from webhost_contracts.usage_rpc import (
 )
 from webhost_kit.bus import rpc
 
-from webhost_api import handlers, parameters, queries
+from webhost_api import dependencies, handlers, queries
 from webhost_api.decisions import CLOUDFLARE
+from webhost_api.dependencies import CurrentCaller, Deps, Limit, Period
 from webhost_api.handlers import Caller
 from webhost_api.http import Dependencies, UserRoute, answered
 from webhost_api.keys import access
 from webhost_api.keys.access import open_to_limited
-from webhost_api.parameters import CurrentCaller, Deps, Limit, Period
 from webhost_api.queries import DEFAULT_LIMIT, Page
 from webhost_api.schemas.usage import (
     LimitsSchema,
@@ -62,7 +62,7 @@ async def recent_events(
     if agent_id is None:
         access.require_whole_account(caller)
     else:
-        caller.require_agent(await parameters.agent_id(agent_id))
+        caller.require_agent(await dependencies.agent_id(agent_id))
         async with deps.database.transaction() as connection:
             await queries.agent(connection, caller.user_id, agent_id, or_tombstone=True)
     request = RecentEventsRequest(
