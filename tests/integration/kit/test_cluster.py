@@ -13,8 +13,9 @@ from unittest.mock import AsyncMock
 
 import pytest
 from nats.errors import Error as NatsError
-from nats.js.api import StreamInfo
+from nats.js.api import ConsumerConfig, ConsumerInfo, StreamInfo
 from webhost_contracts import subjects
+from webhost_kit.bus import checkpoint as checkpoint_module
 from webhost_kit.bus import reader
 from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus, connect
@@ -27,6 +28,12 @@ from tests.support import processes
 from tests.support.deadline import eventually
 from tests.support.harness import in_background
 from tests.support.processes import ServerProcess
+
+# nats-py leaves a connection that ends while it is made to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function StreamWriter.__del__:"
+    "pytest.PytestUnraisableExceptionWarning"
+)
 
 BATCH = 50
 MORE = 15
@@ -174,7 +181,7 @@ async def test_whichever_is_away_what_was_acknowledged_is_there_and_read_once(
 async def test_who_led_may_be_behind_once_and_not_twice(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "SECOND_LOOK_S", 0.1)
+    monkeypatch.setattr(checkpoint_module, "SECOND_LOOK_S", 0.1)
     stale = await cluster.info()
     await cluster.bus.js.publish(SUBJECT, b"1")
     current = await cluster.info()
@@ -189,3 +196,42 @@ async def test_who_led_may_be_behind_once_and_not_twice(
     monkeypatch.setattr(cluster.bus.js, "stream_info", AsyncMock(side_effect=[stale, stale]))
     with pytest.raises(StreamDiverged, match="its tail is lost"):
         await follower.verified(checkpoint)
+
+
+async def test_nobody_is_led_past_what_a_server_lacks(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that fetches what it lost counts nothing, delivers nothing, and seems well."""
+    monkeypatch.setattr(reader, "IDLE_ADVANCE_S", 0.2)
+    for number in range(3):
+        await cluster.bus.js.publish(SUBJECT, b"%d" % number)
+    add = cluster.bus.js.add_consumer
+
+    async def where_nothing_is(stream: str, config: ConsumerConfig) -> ConsumerInfo:
+        if config.inactive_threshold == reader.INACTIVE_S:
+            config = config.evolve(opt_start_seq=1_000)
+        return await add(stream, config)
+
+    monkeypatch.setattr(cluster.bus.js, "add_consumer", where_nothing_is)
+    following, looks = StreamReader(cluster.bus, subjects.USAGE, [">"]), 0
+    async with asyncio.timeout(30), aclosing(following.batches(None)) as batches:
+        async for batch in batches:
+            assert (batch.checkpoint.sequence, batch.pending) == (0, 3)
+            assert not following.usable
+            looks += 1
+            if looks == 4:
+                break
+
+
+async def test_a_place_moves_on_in_a_cluster(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "IDLE_ADVANCE_S", 0.2)
+    for number in range(5):
+        await cluster.bus.js.publish(SUBJECT, b"%d" % number)
+    idle = StreamReader(cluster.bus, subjects.USAGE, ["usage.usr_2.>"])
+    async with asyncio.timeout(30), aclosing(idle.batches(None)) as batches:
+        async for batch in batches:
+            if batch.checkpoint.sequence == 5:
+                break
+    assert await idle.verified(batch.checkpoint) == batch.checkpoint

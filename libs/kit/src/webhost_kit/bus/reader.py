@@ -3,6 +3,8 @@
 Consumes: one stream, through an ephemeral consumer that costs nothing to lose.
 Guarantees: every message after the checkpoint once, in the stream's order; after a gap in the
 deliveries, a missed heartbeat or a lost consumer, a new consumer starts where this one stopped.
+What there is to read is the word of the server that leads the stream: a consumer may be at another
+one that still fetches what it lacks, and hear of nothing.
 A stream that is not the one the checkpoint was taken on raises StreamDiverged. One that is missing
 is waited for.
 Of several subjects of EVENTS the server selects what they have in common, and the reader the rest:
@@ -20,7 +22,7 @@ from typing import cast
 import structlog
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
 from webhost_contracts.subjects import EVENTS, MESSAGE_ID_HEADER, TYPE_HEADER
 
@@ -36,6 +38,8 @@ INACTIVE_S = 60.0
 COUNTING_S = 1.0
 """How long a consumer is kept that only counts."""
 RETRY_S = 0.5
+PLACES = 20
+"""How often a consumer is made that is to be at the leader: each is at any of the servers."""
 IDLE_ADVANCE_S = 60.0
 """A reader that gets nothing moves past what its filter skips, so that it does not seem behind."""
 
@@ -143,26 +147,43 @@ class StreamReader:
         """Return where to begin. Raises StreamDiverged where it is another one, StreamMissing."""
         return await verified(self._bus, self._stream, checkpoint)
 
-    async def _advanced(self, checkpoint: Checkpoint, consumer: str, delivered: int) -> Checkpoint:
-        """Return the checkpoint after all that the stream held, none of which was for us."""
-        info = await self._bus.js.stream_info(self._stream)
-        state = await self._bus.js.consumer_info(self._stream, consumer)
-        seen = state.delivered.consumer_seq if state.delivered else 0
-        if state.num_pending or seen != delivered or info.state.last_seq <= checkpoint.sequence:
-            return checkpoint
+    async def _at_leader(self, checkpoint: Checkpoint) -> tuple[int, int]:
+        """Return the stream's last sequence, and how many messages are for us behind this place.
+
+        Both are of the server that leads it. Raises NatsError, TimeoutError.
+        """
+        for _ in range(PLACES):
+            info = await self._bus.js.stream_info(self._stream)
+            config = self._config(checkpoint.sequence, COUNTING_S)
+            counting = await self._bus.js.add_consumer(self._stream, config)
+            place = _place(counting)
+            if place is None or (info.cluster is not None and place == info.cluster.leader):
+                return info.state.last_seq, counting.num_pending or 0
+        raise NatsError(f"no consumer is at the leader of {self._stream}")
+
+    async def _advanced(self, checkpoint: Checkpoint) -> tuple[Checkpoint, int]:
+        """Return the checkpoint after all that the stream holds, if none of it is for us, and how
+        much of it is.
+        """
+        last, waiting = await self._at_leader(checkpoint)
+        if waiting or last <= checkpoint.sequence:
+            return checkpoint, waiting
         try:
-            message = await self._bus.js.get_msg(self._stream, info.state.last_seq)
+            message = await self._bus.js.get_msg(self._stream, last)
         except NotFoundError:
-            return checkpoint
+            return checkpoint, 0
         headers = cast(dict[str, str], message.headers or {})
         name = name_of(headers.get(MESSAGE_ID_HEADER), message.data or b"")
-        return replace(checkpoint, sequence=info.state.last_seq, message_id=name)
+        return replace(checkpoint, sequence=last, message_id=name), 0
 
     async def _consume(self, checkpoint: Checkpoint) -> AsyncGenerator[Batch]:
         config = self._config(checkpoint.sequence, INACTIVE_S)
         consumer = await self._bus.js.add_consumer(self._stream, config)
+        owed = 0
+        if _place(consumer) is not None:
+            _, owed = await self._at_leader(checkpoint)
         self._heard_at = monotonic()
-        pending = consumer.num_pending or 0
+        pending = max(consumer.num_pending or 0, owed)
         yield Batch((), checkpoint, pending)
         pull = Pull(self._bus, self._stream, consumer.name, self._batch_size)
         try:
@@ -175,8 +196,9 @@ class StreamReader:
                 if not messages:
                     if monotonic() - idle_since > IDLE_ADVANCE_S:
                         idle_since = monotonic()
-                        checkpoint = await self._advanced(checkpoint, consumer.name, delivered)
-                        yield Batch((), checkpoint, 0)
+                        checkpoint, pending = await self._advanced(checkpoint)
+                        owed = min(owed, delivered)
+                        yield Batch((), checkpoint, pending)
                     continue
                 for message in messages:
                     delivered += 1
@@ -187,7 +209,7 @@ class StreamReader:
                 last = read[-1]
                 name = name_of(last.message_id, last.body)
                 checkpoint = replace(checkpoint, sequence=last.sequence, message_id=name)
-                left = messages[-1].metadata.num_pending
+                left = max(messages[-1].metadata.num_pending, owed - delivered)
                 # What is not for us is worth no transaction, but the end of what we waited for.
                 caught_up = left == 0 and pending > 0
                 if recorded or caught_up or monotonic() - idle_since > IDLE_ADVANCE_S:
@@ -206,6 +228,11 @@ class StreamReader:
             mem_storage=True,
             num_replicas=1,
         )
+
+
+def _place(consumer: ConsumerInfo) -> str | None:
+    """Return which server of a cluster a consumer is at; None where there is no cluster."""
+    return consumer.cluster.leader if consumer.cluster is not None else None
 
 
 def _recorded(message: Msg) -> Recorded:

@@ -112,7 +112,8 @@ def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "he
 
     `package` holds the migrations in its folder `migrations`. `role` is the service's own: it gets
     what a service needs of tables that it does not own. Where it is None, or the one that upgrades,
-    nobody is given anything. Raises OperationalError while Postgres is away, RuntimeError where the
+    nobody is given anything. A later version's schema is left as it is: the version before works on
+    it. Raises OperationalError while Postgres is away, RuntimeError where the
     schema is another service's, or, with a `role`, no service's own.
     """
     from alembic import command
@@ -137,6 +138,10 @@ def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "he
             config.set_main_option("script_location", str(folder))
             config.attributes["connection"] = connection
             _require_owner(connection.scalar(text(_OWNER)), package)
+            if (found := _stored(connection)) > newest_revision(package):
+                # Neither its tables nor what was granted on them are known here.
+                log.warning("the schema is of a later version", found=found)
+                return
             command.upgrade(config, revision)
             connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{package}'"))
             if role is not None and role != connection.scalar(text("SELECT current_user")):
@@ -144,6 +149,12 @@ def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "he
             connection.commit()
     finally:
         engine.dispose()
+
+
+def _stored(connection: Connection) -> str:
+    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return ""
+    return str(connection.scalar(text("SELECT max(version_num) FROM alembic_version")) or "")
 
 
 def _grant(connection: Connection, role: str, privileges: Mapping[str, Verbs]) -> None:

@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         what = f"{address}: is not host:port" if address else "OPS_LISTEN is not set"
-        sys.stdout.write(f"{what} (python -m webhost_kit.process.healthy [host:port])\n")
+        sys.stdout.write(f"{what} (python -m webhost_kit.process.healthcheck [host:port])\n")
         return 1
     # Who listens on every address does so on loopback.
     host = "127.0.0.1" if host in ("", "0.0.0.0", "[::]") else host.strip("[]")  # noqa: S104

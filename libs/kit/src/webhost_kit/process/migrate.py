@@ -16,6 +16,7 @@ from webhost_kit.database.migrations import migrate, role_of
 from webhost_kit.database.revisions import newest_revision, package_of
 from webhost_kit.process.observability import configure_logging
 from webhost_kit.process.settings import DatabaseSettings, load
+from webhost_kit.process.stopping import end_when_told
 
 
 class MigrationSettings(DatabaseSettings):
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> None:
     service: str = parser.parse_args(arguments).service
     if find_spec(package_of(service)) is None:
         parser.error(f"there is no service {service!r}")
+    end_when_told()
     settings = load(MigrationSettings, "webhost-migrate")
     configure_logging(f"migrate {service}", log_format="console", level="info")
     try:

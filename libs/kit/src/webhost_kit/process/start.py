@@ -16,6 +16,7 @@ from webhost_kit.database.revisions import package_of
 from webhost_kit.process.observability import configure_logging
 from webhost_kit.process.service import Service
 from webhost_kit.process.settings import ServiceSettings, load
+from webhost_kit.process.stopping import end_when_told
 from webhost_kit.process.trace_export import TraceExport
 
 log = structlog.get_logger(__name__)
@@ -31,6 +32,7 @@ def start(
     `compose` adds the service's parts. The service's package is `webhost_<name>`, and holds its
     migrations: it waits until they were run (`webhost_kit.process.migrate`).
     """
+    end_when_told()
     package = package_of(name)
     settings = load(settings_class, f"webhost-{name}")
     # What Postgres shows of connections that say nothing else of themselves.
