@@ -81,7 +81,7 @@ async def test_a_stream_that_drips_ends_with_its_time(harness: Harness) -> None:
 
 FRAMES_OF_TOO_MUCH = {
     "text": 'lines(...Array(6).fill(["text", "x".repeat(900_000)]), ["end", {}])',
-    "padding": r"""('["text",""]' + " ".repeat(300) + "\n").repeat(90_000) + '["end",{}]\n'""",
+    "padding": r"""('["text",""]' + " ".repeat(3_000) + "\n").repeat(9_500) + '["end",{}]\n'""",
 }
 
 
