@@ -2,12 +2,12 @@
 
 import secrets
 import signal
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from webhost_kit.process.stopping import end_when_told
 from webhost_local.issuer.identity import IssuerIdentity
 
 from webhost_cli import oidc, output
@@ -31,8 +31,7 @@ def demo(
     ] = DEFAULT_DATA_DIR,
 ) -> None:
     """Run an agent's whole life on this machine, on real parts, and check every step."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    end_when_told(signal.SIGHUP)
     narrator = Narrator(output.console())
     stack = OwnStack(data_dir)
     try:

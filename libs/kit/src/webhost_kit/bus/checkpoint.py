@@ -75,17 +75,22 @@ async def _info(bus: Bus, stream: str) -> StreamInfo:
 async def _verify_message(bus: Bus, stream: str, info: StreamInfo, checkpoint: Checkpoint) -> None:
     if checkpoint.sequence < max(info.state.first_seq, 1):
         return
-    try:
-        message = await bus.js.get_msg(stream, checkpoint.sequence)
-    except NotFoundError:
-        return
-    headers = cast(dict[str, str], message.headers or {})
-    found = name_of(headers.get(MESSAGE_ID_HEADER), message.data or b"")
-    if checkpoint.message_id is not None and found != checkpoint.message_id:
+    found = await name_at(bus, stream, checkpoint.sequence)
+    if None not in (found, checkpoint.message_id) and found != checkpoint.message_id:
         raise StreamDiverged(
             f"stream {stream} holds {found} at {checkpoint.sequence}, the checkpoint "
             f"was taken at {checkpoint.message_id}"
         )
+
+
+async def name_at(bus: Bus, stream: str, sequence: int) -> str | None:
+    """Return what identifies the message at a place; None where there is none any more."""
+    try:
+        message = await bus.js.get_msg(stream, sequence)
+    except NotFoundError:
+        return None
+    headers = cast(dict[str, str], message.headers or {})
+    return name_of(headers.get(MESSAGE_ID_HEADER), message.data or b"")
 
 
 def name_of(message_id: str | None, body: bytes) -> str:

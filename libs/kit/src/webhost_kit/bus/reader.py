@@ -17,17 +17,15 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import cast
 
 import structlog
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
-from nats.js.errors import NotFoundError
 from webhost_contracts.subjects import EVENTS, MESSAGE_ID_HEADER, TYPE_HEADER
 
 from webhost_kit.bus import filters
-from webhost_kit.bus.checkpoint import Checkpoint, name_of, verified
+from webhost_kit.bus.checkpoint import Checkpoint, name_at, name_of, verified
 from webhost_kit.bus.connection import Bus
 from webhost_kit.bus.pull import SILENCE_S, Pull
 from webhost_kit.errors import StreamDiverged, StreamMissing
@@ -168,20 +166,17 @@ class StreamReader:
         last, waiting = await self._at_leader(checkpoint)
         if waiting or last <= checkpoint.sequence:
             return checkpoint, waiting
-        try:
-            message = await self._bus.js.get_msg(self._stream, last)
-        except NotFoundError:
-            return checkpoint, 0
-        headers = cast(dict[str, str], message.headers or {})
-        name = name_of(headers.get(MESSAGE_ID_HEADER), message.data or b"")
-        return replace(checkpoint, sequence=last, message_id=name), 0
+        name = await name_at(self._bus, self._stream, last)
+        if name is not None:
+            checkpoint = replace(checkpoint, sequence=last, message_id=name)
+        return checkpoint, 0
 
     async def _consume(self, checkpoint: Checkpoint) -> AsyncGenerator[Batch]:
         config = self._config(checkpoint.sequence, INACTIVE_S)
         consumer = await self._bus.js.add_consumer(self._stream, config)
-        owed = 0
-        if _place(consumer) is not None:
-            _, owed = await self._at_leader(checkpoint)
+        # Of a server that is alone, what it says with each delivery is all there is.
+        in_cluster = _place(consumer) is not None
+        owed = (await self._at_leader(checkpoint))[1] if in_cluster else 0
         self._heard_at = monotonic()
         pending = max(consumer.num_pending or 0, owed)
         yield Batch((), checkpoint, pending)
@@ -197,7 +192,7 @@ class StreamReader:
                     if monotonic() - idle_since > IDLE_ADVANCE_S:
                         idle_since = monotonic()
                         checkpoint, pending = await self._advanced(checkpoint)
-                        owed = min(owed, delivered)
+                        owed = delivered + pending if in_cluster else 0
                         yield Batch((), checkpoint, pending)
                     continue
                 for message in messages:

@@ -118,6 +118,7 @@ def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "he
     """
     from alembic import command
     from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
 
     # What a migration changes are all users' rows, where policies keep them apart.
     arguments = connect_arguments(f"-c webhost.user_id={ALL_USERS}")
@@ -138,7 +139,8 @@ def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "he
             config.set_main_option("script_location", str(folder))
             config.attributes["connection"] = connection
             _require_owner(connection.scalar(text(_OWNER)), package)
-            if (found := _stored(connection)) > newest_revision(package):
+            found = MigrationContext.configure(connection).get_current_revision()
+            if found is not None and found > newest_revision(package):
                 # Neither its tables nor what was granted on them are known here.
                 log.warning("the schema is of a later version", found=found)
                 return
@@ -149,12 +151,6 @@ def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "he
             connection.commit()
     finally:
         engine.dispose()
-
-
-def _stored(connection: Connection) -> str:
-    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
-        return ""
-    return str(connection.scalar(text("SELECT max(version_num) FROM alembic_version")) or "")
 
 
 def _grant(connection: Connection, role: str, privileges: Mapping[str, Verbs]) -> None:
