@@ -77,7 +77,7 @@ SERVICES := $(notdir $(wildcard services/*))
 DOCUMENTS := docs/events.md docs/configuration.md docs/privileges.md docs/metrics.md docs/openapi.json \
 	docs/asyncapi/deployer.json docs/asyncapi/billing.json .env.example \
 	deploy/k8s/base/nats/accounts.conf deploy/k8s/components/postgres/roles.sql \
-	deploy/k8s/components/gateway-postgres/roles.sql
+	deploy/k8s/components/gateway-postgres/roles.sql deploy/k8s/components/monitoring/services/rules.yaml
 write-docs/events.md := webhost_contracts.catalogue
 write-docs/configuration.md := webhost_kit.process.reference $(SERVICES)
 write-docs/privileges.md := webhost_local.installation.privileges
@@ -89,6 +89,7 @@ write-.env.example := webhost_local.compose --example
 write-deploy/k8s/base/nats/accounts.conf := webhost_local.installation.bus_accounts
 write-deploy/k8s/components/postgres/roles.sql := webhost_local.installation.postgres_roles
 write-deploy/k8s/components/gateway-postgres/roles.sql := webhost_local.installation.postgres_roles gateway
+write-deploy/k8s/components/monitoring/services/rules.yaml := deploy.rules webhost alerts.yaml recording.yaml
 
 .PHONY: docs
 docs: setup ## Regenerate the generated documents

@@ -26,6 +26,12 @@ VARIANTS: dict[str, dict[str, dict[str, str]]] = {
             "  # - ../../components/operator\n": "  - ../../components/operator\n",
         }
     },
+    "production, watched by Prometheus' operator": {
+        _PRODUCTION: {
+            f"  # - {component}\n": f"  - {component}\n"
+            for component in ("../../components/monitoring/services",)
+        }
+    },
     "production, Postgres elsewhere": {
         _PRODUCTION: {
             _POSTGRES: "",
