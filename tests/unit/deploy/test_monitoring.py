@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,30 +15,46 @@ from deploy.reference_check import selects
 from deploy.rendering import Object, containers_of, of_kind, template_of, workloads
 from tests.unit.deploy.overlays import rendered
 from tests.unit.deploy.test_checks import WATCHED
-from tests.unit.observability.exposed import FOLDER
+from tests.unit.deploy.test_networks import Network
+from tests.unit.observability.exposed import FOLDER, all_alerts
 
+OF_OTHERS = "cert-manager"
+"""The job of what has a namespace of its own, and a monitor of its own."""
 KUBERNETES: dict[str, Any] = yaml.safe_load((FOLDER / "prometheus/kubernetes.yaml").read_text())
 Target = dict[str, str]
 
 
-def discovered(objects: list[Object], port: str | None = None) -> Iterator[tuple[Object, Target]]:
+def discovered(
+    objects: list[Object], port: str | None = None
+) -> Iterator[tuple[dict[str, str], Target]]:
     """Each port of each Pod, with the labels that Prometheus' discovery gives it."""
-    for workload in workloads(objects):
-        metadata = template_of(workload)["metadata"]
-        labels: dict[str, str] = metadata["labels"]
+    for name, labels, ports in pods(objects):
         pod = {
-            "__meta_kubernetes_pod_name": f"{workload['metadata']['name']}-x7x",
+            "__meta_kubernetes_pod_name": name,
             "__meta_kubernetes_pod_phase": "Running",
             "__meta_kubernetes_namespace": "webhost",
         } | {
-            "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", name): value
-            for name, value in labels.items()
+            "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", label): value
+            for label, value in labels.items()
         }
-        for container in containers_of(workload):
-            for found in container.get("ports", ()):
-                if port in (None, found["name"]):
-                    named = {"__meta_kubernetes_pod_container_port_name": found["name"]}
-                    yield labels, pod | named
+        for found in ports:
+            if port in (None, found):
+                yield labels, pod | {"__meta_kubernetes_pod_container_port_name": found}
+
+
+def pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    """A Pod of each workload, and those of the Clusters: names, labels, ports."""
+    for workload in workloads(objects):
+        ports = [port["name"] for it in containers_of(workload) for port in it.get("ports", ())]
+        yield (
+            f"{workload['metadata']['name']}-x7x",
+            template_of(workload)["metadata"]["labels"],
+            ports,
+        )
+    for cluster in of_kind(objects, "Cluster"):
+        name = cluster["metadata"]["name"]
+        for number in range(1, cluster["spec"]["instances"] + 1):
+            yield f"{name}-{number}", {"cnpg.io/cluster": name}, ["postgresql", "metrics", "status"]
 
 
 def relabelled(target: Target, rules: list[dict[str, Any]]) -> Target | None:
@@ -74,9 +91,10 @@ def without_the_operator(objects: list[Object]) -> list[Target]:
     return [
         target
         for job in KUBERNETES["scrape_configs"]
+        if job["job_name"] != OF_OTHERS
         for labels, found in discovered(objects)
         if selected(job, labels)
-        if (target := relabelled(found, job["relabel_configs"])) is not None
+        if (target := relabelled(found | {"job": job["job_name"]}, job["relabel_configs"]))
     ]
 
 
@@ -110,8 +128,10 @@ def by_job(targets: list[Target]) -> list[Target]:
 
 def test_each_service_is_found_under_the_job_that_the_rules_name() -> None:
     targets = with_the_operator(rendered(WATCHED))
-    jobs = sorted(target["job"] for target in targets)
-    assert sorted({f"webhost-{service}" for service in SERVICES}) == jobs
+    jobs = Counter(target["job"] for target in targets)
+    postgres = {"webhost-postgres": 3, "webhost-gateway-postgres": 3}
+    services = {f"webhost-{service}": 1 for service in SERVICES}
+    assert jobs == services | postgres | {"webhost-nats-exporter": 1}
     for target in targets:
         assert target == {
             "job": target["job"],
@@ -140,8 +160,39 @@ def test_every_rule_is_an_object_once() -> None:
     ]
     files = [FOLDER / name for name in KUBERNETES["rule_files"]]
     written = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
-    assert found == written
-    assert sorted(files) == sorted(FOLDER.glob("*.yaml"))
+    assert sorted(found, key=_name) == sorted(written, key=_name)
+    assert sorted(files) == sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("optional/*.yaml")])
+
+
+def _name(group: dict[str, Any]) -> str:
+    return group["name"]
+
+
+def test_the_exporter_reads_each_server_where_its_policy_lets_it() -> None:
+    objects = rendered(WATCHED)
+    [exporter] = [it for it in workloads(objects) if it["metadata"]["name"].endswith("-exporter")]
+    [nats] = of_kind(objects, "StatefulSet")
+    name, peers = nats["metadata"]["name"], nats["spec"]["serviceName"]
+    ports = {it["name"]: it["containerPort"] for it in containers_of(nats)[0]["ports"]}
+    [container] = containers_of(exporter)
+    assert container["args"] == ["-jsz=streams"] + [
+        f"{name}-{number},http://{name}-{number}.{peers}:{ports['monitor']}"
+        for number in range(nats["spec"]["replicas"])
+    ]
+    network = Network(WATCHED)
+    for sender in network.pods:
+        assert network.connects(sender, "nats", "monitor") == (sender == "nats-exporter"), sender
+
+
+def test_alerts_count_as_many_as_there_are() -> None:
+    """Servers of NATS and instances of Postgres: the rules have their number."""
+    for kind, alert, number in (
+        ("StatefulSet", "NatsServerAway", "replicas"),
+        ("Cluster", "PostgresInstanceAway", "instances"),
+    ):
+        counts = {it["spec"][number] for it in of_kind(rendered(WATCHED), kind)}
+        [expression] = [it["expr"] for it in all_alerts() if it["alert"] == alert]
+        assert {int(it) for it in re.findall(r"< (\d+)", expression)} == counts
 
 
 def test_prometheus_takes_the_configuration_and_the_rules(tmp_path: Path) -> None:
