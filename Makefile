@@ -73,11 +73,14 @@ check: setup ## Lint, types, import rules, manifests, generated documents
 
 SERVICES := $(notdir $(wildcard services/*))
 
+RULES := services nats postgres certificates
+
 # What is generated from code, and what writes each to standard output.
 DOCUMENTS := docs/events.md docs/configuration.md docs/privileges.md docs/metrics.md docs/openapi.json \
 	docs/asyncapi/deployer.json docs/asyncapi/billing.json .env.example \
 	deploy/k8s/base/nats/accounts.conf deploy/k8s/components/postgres/roles.sql \
-	deploy/k8s/components/gateway-postgres/roles.sql
+	deploy/k8s/components/gateway-postgres/roles.sql \
+	$(RULES:%=deploy/k8s/components/monitoring/%/rules.yaml)
 write-docs/events.md := webhost_contracts.catalogue
 write-docs/configuration.md := webhost_kit.process.reference $(SERVICES)
 write-docs/privileges.md := webhost_local.installation.privileges
@@ -89,6 +92,10 @@ write-.env.example := webhost_local.compose --example
 write-deploy/k8s/base/nats/accounts.conf := webhost_local.installation.bus_accounts
 write-deploy/k8s/components/postgres/roles.sql := webhost_local.installation.postgres_roles
 write-deploy/k8s/components/gateway-postgres/roles.sql := webhost_local.installation.postgres_roles gateway
+write-deploy/k8s/components/monitoring/services/rules.yaml := deploy.rules webhost alerts.yaml recording.yaml
+write-deploy/k8s/components/monitoring/nats/rules.yaml := deploy.rules webhost-nats optional/nats.yaml
+write-deploy/k8s/components/monitoring/postgres/rules.yaml := deploy.rules webhost-postgres optional/postgres.yaml
+write-deploy/k8s/components/monitoring/certificates/rules.yaml := deploy.rules webhost-certificates optional/certificates.yaml
 
 .PHONY: docs
 docs: setup ## Regenerate the generated documents

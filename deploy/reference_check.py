@@ -24,6 +24,10 @@ PATHS = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": 
 """What a service answers to each probe."""
 LISTENS = {"http": "LISTEN", "ops": "OPS_LISTEN"}
 """Which setting says where a service listens, by the name of its port."""
+MONITORING = {"webhost.systems/monitoring": "true"}
+"""The label of Prometheus' namespace."""
+CLUSTERS_PORTS = {"metrics": 9187}
+"""Of an instance of CloudNativePG, what policies name by number."""
 TEMPLATE = Path(__file__).parent / "origin/nginx.conf.template"
 
 
@@ -51,6 +55,9 @@ def problems(objects: list[Object]) -> Iterator[str]:
     for scaled in of_kind(objects, "ScaledObject"):
         if (target := scaled["spec"]["scaleTargetRef"]["name"]) not in deployments:
             yield f"{name_of(scaled)}: there is no Deployment {target}"
+    for monitor in of_kind(objects, "PodMonitor"):
+        found = _scraped(monitor["spec"], pods, of_kind(objects, "NetworkPolicy"))
+        yield from (f"{name_of(monitor)}: {it}" for it in found)
     yield from _backends(objects)
 
 
@@ -111,6 +118,30 @@ def _selector(selector: Object, pods: list[_Pod]) -> Iterator[str]:
 def _port(port: int | str, pods: list[_Pod]) -> Iterator[str]:
     if isinstance(port, str) and not all(pod.ports is None or port in pod.ports for pod in pods):
         yield f"a Pod of these has no port {port}"
+
+
+def _scraped(spec: Object, pods: list[_Pod], policies: list[Object]) -> Iterator[str]:
+    selected = [pod for pod in pods if selects(spec["selector"], pod.labels)]
+    if not selected:
+        yield f"selects no Pod: {spec['selector']}"
+    for pod in selected:
+        if spec.get("jobLabel") not in pod.labels:
+            yield "a Pod of these has no name for its job"
+    for endpoint in spec["podMetricsEndpoints"]:
+        port = endpoint["port"]
+        yield from _port(port, selected)
+        for pod in selected:
+            at = port if pod.ports is not None else CLUSTERS_PORTS.get(port)
+            if not any(_lets_prometheus_in(it["spec"], pod, at) for it in policies):
+                yield f"no NetworkPolicy lets Prometheus in at {port}"
+
+
+def _lets_prometheus_in(spec: Object, pod: _Pod, port: int | str | None) -> bool:
+    return selects(spec["podSelector"], pod.labels) and any(
+        {"namespaceSelector": {"matchLabels": MONITORING}} in rule.get("from", ())
+        and port in (one["port"] for one in rule.get("ports", ()))
+        for rule in spec.get("ingress", ())
+    )
 
 
 def _leads_to_names(spec: Object) -> bool:

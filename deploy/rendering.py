@@ -17,6 +17,8 @@ Object = dict[str, Any]
 
 _PRODUCTION = "overlays/production/kustomization.yaml"
 _POSTGRES = "  - ../../components/postgres\n"
+MONITORED = ("services", "nats", "postgres", "certificates")
+"""What has a component for Prometheus' operator."""
 VARIANTS: dict[str, dict[str, dict[str, str]]] = {
     "local": {},
     "production": {},
@@ -24,6 +26,15 @@ VARIANTS: dict[str, dict[str, dict[str, str]]] = {
         _PRODUCTION: {
             "  # - ../../components/gateway-postgres\n": "  - ../../components/gateway-postgres\n",
             "  # - ../../components/operator\n": "  - ../../components/operator\n",
+        }
+    },
+    "production, watched by Prometheus' operator": {
+        _PRODUCTION: {
+            f"  # - {component}\n": f"  - {component}\n"
+            for component in (
+                "../../components/gateway-postgres",
+                *(f"../../components/monitoring/{of}" for of in MONITORED),
+            )
         }
     },
     "production, Postgres elsewhere": {

@@ -1,7 +1,7 @@
 """Every object against the schema of its kind, strictly: a field that the kind lacks is a mistake.
 
-Kubernetes' own kinds: the schemas in `kubernetes-validate`. Custom kinds: the OpenAPI schemas of
-their operators' releases, in `schemas/` (each says of which). Rules in CEL are left to the server.
+Kubernetes' own kinds: the schemas in `kubernetes-validate`. Custom kinds: those of their operators'
+releases, in `schemas/` (each says of which, and whence). Rules in CEL are left to the server.
 """
 
 import json

@@ -95,12 +95,19 @@ def nats(directory: Path, accounts: dict[str, Account]) -> ServerProcess:
     return server
 
 
-def nats_cluster(directory: Path, accounts: dict[str, Account]) -> dict[str, ServerProcess]:
-    """Start three nats-servers that are a cluster, by their names; their stores are empty."""
-    names = ("one", "two", "three")
-    routes = {name: free_port() for name in names}
+NODES = ("one", "two", "three")
+
+
+def nats_cluster(
+    directory: Path, accounts: dict[str, Account], monitors: dict[str, int]
+) -> dict[str, ServerProcess]:
+    """Start three nats-servers that are a cluster, by their names; their stores are empty.
+
+    `monitors` are the ports where each says how it is.
+    """
+    routes = {name: free_port() for name in NODES}
     servers: dict[str, ServerProcess] = {}
-    for name in names:
+    for name in NODES:
         port, store = free_port(), directory / name
         config = directory / f"{name}.conf"
         store.mkdir()
@@ -112,7 +119,7 @@ def nats_cluster(directory: Path, accounts: dict[str, Account]) -> dict[str, Ser
             cluster=nats_server.Cluster(name, routes, "of-the-routes"),
         )
         servers[name] = ServerProcess(
-            nats_server.command(config),
+            [*nats_server.command(config), "--http_port", str(monitors[name])],
             port=port,
             directory=store,
             is_ready=lambda port=port: nats_server.is_ready(port),

@@ -89,7 +89,7 @@ class Scrapes:
         """Every series that there ever was."""
         return set(self._series)
 
-    def set(self, at_s: float, name: str, value: float, **labels: str) -> None:
+    def set(self, at_s: float, name: str, value: float, /, **labels: str) -> None:
         """Take one sample."""
         key = name, frozenset(labels.items())
         self._series.setdefault(key, []).append((at_s, value))
@@ -150,7 +150,7 @@ class Scrapes:
         aggregate = _AGGREGATED[str(node.op)]
         return {labels: aggregate(values) for labels, values in groups.items()}
 
-    def _called(self, name: str, arguments: list[Any], at_s: float) -> Vector:
+    def _called(self, name: str, arguments: list[Any], at_s: float) -> Vector | float:
         match name, arguments:
             case (("rate" | "increase"), [promql.MatrixSelector() as range_]):
                 after_s = at_s - range_.range.total_seconds()
@@ -161,6 +161,8 @@ class Scrapes:
                 }
                 per = name == "rate"
                 return {it: by / (over_s if per else 1) for it, (by, over_s) in grown.items()}
+            case "time", []:
+                return at_s
             case "absent", [promql.VectorSelector() as selector]:
                 found = self._vector(selector, at_s)
                 return {} if found else {frozenset(_equal(selector)): 1.0}

@@ -16,6 +16,8 @@ TESTS = Path(__file__).parents[1]
 TO_LOOK_AT = (
     *("falling-behind.md", "full-streams.md", "not-ready.md"),
     *("silent-agents.md", "usage-feed.md"),
+    # Of a Kubernetes cluster, which no test has.
+    *("nats-and-postgres.md", "certificates.md"),
 )
 PAGES = sorted(page.name for page in RUNBOOKS.glob("*.md"))
 _WEBHOST = re.compile(r"(?<![\w/.-])webhost ((?:[^|;&)`…\n]|\\\n)+)")

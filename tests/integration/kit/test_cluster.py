@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import AsyncMock
 
+import httpx
 import pytest
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, ConsumerInfo, StreamInfo
@@ -68,10 +69,15 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, ServerProcess]]:
+def monitors() -> dict[str, int]:
+    return {name: processes.free_port() for name in processes.NODES}
+
+
+@pytest.fixture(scope="module")
+def servers(monitors: dict[str, int]) -> Iterator[dict[str, ServerProcess]]:
     with tempfile.TemporaryDirectory(prefix="webhost-nats-") as directory:
         accounts = {"TEST": Account([NatsUser("test", "for-tests")])}
-        running = processes.nats_cluster(Path(directory), accounts)
+        running = processes.nats_cluster(Path(directory), accounts, monitors)
         try:
             yield running
         finally:
@@ -239,3 +245,36 @@ async def test_a_place_moves_on_in_a_cluster(
             if batch.checkpoint.sequence == 5:
                 break
     assert await idle.verified(batch.checkpoint) == batch.checkpoint
+
+
+async def leaders(monitor: int) -> set[str | None]:
+    """Who leads the cluster and each stream, as this server says to prometheus-nats-exporter."""
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{monitor}/jsz?streams=true")
+    found = answer.json()
+    groups = [one["cluster"] for it in found["account_details"] for one in it["stream_detail"]]
+    assert groups
+    return {group.get("leader") for group in (found["meta_cluster"], *groups)}
+
+
+async def test_a_server_that_is_left_alone_says_that_nobody_leads(
+    cluster: Cluster, monitors: dict[str, int]
+) -> None:
+    """What NatsHasNoLeader and NatsStreamHasNoLeader look at."""
+
+    async def is_led() -> bool:
+        return all([await leaders(monitors[name]) <= {*monitors} for name in monitors])
+
+    async def is_alone() -> bool:
+        return await leaders(monitors["one"]) == {None}
+
+    await eventually(is_led, "each server to know who leads", seconds=STORED_S)
+    try:
+        cluster.servers["two"].kill()
+        cluster.servers["three"].kill()
+        await eventually(is_alone, "the server to lose its leaders", seconds=STORED_S)
+    finally:
+        cluster.servers["two"].start()
+        cluster.servers["three"].start()
+    await cluster.until_whole()
+    await eventually(is_led, "each server to know who leads again", seconds=STORED_S)

@@ -68,6 +68,24 @@ SCHEMA: dict[str, tuple[Break, str]] = {
         lambda it: it["ScaledObject webhost-billing"]["metadata"].update(label="x"),
         "ScaledObject webhost-billing: metadata: Additional properties",
     ),
+    "a field that a PodMonitor lacks": (
+        lambda it: it["PodMonitor webhost"]["spec"]["podMetricsEndpoints"][0].update(every="15s"),
+        "PodMonitor webhost: spec.podMetricsEndpoints.0: Additional properties",
+    ),
+    "a time that a PodMonitor does not take": (
+        lambda it: it["PodMonitor webhost"]["spec"]["podMetricsEndpoints"][0].update(
+            interval="15 s"
+        ),
+        "PodMonitor webhost: spec.podMetricsEndpoints.0.interval: '15 s' does not match",
+    ),
+    "a field that a rule lacks": (
+        lambda it: it["PrometheusRule webhost"]["spec"]["groups"][0]["rules"][0].update(level="x"),
+        "PrometheusRule webhost: spec.groups.0.rules.0: Additional properties",
+    ),
+    "a rule without an expression": (
+        lambda it: it["PrometheusRule webhost"]["spec"]["groups"][0]["rules"][0].pop("expr"),
+        "PrometheusRule webhost: spec.groups.0.rules.0: 'expr' is a required property",
+    ),
     "a kind without a schema": (
         lambda it: it["Service webhost-api"].update(kind="Servis"),
         "Servis webhost-api: no schema for v1",
@@ -259,6 +277,24 @@ REFERENCES: dict[str, tuple[Break, str]] = {
         lambda it: it["ScaledObject webhost-billing"]["spec"]["scaleTargetRef"].update(name="b"),
         "ScaledObject webhost-billing: there is no Deployment b",
     ),
+    "a monitor of nobody": (
+        lambda it: it["PodMonitor webhost"]["spec"].update(
+            selector={"matchLabels": {"app.kubernetes.io/component": "services"}}
+        ),
+        "PodMonitor webhost: selects no Pod",
+    ),
+    "a monitor's port": (
+        lambda it: it["PodMonitor webhost"]["spec"]["podMetricsEndpoints"][0].update(port="9090"),
+        "PodMonitor webhost: a Pod of these has no port 9090",
+    ),
+    "a monitor's job": (
+        lambda it: it["PodMonitor webhost"]["spec"].update(jobLabel="app"),
+        "PodMonitor webhost: a Pod of these has no name for its job",
+    ),
+    "a monitor that is kept out": (
+        lambda it: it.pop("NetworkPolicy scraping"),
+        "PodMonitor webhost: no NetworkPolicy lets Prometheus in at ops",
+    ),
     "a backend that is not there": (
         lambda it: it["Ingress webhost-origin"]["spec"]["rules"][0]["http"]["paths"][0]["backend"][
             "service"
@@ -272,10 +308,11 @@ REFERENCES: dict[str, tuple[Break, str]] = {
 }
 
 
-def broken(break_it: Break) -> list[Object]:
-    objects = {
-        f"{it['kind']} {it['metadata']['name']}": it for it in deepcopy(rendered("production"))
-    }
+WATCHED = "production, watched by Prometheus' operator"
+
+
+def broken(break_it: Break, variant: str = WATCHED) -> list[Object]:
+    objects = {f"{it['kind']} {it['metadata']['name']}": it for it in deepcopy(rendered(variant))}
     break_it(objects)
     return list(objects.values())
 
@@ -302,7 +339,7 @@ def test_what_leads_nowhere_is_found(break_it: Break, problem: str) -> None:
 
 @pytest.mark.parametrize(("break_it", "problem"), CONNECTIONS.values(), ids=CONNECTIONS)
 def test_connections_are_counted(break_it: Break, problem: str) -> None:
-    assert any(problem in it for it in connections_check.problems(broken(break_it)))
+    assert any(problem in it for it in connections_check.problems(broken(break_it, "production")))
 
 
 def test_a_process_has_time_for_its_longest_call() -> None:

@@ -1,16 +1,28 @@
 """What an installation is made of fits together: its variables, its Secrets, its networks."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from webhost_kit.process.reference import settings_of
 from webhost_local.installation.identities import KEY_HOLDERS
 from webhost_local.installation.services import SERVICES
 
 from deploy.environment_check import given_to, keys_of, longest_call_s
-from deploy.rendering import VARIANTS, Object, containers_of, of_kind, pod_of, service_of, workloads
+from deploy.reference_check import TEMPLATE
+from deploy.rendering import (
+    K8S,
+    VARIANTS,
+    Object,
+    containers_of,
+    of_kind,
+    pod_of,
+    service_of,
+    workloads,
+)
 from deploy.secrets import Places, secrets
 from tests.unit.deploy.overlays import rendered
 
@@ -130,12 +142,36 @@ def test_what_was_acknowledged_is_on_several_disks() -> None:
 def test_streams_pass_the_ingress_and_one_gateway_goes_at_a_time() -> None:
     objects = rendered("production")
     [ingress] = of_kind(objects, "Ingress")
-    said = ingress["metadata"]["annotations"]
-    assert said["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
-    read_timeout = said["nginx.ingress.kubernetes.io/proxy-read-timeout"]
-    assert float(read_timeout) > longest_call_s(objects)
+    assert ingress["spec"]["ingressClassName"] == "traefik"
+    # No middleware: those are what buffers, bounds and repeats.
+    assert ingress["metadata"]["annotations"] == {
+        "traefik.ingress.kubernetes.io/router.entrypoints": "websecure",
+        "traefik.ingress.kubernetes.io/router.tls": "true",
+    }
+    values = yaml.safe_load((K8S / "overlays/production/traefik-values.yaml").read_text())
+    given = dict(it.removeprefix("--").split("=") for it in values["additionalArguments"])
+    entry = "entryPoints.websecure.transport"
+    assert given.keys() == {
+        f"{entry}.respondingTimeouts.readTimeout",
+        f"{entry}.lifeCycle.requestAcceptGraceTimeout",
+        f"{entry}.lifeCycle.graceTimeOut",
+        "serversTransport.forwardingTimeouts.idleConnTimeout",
+    }
+    taking, ending = (
+        _seconds(given[f"{entry}.lifeCycle.{name}"])
+        for name in ("requestAcceptGraceTimeout", "graceTimeOut")
+    )
+    assert ending > longest_call_s(objects)
+    assert values["deployment"]["terminationGracePeriodSeconds"] >= taking + ending
+    [kept] = re.findall(r"keepalive_timeout (\w+);", TEMPLATE.read_text())
+    assert _seconds(given["serversTransport.forwardingTimeouts.idleConnTimeout"]) < _seconds(kept)
+    assert values["service"]["spec"] == {"externalTrafficPolicy": "Local"}
     budgets = {it["metadata"]["name"]: it["spec"] for it in of_kind(objects, "PodDisruptionBudget")}
     assert budgets["webhost-gateway"]["maxUnavailable"] == 1
+
+
+def _seconds(text: str) -> int:
+    return int(text.removesuffix("s"))
 
 
 def _references(objects: list[Object]) -> Iterator[tuple[str, str | None]]:

@@ -16,6 +16,36 @@ TARGET = {"job", "instance"}
 """Labels that Prometheus adds."""
 OF_PROMETHEUS = {"up": set[str]()}
 
+_OF_A_SERVER = {"server_id", "server_name", "cluster", "domain", "meta_leader", "is_meta_leader"}
+_OF_A_STREAM = {"account", "account_name", "account_id", "stream_name", "stream_leader"}
+EXTERNAL: dict[str, dict[str, set[str]]] = {
+    # nats-io/prometheus-nats-exporter v0.20.1, collector/jsz.go; a server that does not answer is
+    # passed over, and `meta_leader` is empty where /jsz names none.
+    "nats.yaml": {
+        "jetstream_server_total_streams": _OF_A_SERVER,
+        "jetstream_stream_total_messages": _OF_A_SERVER
+        | _OF_A_STREAM
+        | {"is_stream_leader", "stream_raft_group"},
+    },
+    # cloudnative-pg v1.30: docs/src/monitoring.md, and the queries in default-monitoring.yaml.
+    # `cnpg_collector_sync_replicas{value="observed"}` is what is asked for, not what follows.
+    "postgres.yaml": {
+        "cnpg_collector_up": {"cluster"},
+        "cnpg_pg_replication_in_recovery": set(),
+        "cnpg_pg_replication_is_wal_receiver_up": set(),
+        "cnpg_pg_replication_lag": set(),
+        "cnpg_pg_replication_streaming_replicas": set(),
+    },
+    # cert-manager of August 2026, internal/collectors/certificate_collector.go. Its `namespace`
+    # becomes `exported_namespace` where the scrape has one of its own.
+    "certificates.yaml": {
+        "certmanager_certificate_expiration_timestamp_seconds": {
+            *("name", "issuer_name", "issuer_kind", "issuer_group"),
+        },
+    },
+}
+"""The metrics of others that optional alerts ask for: their labels, and where that is written."""
+
 
 @cache
 def exposed() -> dict[str, set[str]]:
@@ -35,9 +65,23 @@ def listed() -> frozenset[Listed]:
 
 
 def rules() -> list[dict[str, Any]]:
-    """All rules."""
-    files = [yaml.safe_load(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.yaml"))]
-    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+    """All rules of what our services expose."""
+    return [rule for path in sorted(FOLDER.glob("*.yaml")) for rule in _rules_of(path)]
+
+
+def optional() -> dict[str, list[dict[str, Any]]]:
+    """The alerts of what others expose, by the names of their files."""
+    return {path.name: _rules_of(path) for path in sorted(FOLDER.glob("optional/*.yaml"))}
+
+
+def _rules_of(path: Path) -> list[dict[str, Any]]:
+    groups = yaml.safe_load(path.read_text("utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def all_alerts() -> list[dict[str, Any]]:
+    """Those too that are optional."""
+    return [*alerts(), *(alert for found in optional().values() for alert in found)]
 
 
 def alerts() -> list[dict[str, Any]]:

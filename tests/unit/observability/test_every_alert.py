@@ -9,9 +9,9 @@ import pytest
 from webhost_local.installation.services import SERVICES
 
 from tests.support.promql import Scrapes, selectors
-from tests.unit.observability.exposed import ROOT, alerts, queries, rules, scaled_by
+from tests.unit.observability.exposed import ROOT, all_alerts, optional, queries, rules, scaled_by
 
-EXPRESSIONS = {alert["alert"]: alert["expr"] for alert in alerts()}
+EXPRESSIONS = {alert["alert"]: alert["expr"] for alert in all_alerts()}
 Series = tuple[str, dict[str, str], float, float]
 """A sample's name, its labels, its value at first, and five minutes later."""
 
@@ -19,7 +19,7 @@ API = {"job": "webhost-api", "instance": "a"}
 WITHOUT = {f"webhost-{service}" for service in SERVICES}
 
 
-def gauge(name: str, value: float, **labels: str) -> Series:
+def gauge(name: str, value: float, /, **labels: str) -> Series:
     return name, API | labels, value, value
 
 
@@ -41,10 +41,42 @@ def share(part: Series, whole: Series) -> list[Series]:
     return [part, whole]
 
 
+def server(number: int, leads: str, **labels: str) -> Series:
+    """A NATS server, as its exporter sees it, which knows this one as the leader."""
+    name = f"webhost-nats-{number}"
+    its = {"meta_leader": leads, "is_meta_leader": str(leads == name).lower()} | labels
+    return gauge("jetstream_server_total_streams", 6, server_name=name, **its)
+
+
+def stream(number: int, leads: str) -> Series:
+    name = f"webhost-nats-{number}"
+    its = {"stream_leader": leads, "is_stream_leader": str(leads == name).lower()}
+    total = "jetstream_stream_total_messages"
+    return gauge(total, 9, server_name=name, stream_name="USAGE", **its)
+
+
+def instance(number: int, name: str, value: float) -> Series:
+    """What an instance of CloudNativePG says."""
+    its = {"job": "webhost-postgres", "instance": f"webhost-postgres-{number}"}
+    return gauge(f"cnpg_{name}", value, **its)
+
+
+def recovering(*primaries: int) -> list[Series]:
+    return [instance(it, "pg_replication_in_recovery", it not in primaries) for it in (1, 2, 3)]
+
+
+def expires_in(days: float, name: str = "webhost-nats-tls") -> list[Series]:
+    at = 300 + days * 86400
+    return [gauge("certmanager_certificate_expiration_timestamp_seconds", at, name=name)]
+
+
 CLOUDFLARE = "webhost_deployer_cloudflare_request_duration_seconds_count"
 DEPLOYMENTS = "webhost_deployer_deployments_total"
 TABLE: dict[str, tuple[list[Series], list[Series]]] = {
-    "ServiceDown": (up(*sorted(WITHOUT - {"webhost-billing"})), up(*sorted(WITHOUT), "other")),
+    "ServiceDown": (
+        up(*sorted(WITHOUT - {"webhost-billing"})),
+        [*up(*sorted(WITHOUT)), *up("webhost-postgres", "other", value=0)],
+    ),
     "ServiceNotReady": (
         [gauge("webhost_ready", 0, check="database")],
         [gauge("webhost_ready", 1, check="database")],
@@ -187,6 +219,50 @@ TABLE: dict[str, tuple[list[Series], list[Series]]] = {
         [gauge("webhost_deployer_scripts_missing", 1)],
         [gauge("webhost_deployer_scripts_missing", 0)],
     ),
+    # A server that is left alone knows no leader any more: tests/integration/kit/test_cluster.py.
+    "NatsHasNoLeader": (
+        [server(0, "")],
+        [server(it, "webhost-nats-1") for it in (0, 1)],
+    ),
+    "NatsStreamHasNoLeader": (
+        [stream(0, ""), stream(1, "")],
+        [stream(0, "webhost-nats-1"), stream(1, "webhost-nats-1")],
+    ),
+    "NatsServerAway": (
+        [server(it, "webhost-nats-1") for it in (0, 1)],
+        [server(it, "webhost-nats-1") for it in (0, 1, 2)],
+    ),
+    "PostgresHasNoPrimary": (recovering(), recovering(2)),
+    "PostgresHasNoStandby": (
+        [*recovering(1), instance(1, "pg_replication_streaming_replicas", 0)],
+        # A standby has none either.
+        [
+            *recovering(1),
+            instance(1, "pg_replication_streaming_replicas", 1),
+            instance(2, "pg_replication_streaming_replicas", 0),
+        ],
+    ),
+    "PostgresInstanceAway": (
+        [instance(1, "collector_up", 1), instance(2, "collector_up", 1)],
+        [instance(it, "collector_up", 1) for it in (1, 2, 3)],
+    ),
+    "PostgresStandbyDetached": (
+        [*recovering(1), *(instance(it, "pg_replication_is_wal_receiver_up", 0) for it in (1, 2))],
+        [
+            *recovering(1),
+            instance(1, "pg_replication_is_wal_receiver_up", 0),
+            instance(2, "pg_replication_is_wal_receiver_up", 1),
+        ],
+    ),
+    "PostgresStandbyBehind": (
+        [instance(2, "pg_replication_lag", 61)],
+        [instance(2, "pg_replication_lag", 59)],
+    ),
+    "CertificateIsNotRenewed": (
+        expires_in(13),
+        [*expires_in(15), *expires_in(1, "somebody-elses")],
+    ),
+    "CertificateEnds": (expires_in(1.9), expires_in(2.1)),
 }
 
 
@@ -207,6 +283,20 @@ def test_an_alert_fires_when_it_should(alert: str) -> None:
     firing, quiet = TABLE[alert]
     assert fires(alert, firing)
     assert not fires(alert, quiet)
+
+
+def test_others_that_nobody_scrapes_are_noticed() -> None:
+    """Where an optional alert is, what it looks at is there, or something is wrong."""
+    for alert in ("NatsHasNoLeader", "PostgresInstanceAway"):
+        assert fires(alert, up(*sorted(WITHOUT)))
+
+
+def test_of_two_clusters_each_needs_its_primary() -> None:
+    gateways = [
+        (name, labels | {"job": "webhost-gateway-postgres"}, first, then)
+        for name, labels, first, then in recovering()
+    ]
+    assert fires("PostgresHasNoPrimary", [*recovering(1), *gateways])
 
 
 def test_a_target_that_does_not_answer_is_down() -> None:
@@ -230,8 +320,9 @@ def literals() -> frozenset[str]:
 
 def test_what_a_label_is_compared_with_exists() -> None:
     """Also in the dashboards, and where the autoscaler asks."""
-    known = literals() | WITHOUT | {f"{digit}xx" for digit in range(1, 6)}
-    for expression in (*(rule["expr"] for rule in rules()), *queries(), *scaled_by()):
+    known = literals() | WITHOUT | {f"{digit}xx" for digit in range(1, 6)} | {"webhost-postgres"}
+    others = [alert["expr"] for found in optional().values() for alert in found]
+    for expression in (*(rule["expr"] for rule in rules()), *queries(), *scaled_by(), *others):
         for selector in selectors(expression):
             for matcher in selector.matchers.matchers:
                 if matcher.name == "route":  # by a pattern

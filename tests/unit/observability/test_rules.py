@@ -2,19 +2,22 @@
 
 import re
 from collections import Counter
+from typing import Any
 
 import promql_parser as promql
 import pytest
 
 from tests.support.promql import selectors
 from tests.unit.observability.exposed import (
+    EXTERNAL,
     FOLDER,
     ROOT,
     TARGET,
-    alerts,
+    all_alerts,
     dashboards,
     exposed,
     listed,
+    optional,
     panels,
     queries,
     rules,
@@ -22,6 +25,7 @@ from tests.unit.observability.exposed import (
 )
 
 EXPRESSIONS = [*(rule["expr"] for rule in rules()), *queries(), *scaled_by()]
+OPTIONAL = [(file, alert) for file, found in optional().items() for alert in found]
 RECORDED = {
     "webhost:invocations_without_telemetry:ratio30m": set[str](),
     "job:webhost_http_unavailable:ratio5m": {"job"},
@@ -50,6 +54,30 @@ def test_what_is_asked_for_exists(expression: str) -> None:
             assert matcher.name in labels, f"{selector.name} has no {matcher.name}"
 
 
+@pytest.mark.parametrize(("file", "alert"), OPTIONAL)
+def test_an_optional_alert_asks_for_what_its_component_brings(
+    file: str, alert: dict[str, Any]
+) -> None:
+    """By the list of what others expose: none of ours, and none of another component's."""
+    known = EXTERNAL[file]
+    asked = list(selectors(alert["expr"]))
+    assert asked
+    for selector in asked:
+        assert selector.name in known, f"{selector.name} is nobody's"
+        for matcher in selector.matchers.matchers:
+            assert matcher.name in known[selector.name] | TARGET, matcher.name
+    labels = set().union(*(known[selector.name] for selector in asked), TARGET)
+    for by in re.findall(r"\bby \(([^)]*)\)", alert["expr"]):
+        assert {name.strip() for name in by.split(",")} <= labels, by
+
+
+def test_what_others_expose_is_asked_for() -> None:
+    asked: dict[str, set[str]] = {file: set() for file in EXTERNAL}
+    for file, alert in OPTIONAL:
+        asked[file] |= {selector.name for selector in selectors(alert["expr"])}
+    assert asked == {file: {*known} for file, known in EXTERNAL.items()}
+
+
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_what_is_grouped_by_exists(expression: str) -> None:
     known = exposed() | RECORDED
@@ -61,8 +89,10 @@ def test_what_is_grouped_by_exists(expression: str) -> None:
 def test_what_a_legend_or_a_summary_names_is_left_by_its_expression() -> None:
     shown = [(one["expr"], one["legendFormat"]) for panel in panels() for one in panel["targets"]]
     shown = [(expr.replace("$__rate_interval", "5m"), legend) for expr, legend in shown]
-    shown += [(alert["expr"], alert["annotations"]["summary"]) for alert in alerts()]
+    shown += [(alert["expr"], alert["annotations"]["summary"]) for alert in all_alerts()]
     known = exposed() | RECORDED
+    for others in EXTERNAL.values():
+        known |= others
     for expression, text in shown:
         named = set(re.findall(r"\{\{ ?(?:\$labels\.)?(\w+) ?\}\}", text))
         by = re.findall(r"\bby \(([^)]*)\)", expression)
@@ -96,7 +126,7 @@ def test_every_record_is_shown() -> None:
 
 
 def test_every_expression_is_of_the_language() -> None:
-    for expression in EXPRESSIONS:
+    for expression in (*EXPRESSIONS, *(alert["expr"] for _, alert in OPTIONAL)):
         promql.parse(expression)
     with pytest.raises(ValueError, match="type"):
         promql.parse("sum(rate(webhost_http_problems_total))")
@@ -104,9 +134,10 @@ def test_every_expression_is_of_the_language() -> None:
 
 def test_rules_are_well_formed() -> None:
     """As Prometheus would have it: what else is in a rule it refuses."""
-    names = Counter(rule.get("alert") or rule["record"] for rule in rules())
+    found = [*rules(), *(alert for _, alert in OPTIONAL)]
+    names = Counter(rule.get("alert") or rule["record"] for rule in found)
     assert max(names.values()) == 1
-    for rule in rules():
+    for rule in found:
         assert set(rule) <= {"alert", "record", "expr", "for", "labels", "annotations"}
         assert re.fullmatch(r"\d+[smh]", rule.get("for", "1m"))
         name = rule.get("alert") or rule["record"]
@@ -115,7 +146,7 @@ def test_rules_are_well_formed() -> None:
 
 @pytest.mark.accept("8.silent")
 def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
-    for alert in alerts():
+    for alert in all_alerts():
         assert alert["labels"]["severity"] in ("critical", "warning"), alert
         assert alert["annotations"].keys() == {"summary", "runbook"}
         runbook = (ROOT / alert["annotations"]["runbook"]).read_text("utf-8")
@@ -124,7 +155,7 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
 
 def test_a_runbook_names_what_exists() -> None:
     """Of metrics, and of alerts."""
-    names = {alert["alert"] for alert in alerts()}
+    names = {alert["alert"] for alert in all_alerts()}
     for path in [*sorted((ROOT / "docs/runbooks").glob("*.md")), FOLDER / "README.md"]:
         text = path.read_text("utf-8")
         metrics = set(re.findall(r"`(webhost_[a-z_]+)", text))
