@@ -18,6 +18,7 @@ from webhost_local.installation.identities import Identities
 from webhost_local.installation.services import SERVICES
 
 from deploy.policy_check import needed_s
+from tests.support import origin
 from tests.support.compose import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -272,27 +273,23 @@ def test_the_bus_is_as_durable_as_the_local_one(tmp_path: Path) -> None:
 
 
 def test_nginx_takes_the_origins_configuration(tmp_path: Path) -> None:
-    text = (ROOT / "deploy/origin/nginx.conf.template").read_text()
-    dockerfile = (ROOT / "deploy/origin/Dockerfile").read_text()
-    values = dict(re.findall(r"\b(ORIGIN_[A-Z_]+)=(\S+)", dockerfile))
-    assert set(re.findall(r"\$\{(\w+)\}", text)) == values.keys()
+    values = origin.defaults()
+    assert set(re.findall(r"\$\{(\w+)\}", origin.TEMPLATE.read_text())) == values.keys()
     assert set(CONTAINERS["origin"]["environment"]) <= values.keys()
-    for name, value in values.items():
-        text = text.replace(f"${{{name}}}", value)
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if nginx is None:
+    program = origin.nginx()
+    if program is None:
         return  # `make compose-test` starts it in any case
     config = tmp_path / "nginx.conf"
-    config.write_text(text.replace("/tmp/", f"{tmp_path}/"))
+    config.write_text(origin.filled_in(tmp_path))
     checked = subprocess.run(
-        [nginx, "-t", "-c", str(config)], check=False, capture_output=True, text=True
+        [program, "-t", "-c", str(config)], check=False, capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stderr
 
 
 def test_the_origin_routes_as_the_local_one_does() -> None:
-    template = (ROOT / "deploy/origin/nginx.conf.template").read_text()
-    in_nginx = re.findall(r"location (/v1/\S*) \{ proxy_pass http://\$(\w+); \}", template)
+    template = origin.TEMPLATE.read_text()
+    in_nginx = re.findall(r"location (/v1/\S*) \{[^}]*\bproxy_pass http://\$(\w+);\s*\}", template)
     source = (ROOT / "local/src/webhost_local/edge/origin.py").read_text()
     upstreams = re.findall(r'\("(/v1/[^"]*)", (.*)\),', source)
     local = [
