@@ -38,8 +38,10 @@ def nginx() -> str | None:
 
 
 @contextmanager
-def running_origin(upstream: str, **variables: str) -> Generator[int]:
-    """Run nginx with every route leading to `upstream`; its port."""
+def running_origin(
+    upstream: str, connections: int | None = None, **variables: str
+) -> Generator[int]:
+    """Run nginx with every route leading to `upstream`; its port. `connections` are a worker's."""
     program = nginx()
     if program is None:
         pytest.skip("nginx is not installed")
@@ -51,12 +53,11 @@ def running_origin(upstream: str, **variables: str) -> Generator[int]:
         config = directory / "nginx.conf"
         text = filled_in(directory, **(routes | variables))
         text = text.replace("listen 8080", f"listen 127.0.0.1:{port}")
+        if connections is not None:
+            text = re.sub(r"worker_connections \d+", f"worker_connections {connections}", text)
         config.write_text(text.replace("127.0.0.1:8081", f"127.0.0.1:{free_port()}"))
         # As in its container, its workers are whoever starts it.
-        process = subprocess.Popen(
-            [program, "-c", str(config), "-g", "daemon off; user root;"],
-            stderr=subprocess.DEVNULL,
-        )
+        process = subprocess.Popen([program, "-c", str(config), "-g", "daemon off; user root;"])
         try:
             until(lambda: _listens(port), "nginx listens")
             yield port

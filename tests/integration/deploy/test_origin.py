@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,15 @@ import msgspec
 import pytest
 from webhost_contracts.errors import ErrorEnvelope
 from webhost_contracts.telemetry import MAX_BODY_BYTES
+from webhost_local.ports import free_port
 
 from tests.support.deadline import eventually
 from tests.support.origin import running_origin
 from tests.support.serving import serving
 
 REPORT = "/v1/telemetry/report"
+CALL = "/v1/invoke/agt_1"
+PLACES = 3
 QUIET_S = 0.3
 """After so long without it, something did not happen."""
 
@@ -59,6 +62,13 @@ async def server(upstream: Upstream) -> AsyncIterator[str]:
 @pytest.fixture
 def origin(server: str) -> Iterator[int]:
     with running_origin(server) as port:
+        yield port
+
+
+@pytest.fixture
+def small_origin(server: str) -> Iterator[int]:
+    """An origin with few places for each client."""
+    with running_origin(server, ORIGIN_CLIENT_CONNECTIONS=str(PLACES)) as port:
         yield port
 
 
@@ -113,10 +123,10 @@ def request(path: str, *lines: str, size: int = 0, method: str = "POST") -> byte
 async def test_a_report_is_sent_on_when_it_is_complete(origin: int, upstream: Upstream) -> None:
     begun = request(REPORT, size=MAX_BODY_BYTES) + b"a" * (MAX_BODY_BYTES - 1)
     async with connected(origin, begun) as slow:
-        async with connected(origin, request("/v1/invoke/agt_1", size=2) + b"a"):
+        async with connected(origin, request(CALL, size=2) + b"a"):
 
             async def is_called() -> bool:
-                return upstream.begun == ["/v1/invoke/agt_1"]
+                return upstream.begun == [CALL]
 
             await eventually(is_called, "a call whose body is not complete")
             await asyncio.sleep(QUIET_S)
@@ -144,4 +154,103 @@ async def test_a_report_that_does_not_come_reaches_nobody(origin: int, upstream:
     async with connected(origin, request(REPORT, size=1000) + b"a") as client:
         async with asyncio.timeout(10):
             await client.reader.read()
+    assert upstream.begun == []
+
+
+async def holding(stack: AsyncExitStack, port: int, *addresses: str) -> None:
+    """Begin a call from each of these addresses."""
+    for address in addresses:
+        begun = request(CALL, f"X-Forwarded-For: {address}", size=2) + b"a"
+        await stack.enter_async_context(connected(port, begun))
+
+
+async def called(port: int, address: str) -> int:
+    async with connected(port, request(CALL, f"X-Forwarded-For: {address}")) as client:
+        return await client.status()
+
+
+@pytest.mark.accept("6.B6")
+async def test_one_client_cannot_take_all_connections(
+    small_origin: int, upstream: Upstream
+) -> None:
+    async def held() -> bool:
+        return len(upstream.begun) == PLACES
+
+    async def free() -> bool:
+        return await called(small_origin, "192.0.2.1") == 202
+
+    async with AsyncExitStack() as stack:
+        await holding(stack, small_origin, *["192.0.2.1"] * PLACES)
+        await eventually(held, "the calls to have begun")
+        one_more = request(CALL, "X-Forwarded-For: 192.0.2.1", "X-Request-Id: req_of_mine")
+        async with connected(small_origin, one_more) as client:
+            status, error = await client.refusal()
+        assert (status, error.error.code, error.error.retryable) == (429, "RATE_LIMITED", True)
+        assert error.error.request_id == "req_of_mine"
+        assert await called(small_origin, "192.0.2.2") == 202
+    await eventually(free, "its places to be free again")
+
+
+@pytest.mark.accept("6.B6")
+async def test_an_ipv6_network_is_one_client(small_origin: int, upstream: Upstream) -> None:
+    async def held() -> bool:
+        return len(upstream.begun) == PLACES
+
+    async with AsyncExitStack() as stack:
+        # Zeros, and the byte of a line's end.
+        network = "2001:db8:0:a0a"
+        await holding(stack, small_origin, *(f"{network}::{n}" for n in range(1, PLACES + 1)))
+        await eventually(held, "the calls to have begun")
+        assert await called(small_origin, f"{network}:a0a:a0a:a0a:a0a") == 429
+        assert await called(small_origin, "2001:db8:0:a0b::1") == 202
+
+
+async def test_an_origin_that_is_full_says_so(server: str) -> None:
+    with running_origin(server, connections=8, ORIGIN_WORKERS="1") as port:
+        async with AsyncExitStack() as stack:
+            await holding(stack, port, "192.0.2.1", "192.0.2.2")
+            async with connected(port, request(CALL)) as client:
+                status, error = await client.refusal()
+    assert (status, error.error.code, error.error.retryable) == (503, "UNAVAILABLE", True)
+
+
+async def test_services_that_are_away_are_unavailable() -> None:
+    with running_origin(f"127.0.0.1:{free_port()}") as port:
+        for path in (CALL, REPORT, "/v1/agents"):
+            async with connected(port, request(path)) as client:
+                status, error = await client.refusal()
+            assert (status, error.error.code, error.error.retryable) == (503, "UNAVAILABLE", True)
+
+
+LONG = "a" * 70_000
+UNREADABLE = {
+    "no request": b"\x16\x03\x01\x02\x00\r\n\r\n",
+    "a space in its path": b"GET /v1/a b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a path that leads out": b"GET /../v1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a long path": request(f"/v1/{LONG}"),
+    "a long header": request(CALL, f"X-Long: {LONG}"),
+    "no host": b"GET /v1/agents HTTP/1.1\r\n\r\n",
+    "a protocol": b"GET /v1/agents HTTP/9.9\r\nHost: a\r\n\r\n",
+    "a method": request(CALL, method="TRACE"),
+    "a tunnel": request("a:1", method="CONNECT"),
+    "an encoding": b"POST /v1/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n\r\n",
+    "a chunk": b"POST /v1/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+    "two lengths": request(CALL, "Content-Length: 1"),
+}
+
+
+@pytest.mark.parametrize("sent", UNREADABLE.values(), ids=UNREADABLE)
+async def test_what_cannot_be_read_is_refused_in_the_contract_s_words(
+    origin: int, sent: bytes
+) -> None:
+    async with connected(origin, sent) as client:
+        status, error = await client.refusal()
+    assert (status, error.error.code) == (400, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/_origin/invalid", "/_origin/none"])
+async def test_other_paths_lead_nowhere(origin: int, upstream: Upstream, path: str) -> None:
+    async with connected(origin, request(path)) as client:
+        status, error = await client.refusal()
+    assert (status, error.error.code) == (404, "NOT_FOUND")
     assert upstream.begun == []

@@ -119,6 +119,23 @@ def test_what_runs_on_this_machine_says_who_the_client_is() -> None:
     assert given == f"${{ORIGIN_TRUSTED_PROXY:-{next(subnet.hosts())}}}"
 
 
+def test_a_client_has_as_many_requests_everywhere() -> None:
+    defaults = {one.name: one.value or "" for one in known.own()}
+    name = "ORIGIN_CLIENT_CONNECTIONS"
+    most = defaults[name]
+    assert origin.defaults()[name] == most
+    assert CONTAINERS["origin"]["environment"][name] == f"${{{name}:-{most}}}"
+    for overlay in ("local", "production"):
+        config = ROOT / f"deploy/k8s/overlays/{overlay}/config/origin.env"
+        assert f"\n{name}={most}\n" in config.read_text()
+    # And one client has a small part of the places, of which a call takes two.
+    template = origin.TEMPLATE.read_text()
+    [connections] = re.findall(r"worker_connections (\d+);", template)
+    [files] = re.findall(r"worker_rlimit_nofile (\d+);", template)
+    assert 16 * int(most) <= int(connections) // 2
+    assert int(connections) < int(files) <= CONTAINERS["origin"]["ulimits"]["nofile"]
+
+
 def test_what_is_left_out_are_settings() -> None:
     names = {variable.name for service in SERVICES for variable in variables(settings_of(service))}
     assert known.LEFT_OUT.keys() <= names
