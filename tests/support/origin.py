@@ -32,9 +32,23 @@ def filled_in(directory: Path, **variables: str) -> str:
     return text.replace("/tmp/", f"{directory}/")
 
 
-def nginx() -> str | None:
-    """Where it is, None where it is not installed."""
-    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+def nginx() -> str:
+    """Where it is; a test without it is skipped. `make compose-test` starts it in any case."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    return program
+
+
+def origin_check(directory: Path, **variables: str) -> str:
+    """What nginx has against the configuration, nothing where it takes it."""
+    program = nginx()
+    config = directory / "nginx.conf"
+    config.write_text(filled_in(directory, **variables))
+    checked = subprocess.run(
+        [program, "-t", "-c", str(config)], check=False, capture_output=True, text=True
+    )
+    return "" if checked.returncode == 0 else checked.stderr
 
 
 @contextmanager
@@ -43,8 +57,6 @@ def running_origin(
 ) -> Generator[int]:
     """Run nginx with every route leading to `upstream`; its port. `connections` are a worker's."""
     program = nginx()
-    if program is None:
-        pytest.skip("nginx is not installed")
     port = free_port()
     address = upstream.removeprefix("http://")
     routes = dict.fromkeys(("ORIGIN_API", "ORIGIN_GATEWAY", "ORIGIN_TELEMETRY"), address)

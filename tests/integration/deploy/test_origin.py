@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from webhost_contracts.telemetry import MAX_BODY_BYTES
 from webhost_local.ports import free_port
 
 from tests.support.deadline import eventually
-from tests.support.origin import running_origin
+from tests.support.origin import origin_check, running_origin
 from tests.support.serving import serving
 
 REPORT = "/v1/telemetry/report"
@@ -30,11 +31,15 @@ class Upstream:
 
     begun: list[str] = field(default_factory=list[str])
     """The paths of requests whose head has arrived."""
+    clients: list[str] = field(default_factory=list[str])
+    """What they say of their clients' addresses."""
     sizes: list[int] = field(default_factory=list[int])
     """How large their bodies were."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.begun.append(scope["path"])
+        forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        self.clients.append(b"; ".join(forwarded).decode())
         size, more = 0, True
         while more:
             message = await receive()
@@ -254,3 +259,28 @@ async def test_other_paths_lead_nowhere(origin: int, upstream: Upstream, path: s
         status, error = await client.refusal()
     assert (status, error.error.code) == (404, "NOT_FOUND")
     assert upstream.begun == []
+
+
+@pytest.mark.accept("6.C1")
+@pytest.mark.parametrize(
+    ("trusted", "said", "client"),
+    [
+        ("127.0.0.1", "203.0.113.5", "203.0.113.5"),
+        ("127.0.0.1", "198.51.100.66, 203.0.113.5", "203.0.113.5"),
+        # A node's address in the client's place, and why a wide network is warned of.
+        ("127.0.0.0/8", "198.51.100.66, 10.0.0.9", "10.0.0.9"),
+        ("0.0.0.0/1", "198.51.100.66, 10.0.0.9", "198.51.100.66"),
+        ("192.0.2.1", "203.0.113.5", "127.0.0.1"),
+    ],
+)
+async def test_the_client_is_whom_the_proxy_in_front_saw(
+    server: str, upstream: Upstream, trusted: str, said: str, client: str
+) -> None:
+    with running_origin(server, ORIGIN_TRUSTED_PROXY=trusted) as port:
+        assert await called(port, said) == 202
+    assert upstream.clients == [client]
+
+
+def test_an_origin_does_not_start_without_knowing_whom_to_trust(tmp_path: Path) -> None:
+    assert origin_check(tmp_path, ORIGIN_TRUSTED_PROXY="127.0.0.1") == ""
+    assert "set_real_ip_from" in origin_check(tmp_path, ORIGIN_TRUSTED_PROXY="")
