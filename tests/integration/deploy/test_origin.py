@@ -20,6 +20,7 @@ from tests.support.serving import serving
 
 REPORT = "/v1/telemetry/report"
 CALL = "/v1/invoke/agt_1"
+REFUSED = "/v1/agents/refused"
 PLACES = 3
 QUIET_S = 0.3
 """After so long without it, something did not happen."""
@@ -27,7 +28,7 @@ QUIET_S = 0.3
 
 @dataclass
 class Upstream:
-    """A server that answers 202 to every request, once its body is complete."""
+    """A server that answers 202 when a body is complete, and at once 401 at REFUSED."""
 
     begun: list[str] = field(default_factory=list[str])
     """The paths of requests whose head has arrived."""
@@ -40,6 +41,9 @@ class Upstream:
         self.begun.append(scope["path"])
         forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
         self.clients.append(b"; ".join(forwarded).decode())
+        if scope["path"] == REFUSED:
+            await self._answer(401, send)
+            return
         size, more = 0, True
         while more:
             message = await receive()
@@ -48,8 +52,11 @@ class Upstream:
             size += len(message.get("body", b""))
             more = message.get("more_body", False)
         self.sizes.append(size)
+        await self._answer(202, send)
+
+    async def _answer(self, status: int, send: Any) -> None:
         headers = [(b"content-length", b"0")]
-        await send({"type": "http.response.start", "status": 202, "headers": headers})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -284,3 +291,22 @@ async def test_the_client_is_whom_the_proxy_in_front_saw(
 def test_an_origin_does_not_start_without_knowing_whom_to_trust(tmp_path: Path) -> None:
     assert origin_check(tmp_path, ORIGIN_TRUSTED_PROXY="127.0.0.1") == ""
     assert "set_real_ip_from" in origin_check(tmp_path, ORIGIN_TRUSTED_PROXY="")
+
+
+async def test_an_early_answer_arrives_and_its_connection_ends(origin: int) -> None:
+    size = 10_000_000
+    async with connected(origin, request(REFUSED, size=size) + b"a") as client:
+        async with asyncio.timeout(10):
+            head = await client.reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 401 ")
+            # At once, for a client that looks before it sends another request, ...
+            assert await client.reader.read() == b""
+            # ... and not so that it gets a reset while it is sending this one.
+            await client.send(b"a" * (size // 10))
+    # Where the body has come, the connection stays.
+    async with connected(origin) as client:
+        for _ in range(2):
+            await client.send(request(REFUSED, size=1000) + b"a" * 1000)
+            async with asyncio.timeout(10):
+                head = await client.reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 401 ")
