@@ -28,6 +28,7 @@ from webhost_kit.http.connection import Connection
 from webhost_kit.http.measured import OTHER, measure
 from webhost_kit.process import tracing
 
+from webhost_telemetry_ingest.decisions import Credentials
 from webhost_telemetry_ingest.reports import Reports
 
 PATH = "/v1/telemetry/report"
@@ -109,11 +110,20 @@ class ReportApp:
             request.request_id,
         )
         size = min(request.announced(MAX_BODY_BYTES), MAX_BODY_BYTES)
+        # Even to find that no room is needed takes some microseconds.
+        if size <= SMALL_BYTES:
+            await self._answer(request, given, address, caller)
+            return
         async with self._bodies.reserve(address, size):
-            try:
-                body = await request.body(MAX_BODY_BYTES)
-            except ClientGone:
-                self._reports.uncompleted(given, address)
-                raise
-            receipt = await self._reports.accept(given, body, address, request.request_id, caller)
+            await self._answer(request, given, address, caller)
+
+    async def _answer(
+        self, request: Request, given: Credentials, address: str, caller: str | None
+    ) -> None:
+        try:
+            body = await request.body(MAX_BODY_BYTES)
+        except ClientGone:
+            self._reports.uncompleted(given, address)
+            raise
+        receipt = await self._reports.accept(given, body, address, request.request_id, caller)
         await request.answer(202, msgspec.json.encode(receipt))
