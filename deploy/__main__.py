@@ -1,6 +1,7 @@
 """`python -m deploy check` checks the manifests.
 
-`python -m deploy check PATH` checks an overlay of your own, and says what is still to be filled in.
+`python -m deploy check PATH` checks an overlay of your own, says what is still to be filled in, and
+warns of what is allowed and seldom meant.
 
 `python -m deploy secrets` prints the Secrets of an installation, `roles` makes its roles in a
 Postgres elsewhere: see `deploy.secrets` and `deploy.roles`.
@@ -32,6 +33,8 @@ def main(arguments: list[str]) -> None:
             _end(check())
         case ["check", path]:
             objects = rendering.kustomize(Path(path))
+            for warning in policy_check.trusted_widely(objects):
+                print(f"warning: {warning}", file=sys.stderr)
             _end((*_problems(objects, objects), *policy_check.left_over(objects)))
         case ["secrets", *options]:
             secrets.main(options)

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 from webhost_kit.process.service import GRACE_S
@@ -23,6 +24,11 @@ CLOSING_S = 10
 """What a process may take to close, once the last request has ended."""
 PASSES_CALLS = ("webhost-gateway", "webhost-origin")
 """Through what the longest call goes."""
+TRUSTED = ("ORIGIN_TRUSTED_PROXY", "TRUSTED_PROXIES")
+"""Whose word on the client's address is believed."""
+WIDEST = {4: 16, 6: 48}
+"""The shortest prefix that a network of Pods may have, by version of IP: a shorter one has nodes,
+and whatever else is private, in it too."""
 EXAMPLES = ("registry.example.com", "agents.example.com", "203.0.113.")
 """What the overlays say for something of an installation's own."""
 
@@ -171,6 +177,27 @@ def left_over(objects: list[Object]) -> Iterator[str]:
                     yield f"{name_of(found)}: {name} is empty"
         for text in texts(found):
             yield from (f"{name_of(found)}: {it} is an example" for it in EXAMPLES if it in text)
+
+
+def trusted_widely(objects: list[Object]) -> Iterator[str]:
+    """Yield the networks that say who the client is, and have more than proxies in them."""
+    for found in of_kind(objects, "ConfigMap"):
+        data: dict[str, str] = found.get("data") or {}
+        for name in TRUSTED:
+            for network in filter(None, data.get(name, "").split(",")):
+                if _is_wide(network.strip()):
+                    yield (
+                        f"{name_of(found)}: {name} trusts all of {network.strip()}: who is in it,"
+                        " or seems to be, chooses the address that limits are for"
+                    )
+
+
+def _is_wide(network: str) -> bool:
+    try:
+        parsed = ip_network(network, strict=False)
+    except ValueError:
+        return False
+    return parsed.prefixlen < WIDEST[parsed.version]
 
 
 def drain_problems(objects: list[Object], longest_call_s: float) -> Iterator[str]:

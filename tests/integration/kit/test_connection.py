@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from webhost_kit.http import connection
-from webhost_kit.http.connection import MAX_HEAD_BYTES
+from webhost_kit.http.connection import MAX_HEAD_BYTES, Connection
 from webhost_kit.process.service import Service
 from webhost_local.ports import free_port
 
@@ -115,12 +115,12 @@ RATE = 64 * 1024
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A head has half a second, a body a second and more where it progresses."""
     monkeypatch.setattr(connection, "HEAD_S", HEAD_S)
-    monkeypatch.setattr(connection, "BODY_S", BODY_S)
+    monkeypatch.setattr(Connection, "body_s", BODY_S)
     monkeypatch.setattr(connection, "BYTES_PER_S", RATE)
 
 
 def test_the_times_are_those_of_the_contract() -> None:
-    assert (connection.HEAD_S, connection.BODY_S, connection.MAX_STALL_S) == (10, 30, 30)
+    assert (connection.HEAD_S, Connection.body_s, connection.MAX_STALL_S) == (10, 30, 30)
 
 
 async def until_closed(port: int, begin: bytes, drip: bytes) -> tuple[float, bytes]:

@@ -11,8 +11,10 @@ from deploy import (
     environment_check,
     policy_check,
     reference_check,
+    rendering,
     schema_check,
 )
+from deploy.__main__ import main
 from deploy.rendering import Object, pod_of
 from tests.unit.deploy.overlays import rendered
 
@@ -377,7 +379,46 @@ def test_what_is_to_be_filled_in_is_said() -> None:
             "CONTROL_PLANE_TELEMETRY_REPORT_URL",
             "CLOUDFLARE_WORKERS_CUSTOM_DOMAIN",
             "CLOUDFLARE_ZONE_ID",
+            "ORIGIN_TRUSTED_PROXY",
         )
     }
     elsewhere = policy_check.left_over(rendered("production, Postgres elsewhere"))
     assert "NetworkPolicy to-postgres: 203.0.113. is an example" in elsewhere
+
+
+@pytest.mark.parametrize(
+    ("network", "is_wide"),
+    [
+        ("10.0.0.0/8", True),
+        ("10.1.2.3/8", True),
+        ("0.0.0.0/0", True),
+        ("127.0.0.1,100.64.0.0/10", True),
+        ("::/0", True),
+        ("10.244.0.0/16", False),
+        ("10.244.7.9", False),
+        ("127.0.0.1, fd00:1:2::/48", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("whose", "name"),
+    [("webhost-origin", "ORIGIN_TRUSTED_PROXY"), ("webhost-gateway", "TRUSTED_PROXIES")],
+)
+def test_a_wide_network_of_trusted_proxies_is_warned_of(
+    whose: str, name: str, network: str, is_wide: bool
+) -> None:
+    objects = broken(lambda it: config(it, whose, **{name: network}))
+    found = [it for it in policy_check.trusted_widely(objects) if f"ConfigMap {whose}-" in it]
+    assert [f": {name} trusts all of " in it for it in found] == [True] * is_wide
+
+
+def test_a_warning_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objects = rendered("local")
+    monkeypatch.setattr(rendering, "kustomize", lambda path: objects)
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "overlays/local"])
+    warnings = capsys.readouterr().err
+    assert "warning: ConfigMap webhost-origin-" in warnings
+    assert "trusts" not in str(ended.value)

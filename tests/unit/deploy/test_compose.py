@@ -18,6 +18,7 @@ from webhost_local.installation.identities import Identities
 from webhost_local.installation.services import SERVICES
 
 from deploy.policy_check import needed_s
+from tests.support import origin
 from tests.support.compose import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -116,6 +117,23 @@ def test_what_runs_on_this_machine_says_who_the_client_is() -> None:
     assert f"${{FRONT_SUBNET:-{subnet}}}" in str(COMPOSE["networks"]["front"])
     given = CONTAINERS["origin"]["environment"]["ORIGIN_TRUSTED_PROXY"]
     assert given == f"${{ORIGIN_TRUSTED_PROXY:-{next(subnet.hosts())}}}"
+
+
+def test_a_client_has_as_many_requests_everywhere() -> None:
+    defaults = {one.name: one.value or "" for one in known.own()}
+    name = "ORIGIN_CLIENT_CONNECTIONS"
+    most = defaults[name]
+    assert origin.defaults()[name] == most
+    assert CONTAINERS["origin"]["environment"][name] == f"${{{name}:-{most}}}"
+    for overlay in ("local", "production"):
+        config = ROOT / f"deploy/k8s/overlays/{overlay}/config/origin.env"
+        assert f"\n{name}={most}\n" in config.read_text()
+    # And one client has a small part of the places, of which a call takes two.
+    template = origin.TEMPLATE.read_text()
+    [connections] = re.findall(r"worker_connections (\d+);", template)
+    [files] = re.findall(r"worker_rlimit_nofile (\d+);", template)
+    assert 16 * int(most) <= int(connections) // 2
+    assert int(connections) < int(files) <= CONTAINERS["origin"]["ulimits"]["nofile"]
 
 
 def test_what_is_left_out_are_settings() -> None:
@@ -272,27 +290,15 @@ def test_the_bus_is_as_durable_as_the_local_one(tmp_path: Path) -> None:
 
 
 def test_nginx_takes_the_origins_configuration(tmp_path: Path) -> None:
-    text = (ROOT / "deploy/origin/nginx.conf.template").read_text()
-    dockerfile = (ROOT / "deploy/origin/Dockerfile").read_text()
-    values = dict(re.findall(r"\b(ORIGIN_[A-Z_]+)=(\S+)", dockerfile))
-    assert set(re.findall(r"\$\{(\w+)\}", text)) == values.keys()
+    values = origin.defaults()
+    assert set(re.findall(r"\$\{(\w+)\}", origin.TEMPLATE.read_text())) == values.keys()
     assert set(CONTAINERS["origin"]["environment"]) <= values.keys()
-    for name, value in values.items():
-        text = text.replace(f"${{{name}}}", value)
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if nginx is None:
-        return  # `make compose-test` starts it in any case
-    config = tmp_path / "nginx.conf"
-    config.write_text(text.replace("/tmp/", f"{tmp_path}/"))
-    checked = subprocess.run(
-        [nginx, "-t", "-c", str(config)], check=False, capture_output=True, text=True
-    )
-    assert checked.returncode == 0, checked.stderr
+    assert origin.origin_check(tmp_path) == ""
 
 
 def test_the_origin_routes_as_the_local_one_does() -> None:
-    template = (ROOT / "deploy/origin/nginx.conf.template").read_text()
-    in_nginx = re.findall(r"location (/v1/\S*) \{ proxy_pass http://\$(\w+); \}", template)
+    template = origin.TEMPLATE.read_text()
+    in_nginx = re.findall(r"location (/v1/\S*) \{[^}]*\bproxy_pass http://\$(\w+);\s*\}", template)
     source = (ROOT / "local/src/webhost_local/edge/origin.py").read_text()
     upstreams = re.findall(r'\("(/v1/[^"]*)", (.*)\),', source)
     local = [

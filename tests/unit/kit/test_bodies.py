@@ -31,6 +31,20 @@ async def test_beyond_so_many_waiting_a_user_is_refused_at_once() -> None:
         await cancel(*tasks)
 
 
+async def test_where_nobody_waits_a_user_is_refused_at_once() -> None:
+    held = Bodies(20, 30, small_bytes=9, waits=False)
+    async with asyncio.timeout(1), held.reserve("usr_a", 20):
+        with pytest.raises(Unavailable):
+            async with held.reserve("usr_a", 10):
+                pass
+        async with held.reserve("usr_a", 9), held.reserve("usr_b", 10):
+            with pytest.raises(Unavailable):
+                async with held.reserve("usr_c", 10):
+                    pass
+        async with held.reserve("usr_c", 10):
+            pass
+
+
 @pytest.mark.accept("6.B5")
 async def test_whoever_finds_no_room_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "WAIT_S", 0.01)

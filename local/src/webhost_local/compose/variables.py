@@ -70,6 +70,12 @@ def own() -> Iterator[Own]:
         + " what runs on this machine has the first address of FRONT_SUBNET.",
         "172.31.250.1",
     )
+    yield Own(
+        "ORIGIN_CLIENT_CONNECTIONS",
+        "How many requests of one client (of IPv6: of a /64 network) may be under way at once;"
+        + " at most 65535.",
+        "512",
+    )
     yield Own("FRONT_SUBNET", "The network between the origin and the services.", "172.31.250.0/24")
     for service in SERVICES:
         yield Own(f"{prefix(service)}_REPLICAS", f"How many processes of {service} run.", "1")

@@ -17,7 +17,7 @@ from webhost_telemetry_ingest.model import Deployments
 from webhost_telemetry_ingest.rate_limits import RateLimits
 from webhost_telemetry_ingest.rejections import Rejections
 from webhost_telemetry_ingest.reports import Reports
-from webhost_telemetry_ingest.routes import ReportApp
+from webhost_telemetry_ingest.routes import ReportApp, ReportConnection
 from webhost_telemetry_ingest.settings import Settings
 
 
@@ -57,4 +57,9 @@ async def compose(
             with_deployments,
         ),
     )
-    service.serve(ReportApp(reports), settings.listen, trusted_proxies=settings.trusted_proxies)
+    service.serve(
+        ReportApp(reports),
+        settings.listen,
+        trusted_proxies=settings.trusted_proxies,
+        connection=ReportConnection,
+    )

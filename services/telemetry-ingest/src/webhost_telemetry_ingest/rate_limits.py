@@ -1,9 +1,10 @@
 """How much deployments and users may report, and how often an address may fail to authenticate.
 
 Guarantees: what a stolen key or no key at all sends takes nothing of what others may send.
-Before the signature is verified only failures count: by address, and apart for each deployment that
-is known, since on Cloudflare many tenants' Workers share an address. (So whoever fails often can
-tell whether an id is known, but ids cannot be guessed.)
+Before the signature is verified only failures count (bad credentials, and bodies that did not come
+in whole): by address, and apart for each deployment that is known, since on Cloudflare many
+tenants' Workers share an address. (So whoever fails often can tell whether an id is known, but ids
+cannot be guessed.)
 After it, a deployment has REPORTS_PER_CALL times the calls that its user's tier allows, and the
 user twice that: one deployment's key cannot use up the others'. An honest deployment is never
 refused: what ends in a minute are at most that minute's calls, the burst before them, and those
@@ -49,7 +50,7 @@ class RateLimits:
         self._failures.check(self._key(address, deployment_id), self._most_failures, monotonic())
 
     def count_failure(self, address: str, deployment_id: str | None) -> None:
-        """Take note of missing or wrong credentials."""
+        """Take note of missing or wrong credentials, or of a body that was not completed."""
         self._failures.charge(self._key(address, deployment_id), self._most_failures, monotonic())
 
     def acquire_report(self, deployment_id: str, user_id: str) -> None:

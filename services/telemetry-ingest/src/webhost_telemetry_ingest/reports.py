@@ -60,6 +60,10 @@ class Reports:
             self._refused(problem, request_id, None, address, deployment_id, None, now_ms())
             raise
 
+    def uncompleted(self, given: Credentials, address: str) -> None:
+        """Take note of a body that came too slowly, or whose sender left before its end."""
+        self._rate_limits.count_failure(address, given.deployment_id)
+
     async def accept(
         self,
         given: Credentials,

@@ -15,8 +15,9 @@ class Settings(TierSettings, ClientAddressSettings, PlatformKeySettings):
     telemetry_master_keys: SecretStr
     """`<version>:<base64url>,…`, 32 bytes each; deployments' telemetry keys derive from them."""
     telemetry_failures_per_minute: PositiveInt = 300
-    """How often an address (of IPv6: a /64 network) may send missing or wrong credentials per
-    minute; for a deployment that is known, each address has this many in its name."""
+    """How often an address (of IPv6: a /64 network) may send missing or wrong credentials, or
+    begin a report without completing it, per minute; for a deployment that is known, each address
+    has this many in its name."""
 
     @property
     def master_keys(self) -> MasterKeys:

@@ -70,19 +70,25 @@ class Request:
         """Return the body of at most this many bytes. Raises PayloadTooLarge, or ClientGone."""
         if self.announced(most) > most:
             raise _too_large(most)
-        parts: list[bytes] = []
-        size = 0
+        # A client may send a few bytes at a time: each piece kept as it came would take 40 more.
+        body = b""
+        collected = bytearray()
         more = True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > most:
+            part = message.get("body", b"")
+            if len(collected) + len(part) > most:
                 raise _too_large(most)
             more = message.get("more_body", False)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            if more or collected:
+                collected += part
+            else:
+                body = part
+            # Or it would be kept twice while the rest is waited for.
+            del message, part
+        return bytes(collected) if collected else body
 
     async def gone(self) -> None:
         """Return when the client has disconnected. Call only after the body was read."""

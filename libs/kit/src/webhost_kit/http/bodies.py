@@ -2,7 +2,8 @@
 
 Guarantees: what has come of all bodies that are not complete is bounded, as are those of one user;
 small ones need no room. Who finds none within WAIT_S, or MOST_WAITING of the same user waiting, is
-refused, and its body was not read.
+refused, and its body was not read. (What arrives while it waits, up to 64 KiB, the server keeps: so
+where bodies are smaller than that, nobody waits.)
 """
 
 import asyncio
@@ -22,7 +23,8 @@ WAIT_S = 5.0
 class Bodies:
     """The bodies that this process holds; of one user at most `user_bytes`.
 
-    `refusal` is what a caller is told who finds no room.
+    `refusal` is what a caller is told who finds no room; unless they are to wait, they are told at
+    once. A body of up to `small_bytes` needs none.
     """
 
     def __init__(
@@ -30,15 +32,31 @@ class Bodies:
         user_bytes: int = USER_BYTES,
         total_bytes: int = TOTAL_BYTES,
         refusal: str = "Too many large requests are arriving; try again shortly.",
+        *,
+        small_bytes: int = SMALL_BYTES,
+        waits: bool = True,
     ) -> None:
         self._budget = ByteBudget(total_bytes, user_bytes)
         self._refusal = refusal
+        self._small_bytes = small_bytes
+        self._waits = waits
 
     @asynccontextmanager
     async def reserve(self, user_id: str, size: int) -> AsyncGenerator[None]:
         """Hold room for a body of this size, of at most a user's share. Raises Unavailable."""
-        if size <= SMALL_BYTES:
+        if size <= self._small_bytes:
             yield
+            return
+        await self._take(user_id, size)
+        try:
+            yield
+        finally:
+            self._budget.release(user_id, size)
+
+    async def _take(self, user_id: str, size: int) -> None:
+        if not self._waits:
+            if not self._budget.take_now(user_id, size):
+                raise Unavailable(self._refusal)
             return
         if self._budget.waiting(user_id) >= MOST_WAITING:
             raise Unavailable(self._refusal)
@@ -47,7 +65,3 @@ class Bodies:
                 await self._budget.take(user_id, size)
         except TimeoutError as error:
             raise Unavailable(self._refusal) from error
-        try:
-            yield
-        finally:
-            self._budget.release(user_id, size)

@@ -3,14 +3,15 @@
 Guarantees, for each connection: apart from bodies, it can make us buffer at most MAX_HEAD_BYTES and
 one read of the socket; a longer head, or longer trailers, are answered with 400 and the connection
 is closed. A request's head arrives within HEAD_S of its first byte, and a connection's first one
-within HEAD_S of the connection; its body within BODY_S of the head, and a second more for every
-BYTES_PER_S bytes that have come. What is late is answered with 408 where no answer has begun, and
-its connection is closed. A client that takes nothing of its answer for MAX_STALL_S is disconnected.
-A process keeps at most MAX_CONNECTIONS; those beyond are closed unread.
+within HEAD_S of the connection; its body within `body_s` of the head (BODY_S, where a service does
+not say otherwise), and a second more for every BYTES_PER_S bytes that have come. What is late is
+answered with 408 where no answer has begun, and its connection is closed. A client that takes
+nothing of its answer for MAX_STALL_S is disconnected. A process keeps at most MAX_CONNECTIONS;
+those beyond are closed unread.
 """
 
 import asyncio
-from typing import cast
+from typing import ClassVar, cast
 
 from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -41,6 +42,8 @@ for _reason in ("crowded", "stalled", "slow_head", "slow_body"):
 
 class Connection(HttpToolsProtocol):
     """Counts what arrived since the last head, part of a body or message was complete."""
+
+    body_s: ClassVar[float] = BODY_S
 
     _kept_bytes = 0
     _body_bytes = 0
@@ -152,7 +155,7 @@ class Connection(HttpToolsProtocol):
         self._timed = part
         self._paused = self.flow.read_paused
         self._clock_since = self.loop.time()
-        self._clock = self.loop.call_later(HEAD_S if part is _HEAD else BODY_S, self._late)
+        self._clock = self.loop.call_later(HEAD_S if part is _HEAD else self.body_s, self._late)
 
     def _stop_clock(self) -> None:
         self._timed = None
@@ -181,7 +184,7 @@ class Connection(HttpToolsProtocol):
             self._end("slow_body", tell=answering and not cycle.response_started)
 
     def _body_time_left(self) -> float:
-        allowed_s = BODY_S + self._body_bytes / BYTES_PER_S
+        allowed_s = self.body_s + self._body_bytes / BYTES_PER_S
         return self._clock_since + allowed_s - self.loop.time()
 
     def _end(self, reason: str, *, tell: bool = False) -> None:

@@ -81,11 +81,12 @@ class Service:
         *,
         trusted_proxies: Sequence[str] = (),
         grace_s: float = GRACE_S,
+        connection: type[Connection] = Connection,
     ) -> None:
         """Answer HTTP at `host:port` with this ASGI application.
 
         The client's address is the one that a trusted proxy states in `X-Forwarded-For`. At the
-        end a request may take `grace_s` longer.
+        end a request may take `grace_s` longer. `connection` has the bounds of each connection.
         """
         host, _, port = address.rpartition(":")
         self._servers.append(
@@ -95,7 +96,7 @@ class Service:
                     host=host,
                     port=int(port),
                     loop="uvloop",
-                    http=Connection,
+                    http=connection,
                     ws="none",
                     log_config=None,
                     access_log=False,
