@@ -27,6 +27,7 @@ from webhost_contracts.subjects import EVENTS, MESSAGE_ID_HEADER, TYPE_HEADER
 from webhost_kit.bus import filters
 from webhost_kit.bus.checkpoint import Checkpoint, name_at, name_of, verified
 from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.contact import require_led
 from webhost_kit.bus.pull import SILENCE_S, Pull
 from webhost_kit.errors import StreamDiverged, StreamMissing
 
@@ -76,7 +77,7 @@ class StreamReader:
         self._filters = [filters.in_common(several)] if stream == EVENTS else several
         self._is_wanted = filters.pattern(subjects).fullmatch
         self._batch_size = batch_size
-        self._heard_at = 0.0
+        self._heard_at = monotonic()
         self._problem: str | None = "starting"
         self._caught_up = False
 
@@ -87,24 +88,26 @@ class StreamReader:
         A backlog of a moment makes `check` complain; it does not make what was read unusable.
         After an interruption, or on another stream, it is usable once it has caught up again.
         """
-        return self._caught_up and monotonic() - self._heard_at <= SILENCE_S
+        heard = monotonic() - self._heard_at <= SILENCE_S
+        return self._caught_up and heard and self._unled() is None
 
     def check(self) -> str | None:
         """Say what is wrong: away, silent, diverged, or still catching up."""
+        if (unled := self._unled()) is not None:
+            return unled
         if self._problem is None and monotonic() - self._heard_at > SILENCE_S:
             return "silent"
         return self._problem
 
     @property
     def silent_s(self) -> float:
-        """Return how long ago it heard from the stream."""
-        return monotonic() - self._heard_at
+        """Return how long ago it heard from the stream, and from who leads it."""
+        unheard_s = self._bus.contact.unheard_s(self._stream)
+        return max(monotonic() - self._heard_at, unheard_s)
 
     async def count_behind(self, checkpoint: Checkpoint | None) -> int:
         """Return how many messages there are behind this place. Raises NatsError, TimeoutError."""
-        after = 0 if checkpoint is None else checkpoint.sequence
-        consumer = await self._bus.js.add_consumer(self._stream, self._config(after, COUNTING_S))
-        return consumer.num_pending or 0
+        return (await self._at_leader(0 if checkpoint is None else checkpoint.sequence))[1]
 
     def interruption(self) -> str | None:
         """Say why the reader receives nothing from the stream; being behind is no interruption."""
@@ -145,14 +148,14 @@ class StreamReader:
         """Return where to begin. Raises StreamDiverged where it is another one, StreamMissing."""
         return await verified(self._bus, self._stream, checkpoint)
 
-    async def _at_leader(self, checkpoint: Checkpoint) -> tuple[int, int]:
+    async def _at_leader(self, after: int) -> tuple[int, int]:
         """Return the stream's last sequence, and how many messages are for us behind this place.
 
         Both are of the server that leads it. Raises NatsError, TimeoutError.
         """
         for _ in range(PLACES):
-            info = await self._bus.js.stream_info(self._stream)
-            config = self._config(checkpoint.sequence, COUNTING_S)
+            info = require_led(await self._bus.js.stream_info(self._stream))
+            config = self._config(after, COUNTING_S)
             counting = await self._bus.js.add_consumer(self._stream, config)
             place = _place(counting)
             if place is None or (info.cluster is not None and place == info.cluster.leader):
@@ -163,7 +166,7 @@ class StreamReader:
         """Return the checkpoint after all that the stream holds, if none of it is for us, and how
         much of it is.
         """
-        last, waiting = await self._at_leader(checkpoint)
+        last, waiting = await self._at_leader(checkpoint.sequence)
         if waiting or last <= checkpoint.sequence:
             return checkpoint, waiting
         name = await name_at(self._bus, self._stream, last)
@@ -176,7 +179,7 @@ class StreamReader:
         consumer = await self._bus.js.add_consumer(self._stream, config)
         # Of a server that is alone, what it says with each delivery is all there is.
         in_cluster = _place(consumer) is not None
-        owed = (await self._at_leader(checkpoint))[1] if in_cluster else 0
+        owed = (await self._at_leader(checkpoint.sequence))[1] if in_cluster else 0
         self._heard_at = monotonic()
         pending = max(consumer.num_pending or 0, owed)
         yield Batch((), checkpoint, pending)
@@ -212,6 +215,10 @@ class StreamReader:
                     yield Batch(recorded, checkpoint, pending)
         finally:
             await pull.stop()
+
+    def _unled(self) -> str | None:
+        """Say that the server which delivers is cut off from who leads the stream."""
+        return self._bus.contact.problem_with(self._stream)
 
     def _config(self, after: int, inactive_s: float) -> ConsumerConfig:
         return ConsumerConfig(
