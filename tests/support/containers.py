@@ -13,6 +13,14 @@ from webhost_local.postgres_server import INITDB_ARGUMENTS, Cluster
 from tests.support.deadline import until
 
 READY_S = 60
+_HBA = """\
+local all all scram-sha-256
+host all all all scram-sha-256
+host replication all all scram-sha-256
+"""
+"""What initdb lets loopback do, for whoever comes from outside of the container; the image's own
+lets nobody replicate.
+"""
 
 
 class ServerContainer:
@@ -86,10 +94,14 @@ def postgres(directory: Path, password: str) -> ServerContainer:
     """Start a Postgres with a new cluster in the container; its superuser has this password."""
     port = free_port()
     cluster = Cluster(directory, port, password, durable=False)
+    hba = directory / "pg_hba.conf"
+    hba.write_text(_HBA)
+    hba.chmod(0o644)
     container = (
         DockerContainer("postgres:18")
         .with_env("POSTGRES_PASSWORD", password)
         .with_env("POSTGRES_INITDB_ARGS", " ".join(INITDB_ARGUMENTS))
-        .with_command(["postgres", *cluster.settings()])
+        .with_volume_mapping(str(hba), "/etc/postgres/pg_hba.conf", "ro")
+        .with_command(["postgres", *cluster.settings(), "-c", "hba_file=/etc/postgres/pg_hba.conf"])
     )
     return ServerContainer(container, inside=5432, port=port, is_ready=cluster.is_ready)
