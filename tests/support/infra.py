@@ -10,6 +10,7 @@ With WEBHOST_TEST_INFRA=containers the servers run in testcontainers instead.
 
 import itertools
 import os
+import signal
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ class Server(Protocol):
     def start(self) -> None: ...
     def kill(self) -> None: ...
     def stop(self) -> None: ...
+    def send_signal(self, pid: int, number: signal.Signals) -> None:
+        """To one of the server's processes, by the id that the server itself knows it by."""
+        ...
 
 
 class Nats:
@@ -101,6 +105,15 @@ class Postgres:
             connection.execute(
                 sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
             )
+
+    @contextmanager
+    def suspended(self, pid: int) -> Generator[None]:
+        """A backend, named by its pg_backend_pid(), that stands still inside the block."""
+        self._server.send_signal(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._server.send_signal(pid, signal.SIGCONT)
 
     def start(self) -> None:
         """Start it again on the same data; returns when it is ready."""

@@ -1,5 +1,6 @@
 """The servers of the wheels as child processes, which fault tests can kill and start again."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -72,6 +73,10 @@ class ServerProcess:
     def stop(self) -> None:
         """End it for good. Its data is temporary, so there is nothing to finish."""
         self.kill()
+
+    def send_signal(self, pid: int, number: signal.Signals) -> None:
+        """To it or one of its children."""
+        os.kill(pid, number)
 
     def _ready_or_dead(self) -> bool:
         assert self._process is not None

@@ -14,6 +14,7 @@ import signal
 import stat
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,11 @@ from webhost_local.child import end, processes_working_in
 from webhost_local.ports import LOOPBACK
 
 SUPERUSER = "postgres"
+INITDB_ARGUMENTS = (
+    *("--auth=scram-sha-256", "--encoding=UTF8"),
+    *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
+)
+"""What a cluster is made with, whoever makes it."""
 _UNPRIVILEGED_USER = "pgserver"
 
 
@@ -71,10 +77,19 @@ class Cluster:
             self._initialise()
 
     def command(self) -> list[str]:
-        flags = {
+        place = {
             "listen_addresses": LOOPBACK,
             "port": self.port,
             "unix_socket_directories": "",
+        }
+        return [
+            *(str(_BINARIES / "postgres"), "-D", str(self.directory)),
+            *(*_arguments(place), *self.settings()),
+        ]
+
+    def settings(self) -> list[str]:
+        """The server's arguments that do not say where it is: the same in a container."""
+        settings = {
             "max_connections": 200,
             "shared_buffers": "128MB",
             "fsync": "on" if self.durable else "off",
@@ -86,8 +101,7 @@ class Cluster:
             # So can the row that an error is about.
             "log_error_verbosity": "terse",
         }
-        settings = [part for name, value in flags.items() for part in ("-c", f"{name}={value}")]
-        return [str(_BINARIES / "postgres"), "-D", str(self.directory), *settings]
+        return _arguments(settings)
 
     def is_ready(self) -> bool:
         try:
@@ -113,8 +127,7 @@ class Cluster:
             subprocess.run(  # noqa: S603  our own binary, no input of others
                 [
                     *(_BINARIES / "initdb", "-D", unfinished, "-U", SUPERUSER),
-                    *("--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8"),
-                    *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
+                    *(f"--pwfile={password_file}", *INITDB_ARGUMENTS),
                     *(() if self.durable else ("--no-sync",)),
                 ],
                 user=as_user,
@@ -136,6 +149,10 @@ class Cluster:
         end(leftovers, first=signal.SIGQUIT, grace=3)
         # The pid in this file may by now be some other process's: Postgres would refuse.
         (self.directory / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _arguments(settings: Mapping[str, str | int]) -> list[str]:
+    return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
 
 def run_as() -> str | None:

@@ -134,11 +134,20 @@ class Harness(harness.Harness):
         message = await self._last(subjects.COMMANDS, subject)
         return wire.decode(message.data, kind)
 
-    async def fact(self, user_id: str, kind: type[Event], aggregate_id: str) -> Envelope:
-        """Return an aggregate's last fact once it is of this kind."""
+    async def fact(
+        self, user_id: str, kind: type[Event], aggregate_id: str, *, version: int = 0
+    ) -> Envelope:
+        """Return an aggregate's last fact once it is of this kind, and has reached this version."""
         subject = subjects.event(user_id, kind.kind(), aggregate_id)
-        message = await self._last(subjects.EVENTS, subject, kind.type_name())
-        return wire.decode(message.data, Envelope)
+        found: list[Envelope] = []
+
+        async def reached() -> bool:
+            message = await self._last(subjects.EVENTS, subject, kind.type_name())
+            found.append(wire.decode(message.data, Envelope))
+            return found[-1].version >= version
+
+        await eventually(reached, f"version {version} of {aggregate_id}")
+        return found[-1]
 
     async def _last(self, stream: str, subject: str, type_name: str | None = None) -> Any:
         found: list[Any] = []

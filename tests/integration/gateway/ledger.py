@@ -1,9 +1,7 @@
 """A gateway's ledger in the test's own process: admission, outcomes, lease and reaper."""
 
-import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +57,7 @@ class Ledger:
         return (row[0], row[1])
 
     def backend(self, name: str) -> int:
-        """The server's process behind the connection of this name."""
+        """The server's process behind the connection of this name, by the server's own id."""
         [(pid,)] = self.rows(
             "SELECT pid FROM pg_stat_activity"
             " WHERE datname = current_database() AND application_name = %s",
@@ -99,16 +97,6 @@ async def held(lease: Lease) -> None:
         return lease.check() is None
 
     await eventually(is_held, "the lease")
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A process that stands still inside the block."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 async def until_gone(here: Ledger, pid: int) -> None:

@@ -16,9 +16,10 @@ from webhost_kit.database.migrations import upgrade
 from webhost_kit.database.statements import Statements
 from webhost_kit.errors import LimitExceeded, Unavailable
 
-from tests.integration.gateway.ledger import Ledger, an_invocation, ledger, stopped
+from tests.integration.gateway.ledger import Ledger, an_invocation, ledger
 from tests.support.deadline import eventually
 from tests.support.harness import in_background
+from tests.support.infra import Postgres
 
 TIER = Entitlements(
     requests=None, concurrency=None, requests_per_minute=1, telemetry_days=1, log_days=1
@@ -276,7 +277,9 @@ async def test_a_call_whose_admission_is_not_answered_yet_is_under_way(
 
 
 @pytest.mark.accept("A9")
-async def test_a_call_is_under_way_until_its_outcome_is_on_record(database_url: str) -> None:
+async def test_a_call_is_under_way_until_its_outcome_is_on_record(
+    postgres_server: Postgres, database_url: str
+) -> None:
     upgrade(database_url, "webhost_gateway")
     async with ledger(database_url) as here:
         before, call = an_invocation("usr_1"), an_invocation("usr_1")
@@ -285,7 +288,7 @@ async def test_a_call_is_under_way_until_its_outcome_is_on_record(database_url: 
         here.record(before)
         await here.outcomes.catch_up()
         assert not here.outcomes.expected(before)
-        with stopped(here.backend("recording")):
+        with postgres_server.suspended(here.backend("recording")):
             here.record(call)
             await here.reaper.reap()
             assert open_calls(here) == [call.id]

@@ -8,9 +8,10 @@ from webhost_contracts.entitlements import Entitlements
 from webhost_kit.database.migrations import upgrade
 from webhost_kit.errors import LimitExceeded, Unavailable
 
-from tests.integration.gateway.ledger import Ledger, an_invocation, ledger, stopped, until_gone
+from tests.integration.gateway.ledger import Ledger, an_invocation, ledger, until_gone
 from tests.integration.gateway.test_idempotency_ledger import claim_of
 from tests.support.deadline import eventually
+from tests.support.infra import Postgres
 
 CALLS = 20
 TIER = Entitlements(
@@ -41,7 +42,7 @@ async def admits(here: Ledger, user_id: str) -> None:
 @pytest.mark.accept("A2")
 @pytest.mark.parametrize("keyed", [False, True])
 async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
-    database_url: str, keyed: bool
+    postgres_server: Postgres, database_url: str, keyed: bool
 ) -> None:
     """Of 20 calls in a statement that hangs, none counts: before it is executed, nor after.
 
@@ -60,7 +61,7 @@ async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
 
         await eventually(released, "the first call to be released")
         pid = here.backend("admitting")
-        with stopped(pid):
+        with postgres_server.suspended(pid):
             calls = [an_invocation("usr_1") for _ in range(CALLS)]
             began = time.monotonic()
             refusals = await asyncio.gather(
@@ -103,7 +104,9 @@ async def test_an_admission_that_is_executed_after_its_release_admits_nothing(
 
 
 @pytest.mark.accept("A9")
-async def test_a_user_at_its_concurrency_limit_holds_up_no_other(database_url: str) -> None:
+async def test_a_user_at_its_concurrency_limit_holds_up_no_other(
+    postgres_server: Postgres, database_url: str
+) -> None:
     """While the end of a user's call cannot be recorded, its next one waits, and only that."""
     upgrade(database_url, "webhost_gateway")
     async with ledger(database_url) as here:
@@ -112,7 +115,7 @@ async def test_a_user_at_its_concurrency_limit_holds_up_no_other(database_url: s
         await here.admission.admit(other := an_invocation("usr_2"), TIER)
         here.record(other)
         await here.outcomes.catch_up()
-        with stopped(here.backend("recording")):
+        with postgres_server.suspended(here.backend("recording")):
             here.record(ended)
             waits = asyncio.create_task(here.admission.admit(an_invocation("usr_1"), NARROW))
             for number in range(5):

@@ -1,5 +1,8 @@
 """The servers that all other tests rely on: isolated per test, and alive again after a kill."""
 
+import select
+from contextlib import closing
+
 import nats
 import psycopg
 import pytest
@@ -42,6 +45,30 @@ def test_postgres_keeps_what_it_committed_across_a_kill(
     postgres_server.start()
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT value FROM kept").fetchone() == (7,)
+
+
+def test_a_server_is_killed_and_started_once_however_often_it_is_asked(
+    postgres_server: Postgres, database_url: str
+) -> None:
+    for _ in range(2):
+        postgres_server.kill()
+    for _ in range(2):
+        postgres_server.start()
+    psycopg.connect(database_url).close()
+
+
+def test_a_suspended_backend_stands_still_and_no_other(
+    postgres_server: Postgres, database_url: str
+) -> None:
+    with (
+        closing(psycopg.connect(database_url)) as suspended,
+        psycopg.connect(database_url) as other,
+    ):
+        with postgres_server.suspended(suspended.info.backend_pid):
+            suspended.pgconn.send_query(b"SELECT 7")
+            assert other.execute("SELECT 8").fetchone() == (8,)
+            assert select.select([suspended.fileno()], [], [], 0.3)[0] == []
+        assert select.select([suspended.fileno()], [], [], 10)[0] == [suspended.fileno()]
 
 
 def test_a_copy_of_a_database_has_its_tables(postgres_server: Postgres, database_url: str) -> None:

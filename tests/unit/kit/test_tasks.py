@@ -2,9 +2,10 @@
 
 import asyncio
 from contextlib import suppress
+from time import monotonic
 
 import pytest
-from webhost_kit.tasks import cancel, run_together
+from webhost_kit.tasks import AGAIN_S, cancel, run_together
 
 SOON_S = 5.0
 
@@ -41,3 +42,26 @@ async def test_who_is_cancelled_cancels_what_it_runs() -> None:
     async with asyncio.timeout(SOON_S):
         await cancel(outer)
     assert outer.cancelled()
+
+
+async def test_what_is_cancelled_again_meanwhile_has_ended_what_it_ran() -> None:
+    """As on a busy machine, where an end takes longer than a cancellation's repetition."""
+    ended = asyncio.Event()
+
+    async def ends_slowly() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends_at = monotonic() + 3 * AGAIN_S
+            while monotonic() < ends_at:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.05)
+            ended.set()
+
+    running = asyncio.create_task(run_together(ends_slowly()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(SOON_S):
+        await cancel(running)
+    assert running.cancelled()
+    assert ended.is_set()

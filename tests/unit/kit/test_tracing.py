@@ -322,8 +322,9 @@ def test_what_a_collector_did_not_take_in_time_is_counted_and_the_log_says_why(
 def test_a_collector_that_takes_nothing_is_not_waited_for(
     lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor does its thread go on behind the end, and each span is counted once."""
     monkeypatch.setattr(trace_export, "DRAIN_S", 0.2)
-    dropped = _counted("webhost_spans_dropped_total", reason="full")
+    dropped, before = _counted("webhost_spans_dropped_total", reason="full"), _ended()
     with lost_collector(lost) as url:
         export = TraceExport("x", url, "", 1.0, "ins_1")
         most = trace_export.MOST_WAITING + trace_export.BATCH
@@ -334,6 +335,15 @@ def test_a_collector_that_takes_nothing_is_not_waited_for(
         assert len(export._waiting) <= trace_export.MOST_WAITING
         asyncio.run(asyncio.wait_for(export.close(), 2))
     assert not tracing.is_enabled()
+    until(lambda: not export._thread.is_alive(), "the thread to end", seconds=5)
+    assert _ended() - before == most + 1_000
+
+
+def _ended() -> float:
+    """How many spans were exported or given up."""
+    return _counted("webhost_spans_exported_total") + sum(
+        _counted("webhost_spans_dropped_total", reason=reason) for reason in ("full", "refused")
+    )
 
 
 def _counted(name: str, **labels: str) -> float:

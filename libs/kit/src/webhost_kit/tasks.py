@@ -13,15 +13,25 @@ AGAIN_S = 0.5
 
 
 async def cancel(*tasks: asyncio.Future[Any]) -> None:
-    """Return when these have ended, in whatever way; each is cancelled until it has."""
+    """Return when these have ended, in whatever way; each is cancelled until it has.
+
+    Whoever waits here may be cancelled again and again too: that is passed on behind their end.
+    """
     waiting = {task for task in tasks if not task.done()}
+    interrupted: asyncio.CancelledError | None = None
     while waiting:
         for task in waiting:
             task.cancel()
-        _, waiting = await asyncio.wait(waiting, timeout=AGAIN_S)
+        try:
+            await asyncio.wait(waiting, timeout=AGAIN_S)
+        except asyncio.CancelledError as error:
+            interrupted = error
+        waiting = {task for task in waiting if not task.done()}
     for task in tasks:
         if not task.cancelled():
             task.exception()
+    if interrupted is not None:
+        raise interrupted
 
 
 async def run_together(*work: Coroutine[Any, Any, Any]) -> None:

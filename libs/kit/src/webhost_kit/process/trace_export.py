@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -89,14 +90,19 @@ class TraceExport:
             self._wake.set()
 
     async def close(self) -> None:
-        """Send what waits, within a bounded time. What comes later is not recorded."""
+        """Send what waits, within a bounded time; then give up what is left, also what is being
+        tried again. What comes later is not recorded.
+        """
         tracing.set_recorder(None)
         self._ending = True
         self._wake.set()
         ends_at = monotonic() + DRAIN_S
         while self._thread.is_alive() and monotonic() < ends_at:  # noqa: ASYNC110 - a thread
             await asyncio.sleep(0.01)
-        left = len(self._waiting)
+        left = 0
+        while batch := self._next_batch():
+            left += len(batch)
+        self._exporter.shutdown()
         if left:
             _dropped.labels("full").inc(left)
             log.warning("spans not exported at the end", spans=left)
@@ -108,7 +114,6 @@ class TraceExport:
             self._wake.clear()
             while batch := self._next_batch():
                 self._send(batch)
-        self._exporter.shutdown()
 
     def _send(self, batch: list[FinishedSpan]) -> None:
         self._complaints.first = None
@@ -124,8 +129,11 @@ class TraceExport:
             self._lost(len(batch), self._complaints.first or "no answer")
 
     def _next_batch(self) -> list[FinishedSpan]:
-        waiting = self._waiting
-        return [waiting.popleft() for _ in range(min(BATCH, len(waiting)))]
+        batch: list[FinishedSpan] = []
+        with suppress(IndexError):  # the thread and the end of the process both take from it
+            while len(batch) < BATCH:
+                batch.append(self._waiting.popleft())
+        return batch
 
     def _lost(self, spans: int, reason: str) -> None:
         _dropped.labels("refused").inc(spans)
