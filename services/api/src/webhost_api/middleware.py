@@ -33,7 +33,8 @@ class RequestId:
     measures how long it takes.
 
     An unexpected failure has already been answered when it gets here; it is logged. Each is a span
-    of its caller's trace, or of a new one.
+    of its caller's trace, or of a new one, which the route accepts (`request.state.span`) once it
+    knows the caller.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -57,9 +58,10 @@ class RequestId:
 
         given = problems.traceparent_from(headers.get("traceparent"))
         with (
-            tracing.span(scope["method"], "server", traceparent=given, starts=True) as span,
+            tracing.arriving(scope["method"], traceparent=given) as span,
             structlog.contextvars.bound_contextvars(request_id=request_id),
         ):
+            scope.setdefault("state", {})["span"] = span
             try:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:

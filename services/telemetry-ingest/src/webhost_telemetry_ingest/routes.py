@@ -21,6 +21,7 @@ from webhost_kit.http.addresses import address_of
 from webhost_kit.http.asgi import ClientGone, Receive, Request, Send
 from webhost_kit.http.measured import OTHER, measure
 from webhost_kit.process import tracing
+from webhost_kit.process.tracing import Span
 
 from webhost_telemetry_ingest.reports import Reports
 
@@ -50,15 +51,13 @@ class ReportApp:
         request = Request(scope, receive, send)
         route = PATH if scope["path"] == PATH else OTHER
         given = problems.traceparent_from(request.text_header(b"traceparent"))
-        with tracing.span(
-            _NAME, "server", traceparent=given, attributes=_ROUTE, starts=True
-        ) as span:
+        with tracing.arriving(_NAME, traceparent=given, attributes=_ROUTE) as span:
             try:
                 if route is OTHER:
                     raise NotFound("There is no such address.")
                 if scope["method"] != "POST":
                     raise MethodNotAllowed("Only POST is allowed here.")
-                await self._accept(request, address_of(scope), given)
+                await self._accept(request, address_of(scope), span)
             except ClientGone:
                 return
             except MethodNotAllowed as problem:
@@ -75,7 +74,7 @@ class ReportApp:
                 _requests.inc()
             span.set("http.response.status_code", request.status or None)
 
-    async def _accept(self, request: Request, address: str, caller: str | None) -> None:
+    async def _accept(self, request: Request, address: str, span: Span) -> None:
         deployment_id, signature = request.only(_DEPLOYMENT), request.only(_SIGNATURE)
         given = self._reports.credentials(
             address,
@@ -84,5 +83,5 @@ class ReportApp:
             request.request_id,
         )
         body = await request.body(MAX_BODY_BYTES)
-        receipt = await self._reports.accept(given, body, address, request.request_id, caller)
+        receipt = await self._reports.accept(given, body, address, request.request_id, span)
         await request.answer(202, msgspec.json.encode(receipt))

@@ -9,7 +9,7 @@ from webhost_contracts import api_keys
 from webhost_contracts.errors import ErrorBody, ErrorCode, ErrorEnvelope
 
 from webhost_kit.errors import BadToken, LimitExceeded, Problem, RateLimited
-from webhost_kit.process import tracing
+from webhost_kit.process.trace_context import parse
 
 REQUEST_ID_HEADER = "X-Request-Id"
 JSON_TYPE = "application/json"
@@ -47,7 +47,7 @@ def without_value(message: str) -> str:
 
 def traceparent_from(value: str | None) -> str | None:
     """Keep a usable trace context of the caller's, as it was."""
-    return value if tracing.parse(value) else None
+    return value if parse(value) else None
 
 
 def envelope(problem: Problem, request_id: str) -> ErrorEnvelope:
