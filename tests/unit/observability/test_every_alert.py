@@ -42,6 +42,7 @@ def share(part: Series, whole: Series) -> list[Series]:
 
 
 CLOUDFLARE = "webhost_deployer_cloudflare_request_duration_seconds_count"
+PROBLEMS = "webhost_http_problems_total"
 DEPLOYMENTS = "webhost_deployer_deployments_total"
 TABLE: dict[str, tuple[list[Series], list[Series]]] = {
     "ServiceDown": (up(*sorted(WITHOUT - {"webhost-billing"})), up(*sorted(WITHOUT), "other")),
@@ -75,8 +76,10 @@ TABLE: dict[str, tuple[list[Series], list[Series]]] = {
     ),
     "RequestsUnavailable": tuple(  # pyright: ignore[reportAssignmentType]
         [
-            grown("webhost_http_problems_total", count, code="UNAVAILABLE"),
-            grown("webhost_http_problems_total", 500, code="NOT_FOUND"),
+            grown(PROBLEMS, count, code="UNAVAILABLE", fault="ours"),
+            # A webhook that is not configured, users who take all of their own share.
+            grown(PROBLEMS, 500, code="UNAVAILABLE", fault="others"),
+            grown(PROBLEMS, 500, code="NOT_FOUND", fault="others"),
             grown("webhost_http_request_duration_seconds_count", 1_000),
         ]
         for count in (21, 19)

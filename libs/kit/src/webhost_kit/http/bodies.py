@@ -36,17 +36,20 @@ class Bodies:
 
     @asynccontextmanager
     async def reserve(self, user_id: str, size: int) -> AsyncGenerator[None]:
-        """Hold room for a body of this size, of at most a user's share. Raises Unavailable."""
+        """Hold room for a body of this size, of at most a user's share. Raises Unavailable: the
+        user's own fault where its other bodies take the room.
+        """
         if size <= SMALL_BYTES:
             yield
             return
         if self._budget.waiting(user_id) >= MOST_WAITING:
-            raise Unavailable(self._refusal)
+            raise Unavailable(self._refusal, fault="others")
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._budget.take(user_id, size)
         except TimeoutError as error:
-            raise Unavailable(self._refusal) from error
+            own = self._budget.exceeds_share(user_id, size)
+            raise Unavailable(self._refusal, fault="others" if own else "ours") from error
         try:
             yield
         finally:
