@@ -42,6 +42,8 @@ def share(part: Series, whole: Series) -> list[Series]:
 
 
 CLOUDFLARE = "webhost_deployer_cloudflare_request_duration_seconds_count"
+FAILURES = "webhost_gateway_worker_failures_total"
+GIVEN_UP = "webhost_deployer_deployments_given_up_total"
 PROBLEMS = "webhost_http_problems_total"
 DEPLOYMENTS = "webhost_deployer_deployments_total"
 TABLE: dict[str, tuple[list[Series], list[Series]]] = {
@@ -86,8 +88,10 @@ TABLE: dict[str, tuple[list[Series], list[Series]]] = {
     ),
     "WorkersNotReached": tuple(  # pyright: ignore[reportAssignmentType]
         [
-            grown("webhost_gateway_worker_failures_total", count, failure="timeout"),
-            grown("webhost_gateway_worker_failures_total", 50, failure="agent_threw"),
+            grown(FAILURES, count, failure="network_error", fault="ours"),
+            # Workers that throw, and those that are too slow.
+            grown(FAILURES, 50, failure="upstream_status", fault="others"),
+            grown(FAILURES, 50, failure="timeout", fault="others"),
             grown("webhost_gateway_invocations_total", 100, outcome="completed"),
         ]
         for count in (21, 19)
@@ -175,8 +179,14 @@ TABLE: dict[str, tuple[list[Series], list[Series]]] = {
         ),
     ),
     "DeploymentsFail": (
-        [grown(DEPLOYMENTS, 3, outcome="failed"), grown(DEPLOYMENTS, 2, outcome="succeeded")],
-        [grown(DEPLOYMENTS, 2, outcome="failed"), grown(DEPLOYMENTS, 3, outcome="succeeded")],
+        [grown(GIVEN_UP, 3, fault="ours"), grown(DEPLOYMENTS, 2, outcome="succeeded")],
+        [
+            grown(GIVEN_UP, 2, fault="ours"),
+            # Code that does not start.
+            grown(GIVEN_UP, 90, fault="others"),
+            grown(DEPLOYMENTS, 92, outcome="failed"),
+            grown(DEPLOYMENTS, 3, outcome="succeeded"),
+        ],
     ),
     "DeploymentsWait": (
         [gauge("webhost_deployer_agents_waiting", 1)],
@@ -184,7 +194,12 @@ TABLE: dict[str, tuple[list[Series], list[Series]]] = {
     ),
     "ProviderRefuses": (
         [grown(CLOUDFLARE, 51, status="5xx"), grown(CLOUDFLARE, 49, status="2xx")],
-        [grown(CLOUDFLARE, 49, status="5xx"), grown(CLOUDFLARE, 51, status="2xx")],
+        [
+            grown(CLOUDFLARE, 49, status="5xx"),
+            # Uploads of code that it does not take.
+            grown(CLOUDFLARE, 500, status="4xx"),
+            grown(CLOUDFLARE, 51, status="2xx"),
+        ],
     ),
     "ScriptsMissing": (
         [gauge("webhost_deployer_scripts_missing", 1)],
