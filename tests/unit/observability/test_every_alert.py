@@ -260,6 +260,22 @@ def test_what_a_label_is_compared_with_exists() -> None:
                     assert value in known or value == "webhost-.+", (selector.name, value)
 
 
+def test_ingest_scales_by_what_it_accepts() -> None:
+    """Reports that are refused, anybody can send: no counter of theirs is in a query."""
+    [asked] = [query for query in scaled_by() if "webhost_ingest" in query]
+    scrapes = Scrapes()
+    for at_s, part in ((0.0, 0), (60.0, 1)):
+        scrapes.set(at_s, "webhost_ingest_batch_reports_sum", 6 * part, job="i")
+        for refused in (
+            "webhost_ingest_requests_total",
+            "webhost_ingest_reports_rejected_total",
+            "webhost_http_problems_total",
+        ):
+            scrapes.set(at_s, refused, 90_000 * part, job="i", code="UNAUTHENTICATED")
+    assert scrapes.fires(f"{asked} > 0", 60.0)
+    assert not scrapes.fires(f"{asked} > 1", 60.0)
+
+
 def test_the_readme_says_what_the_autoscaler_asks() -> None:
     text = (ROOT / "deploy/observability/README.md").read_text("utf-8")
     for query in scaled_by():

@@ -30,7 +30,7 @@ _NAME = f"POST {PATH}"
 _ROUTE = {"http.request.method": "POST", "http.route": PATH}
 
 _requests = Counter(
-    "webhost_ingest_requests_total", "Requests that were handled: what ingest scales by"
+    "webhost_ingest_requests_total", "Requests that were handled, refused ones included"
 )
 
 _DEPLOYMENT = signatures.TELEMETRY_DEPLOYMENT_HEADER.lower().encode()
