@@ -7,6 +7,7 @@ databases and roles. Repeating it changes nothing; without services it is for al
 
 import os
 import sys
+from collections.abc import Mapping
 
 import psycopg
 import yaml
@@ -16,16 +17,28 @@ from webhost_local.installation.services import SERVICES
 
 from deploy.secrets import values_of
 
+KINDS = ("", "-owner")
+
+
+def _given() -> Mapping[str, Mapping[str, str]]:
+    try:
+        return values_of(yaml.safe_load(sys.stdin))
+    except (yaml.YAMLError, LookupError, TypeError, ValueError):
+        sys.exit("roles: standard input is no list of Secrets")
+
 
 def main(services: list[str]) -> None:
     """Make them."""
     admin = os.environ.get("DATABASE_SUPERUSER_URL")
     if not admin or not set(services) <= set(SERVICES):
         sys.exit(__doc__)
-    given = values_of(yaml.safe_load(sys.stdin))
+    given = _given()
+    names = [f"webhost-role-{one}{kind}" for kind in KINDS for one in services or SERVICES]
+    if missing := [name for name in names if "password" not in given.get(name, {})]:
+        sys.exit(f"roles: no Secret with a password is on standard input for {', '.join(missing)}")
     passwords, owners = (
         {one: given[f"webhost-role-{one}{kind}"]["password"] for one in services or SERVICES}
-        for kind in ("", "-owner")
+        for kind in KINDS
     )
     try:
         provision(admin, make_conninfo(admin, dbname=DATABASE), passwords, owners)

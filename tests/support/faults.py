@@ -155,9 +155,9 @@ def died(stack: Stack, before: dict[str, int], at_ms: int) -> Death:
 
 def refused_reports(stack: Stack) -> int:
     """How many reports ingest could not store, by its own count."""
-    series = 'webhost_http_problems_total{code="UNAVAILABLE"} '
+    series = 'webhost_http_problems_total{code="UNAVAILABLE",'
     return sum(
-        int(float(line.removeprefix(series)))
+        int(float(line.rpartition(" ")[2]))
         for name in stack.pids()
         if kind_of(name) == "telemetry-ingest"
         for line in stack.metrics(name).splitlines()

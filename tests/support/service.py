@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 from webhost_local.forked import Forked, ForkServer
 from webhost_local.ports import free_port
 
@@ -67,6 +68,17 @@ class ServiceProcess:
     @property
     def ops_url(self) -> str:
         return f"http://{self.env['OPS_LISTEN']}"
+
+    async def counted(self, name: str, **labels: str) -> float:
+        """Return what this metric of it is now, over all series with these labels."""
+        async with self.client.get(f"{self.ops_url}/metrics") as answer:
+            families = text_string_to_metric_families(await answer.text())
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
     @property
     def crash_file(self) -> Path:

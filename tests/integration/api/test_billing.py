@@ -73,11 +73,35 @@ async def test_without_billing_tiers_are_listed_and_the_rest_is_unavailable(
 
 @pytest.mark.accept("8.6.unconfigured")
 async def test_where_nothing_is_sold_that_is_what_is_said(user: User, billing: Billing) -> None:
-    billing.reply = CheckoutReply(unavailable="Nothing is sold here.")
+    billing.reply = CheckoutReply(unavailable="Nothing is sold here.", unconfigured=True)
     refused = await user.http.post("/v1/billing/checkout", json={"tier": "pro"})
     said = problem(refused, 503, "UNAVAILABLE")
     assert (said["message"], said["retryable"]) == ("Nothing is sold here.", True)
     assert refused.headers["retry-after"].isdecimal()
+
+
+@pytest.mark.accept("8.6.unconfigured")
+async def test_where_nothing_is_sold_nobody_is_paged(
+    harness: Harness, user: User, billing: Billing
+) -> None:
+    async def of_whom() -> tuple[float, float]:
+        counted = harness.service.counted
+        found = [
+            await counted("webhost_http_problems_total", code="UNAVAILABLE", fault=fault)
+            for fault in ("ours", "others")
+        ]
+        return found[0], found[1]
+
+    ours, others = await of_whom()
+    wanted, signed = {"tier": "pro"}, {"X-Signature": "a"}
+    billing.reply = CheckoutReply(unavailable="Nothing is sold here.", unconfigured=True)
+    problem(await user.http.post("/v1/billing/checkout", json=wanted), 503, "UNAVAILABLE")
+    billing.reply = WebhookReply(outcome="unconfigured")
+    problem(await harness.client().post(PATH, content=BODY, headers=signed), 503, "UNAVAILABLE")
+    assert await of_whom() == (ours, others + 2)
+    billing.reply = CheckoutReply(unavailable="The provider is away.")
+    problem(await user.http.post("/v1/billing/checkout", json=wanted), 503, "UNAVAILABLE")
+    assert await of_whom() == (ours + 1, others + 2)
 
 
 async def test_the_callers_subscription_or_null(user: User, billing: Billing) -> None:

@@ -116,7 +116,7 @@ async def test_an_agent_on_workers_dev(harness: Harness) -> None:
 async def test_a_broken_module_fails_at_upload_and_leaves_nothing(
     harness: Harness, code: str
 ) -> None:
-    await harness.start()
+    deployer = await harness.start()
     deployment = await harness.deploy(new_agent(), code)
     event = await harness.until_stated(deployment)
     assert isinstance(event, DeploymentFailed)
@@ -124,6 +124,9 @@ async def test_a_broken_module_fails_at_upload_and_leaves_nothing(
     assert (event.error.endpoint or "").startswith("PUT /workers/scripts/whs-")
     assert event.error.provider_code == "10021"
     assert "Error" in (event.error.provider_message or "")
+    given_up = "webhost_deployer_deployments_given_up_total"
+    assert await deployer.counted(given_up, fault="others") == 1
+    assert await deployer.counted(given_up, fault="ours") == 0
     assert await harness.scripts() == []
     assert await harness.routes() == []
 

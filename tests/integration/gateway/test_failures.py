@@ -57,6 +57,12 @@ async def huge(call: Call) -> None:
     await call.write("", more=False)
 
 
+async def failures_of(gateway: Gateway) -> tuple[float, float]:
+    """How many calls failed at their Worker, by our fault and by others'."""
+    name = "webhost_gateway_worker_failures_total"
+    return await gateway.counted(name, fault="ours"), await gateway.counted(name, fault="others")
+
+
 @pytest.mark.accept("5.failures")
 @pytest.mark.parametrize(
     ("behaviour", "status", "failure", "upstream_status", "retryable"),
@@ -115,6 +121,7 @@ async def test_failures_are_told_apart_and_count(
     agent = await harness.agent()
     await harness.until_answers(gateway, agent)
     harness.worker.behaviour = behaviour
+    before = await failures_of(gateway)
     for stream in (False, True):
         got, body = await harness.invoke(gateway, agent, stream=stream)
         error = body["error"]
@@ -123,6 +130,10 @@ async def test_failures_are_told_apart_and_count(
         assert error["details"].get("upstreamStatus") == upstream_status
         assert error["details"]["invokeHost"] == "workers.example"
         assert error["retryable"] is retryable
+    # What an agent's own code can cause pages nobody.
+    ours, others = await failures_of(gateway)
+    counted = (ours - before[0], others - before[1])
+    assert counted == ((2, 0) if upstream_status == 522 else (0, 2))
     facts = (await harness.until_facts(agent, 3))[1:]
     assert [(f.outcome, f.errors, f.error_class) for f in facts] == [("failed", 1, "runtime")] * 2
 
@@ -177,6 +188,8 @@ async def test_a_call_that_was_never_sent_is_given_back(
         agent = await harness.agent()
         body = await harness.until_answers(deaf, agent, status)
         assert body["error"]["details"]["failure"] == failure
+        ours, others = await failures_of(deaf)
+        assert (ours > 0, others) == (True, 0)
         key = {"Idempotency-Key": "k"}
         assert (await harness.invoke(deaf, agent, headers=key))[0] == status
 

@@ -170,6 +170,22 @@ async def test_the_services_own_role_cannot_migrate(database: StackDatabase) -> 
 
 
 @pytest.mark.accept("6.D2")
+async def test_what_was_done_is_what_is_said(database: StackDatabase) -> None:
+    env = {
+        "DATABASE_URL": database.role_dsn("gateway"),
+        "MIGRATIONS_DATABASE_URL": database.owner_dsn("gateway"),
+    }
+    ended = await asyncio.to_thread(migrate, env)
+    assert (ended.returncode, ended.stderr.count("granted_to=")) == (0, 1), ended.stderr
+    with psycopg.connect(env["MIGRATIONS_DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    ended = await asyncio.to_thread(migrate, env)
+    assert ended.returncode == 0, ended.stderr
+    assert "nothing was migrated or granted" in ended.stderr
+    assert "granted_to=" not in ended.stderr
+
+
+@pytest.mark.accept("6.D2")
 async def test_a_schema_of_another_service_is_refused(database: StackDatabase) -> None:
     database.migrate()
     billings = database.owner_dsn("billing")

@@ -89,6 +89,10 @@ async def test_a_deployment_is_unknown_until_its_facts_arrive(ingest: Ingest) ->
     assert (status, answer["error"]["code"]) == (503, "UNAVAILABLE")
     assert answer["error"]["retryable"] is True
     assert int(headers["retry-after"]) > 0
+    # It may never be known; whoever has its key pages nobody.
+    counted = ingest.service.counted
+    assert await counted("webhost_http_problems_total", fault="others") == 1
+    assert await counted("webhost_http_problems_total", fault="ours") == 0
     assert (await ingest.post(deployment, body, key=b"x" * 32))[0] == 401
 
     await ingest.begun(deployment)

@@ -17,9 +17,10 @@ async def test_of_one_user_few_go_on_at_a_time_and_another_waits_for_none() -> N
     turns = Turns("changes", 2, 0.01, "Too many at once.")
     held = [asyncio.create_task(hold(turns, "usr_a")) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(Unavailable, match="at once"):
+    with pytest.raises(Unavailable, match="at once") as refused:
         async with turns.turn("usr_a"):
             pass
+    assert refused.value.fault == "others"
     async with turns.turn("usr_b"):
         pass
     # One that has ended leaves its turn to whoever waits.

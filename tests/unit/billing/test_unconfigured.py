@@ -29,6 +29,7 @@ async def test_without_the_provider_nothing_is_sold_and_nothing_is_taken_over() 
     checkout = await handlers.checkout(wanted)
     assert (checkout.url, checkout.refused) == (None, None)
     assert "not configured" in str(checkout.unavailable)
+    assert checkout.unconfigured
     signature = signatures.delivery_signature(b"", b"{}")
     delivered = await handlers.webhook(WebhookRequest(body=b"{}", signature=signature))
     assert delivered.outcome == "unconfigured"

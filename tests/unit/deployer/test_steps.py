@@ -12,7 +12,7 @@ from webhost_deployer import steps
 from webhost_deployer.budget import Purpose, purpose
 from webhost_deployer.capacity import Capacity
 from webhost_deployer.model import AgentTeardown, Deployment, Step
-from webhost_deployer.provider import Provider
+from webhost_deployer.provider import Provider, ProviderError, ScriptGone
 from webhost_deployer.secrets.values import Changes, SecretValues
 from webhost_deployer.steps import StepFailed, Steps
 
@@ -108,3 +108,59 @@ async def test_a_purge_is_a_removal_for_the_agents_user() -> None:
     teardown = AgentTeardown(agent_id=AGENT, user_id=COMMAND.user_id)
     await steps_at(provider).purge_sessions(teardown)
     assert provider.calls == {"purge_sessions": REMOVES_FOR_USER}
+
+
+def ending(step: Step, code: str | None, *, transient: bool, advice: str | None = None):
+    async def call(*_: Any) -> None:
+        raise ProviderError("PUT /x", code, "said", transient=transient, advice=advice)
+
+    return pytest.param(step, call, id=f"{step}-{code}-{transient}-{advice}")
+
+
+async def fault_of(step: Step, call: Callable[..., Awaitable[None]]) -> str:
+    with pytest.raises(StepFailed) as failed:
+        await steps_at(Failing(call)).perform(step, begun())
+    return failed.value.fault
+
+
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [
+        ending(Step.UPLOAD, "10021", transient=False),
+        ending(Step.SECRETS, "10021", transient=False),
+        ending(Step.PROBE, "RUNTIME_ERROR", transient=False),
+        ending(Step.PROBE, "RUNTIME_ERROR", transient=True),
+    ],
+)
+async def test_code_that_is_not_taken_or_does_not_start_is_its_users_fault(
+    step: Step, call: Callable[..., Awaitable[None]]
+) -> None:
+    assert await fault_of(step, call) == "others"
+
+
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [
+        ending(Step.UPLOAD, "10000", transient=False, advice="See to the token."),
+        ending(Step.UPLOAD, "10037", transient=False, advice="The account is full."),
+        ending(Step.UPLOAD, "503", transient=True),
+        ending(Step.UPLOAD, None, transient=True),
+        ending(Step.ROUTE, "10021", transient=False),
+        ending(Step.SESSION_STORE, "10021", transient=False),
+        ending(Step.PROBE, "522", transient=True),
+        ending(Step.PROBE, None, transient=True),
+        ending(Step.PROBE, "UNAUTHENTICATED", transient=True),
+        pytest.param(Step.UPLOAD, breaking, id="a defect"),
+    ],
+)
+async def test_the_rest_is_ours_or_cloudflares(
+    step: Step, call: Callable[..., Awaitable[None]]
+) -> None:
+    assert await fault_of(step, call) == "ours"
+
+
+async def test_a_script_that_is_gone_is_not_its_users_fault() -> None:
+    async def gone(*_: Any) -> None:
+        raise ScriptGone("PATCH /x", "10007", "said", transient=False)
+
+    assert await fault_of(Step.SECRETS, gone) == "ours"

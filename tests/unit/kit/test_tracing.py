@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from webhost_kit.errors import RuntimeFailed, Unavailable
 from webhost_kit.http.problems import traceparent_from
 from webhost_kit.process import trace_export, tracing
 from webhost_kit.process.settings import headers_of
+from webhost_kit.process.trace_context import parse
 from webhost_kit.process.trace_export import TraceExport
 from webhost_kit.process.tracing import FinishedSpan
 from webhost_local.ports import free_port
@@ -29,14 +29,14 @@ SAMPLED, UNSAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
 
 
 class Recorded(list[FinishedSpan]):
-    """What was recorded; of traces that start here all, or none."""
+    """What was recorded; of requests from outside all, or none."""
 
     all = True
 
     def add(self, span: FinishedSpan) -> None:
         self.append(span)
 
-    def samples(self, trace_id: str) -> bool:
+    def samples(self) -> bool:
         return self.all
 
 
@@ -79,8 +79,9 @@ def test_of_a_context_that_is_not_usable_nothing_is_kept(
 ) -> None:
     given = traceparent_from(value)
     assert given is None
-    with tracing.span("begins", "server", traceparent=given, starts=True) as span:
-        assert span.recorded
+    with tracing.arriving("begins", traceparent=given) as span:
+        span.accept()
+    assert [(span.parent_id, span.trace_id == TRACE) for span in recorded] == [(None, False)]
 
 
 @pytest.mark.parametrize("value", [SAMPLED, UNSAMPLED, f"cc-{TRACE}-{CALLER}-01"])
@@ -91,34 +92,98 @@ def test_a_usable_context_is_kept_as_it_was(value: str) -> None:
 def test_without_a_caller_a_trace_starts_only_where_it_may(recorded: Recorded) -> None:
     with tracing.span("background", "client") as span:
         assert (span.recorded, tracing.traceparent()) == (False, None)
-    with tracing.span("request", "server", starts=True):
-        assert (tracing.parse(tracing.traceparent()) or tracing.Context("", "", 0)).sampled
-    assert [span.name for span in recorded] == ["request"]
+    with tracing.arriving("request") as request:
+        request.accept()
+        assert tracing.traceparent() == request.traceparent
+    assert [(span.name, span.kind) for span in recorded] == [("request", "server")]
 
 
-@pytest.mark.parametrize("starts", [True, False])
-def test_what_is_not_sampled_is_passed_on_and_not_recorded(
-    recorded: Recorded, *, starts: bool
-) -> None:
-    with tracing.span("request", "server", traceparent=UNSAMPLED, starts=starts):
+def test_what_is_not_sampled_is_passed_on_and_not_recorded(recorded: Recorded) -> None:
+    with tracing.span("request", "server", traceparent=UNSAMPLED):
         assert tracing.traceparent() == UNSAMPLED
         with tracing.span("inner", "client") as inner:
             assert inner.traceparent == UNSAMPLED
-    recorded.all = False
-    with tracing.span("request", "server", starts=True) as request:
-        inside = tracing.parse(tracing.traceparent())
+    assert recorded == []
+
+
+CALLERS = [None, SAMPLED, UNSAMPLED, f"00-{'0' * 31}1-{CALLER}-01"]
+
+
+@pytest.mark.parametrize("given", CALLERS)
+def test_nothing_is_recorded_of_a_request_whose_sender_is_not_known(
+    recorded: Recorded, given: str | None
+) -> None:
+    with tracing.arriving("request", traceparent=given) as request:
+        inside = parse(tracing.traceparent())
         assert inside is not None
         assert not inside.sampled
         with tracing.span("inner", "client") as inner:
             assert inner.traceparent == request.traceparent
+        request.set("text", "of a stranger's")
     assert recorded == []
+    assert tracing.traceparent() is None
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+@pytest.mark.parametrize("given", CALLERS)
+def test_whether_a_known_senders_request_is_recorded_is_drawn_here(
+    recorded: Recorded, given: str | None, *, drawn: bool
+) -> None:
+    recorded.all = drawn
+    with tracing.arriving("request", traceparent=given, attributes={"a": 1}) as request:
+        request.accept()
+        with tracing.span("inner", "client"):
+            inside = parse(tracing.traceparent())
+    assert inside is not None
+    assert inside.sampled is drawn
+    assert [span.name for span in recorded] == (["inner", "request"] if drawn else [])
+    caller = parse(given)
+    assert inside.trace_id == caller.trace_id if caller else inside.trace_id != TRACE
+    if drawn:
+        assert recorded[1].attributes == {"a": 1}
+        assert recorded[1].parent_id == (caller and caller.span_id)
+        assert recorded[0].parent_id == recorded[1].span_id
+    assert tracing.traceparent() is None
+
+
+def test_a_flag_that_changes_has_a_span_id_of_its_own(recorded: Recorded) -> None:
+    recorded.all = False
+    with tracing.arriving("request", traceparent=UNSAMPLED) as request:
+        request.accept()
+        assert request.traceparent == UNSAMPLED
+    with tracing.arriving("request", traceparent=SAMPLED) as request:
+        request.accept()
+        changed = parse(request.traceparent)
+    assert changed is not None
+    assert (changed.trace_id, changed.sampled) == (TRACE, False)
+    assert changed.span_id != CALLER
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_sender_of_ours_decides(recorded: Recorded, *, drawn: bool) -> None:
+    recorded.all = drawn
+    for given in SAMPLED, UNSAMPLED, None:
+        with tracing.arriving("report", traceparent=given) as report:
+            report.accept(keeps_flag=True)
+            assert report.recorded is (drawn if given is None else given == SAMPLED)
+
+
+def test_a_span_that_was_accepted_stays_as_it_is(recorded: Recorded) -> None:
+    with tracing.arriving("request") as request:
+        request.accept()
+        first = request.traceparent
+        recorded.all = False
+        request.accept()
+        assert request.traceparent == first
+    assert len(recorded) == 1
 
 
 def test_without_a_recorder_a_callers_context_is_passed_on() -> None:
-    with tracing.span("request", "server", traceparent=SAMPLED, starts=True) as span:
+    with tracing.arriving("request", traceparent=SAMPLED) as span:
+        span.accept()
         assert (span.recorded, tracing.traceparent()) == (False, SAMPLED)
         assert tracing.span("inner") is tracing.NO_SPAN
-    assert tracing.span("request", "server", starts=True) is tracing.NO_SPAN
+    assert tracing.arriving("request") is tracing.NO_SPAN
 
 
 @pytest.mark.parametrize(
@@ -135,7 +200,7 @@ def test_without_a_recorder_a_callers_context_is_passed_on() -> None:
     ],
 )
 def test_what_is_no_trace_context_is_none(value: str | None) -> None:
-    assert tracing.parse(value) is None
+    assert parse(value) is None
 
 
 def test_a_failure_is_named_by_its_own_word(recorded: Recorded) -> None:
@@ -150,14 +215,14 @@ def test_a_failure_is_named_by_its_own_word(recorded: Recorded) -> None:
 
 
 def test_what_is_over_is_recorded_with_its_times(recorded: Recorded) -> None:
-    parent = tracing.parse(SAMPLED)
+    parent = parse(SAMPLED)
     link = tracing.record("batch", "consumer", 5, 7, parent=None)
     assert link is not None
     tracing.record("fact", "consumer", 5, 3, parent=parent, links=[link], service="agent")
     batch, fact = recorded
     assert (batch.parent_id, batch.start_ns, batch.end_ns) == (None, 5_000_000, 7_000_000)
     assert (fact.trace_id, fact.parent_id, fact.end_ns) == (TRACE, CALLER, 5_000_000)
-    assert tracing.record("x", "client", 1, 2, parent=tracing.parse(UNSAMPLED)) is None
+    assert tracing.record("x", "client", 1, 2, parent=parse(UNSAMPLED)) is None
     assert len(recorded) == 2
 
 
@@ -202,14 +267,17 @@ def _logged(log_format: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr
 
 
-def test_the_share_of_traces_follows_from_their_ids() -> None:
+def test_the_share_that_is_set_is_recorded_whatever_its_callers_choose() -> None:
     with collector() as receiving:
-        export = TraceExport("x", receiving.url, "", 0.25, "ins_1")
-        ids = [secrets.token_hex(16) for _ in range(2_000)]
-        taken = [one for one in ids if export.samples(one)]
-        assert 380 < len(taken) < 620
-        assert taken == [one for one in ids if export.samples(one)]
-        asyncio.run(export.close())
+        for share, least, most in (0.0, 0, 0), (0.25, 380, 620), (1.0, 2_000, 2_000):
+            export = TraceExport("x", receiving.url, "", share, "ins_1")
+            taken = 0
+            for _ in range(2_000):
+                with tracing.arriving("one", traceparent=SAMPLED) as span:
+                    span.accept()
+                    taken += span.recorded
+            asyncio.run(export.close())
+            assert least <= taken <= most
 
 
 def test_headers_are_decoded() -> None:
@@ -305,8 +373,8 @@ def test_what_a_collector_did_not_take_in_time_is_counted_and_the_log_says_why(
     with lost_collector(lost) as url, capture_logs() as logged:
         export = TraceExport("x", url, "", 1.0, "ins_1")
         for _ in range(3):
-            with tracing.span("one", "server", starts=True):
-                pass
+            with tracing.arriving("one") as span:
+                span.accept()
         until(
             lambda: _counted("webhost_spans_dropped_total", reason="refused") == dropped + 3,
             "the spans to be given up",
@@ -329,8 +397,8 @@ def test_a_collector_that_takes_nothing_is_not_waited_for(
         export = TraceExport("x", url, "", 1.0, "ins_1")
         most = trace_export.MOST_WAITING + trace_export.BATCH
         for _ in range(most + 1_000):
-            with tracing.span("one", "server", starts=True):
-                pass
+            with tracing.arriving("one") as span:
+                span.accept()
         assert _counted("webhost_spans_dropped_total", reason="full") - dropped >= 1_000
         assert len(export._waiting) <= trace_export.MOST_WAITING
         asyncio.run(asyncio.wait_for(export.close(), 2))

@@ -39,10 +39,13 @@ def test_calls_without_telemetry(invocations: int, complete: int, fires: bool) -
 def test_deployments_that_fail(failed: int, succeeded: int, fires: bool) -> None:
     scrapes = Scrapes()
     for at_s, part in ((0.0, 0), (3000.0, 1)):
-        for outcome, count in (("failed", failed), ("succeeded", succeeded), ("torn_down", 50)):
+        for outcome, count in (("failed", 70), ("succeeded", succeeded), ("torn_down", 50)):
             scrapes.set(
                 at_s, "webhost_deployer_deployments_total", count * part, outcome=outcome, job="d"
             )
+        for fault, count in (("ours", failed), ("others", 70)):
+            name = "webhost_deployer_deployments_given_up_total"
+            scrapes.set(at_s, name, count * part, fault=fault, job="d")
     assert scrapes.fires(EXPRESSIONS["DeploymentsFail"], 3000.0) is fires
 
 

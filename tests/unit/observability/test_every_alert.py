@@ -71,6 +71,9 @@ def expires_in(days: float, name: str = "webhost-nats-tls") -> list[Series]:
 
 
 CLOUDFLARE = "webhost_deployer_cloudflare_request_duration_seconds_count"
+FAILURES = "webhost_gateway_worker_failures_total"
+GIVEN_UP = "webhost_deployer_deployments_given_up_total"
+PROBLEMS = "webhost_http_problems_total"
 DEPLOYMENTS = "webhost_deployer_deployments_total"
 TABLE: dict[str, tuple[list[Series], list[Series]]] = {
     "ServiceDown": (
@@ -107,16 +110,20 @@ TABLE: dict[str, tuple[list[Series], list[Series]]] = {
     ),
     "RequestsUnavailable": tuple(  # pyright: ignore[reportAssignmentType]
         [
-            grown("webhost_http_problems_total", count, code="UNAVAILABLE"),
-            grown("webhost_http_problems_total", 500, code="NOT_FOUND"),
+            grown(PROBLEMS, count, code="UNAVAILABLE", fault="ours"),
+            # A webhook that is not configured, users who take all of their own share.
+            grown(PROBLEMS, 500, code="UNAVAILABLE", fault="others"),
+            grown(PROBLEMS, 500, code="NOT_FOUND", fault="others"),
             grown("webhost_http_request_duration_seconds_count", 1_000),
         ]
         for count in (21, 19)
     ),
     "WorkersNotReached": tuple(  # pyright: ignore[reportAssignmentType]
         [
-            grown("webhost_gateway_worker_failures_total", count, failure="timeout"),
-            grown("webhost_gateway_worker_failures_total", 50, failure="agent_threw"),
+            grown(FAILURES, count, failure="network_error", fault="ours"),
+            # Workers that throw, and those that are too slow.
+            grown(FAILURES, 50, failure="upstream_status", fault="others"),
+            grown(FAILURES, 50, failure="timeout", fault="others"),
             grown("webhost_gateway_invocations_total", 100, outcome="completed"),
         ]
         for count in (21, 19)
@@ -204,8 +211,14 @@ TABLE: dict[str, tuple[list[Series], list[Series]]] = {
         ),
     ),
     "DeploymentsFail": (
-        [grown(DEPLOYMENTS, 3, outcome="failed"), grown(DEPLOYMENTS, 2, outcome="succeeded")],
-        [grown(DEPLOYMENTS, 2, outcome="failed"), grown(DEPLOYMENTS, 3, outcome="succeeded")],
+        [grown(GIVEN_UP, 3, fault="ours"), grown(DEPLOYMENTS, 2, outcome="succeeded")],
+        [
+            grown(GIVEN_UP, 2, fault="ours"),
+            # Code that does not start.
+            grown(GIVEN_UP, 90, fault="others"),
+            grown(DEPLOYMENTS, 92, outcome="failed"),
+            grown(DEPLOYMENTS, 3, outcome="succeeded"),
+        ],
     ),
     "DeploymentsWait": (
         [gauge("webhost_deployer_agents_waiting", 1)],
@@ -213,7 +226,12 @@ TABLE: dict[str, tuple[list[Series], list[Series]]] = {
     ),
     "ProviderRefuses": (
         [grown(CLOUDFLARE, 51, status="5xx"), grown(CLOUDFLARE, 49, status="2xx")],
-        [grown(CLOUDFLARE, 49, status="5xx"), grown(CLOUDFLARE, 51, status="2xx")],
+        [
+            grown(CLOUDFLARE, 49, status="5xx"),
+            # Uploads of code that it does not take.
+            grown(CLOUDFLARE, 500, status="4xx"),
+            grown(CLOUDFLARE, 51, status="2xx"),
+        ],
     ),
     "ScriptsMissing": (
         [gauge("webhost_deployer_scripts_missing", 1)],
@@ -331,6 +349,22 @@ def test_what_a_label_is_compared_with_exists() -> None:
                 values = [matcher.value] if is_text else matcher.value.split("|")
                 for value in values:
                     assert value in known or value == "webhost-.+", (selector.name, value)
+
+
+def test_ingest_scales_by_what_it_accepts() -> None:
+    """Reports that are refused, anybody can send: no counter of theirs is in a query."""
+    [asked] = [query for query in scaled_by() if "webhost_ingest" in query]
+    scrapes = Scrapes()
+    for at_s, part in ((0.0, 0), (60.0, 1)):
+        scrapes.set(at_s, "webhost_ingest_batch_reports_sum", 6 * part, job="i")
+        for refused in (
+            "webhost_ingest_requests_total",
+            "webhost_ingest_reports_rejected_total",
+            "webhost_http_problems_total",
+        ):
+            scrapes.set(at_s, refused, 90_000 * part, job="i", code="UNAUTHENTICATED")
+    assert scrapes.fires(f"{asked} > 0", 60.0)
+    assert not scrapes.fires(f"{asked} > 1", 60.0)
 
 
 def test_the_readme_says_what_the_autoscaler_asks() -> None:

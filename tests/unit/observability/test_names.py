@@ -20,6 +20,7 @@ BOUNDED = {
     "check": "of /readyz, named in the composition root",
     "code": "of the contract's errors",
     "command": "the verbs of commands",
+    "fault": "ours or others",
     "failure": "of RUNTIME_ERROR, in the contract",
     "kind": "named in the code",
     "limit": "limitType of the contract",

@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 
 import pytest
+from webhost_contracts.events import TelemetryAccepted
 from webhost_contracts.telemetry import TelemetryReport
 from webhost_kit.process import tracing
+from webhost_kit.process.trace_context import parse
 from webhost_kit.process.tracing import FinishedSpan
 from webhost_telemetry_ingest import decisions, spans
 from webhost_telemetry_ingest.model import Deployment
 
 CALL = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 AT_MS = 1_800_000_000_000
+RECEIVED_MS = AT_MS + 400
 
 
 class Recorded(list[FinishedSpan]):
@@ -19,7 +22,7 @@ class Recorded(list[FinishedSpan]):
     def add(self, span: FinishedSpan) -> None:
         self.append(span)
 
-    def samples(self, trace_id: str) -> bool:
+    def samples(self) -> bool:
         return True
 
 
@@ -31,16 +34,21 @@ def recorded() -> Iterator[Recorded]:
     tracing.set_recorder(None)
 
 
-def reported(caller: str | None = CALL, started_at_ms: int | None = None, errors: int = 0) -> None:
+def made(
+    started_at_ms: int | None = None,
+    errors: int = 0,
+    compute_ms: int = 250,
+    timestamp_ms: int = AT_MS,
+) -> tuple[TelemetryReport, TelemetryAccepted]:
     report = TelemetryReport(
         user_id="usr_1",
         agent_id="agt_1",
         deployment_id="dep_1",
         runtime_provider="cloudflare",
-        timestamp_ms=AT_MS,
+        timestamp_ms=timestamp_ms,
         requests=1,
         llm_tokens=7,
-        compute_ms=250,
+        compute_ms=compute_ms,
         errors=errors,
         event_id="inv_1",
         started_at_ms=started_at_ms,
@@ -53,8 +61,11 @@ def reported(caller: str | None = CALL, started_at_ms: int | None = None, errors
         key_version=1,
         key_generation=1,
     )
-    fact = decisions.accept(report, b"", "dep_1", known, AT_MS)
-    spans.of_agent(report, fact, caller)
+    return report, decisions.accept(report, b"", "dep_1", known, RECEIVED_MS)
+
+
+def reported(made: tuple[TelemetryReport, TelemetryAccepted]) -> None:
+    spans.of_agent(*made, parse(CALL), RECEIVED_MS)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +75,7 @@ def reported(caller: str | None = CALL, started_at_ms: int | None = None, errors
 def test_it_has_the_reported_times(
     recorded: Recorded, started_at_ms: int | None, shown_ms: int
 ) -> None:
-    reported(started_at_ms=started_at_ms)
+    reported(made(started_at_ms=started_at_ms))
     [span] = recorded
     assert (span.start_ns, span.end_ns) == (shown_ms * 10**6, (shown_ms + 250) * 10**6)
     assert (span.service, span.parent_id) == ("agent", "b7ad6b7169203331")
@@ -72,11 +83,27 @@ def test_it_has_the_reported_times(
 
 
 def test_an_error_without_a_class_is_one(recorded: Recorded) -> None:
-    reported(errors=1)
+    reported(made(errors=1))
     assert recorded[0].error == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("compute_ms", "timestamp_ms", "shown_ms"),
+    [
+        (400, AT_MS, 400),
+        (10**9, AT_MS, 400),
+        (250, RECEIVED_MS + 60_000, 0),
+        (10**9, AT_MS - 30 * 24 * 3600 * 1000, spans.APART_MS),
+    ],
+)
+def test_no_script_ran_longer_than_until_its_report_came(
+    recorded: Recorded, compute_ms: int, timestamp_ms: int, shown_ms: int
+) -> None:
+    reported(made(compute_ms=compute_ms, timestamp_ms=timestamp_ms))
+    [span] = recorded
+    assert span.end_ns - span.start_ns == shown_ms * 10**6
+
+
 def test_a_report_without_the_calls_context_shows_no_script(recorded: Recorded) -> None:
-    reported(caller=None)
-    reported(caller=CALL.removesuffix("1") + "0")
+    spans.of_agent(*made(), None, RECEIVED_MS)
     assert recorded == []

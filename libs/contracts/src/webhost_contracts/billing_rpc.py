@@ -24,12 +24,14 @@ class CheckoutRequest(Wire, frozen=True, kw_only=True):
 class CheckoutReply(Wire, frozen=True, kw_only=True):
     """The address of the page on which to buy it, or why there is none.
 
-    `refused` says what is wrong with the tier, `unavailable` why nothing can be bought now.
+    `refused` says what is wrong with the tier, `unavailable` why nothing can be bought now;
+    `unconfigured` where that stays so until an operator sets it up.
     """
 
     url: str | None = None
     refused: str | None = None
     unavailable: str | None = None
+    unconfigured: bool = False
 
 
 class WebhookRequest(Wire, frozen=True, kw_only=True):

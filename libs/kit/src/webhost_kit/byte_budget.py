@@ -26,6 +26,10 @@ class ByteBudget:
         """Return how many of this user's wait."""
         return sum(waits == user_id for waits, _ in self._waiting.values())
 
+    def exceeds_share(self, user_id: str, size: int) -> bool:
+        """Say whether so many bytes more would be over this user's share now."""
+        return self._taken[user_id] + size > self._share
+
     async def take(self, user_id: str, size: int) -> None:
         """Return once this user has so many bytes more. A wait can be cancelled."""
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -44,7 +48,7 @@ class ByteBudget:
 
     def take_now(self, user_id: str, size: int) -> bool:
         """Take so many bytes if they are free and nobody waits for any; say whether."""
-        if self._waiting or size > self._free or self._taken[user_id] + size > self._share:
+        if self._waiting or size > self._free or self.exceeds_share(user_id, size):
             return False
         self._free -= size
         self._taken[user_id] += size
@@ -63,7 +67,7 @@ class ByteBudget:
             if granted.cancelled():
                 # Whoever waited for it takes it out when its turn comes.
                 continue
-            if self._taken[user_id] + size > self._share:
+            if self.exceeds_share(user_id, size):
                 continue
             if size > self._free:
                 # Nobody overtakes, or the largest would wait for ever.

@@ -5,9 +5,11 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from webhost_contracts.errors import HTTP_STATUS, ErrorCode
+
+Fault = Literal["ours", "others"]
 
 
 class Problem(Exception):
@@ -15,6 +17,8 @@ class Problem(Exception):
 
     code: ErrorCode = ErrorCode.INTERNAL
     retryable: bool = False
+    fault: Fault = "others"
+    """Whose it is, for metrics: only what is ours is an operator's to mend."""
 
     def __init__(
         self,
@@ -24,8 +28,10 @@ class Problem(Exception):
         retryable: bool | None = None,
         status: int | None = None,
         retry_after_s: int | None = None,
+        fault: Fault | None = None,
     ) -> None:
         super().__init__(message)
+        self.fault = self.fault if fault is None else fault
         self.message = message
         self.details = dict(details or {})
         self.retryable = self.retryable if retryable is None else retryable
@@ -143,13 +149,17 @@ class RuntimeFailed(Problem):
 
 
 class Unavailable(Problem):
-    """A dependency is away. The same request may later succeed."""
+    """A dependency is away. The same request may later succeed.
+
+    `fault` is "others" where the sender itself is in the way, or the operator did not set it up.
+    """
 
     code = ErrorCode.UNAVAILABLE
     retryable = True
+    fault = "ours"
 
-    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
-        super().__init__(message, retry_after_s=retry_after_s)
+    def __init__(self, message: str, *, retry_after_s: int = 1, fault: Fault | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, fault=fault)
 
 
 class TooLate(Unavailable):

@@ -5,8 +5,9 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 from webhost_kit.errors import InvalidRequest, MethodNotAllowed, NotFound, Problem
 from webhost_kit.http import problems
 
@@ -25,8 +26,21 @@ def handle_problems(app: FastAPI) -> None:
             response.headers["Allow"] = ", ".join(_methods_of(app, request.scope))
         return response
 
+    async def on_gone(_request: Request, _error: Exception) -> Response:
+        return _ToNobody()
+
+    app.add_exception_handler(ClientDisconnect, on_gone)
     for kind in (Problem, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, on_problem)
+
+
+class _ToNobody(Response):
+    """What a client is answered that went away before its request was whole: nothing. It is counted
+    as `gone`, and no fault of ours; anybody can do it as often as they like, so nothing is logged.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send nothing."""
 
 
 def _methods_of(app: FastAPI, scope: Scope) -> list[str]:

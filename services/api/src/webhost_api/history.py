@@ -50,7 +50,7 @@ from webhost_contracts.events import (
     TierChanged,
     WebhookProcessed,
 )
-from webhost_kit.process import tracing
+from webhost_kit.process import trace_context
 from webhost_kit.process.observability import redact
 
 DAY_MS = 24 * 3600 * 1000
@@ -170,7 +170,7 @@ def _id_of(field: str, prefix: str, envelope: Envelope, event: Event) -> str | N
 
 
 def _trace_id(traceparent: str | None) -> str | None:
-    context = tracing.parse(traceparent)
+    context = trace_context.parse(traceparent)
     return None if context is None else context.trace_id
 
 

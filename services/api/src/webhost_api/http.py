@@ -28,6 +28,7 @@ from webhost_kit.http import problems
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import TokenVerifier
 from webhost_kit.http.bodies import Bodies
+from webhost_kit.process.tracing import Span
 from webhost_kit.response_keys import ResponseKeys
 
 from webhost_api.archives.entries import MAX_PACKED_BYTES
@@ -169,6 +170,11 @@ def deps_of(request: Request) -> Dependencies:
     return cast(Dependencies, request.app.state.dependencies)
 
 
+def caller_known(request: Request) -> None:
+    """Say that it is known who calls: from here on the request may be recorded in a trace."""
+    cast(Span, request.state.span).accept()
+
+
 def caller_of(request: Request) -> Caller:
     """Return the caller that the route authenticated."""
     return cast(Caller, request.state.caller)
@@ -230,11 +236,13 @@ async def _authenticated(request: Request, cost: Cost) -> Caller:
     found = await deps.keys.find(authorization, address)
     if found is not None:
         key, presented = found
+        caller_known(request)
         deps.rate_limits.acquire(cost, key.user_id)
         metadata = _metadata(request, f"key:{key.id}")
         good_until_ms = api_keys.good_until_ms(key, presented)
         return Caller(key.user_id, metadata, key, presented, good_until_ms)
     principal = await deps.verifier.verify(authorization)
+    caller_known(request)
     deps.rate_limits.acquire(cost, principal.user_id)
     metadata = _metadata(request, f"user:{principal.user_id}")
     await deps.users.ensure(principal, metadata, address)

@@ -6,7 +6,6 @@ from time import monotonic
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from webhost_kit.errors import InvalidRequest, Problem
@@ -16,6 +15,9 @@ from webhost_kit.http.measured import OTHER, measure
 from webhost_kit.process import tracing
 
 log = structlog.get_logger(__name__)
+
+MOST_SHOWN = 200
+"""Characters of a method or path in a line of the log."""
 
 
 def problem_response(problem: Problem, request_id: str) -> Response:
@@ -33,7 +35,8 @@ class RequestId:
     measures how long it takes.
 
     An unexpected failure has already been answered when it gets here; it is logged. Each is a span
-    of its caller's trace, or of a new one.
+    of its caller's trace, or of a new one, which the route accepts (`request.state.span`) once it
+    knows the caller.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -57,15 +60,16 @@ class RequestId:
 
         given = problems.traceparent_from(headers.get("traceparent"))
         with (
-            tracing.span(scope["method"], "server", traceparent=given, starts=True) as span,
+            tracing.arriving(scope["method"], traceparent=given) as span,
             structlog.contextvars.bound_contextvars(request_id=request_id),
         ):
+            scope.setdefault("state", {})["span"] = span
             try:
                 await self._app(scope, receive, send_with_id)
-            except ClientDisconnect:
-                log.info("client went away", method=scope["method"], path=scope["path"])
             except Exception:
-                log.exception("request failed", method=scope["method"], path=scope["path"])
+                # Of what anybody can send, only so much.
+                shown = {name: scope[name][:MOST_SHOWN] for name in ("method", "path")}
+                log.exception("request failed", **shown)
             finally:
                 route = getattr(scope.get("route"), "path", OTHER)
                 measure(scope["method"], route, status, monotonic() - began_s)

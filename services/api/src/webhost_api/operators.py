@@ -15,7 +15,7 @@ from webhost_kit.errors import BadToken
 from webhost_kit.http.addresses import address_of
 from webhost_kit.http.auth import bearer_of
 
-from webhost_api.http import deps_of
+from webhost_api.http import caller_known, deps_of
 
 log = structlog.get_logger(__name__)
 
@@ -47,5 +47,6 @@ def _authenticated(request: Request) -> str:
     if operator is None:
         limits.acquire_unknown_operator(address_of(request.scope))
         raise BadToken("Send an operator's token, which no user's token or API key is.")
+    caller_known(request)
     limits.acquire("reads", f"operator:{operator}")
     return operator

@@ -35,14 +35,14 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, user_id: str) -> AsyncGenerator[None]:
-        """Hold one of the user's turns. Raises Unavailable."""
+        """Hold one of the user's turns. Raises Unavailable, which is the user's own fault."""
         free = self._free.setdefault(user_id, asyncio.Semaphore(self._at_once))
         self._count += 1
         try:
             async with asyncio.timeout(self._wait_s):
                 await free.acquire()
         except TimeoutError as error:
-            raise Unavailable(self._refusal) from error
+            raise Unavailable(self._refusal, fault="others") from error
         finally:
             self._count -= 1
         try:

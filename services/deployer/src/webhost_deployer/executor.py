@@ -11,12 +11,14 @@ On replay (a kill between a step and its outcome): the step is done again.
 import random
 from collections.abc import Callable
 from time import monotonic
+from typing import get_args
 
 import structlog
 from prometheus_client import Counter, Histogram
 from webhost_contracts import ids
 from webhost_contracts.events import (
     DeploymentFailed,
+    DeploymentStepFailed,
     DeploymentSucceeded,
     DeploymentTornDown,
     TeardownFinished,
@@ -25,13 +27,14 @@ from webhost_contracts.events.base import Event
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.database.locks import Lock
-from webhost_kit.errors import VersionConflict
+from webhost_kit.errors import Fault, VersionConflict
 from webhost_kit.process import tracing
 from webhost_kit.process.crashpoints import crash_point
 from webhost_kit.process.metrics import STEP_S
 
 from webhost_deployer import saga, store
 from webhost_deployer.crash_points import PURGE, Moment, fact_point, point
+from webhost_deployer.decisions import AGENT_DELETED
 from webhost_deployer.model import AgentTeardown, Deployment, Step
 from webhost_deployer.provider import ProviderError
 from webhost_deployer.rotation import store as fronts
@@ -53,6 +56,14 @@ _ended = Counter(
     "Deployments that ended: `succeeded`, `failed`, or `torn_down` later",
     ["outcome"],
 )
+_given_up = Counter(
+    "webhost_deployer_deployments_given_up_total",
+    "Deployments that were decided to fail; the fault is `others` where it is the user's code or "
+    "settings, `ours` where it is the platform's or Cloudflare's",
+    ["fault"],
+)
+for _fault in get_args(Fault):
+    _given_up.labels(_fault)
 _duration = Histogram(
     "webhost_deployer_deployment_duration_seconds",
     "Seconds from a deployment's request to its end, what it waited for its turn included",
@@ -178,6 +189,7 @@ class Executor:
 
     async def _try(self, deployment: Deployment, run: saga.Run, span: tracing.Span) -> None:
         started, began_s = now_ms(), monotonic()
+        fault: Fault = "ours"
         crash_point(point(run.step, Moment.STARTING))
         try:
             secrets_version = await self._steps.perform(run.step, deployment)
@@ -206,30 +218,34 @@ class Executor:
             span.set("webhost.step.outcome", "failed")
             span.set("webhost.step.transient", failure.transient)
             span.fail(failure.error.provider_code or "step_failed")
+            fault = failure.fault
         else:
             event = saga.succeeded(deployment, run, started, secrets_version, front_keys)
             log.info("step done", step=run.step, attempt=run.attempt)
             _steps.labels(run.step, "succeeded").observe(monotonic() - began_s)
             span.set("webhost.step.outcome", "succeeded")
         crash_point(point(run.step, Moment.DONE))
-        await self._record(deployment, event)
+        await self._record(deployment, event, fault)
         crash_point(point(run.step, Moment.RECORDED))
 
     async def _end(self, deployment: Deployment, event: Event) -> None:
         log.info(event.type_name())
         crash_point(fact_point(type(event), Moment.RECORDING))
-        await self._record(deployment, event)
+        deleted = isinstance(event, DeploymentStepFailed) and event.error.message == AGENT_DELETED
+        await self._record(deployment, event, "others" if deleted else "ours")
         crash_point(fact_point(type(event), Moment.RECORDED))
 
-    async def _record(self, deployment: Deployment, *events: Event) -> None:
+    async def _record(self, deployment: Deployment, event: Event, fault: Fault) -> None:
+        """Record what happened; `fault` is whose it is, if this fails the deployment."""
         try:
             async with self._database.transaction() as connection:
-                await store.append(connection, deployment, events, now_ms())
+                await store.append(connection, deployment, [event], now_ms())
         except VersionConflict:
             log.info("another decision came first; deciding again")
             return
-        for event in events:
-            _count_end(deployment, event)
+        if isinstance(event, DeploymentStepFailed) and event.retry_at_ms is None:
+            _given_up.labels(fault).inc()
+        _count_end(deployment, event)
 
     async def _purge(self, teardown: AgentTeardown, failed_tries: int) -> None:
         agent_id = teardown.agent_id

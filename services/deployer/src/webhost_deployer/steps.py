@@ -6,8 +6,8 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
 import structlog
 from webhost_contracts.artifacts import Artifact, Bundle
-from webhost_contracts.errors import DeploymentError
-from webhost_kit.errors import ArtifactInvalid, ArtifactsAway, Unavailable
+from webhost_contracts.errors import DeploymentError, ErrorCode
+from webhost_kit.errors import ArtifactInvalid, ArtifactsAway, Fault, Unavailable
 from webhost_kit.process.observability import REDACTED, redact_text
 from webhost_kit.sealing import CannotOpen
 
@@ -30,7 +30,8 @@ LARGE_AT_ONCE = 2
 class StepFailed(Exception):
     """A step could not be done; `error` is safe to show. `script_gone` is the provider's word.
 
-    It is not to be tried again before `retry_after_s` are over.
+    It is not to be tried again before `retry_after_s` are over. The fault is `others` where it is
+    the user's code or settings.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class StepFailed(Exception):
         transient: bool,
         retry_after_s: int = 0,
         script_gone: bool = False,
+        fault: Fault = "ours",
     ) -> None:
         super().__init__(error.message)
+        self.fault: Fault = fault
         self.error = error
         self.transient = transient
         self.retry_after_s = retry_after_s
@@ -87,6 +90,7 @@ class Steps:
                 transient=error.transient,
                 retry_after_s=error.retry_after_s,
                 script_gone=isinstance(error, ScriptGone),
+                fault=_fault_of(step, error),
             ) from error
         except ArtifactInvalid as error:
             raise _failed(step, str(error), transient=False) from error
@@ -164,15 +168,15 @@ class Steps:
             )
         bundle = await self._bundle(deployment)
         problem = self._providers[name].problem_of(deployment, bundle)
-        if problem is None:
-            problem = await self._capacity.problem_of(deployment)
+        if problem is None and (full := await self._capacity.problem_of(deployment)):
+            raise _failed(Step.VALIDATE, full, transient=False)
         if problem is None and (missing := await self._secrets.not_set(deployment)):
             problem = (
                 f"The deployment requires secrets that are not set: {', '.join(missing)}. Set each"
                 " with `webhost secrets set AGENT KEY`, and deploy again."
             )
         if problem is not None:
-            raise _failed(Step.VALIDATE, problem, transient=False)
+            raise _failed(Step.VALIDATE, problem, transient=False, fault="others")
 
     async def _bundle(self, deployment: Deployment) -> Bundle:
         return await self._read(deployment.plan.artifact)
@@ -190,8 +194,24 @@ def _hidden(changes: Changes) -> Generator[None]:
         raise error.saying(message) from None
 
 
-def _failed(step: Step, message: str, *, transient: bool) -> StepFailed:
-    return StepFailed(DeploymentError(step=step, message=_safe(message)), transient=transient)
+def _failed(step: Step, message: str, *, transient: bool, fault: Fault = "ours") -> StepFailed:
+    error = DeploymentError(step=step, message=_safe(message))
+    return StepFailed(error, transient=transient, fault=fault)
+
+
+def _fault_of(step: Step, error: ProviderError) -> Fault:
+    """Return whose fault it is: the user's, where Cloudflare takes the upload and not what is in
+    it, or where our front runs and the agent's module does not.
+    """
+    match step:
+        case Step.UPLOAD | Step.SECRETS:
+            gone = isinstance(error, ScriptGone)
+            refused = not error.transient and error.advice is None and error.code is not None
+            return "others" if refused and not gone else "ours"
+        case Step.PROBE:
+            return "others" if error.code == ErrorCode.RUNTIME_ERROR else "ours"
+        case _:
+            return "ours"
 
 
 def _from_provider(step: Step, error: ProviderError) -> DeploymentError:

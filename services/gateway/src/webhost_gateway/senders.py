@@ -16,7 +16,7 @@ from webhost_kit.http import idempotency
 from webhost_kit.http.bodies import SMALL_BYTES, Bodies
 from webhost_kit.http.rate_limiter import RateLimiter, Share
 
-from webhost_gateway import decisions
+from webhost_gateway import decisions, spans
 from webhost_gateway.callers import Caller, Callers
 from webhost_gateway.delegated import Sources
 from webhost_gateway.ledger.idempotency import DELEGATED, INVOKE, IdempotencyKey
@@ -77,6 +77,7 @@ class Senders:
     async def user(self, request: Request, *, streamed: bool) -> Asked:
         """Return what a user asks for. Raises the Problem of the first check that it fails."""
         caller = await self._callers.caller(request.authorization)
+        spans.sender_known(request)
         user_id = caller.user_id
         entitlements = self._entitlements_of(user_id)
         self._check_rate(user_id, request.agent_id, entitlements)
@@ -97,6 +98,7 @@ class Senders:
         # Anybody can name a source.
         body = await self._body(request, f"address {request.address}")
         signed.check(body)
+        spans.sender_known(request)
         delegated = decisions.parse_delegated(body)
         given = delegated.delegation.idempotency_key
         idempotency.check_no_secret(given, ["delegation", "idempotencyKey"])

@@ -20,19 +20,27 @@ _OF_CALL: tracing.Attributes = {"http.request.method": "POST", "url.template": "
 
 def of_request(request: Request, method: str) -> tracing.Span:
     """Return the span of a request to call an agent, to be entered; it begins a trace, or goes on
-    with its caller's.
+    with its caller's. Nothing is recorded until the sender is known.
     """
     if method != "POST":
         return tracing.NO_SPAN
-    span = request.span = tracing.span(
-        "invoke_agent", "server", traceparent=request.traceparent, attributes=_OF_ALL, starts=True
+    span = request.span = tracing.arriving(
+        "invoke_agent", traceparent=request.traceparent, attributes=_OF_ALL
     )
     if span.context is not None:
         if request.traceparent is None:
             request.trace_id = span.context.trace_id
         request.traceparent = span.traceparent
-        span.set("webhost.request.id", request.request_id)
     return span
+
+
+def sender_known(request: Request) -> None:
+    """Say that it is known who sends it: from here on it may be recorded."""
+    span = request.span
+    if span.context is not None:
+        span.accept()
+        request.traceparent = span.traceparent
+        span.set("webhost.request.id", request.request_id)
 
 
 def admitted(request: Request, invocation: Invocation, name: str) -> None:

@@ -89,7 +89,8 @@ def accept(
     if report.deployment_id != header_id:
         raise _mismatch("Header and body do not name the same deployment.")
     if known is None:
-        raise Unavailable("This deployment is not known yet; try again shortly.")
+        # Or no longer: its Worker may report for as long as anybody has its key.
+        raise Unavailable("This deployment is not known yet; try again shortly.", fault="others")
     if (report.user_id, report.agent_id, report.runtime_provider) != (
         known.user_id,
         known.agent_id,

@@ -13,7 +13,7 @@ from webhost_kit.clock import now_ms
 from webhost_kit.errors import Problem, Unauthenticated
 from webhost_kit.eventsourcing.unstored import envelope_of
 from webhost_kit.keys import MasterKeys
-from webhost_kit.process import tracing
+from webhost_kit.process.tracing import Span
 
 from webhost_telemetry_ingest import decisions, spans
 from webhost_telemetry_ingest.batcher import ReportBatcher
@@ -70,16 +70,15 @@ class Reports:
         body: bytes,
         address: str,
         request_id: str,
-        caller: str | None,
+        span: Span,
     ) -> TelemetryReceipt:
         """Accept a report and make it durable, or raise the Problem that says why not.
 
-        `caller` is the trace context that came with it, of the call that it reports.
+        `span` is the request's own, in the trace of the call that it reports.
         """
         at_ms = now_ms()
         known = self._deployments.by_id.get(given.deployment_id)
-        traceparent = tracing.traceparent()
-        report, fact = self._decide(given, body, known, address, request_id, traceparent, at_ms)
+        report, fact = self._decide(given, body, known, address, request_id, span, at_ms)
         user_id = report.user_id
         key = (fact.deployment_id, fact.dedupe_key)
         deduped = key in self._dedupe
@@ -90,11 +89,12 @@ class Reports:
                 at_ms=at_ms,
                 actor=ACTOR,
                 request_id=request_id,
-                traceparent=traceparent,
+                traceparent=span.traceparent,
             )
             await self._batcher.add(user_id, wire.encode(envelope))
             self._dedupe.add(key)
-            spans.of_agent(report, fact, caller)
+            if span.recorded:
+                spans.of_agent(report, fact, span.caller, at_ms)
         return TelemetryReceipt(
             accepted=True, event_id=decisions.event_id_of(fact), deduped=deduped
         )
@@ -106,13 +106,15 @@ class Reports:
         known: Deployment | None,
         address: str,
         request_id: str,
-        traceparent: str | None,
+        span: Span,
         at_ms: int,
     ) -> tuple[TelemetryReport, TelemetryAccepted]:
         authenticated = False
         try:
             decisions.authenticate(given, body, known, self._keys)
             authenticated = True
+            # It comes from a front of ours, which passes on what the gateway's call came with.
+            span.accept(keeps_flag=True)
             if known is not None:
                 self._rate_limits.acquire_report(given.deployment_id, known.user_id)
             report = decisions.decode(body)
@@ -121,7 +123,13 @@ class Reports:
         except Problem as problem:
             attributed = (given.deployment_id, known) if authenticated and known else None
             self._refused(
-                problem, request_id, traceparent, address, given.deployment_id, attributed, at_ms
+                problem,
+                request_id,
+                span.traceparent,
+                address,
+                given.deployment_id,
+                attributed,
+                at_ms,
             )
             raise
 

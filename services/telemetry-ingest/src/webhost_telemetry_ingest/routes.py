@@ -27,6 +27,7 @@ from webhost_kit.http.bodies import Bodies
 from webhost_kit.http.connection import Connection
 from webhost_kit.http.measured import OTHER, measure
 from webhost_kit.process import tracing
+from webhost_kit.process.tracing import Span
 
 from webhost_telemetry_ingest.decisions import Credentials
 from webhost_telemetry_ingest.reports import Reports
@@ -42,7 +43,7 @@ TOTAL_BYTES = 16 * 1024 * 1024
 BODY_S = 5.0
 
 _requests = Counter(
-    "webhost_ingest_requests_total", "Requests that were handled: what ingest scales by"
+    "webhost_ingest_requests_total", "Requests that were handled, refused ones included"
 )
 
 _DEPLOYMENT = signatures.TELEMETRY_DEPLOYMENT_HEADER.lower().encode()
@@ -76,15 +77,13 @@ class ReportApp:
         request = Request(scope, receive, send)
         route = PATH if scope["path"] == PATH else OTHER
         given = problems.traceparent_from(request.text_header(b"traceparent"))
-        with tracing.span(
-            _NAME, "server", traceparent=given, attributes=_ROUTE, starts=True
-        ) as span:
+        with tracing.arriving(_NAME, traceparent=given, attributes=_ROUTE) as span:
             try:
                 if route is OTHER:
                     raise NotFound("There is no such address.")
                 if scope["method"] != "POST":
                     raise MethodNotAllowed("Only POST is allowed here.")
-                await self._accept(request, address_of(scope), given)
+                await self._accept(request, address_of(scope), span)
             except ClientGone:
                 return
             except MethodNotAllowed as problem:
@@ -101,7 +100,7 @@ class ReportApp:
                 _requests.inc()
             span.set("http.response.status_code", request.status or None)
 
-    async def _accept(self, request: Request, address: str, caller: str | None) -> None:
+    async def _accept(self, request: Request, address: str, span: Span) -> None:
         deployment_id, signature = request.only(_DEPLOYMENT), request.only(_SIGNATURE)
         given = self._reports.credentials(
             address,
@@ -112,18 +111,16 @@ class ReportApp:
         size = min(request.announced(MAX_BODY_BYTES), MAX_BODY_BYTES)
         # Even to find that no room is needed takes some microseconds.
         if size <= SMALL_BYTES:
-            await self._answer(request, given, address, caller)
+            await self._answer(request, given, address, span)
             return
         async with self._bodies.reserve(address, size):
-            await self._answer(request, given, address, caller)
+            await self._answer(request, given, address, span)
 
-    async def _answer(
-        self, request: Request, given: Credentials, address: str, caller: str | None
-    ) -> None:
+    async def _answer(self, request: Request, given: Credentials, address: str, span: Span) -> None:
         try:
             body = await request.body(MAX_BODY_BYTES)
         except ClientGone:
             self._reports.uncompleted(given, address)
             raise
-        receipt = await self._reports.accept(given, body, address, request.request_id, caller)
+        receipt = await self._reports.accept(given, body, address, request.request_id, span)
         await request.answer(202, msgspec.json.encode(receipt))

@@ -31,6 +31,8 @@ _OWNED_REVISION = (
     " FROM alembic_version"
 )
 _LOCK = 0x7765_6268
+_LATER = 3
+"""What the child ends with where it left the schema of a later version as it is."""
 _AWAY = 75
 """What the child ends with when it may be tried again (EX_TEMPFAIL)."""
 
@@ -43,8 +45,9 @@ def role_of(dsn: str) -> str:
     return str(user)
 
 
-def migrate(dsn: str, package: str, role: str | None = None) -> None:
-    """Upgrade the schema in a child, so that what an upgrade loads does not stay in memory.
+def migrate(dsn: str, package: str, role: str | None = None) -> bool:
+    """Upgrade the schema in a child, so that what an upgrade loads does not stay in memory. Say
+    whether it was; False where it is of a later version, and was left as it is.
 
     While Postgres is away, waits. Raises RuntimeError when the upgrade fails, or Postgres refuses
     the connection.
@@ -55,8 +58,8 @@ def migrate(dsn: str, package: str, role: str | None = None) -> None:
         child = forking.Process(target=_upgrade_or_exit, args=(dsn, package, role))
         child.start()
         child.join()
-        if child.exitcode == 0:
-            return
+        if child.exitcode in (0, _LATER):
+            return child.exitcode == 0
         if child.exitcode != _AWAY:
             raise RuntimeError(f"the migrations of {package} failed")
         time.sleep(RETRY_S)
@@ -107,8 +110,9 @@ def _require_own_schema(schema: str | None) -> None:
         )
 
 
-def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "head") -> None:
+def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "head") -> bool:
     """Upgrade the schema, to its newest revision; one process at a time, waiting for its turn.
+    Say whether that was done.
 
     `package` holds the migrations in its folder `migrations`. `role` is the service's own: it gets
     what a service needs of tables that it does not own. Where it is None, or the one that upgrades,
@@ -143,12 +147,13 @@ def upgrade(dsn: str, package: str, role: str | None = None, revision: str = "he
             if found is not None and found > newest_revision(package):
                 # Neither its tables nor what was granted on them are known here.
                 log.warning("the schema is of a later version", found=found)
-                return
+                return False
             command.upgrade(config, revision)
             connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{package}'"))
             if role is not None and role != connection.scalar(text("SELECT current_user")):
                 _grant(connection, role, privileges_of(package))
             connection.commit()
+            return True
     finally:
         engine.dispose()
 
@@ -193,7 +198,8 @@ def create_tables(metadata: MetaData) -> None:
 
 def _upgrade_or_exit(dsn: str, package: str, role: str | None) -> None:
     try:
-        upgrade(dsn, package, role)
+        if not upgrade(dsn, package, role):
+            sys.exit(_LATER)
     except OperationalError as error:
         said = str(error).partition("\n")[0]
         if _is_refusal(said):

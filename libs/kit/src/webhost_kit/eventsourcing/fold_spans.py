@@ -13,7 +13,8 @@ from webhost_contracts import subjects
 from webhost_kit.clock import now_ms
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.process import tracing
-from webhost_kit.process.tracing import Context, Value
+from webhost_kit.process.trace_context import Context, parse
+from webhost_kit.process.tracing import Value
 
 MOST_SPANS = 128
 RECENT_MS = 10 * 60 * 1000
@@ -27,7 +28,7 @@ def of_batch(projection: str, stream: str, facts: Iterable[Fact], started_ms: in
     sampled: list[tuple[Context, Fact]] = []
     skipped = 0
     for fact in facts:
-        parent = tracing.parse(fact.envelope.traceparent)
+        parent = parse(fact.envelope.traceparent)
         if parent is None or not parent.sampled or ended_ms - fact.recorded_at_ms > RECENT_MS:
             continue
         if len(sampled) < MOST_SPANS:

@@ -43,7 +43,9 @@ class Bodies:
 
     @asynccontextmanager
     async def reserve(self, user_id: str, size: int) -> AsyncGenerator[None]:
-        """Hold room for a body of this size, of at most a user's share. Raises Unavailable."""
+        """Hold room for a body of this size, of at most a user's share. Raises Unavailable: the
+        user's own fault where its other bodies take the room.
+        """
         if size <= self._small_bytes:
             yield
             return
@@ -56,12 +58,16 @@ class Bodies:
     async def _take(self, user_id: str, size: int) -> None:
         if not self._waits:
             if not self._budget.take_now(user_id, size):
-                raise Unavailable(self._refusal)
+                raise self._refused(user_id, size)
             return
         if self._budget.waiting(user_id) >= MOST_WAITING:
-            raise Unavailable(self._refusal)
+            raise Unavailable(self._refusal, fault="others")
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._budget.take(user_id, size)
         except TimeoutError as error:
-            raise Unavailable(self._refusal) from error
+            raise self._refused(user_id, size) from error
+
+    def _refused(self, user_id: str, size: int) -> Unavailable:
+        own = self._budget.exceeds_share(user_id, size)
+        return Unavailable(self._refusal, fault="others" if own else "ours")

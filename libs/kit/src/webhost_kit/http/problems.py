@@ -9,7 +9,7 @@ from webhost_contracts import api_keys
 from webhost_contracts.errors import ErrorBody, ErrorCode, ErrorEnvelope
 
 from webhost_kit.errors import BadToken, LimitExceeded, Problem, RateLimited
-from webhost_kit.process import tracing
+from webhost_kit.process.trace_context import parse
 
 REQUEST_ID_HEADER = "X-Request-Id"
 JSON_TYPE = "application/json"
@@ -17,10 +17,16 @@ JSON_TYPE = "application/json"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _VALUE = re.compile(r"Invalid enum value .*", re.DOTALL)
 _answered = Counter(
-    "webhost_http_problems_total", "Requests answered with an error, by its code", ["code"]
+    "webhost_http_problems_total",
+    "Requests answered with an error, by its code; the fault is `ours` where a part of the system "
+    "is away, overloaded or defective, else `others`: the sender's, the agent's, or of what is not "
+    "configured",
+    ["code", "fault"],
 )
 for _code in ErrorCode:
-    _answered.labels(_code)
+    _answered.labels(_code, "others")
+for _code in ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE:
+    _answered.labels(_code, "ours")
 _limited = Counter(
     "webhost_http_rate_limited_total",
     "Requests refused with RATE_LIMITED, by the policy that the RateLimit headers name",
@@ -47,12 +53,12 @@ def without_value(message: str) -> str:
 
 def traceparent_from(value: str | None) -> str | None:
     """Keep a usable trace context of the caller's, as it was."""
-    return value if tracing.parse(value) else None
+    return value if parse(value) else None
 
 
 def envelope(problem: Problem, request_id: str) -> ErrorEnvelope:
     """Return the error envelope that the caller gets."""
-    _answered.labels(problem.code).inc()
+    _answered.labels(problem.code, problem.fault).inc()
     if isinstance(problem, RateLimited):
         _limited.labels(problem.policy).inc()
     elif isinstance(problem, LimitExceeded):
@@ -93,4 +99,4 @@ def headers(problem: Problem) -> dict[str, str]:
 
 def internal() -> Problem:
     """Return the problem for an unexpected failure; it reveals nothing internal."""
-    return Problem("Something went wrong on our side.")
+    return Problem("Something went wrong on our side.", fault="ours")

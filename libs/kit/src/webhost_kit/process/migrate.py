@@ -2,7 +2,8 @@
 
 Run it before the service's new version is started, with the role that owns the schema; the service
 itself is given only what its own role needs (see `webhost_kit.database.migrations`). Repeating it
-changes nothing. Ends with 1 where the upgrade fails, with 78 where the environment is wrong.
+changes nothing, and a later version's schema is left as it is. Ends with 1 where the upgrade fails,
+with 78 where the environment is wrong.
 """
 
 import argparse
@@ -47,11 +48,17 @@ def main(arguments: list[str]) -> None:
     configure_logging(f"migrate {service}", log_format="console", level="info")
     try:
         role = role_of(settings.database_url.get_secret_value())
-        migrate(settings.migrations_database_url.get_secret_value(), package_of(service), role)
+        upgraded = migrate(
+            settings.migrations_database_url.get_secret_value(), package_of(service), role
+        )
     except (RuntimeError, ValueError) as error:
         sys.exit(f"webhost-migrate: {error}")
     newest = newest_revision(package_of(service))
-    structlog.get_logger().info("migrated", service=service, revision=newest, granted_to=role)
+    log = structlog.get_logger()
+    if upgraded:
+        log.info("migrated", service=service, revision=newest, granted_to=role)
+    else:
+        log.info("nothing was migrated or granted: the schema is of a later version", ours=newest)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,8 @@ def configure_logging(service: str, *, log_format: str, level: str) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_ThroughStructlog()], force=True)
+    # Its warnings are one for each request that is no HTTP, or asks for another protocol.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 def _without_span(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

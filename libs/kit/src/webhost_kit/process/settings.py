@@ -153,8 +153,8 @@ class ServiceSettings(DatabaseSettings):
     otel_exporter_otlp_headers: SecretStr | None = None
     """Headers of those requests, `name=value,…` with percent-encoded values, such as a token."""
     otel_traces_sampler_arg: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """The share, from 0 to 1, of the traces started here that are recorded. For those that a
-    caller started, the caller has decided (OpenTelemetry's sampler `parentbased_traceidratio`)."""
+    """The share, from 0 to 1, of the requests from outside that are recorded, with all that follows
+    from them. It is drawn once the sender is known, whatever the caller's `traceparent` says."""
     webhost_crash_file: Path | None = None
     """For tests, in the local stack only: a file that names where the process is to crash."""
 

@@ -9,6 +9,7 @@ before: what is there when the process is composed is not looked through for gar
 
 import asyncio
 import logging
+import secrets
 import sys
 import threading
 from collections import deque
@@ -40,6 +41,7 @@ TIMEOUT_S = 10.0
 """For a batch, with all tries."""
 DRAIN_S = 2.0
 LOG_EVERY_S = 60.0
+_BITS = 32
 SWITCH_S = 0.0005
 """How long the thread may keep the interpreter from the event loop: without this, 5 ms."""
 
@@ -60,7 +62,7 @@ class TraceExport:
         self._endpoint = f"{endpoint.rstrip('/')}/v1/traces"
         self._headers = headers_of(headers)
         self._resource = {"service.name": service, "service.namespace": installation_id}
-        self._below = round(share * 2**64)
+        self._below = round(share * 2**_BITS)
         self._waiting: deque[FinishedSpan] = deque()
         self._wake = threading.Event()
         self._ending = False
@@ -75,9 +77,11 @@ class TraceExport:
         self._thread.start()
         tracing.set_recorder(self)
 
-    def samples(self, trace_id: str) -> bool:
-        """Say whether a trace that starts here is recorded: the same for an id everywhere."""
-        return int(trace_id[16:], 16) < self._below
+    def samples(self) -> bool:
+        """Draw whether a request from outside is recorded. Its trace id, which the caller may have
+        chosen, has no part in that.
+        """
+        return secrets.randbits(_BITS) < self._below
 
     def add(self, span: FinishedSpan) -> None:
         """Take a finished span. Never waits."""

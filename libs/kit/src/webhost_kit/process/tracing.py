@@ -3,13 +3,13 @@
 Consumes: `traceparent` (W3C Trace Context, level 1) of whoever calls. Emits: spans, to the recorder
 that `trace_export` sets where a collector is configured.
 Guarantees: without a recorder nothing is recorded, and nothing of OpenTelemetry imported; the
-context that came is passed on as it was. A trace starts with a span that `starts` it, and is
-recorded as its first service decided: the sampled flag is honoured. Nothing here waits. Attributes
-are ids, names (an agent's, and those in the code), counts and codes: never what a user sends, or an
-agent answers.
+context that came is passed on as it was. Of a request from outside the trace id is kept, and its
+sampled flag is ours: it is drawn once the sender is known, and nothing is recorded before. Between
+our services the flag is honoured, so that traces are whole or absent. Nothing here waits.
+Attributes are ids, names (an agent's, and those in the code), counts and codes: never what a user
+sends, or an agent answers.
 """
 
-import re
 import secrets
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextvars import ContextVar, Token
@@ -18,15 +18,13 @@ from time import time_ns
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
+from webhost_kit.process.trace_context import SAMPLED, Context, parse
+
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Value = str | int | float | bool
 Attributes = Mapping[str, Value]
 
-SAMPLED = 1
 _MS = 1_000_000
-_TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})"
-)
 
 
 @dataclass(slots=True)
@@ -45,20 +43,20 @@ class FinishedSpan:
     end_ns: int = 0
     attributes: dict[str, Value] = field(default_factory=dict[str, Value])
     events: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
-    links: Sequence["Context"] = ()
+    links: Sequence[Context] = ()
     error: str | None = None
     service: str | None = None
 
 
 class Recorder(Protocol):
-    """Where finished spans go, and which traces are recorded."""
+    """Where finished spans go, and how many requests are recorded."""
 
     def add(self, span: FinishedSpan) -> None:
         """Take a finished span. Never waits."""
         ...
 
-    def samples(self, trace_id: str) -> bool:
-        """Say whether a trace that starts here is recorded."""
+    def samples(self) -> bool:
+        """Draw whether a request from outside is recorded."""
         ...
 
 
@@ -74,31 +72,6 @@ def set_recorder(recorder: Recorder | None) -> None:
 def is_enabled() -> bool:
     """Say whether spans are recorded."""
     return _recorder is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """The identity of a span, of this process or another."""
-
-    trace_id: str
-    span_id: str
-    flags: int
-
-    @property
-    def sampled(self) -> bool:
-        """Say whether the trace is recorded."""
-        return bool(self.flags & SAMPLED)
-
-    @property
-    def traceparent(self) -> str:
-        """Return what is sent along."""
-        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
-
-
-def parse(traceparent: str | None) -> Context | None:
-    """Return the context that a caller sent, None where there is no usable one."""
-    found = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
-    return None if found is None else Context(found[1], found[2], int(found[3], 16))
 
 
 _current: ContextVar[Context | None] = ContextVar("trace", default=None)
@@ -126,6 +99,17 @@ class Span:
     def recorded(self) -> bool:
         """Say whether anything is recorded of it."""
         return self._record is not None
+
+    @property
+    def caller(self) -> Context | None:
+        """Return the context that a request from outside came in."""
+        return None
+
+    def accept(self, *, keeps_flag: bool = False) -> None:
+        """Record a request from outside from now on, if that is drawn: its sender is known.
+
+        `keeps_flag` is for a sender that passes on a context of ours.
+        """
 
     @property
     def traceparent(self) -> str | None:
@@ -186,17 +170,47 @@ NO_SPAN = Span(None, None)
 """The span of what belongs to no trace."""
 
 
+class _Arrival(Span):
+    """The span of a request from outside. Until it is accepted, its flag is 0."""
+
+    __slots__ = ("_caller", "_pending")
+
+    def __init__(self, caller: Context | None, pending: FinishedSpan) -> None:
+        # A flag that changes needs a span id of its own: W3C Trace Context, 3.2.3.
+        keeps = caller is not None and not caller.sampled
+        flags = 0 if caller is None else caller.flags & ~SAMPLED
+        super().__init__(
+            caller if keeps else Context(pending.trace_id, pending.span_id, flags), None
+        )
+        self._caller = caller
+        self._pending = pending
+
+    @property
+    def caller(self) -> Context | None:
+        return self._caller
+
+    def accept(self, *, keeps_flag: bool = False) -> None:
+        recorder, given, pending = _recorder, self._caller, self._pending
+        if recorder is None or self.recorded:
+            return
+        if not (given.sampled if keeps_flag and given is not None else recorder.samples()):
+            return
+        flags = self.context.flags | SAMPLED
+        self.context = Context(pending.trace_id, pending.span_id, flags)
+        self._record = pending
+        _current.set(self.context)
+
+
 def span(
     name: str,
     kind: Kind = "internal",
     *,
     traceparent: str | None = None,
     attributes: Attributes | None = None,
-    starts: bool = False,
 ) -> Span:
     """Return a span to be entered: a child of the context given, else of the current one.
 
-    Without either, there is a trace only if this `starts` one.
+    Without either there is none.
     """
     if _recorder is None:
         if traceparent is None or (given := parse(traceparent)) is None:
@@ -204,28 +218,37 @@ def span(
         return Span(given, None)
     parent = parse(traceparent) or _current.get()
     if parent is None:
-        if not starts:
-            return NO_SPAN
-        trace_id = secrets.token_hex(16)
-        flags = SAMPLED if _recorder.samples(trace_id) else 0
-    else:
-        trace_id, flags = parent.trace_id, parent.flags
-        if not parent.sampled:
-            return Span(parent, None)
-    context = Context(trace_id, secrets.token_hex(8), flags)
-    if not context.sampled:
-        return Span(context, None)
-    record = FinishedSpan(
+        return NO_SPAN
+    if not parent.sampled:
+        return Span(parent, None)
+    record = _begun(name, kind, parent, attributes)
+    return Span(Context(record.trace_id, record.span_id, parent.flags), record)
+
+
+def arriving(
+    name: str, *, traceparent: str | None = None, attributes: Attributes | None = None
+) -> Span:
+    """Return the span of a request from outside, to be entered: of its caller's trace, or of a new
+    one. It is recorded only if it is accepted inside, see `Span.accept`; then from here on.
+    """
+    caller = parse(traceparent)
+    if _recorder is None:
+        return NO_SPAN if caller is None else Span(caller, None)
+    return _Arrival(caller, _begun(name, "server", caller, attributes))
+
+
+def _begun(
+    name: str, kind: Kind, parent: Context | None, attributes: Attributes | None
+) -> FinishedSpan:
+    return FinishedSpan(
         name=name,
         kind=kind,
-        trace_id=trace_id,
-        span_id=context.span_id,
+        trace_id=secrets.token_hex(16) if parent is None else parent.trace_id,
+        span_id=secrets.token_hex(8),
         parent_id=None if parent is None else parent.span_id,
         start_ns=time_ns(),
+        attributes=dict(attributes or {}),
     )
-    if attributes is not None:
-        record.attributes.update(attributes)
-    return Span(context, record)
 
 
 def record(

@@ -149,7 +149,10 @@ async def checkout(
     if reply.refused is not None:
         raise InvalidRequest.at(["tier"], reply.refused)
     if reply.url is None:
-        raise Unavailable(reply.unavailable or "Nothing can be bought now; try again shortly.")
+        raise Unavailable(
+            reply.unavailable or "Nothing can be bought now; try again shortly.",
+            fault="others" if reply.unconfigured else "ours",
+        )
     made = CheckoutResponse(checkout_url=reply.url)
 
     async def work(_connection: AsyncConnection) -> BaseModel:
@@ -185,7 +188,9 @@ async def webhook(
             raise InvalidRequest.at([], reply.reason or "The delivery is not understood.")
         case "unconfigured":
             raise Unavailable(
-                reply.reason or "Billing is not configured.", retry_after_s=UNCONFIGURED_AFTER_S
+                reply.reason or "Billing is not configured.",
+                retry_after_s=UNCONFIGURED_AFTER_S,
+                fault="others",
             )
         case "processed" | "duplicate" | "ignored" as outcome:
             return answered(WebhookResponse(outcome=outcome))

@@ -69,7 +69,7 @@ class SubscriptionHandlers:
         """Make a page on which the user can buy the tier, or say why not."""
         provider = self._provider
         if provider is None:
-            return CheckoutReply(unavailable=NOT_CONFIGURED)
+            return CheckoutReply(unavailable=NOT_CONFIGURED, unconfigured=True)
         try:
             variant_id = decisions.buyable(provider.variants, request.tier)
         except Refused as refusal:

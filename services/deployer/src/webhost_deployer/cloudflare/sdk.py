@@ -56,10 +56,14 @@ _waited = Histogram(
 )
 _requests = Histogram(
     "webhost_deployer_cloudflare_request_duration_seconds",
-    "Seconds of calls to Cloudflare's API, by class of status; `none` where no answer came",
+    "Seconds of calls to Cloudflare's API, by class of status; `none` where no answer came, "
+    "`401`, `403` and `429` where the token or the account is refused",
     ["status"],
     buckets=STEP_S,
 )
+
+REFUSED = ("401", "403", "429")
+"""Statuses of their own in the metric: what is refused is not what is called for."""
 
 R = TypeVar("R")
 
@@ -159,7 +163,9 @@ class Sdk:
             span.set("http.response.status_code", answer.status_code)
             return answer.content if isinstance(answer, httpx.Response) else await answer.read()
         except APIStatusError as error:
-            status = f"{error.status_code // 100}xx"
+            status = str(error.status_code)
+            if status not in REFUSED:
+                status = f"{error.status_code // 100}xx"
             span.set("http.response.status_code", error.status_code)
             if isinstance(error, RateLimitError):
                 seconds = retry_after_s(error.response.headers.get("Retry-After"))

@@ -21,7 +21,7 @@ from prometheus_client import Histogram
 from webhost_contracts.entitlements import Entitlements
 from webhost_kit.batching import Batcher
 from webhost_kit.database.statements import NotRun, Statements
-from webhost_kit.errors import LimitExceeded, Unavailable
+from webhost_kit.errors import Fault, LimitExceeded, Unavailable
 from webhost_kit.process.metrics import MOMENT_S
 from webhost_kit.tasks import run_together
 
@@ -57,6 +57,8 @@ class _Waiting:
     admitted: asyncio.Future[None]
     claim: Claim | None
     last_try: bool = False
+    at_limit: bool = False
+    """Whether it waits behind calls of its own user, who is at the limit of concurrency."""
 
 
 def _is_wanted(waiting: _Waiting) -> bool:
@@ -116,10 +118,12 @@ class Admission:
         await self._outcomes.catch_up()
         for waiting in batch:
             waiting.last_try = True
+            waiting.at_limit = False
         self._batcher.put_back(batch)
         self._crowds -= Counter(waiting.request.invocation.user_id for waiting in batch)
 
     def _wait_for_room(self, waiting: _Waiting) -> None:
+        waiting.at_limit = True
         if _enqueue(self._crowded, waiting):
             self._crowds[waiting.request.invocation.user_id] += 1
 
@@ -203,7 +207,8 @@ def _enqueue(batcher: Batcher[_Waiting], waiting: _Waiting) -> bool:
 
 
 def _refuse_late(waiting: _Waiting) -> None:
-    _refuse(waiting, Unavailable("The gateway is overloaded; try again shortly."))
+    fault: Fault = "others" if waiting.at_limit else "ours"
+    _refuse(waiting, Unavailable("The gateway is overloaded; try again shortly.", fault=fault))
 
 
 def _refuse(waiting: _Waiting, problem: Exception) -> None:

@@ -8,12 +8,14 @@ from typing import Any, Literal, get_args
 
 import msgspec
 from prometheus_client import Counter
-from webhost_kit.errors import RuntimeFailed
+from webhost_kit.errors import Fault, RuntimeFailed
 from webhost_kit.process.observability import redact_text
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding a Worker's JSON can raise; the last if it is nested too deeply."""
 
+CLOUDFLARES = range(520, 531)
+"""Statuses that Cloudflare itself answers with where it reaches no Worker; no front has them."""
 SNIPPET_CHARS = 500
 SNIPPET_BYTES = 4096
 
@@ -23,11 +25,15 @@ Failure = Literal[
 
 _failures = Counter(
     "webhost_gateway_worker_failures_total",
-    "Calls that failed at their Worker, by `details.failure`",
-    ["failure"],
+    "Calls that failed at their Worker, by `details.failure`; the fault is `ours` where the way "
+    "there is broken: no connection, one that ends before anything answers, or a 52x of "
+    "Cloudflare's own",
+    ["failure", "fault"],
 )
 for _failure in get_args(Failure):
-    _failures.labels(_failure)
+    _failures.labels(_failure, "others")
+for _failure in "network_error", "timeout", "upstream_status":
+    _failures.labels(_failure, "ours")
 
 
 class NotSent(RuntimeFailed):
@@ -61,9 +67,11 @@ def failed(
     body: bytes = b"",
     retryable: bool | None = None,
     kind: type[RuntimeFailed] = RuntimeFailed,
+    fault: Fault = "others",
 ) -> RuntimeFailed:
     """Return the problem to report to the caller for a failure of the data plane."""
-    _failures.labels(failure).inc()
+    # Where nothing could be sent, no code of a user's has had a part in it.
+    _failures.labels(failure, "ours" if issubclass(kind, NotSent) else fault).inc()
     details: dict[str, Any] = {"failure": failure, "invokeHost": host}
     if status is not None:
         details["upstreamStatus"] = status
@@ -88,8 +96,15 @@ def reported(status: int, body: bytes, host: str) -> RuntimeFailed:
     retryable = problem.retryable
     if retryable is None:
         retryable = status == 429 or status >= 500
-    message = "The agent failed."
-    return failed("upstream_status", message, host, status=status, body=body, retryable=retryable)
+    return failed(
+        "upstream_status",
+        "The agent failed.",
+        host,
+        status=status,
+        body=body,
+        retryable=retryable,
+        fault="ours" if status in CLOUDFLARES else "others",
+    )
 
 
 def timed_out(host: str, kind: type[RuntimeFailed]) -> RuntimeFailed:

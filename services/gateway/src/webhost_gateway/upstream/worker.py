@@ -188,7 +188,7 @@ class Upstream:
                 raise failed(failure, message, address.host, kind=NotSent) from error
             except BrokenOff as error:
                 message = "The connection to the agent broke off."
-                raise failed("network_error", message, address.host) from error
+                raise failed("network_error", message, address.host, fault="ours") from error
             finally:
                 if connection is not None:
                     self._pool.release(connection)
