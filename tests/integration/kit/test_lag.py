@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from webhost_contracts import subjects
 from webhost_kit.bus import streams
 from webhost_kit.bus.checkpoint import Checkpoint
+from webhost_kit.bus.connection import connect
+from webhost_kit.bus.pull import SILENCE_S
 from webhost_kit.eventsourcing import lag, outbox_watch
 from webhost_kit.eventsourcing.facts import Fact
 from webhost_kit.eventsourcing.outbox_watch import OutboxWatch
@@ -18,6 +20,7 @@ from webhost_kit.eventsourcing.relay import Relay
 from tests.integration.kit.test_outbox_to_projection import TYPES, create
 from tests.support.deadline import eventually
 from tests.support.harness import Harness, in_background
+from tests.support.proxy import Proxy
 
 LABELS = {"projection": "lagging", "partition": "all"}
 
@@ -64,6 +67,41 @@ async def test_a_fold_that_is_stuck_is_more_and_more_behind(harness: Harness) ->
     # Who does not fold does not say that it is current.
     assert value("webhost_projector_lag_messages", LABELS) is None
     assert value("webhost_projector_lag_seconds", LABELS) is None
+
+
+async def test_who_hears_nothing_does_not_say_that_it_is_current(
+    harness: Harness, nats_account: str
+) -> None:
+    async def fold(_: AsyncConnection, facts: Sequence[Fact], __: Checkpoint) -> None:
+        return
+
+    account, _, host = nats_account.rpartition("@")
+    async with Proxy(int(host.rpartition(":")[2])) as proxy:
+        bus = await connect(f"{account}@127.0.0.1:{proxy.port}", "test")
+        names = Projector("lagging", harness.database, bus, subjects.EVENTS, ["evt.>"], TYPES, fold)
+        async with in_background(Relay(harness.dsn, harness.bus).run(), names.run()):
+            await until_value("webhost_projector_lag_messages", 0, LABELS)
+            proxy.hold()
+
+            async def noticed() -> bool:
+                return names.check() is not None
+
+            await eventually(noticed, "the silence to be noticed")
+            assert value("webhost_projector_lag_messages", LABELS) is None
+            await create(harness, "agt_1", "first")
+            # It gives up folding, and comes back to it, without having heard anything.
+            seen = set[bool]()
+            async with asyncio.timeout(60):
+                while len(seen) < 2:
+                    assert value("webhost_projector_lag_messages", LABELS) is None
+                    seconds = value("webhost_projector_lag_seconds", LABELS)
+                    seen.add(seconds is None)
+                    assert seconds is None or seconds > SILENCE_S
+                    await asyncio.sleep(0.05)
+            proxy.release()
+            await until_value("webhost_projector_lag_messages", 0, LABELS)
+            assert value("webhost_projector_lag_seconds", LABELS) == 0
+        await bus.close()
 
 
 async def test_a_halted_projection_says_so(harness: Harness) -> None:

@@ -10,15 +10,14 @@ from typing import Any, cast
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.nats import NatsBroker
 from faststream.nats.security import NatsSecurity
-from webhost_contracts.bus_urls import servers_of
 
-from webhost_kit.bus.connection import inbox_prefix, is_tls, log_error
+from webhost_kit.bus.connection import in_turn, inbox_prefix, is_tls, log_error
 
 
 def broker(urls: str, name: str, middleware: Any) -> NatsBroker:
     """Return a broker that always reconnects and wraps each message in this middleware."""
     return NatsBroker(
-        servers_of(urls),
+        **in_turn(urls),
         name=name,
         inbox_prefix=inbox_prefix(name),
         security=NatsSecurity(tls_handshake_first=True) if is_tls(urls) else None,

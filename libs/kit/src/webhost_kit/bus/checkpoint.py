@@ -1,6 +1,7 @@
 """A checkpoint, and whether the stream still is the one that it was taken on.
 
-Consumes: a stream's state, and the message at the checkpoint. Guarantees: a stream that was made
+Consumes: a stream's state, as the server says that leads it, and the message at the checkpoint.
+Guarantees: a stream that was made
 anew, lost its tail or what comes next, or holds another message there raises StreamDiverged.
 """
 
@@ -14,10 +15,9 @@ from nats.js.errors import NotFoundError
 from webhost_contracts.subjects import MESSAGE_ID_HEADER
 
 from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.contact import ANSWERED_S, require_led
 from webhost_kit.errors import StreamDiverged, StreamMissing
 
-ANSWERED_S = 2.0
-"""While a stream has no leader nobody answers: who waits for longer finds the next one late."""
 SECOND_LOOK_S = 1.0
 """A server of a cluster that stood still may answer once more as the leader that it was."""
 
@@ -67,7 +67,7 @@ async def verified(bus: Bus, stream: str, checkpoint: Checkpoint | None) -> Chec
 async def _info(bus: Bus, stream: str) -> StreamInfo:
     try:
         async with asyncio.timeout(ANSWERED_S):
-            return await bus.js.stream_info(stream)
+            return require_led(await bus.js.stream_info(stream))
     except NotFoundError as error:
         raise StreamMissing(f"the stream {stream} is missing") from error
 

@@ -25,9 +25,11 @@ from webhost_contracts.commands import Command, CommandIds
 
 from webhost_kit.bus.broker import broker
 from webhost_kit.bus.connection import Bus, inbox_prefix
+from webhost_kit.bus.contact import Contact
 from webhost_kit.database.away import is_away
 from webhost_kit.errors import Permanent, Unavailable
 from webhost_kit.process import tracing
+from webhost_kit.tasks import run_together
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +74,7 @@ class CommandConsumer:
         self._failures: dict[int, int] = {}
         self._refused: str | None = None
         self.broker = broker(url, service, self._middleware)
+        self._contact: Contact | None = None
 
     def subscribe(self, verb: str, handler: Handler[C], on_dead: OnDead | None = None) -> None:
         """Let `handler` handle the commands of one verb; its annotation names their type."""
@@ -95,11 +98,15 @@ class CommandConsumer:
         )(handler)
 
     def check(self) -> str | None:
-        """Say why dead letters cannot be stored: each keeps a place that others need."""
-        return self._refused
+        """Say why none come, or why dead letters cannot be stored: each keeps a place that others
+        need.
+        """
+        cut_off = None if self._contact is None else self._contact.check()
+        return cut_off or self._refused
 
     async def start(self) -> None:
         """Begin to take messages."""
+        self._contact = Contact(await self.broker.connect())
         await self.broker.start()
 
     async def close(self) -> None:
@@ -107,7 +114,17 @@ class CommandConsumer:
         await self.broker.stop()
 
     async def run(self) -> None:
-        """Raise once a consumer is gone: its pull loop would spin, and a restart recreates it."""
+        """Raise once a consumer is gone: its pull loop would spin, and a restart recreates it.
+
+        Leave a server that is cut off from the others.
+        """
+        contact = self._contact
+        await run_together(
+            self._watch_consumers(),
+            *(() if contact is None else (contact.keep(subjects.COMMANDS),)),
+        )
+
+    async def _watch_consumers(self) -> None:
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
             for consumer, verb in self._consumers.items():

@@ -1,7 +1,14 @@
-"""The connection to NATS: it always reconnects, and logs what the server denies."""
+"""The connection to NATS: it always reconnects, and logs what the server denies.
+
+Of several servers it goes to each in its turn, in an order of its own: to the one that it leaves it
+comes back last.
+"""
 
 import asyncio
+import random
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import nats
 import structlog
@@ -13,6 +20,7 @@ from prometheus_client import Counter
 from webhost_contracts.bus_urls import servers_of
 
 from webhost_kit.bus import streams
+from webhost_kit.bus.contact import Contact
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +49,13 @@ class Bus:
 
     def __init__(self, client: Client, replicas: int | None = None) -> None:
         self.client = client
+        self.contact = Contact(client)
         self.replicas = replicas
         self.js: JetStreamContext = client.jetstream(timeout=REQUEST_TIMEOUT_S)
 
     def check(self) -> str | None:
-        """Say what is wrong with the connection."""
-        return None if self.client.is_connected else "away: not connected"
+        """Say what is wrong with the connection, or with the server that it is to."""
+        return self.contact.check() if self.client.is_connected else "away: not connected"
 
     @property
     def reconnects(self) -> int:
@@ -75,6 +84,15 @@ class Bus:
 def is_tls(urls: str) -> bool:
     """Say whether connections begin with TLS, which nobody in between can then prevent."""
     return all(url.startswith("tls://") for url in servers_of(urls))
+
+
+def in_turn(urls: str) -> Mapping[str, Any]:
+    """Return the client's options for these servers.
+
+    By itself it would begin every reconnection with any of them, the one it comes from included.
+    """
+    servers = servers_of(urls)
+    return {"servers": random.sample(servers, len(servers)), "dont_randomize": True}
 
 
 def inbox_prefix(name: str) -> bytes:
@@ -107,7 +125,7 @@ async def connect(urls: str, name: str, *, replicas: int | None = None) -> Bus:
         log.info("bus connected again")
 
     client = await nats.connect(
-        servers_of(urls),
+        **in_turn(urls),
         name=name,
         inbox_prefix=inbox_prefix(name),
         tls_handshake_first=is_tls(urls),

@@ -27,6 +27,7 @@ from webhost_contracts.subjects import EVENTS, MESSAGE_ID_HEADER, TYPE_HEADER
 from webhost_kit.bus import filters
 from webhost_kit.bus.checkpoint import Checkpoint, name_at, name_of, verified
 from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.contact import require_led
 from webhost_kit.bus.pull import SILENCE_S, Pull
 from webhost_kit.errors import StreamDiverged, StreamMissing
 
@@ -76,7 +77,7 @@ class StreamReader:
         self._filters = [filters.in_common(several)] if stream == EVENTS else several
         self._is_wanted = filters.pattern(subjects).fullmatch
         self._batch_size = batch_size
-        self._heard_at = 0.0
+        self._heard_at = monotonic()
         self._problem: str | None = "starting"
         self._caught_up = False
 
@@ -87,18 +88,22 @@ class StreamReader:
         A backlog of a moment makes `check` complain; it does not make what was read unusable.
         After an interruption, or on another stream, it is usable once it has caught up again.
         """
-        return self._caught_up and monotonic() - self._heard_at <= SILENCE_S
+        heard = monotonic() - self._heard_at <= SILENCE_S
+        return self._caught_up and heard and self._unled() is None
 
     def check(self) -> str | None:
         """Say what is wrong: away, silent, diverged, or still catching up."""
+        if (unled := self._unled()) is not None:
+            return unled
         if self._problem is None and monotonic() - self._heard_at > SILENCE_S:
             return "silent"
         return self._problem
 
     @property
     def silent_s(self) -> float:
-        """Return how long ago it heard from the stream."""
-        return monotonic() - self._heard_at
+        """Return how long ago it heard from the stream, and from who leads it."""
+        unheard_s = self._bus.contact.unheard_s(self._stream)
+        return max(monotonic() - self._heard_at, unheard_s)
 
     async def count_behind(self, checkpoint: Checkpoint | None) -> int:
         """Return how many messages there are behind this place. Raises NatsError, TimeoutError."""
@@ -151,7 +156,7 @@ class StreamReader:
         Both are of the server that leads it. Raises NatsError, TimeoutError.
         """
         for _ in range(PLACES):
-            info = await self._bus.js.stream_info(self._stream)
+            info = require_led(await self._bus.js.stream_info(self._stream))
             config = self._config(checkpoint.sequence, COUNTING_S)
             counting = await self._bus.js.add_consumer(self._stream, config)
             place = _place(counting)
@@ -212,6 +217,10 @@ class StreamReader:
                     yield Batch(recorded, checkpoint, pending)
         finally:
             await pull.stop()
+
+    def _unled(self) -> str | None:
+        """Say that the server which delivers is cut off from who leads the stream."""
+        return self._bus.contact.problem_with(self._stream)
 
     def _config(self, after: int, inactive_s: float) -> ConsumerConfig:
         return ConsumerConfig(

@@ -16,12 +16,13 @@ from faststream import BaseMiddleware
 from nats.errors import Error as NatsError
 from prometheus_client import Histogram
 from webhost_contracts import deadlines, wire
-from webhost_contracts.subjects import TRACE_HEADER
+from webhost_contracts.subjects import EVENTS, TRACE_HEADER
 from webhost_contracts.wire import Wire
 
 from webhost_kit import deadline
 from webhost_kit.bus.broker import broker
 from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.contact import Contact
 from webhost_kit.clock import now_ms
 from webhost_kit.errors import Unavailable
 from webhost_kit.process import tracing
@@ -70,6 +71,7 @@ class RequestServer:
 
     def __init__(self, url: str, name: str) -> None:
         self.broker = broker(url, name, _LogFailure)
+        self._contact: Contact | None = None
 
     def serve(
         self, subject: str, handler: Callable[..., Awaitable[Wire]], *, at_once: int = 1
@@ -85,7 +87,17 @@ class RequestServer:
 
     async def start(self) -> None:
         """Begin to take requests."""
+        self._contact = Contact(await self.broker.connect())
         await self.broker.start()
+
+    def check(self) -> str | None:
+        """Say that no requests come, since the server is cut off from the others."""
+        return None if self._contact is None else self._contact.check()
+
+    async def run(self) -> None:
+        """Leave a server that is cut off from the others."""
+        if self._contact is not None:
+            await self._contact.keep(EVENTS)
 
     async def close(self) -> None:
         """Stop taking requests; handlers that run finish first."""

@@ -1,6 +1,7 @@
 """Looks after the declared streams and buckets while the service runs.
 
-Consumes: what the server says of each of them, every POLL_INTERVAL_S.
+Consumes: what is said of each of them by the server that leads it, every POLL_INTERVAL_S; what a
+server says that is cut off from the others shows that it is (see `contact`).
 Emits: the declaration of one that was missing for MISSING_S, again while that is refused; an alarm
 (log, metric and a note beside readiness) for one that is filled to ALARM of its size.
 Guarantees: what was deleted is there again within seconds, as another one: the checkpoints that
@@ -21,6 +22,7 @@ from prometheus_client import Gauge
 
 from webhost_kit.bus import streams
 from webhost_kit.bus.connection import Bus
+from webhost_kit.bus.contact import ANSWERED_S, require_led
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +49,7 @@ class StreamWatch:
     def __init__(self, bus: Bus, needs: Sequence[str]) -> None:
         self._bus = bus
         self._needs = needs
+        bus.contact.expect(*needs)
         self._missing_since: dict[str, float] = {}
         self._refusals: dict[str, str] = {}
         self._created_at: dict[str, str] = {}
@@ -54,13 +57,14 @@ class StreamWatch:
         self._filling: dict[str, str] = {}
 
     def check(self) -> str | None:
-        """Say which needed streams are missing, and why they cannot be made."""
+        """Say which needed streams nothing is heard from, or are missing and cannot be made."""
+        unheard = [self._bus.contact.problem_with(name) for name in self._needs]
         missing = [
             f"{name} is missing" + (f": {self._refusals[name]}" if name in self._refusals else "")
             for name in self._needs
             if name in self._missing_since
         ]
-        return "; ".join(missing) or None
+        return "; ".join([*filter(None, unheard), *missing]) or None
 
     def note(self) -> str | None:
         """Say which streams are about to be full."""
@@ -78,12 +82,17 @@ class StreamWatch:
         """Look without end."""
         while True:
             await asyncio.gather(*map(self._look_at, streams.NAMES))
+            await self._bus.contact.looked()
             await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _look_at(self, name: str) -> None:
         try:
-            info = await self._bus.js.stream_info(name)
+            async with asyncio.timeout(ANSWERED_S):
+                info = await self._bus.js.stream_info(name)
+            self._bus.contact.heard(name, info)
+            require_led(info)
         except NotFoundError:
+            self._bus.contact.heard(name)
             await self._miss(name)
         except (NatsError, TimeoutError, OSError) as error:
             if name in self._needs or not _is_others(error):

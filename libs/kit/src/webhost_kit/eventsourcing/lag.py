@@ -2,7 +2,8 @@
 
 Guarantees: while a batch is folded, and while the projection is halted, the lag goes on growing:
 the seconds by the clock, the messages every RECOUNT_S by the stream. Who does not fold says
-nothing.
+nothing. While nothing is heard from the stream, how many messages there are is not known, and the
+oldest may have waited since then.
 """
 
 import asyncio
@@ -24,12 +25,13 @@ _LABELS = ("projection", "partition")
 _messages = ReadGauge(
     "webhost_projector_lag_messages",
     "Messages of the stream that are not folded yet, as far as the process that folds has seen; "
-    "`all` where a projection has no partitions",
+    "none while it hears nothing; `all` where a projection has no partitions",
     _LABELS,
 )
 _seconds = ReadGauge(
     "webhost_projector_lag_seconds",
-    "Age of the oldest message that is not folded yet, 0 where all are",
+    "Age of the oldest message that is not folded yet, 0 where all are; how long nothing was heard "
+    "from the stream, where that is so",
     _LABELS,
 )
 _halted = ReadGauge(
@@ -46,14 +48,14 @@ class Lag:
     def __init__(self, projection: str, partition: str, reader: StreamReader) -> None:
         self._reader = reader
         self._measures = False
-        self._messages = 0
+        self._messages: int | None = None
         self._since_ms: int | None = None
         """Since when the oldest message waits."""
         self._checkpoint: Checkpoint | None = None
         self._counted_at = 0.0
         self._works = False
         self._halted = False
-        _messages.read(lambda: self._messages if self._measures else None, projection, partition)
+        _messages.read(self._known_messages, projection, partition)
         _seconds.read(lambda: self._waited_s() if self._measures else None, projection, partition)
         _halted.read(lambda: self._halted if self._measures else None, projection, partition)
 
@@ -61,7 +63,7 @@ class Lag:
     async def measured(self) -> AsyncGenerator[None]:
         """Measure within this block: here is who folds."""
         self._measures, self._works, self._halted = True, False, False
-        self._messages, self._since_ms = 0, None
+        self._messages, self._since_ms = None, None
         counting = asyncio.create_task(self._count_again())
         try:
             yield
@@ -96,8 +98,13 @@ class Lag:
         """Take note that an operator has."""
         self._works, self._halted, self._since_ms = False, False, None
 
+    def _known_messages(self) -> int | None:
+        return self._messages if self._measures and not self._reader.interruption() else None
+
     def _waited_s(self) -> float:
-        return 0.0 if self._since_ms is None else max(now_ms() - self._since_ms, 0) / 1000
+        waited_s = 0.0 if self._since_ms is None else (now_ms() - self._since_ms) / 1000
+        unheard_s = 0.0 if self._known_messages() is not None else self._reader.silent_s
+        return max(waited_s, unheard_s, 0.0)
 
     async def _count_again(self) -> None:
         while True:
