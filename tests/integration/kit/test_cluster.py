@@ -14,13 +14,17 @@ from unittest.mock import AsyncMock
 import pytest
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, ConsumerInfo, StreamInfo
-from webhost_contracts import subjects
+from webhost_contracts import subjects, wire
+from webhost_contracts.periods import period_key
+from webhost_contracts.totals import Totals
+from webhost_gateway.routing.totals import TotalsWatch
 from webhost_kit.bus import checkpoint as checkpoint_module
 from webhost_kit.bus import reader
 from webhost_kit.bus.checkpoint import Checkpoint
 from webhost_kit.bus.connection import Bus, connect
 from webhost_kit.bus.publishing import Message, publish_together
 from webhost_kit.bus.reader import StreamReader
+from webhost_kit.clock import now_ms
 from webhost_kit.errors import StreamDiverged
 from webhost_local.installation.nats_config import Account, NatsUser
 
@@ -88,7 +92,7 @@ async def cluster(servers: dict[str, ServerProcess]) -> AsyncIterator[Cluster]:
         await cluster.until_whole()
         yield cluster
     finally:
-        for name in (subjects.USAGE, subjects.EVENTS):
+        for name in (subjects.USAGE, subjects.EVENTS, subjects.TOTALS_STREAM):
             await bus.js.delete_stream(name)
         await bus.close()
 
@@ -225,6 +229,77 @@ async def test_nobody_is_led_past_what_a_server_lacks(
             assert (batch.checkpoint.sequence, batch.pending) == (0, 3)
             if looks == 4:
                 await cluster.bus.js.publish(SUBJECT, b"3")
+
+
+@pytest.fixture
+def lagging(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that do not lead, each counts as one that has nothing yet."""
+    js = cluster.bus.js
+    add = js.add_consumer
+
+    async def as_it_lags(stream: str, config: ConsumerConfig) -> ConsumerInfo:
+        info, made = await js.stream_info(stream), await add(stream, config)
+        assert info.cluster is not None
+        assert made.cluster is not None
+        if made.cluster.leader != info.cluster.leader:
+            made.num_pending = 0
+        return made
+
+    monkeypatch.setattr(js, "add_consumer", as_it_lags)
+
+
+@pytest.mark.usefixtures("lagging")
+async def test_who_leads_says_how_much_is_not_folded(cluster: Cluster) -> None:
+    for number in range(3):
+        await cluster.bus.js.publish(SUBJECT, b"%d" % number)
+    following = StreamReader(cluster.bus, subjects.USAGE, [">"])
+    assert {await following.count_behind(None) for _ in range(8)} == {3}
+
+
+@pytest.mark.usefixtures("lagging")
+async def test_totals_are_loaded_once_all_are_there_that_who_leads_has(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that takes a part for all would let a user pass who has used everything."""
+    monkeypatch.setattr(reader, "IDLE_ADVANCE_S", 0.2)
+    js, period = cluster.bus.js, period_key(now_ms())
+    for number in range(3):
+        key = subjects.totals_key(f"usr_{number}", period)
+        body = wire.encode(Totals(tokens=number, compute_ms=0, generation=1, sequence=1))
+        await js.publish(f"$KV.{subjects.TOTALS_BUCKET}.{key}", body)
+    add, has_all = js.add_consumer, asyncio.Event()
+
+    async def where_nothing_is(stream: str, config: ConsumerConfig) -> ConsumerInfo:
+        if config.inactive_threshold == reader.INACTIVE_S and not has_all.is_set():
+            config = config.evolve(opt_start_seq=4)
+        return await add(stream, config)
+
+    monkeypatch.setattr(js, "add_consumer", where_nothing_is)
+    totals, looks = TotalsWatch(cluster.bus), 0
+    advanced = StreamReader._at_leader  # pyright: ignore[reportPrivateUsage]
+
+    async def counted(self: StreamReader, after: int) -> tuple[int, int]:
+        nonlocal looks
+        looks += 1
+        return await advanced(self, after)
+
+    monkeypatch.setattr(StreamReader, "_at_leader", counted)
+
+    async def has_looked() -> bool:
+        return looks >= 4
+
+    async with in_background(totals.run()):
+        await eventually(has_looked, "several looks")
+        assert totals.check() == "not loaded"
+        assert totals.requests(period) is None
+    has_all.set()
+
+    async def loaded() -> bool:
+        return totals.loaded
+
+    async with in_background(totals.run()):
+        await eventually(loaded, "the totals to be loaded")
+    assert totals.of("usr_2", period) is not None
 
 
 async def test_a_place_moves_on_in_a_cluster(

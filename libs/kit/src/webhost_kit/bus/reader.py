@@ -107,9 +107,7 @@ class StreamReader:
 
     async def count_behind(self, checkpoint: Checkpoint | None) -> int:
         """Return how many messages there are behind this place. Raises NatsError, TimeoutError."""
-        after = 0 if checkpoint is None else checkpoint.sequence
-        consumer = await self._bus.js.add_consumer(self._stream, self._config(after, COUNTING_S))
-        return consumer.num_pending or 0
+        return (await self._at_leader(0 if checkpoint is None else checkpoint.sequence))[1]
 
     def interruption(self) -> str | None:
         """Say why the reader receives nothing from the stream; being behind is no interruption."""
@@ -150,14 +148,14 @@ class StreamReader:
         """Return where to begin. Raises StreamDiverged where it is another one, StreamMissing."""
         return await verified(self._bus, self._stream, checkpoint)
 
-    async def _at_leader(self, checkpoint: Checkpoint) -> tuple[int, int]:
+    async def _at_leader(self, after: int) -> tuple[int, int]:
         """Return the stream's last sequence, and how many messages are for us behind this place.
 
         Both are of the server that leads it. Raises NatsError, TimeoutError.
         """
         for _ in range(PLACES):
             info = require_led(await self._bus.js.stream_info(self._stream))
-            config = self._config(checkpoint.sequence, COUNTING_S)
+            config = self._config(after, COUNTING_S)
             counting = await self._bus.js.add_consumer(self._stream, config)
             place = _place(counting)
             if place is None or (info.cluster is not None and place == info.cluster.leader):
@@ -168,7 +166,7 @@ class StreamReader:
         """Return the checkpoint after all that the stream holds, if none of it is for us, and how
         much of it is.
         """
-        last, waiting = await self._at_leader(checkpoint)
+        last, waiting = await self._at_leader(checkpoint.sequence)
         if waiting or last <= checkpoint.sequence:
             return checkpoint, waiting
         name = await name_at(self._bus, self._stream, last)
@@ -181,7 +179,7 @@ class StreamReader:
         consumer = await self._bus.js.add_consumer(self._stream, config)
         # Of a server that is alone, what it says with each delivery is all there is.
         in_cluster = _place(consumer) is not None
-        owed = (await self._at_leader(checkpoint))[1] if in_cluster else 0
+        owed = (await self._at_leader(checkpoint.sequence))[1] if in_cluster else 0
         self._heard_at = monotonic()
         pending = max(consumer.num_pending or 0, owed)
         yield Batch((), checkpoint, pending)
