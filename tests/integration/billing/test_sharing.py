@@ -6,10 +6,13 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import psutil
 import pytest
-from webhost_contracts import ids, subjects
+from nats.aio.msg import Msg
+from webhost_contracts import ids, subjects, wire
+from webhost_contracts.totals import Totals
 
-from tests.integration.billing.conftest import Billing, call, telemetry
+from tests.integration.billing.conftest import PERIOD, Billing, call, telemetry
 from tests.integration.billing.test_rebuild import no_other_generations
 from tests.integration.billing.test_usage import counters, until_totals
 from tests.support.deadline import eventually
@@ -107,6 +110,46 @@ async def test_a_frozen_process_is_replaced_and_spoils_nothing_when_it_wakes(
     await billing.given_usage(*(telemetry(user, 2) for user in USERS))
     await until_all_count(billing, 20, 2, 10)
     assert (await billing.rebuild(dry_run=True))[-1].differences == ()
+
+
+async def test_who_wakes_up_puts_no_older_totals_over_newer_ones(billing: Billing) -> None:
+    """It stands still between reading what it is to put and putting it."""
+    frozen = billing.service.process
+    assert frozen is not None
+    await billing.given_folded(call(USERS[0], 1))
+    await until_totals(billing, USERS[0], 0, 100)
+    put: list[Totals] = []
+
+    async def on_put(message: Msg) -> None:
+        put.append(wire.decode(message.data, Totals))
+
+    key = subjects.totals_key(USERS[0], PERIOD)
+    await billing.bus.client.subscribe(f"$KV.{subjects.TOTALS_BUCKET}.{key}", cb=on_put)
+    billing.service.crash_file.write_text("billing.totals_read stop")
+    await billing.given_usage(call(USERS[0], 2))
+
+    async def stands_still() -> bool:
+        return psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED
+
+    await eventually(stands_still, "the process to stand still")
+    assert put == []
+    async with billing.process("webhost_billing"):
+        try:
+            await until_totals(billing, USERS[0], 0, 200)
+            await billing.given_usage(call(USERS[0], 3))
+            newest = await until_totals(billing, USERS[0], 0, 300)
+            there = len(put)
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+
+        async def has_tried() -> bool:
+            return any(one.compute_ms == 200 for one in put[there:])
+
+        await eventually(has_tried, "what it read long ago to be sent")
+        assert await billing.totals(USERS[0]) == newest
+        await until_shares(billing, [8, 8])
+        await billing.given_usage(call(USERS[0], 4))
+        await until_totals(billing, USERS[0], 0, 400)
 
 
 async def test_totals_follow_a_rebuild_in_another_process(

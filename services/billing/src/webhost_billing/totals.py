@@ -3,18 +3,24 @@
 Consumes: the rows noted in `totals_due` by what changed usage, in that transaction.
 Emits: absolute totals of one partition's users into the totals bucket, with the generation and
 the sequence of the fold that they are from.
-Guarantees: every change is put, however often this process or the bus dies. The process that
-folds a partition puts its totals, so what it puts never gets older.
+Guarantees: every change is put, however often this process or the bus dies, and nothing is replaced
+by what was read before it was there. The process that folds a partition puts its totals, but one
+that stood still while another one folded may put what it read long ago. So whoever puts names the
+place of what it replaces, as it knew it before it read: where somebody else has put something since
+then it is refused, and reads again.
 On replay (whenever a partition is taken, or the bucket was made anew): its totals of the current
 period are put again.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 from nats.errors import Error as NatsError
+from nats.js.api import Header
+from nats.js.errors import APIError
 from webhost_contracts import subjects, wire
 from webhost_contracts.periods import period_key
 from webhost_contracts.totals import Totals
@@ -23,10 +29,16 @@ from webhost_kit.bus.stream_watch import StreamWatch
 from webhost_kit.clock import now_ms
 from webhost_kit.database.engine import Database
 from webhost_kit.errors import Unavailable
+from webhost_kit.process.crashpoints import crash_point
 
 from webhost_billing import statements
 
 log = structlog.get_logger(__name__)
+
+KNOWN = 50_000
+"""Of so many totals a process knows the place. Of another one it learns it when it is refused."""
+_WRONG_SEQUENCE = 10071
+_IS_AT = re.compile(r"wrong last sequence: (\d+)")
 
 MOST = 500
 RETRY_S = 0.5
@@ -60,6 +72,7 @@ class TotalsPublisher:
         self._partition = partition
         self._checkpoint = checkpoint
         self._wake = asyncio.Event()
+        self._places: dict[str, int] = {}
 
     async def wake(self) -> None:
         """Check for due totals now: something was committed."""
@@ -85,8 +98,9 @@ class TotalsPublisher:
         while self._streams.times_new(subjects.TOTALS_STREAM) == times_new:
             self._wake.clear()
             while due := await self._due():
-                await self._put(due)
-                await self._no_longer_due(due)
+                crash_point("billing.totals_read")
+                put = await self._put(due)
+                await self._no_longer_due(put)
             try:
                 async with asyncio.timeout(REBUILT_S):
                     await self._wake.wait()
@@ -118,18 +132,31 @@ class TotalsPublisher:
                 for row in found
             ]
 
-    async def _put(self, due: Sequence[_Due]) -> None:
-        await asyncio.gather(
-            *(
-                self._bus.js.publish(
-                    f"$KV.{subjects.TOTALS_BUCKET}."
-                    + subjects.totals_key(one.user_id, one.period_key),
-                    wire.encode(one.totals),
-                    timeout=PUT_TIMEOUT_S,
-                )
-                for one in due
+    async def _put(self, due: Sequence[_Due]) -> Sequence[_Due]:
+        """Return those that were put; of the others something was put since they were read."""
+        if len(self._places) > KNOWN:
+            self._places.clear()
+        put = await asyncio.gather(*map(self._put_one, due))
+        return [one for one, was_put in zip(due, put, strict=True) if was_put]
+
+    async def _put_one(self, one: _Due) -> bool:
+        key = subjects.totals_key(one.user_id, one.period_key)
+        place = str(self._places.get(key, 0))
+        try:
+            stored = await self._bus.js.publish(
+                f"$KV.{subjects.TOTALS_BUCKET}.{key}",
+                wire.encode(one.totals),
+                timeout=PUT_TIMEOUT_S,
+                headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: place},
             )
-        )
+        except APIError as error:
+            found = _IS_AT.search(error.description or "")
+            if error.err_code != _WRONG_SEQUENCE or found is None:
+                raise
+            self._places[key] = int(found[1])
+            return False
+        self._places[key] = stored.seq
+        return True
 
     async def _no_longer_due(self, due: Sequence[_Due]) -> None:
         """Remove what was published, unless it changed in the meantime."""

@@ -1,8 +1,9 @@
-"""Named points at which a fault test can make a real process die.
+"""Named points at which a fault test can make a real process die, or stand still.
 
 A process started with `WEBHOST_CRASH_FILE` dies by SIGKILL when it reaches the point that is named
-in that file; the file is removed first, so that the restarted process continues. Without the
-variable, which only a local stack may set, a crash point costs one comparison.
+in that file; the file is removed first, so that the restarted process continues. Behind ` stop` it
+stands still there, by SIGSTOP. Without the variable, which only a local stack may set, a crash
+point costs one comparison.
 """
 
 import os
@@ -13,13 +14,13 @@ _file = Path(os.environ["WEBHOST_CRASH_FILE"]) if "WEBHOST_CRASH_FILE" in os.env
 
 
 def crash_point(name: str) -> None:
-    """Die here, once, if a test asked for it."""
+    """Die or stand still here, once, if a test asked for it."""
     if _file is None:
         return
     try:
-        wanted = _file.read_text("utf-8").strip()
+        wanted, _, stop = _file.read_text("utf-8").strip().partition(" ")
     except FileNotFoundError:
         return
     if wanted == name:
         _file.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSTOP if stop else signal.SIGKILL)
