@@ -26,11 +26,12 @@ async def prepare(self: Comparison, *, dry_run: bool) -> None:
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def put(self: TotalsPublisher, due: Sequence[Any]) -> None:
+async def put(self: TotalsPublisher, due: Sequence[Any]) -> Sequence[Any]:
     """Stand still behind a put."""
-    await _put(self, due)
+    done = await _put(self, due)
     while is_held("put"):  # noqa: ASYNC110
         await asyncio.sleep(LOOK_EVERY_S)
+    return done
 
 
 def is_held(place: str) -> bool:
