@@ -91,7 +91,11 @@ def test_a_purchase_raises_the_limits_that_calls_are_stopped_by(stack: Stack) ->
         "calls to be answered again",
         seconds=IN_FORCE_S,
     )
-    assert caller.me()["tier"] == "starter"
+    until(
+        lambda: caller.me()["tier"] == "starter",
+        "the api to know of the tier too",
+        seconds=IN_FORCE_S,
+    )
     assert caller.usage()["limits"]["tokens"] == 2_000_000
     found = subscription(stack, subject)
     assert (found["status"], found["tier"], found["active"]) == ("active", "starter", True)
