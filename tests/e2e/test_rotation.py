@@ -154,7 +154,13 @@ def check_replaced(rotated: Stack, kind: str, runbook: Runbook) -> None:
     path = f"/v1/agents/{agent}/deployments/{deployment['id']}/activate"
     until(lambda: caller.http.post(path).status_code == 200, "a way back", seconds=20)
     values = {"secrets": {"KEY": "changed"}}
-    caller.http.post(f"/v1/agents/{agent}/secrets", json=values).raise_for_status()
+    secrets_path = f"/v1/agents/{agent}/secrets"
+    # The deployer has just come back: a request may still be told to try again.
+    until(
+        lambda: caller.http.post(secrets_path, json=values).status_code == 204,
+        "the secret to be set",
+        seconds=20,
+    )
     told = json.dumps({"KEY": "changed"}, separators=(",", ":"))
     until(
         lambda: caller.invoke(agent, PROMPT)["output"]["text"] == told,
