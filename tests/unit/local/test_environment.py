@@ -96,3 +96,11 @@ def test_every_service_has_all_nats_servers_and_who_makes_streams_their_number(
         )
     routes = environment.identities.nats_routes
     assert holders(clustered(environment), routes) == set()
+
+
+def test_how_long_a_call_lasts_is_the_same_for_all_who_go_by_it(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGEST_CALL_S", "2")
+    for name in ("gateway", "api", "billing"):
+        assert environment.service(name, name)["LONGEST_CALL_S"] == "2"

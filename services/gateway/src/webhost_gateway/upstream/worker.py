@@ -138,7 +138,8 @@ class Upstream:
     ) -> None:
         self._signer = signer
         self._connect_to = connect_to
-        self._first_byte_timeout_s = first_byte_timeout_s
+        # Or the front, which ends by itself what lasts for too long, would say that it failed.
+        self._first_byte_timeout_s = min(first_byte_timeout_s, longest_call_s)
         self._longest_call_s = longest_call_s
         self._address = lru_cache(maxsize=10_000)(self._address_of)
         self._pool = Pool()
