@@ -61,9 +61,12 @@ async def harness(
 async def api(postgres_server: Postgres, nats_account: str, tmp_path: Path) -> AsyncIterator[Api]:
     """The real api, on the bus of the harness."""
     dsn = postgres_server.create_database()
+    role_dsn = postgres_server.role_of(dsn)
     async with (
         running_issuer() as issuer,
-        running(Api, dsn, nats_account, issuer=issuer, directory=tmp_path) as api,
+        running(
+            Api, dsn, nats_account, issuer=issuer, directory=tmp_path, role_dsn=role_dsn
+        ) as api,
     ):
         await api.start()
         yield api
