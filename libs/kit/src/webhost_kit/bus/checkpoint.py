@@ -1,8 +1,8 @@
 """A checkpoint, and whether the stream still is the one that it was taken on.
 
 Consumes: a stream's state, as the server says that leads it, and the message at the checkpoint.
-Guarantees: a stream that was made
-anew, lost its tail or what comes next, or holds another message there raises StreamDiverged.
+Guarantees: a stream that was made anew, lost its tail or what comes next, or holds another message
+there raises StreamDiverged.
 """
 
 import asyncio

@@ -17,6 +17,7 @@ from time import monotonic
 import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 from nats.js.api import PeerInfo, StreamInfo
 from nats.js.errors import NotFoundError
 from prometheus_client import Counter
@@ -90,15 +91,29 @@ class Contact:
 
     def problem_with(self, stream: str) -> str | None:
         """Say that nothing is heard from who leads the stream."""
-        if (unheard_s := self.unheard_s(stream)) <= UNHEARD_S:
+        if self._is_heard(stream):
             return None
-        return f"away: nothing heard from who leads {stream} for {unheard_s:.0f} s"
+        return f"away: nothing heard from who leads {stream} for {self.unheard_s(stream):.0f} s"
 
     def check(self) -> str | None:
         """Say that nothing is heard from who leads any of the streams."""
         if not self._heard_at or any(map(self._is_heard, self._heard_at)):
             return None
         return "away: the server is cut off from who leads the streams"
+
+    async def look_at(self, js: JetStreamContext, stream: str) -> StreamInfo:
+        """Return what is said of the stream, and take note of it.
+
+        Raises NotFoundError, NatsError, TimeoutError.
+        """
+        try:
+            async with asyncio.timeout(ANSWERED_S):
+                info = await js.stream_info(stream)
+        except NotFoundError:
+            self.heard(stream)
+            raise
+        self.heard(stream, info)
+        return info
 
     async def looked(self) -> None:
         """Move to another server, if this one is of a cluster, and cut off from it.
@@ -120,14 +135,12 @@ class Contact:
 
     async def keep(self, stream: str) -> None:
         """Look at this stream without end, for a connection of which nobody else does."""
-        js = self._client.jetstream(timeout=ANSWERED_S)
+        js = self._client.jetstream()
         self.expect(stream)
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                self.heard(stream, await js.stream_info(stream))
-            except NotFoundError:
-                self.heard(stream)
+                await self.look_at(js, stream)
             except (NatsError, TimeoutError, OSError) as error:
                 log.debug("stream not seen", stream=stream, error=repr(error))
             await self.looked()

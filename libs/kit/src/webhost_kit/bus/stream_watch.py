@@ -22,7 +22,7 @@ from prometheus_client import Gauge
 
 from webhost_kit.bus import streams
 from webhost_kit.bus.connection import Bus
-from webhost_kit.bus.contact import ANSWERED_S, require_led
+from webhost_kit.bus.contact import require_led
 
 log = structlog.get_logger(__name__)
 
@@ -87,12 +87,8 @@ class StreamWatch:
 
     async def _look_at(self, name: str) -> None:
         try:
-            async with asyncio.timeout(ANSWERED_S):
-                info = await self._bus.js.stream_info(name)
-            self._bus.contact.heard(name, info)
-            require_led(info)
+            info = require_led(await self._bus.contact.look_at(self._bus.js, name))
         except NotFoundError:
-            self._bus.contact.heard(name)
             await self._miss(name)
         except (NatsError, TimeoutError, OSError) as error:
             if name in self._needs or not _is_others(error):
